@@ -1,0 +1,47 @@
+# Two commands: `make demo` runs the whole pipeline on a made-up cohort, `make test` checks everything.
+# Both set up what they need in .venv first; a second call finds it done.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+WORKERS ?= 2
+
+.PHONY: help setup demo test test-all check format clean
+
+help:
+	@echo "make demo      set up, run the pipeline on a made-up cohort, print where the report is"
+	@echo "make test      set up, lint, type check, and run the tests (about 4 minutes on 2 cores)"
+	@echo "make test-all  the same with the tests that take longer"
+	@echo "make check     lint, types, container files"
+	@echo "make format    format the code"
+	@echo "make clean     remove the environment and caches; stores and runs stay"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt setup.sh
+	@sh setup.sh $(VENV)
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/voco demo
+
+test: check
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
+
+test-all: check
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
