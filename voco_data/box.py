@@ -1,0 +1,46 @@
+"""A box in a canonical volume: voxel bounds, who made it and how sure they were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from voco_data.geometry import Canonical, Triple
+
+Index = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Voxels start..stop-1 along canonical (z, y, x)."""
+
+    start: Index
+    stop: Index
+    method: str
+    """`profile` (lung and body profiles), `body` (the body alone) or `whole`."""
+    confidence: float
+    """0 to 1; below 0.5 the box is a fallback that may hold more than the abdomen."""
+
+    def __post_init__(self) -> None:
+        if not all(0 <= a < b for a, b in zip(self.start, self.stop, strict=True)):
+            raise ValueError(f"empty box {self.start}..{self.stop}")
+
+    def low_mm(self, where: Canonical) -> Triple:
+        """Lowest LPS coordinate (z, y, x) inside the box, voxel edges included."""
+        z, y, x = (
+            first + (a - 0.5) * step
+            for first, a, step in zip(where.first_mm, self.start, where.spacing_mm, strict=True)
+        )
+        return (z, y, x)
+
+    def high_mm(self, where: Canonical) -> Triple:
+        """Highest LPS coordinate (z, y, x) inside the box, voxel edges included."""
+        z, y, x = (
+            first + (b - 0.5) * step
+            for first, b, step in zip(where.first_mm, self.stop, where.spacing_mm, strict=True)
+        )
+        return (z, y, x)
+
+
+def whole(shape: Index) -> Box:
+    """The box that cuts nothing."""
+    return Box((0, 0, 0), shape, "whole", 0.0)

@@ -1,0 +1,1 @@
+"""DICOM in: headers, grouping and order, pixels. The only reader that knows pydicom."""

@@ -1,0 +1,48 @@
+"""The exception tree. Whatever a user can cause is one of these, and prints as one line.
+
+VocoError            exit code 1: something went wrong that we can name
+├── InputError       exit code 2: bad usage or input; nothing was written
+├── StoreBusy        another run holds the store's lock
+├── StoreCorrupt     bytes on disk are not what was committed
+└── SeriesRefused    one series cannot become a volume; a row of the ledger, never a crash
+"""
+
+from __future__ import annotations
+
+from voco_data.reasons import Reason
+
+
+class VocoError(Exception):
+    """Base of every error that we raise on purpose; its text is one clear line."""
+
+    exit_code = 1
+
+
+class InputError(VocoError):
+    """Bad usage or bad input: says what was expected, what came and what to do."""
+
+    exit_code = 2
+
+
+class StoreBusy(VocoError):
+    """Another run holds the lock of a store for longer than we were told to wait."""
+
+
+class StoreCorrupt(VocoError):
+    """A chunk, record or catalogue on disk does not match its checksum."""
+
+
+class SeriesRefused(VocoError):
+    """One series, or one file, that does not become a volume.
+
+    `reason` is a code of the closed list in `voco_data.reasons`; `detail` is one line for a person.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[SeriesRefused], tuple[Reason, str]]:
+        """Pickle by arguments: refusals travel back from worker processes."""
+        return (type(self), (self.reason, self.detail))

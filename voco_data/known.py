@@ -1,0 +1,53 @@
+"""Which inputs a store already holds: asked by workers that have just read a series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xxhash
+
+Identity = tuple[str, str]
+"""Patient and series id, as records keep them."""
+
+_EMPTY = np.empty(0, "S32")
+
+
+class KnownInputs:
+    """Input digests of one store, so that a moved, copied or renamed archive still hits.
+
+    A digest alone is a hit, unless the record belongs to another series of the same archive:
+    two patients with equal pixels each get a row of their own, in whatever order they come.
+    """
+
+    def __init__(self, keys: npt.NDArray[np.bytes_] = _EMPTY) -> None:
+        self._keys = keys
+
+    @classmethod
+    def of(cls, catalogue: pd.DataFrame, archive: Iterable[Identity]) -> KnownInputs:
+        """From a catalogue, and the identities of all series in the archive of this run."""
+        present = set(archive)
+        keys = [
+            _with_identity(digest, identity) if identity in present else digest
+            for digest, identity in zip(
+                catalogue["input_digest"],
+                zip(catalogue["patient_id"], catalogue["series_uid"], strict=True),
+                strict=True,
+            )
+        ]
+        return cls(np.unique(np.array(keys, "S32"))) if keys else cls()
+
+    def holds(self, digest: str, identity: Identity) -> bool:
+        """Whether the series `identity` with this input digest is in the store."""
+        return self._has(digest) or self._has(_with_identity(digest, identity))
+
+    def _has(self, key: str) -> bool:
+        wanted = np.bytes_(key.encode())
+        at = int(np.searchsorted(self._keys, wanted))
+        return at < len(self._keys) and bool(self._keys[at] == wanted)
+
+
+def _with_identity(digest: str, identity: Identity) -> str:
+    return xxhash.xxh3_128_hexdigest("\0".join((digest, *identity)).encode())

@@ -1,0 +1,202 @@
+"""Injury labels of patients: the table `train.csv` (or `train_2024.csv`) of the RATIC layout.
+
+One row a patient. Every group is one-hot: exactly one of its columns is 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from voco_data.errors import InputError
+
+ORGANS = ("kidney", "liver", "spleen")
+"""Graded organs, in the order of every array of this project."""
+
+GRADES = ("healthy", "low", "high")
+"""Classes of an organ, 0 to 2. Low is AAST grade I-III, high is IV-V."""
+
+BINARY_GROUPS = ("bowel", "extravasation")
+"""Optional groups with the classes healthy (0) and injury (1)."""
+
+Int8 = npt.NDArray[np.int8]
+
+_PATIENT = "patient_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels of P patients, sorted by patient id."""
+
+    patient_ids: tuple[str, ...]
+    """Unique ids, compared as strings."""
+    organs: Int8
+    """(P, 3): the grade of kidney, liver and spleen."""
+    binary: dict[str, Int8]
+    """(P,) of 0 and 1 for each of `BINARY_GROUPS` that the table has."""
+    sha256: str
+    """Digest of the file's bytes: which generation of the labels this is."""
+
+    def __post_init__(self) -> None:
+        count = len(self.patient_ids)
+        if list(self.patient_ids) != sorted(set(self.patient_ids)):
+            raise ValueError("patient_ids must be sorted and unique")
+        if self.organs.shape != (count, len(ORGANS)) or self.organs.dtype != np.int8:
+            raise ValueError(f"organs must be int8 ({count}, {len(ORGANS)})")
+        if any(values.shape != (count,) for values in self.binary.values()):
+            raise ValueError(f"binary labels must have the shape ({count},)")
+        for values in (self.organs, *self.binary.values()):
+            values.flags.writeable = False
+
+    def __len__(self) -> int:
+        """How many patients."""
+        return len(self.patient_ids)
+
+    def rows(self, patient_ids: Iterable[str]) -> npt.NDArray[np.int64]:
+        """Positions of `patient_ids` in this table. KeyError if one is not there."""
+        position = {patient: row for row, patient in enumerate(self.patient_ids)}
+        return np.array([position[patient] for patient in patient_ids], np.int64)
+
+    def groups(self, patient_ids: Iterable[str]) -> dict[str, npt.NDArray[np.int64]]:
+        """Class of every group, a (N,) array each, for `patient_ids` in their order."""
+        rows = self.rows(patient_ids)
+        organs = {organ: self.organs[rows, i] for i, organ in enumerate(ORGANS)}
+        binary = {group: values[rows] for group, values in self.binary.items()}
+        return {group: values.astype(np.int64) for group, values in (organs | binary).items()}
+
+
+def read_labels(path: str | Path) -> Labels:
+    """Read and check a label table.
+
+    Raises InputError if the file does not read, lacks a column, names a patient twice or not at
+    all, or has a group that is not one-hot (the first such patient and group are named).
+    """
+    file = Path(path)
+    table, digest = _read_table(file)
+    organ_columns = [f"{organ}_{grade}" for organ in ORGANS for grade in GRADES]
+    missing = [name for name in (_PATIENT, *organ_columns) if name not in table.columns]
+    if missing:
+        raise InputError(
+            f"{file}: expected the columns {_PATIENT} and <organ>_<grade> "
+            f"(kidney_healthy, ...), missing: {', '.join(missing)}"
+        )
+    table = _checked_ids(file, table)
+    organs = [_one_hot(file, table, organ, GRADES) for organ in ORGANS]
+    present = [g for g in BINARY_GROUPS if {f"{g}_healthy", f"{g}_injury"} <= set(table.columns)]
+    return Labels(
+        patient_ids=tuple(table[_PATIENT].tolist()),
+        organs=np.stack(organs, axis=1),
+        binary={group: _one_hot(file, table, group, ("healthy", "injury")) for group in present},
+        sha256=digest,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPatients:
+    """Labels of the patients of one store, under the store's own ids."""
+
+    labels: Labels
+    """Labels of the store's patients only."""
+    person: dict[str, str]
+    """Patient id in the store -> patient id in `labels`. Two ids of a store are one person where
+    one is the other's pseudonym."""
+
+
+def join_labels(
+    labels: Labels,
+    store_patients: Iterable[str],
+    *,
+    allow_unlabelled: bool = False,
+    pseudonymise: Callable[[str], str] | None = None,
+) -> LabelledPatients:
+    """Match `labels` with the patient ids of a store, by id or by the id's pseudonym.
+
+    Labels may cover more patients than the store. Raises InputError if they cover none, or if a
+    patient of the store has none and `allow_unlabelled` is false.
+    """
+    stored = sorted(set(store_patients))
+    row_of: dict[str, int] = {}
+    for row, patient in enumerate(labels.patient_ids):
+        row_of[patient] = row
+        if pseudonymise is not None:
+            row_of[pseudonymise(patient)] = row
+    found = [patient for patient in stored if patient in row_of]
+    if not found:
+        raise InputError(
+            f"the labels ({len(labels)} patients) cover none of the store's {len(stored)} patients;"
+            " give the label table of this archive, or the key that made the store's pseudonyms"
+        )
+    unlabelled = [patient for patient in stored if patient not in row_of]
+    if unlabelled and not allow_unlabelled:
+        raise InputError(
+            f"{len(unlabelled)} of the store's {len(stored)} patients have no label "
+            f"(the first is {unlabelled[0]}); add them or give --allow-unlabelled to leave them out"
+        )
+    name_of_row: dict[int, str] = {}
+    for patient in found:
+        name_of_row.setdefault(row_of[patient], patient)
+    return LabelledPatients(
+        labels=_relabel(labels, name_of_row),
+        person={patient: name_of_row[row_of[patient]] for patient in found},
+    )
+
+
+def _relabel(labels: Labels, name_of_row: dict[int, str]) -> Labels:
+    """The rows named in `name_of_row`, under these names."""
+    order = sorted(name_of_row, key=name_of_row.__getitem__)
+    rows = np.array(order, np.int64)
+    return Labels(
+        patient_ids=tuple(name_of_row[row] for row in order),
+        organs=labels.organs[rows],
+        binary={group: values[rows] for group, values in labels.binary.items()},
+        sha256=labels.sha256,
+    )
+
+
+def _read_table(file: Path) -> tuple[pd.DataFrame, str]:
+    """The table and the SHA-256 of exactly the bytes that it was parsed from."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot read the label table ({error.strerror})") from error
+    try:
+        table = pd.read_csv(io.BytesIO(data), dtype={_PATIENT: str}, keep_default_na=False)
+    except (ValueError, pd.errors.ParserError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file}: expected a CSV table of labels ({reason})") from error
+    return table, hashlib.sha256(data).hexdigest()
+
+
+def _checked_ids(file: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Sorted by patient id; refuses empty and repeated ids."""
+    if table.empty:
+        raise InputError(f"{file}: the label table has no rows")
+    ids = table[_PATIENT].str.strip()
+    if (ids == "").any():
+        raise InputError(f"{file}: row {int((ids == '').argmax()) + 2} has no {_PATIENT}")
+    if ids.duplicated().any():
+        first = ids[ids.duplicated()].iloc[0]
+        raise InputError(f"{file}: patient {first} has more than one row; keep one row a patient")
+    return table.assign(**{_PATIENT: ids}).sort_values(_PATIENT, ignore_index=True)
+
+
+def _one_hot(file: Path, table: pd.DataFrame, group: str, classes: tuple[str, ...]) -> Int8:
+    """Class index of every row of a one-hot group."""
+    columns = table[[f"{group}_{name}" for name in classes]]
+    values = columns.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    bad = ~(np.isin(values, (0.0, 1.0)).all(axis=1) & (values.sum(axis=1) == 1.0))
+    if bad.any():
+        row = int(bad.argmax())
+        raise InputError(
+            f"{file}: patient {table[_PATIENT].iloc[row]}, group {group}: expected one 1 and else 0"
+            f" in {', '.join(columns.columns)}, got {columns.iloc[row].tolist()}"
+        )
+    grades: Int8 = values.argmax(axis=1).astype(np.int8)
+    return grades

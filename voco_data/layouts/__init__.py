@@ -1,0 +1,1 @@
+"""How archives are laid out: each layout turns a folder into a cohort of series."""

@@ -1,0 +1,114 @@
+"""Account for everything an archive holds: outcomes and catalogues become ledger rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from voco_data.cohort import Cohort
+from voco_data.geometry import Geometry
+from voco_data.ledger import LedgerRow, Status
+from voco_data.plan import NamedSeries, Plan
+from voco_data.pseudonyms import Pseudonymiser
+from voco_data.reasons import SKIPPED, Reason
+from voco_data.record import Record, read_record
+from voco_data.store_writer import StoreWriter
+from voco_data.worker import SeriesOutcome
+
+
+def ledger_rows(
+    cohort: Cohort,
+    series: Sequence[NamedSeries],
+    plan: Plan,
+    outcomes: Sequence[SeriesOutcome],
+    writers: Sequence[StoreWriter],
+    hidden: Pseudonymiser | None,
+) -> list[LedgerRow]:
+    """A row a series, and a row a file that belongs to none."""
+    done: dict[str, list[SeriesOutcome]] = {}
+    for outcome in outcomes:
+        done.setdefault(outcome.key, []).append(outcome)
+    held = _Held(writers)
+    rows = [_series_row(item, plan, done.get(item.key, []), held) for item in series]
+    for file in cohort.odd_files:
+        source = file.path if hidden is None else hidden("source", file.path)
+        status: Status = "skipped" if file.reason in SKIPPED else "refused"
+        rows.append(LedgerRow("file", source, "", "", status, file.reason, file.detail))
+    return rows
+
+
+class _Held:
+    """Records of the stores, found by input digest."""
+
+    def __init__(self, writers: Sequence[StoreWriter]) -> None:
+        self._rows = {
+            digest: (writer, row)
+            for writer in writers
+            for digest, row in zip(writer.table["input_digest"], writer.table["row"], strict=True)
+        }
+
+    def record(self, digest: str) -> Record | None:
+        if digest not in self._rows:
+            return None
+        writer, row = self._rows[digest]
+        return read_record(writer.path, row)
+
+
+def _series_row(
+    item: NamedSeries, plan: Plan, outcomes: Sequence[SeriesOutcome], held: _Held
+) -> LedgerRow:
+    names: dict[str, Any] = {
+        "kind": "series",
+        "source": item.source,
+        "series_uid": item.series_uid,
+        "patient_id": item.patient_id,
+    }
+    refusal = next((o for o in outcomes if o.reason is not None), None) or plan.seen.get(item.key)
+    if refusal is not None and refusal.reason is not None:
+        return _refused(names, item, refusal.reason, refusal.detail)
+    committed = [record for outcome in outcomes for record in outcome.records]
+    if committed:
+        return _with_facts(names, "stored", committed[0])
+    digest = outcomes[0].input_digest if outcomes else plan.seen[item.key].input_digest
+    record = held.record(digest)
+    assert record is not None, f"{item.key}: a cached series has a record"
+    return _with_facts(names, "cached", record)
+
+
+def _refused(names: dict[str, Any], item: NamedSeries, reason: Reason, detail: str) -> LedgerRow:
+    status: Status = "skipped" if reason in SKIPPED else "refused"
+    slices = len(item.entry.files) if item.entry.kind == "dicom" else None
+    return LedgerRow(**names, status=status, reason=reason, detail=detail, n_slices=slices)
+
+
+def _with_facts(names: dict[str, Any], status: Status, record: Record) -> LedgerRow:
+    geometry = Geometry(
+        record.shape, record.native_spacing_mm, record.origin_mm, _three(record.axes)
+    )
+    z = record.permutation[0]
+    first = geometry.origin_mm[2]
+    last = first + (record.shape[z] - 1) * record.native_spacing_mm[z] * geometry.axes[z][2]
+    return LedgerRow(
+        **names,
+        status=status,
+        n_slices=record.shape[0],
+        rows=record.shape[1],
+        columns=record.shape[2],
+        spacing_z_mm=record.spacing_mm[0],
+        spacing_y_mm=record.spacing_mm[1],
+        spacing_x_mm=record.spacing_mm[2],
+        z_low_mm=min(first, last) - record.spacing_mm[0] / 2,
+        z_high_mm=max(first, last) + record.spacing_mm[0] / 2,
+        transfer_syntax=record.transfer_syntax,
+        box_method=record.box_method,
+        box_z_low_mm=record.box_low_mm[0],
+        box_z_high_mm=record.box_high_mm[0],
+        box_confidence=record.box_confidence,
+        flags=" ".join(record.flags),
+        input_digest=record.input_digest,
+    )
+
+
+def _three(axes: Sequence[Any]) -> tuple[Any, Any, Any]:
+    a, b, c = axes
+    return (a, b, c)

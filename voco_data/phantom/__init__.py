@@ -1,0 +1,1 @@
+"""A made-up CT cohort in the real layouts: analytic anatomy, injuries, DICOM, NIfTI and tables."""

@@ -1,0 +1,110 @@
+"""A whole made-up cohort on disk: a miniature RATIC and a miniature FLARE23.
+
+<root>/ratic/train_images/<patient>/<series>/<instance>.dcm, segmentations/, tables
+<root>/flare/unlabeledTr1800/FLARE23_<number>_0000.nii.gz
+<root>/phantom.json                      the parameters, and whether the cohort is whole
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+from voco_data.atomic import write_text
+from voco_data.errors import InputError
+from voco_data.phantom.nifti import write_nifti
+from voco_data.phantom.plan import CohortSpec, plan_patient, plan_unlabelled
+from voco_data.phantom.ratic import PatientRows, write_patient, write_tables
+from voco_data.phantom.render import acquire, render
+
+__all__ = ["CohortPaths", "CohortSpec", "write_cohort"]
+
+PHANTOM_VERSION = 1
+"""Bump when the same parameters would give other bytes."""
+_MARKER = "phantom.json"
+_T = TypeVar("_T")
+Mapper = Callable[[Callable[[int], _T], range], Iterator[_T]]
+
+
+@dataclass(frozen=True, slots=True)
+class CohortPaths:
+    """Where a cohort is."""
+
+    ratic: Path
+    flare: Path
+    labels: Path
+    """RATIC's `train.csv`."""
+
+
+def write_cohort(spec: CohortSpec, root: Path, *, workers: int = 1) -> CohortPaths:
+    """Write the cohort of `spec` under `root`, in `workers` processes.
+
+    A patient's bytes depend on the seed and the patient's number alone, not on how many patients
+    or workers there are. A root that already holds this cohort is left as it is; one that holds
+    an unfinished one of the same parameters is written anew; anything else is an `InputError`.
+    """
+    root = Path(root)
+    paths = CohortPaths(root / "ratic", root / "flare", root / "ratic" / "train.csv")
+    if _is_whole(spec, paths, root):
+        return paths
+    _mark(spec, root, whole=False)
+    with _pool(workers) as pool:
+        run = map if pool is None else partial(pool.map, chunksize=2)
+        volumes = run(partial(_unlabelled, spec, paths.flare), range(spec.unlabelled))
+        patients = run(partial(_labelled, spec, paths.ratic), range(spec.patients))
+        write_tables(list(patients), paths.ratic)
+        for _ in volumes:
+            pass
+    _mark(spec, root, whole=True)
+    return paths
+
+
+def _labelled(spec: CohortSpec, root: Path, number: int) -> PatientRows:
+    return write_patient(plan_patient(spec, number), root)
+
+
+def _unlabelled(spec: CohortSpec, root: Path, number: int) -> None:
+    patient, scan = plan_unlabelled(spec, number)
+    path = root / "unlabeledTr1800" / f"FLARE23_{number + 1:04d}_0000.nii.gz"
+    write_nifti(path, acquire(render(patient, scan), scan), scan, flip_rows=number % 2 == 1)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Fresh processes: a fork would copy whatever threads the caller runs."""
+    if workers < 1:
+        raise InputError(f"cohort: workers must be 1 or more, got {workers}")
+    if workers == 1:
+        yield None
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def _state(spec: CohortSpec, *, whole: bool) -> dict[str, object]:
+    return {"version": PHANTOM_VERSION, "whole": whole, **asdict(spec)}
+
+
+def _mark(spec: CohortSpec, root: Path, *, whole: bool) -> None:
+    write_text(root / _MARKER, json.dumps(_state(spec, whole=whole), indent=2) + "\n")
+
+
+def _is_whole(spec: CohortSpec, paths: CohortPaths, root: Path) -> bool:
+    """Whether `root` holds this cohort, complete; an `InputError` when it holds something else."""
+    marker = root / _MARKER
+    if not marker.exists():
+        taken = [path for path in (paths.ratic, paths.flare) if path.exists()]
+        if taken:
+            raise InputError(f"{taken[0]} exists and is no cohort of ours; choose another folder")
+        return False
+    found = json.loads(marker.read_text())
+    if found not in (_state(spec, whole=True), _state(spec, whole=False)):
+        raise InputError(f"{root} holds a cohort of other parameters; choose another folder")
+    return bool(found["whole"])

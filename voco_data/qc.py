@@ -1,0 +1,78 @@
+"""What went in, what did not and why, and where the boxes lie: the ingest part of a report."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from voco_data import preview
+from voco_data.page import ENVIRONMENT, Section
+from voco_data.reasons import Reason
+
+PICTURES = 12
+"""Previews on a page; the lowest confidence first."""
+LISTED = 500
+"""Rows of a table on a page; the ledger has all."""
+
+
+def sections(ledger: Path, root: Path) -> list[Section]:
+    """Sections for the ledger of one run; previews come from `root`."""
+    table = pd.read_parquet(ledger)
+    return [
+        Section("What went in", _render("ingest.html", table=_counts(table), **_series(table))),
+        Section("What was refused, and why", _render("refused.html", **_refused(table))),
+        Section("Slices and boxes", _render("boxes.html", pictures=_pictures(table, root))),
+    ]
+
+
+def _render(template: str, **values: Any) -> str:
+    return ENVIRONMENT.get_template(template).render(**values)
+
+
+def _counts(table: pd.DataFrame) -> list[tuple[str, str, int]]:
+    counted = table.groupby(["kind", "status"]).size().reset_index(name="n")
+    return list(counted.itertuples(index=False, name=None))
+
+
+def _series(table: pd.DataFrame) -> dict[str, Any]:
+    kept = table[table["status"].isin(["stored", "cached"])].sort_values("box_confidence")
+    return {
+        "patients": int(kept["patient_id"].nunique()),
+        "kept": kept.head(LISTED).to_dict("records"),
+        "more": max(0, len(kept) - LISTED),
+    }
+
+
+def _refused(table: pd.DataFrame) -> dict[str, Any]:
+    out = table[table["status"].isin(["refused", "skipped"])]
+    meanings = {reason.value: reason.name.replace("_", " ").lower() for reason in Reason}
+    counted = out.groupby(["status", "reason"]).size().reset_index(name="n")
+    return {
+        "reasons": list(counted.itertuples(index=False, name=None)),
+        "meanings": meanings,
+        "rows": out.head(LISTED).to_dict("records"),
+        "more": max(0, len(out) - LISTED),
+    }
+
+
+def _pictures(table: pd.DataFrame, root: Path) -> list[dict[str, Any]]:
+    kept = table[table["status"].isin(["stored", "cached"])].sort_values(
+        ["box_confidence", "source"]
+    )
+    found: list[dict[str, Any]] = []
+    for row in kept.head(PICTURES).to_dict("records"):
+        path = preview.path_of(root, str(row["input_digest"]))
+        if path.exists():
+            data = base64.b64encode(path.read_bytes()).decode()
+            found.append(
+                {
+                    "series_uid": row["series_uid"],
+                    "box_method": row["box_method"],
+                    "box_confidence": row["box_confidence"],
+                    "image": f"data:image/png;base64,{data}",
+                }
+            )
+    return found

@@ -1,0 +1,67 @@
+"""The closed list of reason codes that a ledger row may carry."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a series or a file did not become a volume. The value is what the ledger says."""
+
+    # Files and series that are not CT volumes: skipped.
+    NOT_AN_IMAGE = "not_an_image"
+    """A readable DICOM object without pixels: structure set, plan, report, directory."""
+    NOT_CT = "not_ct"
+    """An image of another modality, or a label map."""
+    LOCALIZER = "localizer"
+    """A scout: ImageType value 3 is LOCALIZER (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1)."""
+    DERIVED = "derived"
+    """A secondary capture, rendering, dose sheet or parametric map: its values are not HU."""
+    NOT_MEDICAL = "not_medical"
+    """Neither DICOM nor NIfTI by its content."""
+
+    # CT that cannot be trusted: refused.
+    UNREADABLE = "unreadable"
+    """The file does not parse, is truncated, or its pixels do not decode."""
+    UNSUPPORTED_SYNTAX = "unsupported_syntax"
+    """A transfer syntax that we cannot decode without loss of meaning."""
+    MULTI_FRAME = "multi_frame"
+    """An enhanced or legacy-converted multi-frame CT: not read yet."""
+    MISSING_GEOMETRY = "missing_geometry"
+    """No position, orientation or pixel spacing (PS3.3 C.7.6.2)."""
+    BAD_GEOMETRY = "bad_geometry"
+    """Orientation or spacing that no scanner produces."""
+    MIXED_GEOMETRY = "mixed_geometry"
+    """Slices of one series differ in size, spacing or orientation."""
+    GANTRY_TILT = "gantry_tilt"
+    """Slices step along a direction that is not their normal."""
+    OBLIQUE = "oblique"
+    """Axes further than the tolerance from the patient's axes."""
+    TOO_FEW_SLICES = "too_few_slices"
+    """Fewer slices than the spec asks for."""
+    TOO_THIN = "too_thin"
+    """Covers fewer millimetres than the spec asks for."""
+    MISSING_SLICES = "missing_slices"
+    """A gap between slices: a multiple of the spacing."""
+    UNEVEN_SPACING = "uneven_spacing"
+    """Gaps between slices differ by more than the tolerance."""
+    DUPLICATE_POSITIONS = "duplicate_positions"
+    """Two slices at one position with different pixels."""
+    NOT_A_VOLUME = "not_a_volume"
+    """A volume file that has not exactly three dimensions."""
+    BURNED_IN = "burned_in"
+    """BurnedInAnnotation is YES: the pixels may name the patient (PS3.15 E.3.1)."""
+    WORKER_DIED = "worker_died"
+    """The process that read this series was killed, twice."""
+
+
+SKIPPED = frozenset(
+    {
+        Reason.NOT_AN_IMAGE,
+        Reason.NOT_CT,
+        Reason.LOCALIZER,
+        Reason.DERIVED,
+        Reason.NOT_MEDICAL,
+    }
+)
+"""Reasons that make a row `skipped`; every other reason makes it `refused`."""

@@ -1,0 +1,131 @@
+"""The record of one stored series: the truth about a row, one small JSON file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from voco_data import atomic
+from voco_data.errors import StoreCorrupt
+
+FOLDER = Path("volumes", "records")
+"""Inside the array's folder, where no Zarr tool takes it for a member of the group."""
+
+ROWS_PER_FOLDER = 1000
+"""Records lie in folders of this many rows, so that no folder grows without bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything a reader may want to know about one volume. Lengths in mm, axes in LPS."""
+
+    row: int
+    """Index along the first axis of `volumes`."""
+    spec_digest: str
+    """Digest of the store's spec."""
+    input_digest: str
+    """XXH3-128 over pixels, geometry and the digest of what drove the box."""
+    stat_digest: str
+    """Path, size and time of change of the files it was read from, hashed."""
+    chunk_checksum: str
+    """XXH3-128 of the decoded chunk."""
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    ids: str
+    """`kept` or `pseudonym`."""
+    layout: str
+    source: str
+    """Path relative to the archive where ids are kept, else a pseudonym."""
+    transfer_syntax: str
+    shape: tuple[int, int, int]
+    """Slices, rows, columns before resampling, in the scanner's order."""
+    spacing_mm: tuple[float, float, float]
+    """(z, y, x) of the canonical axes before resampling."""
+    origin_mm: tuple[float, float, float]
+    """LPS position of the first voxel in the scanner's order."""
+    axes: tuple[tuple[float, float, float], ...]
+    """Unit LPS directions of the scanner's slice, row and column index."""
+    native_spacing_mm: tuple[float, float, float]
+    """Spacing along the scanner's slice, row and column index."""
+    permutation: tuple[int, int, int]
+    """Canonical axis i is the scanner's axis permutation[i]."""
+    flips: tuple[bool, bool, bool]
+    """Canonical axis i runs against the scanner's index."""
+    box_method: str
+    """Who made the box: `profile`, `body`, `whole`, a mask or a model."""
+    box_confidence: float
+    """0 to 1; below 0.5 the box is a fallback."""
+    box_low_mm: tuple[float, float, float]
+    """(z, y, x): lowest LPS coordinate inside the box."""
+    box_high_mm: tuple[float, float, float]
+    """(z, y, x): highest LPS coordinate inside the box."""
+    box_start: tuple[int, int, int]
+    """First canonical voxel (z, y, x) of the box."""
+    box_stop: tuple[int, int, int]
+    """One past the last canonical voxel (z, y, x) of the box."""
+    instance_numbers: tuple[int, ...]
+    """DICOM InstanceNumber of every slice, from inferior to superior; -1 where there is none."""
+    flags: tuple[str, ...]
+    """Remarks that did not stop the series, such as `dropped_duplicates`."""
+    versions: dict[str, str]
+    """Versions of the software that made the pixels."""
+
+    def to_json(self) -> str:
+        """JSON text with its own checksum."""
+        body = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return json.dumps({"xxh3_128": _checksum(body), "record": body}) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Record:
+        """Parse and check. Raises StoreCorrupt that names `where`."""
+        try:
+            outer = json.loads(text)
+            body = outer["record"]
+            if _checksum(body) != outer["xxh3_128"]:
+                raise StoreCorrupt(f"{where}: the record does not match its checksum")
+            return cls(**_typed(json.loads(body)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreCorrupt(f"{where}: the record cannot be read ({error})") from error
+
+
+def record_path(store: Path, row: int) -> Path:
+    """Where the record of `row` lies inside the store folder."""
+    return store / FOLDER / f"{row // ROWS_PER_FOLDER:06d}" / f"{row:09d}.json"
+
+
+def write_record(store: Path, record: Record) -> None:
+    """Commit: from this single atomic write on, the row exists."""
+    atomic.write_text(record_path(store, record.row), record.to_json())
+
+
+def read_record(store: Path, row: int) -> Record | None:
+    """The record of `row`, or None where the row is a hole."""
+    path = record_path(store, row)
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise StoreCorrupt(f"{path}: the record is not text ({error})") from error
+    return Record.from_json(text, str(path))
+
+
+def _checksum(body: str) -> str:
+    return xxhash.xxh3_128_hexdigest(body.encode())
+
+
+def _typed(data: dict[str, Any]) -> dict[str, Any]:
+    """JSON lists back to tuples; unknown fields are an error, as are missing ones."""
+    names = {f.name for f in fields(Record)}
+    if set(data) != names:
+        raise ValueError(f"fields differ: {sorted(names ^ set(data))}")
+    return {key: _tuples(value) for key, value in data.items()}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

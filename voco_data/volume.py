@@ -1,0 +1,44 @@
+"""One decoded series: HU in the scanner's order, and what is known about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from voco_data.geometry import Geometry
+
+AIR_HU = -1024
+"""Padding fields (-2000, -3024) and overshoot are raised to this before anything looks at HU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """HU of one series. `hu` is int16 (slice, row, column), slices along their normal."""
+
+    hu: npt.NDArray[np.int16]
+    geometry: Geometry
+    instance_numbers: tuple[int, ...]
+    """InstanceNumber of every slice in the array's order; -1 where there is none."""
+    transfer_syntax: str
+    """UID of the transfer syntax, or `nifti`."""
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.hu.shape != self.geometry.shape:
+            raise ValueError(f"hu {self.hu.shape} does not match geometry {self.geometry.shape}")
+
+    def input_digest(self, driver: str = "") -> str:
+        """XXH3-128 over pixels, geometry and the digest of what drove the box.
+
+        No id and no path enters, so a moved, copied or renamed archive has the same digests.
+        """
+        state = xxhash.xxh3_128()
+        state.update(np.ascontiguousarray(self.hu).data)
+        g = self.geometry
+        numbers = [*g.shape, *g.spacing_mm, *g.origin_mm, *(c for axis in g.axes for c in axis)]
+        state.update(np.asarray(numbers, dtype="<f8").data)
+        state.update(driver.encode())
+        return state.hexdigest()

@@ -1,0 +1,146 @@
+"""What one worker does with one series: decode once, fill every store that misses it."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from voco_data import preview
+from voco_data.box import Box
+from voco_data.cohort import SeriesEntry
+from voco_data.errors import SeriesRefused
+from voco_data.known import KnownInputs
+from voco_data.preprocess import Prepared, boxes, prepare, to_grid
+from voco_data.reasons import Reason
+from voco_data.record import Record
+from voco_data.spec import StoreSpec
+from voco_data.store_writer import checksum, commit_volume
+from voco_data.version import VERSION
+
+VERSIONS = {"voco": VERSION, "numpy": np.__version__, "python": platform.python_version()}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A store that may miss the series, and the row it would get there."""
+
+    store: Path
+    spec: StoreSpec
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesTask:
+    """One series to read, under the ids that may be written."""
+
+    key: str
+    base: Path
+    entry: SeriesEntry
+    layout: str
+    ids: str
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    source: str
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesOutcome:
+    """What became of one series."""
+
+    key: str
+    input_digest: str = ""
+    records: tuple[Record, ...] = ()
+    """Records that were committed, one a store that missed the series."""
+    reason: Reason | None = None
+    detail: str = ""
+
+
+def fill_batch(
+    tasks: Sequence[SeriesTask], known: Mapping[str, KnownInputs]
+) -> list[SeriesOutcome]:
+    """Fill a batch of series, one at a time: memory is that of one series."""
+    with warnings.catch_warnings():
+        # pydicom warns about every oddity of every header; what matters becomes a reason code.
+        warnings.filterwarnings("ignore", module=r"pydicom\.")
+        return [fill_series(task, known) for task in tasks]
+
+
+def fill_series(task: SeriesTask, known: Mapping[str, KnownInputs]) -> SeriesOutcome:
+    """Decode one series and commit it to the targets that do not hold it.
+
+    `known` says what each store (by folder name) held when the run began.
+    """
+    try:
+        prepared = prepare(task.base, task.entry, task.targets[0].spec)
+    except SeriesRefused as refusal:
+        return SeriesOutcome(task.key, reason=refusal.reason, detail=refusal.detail)
+    digest = prepared.volume.input_digest()
+    identity = (task.patient_id, task.series_uid)
+    missing = [
+        target for target in task.targets if not known[target.store.name].holds(digest, identity)
+    ]
+    found = boxes(prepared, [target.spec for target in missing])
+    records = []
+    for target in missing:
+        box = found[target.spec]
+        pixels = to_grid(prepared, box, target.spec)
+        record = _record(task, target, prepared, box, digest, checksum(pixels))
+        commit_volume(target.store, record, pixels)
+        records.append(record)
+    if missing:
+        path = preview.path_of(missing[0].store.parent, digest)
+        preview.write(path, prepared.hu, prepared.where.spacing_mm, found[missing[0].spec])
+    return SeriesOutcome(task.key, digest, tuple(records))
+
+
+def _record(
+    task: SeriesTask,
+    target: Target,
+    prepared: Prepared,
+    box: Box,
+    digest: str,
+    chunk_checksum: str,
+) -> Record:
+    volume, where = prepared.volume, prepared.where
+    numbers = volume.instance_numbers
+    if where.permutation[0] != 0:  # reformatted: slices do not run from inferior to superior
+        numbers = ()
+    elif where.flips[0]:
+        numbers = numbers[::-1]
+    return Record(
+        row=target.row,
+        spec_digest=target.spec.digest,
+        input_digest=digest,
+        stat_digest=task.entry.stat_digest,
+        chunk_checksum=chunk_checksum,
+        patient_id=task.patient_id,
+        study_uid=task.study_uid,
+        series_uid=task.series_uid,
+        ids=task.ids,
+        layout=task.layout,
+        source=task.source,
+        transfer_syntax=volume.transfer_syntax,
+        shape=volume.geometry.shape,
+        spacing_mm=where.spacing_mm,
+        origin_mm=volume.geometry.origin_mm,
+        axes=volume.geometry.axes,
+        native_spacing_mm=volume.geometry.spacing_mm,
+        permutation=where.permutation,
+        flips=where.flips,
+        box_method=box.method,
+        box_confidence=box.confidence,
+        box_low_mm=box.low_mm(where),
+        box_high_mm=box.high_mm(where),
+        box_start=box.start,
+        box_stop=box.stop,
+        instance_numbers=numbers,
+        flags=volume.flags,
+        versions=VERSIONS,
+    )
