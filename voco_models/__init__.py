@@ -1,0 +1,8 @@
+"""Objectives, networks and the training engine that read stores. Imports nothing heavy."""
+
+import os
+
+# OpenMP reads this when torch is loaded, so it is set before any module in here imports torch.
+# Threads that spin while they wait make training many times slower as soon as anything else, such
+# as our own reader threads, wants a core.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,142 @@
+"""Augmentation of whole volumes, on the device. What is drawn is apart from what is applied."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from voco_data.errors import InputError
+
+Z, Y, X = 1, 2, 3
+"""Axes of a batch of volumes (B, Z, Y, X)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Chances and ranges. The zero of every field leaves volumes as they are."""
+
+    flip_z: float = 0.0
+    """Chance of a flip along z; likewise for y and x."""
+    flip_y: float = 0.0
+    flip_x: float = 0.0
+    rot90: float = 0.0
+    """Chance of an in-plane turn by 90, 180 or 270 degrees (square slices only)."""
+    log_gamma: float = 0.0
+    """Intensities in 0..1 are raised to exp(u), u uniform in +- this."""
+    brightness: float = 0.0
+    """Intensities move by u, uniform in +- this (1.0 is the whole window)."""
+    cutout: float = 0.0
+    """Chance of a box set to the lowest intensity."""
+    cutout_fraction: float = 0.25
+    """Sides of the box as a fraction of the volume's."""
+    rotate_deg: float = 0.0
+    """In-plane turn about the centre, uniform in +- this; all slices alike."""
+    log_scale: float = 0.0
+    """In-plane zoom by exp(u), u uniform in +- this."""
+    shift: float = 0.0
+    """In-plane shift, uniform in +- this fraction of the size, along y and x."""
+    shift_z: float = 0.0
+    """Shift along z, uniform in +- this fraction of the slices; end slices repeat."""
+
+    def __post_init__(self) -> None:
+        chances = (self.flip_z, self.flip_y, self.flip_x, self.rot90, self.cutout)
+        if any(not 0 <= chance <= 1 for chance in (*chances, self.cutout_fraction)):
+            raise InputError("recipe: chances of an augmentation must be from 0 to 1")
+
+    @property
+    def resamples(self) -> bool:
+        """Whether slices are interpolated."""
+        return bool(self.rotate_deg or self.log_scale or self.shift)
+
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Everything random for `count` volumes, from a CPU generator.
+
+        The same numbers are drawn whatever the fields are: changing one augmentation does not
+        change the others.
+        """
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(count, *shape, generator=generator)
+
+        def symmetric(*shape: int) -> Tensor:
+            return 2 * uniform(*shape) - 1
+
+        chance = torch.tensor([self.flip_z, self.flip_y, self.flip_x])
+        return Draws(
+            flips=uniform(3) < chance,
+            quarter_turns=(uniform() < self.rot90) * (1 + (3 * uniform()).long()),
+            gamma=torch.exp(symmetric() * self.log_gamma),
+            brightness=symmetric() * self.brightness,
+            cutout=uniform() < self.cutout,
+            cutout_corner=uniform(3) * (1 - self.cutout_fraction),
+            cutout_fraction=self.cutout_fraction,
+            angle_rad=symmetric() * math.radians(self.rotate_deg),
+            zoom=torch.exp(symmetric() * self.log_scale),
+            shift=symmetric(2) * self.shift,
+            shift_z=symmetric() * self.shift_z,
+            resamples=self.resamples,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What happens to each of B volumes; leading axis B everywhere, on the CPU."""
+
+    flips: Tensor
+    quarter_turns: Tensor
+    gamma: Tensor
+    brightness: Tensor
+    cutout: Tensor
+    cutout_corner: Tensor
+    cutout_fraction: float
+    angle_rad: Tensor
+    zoom: Tensor
+    shift: Tensor
+    shift_z: Tensor
+    resamples: bool
+
+
+def apply_draws(volumes: Tensor, draws: Draws) -> Tensor:
+    """Augment float volumes (B, Z, Y, X) with values in 0..1; the input is left as it is."""
+    volumes = torch.stack([_rearrange(v, draws, i) for i, v in enumerate(volumes)])
+    if draws.resamples:
+        volumes = _warp(volumes, draws)
+    device = volumes.device
+    gamma = draws.gamma.to(device)[:, None, None, None]
+    brightness = draws.brightness.to(device)[:, None, None, None]
+    volumes = (volumes.clamp(0, 1) ** gamma + brightness).clamp(0, 1)
+    for i in draws.cutout.nonzero().flatten().tolist():
+        volumes[i][_box(volumes.shape[1:], draws.cutout_corner[i], draws.cutout_fraction)] = 0
+    return volumes
+
+
+def _rearrange(volume: Tensor, draws: Draws, i: int) -> Tensor:
+    """Shift along z, flips and quarter turns of one volume (Z, Y, X)."""
+    offset = round(float(draws.shift_z[i]) * len(volume))
+    if offset:
+        places = torch.arange(len(volume), device=volume.device) - offset
+        volume = volume[places.clamp(0, len(volume) - 1)]
+    axes = draws.flips[i].nonzero().flatten().tolist()
+    volume = volume.flip(axes) if axes else volume
+    turns = int(draws.quarter_turns[i])
+    return torch.rot90(volume, turns, (1, 2)) if turns else volume
+
+
+def _warp(volumes: Tensor, draws: Draws) -> Tensor:
+    """One in-plane affine map a volume, applied to all its slices; zero comes in at the edges."""
+    cos, sin = torch.cos(draws.angle_rad) / draws.zoom, torch.sin(draws.angle_rad) / draws.zoom
+    dy, dx = 2 * draws.shift[:, 0], 2 * draws.shift[:, 1]
+    rows = [torch.stack([cos, -sin, dx], dim=1), torch.stack([sin, cos, dy], dim=1)]
+    theta = torch.stack(rows, dim=1).to(volumes)
+    grid = functional.affine_grid(theta, list(volumes.shape), align_corners=False)
+    return functional.grid_sample(volumes, grid, align_corners=False)
+
+
+def _box(shape: torch.Size, corner: Tensor, fraction: float) -> tuple[slice, ...]:
+    starts = [round(float(c) * n) for c, n in zip(corner, shape, strict=True)]
+    sizes = [max(1, round(fraction * n)) for n in shape]
+    return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))

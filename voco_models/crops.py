@@ -1,0 +1,116 @@
+"""In-plane crops: where they lie, how much they overlap, and cutting them out.
+
+Drawing boxes takes a generator; everything after that is a function of the boxes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from voco_data.errors import InputError
+
+TargetMode = Literal["overlap", "iou"]
+"""What a cosine must equal: intersection / crop area (the code), or / union (the paper)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """Rectangles of one size on a plane; a box covers the pixels [y, y+h) x [x, x+w)."""
+
+    corners: Tensor
+    """int64 (..., N, 2): (y, x) of each box's first pixel."""
+    size: tuple[int, int]
+    """(h, w) in pixels."""
+
+    def __post_init__(self) -> None:
+        if self.corners.dtype != torch.int64 or self.corners.shape[-1] != 2:
+            raise ValueError(f"expected int64 corners (..., N, 2), got {self.corners.shape}")
+        if min(self.size) < 1:
+            raise ValueError(f"expected boxes of at least one pixel, got {self.size}")
+
+    def to(self, device: torch.device) -> Boxes:
+        """The same boxes on `device`."""
+        return Boxes(self.corners.to(device, non_blocking=True), self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class CropPlan:
+    """A grid of base crops that tiles the plane, and random crops of the same size."""
+
+    plane: tuple[int, int]
+    """(Y, X) of the volumes, in pixels."""
+    grid: int = 3
+    """Base crops a side; 3 gives 3 x 3 crops of 64 px on a 192 px plane."""
+    n_random: int = 2
+    """Random crops a volume."""
+
+    def __post_init__(self) -> None:
+        if self.grid < 1 or self.n_random < 1:
+            raise InputError("crops: grid and n_random must be at least 1")
+        if any(length < self.grid or length % self.grid for length in self.plane):
+            raise InputError(
+                f"crops: a {self.grid} x {self.grid} grid needs slices whose sides are multiples "
+                f"of {self.grid}, got {self.plane[0]} x {self.plane[1]}; use a store made with the "
+                "pretrain spec (192 x 192), or a recipe with another grid"
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of every crop, in pixels."""
+        return self.plane[0] // self.grid, self.plane[1] // self.grid
+
+    def base(self) -> Boxes:
+        """The grid, row by row; corners (grid * grid, 2)."""
+        steps = torch.arange(self.grid)
+        corners = torch.cartesian_prod(steps, steps) if self.grid > 1 else torch.zeros(1, 2)
+        return Boxes(corners.long() * torch.tensor(self.size), self.size)
+
+    def draw(self, batch: int, generator: torch.Generator) -> Boxes:
+        """Random crops, uniform over all places inside the plane; corners (batch, n_random, 2)."""
+        free = [length - side + 1 for length, side in zip(self.plane, self.size, strict=True)]
+        axes = [
+            torch.randint(n, (batch, self.n_random), generator=generator, device=generator.device)
+            for n in free
+        ]
+        return Boxes(torch.stack(axes, dim=-1), self.size)
+
+
+def overlap_targets(random: Boxes, base: Boxes, mode: TargetMode = "overlap") -> Tensor:
+    """How much each random crop (..., n) covers each base crop (..., m): float32 (..., n, m).
+
+    `overlap` is intersection / area of the random crop, so that a row over a tiling grid sums to
+    1. `iou` is intersection / union; for equal sizes it is o / (2 - o) of the overlap o.
+    """
+    low = torch.maximum(random.corners[..., :, None, :], base.corners[..., None, :, :])
+    ends = [boxes.corners + boxes.corners.new_tensor(boxes.size) for boxes in (random, base)]
+    high = torch.minimum(ends[0][..., :, None, :], ends[1][..., None, :, :])
+    intersection = (high - low).clamp(min=0).prod(dim=-1).float()
+    area = float(random.size[0] * random.size[1])
+    if mode == "overlap":
+        return intersection / area
+    return intersection / (area + base.size[0] * base.size[1] - intersection)
+
+
+def extract(volumes: Tensor, boxes: Boxes) -> Tensor:
+    """Cut `boxes` (B, N) or (N,) through all slices of `volumes` (B, Z, Y, X).
+
+    Returns (B, N, Z, h, w) of the same dtype. Boxes must lie inside the plane.
+    """
+    B, Z = volumes.shape[:2]
+    h, w = boxes.size
+    corners = boxes.corners.expand(B, *boxes.corners.shape[-2:])
+    along = volumes.device
+    ys = corners[..., 0, None] + torch.arange(h, device=along)  # (B, N, h)
+    xs = corners[..., 1, None] + torch.arange(w, device=along)  # (B, N, w)
+    bs = torch.arange(B, device=along)
+    zs = torch.arange(Z, device=along)
+    return volumes[
+        bs[:, None, None, None, None],
+        zs[None, None, :, None, None],
+        ys[:, :, None, :, None],
+        xs[:, :, None, None, :],
+    ]

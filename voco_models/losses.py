@@ -1,0 +1,130 @@
+"""The three losses of 2D-VoCo, as functions of embeddings and of cosines.
+
+Equations are those of the 2D-VoCo paper. Equation 1 as printed lacks the target r; here it is
+-log(1 - |r - s|) with s the cosine, as the paper's text and both code bases mean it. Everything is
+computed in float32, whatever autocast says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from voco_data.errors import InputError
+
+LOG_FLOOR = 0.01
+"""Below this value of 1 - |r - s|, -log goes on along its tangent: a cosine on the wrong side of
+zero still gets a gradient, at most 1 / LOG_FLOOR times the gradient at agreement."""
+LEGACY_EPSILON = 1e-6
+"""What the authors' code adds inside the logarithm."""
+TINY = 1e-6
+"""Least sum of weights to divide by."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossOptions:
+    """Which variant of each loss. The defaults are ours; see the choices of each field."""
+
+    form: Literal["weighted", "plain"] = "weighted"
+    """`weighted`: sum(-r log(1 - |r - s|)) / sum(r), plus a term for cells with r = 0.
+    `plain`: the mean of -log(1 - |r - s|) over all cells."""
+    negatives: Literal["square", "log"] = "square"
+    """Term for cells with r = 0 in the weighted form: mean of s^2, or of -log(1 - |s|)."""
+    legacy_clamp: bool = False
+    """Clamp cosines to [0, 1] first, as the authors do: no gradient where s <= 0."""
+    direction: Literal["one_way", "symmetric"] = "one_way"
+    """Student random x teacher base, or the mean of that cosine and of its mirror image."""
+    inter: Literal["next", "all_pairs", "off"] = "next"
+    """Between volumes: volume i with i + 1 of the batch, or every pair of different volumes."""
+    reg: Literal["squared", "abs", "off"] = "squared"
+    """Between base crops: mean ReLU(cos)^2 with one side detached, or the paper's mean |cos|."""
+
+    def __post_init__(self) -> None:
+        choices = {
+            "form": ("weighted", "plain"),
+            "negatives": ("square", "log"),
+            "direction": ("one_way", "symmetric"),
+            "inter": ("next", "all_pairs", "off"),
+            "reg": ("squared", "abs", "off"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"loss: {name} must be one of {allowed}")
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """float32 (..., n, m): cosines of the rows of `a` (..., n, D) and of `b` (..., m, D)."""
+    with torch.autocast(a.device.type, enabled=False):
+        return functional.normalize(a.float(), dim=-1) @ functional.normalize(b.float(), dim=-1).mT
+
+
+def agreement_loss(cosine: Tensor, target: Tensor, options: LossOptions) -> Tensor:
+    """Scalar that is 0 where `cosine` (..., n, m) equals `target` (..., n, m) >= 0.
+
+    Each n x m matrix (one volume) gives one value, and the result is their mean.
+    """
+    if options.legacy_clamp:
+        cosine = cosine.clamp(0, 1)
+        cells = -torch.log(1 - (target - cosine).abs() + LEGACY_EPSILON)
+    else:
+        cells = minus_log_one_minus((target - cosine).abs())
+    if options.form == "plain":
+        return cells.mean()
+    matrix = (-2, -1)
+    positive = (target * cells).sum(matrix) / target.sum(matrix).clamp(min=TINY)
+    zero = (target == 0).float()
+    away = cosine.square() if options.negatives == "square" else cells
+    negative = (zero * away).sum(matrix) / zero.sum(matrix).clamp(min=1)
+    return (positive + negative).mean()
+
+
+def minus_log_one_minus(distance: Tensor) -> Tensor:
+    """-log(1 - d) for distances d in [0, 2], along its tangent where 1 - d < `LOG_FLOOR`."""
+    rest = 1 - distance
+    floor = rest.new_tensor(LOG_FLOOR)
+    return (floor - rest).clamp(min=0) / floor - rest.clamp(min=LOG_FLOOR).log()
+
+
+def inter_cosines(random: Tensor, base: Tensor, pairs: Literal["next", "all_pairs"]) -> Tensor:
+    """Cosines between random crops of one volume and base crops of another one.
+
+    `random` (B, ..., n, D), `base` (B, ..., m, D). `next` pairs volume i with i + 1, cyclically:
+    (B, ..., n, m). `all_pairs` gives every i != j: (B * (B - 1), ..., n, m). Raises InputError for
+    a batch of fewer than 2 volumes.
+    """
+    batch = len(random)
+    if batch < 2:
+        raise InputError(
+            f"loss: the inter-volume loss needs a batch of at least 2 volumes, got {batch}; "
+            "use a larger batch_size or a recipe with inter off"
+        )
+    if pairs == "next":
+        return cosines(random, base.roll(-1, dims=0))
+    every = cosines(random[:, None], base[None, :])
+    return every[~torch.eye(batch, dtype=torch.bool, device=every.device)]
+
+
+def inter_loss(student: Tensor, teacher: Tensor, options: LossOptions) -> Tensor:
+    """Equation 2: the student's `inter_cosines` follow the teacher's, which are the target.
+
+    The teacher's cosines are detached and, like overlaps, never below 0.
+    """
+    return agreement_loss(student, teacher.detach().clamp(0, 1), options)
+
+
+def reg_loss(base: Tensor, kind: Literal["squared", "abs"]) -> Tensor:
+    """Equation 3: embeddings (..., m, D) of the base crops of one volume point different ways.
+
+    Mean over the m (m - 1) / 2 pairs; 0 for a single crop.
+    """
+    m = base.shape[-2]
+    if m < 2:
+        return base.new_zeros((), dtype=torch.float32)
+    i, j = torch.triu_indices(m, m, offset=1, device=base.device)
+    other = base.detach() if kind == "squared" else base
+    pairs = cosines(base, other)[..., i, j]
+    return pairs.relu().square().mean() if kind == "squared" else pairs.abs().mean()
