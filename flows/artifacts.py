@@ -1,0 +1,28 @@
+"""What a stage leaves on Prefect's artifact page: its numbers as a table, and a link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.summary import flatten
+
+
+@task(name="publish", task_run_name="publish {stage}", cache_policy=NO_CACHE)
+def publish(stage: str, summary: Mapping[str, Any], link: str | Path) -> None:
+    """Leave the artifacts `<stage>-summary` (a table) and `<stage>-link` (a file or folder).
+
+    Args:
+        stage: Lower case letters, digits and dashes: it becomes part of the artifacts' keys.
+        summary: The stage's summary, plain JSON values.
+        link: Local path that a person would open next; published as a file: address.
+    """
+    rows = [{"name": name, "value": value} for name, value in flatten(summary).items()]
+    create_table_artifact(rows, key=f"{stage}-summary", description=f"Summary of {stage}")
+    path = Path(link).absolute()
+    create_link_artifact(path.as_uri(), link_text=path.name, key=f"{stage}-link")

@@ -1,0 +1,107 @@
+"""made-up cohort → the whole pipeline → one report: the flow `demo`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TypeAlias
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.artifacts import publish
+from flows.evaluate import evaluate
+from flows.finetune import finetune
+from flows.preprocess import preprocess
+from flows.pretrain import pretrain
+from flows.recipes import TINY
+from flows.summary import Summary
+
+log = logging.getLogger(__name__)
+
+Cohort: TypeAlias = dict[str, Path]
+"""Where the made-up cohort is: `ratic`, `flare` and `labels`."""
+
+
+@task(name="write cohort", cache_policy=NO_CACHE)
+def write_cohort(folder: Path, seed: int) -> Cohort:
+    """Make the recipe's cohort in `folder`; one that is there already stays untouched."""
+    from voco_data.phantom import cohort  # here: a machine without pydicom can still deploy
+
+    spec = cohort.CohortSpec(
+        patients=TINY.patients,
+        unlabelled=TINY.unlabelled,
+        matrix=TINY.matrix,
+        slices=TINY.slices,
+        injury_prevalence=TINY.prevalence,
+        seed=seed,
+    )
+    log.info("made-up cohort: %d patients, %d scans more", spec.patients, spec.unlabelled)
+    paths = cohort.write_cohort(spec, folder, workers=len(os.sched_getaffinity(0)))
+    return {"ratic": paths.ratic, "flare": paths.flare, "labels": paths.labels}
+
+
+@task(name="write report", cache_policy=NO_CACHE)
+def write_report(run: Path, seed: int, root: Path, ledgers: dict[str, str]) -> Path:
+    """One page: what went in, how training went, what came out."""
+    from flows.demo_report import demo_page  # here: it needs what the stages need
+
+    report = run / "report.html"
+    report.write_text(demo_page(TINY, seed, run, root, ledgers))
+    return report
+
+
+def next_run(runs: Path) -> Path:
+    """`runs/demo-1`, `runs/demo-2`, ...: the first that is not there."""
+    number = 1
+    while (runs / f"demo-{number}").exists():
+        number += 1
+    return runs / f"demo-{number}"
+
+
+@flow(name="demo")
+def demo(root: Path = Path("demo"), seed: int | None = None) -> Summary:
+    """Run the whole pipeline on a made-up cohort and write a report.
+
+    Args:
+        root: Folder for the cohort, the stores and the runs; a second run reuses the stores.
+        seed: Seed of the cohort, instead of the recipe's. Each has a folder of its own.
+    """
+    began = time.monotonic()
+    seed = TINY.seed if seed is None else seed
+    home = root / f"seed-{seed}"
+    run = next_run(home / "runs")
+    cohort = write_cohort(home / "cohort", seed)
+    labelled = preprocess(cohort["ratic"], home / "stores", layout="ratic")
+    unlabelled = preprocess(cohort["flare"], home / "stores", layout="flare", specs=("pretrain",))
+    pretrain([labelled["stores"]["pretrain"]], run / "pretrain", recipe=TINY.pretrain)
+    finetune(
+        labelled["stores"]["finetune"],
+        cohort["labels"],
+        run / "finetune",
+        init=str(run / "pretrain"),
+        recipe=TINY.finetune,
+    )
+    scores = evaluate(run / "finetune")
+    ledgers = {"RATIC": labelled["ledger"], "FLARE23": unlabelled["ledger"]}
+    report = write_report(run, seed, home / "stores", ledgers)
+    summary = demo_summary(labelled, unlabelled, scores, run, report, time.monotonic() - began)
+    publish("demo", summary, link=report)
+    return summary
+
+
+def demo_summary(
+    labelled: Summary, unlabelled: Summary, scores: Summary, run: Path, report: Path, seconds: float
+) -> Summary:
+    """Counts of both archives together, the scores, and where everything is."""
+    counted = ("series", "stored", "cached", "refused")
+    return {
+        **{name: labelled[name] + unlabelled[name] for name in counted},
+        "stores": labelled["stores"],
+        "evaluate": scores,
+        "seconds": round(seconds, 1),
+        "run": str(run),
+        "report": str(report),
+    }

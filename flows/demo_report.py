@@ -1,0 +1,64 @@
+"""The demo's page: the recipe, what went in, how training went, what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Final
+
+from markupsafe import Markup
+
+from flows.recipes import DemoRecipe
+from voco_data import qc
+from voco_data.page import ENVIRONMENT, Section, render
+from voco_models import report
+from voco_models.chart import Line, line_chart
+from voco_models.finetune_recipes import finetune_recipe
+from voco_models.history import read_history
+
+RECIPE: Final = ENVIRONMENT.from_string("""
+<p>This cohort is made up: bodies are drawn from a seed, some organs are hurt, and the scans are
+written in the layouts of RATIC and FLARE23. It shows that the path works. Its scores say nothing
+about patients.</p>
+<table>
+{% for name, value in rows.items() %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
+{% endfor %}</table>
+""")
+PRETRAINING: Final = ENVIRONMENT.from_string("""
+<figure>
+{{ chart }}
+<figcaption>2D-VoCo on all scans, without labels: the loss and its parts.</figcaption>
+</figure>
+""")
+
+
+def demo_page(
+    recipe: DemoRecipe, seed: int, run: Path, root: Path, ledgers: Mapping[str, str]
+) -> str:
+    """The whole page.
+
+    `run` holds the folders pretrain and finetune, the latter evaluated; `root` holds the stores;
+    `ledgers` maps the name of each archive to the ledger of its preprocessing.
+    """
+    folds = finetune_recipe(recipe.finetune).n_folds
+    stated = asdict(replace(recipe, seed=seed)) | {"folds": folds}
+    sections = [Section("The recipe", RECIPE.render(rows=stated))]
+    for archive, ledger in ledgers.items():
+        sections += [
+            replace(section, title=f"{archive}: {section.title[0].lower()}{section.title[1:]}")
+            for section in qc.sections(Path(ledger), root)
+        ]
+    sections.append(Section("Pretraining", _pretraining(run / "pretrain")))
+    sections += report.sections(run / "finetune")
+    lead = f"From made-up scans to a trained classifier. Recipe {recipe.name}, seed {seed}."
+    return render("voco demo", sections, lead=lead)
+
+
+def _pretraining(run: Path) -> str:
+    rows = read_history(run)
+    steps = [row["step"] for row in rows]
+    parts = ("loss", "intra", "inter", "reg")
+    lines = [Line(part, steps, [row[part] for row in rows]) for part in parts]
+    chart = line_chart(lines, title="Pretraining loss", x_label="step", y_label="loss")
+    return PRETRAINING.render(chart=Markup(chart))

@@ -1,0 +1,61 @@
+"""store + labels → classifier: the flow `finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.artifacts import publish
+from flows.ids import renaming_of
+from flows.resuming import FINETUNED, stopped_before
+from flows.summary import Summary, plain
+
+
+# Called, never submitted: a stop signal then reaches the training loop, which saves and leaves.
+@task(name="train classifier", cache_policy=NO_CACHE)
+def train_classifier(store: Path, labels: Path, out: Path, **options: Any) -> Summary:
+    """Train the folds; checkpoints and predictions land in the run folder `out`."""
+    from voco_models import finetune as stage  # here: a machine without torch can still deploy
+
+    summary = stage.finetune(store, labels, out, pseudonymise=renaming_of(store), **options)
+    return plain(summary.to_json())
+
+
+@flow(name="finetune")
+def finetune(
+    store: Path,
+    labels: Path,
+    out: Path,
+    init: str = "scratch",
+    recipe: str = "default",
+    max_steps: int | None = None,
+    resume: bool = False,
+    allow_unlabelled: bool = False,
+) -> Summary:
+    """Train the slice-sequence classifier of the three organs on labelled patients.
+
+    Args:
+        store: Store of the fine-tuning spec.
+        labels: train.csv in RATIC's form.
+        out: Run folder to make, or to go on in.
+        init: scratch, imagenet, or the folder of a pretraining run.
+        recipe: Name of a fine-tuning recipe.
+        max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
+        resume: Go on from the run's last checkpoint.
+        allow_unlabelled: Leave out patients without labels instead of refusing the store.
+    """
+    summary = train_classifier(
+        store,
+        labels,
+        out,
+        init=init,
+        recipe=recipe,
+        max_steps=max_steps,
+        resume=resume or stopped_before(out / FINETUNED),
+        allow_unlabelled=allow_unlabelled,
+    )
+    publish("finetune", summary, link=out)
+    return summary

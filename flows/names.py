@@ -1,0 +1,43 @@
+"""`prefect deployment run preprocess` means `preprocess/preprocess`.
+
+A plugin of the `prefect` command line: our flows and their deployments have one name each, so a
+name without a slash is both. Turned on by `[tool.prefect.plugins]` in pyproject.toml, that is in
+the folder of this project, or anywhere by PREFECT_PLUGINS_ENABLED=true.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import wraps
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectNotFound
+from prefect.plugins import HookContext, register_hook
+
+PREFECT_PLUGIN_API_REQUIRES = ">=0.1,<1"
+
+_read_by_full_name = PrefectClient.read_deployment_by_name
+
+
+def full_name(name: str) -> str:
+    """`preprocess` → `preprocess/preprocess`; a name with a slash stays as it is."""
+    return name if "/" in name else f"{name}/{name}"
+
+
+@wraps(_read_by_full_name)
+async def read_by_any_name(client: PrefectClient, name: str) -> DeploymentResponse:
+    """Prefect's lookup, for short names too; an unknown name is answered with the known ones."""
+    try:
+        return await _read_by_full_name(client, full_name(name))
+    except ObjectNotFound:
+        names = sorted(deployment.name for deployment in await client.read_deployments())
+        known = ", ".join(names) or "none: run `prefect deploy --all` first"
+        print(f"No deployment is named {full_name(name)}. Deployed: {known}", file=sys.stderr)
+        raise
+
+
+@register_hook
+def setup_environment(*, ctx: HookContext) -> None:  # noqa: ARG001 - pluggy asks for the name
+    """Prefect's start-up hook: put our lookup in the place of the client's."""
+    PrefectClient.read_deployment_by_name = read_by_any_name  # type: ignore[method-assign, assignment]

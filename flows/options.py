@@ -1,0 +1,172 @@
+"""What `voco` accepts on the command line. Standard library only: `voco --help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+USAGE_ERROR = 2
+LAYOUTS = ("auto", "ratic", "flare", "dicom", "nifti")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line: no page of usage before them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the help is; exit code 2."""
+        line = " ".join(message.split())
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
+
+
+class PrintVersion(argparse.Action):
+    """`--version`, looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        """Print the installed version and stop."""
+        print(f"voco {version('voco')}")
+        parser.exit()
+
+
+def positive_int(text: str) -> int:
+    """An integer of at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return number
+
+
+def seconds(text: str) -> float:
+    """A finite time of at least 0 seconds."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
+    return number
+
+
+def build_parser() -> OneLineParser:
+    """The whole surface: a subcommand a stage, each with `--json`."""
+    parser = OneLineParser(
+        prog="voco",
+        description="From a CT archive to a trained slice-sequence classifier.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=PrintVersion, nargs=0, help="print it and exit")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of any error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_preprocess(commands)
+    _add_store(commands)
+    _add_pretrain(commands)
+    _add_finetune(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, help_line: str) -> argparse.ArgumentParser:
+    """A subcommand that prints text for a person, or with `--json` one object at the end."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_line, description=help_line, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object as the last line of stdout"
+    )
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    demo = _command(commands, "demo", "the whole pipeline on a made-up cohort, then a report")
+    demo.add_argument(
+        "--root", type=Path, default=Path("demo"), help="folder for everything it makes (./demo)"
+    )
+    demo.add_argument("--seed", type=int, help="another cohort and training seed")
+
+
+def _add_preprocess(commands: Any) -> None:
+    preprocess = _command(commands, "preprocess", "bring the stores up to date with an archive")
+    add = preprocess.add_argument
+    add("source", type=Path, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
+    add("--root", type=Path, required=True, metavar="DIR", help="where the stores live")
+    add("--layout", choices=LAYOUTS, default="auto", help="how SOURCE is laid out (auto)")
+    specs = preprocess.add_mutually_exclusive_group()
+    specs.add_argument(
+        "--spec",
+        action="append",
+        metavar="NAME",
+        help="a built-in spec, repeatable (pretrain and finetune)",
+    )
+    specs.add_argument("--spec-file", type=Path, metavar="F", help="specs of your own, as JSON")
+    spread = preprocess.add_mutually_exclusive_group()
+    spread.add_argument("--workers", type=positive_int, metavar="N", help="local processes")
+    spread.add_argument("--dask", metavar="local|ADDRESS", help="a Dask cluster instead")
+    add("--keep-ids", action="store_true", help="do not replace ids by pseudonyms")
+    add("--deep", action="store_true", help="re-read every file, trust no time stamp")
+    add(
+        "--wait",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long to wait for a store that another run is filling (0)",
+    )
+    add("--include", action="append", default=[], metavar="GLOB", help="only such paths")
+    add("--exclude", action="append", default=[], metavar="GLOB", help="never such paths")
+
+
+def _add_store(commands: Any) -> None:
+    store = commands.add_parser(
+        "store", help="look at stores", description="look at stores", allow_abbrev=False
+    )
+    actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = _command(actions, "ls", "the stores under ROOT, their specs and sizes")
+    listing.add_argument("root", type=Path, metavar="ROOT")
+    info = _command(actions, "info", "what one store holds")
+    info.add_argument("store", type=Path, metavar="STORE")
+    verify = _command(actions, "verify", "re-hash every chunk of one store")
+    verify.add_argument("store", type=Path, metavar="STORE")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    """The options that both training stages share."""
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
+    parser.add_argument("--recipe", default="default", metavar="NAME", help="default or tiny")
+    parser.add_argument(
+        "--max-steps", type=positive_int, metavar="N", help="stop there; the schedule stays"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")
+
+
+def _add_pretrain(commands: Any) -> None:
+    pretrain = _command(commands, "pretrain", "2D-VoCo pretraining on one or more stores")
+    pretrain.add_argument("stores", type=Path, nargs="+", metavar="STORE")
+    _add_training(pretrain)
+
+
+def _add_finetune(commands: Any) -> None:
+    finetune = _command(commands, "finetune", "train the slice-sequence classifier")
+    finetune.add_argument("store", type=Path, metavar="STORE")
+    finetune.add_argument(
+        "--labels", type=Path, required=True, metavar="FILE", help="train.csv of RATIC's form"
+    )
+    finetune.add_argument(
+        "--init",
+        default="scratch",
+        metavar="scratch|imagenet|RUN",
+        help="where the backbone's weights come from (scratch)",
+    )
+    finetune.add_argument(
+        "--allow-unlabelled", action="store_true", help="leave out patients without labels"
+    )
+    _add_training(finetune)
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = _command(commands, "evaluate", "scores, intervals and plots of one run")
+    evaluate.add_argument("run", type=Path, metavar="RUN")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where to write (inside RUN)")

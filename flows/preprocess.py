@@ -1,0 +1,80 @@
+"""archive → stores: the flow `preprocess`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.artifacts import publish
+from flows.retries import worth_retrying
+from flows.summary import Summary, plain
+
+Layout: TypeAlias = Literal["auto", "ratic", "flare", "dicom", "nifti"]
+
+
+@task(
+    name="preprocess archive",
+    cache_policy=NO_CACHE,  # the store itself knows what is done
+    retries=2,
+    retry_delay_seconds=60,
+    retry_condition_fn=worth_retrying,
+)
+def preprocess_archive(source: Path, root: Path, **options: Any) -> Summary:
+    """Index, read, crop, resample and store; spreads over processes or Dask by itself."""
+    from voco_data import ingest  # here: a machine without pydicom can still deploy the flow
+
+    bar = sys.stderr.isatty()  # a person is watching; a worker's log is no place for it
+    return plain(ingest.preprocess(source, root, progress=bar, **options).to_json())
+
+
+@flow(name="preprocess")
+def preprocess(
+    source: Path,
+    root: Path,
+    layout: Layout = "auto",
+    specs: tuple[str, ...] = ("pretrain", "finetune"),
+    spec_file: Path | None = None,
+    workers: int | None = None,
+    dask: str | None = None,
+    keep_ids: bool = False,
+    deep: bool = False,
+    wait: float = 0.0,
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+) -> Summary:
+    """Bring the stores under root up to date with an archive; what is stored is not redone.
+
+    Args:
+        source: Folder with DICOM or NIfTI files.
+        root: Folder of the stores.
+        layout: How source is laid out; auto finds out.
+        specs: Names of built-in store specs.
+        spec_file: JSON file with store specs of your own, instead of specs.
+        workers: Local processes; by default as many as the machine allows.
+        dask: Address of a Dask scheduler, or local, instead of workers.
+        keep_ids: Keep patient and series ids instead of pseudonyms.
+        deep: Re-read every file instead of trusting size and time stamp.
+        wait: Seconds to wait for a store that another run is filling.
+        include: Only paths that match one of these patterns.
+        exclude: No path that matches one of these patterns.
+    """
+    summary = preprocess_archive(
+        source,
+        root,
+        layout=layout,
+        specs=specs,
+        spec_file=spec_file,
+        workers=workers,
+        dask=dask,
+        keep_ids=keep_ids,
+        deep=deep,
+        wait=wait,
+        include=include,
+        exclude=exclude,
+    )
+    publish("preprocess", summary, link=summary["report"])
+    return summary

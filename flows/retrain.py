@@ -1,0 +1,69 @@
+"""archive → stores → backbone → classifier → scores: the flow `retrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.artifacts import publish
+from flows.evaluate import evaluate
+from flows.finetune import finetune
+from flows.preprocess import Layout, preprocess
+from flows.pretrain import pretrain
+from flows.resuming import FINETUNED, PRETRAINED
+from flows.summary import Summary
+
+
+def run_folder(runs: Path) -> Path:
+    """`runs/retrain-<UTC time>`: the time that the run was due, so that a rerun finds its own."""
+    due = flow_run.scheduled_start_time
+    return runs / f"retrain-{due:%Y%m%d-%H%M%S}"
+
+
+@flow(name="retrain")
+def retrain(
+    source: Path,
+    root: Path,
+    labels: Path,
+    runs: Path,
+    layout: Layout = "auto",
+    pretrain_recipe: str = "default",
+    finetune_recipe: str = "default",
+    allow_unlabelled: bool = False,
+    wait: float = 3600.0,
+) -> Summary:
+    """Preprocess what is new, then pretrain, fine-tune and evaluate from the start.
+
+    Args:
+        source: Folder with DICOM or NIfTI files.
+        root: Folder of the stores.
+        labels: train.csv in RATIC's form.
+        runs: Folder that gets one run folder for each retraining.
+        layout: How source is laid out; auto finds out.
+        pretrain_recipe: Name of a pretraining recipe.
+        finetune_recipe: Name of a fine-tuning recipe.
+        allow_unlabelled: Leave out patients without labels instead of refusing the store.
+        wait: Seconds to wait for a store that another run is filling.
+    """
+    run = run_folder(runs)
+    stores = preprocess(source, root, layout=layout, wait=wait)["stores"]
+    pretrain(
+        [stores["pretrain"]],
+        run / "pretrain",
+        recipe=pretrain_recipe,
+        resume=(run / "pretrain" / PRETRAINED).exists(),
+    )
+    finetune(
+        stores["finetune"],
+        labels,
+        run / "finetune",
+        init=str(run / "pretrain"),
+        recipe=finetune_recipe,
+        resume=(run / "finetune" / FINETUNED).exists(),
+        allow_unlabelled=allow_unlabelled,
+    )
+    summary = evaluate(run / "finetune", run / "evaluate")
+    publish("retrain", summary, link=run)
+    return summary
