@@ -1,0 +1,29 @@
+"""What several test files share: the folder of real CT files, and a quiet, private environment."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import voco_models  # noqa: F401  sets how OpenMP waits, before any test imports torch
+
+# Before anything imports Prefect: its home, database and settings are the tests' own.
+os.environ |= {
+    "PREFECT_HOME": tempfile.mkdtemp(prefix="voco-tests-"),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_ct() -> Path:
+    """Folder of real CT files with measured truths; not part of this repository."""
+    folder = Path(os.environ.get("VOCO_REAL_CT", REPOSITORY.parent / "shared" / "ct"))
+    if not (folder / "EXPECTED.json").is_file():
+        pytest.skip(f"no real CT files at {folder}; set VOCO_REAL_CT to their folder")
+    return folder

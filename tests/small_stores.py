@@ -1,0 +1,80 @@
+"""Real stores with made-up volumes, for tests of what reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from voco_data.record import Record
+from voco_data.spec import StoreSpec
+from voco_data.store import Store
+from voco_data.store_writer import checksum, commit_volume, writing
+
+IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+
+def make_record(row: int, volume: npt.NDArray[np.uint8], spec: StoreSpec, name: str) -> Record:
+    """The record of a made-up series, all of it inside its box, 1 mm voxels."""
+    shape = volume.shape
+    size_mm = (float(shape[0]), float(shape[1]), float(shape[2]))
+    return Record(
+        row=row,
+        spec_digest=spec.digest,
+        input_digest=checksum(volume),
+        stat_digest="",
+        chunk_checksum=checksum(volume),
+        patient_id=f"patient-{name}",
+        study_uid=f"study-{name}",
+        series_uid=f"series-{name}",
+        ids="kept",
+        layout="made up",
+        source=name,
+        transfer_syntax="",
+        shape=(shape[0], shape[1], shape[2]),
+        spacing_mm=(1.0, 1.0, 1.0),
+        origin_mm=(0.0, 0.0, 0.0),
+        axes=IDENTITY,
+        native_spacing_mm=(1.0, 1.0, 1.0),
+        permutation=(0, 1, 2),
+        flips=(False, False, False),
+        box_method="whole",
+        box_confidence=1.0,
+        box_low_mm=(0.0, 0.0, 0.0),
+        box_high_mm=size_mm,
+        box_start=(0, 0, 0),
+        box_stop=(shape[0], shape[1], shape[2]),
+        instance_numbers=tuple(range(1, shape[0] + 1)),
+        flags=(),
+        versions={},
+    )
+
+
+def make_store(
+    root: Path, volumes: npt.NDArray[np.uint8], *, profile: str = "small", level_hu: float = 50.0
+) -> Store:
+    """A store under `root` with the rows of `volumes`, uint8 (N, Z, Y, X)."""
+    grid = volumes.shape[1:]
+    spec = StoreSpec(profile, (grid[0], grid[1], grid[2]), window_level_hu=level_hu)
+    names = [f"{index:03d}" for index in range(len(volumes))]
+    with writing(root, spec) as writer:
+        rows = writer.assign(names)
+        records = [
+            make_record(rows[name], volume, spec, name)
+            for name, volume in zip(names, volumes, strict=True)
+        ]
+        for record, volume in zip(records, volumes, strict=True):
+            commit_volume(writer.path, record, volume)
+        writer.compact(records)
+        return Store.open(writer.path)
+
+
+def random_volumes(n: int, grid: tuple[int, int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
+    """uint8 (n, *grid): a different smooth gradient a volume, with noise."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.meshgrid(*(np.linspace(0, 1, length) for length in grid), indexing="ij")
+    slopes = rng.uniform(0, 80, (n, 3, 1, 1, 1))
+    smooth = slopes[:, 0] * z + slopes[:, 1] * y + slopes[:, 2] * x
+    noisy = smooth + rng.uniform(0, 15, (n, *grid))
+    return noisy.astype(np.uint8)

@@ -1,0 +1,161 @@
+"""Boxes, overlaps and cutting out, against values worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from voco_data.errors import InputError
+from voco_models.augment import IntensityAugment, normalise
+from voco_models.crops import Boxes, CropPlan, extract, overlap_targets
+
+PLAN = CropPlan((192, 192))
+
+
+def box(*corners: tuple[int, int], side: int = 64) -> Boxes:
+    return Boxes(torch.tensor(corners), (side, side))
+
+
+def test_base_crops_tile_the_plane_row_by_row() -> None:
+    base = PLAN.base()
+    assert base.size == (64, 64)
+    assert base.corners.tolist() == [[y, x] for y in (0, 64, 128) for x in (0, 64, 128)]
+
+
+def test_a_plane_that_is_not_square_gives_crops_that_are_not_square() -> None:
+    base = CropPlan((60, 90), grid=2).base()
+    assert base.size == (30, 45)
+    assert base.corners.tolist() == [[0, 0], [0, 45], [30, 0], [30, 45]]
+
+
+def test_one_crop_covers_all() -> None:
+    assert CropPlan((64, 64), grid=1).base().corners.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("plane", [(256, 256), (192, 191), (2, 192)])
+def test_a_plane_that_the_grid_does_not_divide_is_refused(plane: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match="multiples of 3"):
+        CropPlan(plane)
+
+
+def test_overlap_of_a_shifted_crop_by_hand() -> None:
+    # Shifted by 16 down and 32 right of the grid: (3/4, 1/4) x (1/2, 1/2) of four neighbours.
+    overlap = overlap_targets(box((16, 32)), PLAN.base())[0].reshape(3, 3)
+    expected = torch.tensor([[0.375, 0.375, 0], [0.125, 0.125, 0], [0, 0, 0]])
+    assert torch.equal(overlap, expected)
+
+
+def test_iou_of_equal_squares_is_o_over_two_minus_o() -> None:
+    iou = overlap_targets(box((16, 32)), PLAN.base(), "iou")[0].reshape(3, 3)
+    assert iou[0, 0].item() == pytest.approx(0.375 / 1.625)
+    assert iou[1, 1].item() == pytest.approx(0.125 / 1.875)
+    assert iou[2].tolist() == [0, 0, 0]
+    assert overlap_targets(box((64, 64)), PLAN.base(), "iou")[0, 4].item() == 1
+
+
+def test_iou_of_squares_of_two_sizes() -> None:
+    # 2 x 2 inside 4 x 4: intersection 4, union 16.
+    iou = overlap_targets(box((1, 1), side=2), box((0, 0), side=4), "iou")
+    assert iou.item() == 0.25
+
+
+def test_crops_that_only_touch_do_not_overlap() -> None:
+    assert overlap_targets(box((0, 0)), box((0, 64), (64, 0), (64, 64))).tolist() == [[0, 0, 0]]
+
+
+def test_rows_of_overlaps_sum_to_one_and_reach_every_place() -> None:
+    random = PLAN.draw(3000, torch.Generator().manual_seed(1))
+    overlap = overlap_targets(random, PLAN.base())
+    assert overlap.shape == (3000, 2, 9)
+    torch.testing.assert_close(overlap.sum(-1), torch.ones(3000, 2))
+    assert random.corners.min() == 0
+    assert random.corners.max() == 128
+    # Uniform over 129 places an axis: the mean is 64, its standard error 0.34.
+    assert random.corners.float().mean(dim=(0, 1)).tolist() == pytest.approx([64, 64], abs=2)
+
+
+def test_draws_repeat_with_the_generator() -> None:
+    first, again, other = (
+        PLAN.draw(4, torch.Generator().manual_seed(seed)).corners for seed in (5, 5, 6)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_extract_cuts_what_slicing_cuts() -> None:
+    volumes = torch.randint(0, 256, (2, 5, 30, 40), dtype=torch.uint8)
+    corners = torch.tensor([[[0, 0], [20, 27]], [[3, 9], [11, 2]]])
+    crops = extract(volumes, Boxes(corners, (10, 13)))
+    assert crops.shape == (2, 2, 5, 10, 13)
+    assert crops.dtype == torch.uint8
+    for b in range(2):
+        for n in range(2):
+            y, x = corners[b, n].tolist()
+            assert torch.equal(crops[b, n], volumes[b, :, y : y + 10, x : x + 13])
+
+
+def test_base_crops_put_together_are_the_volume() -> None:
+    volumes = torch.randint(0, 256, (2, 3, 12, 12), dtype=torch.uint8)
+    crops = extract(volumes, CropPlan((12, 12)).base())  # (B, 9, Z, 4, 4)
+    rows = [torch.cat(list(crops[:, 3 * r : 3 * r + 3].unbind(1)), dim=-1) for r in range(3)]
+    assert torch.equal(torch.cat(rows, dim=-2), volumes)
+
+
+def test_normalise_maps_the_window_to_minus_one_and_one() -> None:
+    stored = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    torch.testing.assert_close(normalise(stored), torch.tensor([-1.0, -0.6, 1.0]))
+    assert stored.tolist() == [0, 51, 255]
+
+
+def test_no_augmentation_by_default() -> None:
+    assert IntensityAugment().is_identity
+    assert not IntensityAugment(noise=0.1).is_identity
+
+
+def test_augmentation_of_nothing_changes_nothing() -> None:
+    crops = torch.rand(2, 3, 4, 5, 6) * 2 - 1
+    generator = torch.Generator().manual_seed(0)
+    same = IntensityAugment().draw((2, 3), generator).apply(crops, generator)
+    torch.testing.assert_close(same, crops)
+
+
+def test_each_augmentation_is_what_its_numbers_say() -> None:
+    crops = torch.full((1, 2, 3, 1), -0.5)  # a quarter of the range
+    generator = torch.Generator().manual_seed(0)
+    drawn = IntensityAugment(gamma=0.5).draw((1,), generator)
+    torch.testing.assert_close(
+        drawn.apply(crops, generator), torch.full_like(crops, 2 * 0.25 ** drawn.gamma.item() - 1)
+    )
+    drawn = IntensityAugment(contrast=0.3, brightness=0.1).draw((1,), generator)
+    expected = -0.5 * drawn.contrast.item() + drawn.brightness.item()
+    torch.testing.assert_close(drawn.apply(crops, generator), torch.full_like(crops, expected))
+
+
+def test_augmentation_ranges_and_the_same_change_on_every_slice() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = IntensityAugment(0.2, 0.3, 0.1, 0.05).draw((4000,), generator)
+    for values, low, high in (
+        (drawn.gamma.log(), -0.2, 0.2),
+        (drawn.contrast.log(), -0.3, 0.3),
+        (drawn.brightness, -0.1, 0.1),
+        (drawn.noise, 0.0, 0.05),
+    ):
+        assert values.min() >= low - 1e-6
+        assert values.max() <= high + 1e-6
+        assert (values.max() - values.min()).item() == pytest.approx(high - low, rel=0.01)
+    crops = torch.zeros(4000, 3, 1, 1)
+    slices = IntensityAugment(0.2, 0.3, 0.1).draw((4000,), generator).apply(crops, generator)
+    assert torch.equal(slices[:, 0], slices[:, 2])
+    assert slices.std() > 0.01
+
+
+def test_noise_comes_from_the_generator_alone() -> None:
+    crops = torch.zeros(2, 3, 8, 8)
+    augment = IntensityAugment(noise=0.2)
+
+    def run(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return augment.draw((2,), generator).apply(crops, generator)
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))

@@ -1,0 +1,81 @@
+"""The digest names the store: every field counts, and the text that is hashed is fixed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from voco_data.errors import InputError
+from voco_data.spec import FINETUNE, PRETRAIN, StoreSpec, distinct, read_spec_file
+
+OTHER = {
+    "profile": "other",
+    "grid": (16, 64, 64),
+    "window_level_hu": 40.0,
+    "window_width_hu": 350.0,
+    "crop": "body",
+    "margin_mm": (0.0, 0.0, 0.0),
+    "min_slices": 9,
+    "min_extent_mm": 21.0,
+    "spacing_tolerance": 0.1,
+    "axis_tolerance_deg": 4.0,
+    "algorithm_version": 2,
+}
+ONLY_VALUE = {"resampling", "quantisation"}
+
+
+def test_the_two_grids_of_the_paper() -> None:
+    assert PRETRAIN.grid == (32, 192, 192)
+    assert FINETUNE.grid == (96, 256, 256)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(StoreSpec) if f.name not in ONLY_VALUE])
+def test_every_field_changes_the_digest(name: str) -> None:
+    assert replace(PRETRAIN, **{name: OTHER[name]}).digest != PRETRAIN.digest
+
+
+def test_digest_is_sha256_of_sorted_compact_json() -> None:
+    data = json.loads(PRETRAIN.canonical_json())
+    assert set(data) == {f.name for f in fields(StoreSpec)}
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    assert PRETRAIN.digest == hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert PRETRAIN.name == f"pretrain-{PRETRAIN.digest}.zarr"
+
+
+def test_spec_file_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "specs.json"
+    path.write_text(f"[{PRETRAIN.canonical_json()}, {FINETUNE.canonical_json()}]")
+    assert read_spec_file(path) == [PRETRAIN, FINETUNE]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not json",
+        "[]",
+        "3",
+        '{"profile": "a"}',
+        '{"profile": "a", "grid": [1, 2]}',
+        '{"profile": "../a", "grid": [1, 2, 3]}',
+        '{"profile": "a", "grid": [1, 2, 3], "colour": 1}',
+        '{"profile": "a", "grid": [1, 2, 3], "window_width_hu": 0}',
+        '{"profile": "a", "grid": "abc"}',
+        '{"profile": "a", "grid": [1, 2, 3], "margin_mm": [1, 2, "x"]}',
+    ],
+)
+def test_bad_spec_file_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="spec") as caught:
+        read_spec_file(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_specs_of_one_name_are_refused() -> None:
+    assert distinct([PRETRAIN, FINETUNE, PRETRAIN]) == [PRETRAIN, FINETUNE]
+    with pytest.raises(InputError, match="two different specs"):
+        distinct([PRETRAIN, replace(PRETRAIN, window_level_hu=0.0)])
