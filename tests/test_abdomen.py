@@ -10,6 +10,7 @@ import pytest
 
 from voco_data.abdomen import find_box
 from voco_data.dicom.series import read_series
+from voco_data.gaps import GapPolicy
 from voco_data.phantom.anatomy import scanned_abdomen_mm
 from voco_data.phantom.plan import CohortSpec, plan_patient
 from voco_data.phantom.render import acquire, render
@@ -83,7 +84,7 @@ def test_the_dome_and_the_pelvis_of_a_phantom_are_inside(number: int) -> None:
 @pytest.mark.real_ct
 def test_a_real_liver_is_not_cut(real_ct: Path) -> None:
     folder = real_ct / "01_tcga_coad_siemens_abdpelvis"
-    volume = read_series(sorted(folder.iterdir()), spacing_tolerance=0.05, min_slices=8)
+    volume = read_series(sorted(folder.iterdir()), gaps=GapPolicy(0.05), min_slices=8)
     box = find_box(
         volume.hu, volume.geometry.spacing_mm, crop="abdomen", margin_mm=(10.0, 5.0, 5.0)
     )

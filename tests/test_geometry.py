@@ -46,7 +46,8 @@ def test_five_degrees_are_kept_and_six_refused() -> None:
         if kept:
             assert geometry.canonical(5.0).permutation == (0, 1, 2)
         else:
-            with pytest.raises(SeriesRefused, match=r"6\.0 degrees"):
+            assert not geometry.is_aligned(5.0)
+            with pytest.raises(ValueError, match=r"6\.0 degrees"):
                 geometry.canonical(5.0)
 
 

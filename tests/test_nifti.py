@@ -11,6 +11,7 @@ import pytest
 from tests.ct_files import body
 from voco_data.dicom.series import read_series
 from voco_data.errors import SeriesRefused
+from voco_data.gaps import GapPolicy
 from voco_data.nifti import read_nifti
 from voco_data.reasons import Reason
 
@@ -72,7 +73,7 @@ def test_a_real_volume_is_one_as_dicom_and_as_nifti(real_ct: Path) -> None:
     folder = real_ct / "04_ibsi_sts036_dicom_nifti_pair"
     nifti = read_nifti(folder / "CT_image.nii.gz", min_slices=8)
     files = sorted((folder / "dicom").iterdir())
-    dicom = read_series(files, spacing_tolerance=0.05, min_slices=8)
+    dicom = read_series(files, gaps=GapPolicy(0.05), min_slices=8)
     assert np.array_equal(nifti.hu, dicom.hu)
     assert nifti.geometry.origin_mm == pytest.approx(dicom.geometry.origin_mm, abs=1e-3)
     assert nifti.geometry.spacing_mm == pytest.approx(dicom.geometry.spacing_mm, abs=1e-5)

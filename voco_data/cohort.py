@@ -22,6 +22,16 @@ class ArchiveFile:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskFile:
+    """A label map that may lie on a series, by what the index could see without reading it."""
+
+    path: str
+    kind: Literal["nifti", "nrrd", "dicom_seg"]
+    labels: Literal["ratic", "flare", "unknown"]
+    """What its numbers mean."""
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesEntry:
     """One series: its own ids, and its files relative to the archive."""
 
@@ -34,6 +44,7 @@ class SeriesEntry:
     files: tuple[str, ...]
     stat_digest: str
     """Changes when a file of the series is added, removed, replaced or touched."""
+    masks: tuple[MaskFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

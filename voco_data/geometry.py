@@ -1,12 +1,15 @@
 """Where voxels lie in the patient: LPS millimetres, and the way to the canonical axes and back.
 
 Canonical: index grows toward superior (z), posterior (y) and left (x), which are the directions
-+S, +P and +L of DICOM's patient coordinate system (PS3.3 C.7.6.2.1.1).
++S, +P and +L of DICOM's patient coordinate system (PS3.3 C.7.6.2.1.1). A scanner's grid may be
+sheared: a tilted gantry steps along a direction that is not the normal of its slices.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +28,20 @@ ORTHOGONAL_TOLERANCE = 1e-3
 
 SPACING_RANGE_MM = (0.05, 50.0)
 """Spacings outside are not from a CT scanner."""
+
+FARTHEST_MM = 100_000.0
+"""No scanner has a coordinate beyond."""
+
+
+MIN_VOLUME = 0.5
+"""Smallest volume that three unit axes may span: they lie in no plane, whatever the tilt."""
+
+
+def unit(vector: Sequence[float]) -> Triple:
+    """`vector` with length 1."""
+    x, y, z = vector
+    length = math.hypot(x, y, z)
+    return (x / length, y / length, z / length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +69,12 @@ class Geometry:
         matrix = np.asarray(self.axes)
         if not np.isfinite(matrix).all() or not np.isfinite(self.origin_mm).all():
             raise SeriesRefused(Reason.BAD_GEOMETRY, "position or orientation is not finite")
-        if np.abs(matrix @ matrix.T - np.eye(3)).max() > ORTHOGONAL_TOLERANCE:
-            raise SeriesRefused(Reason.BAD_GEOMETRY, "axes are not perpendicular unit vectors")
+        if np.abs(self.origin_mm).max() > FARTHEST_MM:
+            raise SeriesRefused(Reason.BAD_GEOMETRY, f"position {self.origin_mm} is out of reach")
+        if np.abs(np.linalg.norm(matrix, axis=1) - 1).max() > ORTHOGONAL_TOLERANCE:
+            raise SeriesRefused(Reason.BAD_GEOMETRY, "axes are not unit vectors")
+        if abs(np.linalg.det(matrix)) < MIN_VOLUME:
+            raise SeriesRefused(Reason.BAD_GEOMETRY, "axes lie nearly in one plane")
 
     @property
     def extent_mm(self) -> Triple:
@@ -61,26 +82,54 @@ class Geometry:
         z, y, x = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
         return (z, y, x)
 
+    @property
+    def sheared(self) -> bool:
+        """Whether two axes are not perpendicular."""
+        matrix = np.asarray(self.axes)
+        return bool(np.abs(matrix @ matrix.T - np.eye(3)).max() > ORTHOGONAL_TOLERANCE)
+
+    @property
+    def index_to_mm(self) -> npt.NDArray[np.float64]:
+        """(4, 4): homogeneous index (slice, row, column, 1) to LPS (x, y, z, 1) in mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.asarray(self.axes).T * np.asarray(self.spacing_mm)
+        matrix[:3, 3] = self.origin_mm
+        return matrix
+
+    def is_aligned(self, tolerance_deg: float) -> bool:
+        """Whether permuting and flipping is enough: no shear, and every axis near the patient's."""
+        _, cosines = nearest_axes(self.axes)
+        return not self.sheared and _angle_deg(cosines) <= tolerance_deg
+
     def canonical(self, tolerance_deg: float) -> Canonical:
         """The permutation and flips that bring the array to the canonical axes.
 
-        Raises SeriesRefused(OBLIQUE) if an axis is further than `tolerance_deg` from them.
+        For grids that are aligned; `voco_data.reformat` resamples the others onto such a grid.
         """
-        cosines = np.asarray(CANONICAL_AXES) @ np.asarray(self.axes).T
-        nearest = np.abs(cosines).argmax(axis=1)
-        if len(set(nearest.tolist())) != 3:
-            raise SeriesRefused(Reason.OBLIQUE, "axes lie between the patient's axes")
-        picked = cosines[np.arange(3), nearest]
-        angle = math.degrees(math.acos(min(1.0, float(np.abs(picked).min()))))
-        if angle > tolerance_deg:
-            raise SeriesRefused(
-                Reason.OBLIQUE,
-                f"an axis is {angle:.1f} degrees off the patient's axes, at most "
-                f"{tolerance_deg:g} can be kept without resampling",
+        nearest, cosines = nearest_axes(self.axes)
+        if not self.is_aligned(tolerance_deg):
+            raise ValueError(
+                f"{_angle_deg(cosines):.1f} degrees off the patient's axes, or sheared"
             )
-        z, y, x = (int(n) for n in nearest)
-        fz, fy, fx = (bool(c < 0) for c in picked)
-        return Canonical(self, (z, y, x), (fz, fy, fx))
+        fz, fy, fx = (bool(c < 0) for c in cosines)
+        return Canonical(self, nearest, (fz, fy, fx))
+
+
+def nearest_axes(
+    axes: tuple[Triple, Triple, Triple],
+) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
+    """The scanner's axis for canonical z, y and x, each used once, and the cosines between."""
+    cosines = np.asarray(CANONICAL_AXES) @ np.asarray(axes).T
+    best = max(
+        itertools.permutations(range(3)),
+        key=lambda order: float(np.abs(cosines[range(3), order]).sum()),
+    )
+    z, y, x = best
+    return (z, y, x), cosines[range(3), best]
+
+
+def _angle_deg(cosines: npt.NDArray[np.float64]) -> float:
+    return math.degrees(math.acos(min(1.0, float(np.abs(cosines).min()))))
 
 
 @dataclass(frozen=True, slots=True)

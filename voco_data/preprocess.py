@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,19 @@ import numpy.typing as npt
 
 from voco_data.abdomen import find_box
 from voco_data.box import Box
+from voco_data.burned_in import looks_like_text
 from voco_data.cohort import SeriesEntry
 from voco_data.dicom.series import read_series
 from voco_data.errors import SeriesRefused
 from voco_data.geometry import Canonical
+from voco_data.given_box import GivenBox
+from voco_data.mask import PlacedMask
+from voco_data.mask_files import read_placed
+from voco_data.masked_box import include_organs
 from voco_data.nifti import read_nifti
+from voco_data.organs import OrganBounds, find_organs
 from voco_data.reasons import Reason
+from voco_data.reformat import labels_to_axes, to_axes
 from voco_data.resample import resample_to_uint8
 from voco_data.spec import StoreSpec
 from voco_data.volume import AIR_HU, Volume
@@ -27,33 +34,74 @@ class Prepared:
     """One decoded series, oriented and ready for any grid of one set of rules."""
 
     volume: Volume
+    """As the scanner wrote it."""
     where: Canonical
+    """The canonical volume: a view of the scanner's, or of what it was resampled to."""
     hu: npt.NDArray[np.int16]
-    """HU along the canonical axes: a view of `volume.hu` where they run that way already."""
+    """HU along the canonical axes (z, y, x), contiguous."""
+    flags: tuple[str, ...]
+    """Remarks that did not stop the series."""
+    driver: str = ""
+    """Digest of what drives the box beside the pixels: a mask, or a box made elsewhere."""
+    organs: dict[str, OrganBounds] = field(default_factory=dict)
+    """Organs that masks show, by name."""
+    given: GivenBox | None = None
+
+    @property
+    def resampled(self) -> bool:
+        """Whether a tilt or an oblique orientation was resampled onto the canonical axes."""
+        return self.where.native is not self.volume.geometry
+
+    def input_digest(self) -> str:
+        """Digest of pixels, geometry and what drives the box."""
+        return self.volume.input_digest(self.driver)
 
 
-def prepare(base: Path, entry: SeriesEntry, spec: StoreSpec) -> Prepared:
-    """Read one series and bring it to the canonical axes. Raises SeriesRefused.
+def prepare(
+    base: Path, entry: SeriesEntry, spec: StoreSpec, given: GivenBox | None = None
+) -> Prepared:
+    """Read one series with its masks and bring it to the canonical axes. Raises SeriesRefused.
 
-    `spec` gives the rules of what counts as a volume.
+    `spec` gives the rules of what counts as a volume; `given` is a box made elsewhere.
     """
-    paths = [base / file for file in entry.files]
-    if entry.kind == "dicom":
-        volume = read_series(
-            paths, spacing_tolerance=spec.spacing_tolerance, min_slices=spec.min_slices
-        )
-    else:
-        volume = read_nifti(paths[0], min_slices=spec.min_slices)
-    where = volume.geometry.canonical(spec.axis_tolerance_deg)
-    extent_mm = volume.geometry.extent_mm[where.permutation[0]]
+    volume = _read(base, entry, spec)
+    if volume.hu.min() >= 0:
+        raise SeriesRefused(Reason.NOT_HU, "no value below 0, so neither fat nor air: not HU")
+    if looks_like_text(volume.hu):
+        raise SeriesRefused(Reason.BURNED_IN, "pixels that look like a line of text")
+    mask, mask_flags = read_placed(base, entry.masks, volume.geometry)
+    upright = volume if volume.geometry.is_aligned(spec.axis_tolerance_deg) else to_axes(volume)
+    where = upright.geometry.canonical(spec.axis_tolerance_deg)
+    extent_mm = where.shape[0] * where.spacing_mm[0]
     if extent_mm < spec.min_extent_mm:
         raise SeriesRefused(
             Reason.TOO_THIN,
             f"covers {extent_mm:.1f} mm, at least {spec.min_extent_mm:g} mm are needed",
         )
-    # The kernel runs along rows, so a view that runs against them is copied once.
-    hu = np.ascontiguousarray(where.view(volume.hu), dtype=np.int16)
-    return Prepared(volume, where, hu)
+    return Prepared(
+        volume,
+        where,
+        # The kernel runs along rows, so a view that runs against them is copied once.
+        np.ascontiguousarray(where.view(upright.hu), dtype=np.int16),
+        (*upright.flags, *mask_flags),
+        given.digest if given is not None else mask.digest if mask is not None else "",
+        {} if mask is None else _organs(mask, volume, where),
+        given,
+    )
+
+
+def _read(base: Path, entry: SeriesEntry, spec: StoreSpec) -> Volume:
+    paths = [base / file for file in entry.files]
+    if entry.kind == "dicom":
+        return read_series(paths, gaps=spec.gaps, min_slices=spec.min_slices)
+    return read_nifti(paths[0], min_slices=spec.min_slices)
+
+
+def _organs(mask: PlacedMask, volume: Volume, where: Canonical) -> dict[str, OrganBounds]:
+    labels = mask.labels
+    if where.native is not volume.geometry:
+        labels = labels_to_axes(labels, volume.geometry, where.native)
+    return find_organs(np.ascontiguousarray(where.view(labels), dtype=np.uint16), mask.names)
 
 
 def boxes(prepared: Prepared, specs: Sequence[StoreSpec]) -> dict[StoreSpec, Box]:
@@ -62,13 +110,18 @@ def boxes(prepared: Prepared, specs: Sequence[StoreSpec]) -> dict[StoreSpec, Box
     for spec in specs:
         policy = (spec.crop, spec.margin_mm)
         if policy not in found:
-            found[policy] = find_box(
-                prepared.hu,
-                prepared.where.spacing_mm,
-                crop=spec.crop,
-                margin_mm=spec.margin_mm,
-            )
+            found[policy] = _box(prepared, spec)
     return {spec: found[(spec.crop, spec.margin_mm)] for spec in specs}
+
+
+def _box(prepared: Prepared, spec: StoreSpec) -> Box:
+    where = prepared.where
+    found = find_box(prepared.hu, where.spacing_mm, crop=spec.crop, margin_mm=spec.margin_mm)
+    if spec.crop != "abdomen":
+        return found
+    if prepared.given is not None:
+        return prepared.given.on(where, found)
+    return include_organs(found, prepared.organs, where.shape, where.spacing_mm, spec.margin_mm)
 
 
 def to_grid(prepared: Prepared, box: Box, spec: StoreSpec) -> npt.NDArray[np.uint8]:

@@ -17,6 +17,8 @@ class Reason(StrEnum):
     """A scout: ImageType value 3 is LOCALIZER (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1)."""
     DERIVED = "derived"
     """A secondary capture, rendering, dose sheet or parametric map: its values are not HU."""
+    MASK = "mask"
+    """A label map that lies on a series: it may drive its box."""
     NOT_MEDICAL = "not_medical"
     """Neither DICOM nor NIfTI by its content."""
 
@@ -25,18 +27,14 @@ class Reason(StrEnum):
     """The file does not parse, is truncated, or its pixels do not decode."""
     UNSUPPORTED_SYNTAX = "unsupported_syntax"
     """A transfer syntax that we cannot decode without loss of meaning."""
-    MULTI_FRAME = "multi_frame"
-    """An enhanced or legacy-converted multi-frame CT: not read yet."""
     MISSING_GEOMETRY = "missing_geometry"
     """No position, orientation or pixel spacing (PS3.3 C.7.6.2)."""
     BAD_GEOMETRY = "bad_geometry"
     """Orientation or spacing that no scanner produces."""
     MIXED_GEOMETRY = "mixed_geometry"
     """Slices of one series differ in size, spacing or orientation."""
-    GANTRY_TILT = "gantry_tilt"
-    """Slices step along a direction that is not their normal."""
-    OBLIQUE = "oblique"
-    """Axes further than the tolerance from the patient's axes."""
+    AFFINES_DISAGREE = "affines_disagree"
+    """A NIfTI's qform and sform place its voxels at different points."""
     TOO_FEW_SLICES = "too_few_slices"
     """Fewer slices than the spec asks for."""
     TOO_THIN = "too_thin"
@@ -50,7 +48,13 @@ class Reason(StrEnum):
     NOT_A_VOLUME = "not_a_volume"
     """A volume file that has not exactly three dimensions."""
     BURNED_IN = "burned_in"
-    """BurnedInAnnotation is YES: the pixels may name the patient (PS3.15 E.3.1)."""
+    """BurnedInAnnotation is YES, or the pixels look like text: they may name the patient."""
+    BOX_OUTSIDE = "box_outside"
+    """A box made elsewhere does not meet the scan."""
+    NOT_HU = "not_hu"
+    """No value below water: the intercept is missing, or the values are something else."""
+    TIME_LIMIT = "time_limit"
+    """Reading it took longer than a series may take."""
     WORKER_DIED = "worker_died"
     """The process that read this series was killed, twice."""
 
@@ -61,6 +65,7 @@ SKIPPED = frozenset(
         Reason.NOT_CT,
         Reason.LOCALIZER,
         Reason.DERIVED,
+        Reason.MASK,
         Reason.NOT_MEDICAL,
     }
 )

@@ -56,8 +56,15 @@ class Record:
     """Canonical axis i is the scanner's axis permutation[i]."""
     flips: tuple[bool, bool, bool]
     """Canonical axis i runs against the scanner's index."""
+    resampled: bool
+    """A tilt or an oblique orientation was resampled: then permutation and flips are those of the
+    canonical grid itself."""
+    canonical_shape: tuple[int, int, int]
+    """Voxels of the canonical volume (z, y, x) that the box was cut from."""
+    canonical_first_mm: tuple[float, float, float]
+    """(z, y, x): LPS position of the centre of the first canonical voxel."""
     box_method: str
-    """Who made the box: `profile`, `body`, `whole`, a mask or a model."""
+    """Who made the box: `profile`, `body`, `whole`, `mask`, or `given:` and its maker."""
     box_confidence: float
     """0 to 1; below 0.5 the box is a fallback."""
     box_low_mm: tuple[float, float, float]
@@ -68,6 +75,8 @@ class Record:
     """First canonical voxel (z, y, x) of the box."""
     box_stop: tuple[int, int, int]
     """One past the last canonical voxel (z, y, x) of the box."""
+    organs: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]]
+    """Organs that masks show: lowest and highest LPS coordinate (z, y, x), voxel edges included."""
     instance_numbers: tuple[int, ...]
     """DICOM InstanceNumber of every slice, from inferior to superior; -1 where there is none."""
     flags: tuple[str, ...]
@@ -128,4 +137,6 @@ def _typed(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voco_data.errors import InputError
+from voco_data.gaps import GapPolicy
 
 ALGORITHM_VERSION = 1
 """Bump when the same spec would give other pixels. The golden hashes in the tests enforce it."""
@@ -44,6 +45,8 @@ class StoreSpec:
     """A series that covers less is not a volume."""
     spacing_tolerance: float = 0.05
     """How far a gap between slices may be from the median gap, as a fraction of it."""
+    uneven_slices: Literal["refuse", "resample"] = "refuse"
+    """What to do with gaps beyond that: refuse the series, or interpolate it, flagged."""
     axis_tolerance_deg: float = 5.0
     """Axes nearer than this to the patient's axes are permuted and flipped, not resampled."""
     algorithm_version: int = ALGORITHM_VERSION
@@ -68,6 +71,10 @@ class StoreSpec:
             raise InputError(f"spec: margin_mm must be three lengths >= 0, got {self.margin_mm}")
         if self.min_slices < 2 or not self.spacing_tolerance > 0:
             raise InputError("spec: min_slices must be >= 2 and spacing_tolerance above 0")
+        if self.uneven_slices not in ("refuse", "resample"):
+            raise InputError(
+                f"spec: uneven_slices must be refuse or resample, got {self.uneven_slices!r}"
+            )
 
     def canonical_json(self) -> str:
         """Every field, sorted, in the one form that is hashed."""
@@ -84,14 +91,20 @@ class StoreSpec:
         return f"{self.profile}-{self.digest}.zarr"
 
     @property
-    def rules(self) -> tuple[int, float, float, float]:
+    def rules(self) -> tuple[int, float, float, str, float]:
         """What counts as a volume; specs with equal rules share one decode of a series."""
         return (
             self.min_slices,
             self.min_extent_mm,
             self.spacing_tolerance,
+            self.uneven_slices,
             self.axis_tolerance_deg,
         )
+
+    @property
+    def gaps(self) -> GapPolicy:
+        """What to do with gaps between slices that are not alike."""
+        return GapPolicy(self.spacing_tolerance, self.uneven_slices)
 
     @property
     def window_low_hu(self) -> float:

@@ -14,6 +14,7 @@ from voco_data import preview
 from voco_data.box import Box
 from voco_data.cohort import SeriesEntry
 from voco_data.errors import SeriesRefused
+from voco_data.given_box import GivenBox
 from voco_data.known import KnownInputs
 from voco_data.preprocess import Prepared, boxes, prepare, to_grid
 from voco_data.reasons import Reason
@@ -48,6 +49,8 @@ class SeriesTask:
     series_uid: str
     source: str
     targets: tuple[Target, ...]
+    given: GivenBox | None = None
+    """A box that was made elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +81,13 @@ def fill_series(task: SeriesTask, known: Mapping[str, KnownInputs]) -> SeriesOut
     `known` says what each store (by folder name) held when the run began.
     """
     try:
-        prepared = prepare(task.base, task.entry, task.targets[0].spec)
+        prepared = prepare(task.base, task.entry, task.targets[0].spec, task.given)
+        digest = prepared.input_digest()
+        identity = (task.patient_id, task.series_uid)
+        missing = [t for t in task.targets if not known[t.store.name].holds(digest, identity)]
+        found = boxes(prepared, [target.spec for target in missing])
     except SeriesRefused as refusal:
         return SeriesOutcome(task.key, reason=refusal.reason, detail=refusal.detail)
-    digest = prepared.volume.input_digest()
-    identity = (task.patient_id, task.series_uid)
-    missing = [
-        target for target in task.targets if not known[target.store.name].holds(digest, identity)
-    ]
-    found = boxes(prepared, [target.spec for target in missing])
     records = []
     for target in missing:
         box = found[target.spec]
@@ -110,7 +111,7 @@ def _record(
 ) -> Record:
     volume, where = prepared.volume, prepared.where
     numbers = volume.instance_numbers
-    if where.permutation[0] != 0:  # reformatted: slices do not run from inferior to superior
+    if prepared.resampled or where.permutation[0] != 0:  # slices do not run along the patient
         numbers = ()
     elif where.flips[0]:
         numbers = numbers[::-1]
@@ -134,13 +135,21 @@ def _record(
         native_spacing_mm=volume.geometry.spacing_mm,
         permutation=where.permutation,
         flips=where.flips,
+        resampled=prepared.resampled,
+        canonical_shape=where.shape,
+        canonical_first_mm=where.first_mm,
         box_method=box.method,
         box_confidence=box.confidence,
         box_low_mm=box.low_mm(where),
         box_high_mm=box.high_mm(where),
         box_start=box.start,
         box_stop=box.stop,
+        organs={
+            name: (organ.low_mm, organ.high_mm)
+            for name, bounds in sorted(prepared.organs.items())
+            for organ in [bounds.in_mm(where)]
+        },
         instance_numbers=numbers,
-        flags=volume.flags,
+        flags=prepared.flags,
         versions=VERSIONS,
     )

@@ -1,1 +1,1 @@
-"""DICOM in: headers, grouping and order, pixels. The only reader that knows pydicom."""
+"""DICOM in: headers, frames, grouping and order, pixels, HU. The only reader that knows pydicom."""

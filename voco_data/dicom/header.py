@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pydicom.config
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
+from voco_data.dicom.deflated import check_inflated_size
+from voco_data.dicom.take import Taker
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 
@@ -24,9 +23,10 @@ logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 Triple = tuple[float, float, float]
 
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 CT_CLASSES = frozenset(
     {
-        "1.2.840.10008.5.1.4.1.1.2",  # CT Image Storage
+        CT_IMAGE,
         "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image Storage
         "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image Storage
     }
@@ -36,6 +36,16 @@ NOT_HU = frozenset(
         "3D_RENDERING",
         "DOSE",
         "DOSE_INFO",
+        "EFF_ATOMIC_NUM",
+        "ELECTRON_DENSITY",
+        "IODINE_MAP",
+        "MATERIAL_FRACTIONAL",
+        "MATERIAL_QUANTITATIVE",
+        "MATERIAL_SPECIFIC",
+        "MAX_IP",
+        "MIN_IP",
+        "MINIP",
+        "MIP",
         "MTT",
         "PERFUSION",
         "PROJECTION_IMAGE",
@@ -48,25 +58,35 @@ NOT_HU = frozenset(
         "SUMMARY",
         "TMAX",
         "TTP",
+        "VOLUME_RENDER",
         "VRT",
     }
 )
-"""ImageType values (blanks as _) of CT objects whose pixels are not a slice of HU."""
+"""ImageType or FrameType values (blanks as _) of CT objects whose pixels are no slice of HU."""
+
+HU_TYPES = frozenset({"", "HU", "US"})
+"""RescaleType of pixels that may be HU; US (unspecified) only on original images."""
 
 MAX_PIXELS = 8192 * 8192
 """Rows times columns that a scanner could write."""
 
+MAX_FRAMES = 20_000
+"""Frames that a scanner could write into one object."""
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The allow-listed values of one single-frame CT image (PS3.3 C.7.6, C.8.2)."""
+    """The allow-listed values of one slice of CT: a single-frame image, or one frame of many.
+
+    PS3.3 C.7.6 and C.8.2; for frames C.7.6.16 and C.8.15.
+    """
 
     path: Path
     patient_id: str
     study_uid: str
     series_uid: str
     instance_number: int
-    """-1 where there is none."""
+    """InstanceNumber, of a frame that of the image it was made from; -1 where there is none."""
     rows: int
     columns: int
     spacing_mm: tuple[float, float]
@@ -79,6 +99,12 @@ class Header:
     """Second half of ImageOrientationPatient: LPS direction of the row index."""
     transfer_syntax: str
     monochrome1: bool
+    lossy: bool = False
+    """LossyImageCompression is 01: the pixels were lossy once, whatever the syntax says now."""
+    frames: int = 1
+    """Frames in the object."""
+    frame: int = 0
+    """Which of them this is."""
 
     @property
     def normal(self) -> Triple:
@@ -93,6 +119,7 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
     Files without preamble or file meta are read too (PS3.10 7.1), if what they hold looks like
     DICOM. Raises SeriesRefused(NOT_MEDICAL or UNREADABLE).
     """
+    check_inflated_size(path)
     try:
         dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
         # pydicom parses values late. What we need is touched here, where failures are caught.
@@ -117,15 +144,46 @@ def transfer_syntax(dataset: Dataset) -> str:
 
 
 def parse_header(dataset: Dataset, path: Path) -> Header:
-    """Check that a data set is one slice of CT, and take what we need.
+    """Check that a data set is CT, and take what we need; of a multi-frame object, frame 0.
 
-    Raises SeriesRefused: NOT_AN_IMAGE, NOT_CT, LOCALIZER, DERIVED, BURNED_IN, MULTI_FRAME,
-    MISSING_GEOMETRY, BAD_GEOMETRY or UNREADABLE.
+    Raises SeriesRefused: NOT_AN_IMAGE, NOT_CT, LOCALIZER, DERIVED, BURNED_IN, MISSING_GEOMETRY,
+    BAD_GEOMETRY or UNREADABLE.
     """
-    take = _Taker(dataset)
-    _refuse_other_objects(take)
+    frames = _check_object(Taker(dataset))
+    return _header(dataset, path, frames, 0)
+
+
+def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
+    """The header of every frame; one for a single-frame image. Raises as `parse_header`."""
+    frames = _check_object(Taker(dataset))
+    return [_header(dataset, path, frames, frame) for frame in range(frames)]
+
+
+def _check_object(take: Taker) -> int:
+    """Raise for whatever is not CT, and count the frames. A missing Modality says nothing."""
+    sop_class, modality = take.text("SOPClassUID"), take.text("Modality").upper()
+    kind = f"modality {modality or 'unknown'}, SOP class {sop_class or 'unknown'}"
+    if "LOCALIZER" in take.codes("ImageType"):
+        raise SeriesRefused(Reason.LOCALIZER, "a scout image")
+    if not take.has("Rows") or not take.has("Columns"):
+        raise SeriesRefused(Reason.NOT_AN_IMAGE, f"an object without an image: {kind}")
+    if (modality and modality != "CT") or (sop_class and sop_class not in CT_CLASSES):
+        raise SeriesRefused(Reason.NOT_CT, kind)
+    if take.text("BurnedInAnnotation").upper() == "YES":
+        raise SeriesRefused(Reason.BURNED_IN, "BurnedInAnnotation is YES")
+    if take.integer("SamplesPerPixel", 1) != 1 or take.integer("BitsAllocated", 16) not in (16, 32):
+        raise SeriesRefused(Reason.DERIVED, "colour or 8-bit pixels cannot be HU")
+    frames = take.integer("NumberOfFrames", 1)
+    if not 1 <= frames <= MAX_FRAMES:
+        raise SeriesRefused(Reason.UNREADABLE, f"NumberOfFrames is {frames}")
+    return frames
+
+
+def _header(dataset: Dataset, path: Path, frames: int, frame: int) -> Header:
+    take = Taker.of_frame(dataset, frame, frames)
+    _check_values(take)
     rows, columns = take.integer("Rows", 0), take.integer("Columns", 0)
-    if not 0 < rows * columns <= MAX_PIXELS:
+    if rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
         raise SeriesRefused(Reason.UNREADABLE, f"rows x columns is {rows} x {columns}")
     spacing = take.numbers("PixelSpacing", 2)
     position = take.numbers("ImagePositionPatient", 3)
@@ -139,7 +197,7 @@ def parse_header(dataset: Dataset, path: Path) -> Header:
         patient_id=take.text("PatientID"),
         study_uid=take.text("StudyInstanceUID"),
         series_uid=take.text("SeriesInstanceUID"),
-        instance_number=take.integer("InstanceNumber", -1),
+        instance_number=take.instance_number(),
         rows=rows,
         columns=columns,
         spacing_mm=(spacing[0], spacing[1]),
@@ -148,69 +206,19 @@ def parse_header(dataset: Dataset, path: Path) -> Header:
         along_column=(orientation[3], orientation[4], orientation[5]),
         transfer_syntax=transfer_syntax(dataset),
         monochrome1=take.text("PhotometricInterpretation") == "MONOCHROME1",
+        lossy=take.text("LossyImageCompression") == "01",
+        frames=frames,
+        frame=frame,
     )
 
 
-def _refuse_other_objects(take: _Taker) -> None:
-    """Raise for whatever is not a single CT slice. A missing Modality tag says nothing."""
-    sop_class, modality = take.text("SOPClassUID"), take.text("Modality").upper()
-    kind = f"modality {modality or 'unknown'}, SOP class {sop_class or 'unknown'}"
-    image_type = {value.upper().replace(" ", "_") for value in take.texts("ImageType")}
-    if "LOCALIZER" in image_type:
+def _check_values(take: Taker) -> None:
+    """Raise DERIVED for a frame whose values are not HU."""
+    kinds = take.codes("ImageType") | take.codes("FrameType")
+    if "LOCALIZER" in kinds:
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
-    if "Rows" not in take.dataset or "Columns" not in take.dataset:
-        raise SeriesRefused(Reason.NOT_AN_IMAGE, f"an object without an image: {kind}")
-    if (modality and modality != "CT") or (sop_class and sop_class not in CT_CLASSES):
-        raise SeriesRefused(Reason.NOT_CT, kind)
-    if take.text("BurnedInAnnotation").upper() == "YES":
-        raise SeriesRefused(Reason.BURNED_IN, "BurnedInAnnotation is YES")
-    if image_type & NOT_HU:
-        raise SeriesRefused(Reason.DERIVED, f"image type {sorted(image_type & NOT_HU)}")
-    if take.integer("SamplesPerPixel", 1) != 1 or take.integer("BitsAllocated", 16) not in (16, 32):
-        raise SeriesRefused(Reason.DERIVED, "colour or 8-bit pixels cannot be HU")
-    if take.integer("NumberOfFrames", 1) > 1:
-        raise SeriesRefused(Reason.MULTI_FRAME, "multi-frame CT is not read yet")
-
-
-class _Taker:
-    """Typed, checked access to values of a data set; a malformed value is UNREADABLE."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def text(self, keyword: str) -> str:
-        value = self._get(keyword)
-        return "" if value is None else str(value).strip()
-
-    def texts(self, keyword: str) -> list[str]:
-        value = self._get(keyword)
-        if value is None:
-            return []
-        return [value] if isinstance(value, str) else [str(item) for item in value]
-
-    def integer(self, keyword: str, default: int) -> int:
-        value = self._get(keyword)
-        return default if value in (None, "") else self._convert(keyword, value, int)
-
-    def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        value = self._get(keyword)
-        if value is None or value == "":
-            return None
-        numbers: tuple[float, ...] = self._convert(
-            keyword, value, lambda v: tuple(float(item) for item in v)
-        )
-        if len(numbers) != count or not all(math.isfinite(n) for n in numbers):
-            raise SeriesRefused(Reason.BAD_GEOMETRY, f"{keyword} is {numbers}")
-        return numbers
-
-    def _get(self, keyword: str) -> Any:
-        try:
-            return self.dataset.get(keyword)
-        except Exception as error:  # converting a hostile value may raise anything
-            raise SeriesRefused(Reason.UNREADABLE, f"{keyword} does not parse") from error
-
-    def _convert(self, keyword: str, value: Any, convert: Callable[[Any], Any]) -> Any:
-        try:
-            return convert(value)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise SeriesRefused(Reason.UNREADABLE, f"{keyword} is not a number") from error
+    if kinds & NOT_HU:
+        raise SeriesRefused(Reason.DERIVED, f"image type {', '.join(sorted(kinds & NOT_HU))}")
+    unit = take.text("RescaleType").upper()
+    if unit not in HU_TYPES or (unit == "US" and "DERIVED" in kinds):
+        raise SeriesRefused(Reason.DERIVED, f"rescale type {unit}: the values are not HU")

@@ -1,8 +1,8 @@
-"""Stored bytes to HU: the decoder for each transfer syntax, sign, slope and intercept."""
+"""Encoded bytes to stored values: the decoder for each transfer syntax, bits and sign."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import imagecodecs
 import numpy as np
@@ -11,9 +11,14 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID
 
+from voco_data.dicom.codestream import Claim, check_rle_header, jpeg2k_claim, jpeg_claim
 from voco_data.dicom.header import transfer_syntax
+from voco_data.dicom.take import Taker
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
+
+Raw = npt.NDArray[np.generic]
+Stored = npt.NDArray[np.integer]
 
 UNCOMPRESSED = frozenset(
     {
@@ -26,19 +31,27 @@ UNCOMPRESSED = frozenset(
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 RLE = "1.2.840.10008.1.2.5"
 
-LOSSLESS: dict[str, Callable[[bytes], npt.NDArray[np.generic]]] = {
-    "1.2.840.10008.1.2.4.57": imagecodecs.jpeg_decode,  # JPEG lossless, process 14
-    "1.2.840.10008.1.2.4.70": imagecodecs.jpeg_decode,  # JPEG lossless, first-order prediction
-    "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_decode,  # JPEG-LS lossless
-    "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_decode,  # JPEG 2000 lossless
-}
-LOSSY: dict[str, Callable[[bytes], npt.NDArray[np.generic]]] = {
-    "1.2.840.10008.1.2.4.81": imagecodecs.jpegls_decode,  # JPEG-LS near-lossless
-    "1.2.840.10008.1.2.4.91": imagecodecs.jpeg2k_decode,  # JPEG 2000, may be lossless or not
-}
-"""Accepted, and flagged `lossy`: a few HU of error. 8-bit and 12-bit JPEG are refused."""
+Codec = tuple[Callable[[bytes], Raw], Callable[[bytes], Claim]]
+_JPEG: Codec = (imagecodecs.jpeg_decode, jpeg_claim)
+_JPEG_LS: Codec = (imagecodecs.jpegls_decode, jpeg_claim)
+_JPEG_2000: Codec = (imagecodecs.jpeg2k_decode, jpeg2k_claim)
 
-_JPEG = LOSSLESS | LOSSY
+LOSSLESS: dict[str, Codec] = {
+    "1.2.840.10008.1.2.4.57": _JPEG,  # JPEG lossless, process 14
+    "1.2.840.10008.1.2.4.70": _JPEG,  # JPEG lossless, first-order prediction
+    "1.2.840.10008.1.2.4.80": _JPEG_LS,  # JPEG-LS lossless
+    "1.2.840.10008.1.2.4.90": _JPEG_2000,  # JPEG 2000 lossless
+}
+LOSSY: dict[str, Codec] = {
+    "1.2.840.10008.1.2.4.51": _JPEG,  # JPEG extended, process 4
+    "1.2.840.10008.1.2.4.53": _JPEG,  # JPEG spectral selection, process 8, retired
+    "1.2.840.10008.1.2.4.55": _JPEG,  # JPEG full progression, process 12, retired
+    "1.2.840.10008.1.2.4.81": _JPEG_LS,  # JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.91": _JPEG_2000,  # JPEG 2000, may be lossless or not
+}
+"""Accepted, and flagged `lossy`: up to some tens of HU of error. 8-bit JPEG is refused."""
+
+_ENCODED = LOSSLESS | LOSSY
 
 
 def is_lossy(syntax: str) -> bool:
@@ -48,114 +61,137 @@ def is_lossy(syntax: str) -> bool:
 
 def check_syntax(syntax: str) -> None:
     """Raise SeriesRefused(UNSUPPORTED_SYNTAX) for what we do not decode."""
-    if syntax not in UNCOMPRESSED and syntax != RLE and syntax not in _JPEG:
+    if syntax not in UNCOMPRESSED and syntax != RLE and syntax not in _ENCODED:
         name = UID(syntax).name if UID(syntax).is_valid else "not a UID"
         raise SeriesRefused(Reason.UNSUPPORTED_SYNTAX, f"transfer syntax {syntax} ({name})")
 
 
-def decode_hu(dataset: Dataset, shape: tuple[int, int]) -> npt.NDArray[np.int16]:
-    """HU of a single-frame image as int16 (rows, columns).
+class PixelReader:
+    """The frames of one data set, as encoded bytes until they are asked for."""
 
-    HU = stored * RescaleSlope + RescaleIntercept (PS3.3 C.11.1.1.2), rounded half to even where
-    the slope is a fraction. Raises SeriesRefused(UNREADABLE, UNSUPPORTED_SYNTAX).
-    """
-    stored = decode_stored(dataset, shape)
-    slope = _number(dataset, "RescaleSlope", 1.0)
-    intercept = _number(dataset, "RescaleIntercept", 0.0)
-    if slope == 0.0:
-        raise SeriesRefused(Reason.UNREADABLE, "RescaleSlope is 0")
-    if slope == 1.0 and intercept.is_integer():
-        hu = stored.astype(np.int32) + int(intercept)
-    else:
-        hu = np.rint(stored * slope + intercept).astype(np.int64)
-    limits = np.iinfo(np.int16)
-    return np.clip(hu, limits.min, limits.max).astype(np.int16)
+    def __init__(self, dataset: Dataset, shape: tuple[int, int], frames: int = 1) -> None:
+        """Check sizes against the bytes that are there. Raises SeriesRefused.
+
+        `shape` is (rows, columns) by the header. Nothing is allocated here.
+        """
+        take = Taker(dataset)
+        self._syntax = transfer_syntax(dataset)
+        check_syntax(self._syntax)
+        self._shape = shape
+        self._allocated = take.integer("BitsAllocated", 16)
+        if self._allocated not in (16, 32):
+            raise SeriesRefused(Reason.UNREADABLE, f"BitsAllocated is {self._allocated}")
+        self._stored = take.integer("BitsStored", self._allocated)
+        self._high = take.integer("HighBit", self._stored - 1)
+        if not (1 <= self._stored <= self._allocated > self._high >= self._stored - 1):
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"BitsStored {self._stored}, HighBit {self._high}"
+            )
+        representation = take.integer("PixelRepresentation", 0)
+        if representation not in (0, 1):
+            raise SeriesRefused(Reason.UNREADABLE, f"PixelRepresentation is {representation}")
+        self._signed = representation == 1
+        self._frames = self._split(_pixel_bytes(dataset), frames)
+
+    def __len__(self) -> int:
+        """Frames."""
+        return len(self._frames)
+
+    def stored(self, frame: int) -> Stored:
+        """Stored values of one frame with their sign (PS3.5 8.1.1), (rows, columns)."""
+        encoded = self._frames[frame]
+        if self._syntax in UNCOMPRESSED:
+            kind = np.dtype(f"{'>' if self._syntax == BIG_ENDIAN else '<'}u{self._allocated // 8}")
+            raw: Raw = np.frombuffer(encoded, kind).reshape(self._shape)
+        else:
+            raw = self._decode(bytes(encoded))
+        return self.with_sign(raw)
+
+    def with_sign(self, raw: Raw) -> Stored:
+        """Keep BitsStored bits that end at HighBit, extend the sign if the pixels are signed."""
+        width = raw.dtype.itemsize * 8
+        unsigned = raw.astype(f"u{width // 8}").view(f"u{width // 8}")
+        if width < self._allocated or (width == self._stored and self._high == width - 1):
+            return unsigned.view(f"i{width // 8}") if self._signed else unsigned
+        left = np.left_shift(unsigned, width - 1 - self._high)
+        target = left.view(f"i{width // 8}") if self._signed else left
+        kept: Stored = np.right_shift(target, width - self._stored)
+        return kept
+
+    def _split(self, value: bytes, frames: int) -> list[memoryview | bytes]:
+        """One piece of encoded bytes a frame."""
+        if self._syntax in UNCOMPRESSED:
+            size = self._shape[0] * self._shape[1] * self._allocated // 8
+            need = size * frames
+            # A padding byte may make the length even (PS3.5 7.1.1); more is another image.
+            if not need <= len(value) <= need + 1:
+                raise SeriesRefused(
+                    Reason.UNREADABLE, f"pixel data has {len(value)} bytes, expected {need}"
+                )
+            view = memoryview(value)
+            return [view[frame * size : (frame + 1) * size] for frame in range(frames)]
+        try:
+            pieces: list[memoryview | bytes] = list(_encapsulated(value, frames))
+        except Exception as error:  # pydicom's errors for broken fragments are many
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"fragments do not parse ({type(error).__name__})"
+            ) from error
+        if len(pieces) != frames:
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"{len(pieces)} encoded frames, the header says {frames}"
+            )
+        return pieces
+
+    def _decode(self, frame: bytes) -> Raw:
+        try:
+            raw = self._rle(frame) if self._syntax == RLE else self._codec(frame)
+        except SeriesRefused:
+            raise
+        except Exception as error:  # each codec has its own errors for broken bytes
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"pixels do not decode ({type(error).__name__})"
+            ) from error
+        if raw.shape != self._shape:
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"pixels decode to {raw.shape}, the header says {self._shape}"
+            )
+        return raw
+
+    def _rle(self, frame: bytes) -> Raw:
+        """PS3.5 Annex G: byte planes, most significant first."""
+        check_rle_header(frame, self._allocated // 8)
+        kind = np.dtype(f"<u{self._allocated // 8}")
+        raw: Raw = np.frombuffer(imagecodecs.dicomrle_decode(frame, kind), kind)
+        if raw.size != self._shape[0] * self._shape[1]:
+            raise ValueError(f"{raw.size} pixels")
+        return raw.reshape(self._shape)
+
+    def _codec(self, frame: bytes) -> Raw:
+        decode, claim_of = _ENCODED[self._syntax]
+        claim = claim_of(frame)
+        if (claim.rows, claim.columns, claim.components) != (*self._shape, 1):
+            raise SeriesRefused(
+                Reason.UNREADABLE,
+                f"an encoded frame of {claim.rows} x {claim.columns} x {claim.components}, the "
+                f"header says {self._shape[0]} x {self._shape[1]}",
+            )
+        if claim.bits <= 8 and self._stored > 8:
+            raise SeriesRefused(
+                Reason.UNSUPPORTED_SYNTAX, f"{claim.bits} bits a pixel cannot be HU"
+            )
+        return decode(frame)
 
 
-def decode_stored(dataset: Dataset, shape: tuple[int, int]) -> npt.NDArray[np.integer]:
-    """Stored values with their sign (PS3.5 8.1.1), (rows, columns)."""
-    syntax = transfer_syntax(dataset)
-    check_syntax(syntax)
-    allocated = _bits(dataset, "BitsAllocated", 16)
-    if allocated not in (16, 32):
-        raise SeriesRefused(Reason.UNREADABLE, f"BitsAllocated is {allocated}")
-    value = dataset.get("PixelData")
+def _pixel_bytes(dataset: Dataset) -> bytes:
+    try:
+        value = dataset.get("PixelData")
+    except Exception as error:  # converting a hostile value may raise anything
+        raise SeriesRefused(Reason.UNREADABLE, "PixelData does not parse") from error
     if not isinstance(value, bytes) or not value:
         raise SeriesRefused(Reason.NOT_AN_IMAGE, "rows and columns, but no pixel data")
-    if syntax in UNCOMPRESSED:
-        raw = _uncompressed(value, shape, allocated, big_endian=syntax == BIG_ENDIAN)
-    else:
-        raw = _compressed(value, syntax, shape, allocated)
-    return _with_sign(raw, dataset, allocated)
+    return value
 
 
-def _uncompressed(
-    value: bytes, shape: tuple[int, int], allocated: int, *, big_endian: bool
-) -> npt.NDArray[np.generic]:
-    need = shape[0] * shape[1] * allocated // 8
-    # A padding byte may follow to make the length even (PS3.5 7.1.1); more is another image.
-    if not need <= len(value) <= need + 1:
-        raise SeriesRefused(
-            Reason.UNREADABLE, f"pixel data has {len(value)} bytes, expected {need}"
-        )
-    kind = np.dtype(f"{'>' if big_endian else '<'}u{allocated // 8}")
-    return np.frombuffer(value, kind, shape[0] * shape[1]).reshape(shape)
-
-
-def _compressed(
-    value: bytes, syntax: str, shape: tuple[int, int], allocated: int
-) -> npt.NDArray[np.generic]:
-    try:
-        frame = next(generate_frames(value, number_of_frames=1))
-        raw = _rle(frame, shape, allocated) if syntax == RLE else _JPEG[syntax](frame)
-    except Exception as error:  # each codec has its own errors for broken bytes
-        raise SeriesRefused(
-            Reason.UNREADABLE, f"pixels do not decode ({type(error).__name__})"
-        ) from error
-    if raw.shape != shape:
-        raise SeriesRefused(
-            Reason.UNREADABLE, f"pixels decode to {raw.shape}, the header says {shape}"
-        )
-    return raw
-
-
-def _rle(frame: bytes, shape: tuple[int, int], allocated: int) -> npt.NDArray[np.generic]:
-    """PS3.5 Annex G: byte planes, most significant first."""
-    kind = np.dtype(f"<u{allocated // 8}")
-    data = imagecodecs.dicomrle_decode(frame, kind)
-    return np.frombuffer(data, kind, shape[0] * shape[1]).reshape(shape)
-
-
-def _with_sign(
-    raw: npt.NDArray[np.generic], dataset: Dataset, allocated: int
-) -> npt.NDArray[np.integer]:
-    """Keep BitsStored bits that end at HighBit, extend the sign if PixelRepresentation is 1."""
-    width = raw.dtype.itemsize * 8
-    stored = _bits(dataset, "BitsStored", allocated)
-    high = _bits(dataset, "HighBit", stored - 1)
-    if not (1 <= stored <= allocated and stored - 1 <= high < allocated):
-        raise SeriesRefused(Reason.UNREADABLE, f"BitsStored {stored}, HighBit {high}")
-    signed = _bits(dataset, "PixelRepresentation", 0) == 1
-    unsigned = raw.astype(f"u{width // 8}").view(f"u{width // 8}")
-    if width < allocated or (width == stored and high == width - 1):
-        return unsigned.view(f"i{width // 8}") if signed else unsigned
-    left = np.left_shift(unsigned, width - 1 - high)
-    target = left.view(f"i{width // 8}") if signed else left
-    kept: npt.NDArray[np.integer] = np.right_shift(target, width - stored)
-    return kept
-
-
-def _bits(dataset: Dataset, keyword: str, default: int) -> int:
-    value = dataset.get(keyword)
-    return default if value is None else int(value)
-
-
-def _number(dataset: Dataset, keyword: str, default: float) -> float:
-    value = dataset.get(keyword)
-    try:
-        number = default if value in (None, "") else float(value)
-    except (TypeError, ValueError) as error:
-        raise SeriesRefused(Reason.UNREADABLE, f"{keyword} is not a number") from error
-    if not np.isfinite(number):
-        raise SeriesRefused(Reason.UNREADABLE, f"{keyword} is {number}")
-    return number
+def _encapsulated(value: bytes, frames: int) -> Iterator[bytes]:
+    """PS3.5 A.4: fragments joined to frames, by offset table or, without one, by end markers."""
+    yield from generate_frames(value, number_of_frames=frames)

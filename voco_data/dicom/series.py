@@ -1,26 +1,26 @@
-"""From the slices of one series to a volume: order along the normal, geometry, gaps, HU."""
+"""From the objects of one series to a volume: order along the normal, geometry, gaps, HU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.dicom.header import Header, parse_header, read_dataset
-from voco_data.dicom.pixels import check_syntax, decode_hu, is_lossy
+from voco_data.dicom.header import Header, parse_frames, read_dataset
+from voco_data.dicom.modality import Modality, parse_modality
+from voco_data.dicom.pixels import PixelReader, is_lossy
 from voco_data.errors import SeriesRefused
-from voco_data.geometry import Geometry
+from voco_data.gaps import GapPolicy, even_positions
+from voco_data.geometry import ORTHOGONAL_TOLERANCE, Geometry, Triple, unit
+from voco_data.limits import check_voxels
 from voco_data.reasons import Reason
 from voco_data.volume import Volume
 
 SAME_POSITION_MM = 0.01
 """Two slices nearer than this along the normal lie at one position."""
-
-ROUNDING_MM = 0.11
-"""Some scanners round positions to 0.1 mm; such gaps are not uneven."""
 
 ORIENTATION_TOLERANCE = 1e-3
 """Largest difference in a direction cosine within one series."""
@@ -28,69 +28,85 @@ ORIENTATION_TOLERANCE = 1e-3
 SHEAR_TOLERANCE_MM = 0.05
 """Largest in-plane step from slice to slice that is not a gantry tilt."""
 
-MAX_SLICES = 20_000
+WANDER_TOLERANCE_MM = 1.0
+"""Slices may lie this far off the straight line through the first and the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
+    """One slice, its pixels still encoded."""
+
     header: Header
     depth_mm: float
-    hu: npt.NDArray[np.int16]
+    pixels: PixelReader
+    modality: Modality
+
+    def hu(self) -> npt.NDArray[np.int16]:
+        return self.modality.to_hu(self.pixels.stored(self.header.frame))
 
 
-def read_series(files: Sequence[Path], *, spacing_tolerance: float, min_slices: int) -> Volume:
-    """Read the files of one series into HU, ordered along the slice normal.
+def read_series(files: Sequence[Path], *, gaps: GapPolicy, min_slices: int) -> Volume:
+    """Read the objects of one series into HU, ordered along the slice normal.
 
-    Slices are ordered by position, never by name or instance number. Raises SeriesRefused with
-    the reason; objects in the folder that are not slices must have been left out by the index.
+    Slices are ordered by position, never by name or instance number. A multi-frame object is as
+    many slices as it has frames. Raises SeriesRefused with the reason; objects in the folder that
+    are not slices must have been left out by the index.
     """
-    if len(files) < min_slices:
-        raise SeriesRefused(
-            Reason.TOO_FEW_SLICES, f"{len(files)} slices, at least {min_slices} are needed"
-        )
-    if len(files) > MAX_SLICES:
-        raise SeriesRefused(Reason.BAD_GEOMETRY, f"{len(files)} slices in one series")
-    slices = sorted((_read_slice(path) for path in files), key=lambda item: item.depth_mm)
+    slices = sorted(_slices(files), key=lambda item: item.depth_mm)
+    _check_count(len(slices), min_slices)
     _check_alike(slices)
     slices, flags = _drop_duplicates(slices)
-    if len(slices) < min_slices:
-        raise SeriesRefused(
-            Reason.TOO_FEW_SLICES,
-            f"{len(slices)} positions, at least {min_slices} are needed",
-        )
-    step = _even_step(np.array([item.depth_mm for item in slices]), spacing_tolerance)
-    _check_shear(slices)
+    _check_count(len(slices), min_slices)
     first = slices[0].header
+    even = even_positions(np.array([item.depth_mm for item in slices]), gaps)
+    direction, step_mm = _direction(slices, even.step_mm)
     geometry = Geometry(
-        shape=(len(slices), first.rows, first.columns),
-        spacing_mm=(step, first.spacing_mm[0], first.spacing_mm[1]),
+        shape=(even.count, first.rows, first.columns),
+        spacing_mm=(step_mm, first.spacing_mm[0], first.spacing_mm[1]),
         origin_mm=first.position_mm,
-        axes=(first.normal, first.along_column, first.along_row),
+        axes=(direction, first.along_column, first.along_row),
     )
-    syntaxes = {item.header.transfer_syntax for item in slices}
-    if any(is_lossy(syntax) for syntax in syntaxes):
-        flags = (*flags, "lossy")
-    if first.monochrome1:
-        flags = (*flags, "monochrome1")
+    check_voxels(geometry.shape)
+    measured = np.empty((len(slices), first.rows, first.columns), np.int16)
+    for index, item in enumerate(slices):
+        measured[index] = item.hu()
+    numbers = [item.header.instance_number for item in slices]
+    if even.resampled:
+        flags = (*flags, "interpolated_slices")
     return Volume(
-        hu=np.stack([item.hu for item in slices]),
+        hu=even.resample(measured),
         geometry=geometry,
-        instance_numbers=tuple(item.header.instance_number for item in slices),
-        transfer_syntax="+".join(sorted(syntaxes)),
-        flags=flags,
+        instance_numbers=even.pick(numbers),
+        transfer_syntax="+".join(sorted({item.header.transfer_syntax for item in slices})),
+        flags=(
+            *flags,
+            *_header_flags([item.header for item in slices]),
+        ),
     )
 
 
-def _read_slice(path: Path) -> _Slice:
-    dataset = read_dataset(path, pixels=True)
-    header = parse_header(dataset, path)
-    check_syntax(header.transfer_syntax)
-    depth = float(np.dot(header.position_mm, header.normal))
-    return _Slice(header, depth, decode_hu(dataset, (header.rows, header.columns)))
+def _slices(files: Sequence[Path]) -> Iterator[_Slice]:
+    for path in files:
+        dataset = read_dataset(path, pixels=True)
+        headers = parse_frames(dataset, path)
+        pixels = PixelReader(dataset, (headers[0].rows, headers[0].columns), len(headers))
+        for header in headers:
+            depth = float(np.dot(header.position_mm, header.normal))
+            yield _Slice(header, depth, pixels, parse_modality(dataset, header.frame, len(headers)))
+
+
+def _check_count(slices: int, least: int) -> None:
+    if slices < least:
+        raise SeriesRefused(
+            Reason.TOO_FEW_SLICES, f"{slices} slice positions, at least {least} are needed"
+        )
 
 
 def _check_alike(slices: Sequence[_Slice]) -> None:
     first = slices[0].header
+    across = abs(float(np.dot(first.along_row, first.along_column)))
+    if across > ORTHOGONAL_TOLERANCE:
+        raise SeriesRefused(Reason.BAD_GEOMETRY, "rows and columns are not perpendicular")
     for item in slices:
         h = item.header
         if (h.rows, h.columns) != (first.rows, first.columns):
@@ -110,7 +126,7 @@ def _drop_duplicates(slices: Sequence[_Slice]) -> tuple[list[_Slice], tuple[str,
     kept: list[_Slice] = []
     for item in slices:
         if kept and item.depth_mm - kept[-1].depth_mm < SAME_POSITION_MM:
-            if not np.array_equal(item.hu, kept[-1].hu):
+            if not np.array_equal(item.hu(), kept[-1].hu()):
                 raise SeriesRefused(
                     Reason.DUPLICATE_POSITIONS,
                     f"two different slices at {item.depth_mm:.2f} mm along the normal",
@@ -120,30 +136,30 @@ def _drop_duplicates(slices: Sequence[_Slice]) -> tuple[list[_Slice], tuple[str,
     return kept, ("dropped_duplicates",) if len(kept) < len(slices) else ()
 
 
-def _even_step(depths_mm: npt.NDArray[np.float64], tolerance: float) -> float:
-    """Mean distance between slices. Raises MISSING_SLICES or UNEVEN_SPACING."""
-    gaps = np.diff(depths_mm)
-    usual = float(np.median(gaps))
-    off = np.abs(gaps - usual)
-    allowed = max(tolerance * usual, ROUNDING_MM)
-    if off.max() > allowed:
-        worst = float(gaps[off.argmax()])
-        multiple = round(worst / usual)
-        missing = multiple >= 2 and abs(worst - multiple * usual) <= allowed * multiple
+def _direction(slices: Sequence[_Slice], step_mm: float) -> tuple[Triple, float]:
+    """Unit direction from slice to slice, and the length of a step of `step_mm` along the normal.
+
+    A tilted gantry makes slices step aside, so that the direction is not their normal.
+    """
+    positions = np.array([item.header.position_mm for item in slices])
+    depths = np.array([item.depth_mm for item in slices]) - slices[0].depth_mm
+    per_mm = (positions[-1] - positions[0]) / depths[-1]
+    off = np.linalg.norm(positions - positions[0] - depths[:, None] * per_mm, axis=1).max()
+    if off > WANDER_TOLERANCE_MM:
         raise SeriesRefused(
-            Reason.MISSING_SLICES if missing else Reason.UNEVEN_SPACING,
-            f"a gap of {worst:.3f} mm where {usual:.3f} mm is usual",
+            Reason.MIXED_GEOMETRY, f"slices lie up to {off:.1f} mm off a straight line"
         )
-    return float((depths_mm[-1] - depths_mm[0]) / (len(depths_mm) - 1))
+    normal = slices[0].header.normal
+    aside = float(np.linalg.norm(per_mm - normal)) * step_mm
+    if aside <= SHEAR_TOLERANCE_MM:
+        return unit(normal), step_mm
+    return unit(per_mm.tolist()), float(np.linalg.norm(per_mm)) * step_mm
 
 
-def _check_shear(slices: Sequence[_Slice]) -> None:
-    """Positions must step along the normal; a tilted gantry makes them step aside."""
-    first, last = slices[0], slices[-1]
-    step = np.subtract(last.header.position_mm, first.header.position_mm)
-    aside = step - (last.depth_mm - first.depth_mm) * np.asarray(first.header.normal)
-    per_slice = float(np.linalg.norm(aside)) / (len(slices) - 1)
-    if per_slice > SHEAR_TOLERANCE_MM:
-        raise SeriesRefused(
-            Reason.GANTRY_TILT, f"slices shift {per_slice:.3f} mm in their plane at every step"
-        )
+def _header_flags(headers: Sequence[Header]) -> Iterator[str]:
+    if any(is_lossy(h.transfer_syntax) or h.lossy for h in headers):
+        yield "lossy"
+    if headers[0].monochrome1:
+        yield "monochrome1"
+    if headers[0].frames > 1:
+        yield "multi_frame"

@@ -1,0 +1,82 @@
+"""What an encoded frame claims of itself, read before a codec may allocate for it.
+
+A damaged file can claim gigabytes in a few bytes, and C codecs believe it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
+
+SOI = b"\xff\xd8"
+STARTS_OF_FRAME = frozenset({0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+"""Markers SOF0 to SOF15 of JPEG (T.81 table B.1), and SOF55 of JPEG-LS (T.87)."""
+STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+"""Markers without a length."""
+SOC_SIZ = b"\xff\x4f\xff\x51"
+"""How a JPEG 2000 codestream begins (T.800 A.4, A.5)."""
+BOXES_END = 4096
+"""A JP2 file's boxes before the codestream, which DICOM forbids and some write, are shorter."""
+
+MAX_RLE_SEGMENTS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Size of an encoded frame, by its own header."""
+
+    rows: int
+    columns: int
+    components: int
+    bits: int
+
+
+def jpeg_claim(frame: bytes) -> Claim:
+    """Of JPEG and JPEG-LS: the start-of-frame segment (T.81 B.2.2). Raises ValueError."""
+    if frame[:2] != SOI:
+        raise ValueError("no JPEG starts here")
+    at = 2
+    while at + 4 <= len(frame):
+        if frame[at] != 0xFF:
+            raise ValueError("a marker is missing")
+        marker = frame[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        elif marker in STANDALONE:
+            at += 2
+        elif marker in STARTS_OF_FRAME:
+            if at + 10 > len(frame):
+                break
+            bits, rows, columns, components = struct.unpack_from(">BHHB", frame, at + 4)
+            return Claim(rows, columns, components, bits)
+        else:
+            at += 2 + max(2, struct.unpack_from(">H", frame, at + 2)[0])
+    raise ValueError("no start of frame")
+
+
+def jpeg2k_claim(frame: bytes) -> Claim:
+    """Of JPEG 2000: the SIZ segment (T.800 A.5.1). Raises ValueError."""
+    at = frame.find(SOC_SIZ, 0, BOXES_END)
+    if at < 0 or at + 43 > len(frame):
+        raise ValueError("no JPEG 2000 codestream starts here")
+    right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">6I", frame, at + 8)
+    components, precision = struct.unpack_from(">HB", frame, at + 40)
+    rows, columns = bottom - top, right - left
+    if tile_width < 1 or tile_height < 1:
+        raise ValueError("tiles without a size")
+    if (right // tile_width + 1) * (bottom // tile_height + 1) > 65_535:
+        raise ValueError("more tiles than the standard allows")
+    return Claim(rows, columns, components, (precision & 0x7F) + 1)
+
+
+def check_rle_header(frame: bytes, segments: int) -> None:
+    """The 64-byte header of an RLE frame (PS3.5 G.5). Raises ValueError."""
+    if len(frame) < 64:
+        raise ValueError("shorter than its header")
+    count, *offsets = struct.unpack_from("<16I", frame)
+    if count != segments:
+        raise ValueError(f"{count} segments, expected {segments}")
+    used = [*offsets[:count], len(frame)]
+    if used[0] != 64 or any(low >= high for low, high in pairwise(used)):
+        raise ValueError("segments out of order")

@@ -1,0 +1,129 @@
+"""Typed, checked access to the values of a data set, or of one frame of a multi-frame object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from voco_data.errors import SeriesRefused
+from voco_data.reasons import Reason
+
+MACROS = (
+    "CTImageFrameTypeSequence",
+    "FrameContentSequence",
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+    "PlaneOrientationSequence",
+    "PlanePositionSequence",
+    "SegmentIdentificationSequence",
+)
+"""Functional group macros that hold what a single-frame image has at its top (PS3.3 C.7.6.16.2)."""
+
+CONVERTED = "UnassignedPerFrameConvertedAttributesSequence"
+"""Where a legacy-converted object keeps what its frames were (PS3.3 C.7.6.16.2.25.2)."""
+
+
+class Taker:
+    """Takes values; a malformed one is SeriesRefused(UNREADABLE), a missing one a default."""
+
+    def __init__(self, dataset: Dataset, groups: Sequence[Dataset] = (), frame: int = 0) -> None:
+        self._dataset = dataset
+        self._groups = groups
+        self._frame = frame
+
+    @classmethod
+    def of_frame(cls, dataset: Dataset, frame: int, frames: int) -> Taker:
+        """Values of one frame: its own functional groups, then the shared ones, then the top.
+
+        Raises SeriesRefused(UNREADABLE) if the object claims other frames than it describes.
+        """
+        top = cls(dataset)
+        own = top.items("PerFrameFunctionalGroupsSequence")
+        if own and len(own) != frames:
+            raise SeriesRefused(
+                Reason.UNREADABLE,
+                f"NumberOfFrames is {frames}, and {len(own)} frames are described",
+            )
+        groups = [*own[frame : frame + 1], *top.items("SharedFunctionalGroupsSequence")[:1]]
+        return cls(dataset, groups, frame)
+
+    def has(self, keyword: str) -> bool:
+        """Whether the top of the data set holds the attribute."""
+        return keyword in self._dataset
+
+    def text(self, keyword: str) -> str:
+        """The value as text, stripped; empty where there is none."""
+        value = self._find(keyword)
+        return "" if value is None else str(value).strip()
+
+    def codes(self, keyword: str) -> set[str]:
+        """The values of a multi-valued code string, upper case, blanks as _."""
+        value = self._find(keyword)
+        if value is None:
+            return set()
+        values = [value] if isinstance(value, str) else self._convert(keyword, value, list)
+        return {str(item).strip().upper().replace(" ", "_") for item in values}
+
+    def integer(self, keyword: str, default: int) -> int:
+        """The value as an integer."""
+        value = self._find(keyword)
+        return default if value in (None, "") else self._convert(keyword, value, int)
+
+    def number(self, keyword: str, default: float) -> float:
+        """The value as a finite number."""
+        found = self.numbers(keyword, 1)
+        return default if found is None else found[0]
+
+    def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        """Exactly `count` finite numbers, or None where there is no value."""
+        value = self._find(keyword)
+        if value is None or value == "":
+            return None
+        several = value if count > 1 else [value]
+        numbers: tuple[float, ...] = self._convert(
+            keyword, several, lambda v: tuple(float(item) for item in v)
+        )
+        if len(numbers) != count or not all(math.isfinite(n) for n in numbers):
+            raise SeriesRefused(Reason.BAD_GEOMETRY, f"{keyword} is {numbers}")
+        return numbers
+
+    def items(self, keyword: str) -> list[Dataset]:
+        """The items of a sequence; none where there is none."""
+        value = self._get(self._dataset, keyword)
+        items: list[Dataset] = [] if value is None else self._convert(keyword, value, list)
+        if not all(isinstance(item, Dataset) for item in items):
+            raise SeriesRefused(Reason.UNREADABLE, f"{keyword} is not a sequence")
+        return items
+
+    def instance_number(self) -> int:
+        """InstanceNumber; of a frame, that of the image it was converted from, or its number."""
+        if not self._groups:
+            return self.integer("InstanceNumber", -1)
+        for converted in Taker(self._groups[0]).items(CONVERTED):
+            return Taker(converted).integer("InstanceNumber", self._frame + 1)
+        return self._frame + 1
+
+    def _find(self, keyword: str) -> Any:
+        for group in self._groups:
+            for macro in MACROS:
+                for item in Taker(group).items(macro)[:1]:
+                    if keyword in item:
+                        return self._get(item, keyword)
+        return self._get(self._dataset, keyword)
+
+    @staticmethod
+    def _get(dataset: Dataset, keyword: str) -> Any:
+        try:
+            return dataset.get(keyword)
+        except Exception as error:  # converting a hostile value may raise anything
+            raise SeriesRefused(Reason.UNREADABLE, f"{keyword} does not parse") from error
+
+    @staticmethod
+    def _convert(keyword: str, value: Any, convert: Callable[[Any], Any]) -> Any:
+        try:
+            return convert(value)
+        except Exception as error:  # a hostile value may be of any type
+            raise SeriesRefused(Reason.UNREADABLE, f"{keyword} is malformed") from error
