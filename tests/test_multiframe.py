@@ -25,13 +25,22 @@ from voco_data.gaps import GapPolicy
 from voco_data.reasons import Reason
 from voco_data.volume import Volume
 
-LEGACY_TAGS: dict[str, Any] = dict.fromkeys(
-    (
-        *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
-        *("PatientBirthDate", "PatientSex", "Manufacturer", "SeriesNumber"),
-    ),
-    "",
-) | {"FrameOfReferenceUID": "1.2.3.4", "KVP": 120, "PatientPosition": "HFS"}
+EMPTY = (
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PatientBirthDate",
+    "PatientSex",
+    "Manufacturer",
+    "SeriesNumber",
+)
+LEGACY_TAGS: dict[str, Any] = dict.fromkeys(EMPTY, "") | {
+    "FrameOfReferenceUID": "1.2.3.4",
+    "KVP": 120,
+    "PatientPosition": "HFS",
+}
 
 
 def read(paths: list[Path]) -> Volume:

@@ -1,0 +1,115 @@
+"""Masks and boxes made elsewhere against boxes worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from voco_data.box import Box
+from voco_data.errors import InputError, SeriesRefused
+from voco_data.geometry import CANONICAL_AXES, Geometry
+from voco_data.given_box import GivenBox, read_boxes
+from voco_data.masked_box import include_organs
+from voco_data.organs import OrganBounds
+from voco_data.reasons import Reason
+
+SHAPE = (60, 100, 120)
+SPACING = (5.0, 2.0, 2.0)
+MARGIN = (10.0, 4.0, 4.0)
+PROFILE = Box((5, 10, 10), (50, 90, 110), "profile", 0.9)
+WHERE = Geometry(SHAPE, SPACING, (0.0, 0.0, -200.0), CANONICAL_AXES).canonical(5.0)
+
+
+def boxed(found: Box, **organs: OrganBounds) -> Box:
+    return include_organs(found, organs, SHAPE, SPACING, MARGIN)
+
+
+def test_the_liver_says_where_the_top_is() -> None:
+    liver = OrganBounds((25, 30, 20), (40, 80, 70))
+    box = boxed(PROFILE, liver=liver)
+    assert (box.start, box.stop) == ((5, 10, 10), (42, 90, 110))  # 10 mm are 2 slices
+    assert (box.method, box.confidence) == ("mask", 1.0)
+
+
+def test_nothing_marked_is_cut() -> None:
+    liver = OrganBounds((25, 5, 20), (55, 80, 70))
+    bowel = OrganBounds((2, 30, 1), (30, 99, 60))
+    box = boxed(PROFILE, liver=liver, bowel=bowel)
+    assert (box.start, box.stop) == ((0, 3, 0), (57, 100, 110))
+
+
+def test_a_kidney_alone_leaves_the_top_to_the_profiles() -> None:
+    box = boxed(PROFILE, kidney_left=OrganBounds((20, 40, 80), (28, 60, 95)))
+    assert (box.start[0], box.stop[0], box.confidence) == (5, 50, 0.9)
+
+
+def test_without_profiles_the_bowel_is_the_bottom() -> None:
+    whole = Box((0, 0, 0), SHAPE, "whole", 0.0)
+    liver, bowel = OrganBounds((25, 30, 20), (40, 80, 70)), OrganBounds((8, 30, 20), (30, 80, 70))
+    assert boxed(whole, liver=liver, bowel=bowel).start[0] == 6
+    assert boxed(whole, liver=liver, bowel=bowel).confidence == 1.0
+    assert boxed(whole, liver=liver).start[0] == 0
+    assert boxed(whole, liver=liver).confidence == 0.0
+
+
+def test_no_abdominal_organ_changes_nothing() -> None:
+    assert boxed(PROFILE, aorta=OrganBounds((0, 0, 0), SHAPE)) is PROFILE
+
+
+def given(**changes: float) -> GivenBox:
+    numbers = dict.fromkeys(("y_low_mm", "y_high_mm", "x_low_mm", "x_high_mm"), math.nan)
+    numbers |= {"z_low_mm": -152.5, "z_high_mm": -2.5} | changes
+    return GivenBox(**numbers, made_by="run-1", confidence=0.8)
+
+
+def test_a_given_box_is_in_millimetres() -> None:
+    # Slice k covers -202.5 + 5 k to -197.5 + 5 k mm.
+    box = given().on(WHERE, PROFILE)
+    assert (box.start, box.stop) == ((10, 10, 10), (40, 90, 110))
+    assert (box.method, box.confidence) == ("given:run-1", 0.8)
+    assert given(y_low_mm=19.0, y_high_mm=39.0).on(WHERE, PROFILE).start[1] == 10
+    assert given(y_low_mm=19.0, y_high_mm=39.0).on(WHERE, PROFILE).stop[1] == 20
+    assert given(z_high_mm=900.0).on(WHERE, PROFILE).stop[0] == 60
+    with pytest.raises(SeriesRefused) as caught:
+        given(z_low_mm=500.0, z_high_mm=600.0).on(WHERE, PROFILE)
+    assert caught.value.reason == Reason.BOX_OUTSIDE
+
+
+def test_another_box_has_another_digest() -> None:
+    assert given().digest == given().digest
+    assert given().digest != given(z_low_mm=-152.0).digest
+
+
+@pytest.mark.parametrize("name", ["b.csv", "b.parquet"])
+def test_a_table_of_boxes(tmp_path: Path, name: str) -> None:
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {"series_uid": ["1", "2.5"], "z_low_mm": [0.0, 1.0], "z_high_mm": [5.0, 9.0]}
+    )
+    path = tmp_path / name
+    table.to_csv(path, index=False) if name.endswith("csv") else table.to_parquet(path)
+    found = read_boxes(path)
+    assert list(found) == ["1", "2.5"]
+    assert (found["1"].z_high_mm, found["1"].made_by, found["1"].confidence) == (5.0, "table", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("series_uid,z_low_mm\n1,0\n", "no z_high_mm"),
+        ("series_uid,z_low_mm,z_high_mm\n1,9,3\n", "row 1: expected z_low_mm below z_high_mm"),
+        ("series_uid,z_low_mm,z_high_mm\n1,a,3\n", "row 1: expected numbers in mm"),
+        ("series_uid,z_low_mm,z_high_mm\n1,0,3\n1,0,4\n", "row 2: a second box of series 1"),
+        ("series_uid,z_low_mm,z_high_mm,made_by\n1,0,3,../x\n", "made_by must be"),
+        ("series_uid,z_low_mm,z_high_mm,confidence\n1,0,3,2\n", "confidence must be"),
+        ("series_uid,z_low_mm,z_high_mm,y_low_mm\n1,0,3,2\n", "expected y_low_mm below y_high_mm"),
+    ],
+)
+def test_a_bad_table_is_one_line(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=says):
+        read_boxes(path)
