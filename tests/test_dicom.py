@@ -155,7 +155,7 @@ def test_equal_duplicates_are_dropped_and_different_ones_refused(tmp_path: Path)
         ({"BitsAllocated": 8}, Reason.DERIVED),
         ({"NumberOfFrames": 4}, Reason.UNREADABLE),
         ({"Rows": 61}, Reason.UNREADABLE),
-        ({"PixelData": None}, Reason.NOT_AN_IMAGE),
+        ({"PixelData": None}, Reason.UNREADABLE),
         ({"RescaleSlope": 0}, Reason.UNREADABLE),
         ({"BitsStored": 17}, Reason.UNREADABLE),
         ({"PixelSpacing": lambda i: [2, 2 + i // 12]}, Reason.MIXED_GEOMETRY),
@@ -229,3 +229,13 @@ def test_every_lossless_encoding_of_one_real_slice_is_bit_equal(real_ct: Path) -
 )
 def test_real_bad_geometry_is_refused(real_ct: Path, folder: str, reason: Reason) -> None:
     assert refusal(sorted((real_ct / folder).iterdir())) == reason
+
+
+@pytest.mark.parametrize("extra", [-2, 2, 1000, 0x7FFFFFFF])
+def test_a_length_that_is_not_true_is_unreadable(tmp_path: Path, extra: int) -> None:
+    paths = write_slices(tmp_path, body())
+    data = paths[4].read_bytes()
+    head, tail = data[: data.index(b"\xe0\x7f\x10\x00")], data[data.index(b"\xe0\x7f\x10\x00") :]
+    claim = int.from_bytes(tail[8:12], "little") + extra
+    paths[4].write_bytes(head + tail[:8] + (claim & 0xFFFFFFFF).to_bytes(4, "little") + tail[12:])
+    assert refusal(paths) == Reason.UNREADABLE

@@ -1,6 +1,7 @@
-"""Spread batches of series over this process, local processes, or a Dask cluster.
+"""Spread batches of series over local processes, or a Dask cluster.
 
 One series is in memory per worker, and a few batches are in flight, whatever the archive's size.
+A decoder that crashes takes its process with it, so nothing is read in the coordinator's own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from typing import Any
 
+from voco_data.deadline import end_when_stuck
 from voco_data.errors import InputError
 from voco_data.known import KnownInputs
 from voco_data.reasons import Reason
@@ -27,8 +30,10 @@ IN_FLIGHT_PER_WORKER = 2
 LARGEST_BATCH = 256
 BATCHES_PER_WORKER = 16
 
-WORTH_A_POOL = 8
-"""Fewer series than this are done before a pool of processes has started."""
+TIME_LIMIT_S = 600.0
+"""What one series may take; a large one takes seconds."""
+
+KILLED = "the process that read it died twice (out of memory, a crash, or stuck in a decoder)"
 
 _known: Known = {}
 
@@ -38,13 +43,6 @@ def batches(tasks: Sequence[SeriesTask], workers: int) -> Iterator[Batch]:
     size = max(1, min(LARGEST_BATCH, len(tasks) // (workers * BATCHES_PER_WORKER)))
     for start in range(0, len(tasks), size):
         yield tasks[start : start + size]
-
-
-def run_here(todo: Iterable[Batch], known: Known) -> Iterator[list[SeriesOutcome]]:
-    """One series after another in this process."""
-    for batch in todo:
-        for task in batch:
-            yield fill_batch([task], known)
 
 
 def run_processes(
@@ -58,8 +56,7 @@ def run_processes(
         suspects += [task for batch in lost for task in batch]
         if not lost:
             break
-    for task in suspects:
-        yield [_alone(task, known)]
+    yield from _one_by_one(suspects, known)
 
 
 def _drain_pool(
@@ -87,21 +84,31 @@ def _drain_pool(
                 future.cancel()
 
 
-def _alone(task: SeriesTask, known: Known) -> SeriesOutcome:
-    """The second try, in a process of its own."""
-    with _pool(1, known) as pool:
-        try:
-            return pool.submit(_fill, [task]).result()[0]
-        except BrokenProcessPool:
-            detail = "the process that read it was killed twice (out of memory, or a crash)"
-            return SeriesOutcome(task.key, reason=Reason.WORKER_DIED, detail=detail)
+def _one_by_one(suspects: Sequence[SeriesTask], known: Known) -> Iterator[list[SeriesOutcome]]:
+    """The second try: one process, one series at a time. The series that ends it is refused."""
+    remaining = list(suspects)
+    while remaining:
+        with _pool(1, known) as pool:
+            try:
+                while remaining:
+                    yield pool.submit(_fill, [remaining[0]]).result()
+                    del remaining[0]
+            except BrokenProcessPool:
+                yield [_died(remaining.pop(0))]
+
+
+def _died(task: SeriesTask) -> SeriesOutcome:
+    return SeriesOutcome(task.key, reason=Reason.WORKER_DIED, detail=KILLED)
 
 
 def _pool(workers: int, known: Known) -> ProcessPoolExecutor:
-    # spawn: fork is unsafe beside the threads of numba, zarr and a Prefect flow.
+    # Forked from a server that has imported what they need, and runs no threads: a plain fork is
+    # unsafe beside the threads of zarr and of a Prefect flow.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["voco_data.worker"])
     return ProcessPoolExecutor(
         workers,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=context,
         initializer=_start_worker,
         initargs=(known,),
     )
@@ -115,7 +122,8 @@ def _start_worker(known: Known) -> None:
 
 
 def _fill(batch: Batch) -> list[SeriesOutcome]:
-    return fill_batch(batch, _known)
+    with end_when_stuck(TIME_LIMIT_S * len(batch)):
+        return fill_batch(batch, _known, TIME_LIMIT_S)
 
 
 def run_dask(
@@ -125,7 +133,8 @@ def run_dask(
 
     Every worker must see SOURCE and the root under the same paths.
     """
-    from dask.distributed import Client, LocalCluster, as_completed  # costs a second to import
+    # These cost a second to import.
+    from dask.distributed import Client, KilledWorker, LocalCluster, as_completed
 
     try:
         client = (
@@ -141,13 +150,25 @@ def run_dask(
     with client:
         shared = client.scatter(known, broadcast=True)
         slots = IN_FLIGHT_PER_WORKER * max(1, len(client.scheduler_info()["workers"]))
+
+        def submit(batch: Batch) -> Any:
+            future = client.submit(fill_batch, batch, shared, TIME_LIMIT_S, pure=False)
+            flying[future.key] = batch
+            return future
+
+        flying: dict[Any, Batch] = {}
         remaining = iter(todo)
-        flying = as_completed(
-            [client.submit(fill_batch, b, shared, pure=False) for b in islice(remaining, slots)]
-        )
-        for future in flying:
-            yield future.result()
-            for batch in islice(remaining, 1):
-                flying.add(client.submit(fill_batch, batch, shared, pure=False))
+        futures = as_completed([submit(batch) for batch in islice(remaining, slots)])
+        for future in futures:
+            batch = flying.pop(future.key)
+            try:
+                yield future.result()
+            except KilledWorker:
+                if len(batch) == 1:
+                    yield [_died(batch[0])]
+                for task in batch if len(batch) > 1 else ():
+                    futures.add(submit([task]))
+            for following in islice(remaining, 1):
+                futures.add(submit(following))
         if client.cluster is not None:
             client.cluster.close()

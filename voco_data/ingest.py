@@ -152,10 +152,8 @@ def _fill(plan: Plan, workers: int, dask: str | None, progress: bool) -> list[Se
     todo = fanout.batches(plan.tasks, workers)
     if dask is not None:
         results = fanout.run_dask(todo, plan.known, dask, workers)
-    elif workers == 1 or len(plan.tasks) < fanout.WORTH_A_POOL:
-        results = fanout.run_here(todo, plan.known)
     else:
-        results = fanout.run_processes(todo, plan.known, workers)
+        results = fanout.run_processes(todo, plan.known, min(workers, max(1, len(plan.tasks))))
     return list(_counted(results, len(plan.tasks), progress))
 
 

@@ -7,6 +7,7 @@ The pass goes on to the end of the file, because only there gzip says whether th
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from voco_data.geometry import Geometry
 from voco_data.limits import check_voxels
 from voco_data.reasons import Reason
 from voco_data.volume import Volume
+
+# What matters of a header becomes a reason code; nibabel's own repairs would only bury it.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 MAX_LABEL = 255
 """A map of whole numbers from 0 to at most this, without anything below 0, is a label map."""

@@ -1,23 +1,40 @@
-"""NRRD label maps, through SimpleITK. Data must lie in the file itself."""
+"""NRRD label maps, through pynrrd. Data must lie in the file itself.
+
+ITK's reader ends the process on some damaged headers, so it is not asked.
+"""
 
 from __future__ import annotations
 
+import math
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
+import nrrd
 import numpy as np
 import numpy.typing as npt
 
 from voco_data.errors import SeriesRefused
 from voco_data.geometry import Geometry
 from voco_data.limits import check_voxels
+from voco_data.nifti import GZIP_RATIO
 from voco_data.reasons import Reason
 
 HEADER_BYTES = 65_536
 """The text before the data; a Slicer segmentation writes some kilobytes."""
 
 _ELSEWHERE = re.compile(rb"^data ?file:", re.IGNORECASE | re.MULTILINE)
+
+TO_LPS = {
+    "left-posterior-superior": (1.0, 1.0, 1.0),
+    "lps": (1.0, 1.0, 1.0),
+    "right-anterior-superior": (-1.0, -1.0, 1.0),
+    "ras": (-1.0, -1.0, 1.0),
+    "left-anterior-superior": (1.0, -1.0, 1.0),
+    "las": (1.0, -1.0, 1.0),
+}
+"""Signs that turn a named patient space into LPS."""
 
 
 def is_nrrd(path: Path) -> bool:
@@ -30,27 +47,53 @@ def read_nrrd(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
 
     A header that names another file for its data is refused: it could lead out of the archive.
     """
-    import SimpleITK  # half a second, and few archives have NRRD files
-
-    with path.open("rb") as file:
-        head = file.read(HEADER_BYTES).split(b"\n\n", 1)[0].replace(b"\r", b"")
-    if not head.startswith(b"NRRD") or _ELSEWHERE.search(head):
-        raise SeriesRefused(Reason.UNREADABLE, "no NRRD with its data in the file")
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO("NrrdImageIO")
     try:
-        reader.ReadImageInformation()
-        size = reader.GetSize()
-        if len(size) != 3 or reader.GetNumberOfComponents() != 1:
-            raise SeriesRefused(Reason.NOT_A_VOLUME, f"{len(size)} dimensions, expected 3")
-        check_voxels(size)
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise SeriesRefused(Reason.UNREADABLE, "NRRD does not read") from error
-    matrix = np.reshape(image.GetDirection(), (3, 3))
-    x, y, z = (tuple(column) for column in matrix.T.tolist())
-    sx, sy, sz = image.GetSpacing()
-    values = np.asarray(SimpleITK.GetArrayFromImage(image))
-    geometry = Geometry(values.shape, (sz, sy, sx), tuple(image.GetOrigin()), (z, y, x))
-    return values, geometry
+        with path.open("rb") as file:
+            head = file.read(HEADER_BYTES).split(b"\n\n", 1)[0].replace(b"\r", b"")
+            if not head.startswith(b"NRRD") or _ELSEWHERE.search(head):
+                raise SeriesRefused(Reason.UNREADABLE, "no NRRD with its data in the file")
+            file.seek(0)
+            header = nrrd.read_header(file)
+            geometry = _geometry(header)
+            _check_size(header, path)
+            values = nrrd.read_data(header, file, str(path))
+    except SeriesRefused:
+        raise
+    except (nrrd.NRRDError, OSError, EOFError, zlib.error) as error:
+        raise _unreadable(error) from error
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError) as error:
+        raise _unreadable(error) from error
+    return np.asarray(values).transpose(2, 1, 0), geometry
+
+
+def _unreadable(error: Exception) -> SeriesRefused:
+    return SeriesRefused(Reason.UNREADABLE, f"NRRD does not read ({type(error).__name__})")
+
+
+def _check_size(header: Any, path: Path) -> None:
+    """Compare the header's claim with the bytes that are there, before anything is read."""
+    bits = 64 if header["type"] in ("double", "int64", "uint64") else 8
+    claim = math.prod(int(n) for n in header["sizes"]) * bits // 8
+    ratio = 1 if header.get("encoding") == "raw" else GZIP_RATIO
+    if claim > path.stat().st_size * ratio:
+        raise SeriesRefused(Reason.UNREADABLE, f"the header claims at least {claim} bytes")
+
+
+def _geometry(header: Any) -> Geometry:
+    """`space`, `space directions` and `space origin` as origin, unit axes and spacing in LPS."""
+    sizes = [int(n) for n in header["sizes"]]
+    if len(sizes) != 3:
+        raise SeriesRefused(Reason.NOT_A_VOLUME, f"{len(sizes)} dimensions, expected 3")
+    check_voxels(tuple(sizes))
+    space = str(header.get("space", "")).lower()
+    if space not in TO_LPS or "space directions" not in header or "space origin" not in header:
+        raise SeriesRefused(Reason.MISSING_GEOMETRY, "an NRRD that does not say where it lies")
+    directions = np.asarray(header["space directions"], np.float64) * TO_LPS[space]
+    origin = np.asarray(header["space origin"], np.float64) * TO_LPS[space]
+    lengths = np.linalg.norm(directions, axis=1)
+    if directions.shape != (3, 3) or origin.shape != (3,) or not lengths.min() > 0:
+        raise SeriesRefused(Reason.BAD_GEOMETRY, "axes without length")
+    x, y, z = (tuple(axis) for axis in (directions / lengths[:, None]).tolist())
+    sx, sy, sz = lengths.tolist()
+    ox, oy, oz = origin.tolist()
+    return Geometry((sizes[2], sizes[1], sizes[0]), (sz, sy, sx), (ox, oy, oz), (z, y, x))

@@ -55,9 +55,14 @@ class Reason(StrEnum):
     """No value below water: the intercept is missing, or the values are something else."""
     TIME_LIMIT = "time_limit"
     """Reading it took longer than a series may take."""
+    INTERNAL_ERROR = "internal_error"
+    """An error of ours: the detail says where. Please report it."""
     WORKER_DIED = "worker_died"
     """The process that read this series was killed, twice."""
 
+
+TRANSIENT = frozenset({Reason.TIME_LIMIT, Reason.INTERNAL_ERROR, Reason.WORKER_DIED})
+"""Not a property of the files: another run tries again."""
 
 SKIPPED = frozenset(
     {

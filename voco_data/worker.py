@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import platform
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ import numpy as np
 from voco_data import preview
 from voco_data.box import Box
 from voco_data.cohort import SeriesEntry
+from voco_data.deadline import deadline
 from voco_data.errors import SeriesRefused
 from voco_data.given_box import GivenBox
 from voco_data.known import KnownInputs
@@ -22,6 +26,8 @@ from voco_data.record import Record
 from voco_data.spec import StoreSpec
 from voco_data.store_writer import checksum, commit_volume
 from voco_data.version import VERSION
+
+log = logging.getLogger(__name__)
 
 VERSIONS = {"voco": VERSION, "numpy": np.__version__, "python": platform.python_version()}
 
@@ -66,28 +72,42 @@ class SeriesOutcome:
 
 
 def fill_batch(
-    tasks: Sequence[SeriesTask], known: Mapping[str, KnownInputs]
+    tasks: Sequence[SeriesTask], known: Mapping[str, KnownInputs], limit_s: float = math.inf
 ) -> list[SeriesOutcome]:
-    """Fill a batch of series, one at a time: memory is that of one series."""
+    """Fill a batch of series, one at a time: memory is that of one series.
+
+    A series may take `limit_s` seconds until it is decoded.
+    """
     with warnings.catch_warnings():
         # pydicom warns about every oddity of every header; what matters becomes a reason code.
         warnings.filterwarnings("ignore", module=r"pydicom\.")
-        return [fill_series(task, known) for task in tasks]
+        return [fill_series(task, known, limit_s) for task in tasks]
 
 
-def fill_series(task: SeriesTask, known: Mapping[str, KnownInputs]) -> SeriesOutcome:
+def fill_series(
+    task: SeriesTask, known: Mapping[str, KnownInputs], limit_s: float = math.inf
+) -> SeriesOutcome:
     """Decode one series and commit it to the targets that do not hold it.
 
     `known` says what each store (by folder name) held when the run began.
     """
     try:
-        prepared = prepare(task.base, task.entry, task.targets[0].spec, task.given)
-        digest = prepared.input_digest()
-        identity = (task.patient_id, task.series_uid)
-        missing = [t for t in task.targets if not known[t.store.name].holds(digest, identity)]
-        found = boxes(prepared, [target.spec for target in missing])
+        with deadline(limit_s):
+            prepared = prepare(task.base, task.entry, task.targets[0].spec, task.given)
+            digest = prepared.input_digest()
+            identity = (task.patient_id, task.series_uid)
+            missing = [t for t in task.targets if not known[t.store.name].holds(digest, identity)]
+            found = boxes(prepared, [target.spec for target in missing])
     except SeriesRefused as refusal:
         return SeriesOutcome(task.key, reason=refusal.reason, detail=refusal.detail)
+    except MemoryError:
+        return SeriesOutcome(task.key, reason=Reason.WORKER_DIED, detail="out of memory")
+    except Exception as error:  # noqa: BLE001  a bug of ours costs one series, and is named
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        # The error's own text may quote a header, and a header may name a patient: it stays here.
+        detail = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
+        log.error("a series failed inside voco; please report this: %s", detail)
+        return SeriesOutcome(task.key, reason=Reason.INTERNAL_ERROR, detail=detail)
     records = []
     for target in missing:
         box = found[target.spec]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID
@@ -30,6 +31,13 @@ UNCOMPRESSED = frozenset(
 )
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 RLE = "1.2.840.10008.1.2.5"
+
+UNDEFINED = 0xFFFFFFFF
+"""Length of encapsulated pixel data (PS3.5 A.4)."""
+END_MARKER = b"\xff\xd9"
+"""EOI of JPEG and JPEG-LS (T.81 B.1.1.3), EOC of JPEG 2000 (T.800 A.4.4)."""
+ENDING = 16
+"""Bytes of padding that may follow it, with the marker."""
 
 Codec = tuple[Callable[[bytes], Raw], Callable[[bytes], Claim]]
 _JPEG: Codec = (imagecodecs.jpeg_decode, jpeg_claim)
@@ -179,16 +187,24 @@ class PixelReader:
             raise SeriesRefused(
                 Reason.UNSUPPORTED_SYNTAX, f"{claim.bits} bits a pixel cannot be HU"
             )
+        if END_MARKER not in frame[-ENDING:]:  # some codecs fill what is missing without a word
+            raise SeriesRefused(Reason.UNREADABLE, "an encoded frame without its end")
         return decode(frame)
 
 
 def _pixel_bytes(dataset: Dataset) -> bytes:
     try:
+        element = dataset.get_item("PixelData")
+        claim = element.length if isinstance(element, RawDataElement) else UNDEFINED
         value = dataset.get("PixelData")
     except Exception as error:  # converting a hostile value may raise anything
         raise SeriesRefused(Reason.UNREADABLE, "PixelData does not parse") from error
     if not isinstance(value, bytes) or not value:
-        raise SeriesRefused(Reason.NOT_AN_IMAGE, "rows and columns, but no pixel data")
+        raise SeriesRefused(Reason.UNREADABLE, "rows and columns, but no pixel data to its end")
+    if claim not in (UNDEFINED, len(value)):
+        raise SeriesRefused(
+            Reason.UNREADABLE, f"{len(value)} bytes of pixel data where {claim} are claimed"
+        )
     return value
 
 
