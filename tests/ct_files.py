@@ -26,7 +26,7 @@ def write_slices(
     """Write `hu` (slice, row, column) as one series; slice k lies at origin + k * step."""
     folder.mkdir(parents=True, exist_ok=True)
     step = (0.0, 0.0, spacing_mm[0]) if step_mm is None else step_mm
-    uid = generate_uid(entropy_srcs=[str(folder)])
+    uid = generate_uid(entropy_srcs=[str(folder)])[:56].rstrip(".")
     paths = []
     for index, plane in enumerate(hu):
         dataset = Dataset()

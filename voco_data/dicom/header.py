@@ -13,6 +13,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from voco_data.dicom.deflated import check_inflated_size
 from voco_data.dicom.take import Taker
+from voco_data.dicom.terms import known_modality, known_uid
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 
@@ -162,7 +163,7 @@ def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
 def _check_object(take: Taker) -> int:
     """Raise for whatever is not CT, and count the frames. A missing Modality says nothing."""
     sop_class, modality = take.text("SOPClassUID"), take.text("Modality").upper()
-    kind = f"modality {modality or 'unknown'}, SOP class {sop_class or 'unknown'}"
+    kind = f"modality {known_modality(modality)}, {known_uid(sop_class)}"
     if "LOCALIZER" in take.codes("ImageType"):
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
     if not take.has("Rows") or not take.has("Columns"):
@@ -221,4 +222,4 @@ def _check_values(take: Taker) -> None:
         raise SeriesRefused(Reason.DERIVED, f"image type {', '.join(sorted(kinds & NOT_HU))}")
     unit = take.text("RescaleType").upper()
     if unit not in HU_TYPES or (unit == "US" and "DERIVED" in kinds):
-        raise SeriesRefused(Reason.DERIVED, f"rescale type {unit}: the values are not HU")
+        raise SeriesRefused(Reason.DERIVED, "RescaleType says that the values are not HU")

@@ -88,7 +88,7 @@ def _table(item: Dataset, *, signed: bool) -> tuple[int, Table]:
     take = Taker(item)
     kind = take.text("ModalityLUTType").upper()
     if kind != "HU":
-        raise SeriesRefused(Reason.DERIVED, f"modality LUT to {kind or 'nothing named'}, not HU")
+        raise SeriesRefused(Reason.DERIVED, "a modality LUT to something else than HU")
     descriptor = take.numbers("LUTDescriptor", 3)
     if descriptor is None:
         raise SeriesRefused(Reason.UNREADABLE, "a modality LUT without a descriptor")

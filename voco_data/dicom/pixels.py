@@ -10,11 +10,11 @@ import numpy.typing as npt
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.uid import UID
 
 from voco_data.dicom.codestream import Claim, check_rle_header, jpeg2k_claim, jpeg_claim
 from voco_data.dicom.header import transfer_syntax
 from voco_data.dicom.take import Taker
+from voco_data.dicom.terms import known_uid
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 
@@ -70,8 +70,7 @@ def is_lossy(syntax: str) -> bool:
 def check_syntax(syntax: str) -> None:
     """Raise SeriesRefused(UNSUPPORTED_SYNTAX) for what we do not decode."""
     if syntax not in UNCOMPRESSED and syntax != RLE and syntax not in _ENCODED:
-        name = UID(syntax).name if UID(syntax).is_valid else "not a UID"
-        raise SeriesRefused(Reason.UNSUPPORTED_SYNTAX, f"transfer syntax {syntax} ({name})")
+        raise SeriesRefused(Reason.UNSUPPORTED_SYNTAX, f"transfer syntax {known_uid(syntax)}")
 
 
 class PixelReader:

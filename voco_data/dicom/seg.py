@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from voco_data.dicom.header import MAX_FRAMES, MAX_PIXELS, Triple, read_dataset, transfer_syntax
 from voco_data.dicom.pixels import RLE, UNCOMPRESSED
 from voco_data.dicom.take import Taker
+from voco_data.dicom.terms import known_uid
 from voco_data.errors import SeriesRefused
 from voco_data.geometry import Geometry, unit
 from voco_data.limits import check_voxels
@@ -101,7 +102,9 @@ def _frames(dataset: Dataset, shape: tuple[int, int], frames: int) -> npt.NDArra
     syntax, take = transfer_syntax(dataset), Taker(dataset)
     bits, value = take.integer("BitsAllocated", 1), dataset.get("PixelData")
     if syntax == RLE or syntax not in UNCOMPRESSED or bits not in (1, 8):
-        raise SeriesRefused(Reason.UNSUPPORTED_SYNTAX, f"a segmentation in {syntax}, {bits} bits")
+        raise SeriesRefused(
+            Reason.UNSUPPORTED_SYNTAX, f"a segmentation in {known_uid(syntax)}, {bits} bits"
+        )
     count = frames * shape[0] * shape[1]
     if not isinstance(value, bytes) or len(value) * 8 < count * bits:
         raise SeriesRefused(Reason.UNREADABLE, "a segmentation with too few pixels")
