@@ -22,6 +22,7 @@ OTHER = {
     "min_slices": 9,
     "min_extent_mm": 21.0,
     "spacing_tolerance": 0.1,
+    "uneven_slices": "resample",
     "axis_tolerance_deg": 4.0,
     "algorithm_version": 2,
 }
