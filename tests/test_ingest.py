@@ -110,6 +110,7 @@ def test_the_ledger_has_a_row_a_series_and_a_row_an_odd_file(bench: Bench) -> No
     page = Path(summary.report).read_text()
     assert "too_few_slices" in page
     assert "default-src 'none'" in page
+    assert page.count("data:image/jpeg") == 2
     assert "http" not in page.replace("http-equiv", "")
 
 

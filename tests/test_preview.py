@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ def planes(hu: npt.NDArray[np.int16], folder: Path) -> list[npt.NDArray[np.int16
     preview.write(folder / "p.jpg", hu, SPACING_MM, BOX)
     found = preview.read(folder / "p.jpg")
     assert found is not None
-    with Image.open(io.BytesIO(found.jpeg)) as image:
+    with Image.open(found.path) as image:
         assert image.size == (3 * SLOT, SLOT)
         return np.split(np.asarray(image, np.int16), 3, axis=1)
 

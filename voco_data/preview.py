@@ -33,19 +33,18 @@ Rectangle = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a preview file holds."""
+    """What a preview file says of its scan."""
 
-    jpeg: bytes
-    """The picture, without the box: a line would blur in it."""
+    path: Path
+    """A JPEG, without the box: a line would blur in it. Left unread: a run may have many."""
     boxes: tuple[Rectangle, ...]
     """The box in each of PLANES."""
     histogram: tuple[int, ...]
     """HU counts inside the box, in the bins of voco_data.histogram."""
 
-    @property
     def data_uri(self) -> str:
         """The picture as a page holds it."""
-        return f"data:image/jpeg;base64,{base64.b64encode(self.jpeg).decode()}"
+        return f"data:image/jpeg;base64,{base64.b64encode(self.path.read_bytes()).decode()}"
 
 
 def path_of(root: Path, input_digest: str) -> Path:
@@ -77,13 +76,12 @@ def write(path: Path, hu: npt.NDArray[np.int16], spacing_mm: Triple, box: Box) -
 def read(path: Path) -> Preview | None:
     """The preview at `path`; None if there is none that this version wrote."""
     try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(path) as image:  # reads the head alone
             note = json.loads(image.info["comment"])
         if note["format"] != FORMAT:
             return None
         boxes = tuple((a, b, c, d) for a, b, c, d in note["boxes"])
-        return Preview(data, boxes, tuple(int(n) for n in note["histogram"]))
+        return Preview(path, boxes, tuple(int(n) for n in note["histogram"]))
     except (OSError, KeyError, TypeError, ValueError):
         return None
 

@@ -137,7 +137,7 @@ def _pictures(entries: Sequence[Entry]) -> dict[int, str]:
     for number, entry in enumerate(entries):
         if entry.look is None:
             continue
-        uri = entry.look.data_uri
+        uri = entry.look.data_uri()
         room -= len(uri)
         if room < 0:
             break

@@ -108,7 +108,7 @@ for (const chip of CHIPS) {
 for (const th of HEADS) {
   const {key} = th.querySelector("button").dataset;
   for (const said of ["descending", "ascending"]) {
-    const option = element("option", `${th.textContent.trim()}, ${said}`);
+    const option = element("option", `${th.querySelector("button").textContent}, ${said}`);
     option.value = `${key} ${said}`;
     byId("sort").append(option);
   }
