@@ -88,7 +88,7 @@ function drawSpacing(shown) {
   for (const s of SPACED) if (!shown.has(s.index)) dot(s, colour("line"), 2.5);
   const accent = colour("accent"), odd = colour("odd");
   for (const wanted of [false, true]) {  // outliers on top
-    area.pen.globalAlpha = wanted ? 0.9 : 0.4;
+    area.pen.globalAlpha = wanted || SPACED.length < 50 ? 0.9 : 0.4;  // density shows where many lie
     for (const s of SPACED) {
       if (!shown.has(s.index) || s.odd !== wanted) continue;
       dot(s, wanted ? odd : accent, 3.5);
