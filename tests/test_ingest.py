@@ -109,7 +109,8 @@ def test_the_ledger_has_a_row_a_series_and_a_row_an_odd_file(bench: Bench) -> No
     assert table.loc["mr/0000.dcm", "kind"] == "file"
     page = Path(summary.report).read_text()
     assert "too_few_slices" in page
-    assert "<script" not in page
+    assert "default-src 'none'" in page
+    assert page.count("data:image/jpeg") == 2
     assert "http" not in page.replace("http-equiv", "")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from voco_data import atomic, fanout, ledger, page, pseudonyms, qc
+from voco_data import atomic, fanout, ledger, pseudonyms, qc_page
 from voco_data.cohort import Cohort
 from voco_data.errors import InputError, VocoError
 from voco_data.freshness import Freshness, Seen
@@ -230,8 +230,8 @@ def _publish(
         report=str(report_path),
         seconds=round(time.monotonic() - began, 3),
     )
-    sections = qc.sections(ledger_path, root)
-    atomic.write_text(report_path, page.render(f"voco preprocess: {cohort.layout}", sections))
+    title = f"voco preprocess: {cohort.layout}"
+    atomic.write_text(report_path, qc_page.render(title, ledger_path, root))
     log.info("%d series: %d stored, %d cached, %d refused", summary.series, stored, cached, refused)
     if stored + cached == 0:
         log.warning("no series could be stored; the ledger says why: %s", ledger_path)

@@ -1,8 +1,10 @@
-"""What went in, what did not and why, and where the boxes lie: the ingest part of a report."""
+"""What went in, what did not and why, where the boxes lie: the ingest part of a longer report.
+
+Static, for a page that tells of more than ingest. The full report of a run is voco_data.qc_page.
+"""
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,10 @@ def sections(ledger: Path, root: Path) -> list[Section]:
     return [
         Section("What went in", _render("ingest.html", table=_counts(table), **_series(table))),
         Section("What was refused, and why", _render("refused.html", **_refused(table))),
-        Section("Slices and boxes", _render("boxes.html", pictures=_pictures(table, root))),
+        Section(
+            "Slices and boxes",
+            _render("boxes.html", pictures=_pictures(table, root), slot=preview.SLOT_PX),
+        ),
     ]
 
 
@@ -58,21 +63,24 @@ def _refused(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _boxes(table: pd.DataFrame, root: Path) -> str:
+    return _render("boxes.html", pictures=_pictures(table, root), slot=preview.SLOT_PX)
+
+
 def _pictures(table: pd.DataFrame, root: Path) -> list[dict[str, Any]]:
     kept = table[table["status"].isin(["stored", "cached"])].sort_values(
         ["box_confidence", "source"]
     )
     found: list[dict[str, Any]] = []
     for row in kept.head(PICTURES).to_dict("records"):
-        path = preview.path_of(root, str(row["input_digest"]))
-        if path.exists():
-            data = base64.b64encode(path.read_bytes()).decode()
+        look = preview.read(preview.path_of(root, str(row["input_digest"])))
+        if look is not None:
             found.append(
                 {
                     "series_uid": row["series_uid"],
                     "box_method": row["box_method"],
                     "box_confidence": row["box_confidence"],
-                    "image": f"data:image/png;base64,{data}",
+                    "look": look,
                 }
             )
     return found
