@@ -31,6 +31,7 @@ def record(row: int, pixels: npt.NDArray[np.uint8], name: str) -> Record:
         row=row,
         spec_digest=SPEC.digest,
         input_digest=f"{row:032x}",
+        content_digest=f"{row:032x}",
         stat_digest=f"{row:032x}",
         chunk_checksum=checksum(pixels),
         patient_id=f"p-{name}",

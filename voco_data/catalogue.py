@@ -44,6 +44,7 @@ COLUMNS: dict[str, str] = {
     "instance_numbers": "object",
     "flags": "string",
     "input_digest": "string",
+    "content_digest": "string",
     "stat_digest": "string",
     "chunk_checksum": "string",
 }

@@ -77,6 +77,8 @@ def even_positions(measured_mm: npt.NDArray[np.float64], policy: GapPolicy) -> E
     UNEVEN_SPACING, unless the policy is to resample and no gap is wider than MAX_BRIDGED_MM.
     """
     gaps = np.diff(measured_mm)
+    if len(gaps) == 0:
+        raise SeriesRefused(Reason.TOO_FEW_SLICES, "all slices lie at one position")
     usual = float(np.median(gaps))
     off = np.abs(gaps - usual)
     allowed = max(policy.tolerance * usual, ROUNDING_MM)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from voco_data.abdomen import find_box
 from voco_data.box import Box
@@ -55,6 +56,12 @@ class Prepared:
     def input_digest(self) -> str:
         """Digest of pixels, geometry and what drives the box."""
         return self.volume.input_digest(self.driver)
+
+    def content_digest(self) -> str:
+        """Digest of the canonical HU alone: the same volume as DICOM and as NIfTI has one."""
+        state = xxhash.xxh3_128(np.asarray(self.hu.shape, "<i8").data)
+        state.update(self.hu.data)
+        return state.hexdigest()
 
 
 def prepare(

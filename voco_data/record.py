@@ -29,6 +29,8 @@ class Record:
     """Digest of the store's spec."""
     input_digest: str
     """XXH3-128 over pixels, geometry and the digest of what drove the box."""
+    content_digest: str
+    """XXH3-128 over the canonical HU alone: equal volumes share it, whatever their ids or files."""
     stat_digest: str
     """Path, size and time of change of the files it was read from, hashed."""
     chunk_checksum: str

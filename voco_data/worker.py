@@ -139,6 +139,7 @@ def _record(
         row=target.row,
         spec_digest=target.spec.digest,
         input_digest=digest,
+        content_digest=prepared.content_digest(),
         stat_digest=task.entry.stat_digest,
         chunk_checksum=chunk_checksum,
         patient_id=task.patient_id,

@@ -53,12 +53,16 @@ def read_series(files: Sequence[Path], *, gaps: GapPolicy, min_slices: int) -> V
     are not slices must have been left out by the index.
     """
     slices = sorted(_slices(files), key=lambda item: item.depth_mm)
-    _check_count(len(slices), min_slices)
     _check_alike(slices)
     slices, flags = _drop_duplicates(slices)
-    _check_count(len(slices), min_slices)
-    first = slices[0].header
+    # A hole or a collision says more of a short series than that it is short.
     even = even_positions(np.array([item.depth_mm for item in slices]), gaps)
+    if len(slices) < min_slices:
+        raise SeriesRefused(
+            Reason.TOO_FEW_SLICES,
+            f"{len(slices)} slice positions, at least {min_slices} are needed",
+        )
+    first = slices[0].header
     direction, step_mm = _direction(slices, even.step_mm)
     geometry = Geometry(
         shape=(even.count, first.rows, first.columns),
@@ -93,13 +97,6 @@ def _slices(files: Sequence[Path]) -> Iterator[_Slice]:
         for header in headers:
             depth = float(np.dot(header.position_mm, header.normal))
             yield _Slice(header, depth, pixels, parse_modality(dataset, header.frame, len(headers)))
-
-
-def _check_count(slices: int, least: int) -> None:
-    if slices < least:
-        raise SeriesRefused(
-            Reason.TOO_FEW_SLICES, f"{slices} slice positions, at least {least} are needed"
-        )
 
 
 def _check_alike(slices: Sequence[_Slice]) -> None:
