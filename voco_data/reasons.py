@@ -17,6 +17,8 @@ class Reason(StrEnum):
     """A scout: ImageType value 3 is LOCALIZER (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1)."""
     DERIVED = "derived"
     """A secondary capture, rendering, dose sheet or parametric map: its values are not HU."""
+    MASK = "mask"
+    """A segmentation: it belongs to series, and is none itself."""
     NOT_MEDICAL = "not_medical"
     """Neither DICOM nor NIfTI by its content."""
 
@@ -61,6 +63,7 @@ SKIPPED = frozenset(
         Reason.NOT_CT,
         Reason.LOCALIZER,
         Reason.DERIVED,
+        Reason.MASK,
         Reason.NOT_MEDICAL,
     }
 )
