@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -67,7 +67,7 @@ _TYPES = {
     "box_confidence": "float64",
 }
 _NAMES = [field.name for field in fields(LedgerRow)]
-_ROWS_A_GROUP = 10_000
+_ROWS_A_GROUP = 2_000
 
 
 def write(path: Path, rows: Iterable[LedgerRow]) -> None:
@@ -89,7 +89,8 @@ def write(path: Path, rows: Iterable[LedgerRow]) -> None:
 
 
 def _line(row: LedgerRow) -> tuple[str, str, str]:
-    values = [printable(v) if isinstance(v, str) else v for v in asdict(row).values()]
+    found = (getattr(row, name) for name in _NAMES)
+    values = [printable(value) if isinstance(value, str) else value for value in found]
     return (printable(row.source), printable(row.series_uid), json.dumps(values))
 
 

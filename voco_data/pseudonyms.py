@@ -28,7 +28,7 @@ _SCHEMA = pa.schema([(name, pa.large_string()) for name in COLUMNS])
 _PAIRS = """CREATE TABLE pairs (
     kind TEXT, pseudonym TEXT, original TEXT, PRIMARY KEY (kind, pseudonym)
 ) WITHOUT ROWID;"""
-_ROWS_A_GROUP = 10_000
+_ROWS_A_GROUP = 2_000
 
 
 class Pseudonymiser:
