@@ -247,3 +247,15 @@ def test_geometries_are_grouped_whatever_their_order(values: list[Any], random: 
                 assert json.dumps(lows[one]) == json.dumps(lows[other])
             if one[0] != other[0]:
                 assert lows[one] != lows[other]
+
+
+def test_values_that_no_scanner_writes_do_not_stop_the_index(tmp_path: Path) -> None:
+    for k, value in enumerate(["1e308", "-1e308", "1e-320", "0", "-0"]):
+        write_header(
+            tmp_path / str(k),
+            ImagePositionPatient=[value] * 3,
+            ImageOrientationPatient=[value] * 6,
+            PixelSpacing=[value] * 2,
+            AcquisitionNumber=k,
+        )
+    assert sum(sizes(tmp_path)) == 5

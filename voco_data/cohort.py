@@ -133,8 +133,10 @@ class Cohort:
         )
 
     def odd_files(self) -> Iterator[OddFile]:
-        """Files that belong to no series, in the order in which they were found to be odd."""
-        cursor = self._connection.execute("SELECT path, reason, detail FROM odd ORDER BY rowid")
+        """Files that belong to no series, sorted by path."""
+        cursor = self._connection.execute(
+            "SELECT path, reason, detail FROM odd ORDER BY path, rowid"
+        )
         return (OddFile(path, Reason(reason), detail) for path, reason, detail in cursor)
 
 

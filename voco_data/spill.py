@@ -18,7 +18,8 @@ def connect(schema: str) -> sqlite3.Connection:
     A database without a name is SQLite's own temporary file in TMPDIR (else /var/tmp or /tmp).
     It has no name from the moment it is made, so nothing stays behind, whatever ends us.
     """
-    connection = sqlite3.connect("", isolation_level=None)
+    # A user is one thread at a time, though not always the one that made it.
+    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
     connection.executescript(
         f"PRAGMA cache_size=-{CACHE_KIB}; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
         f"PRAGMA temp_store=FILE; {schema} BEGIN;"

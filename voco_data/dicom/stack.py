@@ -42,8 +42,16 @@ def stack_key(dataset: Dataset) -> StackKey:
     return StackKey(*(_text(dataset, tag) for tag in tags))
 
 
-def segmented_series(dataset: Dataset) -> tuple[str, ...] | None:
-    """SeriesInstanceUIDs that a DICOM SEG refers to; None for any other object.
+class Segmented(NamedTuple):
+    """What a DICOM SEG belongs to."""
+
+    patient_id: str
+    series_uids: tuple[str, ...]
+    """SeriesInstanceUIDs that it refers to, sorted."""
+
+
+def segmented_series(dataset: Dataset) -> Segmented | None:
+    """Patient and series of a DICOM SEG; None for any other object.
 
     Raises SeriesRefused(UNREADABLE) where the reference does not parse.
     """
@@ -53,11 +61,12 @@ def segmented_series(dataset: Dataset) -> tuple[str, ...] | None:
     try:
         items = dataset.get(_REFERENCED_SERIES) or []
         found = {str(item.get("SeriesInstanceUID", "")).strip() for item in items}
+        patient = str(dataset.get("PatientID") or "").strip()
     except Exception as error:  # converting a hostile sequence may raise anything
         raise SeriesRefused(
             Reason.UNREADABLE, "the series that it segments does not parse"
         ) from error
-    return tuple(sorted(found - {""}))
+    return Segmented(patient, tuple(sorted(found - {""})))
 
 
 def _text(dataset: Dataset, tag: int) -> str:

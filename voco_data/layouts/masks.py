@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from voco_data.cohort import MaskKind, OddFile
+from voco_data.dicom.stack import Segmented
 from voco_data.layouts.table import IndexTable
 from voco_data.reasons import Reason
+from voco_data.spill import printable
 
 WORDS = frozenset({"seg", "segmentation", "segmentations", "mask", "masks", "label", "labels"})
 FOLDERS = frozenset({"segmentations", "masks", "labels"})
@@ -34,6 +36,14 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS found_masks (file INTEGER PRIMARY KEY, path BLOB, kind TEXT);
 CREATE TABLE IF NOT EXISTS found_segs (file INTEGER PRIMARY KEY, path BLOB, patient TEXT);
 CREATE TABLE IF NOT EXISTS seg_series (file INTEGER, uid TEXT);
+"""
+
+_INDICES = """
+CREATE INDEX series_folder ON series (folder, kind);
+CREATE INDEX series_above ON series (above, kind);
+CREATE INDEX series_first ON series (first);
+CREATE INDEX seg_series_file ON seg_series (file);
+CREATE INDEX groups_uid ON groups (uid);
 """
 
 
@@ -72,28 +82,21 @@ class Masks:
             "INSERT INTO found_masks VALUES (?, ?, ?)", (file, os.fsencode(path), kind)
         )
 
-    def add_segmentation(
-        self, file: int, path: str, patient: str, series_uids: tuple[str, ...]
-    ) -> None:
+    def add_segmentation(self, file: int, path: str, segmented: Segmented) -> None:
         """A DICOM SEG that refers to series by UID."""
         self._sql.execute(
-            "INSERT INTO found_segs VALUES (?, ?, ?)", (file, os.fsencode(path), patient)
+            "INSERT INTO found_segs VALUES (?, ?, ?)",
+            (file, os.fsencode(path), printable(segmented.patient_id)),
         )
         self._sql.executemany(
-            "INSERT INTO seg_series VALUES (?, ?)", ((file, uid) for uid in series_uids)
+            "INSERT INTO seg_series VALUES (?, ?)",
+            ((file, printable(uid)) for uid in segmented.series_uids),
         )
 
     def offer(self) -> None:
         """Attach every mask to the series that it may belong to, and write its row."""
-        for index in (
-            "series (folder, kind)",
-            "series (above, kind)",
-            "series (first)",
-            "seg_series (file)",
-            "groups (uid)",
-        ):
-            name = index.translate(str.maketrans(" (,", "___", ")"))
-            self._sql.execute(f"CREATE INDEX by_{name} ON {index}")
+        for statement in _INDICES.split(";"):
+            self._sql.execute(statement)
         for file, path, kind in self._sql.execute("SELECT * FROM found_masks ORDER BY path"):
             self._offer(file, path, kind, self._by_place(path))
         for file, path, patient in self._sql.execute("SELECT * FROM found_segs ORDER BY path"):

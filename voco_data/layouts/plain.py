@@ -9,8 +9,8 @@ from pathlib import Path
 
 from voco_data.cohort import OddFile
 from voco_data.dicom.directory import is_directory
-from voco_data.dicom.header import Header, parse_header, read_dataset
-from voco_data.dicom.stack import StackKey, segmented_series, stack_key
+from voco_data.dicom.header import parse_header, read_dataset
+from voco_data.dicom.stack import segmented_series, stack_key
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.masks import Masks, is_nrrd, mask_kind
 from voco_data.layouts.progress import Bar
@@ -68,11 +68,10 @@ def _add_dicom(
     dataset = read_dataset(full, pixels=False)
     segmented = segmented_series(dataset)
     if segmented is not None:
-        masks.add_segmentation(number, path, str(dataset.get("PatientID", "")).strip(), segmented)
+        masks.add_segmentation(number, path, segmented)
         return False
-    header: Header = parse_header(dataset, full)
-    key: StackKey = stack_key(dataset)
-    stacks.add(number, path.rpartition("/")[0], header, key)
+    header = parse_header(dataset, full)
+    stacks.add(number, path.rpartition("/")[0], header, stack_key(dataset))
     return True
 
 

@@ -88,8 +88,9 @@ class Stacks:
         )
         value = json.dumps(_geometry(header))
         geometry = self._intern("geometries", ("grp", "value"), (group, value))
-        traits = self._intern("traits", TRAITS, tuple(key))
-        depth = round(float(np.dot(header.position_mm, header.normal)), DEPTH_DECIMALS)
+        traits = self._intern("traits", TRAITS, tuple(map(printable, key)))
+        along = zip(header.position_mm, header.normal, strict=True)
+        depth = round(sum(position * normal for position, normal in along), DEPTH_DECIMALS)
         self._table.add_slice(file, None, geometry, traits, depth)
 
     def form(self) -> None:
@@ -202,7 +203,8 @@ def representatives(values: Sequence[Geometry]) -> list[Geometry]:
     table = np.array(values, np.float64)
     for column, values_of in enumerate(table.T):
         known = np.unique(values_of)
-        gaps = np.diff(known)
+        with np.errstate(over="ignore"):  # values that no scanner writes are told apart as well
+            gaps = np.diff(known)
         starts = np.concatenate([[True], gaps > _tolerance(column) * _scale(column, known[:-1])])
         lows = known[np.maximum.accumulate(np.where(starts, np.arange(len(known)), 0))]
         table[:, column] = lows[np.searchsorted(known, values_of)]
