@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 import zarr
 
 from tests.ct_files import body, write_slices
+from tests.headers import indexed
 from voco_data import pseudonyms
 from voco_data.errors import InputError, StoreBusy
 from voco_data.ingest import PreprocessSummary, preprocess
@@ -183,6 +185,93 @@ def test_equal_pixels_of_two_patients_are_two_rows_in_any_order(bench: Bench) ->
     for name in ("small", "other"):
         spec = {"small": SMALL, "other": OTHER}[name]
         assert len(Store.open(one_by_one / spec.name)) == 3
+
+
+def test_duplicate_volumes_are_marked_with_the_first_of_them(bench: Bench) -> None:
+    write_slices(
+        bench.archive / "c", body(seed=1), tags={"PatientID": "twin", "SeriesInstanceUID": "9.9"}
+    )
+    write_slices(
+        bench.archive / "d", body(seed=1), tags={"PatientID": "third", "SeriesInstanceUID": "9.8"}
+    )
+    first = bench.run(keep_ids=True)
+    assert counts(first) == (4, 0, 0)
+    table = bench.ledger(first).set_index("patient_id")
+    original = table.loc["one", "series_uid"]
+    assert original < "9.8"
+    assert table["duplicate_of"].to_dict() == {
+        "one": "",
+        "two": "",
+        "twin": original,
+        "third": original,
+    }
+    assert table.loc["twin", "flags"] == "duplicate"
+    assert table.loc["one", "flags"] == ""
+    columns = ["source", "flags", "duplicate_of"]
+    for options in ({}, {"deep": True}, {"include": ["[bcd]/*"]}):
+        again = bench.ledger(bench.run(keep_ids=True, **options))[columns]
+        before = bench.ledger(first)[columns]
+        expected = before[before["source"].isin(again["source"])].reset_index(drop=True)
+        pd.testing.assert_frame_equal(again, expected)
+
+
+def test_a_copy_in_another_archive_is_marked_and_a_moved_archive_is_not(bench: Bench) -> None:
+    bench.run(keep_ids=True)
+    bench.archive = bench.archive.rename(bench.archive.with_name("moved"))
+    (bench.archive / "a").rename(bench.archive / "elsewhere")
+    assert set(bench.ledger(bench.run(keep_ids=True))["duplicate_of"]) == {""}
+    bench.archive = bench.archive.with_name("second")
+    write_slices(bench.archive, body(seed=1), tags={"PatientID": "z", "SeriesInstanceUID": "9"})
+    summary = bench.run(keep_ids=True)
+    assert counts(summary) == (0, 1, 0)
+    stored = Store.open(summary.stores["small"]).catalogue.set_index("patient_id")
+    (row,) = bench.ledger(summary).to_dict("records")
+    assert row["duplicate_of"] == stored.loc["one", "series_uid"]
+
+
+def test_a_mask_that_comes_later_is_a_new_read_of_its_series_only(bench: Bench) -> None:
+    bench.run()
+    before = {
+        r["stat_digest"] for r in Store.open(bench.root / SMALL.name).catalogue.to_dict("records")
+    }
+    (bench.archive / "a" / "liver_mask.nii.gz").write_bytes(b"")
+    digests = {entry.source: entry.stat_digest for entry in indexed(bench.archive)[0]}
+    assert (digests["a"] in before, digests["b/deep"] in before) == (False, True)
+    summary = bench.run()
+    assert counts(summary) == (0, 2, 0)
+    assert bench.ledger(summary).query("kind == 'file'")["reason"].tolist() == ["mask"]
+
+
+def test_two_stacks_under_one_uid_are_two_volumes(bench: Bench) -> None:
+    shutil.rmtree(bench.archive)
+    for acquisition in (1, 2):
+        write_slices(
+            bench.archive,
+            body(seed=acquisition),
+            names=[f"{k}-{acquisition}" for k in range(24)],
+            tags={"AcquisitionNumber": acquisition, "SeriesInstanceUID": "1.5"},
+        )
+    summary = bench.run(keep_ids=True)
+    assert counts(summary) == (2, 0, 0)
+    names = bench.ledger(summary)["series_uid"].tolist()
+    assert len(set(names)) == 2
+    assert all(name.startswith("1.5#") for name in names)
+    assert counts(bench.run(keep_ids=True)) == (0, 2, 0)
+
+
+@pytest.mark.parametrize("keep_ids", [True, False])
+def test_names_that_are_no_text_and_a_table_that_still_reads(bench: Bench, keep_ids: bool) -> None:
+    odd = os.fsdecode(b"\xff\nodd")
+    (bench.archive / "a").rename(bench.archive / odd)
+    (bench.archive / f"{odd}.txt").write_text("")
+    summary = bench.run(keep_ids=keep_ids)
+    assert counts(summary) == (2, 0, 0)
+    table = bench.ledger(summary)
+    assert len(table) == 3
+    assert table["n_slices"].dtype == "Int64"
+    assert ("\\udcff\nodd" in set(table["source"])) == keep_ids
+    assert counts(bench.run(keep_ids=keep_ids)) == (0, 2, 0)
+    assert len(Store.open(summary.stores["small"]).catalogue) == 2
 
 
 def test_processes_and_one_thread_make_the_same_store(bench: Bench) -> None:

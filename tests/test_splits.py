@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from voco_data.errors import InputError
-from voco_data.splits import Split, make_split
+from voco_data.splits import Split, holders_of_one_volume, make_split
 
 
 @st.composite
@@ -106,3 +106,54 @@ def test_bad_json_is_refused(text: str) -> None:
 def test_too_few_patients_are_refused() -> None:
     with pytest.raises(InputError, match="5 labelled patients are too few"):
         make_split(list("abcde"), np.zeros((5, 3)), n_folds=5, seed=0)
+
+
+@given(cohorts(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_linked_patients_share_a_part(
+    cohort: tuple[list[str], np.ndarray, int, int], data: st.DataObject
+) -> None:
+    ids, labels, n_folds, seed = cohort
+    names = st.sampled_from([*ids, "a patient without labels"])
+    links = data.draw(st.lists(st.tuples(names, names), max_size=len(ids) // 4))
+    try:
+        split = make_split(ids, labels, n_folds=n_folds, seed=seed, linked=links)
+    except InputError:
+        assume(False)
+    part = {p: i for i, members in enumerate([split.test, *split.folds]) for p in members}
+    assert set(part) == set(ids)
+    part["a patient without labels"] = next(
+        (part[a if b not in part else b] for a, b in links if (a in part) != (b in part)), 0
+    )
+    assert all(part[a] == part[b] for a, b in links)
+    shuffled = data.draw(st.permutations([(b, a) for a, b in links]))
+    assert make_split(ids, labels, n_folds=n_folds, seed=seed, linked=shuffled) == split
+
+
+def test_a_chain_of_copies_is_one_family_and_sizes_stay_exact() -> None:
+    ids = [f"{i:02d}" for i in range(50)]
+    labels = np.random.default_rng(0).choice(3, size=(50, 3), p=[0.7, 0.2, 0.1])
+    patients = ["03", "17", "17", "31", "44", "45", "08"]
+    digests = ["x", "x", "y", "y", "z", "z", "alone"]
+    links = holders_of_one_volume(patients, digests)
+    assert links == [("03", "17"), ("17", "31"), ("44", "45")]
+    for seed in range(20):
+        split = make_split(ids, labels, n_folds=5, seed=seed, linked=links)
+        parts = [set(part) for part in (split.test, *split.folds)]
+        assert [len(part) for part in parts] == [10, 8, 8, 8, 8, 8]
+        for family in ({"03", "17", "31"}, {"44", "45"}):
+            assert sum(family <= part for part in parts) == 1
+
+
+def test_no_links_change_nothing() -> None:
+    labels = np.random.default_rng(1).choice(3, size=(40, 3))
+    ids = [f"{i:02d}" for i in range(40)]
+    plain = make_split(ids, labels, n_folds=5, seed=3)
+    assert make_split(ids, labels, n_folds=5, seed=3, linked=[("00", "00")]) == plain
+
+
+def test_one_family_cannot_be_split() -> None:
+    ids = [str(i) for i in range(9)]
+    links = [("0", other) for other in ids]
+    with pytest.raises(InputError, match="share so many volumes that they are 1 groups"):
+        make_split(ids, np.zeros((9, 3)), n_folds=2, seed=0, linked=links)

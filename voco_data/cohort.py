@@ -1,8 +1,14 @@
-"""What an archive holds before any pixel is read: its series, and files that belong to none."""
+"""What an archive holds before any pixel is read: its series, and files that belong to none.
+
+The cohort lies in a table on disk (`voco_data/spill.py`). A series is built when it is asked for,
+so an archive of any size takes the same memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +16,9 @@ from typing import Literal
 import xxhash
 
 from voco_data.reasons import Reason
+
+MaskKind = Literal["nifti", "nrrd", "dicom_seg"]
+MaskLabels = Literal["ratic", "flare", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +32,13 @@ class ArchiveFile:
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """A label map that may lie on a series, by what the index could see without reading it."""
+    """A segmentation that may belong to a series. Whether it fits, its reader finds out."""
 
     path: str
-    kind: Literal["nifti", "nrrd", "dicom_seg"]
-    labels: Literal["ratic", "flare", "unknown"]
-    """What its numbers mean."""
+    """Relative to the archive."""
+    kind: MaskKind
+    labels: MaskLabels
+    """Whose numbers its voxels are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +53,24 @@ class SeriesEntry:
     """Common folder of the files (the file itself for NIfTI), relative to the archive."""
     files: tuple[str, ...]
     stat_digest: str
-    """Changes when a file of the series is added, removed, replaced or touched."""
+    """Changes when a file or mask of the series is added, removed, replaced or touched."""
     masks: tuple[MaskFile, ...] = ()
+    """Candidates, sorted by path."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesHead:
+    """A series without its files."""
+
+    number: int
+    """Names the series within this index only."""
+    kind: Literal["dicom", "nifti"]
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    source: str
+    n_files: int
+    stat_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +82,79 @@ class OddFile:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
 class Cohort:
-    """The index of one archive."""
+    """The index of one archive, while it is open. Made by `voco_data.layouts.index`."""
 
-    base: Path
-    """Folder that every path in here is relative to."""
-    layout: str
-    public_ids: bool
-    """Ids of this layout are public and kept; all others become pseudonyms."""
-    series: tuple[SeriesEntry, ...]
-    odd_files: tuple[OddFile, ...]
+    def __init__(
+        self, base: Path, layout: str, connection: sqlite3.Connection, *, public_ids: bool
+    ) -> None:
+        self.base = base
+        """Folder that every path in here is relative to."""
+        self.layout = layout
+        self.public_ids = public_ids
+        """Ids of this layout are public and kept; all others become pseudonyms."""
+        self._connection = connection
 
+    def __len__(self) -> int:
+        """How many series."""
+        return int(self._connection.execute("SELECT COUNT(*) FROM series").fetchone()[0])
 
-def stat_digest(files: Sequence[ArchiveFile]) -> str:
-    """XXH3-128 over path, size and time of change of every file."""
-    state = xxhash.xxh3_128()
-    for file in sorted(files, key=lambda f: f.path):
-        state.update(
-            f"{file.path}\0{file.size}\0{file.mtime_ns}\n".encode(errors="surrogateescape")
+    def heads(self) -> Iterator[SeriesHead]:
+        """All series, sorted by patient, series id and source."""
+        cursor = self._connection.execute(f"{_HEAD} ORDER BY patient, uid, source, id")
+        return (SeriesHead(*row) for row in cursor)
+
+    def head(self, number: int) -> SeriesHead:
+        """One series, without its files."""
+        return SeriesHead(*self._connection.execute(f"{_HEAD} WHERE id = ?", (number,)).fetchone())
+
+    def entry(self, number: int) -> SeriesEntry:
+        """One series with its files and masks, both sorted by path."""
+        head = self.head(number)
+        files = self._connection.execute(
+            "SELECT path FROM slices JOIN files ON files.id = slices.file"
+            " WHERE slices.series = ? ORDER BY path",
+            (number,),
         )
+        masks = self._connection.execute(
+            "SELECT path, kind, labels FROM masks JOIN files ON files.id = masks.file"
+            " WHERE masks.series = ? ORDER BY path",
+            (number,),
+        )
+        return SeriesEntry(
+            kind=head.kind,
+            patient_id=head.patient_id,
+            study_uid=head.study_uid,
+            series_uid=head.series_uid,
+            source=head.source,
+            files=tuple(os.fsdecode(path) for (path,) in files),
+            stat_digest=head.stat_digest,
+            masks=tuple(MaskFile(os.fsdecode(path), *rest) for path, *rest in masks),
+        )
+
+    def odd_files(self) -> Iterator[OddFile]:
+        """Files that belong to no series, sorted by path."""
+        cursor = self._connection.execute(
+            "SELECT path, reason, detail FROM odd ORDER BY path, rowid"
+        )
+        return (OddFile(path, Reason(reason), detail) for path, reason, detail in cursor)
+
+
+_HEAD = "SELECT id, kind, patient, study, uid, source, n_files, stat_digest FROM series"
+
+
+def stat_digest(files: Iterable[ArchiveFile], masks: Sequence[ArchiveFile] = ()) -> str:
+    """XXH3-128 over path, size and time of change of every file, and of every mask if any.
+
+    Both come sorted by path.
+    """
+    state = xxhash.xxh3_128()
+    for file in files:
+        state.update(_line(file))
+    for mask in masks:
+        state.update(b"mask\0" + _line(mask))
     return state.hexdigest()
+
+
+def _line(file: ArchiveFile) -> bytes:
+    return f"{file.path}\0{file.size}\0{file.mtime_ns}\n".encode(errors="surrogateescape")

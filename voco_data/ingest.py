@@ -9,6 +9,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -17,12 +18,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from voco_data import atomic, fanout, ledger, pseudonyms, qc_page
-from voco_data.cohort import Cohort
 from voco_data.errors import InputError, VocoError
 from voco_data.freshness import Freshness, Seen
 from voco_data.layouts.index import index
 from voco_data.outcome import ledger_rows
-from voco_data.plan import NamedSeries, Plan, make_plan, name_series
+from voco_data.plan import NamedCohort, Plan, make_plan
 from voco_data.spec import PROFILES, StoreSpec, distinct, read_spec_file
 from voco_data.store_writer import StoreWriter, writing
 from voco_data.worker import SeriesOutcome
@@ -81,22 +81,26 @@ def preprocess(
     """
     began = time.monotonic()
     wanted = choose_specs(specs, spec_file)
-    cohort = index(Path(source), layout=layout, include=include, exclude=exclude)
-    home = _usable(Path(root))
-    _check_disk(home, wanted, len(cohort.series))
-    hidden = None if keep_ids or cohort.public_ids else pseudonyms.load_or_make(home)
-    series = name_series(cohort, hidden)
-    freshness = Freshness(home)
     with ExitStack() as stack:
+        cohort = stack.enter_context(
+            index(Path(source), layout=layout, include=include, exclude=exclude, progress=progress)
+        )
+        home = _usable(Path(root))
+        _check_disk(home, wanted, len(cohort))
+        hidden = None if keep_ids or cohort.public_ids else pseudonyms.load_or_make(home)
+        series = NamedCohort(cohort, hidden)
+        freshness = Freshness(home)
         writers = [stack.enter_context(writing(home, spec, wait_seconds=wait)) for spec in wanted]
         for writer in writers:
             freshness.adopt(writer.table, writer.spec)
-        plan = make_plan(cohort, series, writers, None if deep else freshness)
+        plan = make_plan(series, writers, None if deep else freshness)
         outcomes = _fill(plan, workers or _cores(), dask, progress)
-        rows = _commit(cohort, series, plan, outcomes, writers, freshness, hidden)
-    if hidden is not None:
-        pseudonyms.save_map(home, hidden)
-    return _publish(home, cohort, rows, writers, began)
+        _commit(series, plan, outcomes, writers, freshness)
+        rows = ledger_rows(series, plan, outcomes, writers)
+        summary = _publish(home, cohort.layout, rows, writers, began)
+        if hidden is not None:
+            pseudonyms.save_map(home, hidden)
+        return summary
 
 
 def choose_specs(names: Sequence[str], spec_file: str | Path | None) -> list[StoreSpec]:
@@ -167,15 +171,13 @@ def _counted(
 
 
 def _commit(
-    cohort: Cohort,
-    series: Sequence[NamedSeries],
+    series: NamedCohort,
     plan: Plan,
     outcomes: Sequence[SeriesOutcome],
     writers: Sequence[StoreWriter],
     freshness: Freshness,
-    hidden: pseudonyms.Pseudonymiser | None,
-) -> list[ledger.LedgerRow]:
-    """Compact what was committed, remember what was learnt, and account for every series."""
+) -> None:
+    """Compact what was committed, and remember what was learnt."""
     by_spec = {
         writer.spec.digest: [
             record
@@ -187,19 +189,27 @@ def _commit(
     }
     for writer in writers:
         writer.compact(by_spec[writer.spec.digest])
-    specs = {task.key: task.targets[0].spec for task in plan.tasks}
-    stats = {item.key: item.entry.stat_digest for item in series}
+    specs = dict(plan.tasks.specs())
+    stats = {item.key: item.head.stat_digest for item in series if item.key in specs}
     for outcome in outcomes:
         seen = Seen(outcome.input_digest, outcome.reason, outcome.detail)
         freshness.remember(stats[outcome.key], specs[outcome.key], seen)
     freshness.save()
-    return ledger_rows(cohort, series, plan, outcomes, writers, hidden)
+
+
+def _tallied(
+    rows: Iterable[ledger.LedgerRow], count: Counter[tuple[str, str]]
+) -> Iterator[ledger.LedgerRow]:
+    """Pass rows on, and count them by kind and status."""
+    for row in rows:
+        count[(row.kind, row.status)] += 1
+        yield row
 
 
 def _publish(
     root: Path,
-    cohort: Cohort,
-    rows: Sequence[ledger.LedgerRow],
+    layout: str,
+    rows: Iterable[ledger.LedgerRow],
     writers: Sequence[StoreWriter],
     began: float,
 ) -> PreprocessSummary:
@@ -208,12 +218,8 @@ def _publish(
     folder = root / "runs" / f"{started}-preprocess-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
     ledger_path, report_path = folder / "ledger.parquet", folder / "report.html"
-    ledger.write(ledger_path, rows)
-    count = {
-        (kind, status): sum(1 for row in rows if (row.kind, row.status) == (kind, status))
-        for kind in ("series", "file")
-        for status in ("stored", "cached", "refused", "skipped")
-    }
+    count: Counter[tuple[str, str]] = Counter()
+    ledger.write(ledger_path, _tallied(rows, count))
     stored, cached = count["series", "stored"], count["series", "cached"]
     refused = count["series", "refused"]
     stores = {writer.spec.profile: str(writer.path) for writer in writers}
@@ -224,13 +230,13 @@ def _publish(
         refused=refused,
         skipped=count["series", "skipped"] + count["file", "skipped"],
         refused_files=count["file", "refused"],
-        layout=cohort.layout,
+        layout=layout,
         stores=stores,
         ledger=str(ledger_path),
         report=str(report_path),
         seconds=round(time.monotonic() - began, 3),
     )
-    title = f"voco preprocess: {cohort.layout}"
+    title = f"voco preprocess: {layout}"
     atomic.write_text(report_path, qc_page.render(title, ledger_path, root))
     log.info("%d series: %d stored, %d cached, %d refused", summary.series, stored, cached, refused)
     if stored + cached == 0:

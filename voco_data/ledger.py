@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from voco_data import atomic
+from voco_data.spill import printable, spilling
 
 Status = Literal["stored", "cached", "refused", "skipped"]
 
@@ -42,7 +47,10 @@ class LedgerRow:
     box_z_high_mm: float | None = None
     box_confidence: float | None = None
     flags: str = ""
+    """Separated by blanks."""
     input_digest: str = ""
+    duplicate_of: str = ""
+    """Series id of the first series with equal content, where the row is flagged `duplicate`."""
 
 
 _TYPES = {
@@ -58,12 +66,41 @@ _TYPES = {
     "box_z_high_mm": "float64",
     "box_confidence": "float64",
 }
+_NAMES = [field.name for field in fields(LedgerRow)]
+_ROWS_A_GROUP = 2_000
 
 
 def write(path: Path, rows: Iterable[LedgerRow]) -> None:
-    """Write the ledger as Parquet, sorted by source, atomically."""
-    names = [field.name for field in fields(LedgerRow)]
-    table = pd.DataFrame([asdict(row) for row in rows], columns=names)
-    table = table.astype({name: _TYPES.get(name, "string") for name in names})
-    with atomic.replacing(path) as temporary:
-        table.sort_values(["source", "series_uid"]).to_parquet(temporary, index=False)
+    """Write the ledger as Parquet, sorted by source, atomically.
+
+    Rows are sorted on disk and written by row groups: memory does not grow with their number.
+    """
+    schema = _schema()
+    with spilling("CREATE TABLE lines (source TEXT, series_uid TEXT, line TEXT);") as lines:
+        lines.executemany("INSERT INTO lines VALUES (?, ?, ?)", map(_line, rows))
+        found = lines.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
+        with (
+            atomic.replacing(path) as temporary,
+            pq.ParquetWriter(temporary, schema) as writer,
+        ):
+            for group in _in_groups(line for (line,) in found):
+                columns = [list(column) for column in zip(*group, strict=True)]
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _line(row: LedgerRow) -> tuple[str, str, str]:
+    found = (getattr(row, name) for name in _NAMES)
+    values = [printable(value) if isinstance(value, str) else value for value in found]
+    return (printable(row.source), printable(row.series_uid), json.dumps(values))
+
+
+def _in_groups(lines: Iterator[str]) -> Iterator[list[list[object]]]:
+    while group := [json.loads(line) for line in islice(lines, _ROWS_A_GROUP)]:
+        yield group
+
+
+def _schema() -> pa.Schema:
+    """Arrow's types, with those of pandas beside them, so that it reads back what was meant."""
+    table = pd.DataFrame(columns=_NAMES)
+    table = table.astype({name: _TYPES.get(name, "string") for name in _NAMES})
+    return pa.Schema.from_pandas(table, preserve_index=False)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from voco_data.cohort import Cohort
 from voco_data.geometry import Geometry
 from voco_data.ledger import LedgerRow, Status
-from voco_data.plan import NamedSeries, Plan
-from voco_data.pseudonyms import Pseudonymiser
+from voco_data.plan import NamedCohort, NamedSeries, Plan
 from voco_data.reasons import SKIPPED, Reason
 from voco_data.record import Record, read_record
 from voco_data.store_writer import StoreWriter
@@ -17,24 +15,24 @@ from voco_data.worker import SeriesOutcome
 
 
 def ledger_rows(
-    cohort: Cohort,
-    series: Sequence[NamedSeries],
+    series: NamedCohort,
     plan: Plan,
     outcomes: Sequence[SeriesOutcome],
     writers: Sequence[StoreWriter],
-    hidden: Pseudonymiser | None,
-) -> list[LedgerRow]:
-    """A row a series, and a row a file that belongs to none."""
+) -> Iterator[LedgerRow]:
+    """A row a series, and a row a file that belongs to none, one at a time.
+
+    The writers' tables hold what this run committed: duplicates are looked up there.
+    """
     done: dict[str, list[SeriesOutcome]] = {}
     for outcome in outcomes:
         done.setdefault(outcome.key, []).append(outcome)
     held = _Held(writers)
-    rows = [_series_row(item, plan, done.get(item.key, []), held) for item in series]
-    for file in cohort.odd_files:
-        source = file.path if hidden is None else hidden("source", file.path)
+    for item in series:
+        yield _series_row(item, plan, done.get(item.key, []), held)
+    for source, file in series.odd_files():
         status: Status = "skipped" if file.reason in SKIPPED else "refused"
-        rows.append(LedgerRow("file", source, "", "", status, file.reason, file.detail))
-    return rows
+        yield LedgerRow("file", source, "", "", status, file.reason, file.detail)
 
 
 class _Held:
@@ -46,6 +44,18 @@ class _Held:
             for writer in writers
             for digest, row in zip(writer.table["input_digest"], writer.table["row"], strict=True)
         }
+        self._first: dict[str, tuple[str, str]] = {}
+        for writer in writers:
+            columns = (writer.table[name] for name in ("input_digest", "series_uid", "patient_id"))
+            for digest, *identity in zip(*columns, strict=True):
+                series_uid, patient_id = identity
+                first = self._first.get(digest, (series_uid, patient_id))
+                self._first[digest] = min(first, (series_uid, patient_id))
+
+    def duplicate_of(self, digest: str, item: NamedSeries) -> str:
+        """Series id of the first series with equal content; empty if that is `item` itself."""
+        series_uid, patient_id = self._first[digest]
+        return "" if (patient_id, series_uid) == item.identity else series_uid
 
     def record(self, digest: str) -> Record | None:
         if digest not in self._rows:
@@ -68,16 +78,18 @@ def _series_row(
         return _refused(names, item, refusal.reason, refusal.detail)
     committed = [record for outcome in outcomes for record in outcome.records]
     if committed:
+        names["duplicate_of"] = held.duplicate_of(committed[0].input_digest, item)
         return _with_facts(names, "stored", committed[0])
     digest = outcomes[0].input_digest if outcomes else plan.seen[item.key].input_digest
     record = held.record(digest)
     assert record is not None, f"{item.key}: a cached series has a record"
+    names["duplicate_of"] = held.duplicate_of(digest, item)
     return _with_facts(names, "cached", record)
 
 
 def _refused(names: dict[str, Any], item: NamedSeries, reason: Reason, detail: str) -> LedgerRow:
     status: Status = "skipped" if reason in SKIPPED else "refused"
-    slices = len(item.entry.files) if item.entry.kind == "dicom" else None
+    slices = item.head.n_files if item.head.kind == "dicom" else None
     return LedgerRow(**names, status=status, reason=reason, detail=detail, n_slices=slices)
 
 
@@ -104,7 +116,7 @@ def _with_facts(names: dict[str, Any], status: Status, record: Record) -> Ledger
         box_z_low_mm=record.box_low_mm[0],
         box_z_high_mm=record.box_high_mm[0],
         box_confidence=record.box_confidence,
-        flags=" ".join(record.flags),
+        flags=" ".join((*record.flags, *(["duplicate"] if names["duplicate_of"] else []))),
         input_digest=record.input_digest,
     )
 

@@ -6,12 +6,15 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Iterable
+import sqlite3
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from voco_data import atomic
+from voco_data import atomic, spill
 
 FOLDER = "private"
 KEY_FILE = "ids.key"
@@ -20,13 +23,20 @@ KEY_BYTES = 32
 PSEUDONYM_HEX = 20
 """80 bits: no collision among any number of ids that one archive can hold."""
 
+COLUMNS = ("kind", "pseudonym", "original")
+_SCHEMA = pa.schema([(name, pa.large_string()) for name in COLUMNS])
+_PAIRS = """CREATE TABLE pairs (
+    kind TEXT, pseudonym TEXT, original TEXT, PRIMARY KEY (kind, pseudonym)
+) WITHOUT ROWID;"""
+_ROWS_A_GROUP = 2_000
+
 
 class Pseudonymiser:
-    """Turns ids into pseudonyms under one key, and remembers the pairs."""
+    """Turns ids into pseudonyms under one key, and remembers the pairs, on disk."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._pairs: dict[tuple[str, str], str] = {}
+        self._pairs: sqlite3.Connection | None = None
 
     def __call__(self, kind: str, original: str) -> str:
         """Pseudonym of an id; `kind` is `patient`, `study`, `series` or `source`.
@@ -36,12 +46,19 @@ class Pseudonymiser:
         message = f"{kind}\0{original.strip()}".encode(errors="surrogateescape")
         code = hmac.new(self._key, message, hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
         pseudonym = f"{kind[0]}{code}"
-        self._pairs[(kind, pseudonym)] = original
+        self.keep([(kind, pseudonym, spill.printable(original))])
         return pseudonym
 
-    def pairs(self) -> Iterable[tuple[str, str, str]]:
-        """(kind, pseudonym, original) of every id that was asked for."""
-        return ((kind, pseudonym, original) for (kind, pseudonym), original in self._pairs.items())
+    def keep(self, pairs: Iterable[tuple[str, str, str]]) -> None:
+        """Remember (kind, pseudonym, original); what is remembered already stays."""
+        if self._pairs is None:
+            self._pairs = spill.connect(_PAIRS)
+        self._pairs.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", pairs)
+
+    def pairs(self) -> Iterator[tuple[str, str, str]]:
+        """(kind, pseudonym, original) of every id that was asked for, sorted."""
+        if self._pairs is not None:
+            yield from self._pairs.execute("SELECT * FROM pairs ORDER BY kind, pseudonym")
 
 
 def load(root: Path) -> Pseudonymiser | None:
@@ -70,10 +87,20 @@ def load_or_make(root: Path) -> Pseudonymiser:
 def save_map(root: Path, pseudonymiser: Pseudonymiser) -> None:
     """Add the pairs to the private map, so that the owner can find a patient again."""
     path = root / FOLDER / MAP_FILE
-    columns = ["kind", "pseudonym", "original"]
-    table = pd.DataFrame(list(pseudonymiser.pairs()), columns=columns, dtype="string")
     if path.exists():
-        table = pd.concat([pd.read_parquet(path), table]).drop_duplicates(columns[:2])
+        with pq.ParquetFile(path) as old:
+            for batch in old.iter_batches(_ROWS_A_GROUP, columns=list(COLUMNS)):
+                pseudonymiser.keep(zip(*(column.to_pylist() for column in batch), strict=True))
     with atomic.replacing(path) as temporary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        table.sort_values(columns[:2]).to_parquet(temporary, index=False)
+        with pq.ParquetWriter(temporary, _SCHEMA) as writer:
+            for rows in _in_groups(pseudonymiser.pairs()):
+                columns = [list(column) for column in zip(*rows, strict=True)]
+                writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+
+
+def _in_groups(
+    pairs: Iterator[tuple[str, str, str]],
+) -> Iterator[tuple[tuple[str, str, str], ...]]:
+    while rows := tuple(islice(pairs, _ROWS_A_GROUP)):
+        yield rows

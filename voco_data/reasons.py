@@ -18,7 +18,7 @@ class Reason(StrEnum):
     DERIVED = "derived"
     """A secondary capture, rendering, dose sheet or parametric map: its values are not HU."""
     MASK = "mask"
-    """A label map that lies on a series: it may drive its box."""
+    """A segmentation: it belongs to series, and is none itself."""
     NOT_MEDICAL = "not_medical"
     """Neither DICOM nor NIfTI by its content."""
 

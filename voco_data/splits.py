@@ -1,14 +1,15 @@
 """Patient-level splits: a held-out test set and k folds over the rest, balanced by label.
 
 Iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML 2011): patients with the rarest
-label are placed first, each where that label is missed most. Sizes are exact.
+label are placed first, each where that label is missed most. Sizes are exact, unless patients are
+linked: those who hold the same volume stay together, wherever that leads.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -72,11 +73,13 @@ def make_split(
     n_folds: int,
     seed: int,
     test_fraction: float = TEST_FRACTION,
+    linked: Iterable[tuple[str, str]] = (),
 ) -> Split:
     """Split patients by their `labels` (P, G), one class index for each of G groups.
 
-    Depends on the set of patients, not on their order. Raises InputError if there are too few
-    patients for a test set and `n_folds` folds.
+    Patients who are `linked`, in pairs or over others, land in one part; ids that are not among
+    `patient_ids` may link them too. Depends on the sets of patients and links, not on their order.
+    Raises InputError if there are too few patients for a test set and `n_folds` folds.
     """
     if len(set(patient_ids)) != len(patient_ids) or len(patient_ids) != len(labels):
         raise InputError("split: patient ids must be unique, with one row of labels each")
@@ -88,11 +91,47 @@ def make_split(
             f"{n_folds} folds; at least {n_folds + 1} are needed"
         )
     order = np.argsort(np.array(patient_ids, dtype=object))
+    families = _families([patient_ids[i] for i in order], linked)
+    if len(np.unique(families)) < n_folds + 1:
+        raise InputError(
+            f"split: {len(patient_ids)} labelled patients share so many volumes that they are "
+            f"{len(np.unique(families))} groups, too few for a test set and {n_folds} folds"
+        )
     sizes = _part_sizes(len(patient_ids), n_folds, test_fraction)
-    parts = _assign(_indicators(labels[order]), sizes, np.random.default_rng(seed))
+    parts = _assign(_indicators(labels[order]), families, sizes, np.random.default_rng(seed))
     ids = [patient_ids[i] for i in order]
     members = [tuple(ids[i] for i in np.flatnonzero(parts == p)) for p in range(len(sizes))]
     return Split(seed=seed, test=members[0], folds=tuple(members[1:]))
+
+
+def holders_of_one_volume(
+    patient_ids: Iterable[str], input_digests: Iterable[str]
+) -> list[tuple[str, str]]:
+    """Pairs of patients whose series, one a line, have equal content: what `linked` takes."""
+    first: dict[str, str] = {}
+    pairs = {
+        (first.setdefault(digest, patient), patient)
+        for patient, digest in zip(patient_ids, input_digests, strict=True)
+    }
+    return sorted((a, b) for a, b in pairs if a != b)
+
+
+def _families(
+    patient_ids: Sequence[str], linked: Iterable[tuple[str, str]]
+) -> npt.NDArray[np.int64]:
+    """(P,): connected components of the links, as the index of their first patient."""
+    above: dict[str, str] = {}
+
+    def top(patient: str) -> str:
+        while (higher := above.get(patient, patient)) != patient:
+            above[patient] = above.get(higher, higher)  # halves the way of the next search
+            patient = higher
+        return patient
+
+    for one, other in linked:
+        above[top(one)] = top(other)
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(top(p), i) for i, p in enumerate(patient_ids)], np.int64)
 
 
 def _part_sizes(count: int, n_folds: int, test_fraction: float) -> npt.NDArray[np.int64]:
@@ -113,13 +152,26 @@ def _indicators(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
 
 
 def _assign(
-    has_label: npt.NDArray[np.bool_], sizes: npt.NDArray[np.int64], rng: np.random.Generator
+    has_label: npt.NDArray[np.bool_],
+    families: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
+    rng: np.random.Generator,
 ) -> npt.NDArray[np.int64]:
-    """Part of every patient. Each part ends with exactly its size."""
+    """Part of every patient. Each part ends with its size, where families allow it."""
     count = len(has_label)
     parts = np.full(count, -1, np.int64)
     room = sizes.copy()
     wanted = np.outer(sizes / count, has_label.sum(axis=0))
+    names, members = np.unique(families, return_counts=True)
+    for family in names[members > 1][np.argsort(-members[members > 1], kind="stable")]:
+        # Before all others, the largest first: while there is room for them.
+        together = np.flatnonzero(families == family)
+        missed = wanted @ has_label[together].sum(axis=0)
+        fits = room >= min(len(together), room.max())
+        part = int(np.lexsort((rng.random(len(sizes)), -room, -missed, ~fits))[0])
+        parts[together] = part
+        room[part] -= len(together)
+        wanted[part] -= has_label[together].sum(axis=0)
     visit = rng.permutation(count)
     while (parts < 0).any():
         left = has_label[parts < 0].sum(axis=0)

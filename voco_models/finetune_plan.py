@@ -16,7 +16,7 @@ from torch import Tensor
 
 from voco_data.errors import InputError
 from voco_data.labels import LabelledPatients, Labels, join_labels, read_labels
-from voco_data.splits import Split, make_split
+from voco_data.splits import Split, holders_of_one_volume, make_split
 from voco_data.store import Store
 from voco_models import checkpoint
 from voco_models.backbones import Backbone, create_backbone
@@ -110,8 +110,14 @@ def make_plan(
         allow_unlabelled=allow_unlabelled,
         pseudonymise=pseudonymise,
     )
+    table = store.catalogue
+    persons = [joined.person.get(str(patient), str(patient)) for patient in table["patient_id"]]
     split = make_split(
-        joined.labels.patient_ids, joined.labels.organs, n_folds=recipe.n_folds, seed=recipe.seed
+        joined.labels.patient_ids,
+        joined.labels.organs,
+        n_folds=recipe.n_folds,
+        seed=recipe.seed,
+        linked=holders_of_one_volume(persons, table["input_digest"]),
     )
     first = first_weights(init, recipe)
     shrink = recipe.view.reduce == "average"

@@ -3,46 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from voco_data.cohort import ArchiveFile, Cohort, OddFile, SeriesEntry, stat_digest
+from voco_data.cohort import OddFile
 from voco_data.errors import InputError
+from voco_data.layouts.progress import Bar
+from voco_data.layouts.table import IndexTable
 from voco_data.reasons import Reason
 
 _IMAGE = re.compile(r"(?:.*/)?(?P<case>FLARE[A-Za-z0-9]*(?:_[A-Za-z0-9]+)+?)_0000\.nii(?:\.gz)?")
-_LABEL = re.compile(r"(?:.*/)?FLARE[A-Za-z0-9]*(?:_[A-Za-z0-9]+)+\.nii(?:\.gz)?")
+_LABEL = re.compile(r"(?:.*/)?(?P<case>FLARE[A-Za-z0-9]*(?:_[A-Za-z0-9]+)+)\.nii(?:\.gz)?")
 
 
-def recognises(files: Sequence[ArchiveFile]) -> bool:
-    """Whether any file is named as a FLARE image."""
-    return any(_IMAGE.fullmatch(file.path) for file in files)
+def is_image(path: str) -> bool:
+    """Whether a file is named as a FLARE image."""
+    return _IMAGE.fullmatch(path) is not None
 
 
-def index(base: Path, files: Sequence[ArchiveFile]) -> Cohort:
-    """A series an image file; the case name is patient and series id, and is public."""
-    series: list[SeriesEntry] = []
-    odd: list[OddFile] = []
-    for file in files:
-        if match := _IMAGE.fullmatch(file.path):
-            series.append(
-                SeriesEntry(
-                    kind="nifti",
-                    patient_id=match["case"],
-                    study_uid="",
-                    series_uid=match["case"],
-                    source=file.path,
-                    files=(file.path,),
-                    stat_digest=stat_digest([file]),
-                )
-            )
-        elif _LABEL.fullmatch(file.path):
-            odd.append(OddFile(file.path, Reason.NOT_CT, "a label map of FLARE23"))
-        else:
-            odd.append(OddFile(file.path, Reason.NOT_MEDICAL, "not an image of FLARE23"))
-    if not series:
+def index(base: Path, table: IndexTable, bar: Bar) -> str:
+    """A series an image file; the case name is patient and series id, and is public.
+
+    A label map is the mask of the images of its case, wherever both lie. Gives the layout's name.
+    """
+    found = False
+    for number, path in table.files():
+        bar.update()
+        if match := _IMAGE.fullmatch(path):
+            case = match["case"]
+            table.add_slice(number, table.add_series("nifti", patient=case, uid=case))
+            found = True
+        elif not _LABEL.fullmatch(path):
+            table.add_odd(OddFile(path, Reason.NOT_MEDICAL, "not an image of FLARE23"))
+    if not found:
         raise InputError(
             f"{base}: expected FLARE23's images named FLARE23_0001_0000.nii.gz, found none; "
             "give the folder that holds imagesTr2200, or --layout nifti"
         )
-    return Cohort(base, "flare", True, tuple(series), tuple(odd))
+    for number, path in table.files():
+        if not is_image(path) and (match := _LABEL.fullmatch(path)):
+            table.add_masks_by_uid(match["case"], number, path, "nifti", "flare")
+    return "flare"

@@ -7,53 +7,52 @@ files. The Modality tag is stripped from this data set and never asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
-from voco_data.cohort import ArchiveFile, Cohort, SeriesEntry, stat_digest
+from voco_data.cohort import OddFile
 from voco_data.errors import InputError
+from voco_data.layouts.progress import Bar
+from voco_data.layouts.table import IndexTable
+from voco_data.reasons import Reason
 
 MARKER = "train_series_meta.csv"
 _SLICE = re.compile(
     r"(?P<folder>(?:.*/)?(?:train|test)_images/(?P<patient>[0-9]+)/(?P<series>[0-9]+))/[0-9]+\.dcm"
 )
+_MASK = re.compile(r"(?:.*/)?segmentations/(?P<series>[0-9]+)\.nii(?:\.gz)?")
 
 
-def recognises(base: Path, files: Sequence[ArchiveFile]) -> bool:
-    """Whether this is a RATIC tree: its table beside folders of slices."""
-    paths = (file.path for file in files)
-    table = (base / MARKER).is_file() or any(
-        file.path == MARKER or file.path.endswith(f"/{MARKER}") for file in files
-    )
-    return table and any(_SLICE.fullmatch(path) for path in paths)
+def is_marker(path: str) -> bool:
+    """Whether this is the table that only RATIC has."""
+    return path == MARKER or path.endswith(f"/{MARKER}")
 
 
-def index(base: Path, files: Sequence[ArchiveFile]) -> Cohort:
-    """A series a folder; patient and series id are the folders' names, and are public."""
-    slices = [(match, file) for file in files if (match := _SLICE.fullmatch(file.path))]
-    if not slices:
+def is_slice(path: str) -> bool:
+    """Whether a file lies where RATIC has its slices."""
+    return _SLICE.fullmatch(path) is not None
+
+
+def index(base: Path, table: IndexTable, bar: Bar) -> str:
+    """A series a folder; patient and series id are the folders' names, and are public.
+
+    Gives the layout's name.
+    """
+    folder, series = "", -1
+    for number, path in table.files():  # sorted: the files of a folder follow each other
+        bar.update()
+        if match := _SLICE.fullmatch(path):
+            if match["folder"] != folder:
+                folder = match["folder"]
+                series = table.add_series("dicom", patient=match["patient"], uid=match["series"])
+            table.add_slice(number, series)
+        elif not _MASK.fullmatch(path):
+            table.add_odd(OddFile(path, Reason.NOT_MEDICAL, "not an image of RATIC"))
+    if series < 0:
         raise InputError(
             f"{base}: expected RATIC's train_images/<patient>/<series>/<instance>.dcm, found none; "
             "give the folder that holds train_images, or --layout dicom"
         )
-    slices.sort(key=lambda item: (item[0]["folder"], item[1].path))
-    series = [
-        _entry(folder, [(match, file) for match, file in group])
-        for folder, group in groupby(slices, key=lambda item: item[0]["folder"])
-    ]
-    return Cohort(base, "ratic", True, tuple(series), ())
-
-
-def _entry(folder: str, group: Sequence[tuple[re.Match[str], ArchiveFile]]) -> SeriesEntry:
-    match = group[0][0]
-    files = [file for _, file in group]
-    return SeriesEntry(
-        kind="dicom",
-        patient_id=match["patient"],
-        study_uid="",
-        series_uid=match["series"],
-        source=folder,
-        files=tuple(file.path for file in files),
-        stat_digest=stat_digest(files),
-    )
+    for number, path in table.files():
+        if match := _MASK.fullmatch(path):
+            table.add_masks_by_uid(match["series"], number, path, "nifti", "ratic")
+    return "ratic"

@@ -1,52 +1,98 @@
-"""Walk an archive's files: sorted, filtered, and never out of the folder that was named."""
+"""Walk an archive's files as a stream, filtered, and never out of the folder that was named."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Protocol
 
-from voco_data.cohort import ArchiveFile
+from voco_data.cohort import ArchiveFile, OddFile
 from voco_data.errors import InputError
+from voco_data.reasons import Reason
+
+
+class Queue(Protocol):
+    """Folders still to be walked, wherever they are kept."""
+
+    def push(self, folder: str) -> None:
+        """Add one."""
+
+    def pop(self) -> str | None:
+        """Take one out; None if there are no more."""
 
 
 def walk(
-    source: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> Iterator[ArchiveFile]:
-    """Files below `source`, in sorted order, with paths relative to it.
+    source: Path, queue: Queue, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Iterator[ArchiveFile | OddFile]:
+    """Files below `source`, in the file system's order, with paths relative to it.
 
     `include` and `exclude` are globs over the relative path. Folders that are links are not
-    entered, and a link to a file counts only if the file lies inside the archive. A `source`
-    that is one file gives that file. Raises InputError if `source` cannot be read.
+    entered, and a link to a file counts only if the file lies inside the archive. What cannot be
+    read, and what is no regular file, comes as an OddFile; it is never opened. Memory does not
+    grow with the archive: one folder is open at a time, the others wait in `queue`.
+
+    Raises InputError if `source` itself cannot be read.
     """
-    if source.is_file():
-        stat = source.stat()
-        yield ArchiveFile(source.name, stat.st_size, stat.st_mtime_ns)
-        return
-    top = source.resolve()
-    for file in _below(top, "", top):
-        if include and not any(fnmatch(file.path, pattern) for pattern in include):
-            continue
-        if any(fnmatch(file.path, pattern) for pattern in exclude):
-            continue
-        yield file
+    top = os.path.realpath(source)
+    queue.push("")
+    while (prefix := queue.pop()) is not None:
+        try:
+            with os.scandir(os.path.join(top, prefix)) as found:  # noqa: PTH118  bytes of names
+                for entry in found:
+                    item = _look_at(entry, f"{prefix}{entry.name}", top)
+                    if isinstance(item, str):
+                        queue.push(f"{item}/")
+                    elif wanted(item.path, include, exclude):
+                        yield item
+        except OSError as error:
+            if not prefix:
+                raise InputError(
+                    f"{source}: cannot be read ({error.strerror}); check the path"
+                ) from error
+            if wanted(prefix, (), exclude):
+                detail = f"the folder cannot be read ({error.strerror})"
+                yield OddFile(prefix.rstrip("/"), Reason.UNREADABLE, detail)
 
 
-def _below(folder: Path, prefix: str, top: Path) -> Iterator[ArchiveFile]:
+def look_at_file(path: str, top: str) -> ArchiveFile | OddFile:
+    """One path below `top`, as the walk would see it."""
+    full = os.path.join(top, path)  # noqa: PTH118
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        if not _inside(os.path.realpath(full), top):
+            return OddFile(path, Reason.NOT_MEDICAL, "a link that leaves the archive")
+        return _file(path, os.stat(full))  # noqa: PTH116
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror}); check the path") from error
-    for entry in entries:
-        path = f"{prefix}{entry.name}"
+        return OddFile(path, Reason.UNREADABLE, f"cannot be read ({error.strerror})")
+
+
+def _look_at(entry: os.DirEntry[str], path: str, top: str) -> ArchiveFile | OddFile | str:
+    """A file, an odd one, or the path of a folder."""
+    try:
         if entry.is_dir(follow_symlinks=False):
-            yield from _below(folder / entry.name, f"{path}/", top)
-        elif entry.is_file() and (not entry.is_symlink() or _inside(entry.path, top)):
-            stat = entry.stat()
-            yield ArchiveFile(path, stat.st_size, stat.st_mtime_ns)
+            return path
+        if entry.is_symlink():
+            return look_at_file(path, top)
+        return _file(path, entry.stat(follow_symlinks=False))
+    except OSError as error:
+        return OddFile(path, Reason.UNREADABLE, f"cannot be read ({error.strerror})")
 
 
-def _inside(link: str, top: Path) -> bool:
-    return Path(link).resolve().is_relative_to(top)
+def _file(path: str, found: os.stat_result) -> ArchiveFile | OddFile:
+    if stat.S_ISREG(found.st_mode):
+        return ArchiveFile(path, found.st_size, found.st_mtime_ns)
+    kind = "a link to a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
+    return OddFile(path, Reason.NOT_MEDICAL, f"{kind}; not followed and not opened")
+
+
+def wanted(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether the globs let a path through."""
+    if include and not any(fnmatchcase(path, pattern) for pattern in include):
+        return False
+    return not any(fnmatchcase(path, pattern) for pattern in exclude)
+
+
+def _inside(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top.rstrip('/')}/")

@@ -1,0 +1,231 @@
+"""From DICOM slices to series: by patient, study and series UID, and within these by geometry.
+
+One series UID may hold several stacks: scanners put reformats and several acquisitions, kernels
+or image types under one UID, and anonymisers make UIDs equal or empty. Names of files and
+instance numbers are never asked.
+
+1. Slices with one patient, study and series UID are a group. Where the series UID is empty, the
+   folder takes its place.
+2. A group is split where matrix, pixel spacing or orientation differ by more than a tolerance.
+3. Where two slices of a stack still lie at one position, the first of AcquisitionNumber,
+   ConvolutionKernel, ImageType and EchoNumbers that tells them apart splits the stack, unless it
+   would leave mostly single slices; then the next one, on what is left.
+
+The id of a series is its UID. If a group has several stacks, each gets `#` and 8 hex digits: the
+XXH3-64 of its matrix, spacing, orientation and of the values that split it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from voco_data.dicom.header import Header
+from voco_data.dicom.stack import StackKey
+from voco_data.layouts.table import IndexTable, as_text, common_folder
+from voco_data.spill import printable
+
+SPACING_TOLERANCE = 1e-3
+"""Pixel spacings that differ by a smaller fraction are one."""
+
+ORIENTATION_TOLERANCE = 1e-3
+"""Direction cosines that differ by less are one."""
+
+DEPTH_DECIMALS = 2
+"""Slices with equal depth along the normal, rounded to 0.01 mm, lie at one position."""
+
+TRAITS = StackKey._fields
+"""Columns that may split a stack, in the order in which they are asked."""
+
+_REMEMBERED = 4096
+
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS groups (
+    id INTEGER PRIMARY KEY, patient TEXT, study TEXT, uid TEXT, place BLOB,
+    UNIQUE (patient, study, uid, place)
+);
+CREATE TABLE IF NOT EXISTS geometries (
+    id INTEGER PRIMARY KEY, grp INTEGER, value TEXT, series INTEGER, UNIQUE (grp, value)
+);
+CREATE TABLE IF NOT EXISTS traits (
+    id INTEGER PRIMARY KEY, {", ".join(f"{name} TEXT" for name in TRAITS)},
+    UNIQUE ({", ".join(TRAITS)})
+);
+CREATE TABLE IF NOT EXISTS parts (value TEXT PRIMARY KEY, part INTEGER);
+"""
+
+Geometry = tuple[float, ...]
+"""Rows, columns, whether there are several frames; two spacings (mm); six direction cosines."""
+
+
+class Stacks:
+    """Collects slices, then forms series of them."""
+
+    def __init__(self, table: IndexTable) -> None:
+        self._table = table
+        self._sql = table.connection
+        for statement in _SCHEMA.split(";"):
+            self._sql.execute(statement)
+        self._remembered: dict[tuple[object, ...], int] = {}
+
+    def add(self, file: int, folder: str, header: Header, key: StackKey) -> None:
+        """A slice in `folder`."""
+        place = b"" if header.series_uid else os.fsencode(folder)
+        group = self._intern(
+            "groups",
+            ("patient", "study", "uid", "place"),
+            (
+                printable(header.patient_id),
+                printable(header.study_uid),
+                printable(header.series_uid),
+                place,
+            ),
+        )
+        value = json.dumps(_geometry(header))
+        geometry = self._intern("geometries", ("grp", "value"), (group, value))
+        traits = self._intern("traits", TRAITS, tuple(map(printable, key)))
+        along = zip(header.position_mm, header.normal, strict=True)
+        depth = round(sum(position * normal for position, normal in along), DEPTH_DECIMALS)
+        self._table.add_slice(file, None, geometry, traits, depth)
+
+    def form(self) -> None:
+        """Make the series of all slices; they have no ids yet."""
+        self._split_by_geometry()
+        for name in TRAITS:
+            for series in self._told_apart_by(name):
+                self._split(series, name)
+
+    def name(self) -> None:
+        """Give every series its ids, once its files are located."""
+        self._sql.execute("CREATE INDEX IF NOT EXISTS series_grp ON series (grp)")
+        update = self._sql.cursor()
+        for group, patient, study, uid, place in self._sql.execute("SELECT * FROM groups"):
+            stacks = update.execute(
+                "SELECT id, stack, first, last FROM series WHERE grp = ?", (group,)
+            ).fetchall()
+            folder = common_folder(min(row[2] for row in stacks), max(row[3] for row in stacks))
+            for number, stack, *_ in stacks:
+                if uid and len(stacks) == 1:
+                    series_uid = uid
+                elif uid:
+                    series_uid = f"{uid}#{_suffix(stack)}"
+                else:
+                    series_uid = f"{as_text(place)}#{_suffix(patient, study, stack)}"
+                # An anonymiser that emptied PatientID must not make one patient of everybody.
+                update.execute(
+                    "UPDATE series SET patient = ?, study = ?, uid = ? WHERE id = ?",
+                    (patient or study or as_text(folder), study, series_uid, number),
+                )
+
+    def _split_by_geometry(self) -> None:
+        update = self._sql.cursor()
+        for (group,) in self._sql.execute("SELECT id FROM groups"):
+            rows = update.execute(
+                "SELECT id, value FROM geometries WHERE grp = ?", (group,)
+            ).fetchall()
+            made: dict[Geometry, int] = {}
+            for (geometry, _), low in zip(
+                rows, representatives([json.loads(value) for _, value in rows]), strict=True
+            ):
+                if low not in made:
+                    stack = json.dumps(low)
+                    made[low] = self._table.add_series("dicom", grp=group, stack=stack)
+                update.execute(
+                    "UPDATE geometries SET series = ? WHERE id = ?", (made[low], geometry)
+                )
+        self._sql.execute(
+            "UPDATE slices SET series = (SELECT series FROM geometries WHERE id = geometry)"
+            " WHERE geometry IS NOT NULL"
+        )
+        self._sql.execute("CREATE INDEX IF NOT EXISTS slices_series ON slices (series)")
+
+    def _told_apart_by(self, name: str) -> list[int]:
+        """Stacks with slices at one position that differ in this trait."""
+        rows = self._sql.execute(
+            f"SELECT DISTINCT series FROM slices JOIN traits ON traits.id = slices.traits"
+            f" GROUP BY series, depth_mm HAVING COUNT(*) > 1 AND COUNT(DISTINCT {name}) > 1"
+        )
+        return [series for (series,) in rows]
+
+    def _split(self, series: int, name: str) -> None:
+        parts = self._sql.execute(
+            f"SELECT {name}, COUNT(*), COUNT(DISTINCT depth_mm) FROM slices"
+            f" JOIN traits ON traits.id = slices.traits WHERE series = ? GROUP BY {name}",
+            (series,),
+        ).fetchall()
+        in_stacks = sum(count for _, count, positions in parts if positions > 1)
+        if 2 * in_stacks < sum(count for _, count, _ in parts):
+            return
+        group, stack = self._sql.execute(
+            "SELECT grp, stack FROM series WHERE id = ?", (series,)
+        ).fetchone()
+        for value, *_ in parts:
+            part = self._table.add_series("dicom", grp=group, stack=f"{stack} {name}={value}")
+            self._sql.execute("INSERT INTO parts VALUES (?, ?)", (value, part))
+        self._sql.execute(
+            "UPDATE slices SET series = (SELECT part FROM parts JOIN traits"
+            f" ON parts.value = traits.{name} WHERE traits.id = slices.traits) WHERE series = ?",
+            (series,),
+        )
+        self._sql.execute("DELETE FROM parts")
+        self._sql.execute("DELETE FROM series WHERE id = ?", (series,))
+
+    def _intern(self, table: str, columns: Sequence[str], values: tuple[object, ...]) -> int:
+        """The id of a row with these values, made if there is none."""
+        known = self._remembered.get((table, *values))
+        if known is not None:
+            return known
+        marks = ", ".join("?" * len(columns))
+        self._sql.execute(
+            f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})",
+            values,
+        )
+        where = " AND ".join(f"{name} = ?" for name in columns)
+        found = self._sql.execute(f"SELECT id FROM {table} WHERE {where}", values)
+        number = int(found.fetchone()[0])
+        if len(self._remembered) >= _REMEMBERED:
+            self._remembered.clear()
+        self._remembered[(table, *values)] = number
+        return number
+
+
+def representatives(values: Sequence[Geometry]) -> list[Geometry]:
+    """For each geometry the lowest values of those that are like it.
+
+    Numbers are alike if no gap between their neighbours, in sorted order, exceeds the tolerance:
+    whichever comes first does not matter, and there is no border to fall on either side of.
+    """
+    table = np.array(values, np.float64)
+    for column, values_of in enumerate(table.T):
+        known = np.unique(values_of)
+        with np.errstate(over="ignore"):  # values that no scanner writes are told apart as well
+            gaps = np.diff(known)
+        starts = np.concatenate([[True], gaps > _tolerance(column) * _scale(column, known[:-1])])
+        lows = known[np.maximum.accumulate(np.where(starts, np.arange(len(known)), 0))]
+        table[:, column] = lows[np.searchsorted(known, values_of)]
+    return [tuple(row) for row in table.tolist()]
+
+
+def _tolerance(column: int) -> float:
+    return (0.0, SPACING_TOLERANCE, ORIENTATION_TOLERANCE)[(column >= 3) + (column >= 5)]
+
+
+def _scale(column: int, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Spacings differ by a fraction, everything else by an amount."""
+    return np.abs(values) if 3 <= column < 5 else np.ones_like(values)
+
+
+def _geometry(header: Header) -> Geometry:
+    # Headers that know frames: a file of many slices is no stack with files of one.
+    multi = int(getattr(header, "frames", 1)) > 1
+    numbers = (*header.spacing_mm, *header.along_row, *header.along_column)
+    return (header.rows, header.columns, multi, *(round(n, 6) + 0.0 for n in numbers))
+
+
+def _suffix(*values: str) -> str:
+    return xxhash.xxh3_64_hexdigest("\0".join(values).encode())[:8]

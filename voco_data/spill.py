@@ -1,0 +1,47 @@
+"""Tables on disk for what must not grow in memory: a private SQLite file, gone with its user."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from voco_data.errors import VocoError
+
+CACHE_KIB = 4096
+"""Memory of one spill; the rest is on disk."""
+
+
+def connect(schema: str) -> sqlite3.Connection:
+    """A new, empty database with the tables of `schema`.
+
+    A database without a name is SQLite's own temporary file in TMPDIR (else /var/tmp or /tmp).
+    It has no name from the moment it is made, so nothing stays behind, whatever ends us.
+    """
+    # A user is one thread at a time, though not always the one that made it.
+    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    connection.executescript(
+        f"PRAGMA cache_size=-{CACHE_KIB}; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
+        f"PRAGMA temp_store=FILE; {schema} BEGIN;"
+    )
+    return connection
+
+
+@contextmanager
+def spilling(schema: str) -> Iterator[sqlite3.Connection]:
+    """`connect`, closed at the end. Raises VocoError where the temporary folder is full."""
+    connection = connect(schema)
+    try:
+        yield connection
+    except sqlite3.OperationalError as error:
+        raise VocoError(
+            f"the temporary folder cannot take the index ({error}); "
+            "set TMPDIR to a folder with more space"
+        ) from error
+    finally:
+        connection.close()
+
+
+def printable(text: str) -> str:
+    """`text` as UTF-8 can hold it: bytes of a file name that are no text become escapes."""
+    return text.encode(errors="backslashreplace").decode()
