@@ -106,6 +106,12 @@ def _add_preprocess(commands: Any) -> None:
     spread = preprocess.add_mutually_exclusive_group()
     spread.add_argument("--workers", type=positive_int, metavar="N", help="local processes")
     spread.add_argument("--dask", metavar="local|ADDRESS", help="a Dask cluster instead")
+    add("--boxes", type=Path, metavar="FILE", help="boxes made elsewhere: CSV or Parquet")
+    add(
+        "--uneven",
+        choices=("refuse", "resample"),
+        help="missing and uneven slices: refuse the series (default), or interpolate",
+    )
     add("--keep-ids", action="store_true", help="do not replace ids by pseudonyms")
     add("--deep", action="store_true", help="re-read every file, trust no time stamp")
     add(

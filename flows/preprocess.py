@@ -14,6 +14,7 @@ from flows.retries import worth_retrying
 from flows.summary import Summary, plain
 
 Layout: TypeAlias = Literal["auto", "ratic", "flare", "dicom", "nifti"]
+Uneven: TypeAlias = Literal["refuse", "resample"]
 
 
 @task(
@@ -40,6 +41,8 @@ def preprocess(
     spec_file: Path | None = None,
     workers: int | None = None,
     dask: str | None = None,
+    boxes: Path | None = None,
+    uneven: Uneven | None = None,
     keep_ids: bool = False,
     deep: bool = False,
     wait: float = 0.0,
@@ -56,6 +59,8 @@ def preprocess(
         spec_file: JSON file with store specs of your own, instead of specs.
         workers: Local processes; by default as many as the machine allows.
         dask: Address of a Dask scheduler, or local, instead of workers.
+        boxes: Table of boxes made elsewhere, by series id.
+        uneven: What to do with missing and uneven slices, whatever the specs say.
         keep_ids: Keep patient and series ids instead of pseudonyms.
         deep: Re-read every file instead of trusting size and time stamp.
         wait: Seconds to wait for a store that another run is filling.
@@ -70,6 +75,8 @@ def preprocess(
         spec_file=spec_file,
         workers=workers,
         dask=dask,
+        boxes=boxes,
+        uneven=uneven,
         keep_ids=keep_ids,
         deep=deep,
         wait=wait,

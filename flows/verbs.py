@@ -36,6 +36,8 @@ def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
         spec_file=args.spec_file,
         workers=args.workers,
         dask=args.dask,
+        boxes=args.boxes,
+        uneven=args.uneven,
         keep_ids=args.keep_ids,
         deep=args.deep,
         wait=args.wait,

@@ -23,7 +23,7 @@ def make_record(row: int, volume: npt.NDArray[np.uint8], spec: StoreSpec, name: 
         row=row,
         spec_digest=spec.digest,
         input_digest=checksum(volume),
-        content_digest="",
+        content_digest=checksum(volume),
         stat_digest="",
         chunk_checksum=checksum(volume),
         patient_id=f"patient-{name}",

@@ -91,6 +91,8 @@ def test_preprocess_defaults_reach_the_stage(replace: Replace) -> None:
         "spec_file": None,
         "workers": None,
         "dask": None,
+        "boxes": None,
+        "uneven": None,
         "keep_ids": False,
         "deep": False,
         "wait": 0.0,
@@ -104,13 +106,15 @@ def test_preprocess_options_reach_the_stage(replace: Replace) -> None:
     seen = replace("voco_data.ingest", "preprocess")
     options = (
         "--layout ratic --spec finetune --spec pretrain --workers 3 --keep-ids --deep --wait 2.5 "
-        "--include *.dcm --include b* --exclude c*"
+        "--include *.dcm --include b* --exclude c* --boxes b.csv --uneven resample"
     )
     assert main(["preprocess", "archive", "--root", "stores", *options.split()]) == 0
     assert seen["layout"] == "ratic"
     assert seen["specs"] == ("finetune", "pretrain")
     assert seen["workers"] == 3
     assert seen["keep_ids"] is True
+    assert seen["boxes"] == Path("b.csv")
+    assert seen["uneven"] == "resample"
     assert seen["deep"] is True
     assert seen["wait"] == 2.5
     assert seen["include"] == ("*.dcm", "b*")

@@ -10,19 +10,23 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
 from voco_data import atomic, fanout, ledger, pseudonyms, qc_page
+from voco_data.cohort import Cohort
 from voco_data.errors import InputError, VocoError
 from voco_data.freshness import Freshness, Seen
+from voco_data.given_box import GivenBox, read_boxes
 from voco_data.layouts.index import index
 from voco_data.outcome import ledger_rows
 from voco_data.plan import NamedCohort, Plan, make_plan
+from voco_data.reasons import TRANSIENT
 from voco_data.spec import PROFILES, StoreSpec, distinct, read_spec_file
 from voco_data.store_writer import StoreWriter, writing
 from voco_data.worker import SeriesOutcome
@@ -66,6 +70,8 @@ def preprocess(
     spec_file: str | Path | None = None,
     workers: int | None = None,
     dask: str | None = None,
+    boxes: str | Path | None = None,
+    uneven: Literal["refuse", "resample"] | None = None,
     keep_ids: bool = False,
     deep: bool = False,
     wait: float = 0.0,
@@ -76,19 +82,22 @@ def preprocess(
     """Bring the stores under `root` up to date with the archive at `source`.
 
     Every series is decoded at most once for all specs that miss it. Series that cannot become a
-    volume are rows of the ledger. Raises InputError before anything is written, StoreBusy if
-    another run holds a store for longer than `wait` seconds.
+    volume are rows of the ledger. `boxes` is a table of boxes made elsewhere; `uneven` overrules
+    what the specs say of missing and uneven slices. Raises InputError before anything is written,
+    StoreBusy if another run holds a store for longer than `wait` seconds.
     """
     began = time.monotonic()
-    wanted = choose_specs(specs, spec_file)
+    wanted = choose_specs(specs, spec_file, uneven)
+    given = {} if boxes is None else read_boxes(Path(boxes))
     with ExitStack() as stack:
         cohort = stack.enter_context(
             index(Path(source), layout=layout, include=include, exclude=exclude, progress=progress)
         )
+        _check_boxes(cohort, given, boxes)
         home = _usable(Path(root))
         _check_disk(home, wanted, len(cohort))
         hidden = None if keep_ids or cohort.public_ids else pseudonyms.load_or_make(home)
-        series = NamedCohort(cohort, hidden)
+        series = NamedCohort(cohort, hidden, given)
         freshness = Freshness(home)
         writers = [stack.enter_context(writing(home, spec, wait_seconds=wait)) for spec in wanted]
         for writer in writers:
@@ -103,10 +112,19 @@ def preprocess(
         return summary
 
 
-def choose_specs(names: Sequence[str], spec_file: str | Path | None) -> list[StoreSpec]:
-    """The built-in specs of these names, or those of a file."""
-    if spec_file is not None:
-        return distinct(read_spec_file(Path(spec_file)))
+def choose_specs(
+    names: Sequence[str],
+    spec_file: str | Path | None,
+    uneven: Literal["refuse", "resample"] | None = None,
+) -> list[StoreSpec]:
+    """The built-in specs of these names, or those of a file, with the policy on uneven slices."""
+    chosen = _named_specs(names) if spec_file is None else read_spec_file(Path(spec_file))
+    if uneven is not None:
+        chosen = [replace(spec, uneven_slices=uneven) for spec in chosen]
+    return distinct(chosen)
+
+
+def _named_specs(names: Sequence[str]) -> list[StoreSpec]:
     unknown = [name for name in names if name not in PROFILES]
     if unknown or not names:
         got = repr(unknown[0]) if unknown else "none"
@@ -114,7 +132,16 @@ def choose_specs(names: Sequence[str], spec_file: str | Path | None) -> list[Sto
             f"spec must be one of {', '.join(PROFILES)}, got {got}; "
             "give --spec-file for one of your own"
         )
-    return distinct([PROFILES[name] for name in names])
+    return [PROFILES[name] for name in names]
+
+
+def _check_boxes(cohort: Cohort, given: Mapping[str, GivenBox], boxes: str | Path | None) -> None:
+    """Boxes that meet no series are a mistake in the table's ids."""
+    if given and not any(head.series_uid in given for head in cohort.heads()):
+        raise InputError(
+            f"boxes {boxes}: none of its {len(given)} series is in the archive; "
+            "expected the archive's own series ids"
+        )
 
 
 def _usable(root: Path) -> Path:
@@ -190,10 +217,11 @@ def _commit(
     for writer in writers:
         writer.compact(by_spec[writer.spec.digest])
     specs = dict(plan.tasks.specs())
-    stats = {item.key: item.head.stat_digest for item in series if item.key in specs}
+    stats = {item.key: item.stat_digest for item in series if item.key in specs}
     for outcome in outcomes:
-        seen = Seen(outcome.input_digest, outcome.reason, outcome.detail)
-        freshness.remember(stats[outcome.key], specs[outcome.key], seen)
+        if outcome.reason not in TRANSIENT:
+            seen = Seen(outcome.input_digest, outcome.reason, outcome.detail)
+            freshness.remember(stats[outcome.key], specs[outcome.key], seen)
     freshness.save()
 
 

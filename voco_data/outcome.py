@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from voco_data.geometry import Geometry
 from voco_data.ledger import LedgerRow, Status
 from voco_data.plan import NamedCohort, NamedSeries, Plan
 from voco_data.reasons import SKIPPED, Reason
@@ -36,7 +35,7 @@ def ledger_rows(
 
 
 class _Held:
-    """Records of the stores, found by input digest."""
+    """Records of the stores, found by input digest, and the first of equal content."""
 
     def __init__(self, writers: Sequence[StoreWriter]) -> None:
         self._rows = {
@@ -46,15 +45,16 @@ class _Held:
         }
         self._first: dict[str, tuple[str, str]] = {}
         for writer in writers:
-            columns = (writer.table[name] for name in ("input_digest", "series_uid", "patient_id"))
+            names = ("content_digest", "series_uid", "patient_id")
+            columns = (writer.table[name] for name in names)
             for digest, *identity in zip(*columns, strict=True):
                 series_uid, patient_id = identity
                 first = self._first.get(digest, (series_uid, patient_id))
                 self._first[digest] = min(first, (series_uid, patient_id))
 
-    def duplicate_of(self, digest: str, item: NamedSeries) -> str:
+    def duplicate_of(self, record: Record, item: NamedSeries) -> str:
         """Series id of the first series with equal content; empty if that is `item` itself."""
-        series_uid, patient_id = self._first[digest]
+        series_uid, patient_id = self._first[record.content_digest]
         return "" if (patient_id, series_uid) == item.identity else series_uid
 
     def record(self, digest: str) -> Record | None:
@@ -78,12 +78,12 @@ def _series_row(
         return _refused(names, item, refusal.reason, refusal.detail)
     committed = [record for outcome in outcomes for record in outcome.records]
     if committed:
-        names["duplicate_of"] = held.duplicate_of(committed[0].input_digest, item)
+        names["duplicate_of"] = held.duplicate_of(committed[0], item)
         return _with_facts(names, "stored", committed[0])
     digest = outcomes[0].input_digest if outcomes else plan.seen[item.key].input_digest
     record = held.record(digest)
     assert record is not None, f"{item.key}: a cached series has a record"
-    names["duplicate_of"] = held.duplicate_of(digest, item)
+    names["duplicate_of"] = held.duplicate_of(record, item)
     return _with_facts(names, "cached", record)
 
 
@@ -94,12 +94,8 @@ def _refused(names: dict[str, Any], item: NamedSeries, reason: Reason, detail: s
 
 
 def _with_facts(names: dict[str, Any], status: Status, record: Record) -> LedgerRow:
-    geometry = Geometry(
-        record.shape, record.native_spacing_mm, record.origin_mm, _three(record.axes)
-    )
-    z = record.permutation[0]
-    first = geometry.origin_mm[2]
-    last = first + (record.shape[z] - 1) * record.native_spacing_mm[z] * geometry.axes[z][2]
+    step = record.spacing_mm[0]
+    low = record.canonical_first_mm[0] - step / 2
     return LedgerRow(
         **names,
         status=status,
@@ -109,8 +105,8 @@ def _with_facts(names: dict[str, Any], status: Status, record: Record) -> Ledger
         spacing_z_mm=record.spacing_mm[0],
         spacing_y_mm=record.spacing_mm[1],
         spacing_x_mm=record.spacing_mm[2],
-        z_low_mm=min(first, last) - record.spacing_mm[0] / 2,
-        z_high_mm=max(first, last) + record.spacing_mm[0] / 2,
+        z_low_mm=low,
+        z_high_mm=low + record.canonical_shape[0] * step,
         transfer_syntax=record.transfer_syntax,
         box_method=record.box_method,
         box_z_low_mm=record.box_low_mm[0],
@@ -119,8 +115,3 @@ def _with_facts(names: dict[str, Any], status: Status, record: Record) -> Ledger
         flags=" ".join((*record.flags, *(["duplicate"] if names["duplicate_of"] else []))),
         input_digest=record.input_digest,
     )
-
-
-def _three(axes: Sequence[Any]) -> tuple[Any, Any, Any]:
-    a, b, c = axes
-    return (a, b, c)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import overload
 
 import xxhash
 
 from voco_data.cohort import Cohort, OddFile, SeriesHead
 from voco_data.freshness import Freshness, Seen
+from voco_data.given_box import GivenBox
 from voco_data.known import KnownInputs
 from voco_data.pseudonyms import Pseudonymiser
 from voco_data.spec import StoreSpec
 from voco_data.store_writer import StoreWriter
 from voco_data.worker import SeriesTask, Target
+
+EMPTY: Mapping[str, GivenBox] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,8 @@ class NamedSeries:
     """A series under the ids that may be written."""
 
     head: SeriesHead
+    given: GivenBox | None
+    """A box that was made elsewhere."""
     ids: str
     """`kept` or `pseudonym`."""
     patient_id: str
@@ -35,6 +41,13 @@ class NamedSeries:
         return (self.patient_id, self.series_uid)
 
     @property
+    def stat_digest(self) -> str:
+        """Changes with the series' files and masks, and with a box that is given for it."""
+        if self.given is None:
+            return self.head.stat_digest
+        return xxhash.xxh3_128_hexdigest(f"{self.head.stat_digest} {self.given.digest}".encode())
+
+    @property
     def key(self) -> str:
         """Names the series within its archive, across runs."""
         text = "\0".join((self.patient_id, self.series_uid, self.source))
@@ -44,9 +57,16 @@ class NamedSeries:
 class NamedCohort:
     """A cohort under the ids that may be written: its own, or pseudonyms."""
 
-    def __init__(self, cohort: Cohort, pseudonymiser: Pseudonymiser | None) -> None:
+    def __init__(
+        self,
+        cohort: Cohort,
+        pseudonymiser: Pseudonymiser | None,
+        boxes: Mapping[str, GivenBox] = EMPTY,
+    ) -> None:
+        """`boxes` are those made elsewhere, by the archive's own series id."""
         self.cohort = cohort
         self._hide = pseudonymiser
+        self._boxes = boxes
 
     def __iter__(self) -> Iterator[NamedSeries]:
         """All series in the cohort's order, one at a time."""
@@ -62,13 +82,14 @@ class NamedCohort:
             yield (file.path if self._hide is None else self._hide("source", file.path)), file
 
     def _named(self, head: SeriesHead) -> NamedSeries:
-        hide = self._hide
+        hide, given = self._hide, self._boxes.get(head.series_uid)
         if hide is None:
             return NamedSeries(
-                head, "kept", head.patient_id, head.study_uid, head.series_uid, head.source
+                head, given, "kept", head.patient_id, head.study_uid, head.series_uid, head.source
             )
         return NamedSeries(
             head,
+            given,
             "pseudonym",
             hide("patient", head.patient_id),
             hide("study", head.study_uid) if head.study_uid else "",
@@ -124,7 +145,7 @@ class Tasks(Sequence[SeriesTask]):
         return SeriesTask(
             key=item.key,
             base=cohort.base,
-            entry=cohort.entry(wanted.number),
+            entry=replace(cohort.entry(wanted.number), stat_digest=item.stat_digest),
             layout=cohort.layout,
             ids=item.ids,
             patient_id=item.patient_id,
@@ -135,6 +156,7 @@ class Tasks(Sequence[SeriesTask]):
                 Target(writer.path, writer.spec, self._rows[(writer.path.name, wanted.key)])
                 for writer in wanted.writers
             ),
+            given=item.given,
         )
 
 
@@ -181,7 +203,7 @@ def _look_up(
 ) -> Seen | None:
     if freshness is None:
         return None
-    return freshness.look_up(item.head.stat_digest, group[0].spec)
+    return freshness.look_up(item.stat_digest, group[0].spec)
 
 
 def _missing(

@@ -105,13 +105,13 @@ def make_split(
 
 
 def holders_of_one_volume(
-    patient_ids: Iterable[str], input_digests: Iterable[str]
+    patient_ids: Iterable[str], content_digests: Iterable[str]
 ) -> list[tuple[str, str]]:
     """Pairs of patients whose series, one a line, have equal content: what `linked` takes."""
     first: dict[str, str] = {}
     pairs = {
         (first.setdefault(digest, patient), patient)
-        for patient, digest in zip(patient_ids, input_digests, strict=True)
+        for patient, digest in zip(patient_ids, content_digests, strict=True)
     }
     return sorted((a, b) for a, b in pairs if a != b)
 

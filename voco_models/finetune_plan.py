@@ -117,7 +117,7 @@ def make_plan(
         joined.labels.organs,
         n_folds=recipe.n_folds,
         seed=recipe.seed,
-        linked=holders_of_one_volume(persons, table["input_digest"]),
+        linked=holders_of_one_volume(persons, table["content_digest"]),
     )
     first = first_weights(init, recipe)
     shrink = recipe.view.reduce == "average"
