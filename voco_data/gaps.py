@@ -73,12 +73,10 @@ class EvenPositions:
 def even_positions(measured_mm: npt.NDArray[np.float64], policy: GapPolicy) -> EvenPositions:
     """Judge the distances between slices at ascending positions along their normal, in mm.
 
-    Raises SeriesRefused: MISSING_SLICES if a gap is a multiple of the usual one, else
-    UNEVEN_SPACING, unless the policy is to resample and no gap is wider than MAX_BRIDGED_MM.
+    There are at least two. Raises SeriesRefused: MISSING_SLICES if a gap is a multiple of the
+    usual one, else UNEVEN_SPACING, unless the policy is to resample and no gap is wider than MAX_BRIDGED_MM.
     """
     gaps = np.diff(measured_mm)
-    if len(gaps) == 0:
-        raise SeriesRefused(Reason.TOO_FEW_SLICES, "all slices lie at one position")
     usual = float(np.median(gaps))
     off = np.abs(gaps - usual)
     allowed = max(policy.tolerance * usual, ROUNDING_MM)

@@ -55,13 +55,15 @@ def read_series(files: Sequence[Path], *, gaps: GapPolicy, min_slices: int) -> V
     slices = sorted(_slices(files), key=lambda item: item.depth_mm)
     _check_alike(slices)
     slices, flags = _drop_duplicates(slices)
+    few = SeriesRefused(
+        Reason.TOO_FEW_SLICES, f"{len(slices)} slice positions, at least {min_slices} are needed"
+    )
+    if len(slices) < 2:
+        raise few
     # A hole or a collision says more of a short series than that it is short.
     even = even_positions(np.array([item.depth_mm for item in slices]), gaps)
     if len(slices) < min_slices:
-        raise SeriesRefused(
-            Reason.TOO_FEW_SLICES,
-            f"{len(slices)} slice positions, at least {min_slices} are needed",
-        )
+        raise few
     first = slices[0].header
     direction, step_mm = _direction(slices, even.step_mm)
     geometry = Geometry(

@@ -64,8 +64,15 @@ def _add_dicom(
 ) -> bool:
     """Add a slice of CT (True) or a segmentation. Raises SeriesRefused for anything else."""
     full = base / path
-    _sniff(full, wanted=wanted)
-    dataset = read_dataset(full, pixels=False)
+    try:
+        _sniff(full, wanted=wanted)
+        dataset = read_dataset(full, pixels=False)
+    except SeriesRefused as refusal:
+        if refusal.reason == Reason.NOT_MEDICAL and _named_as_dicom(path):
+            raise SeriesRefused(
+                Reason.UNREADABLE, "named as DICOM, and its bytes are not"
+            ) from refusal
+        raise
     segmented = segmented_series(dataset)
     if segmented is not None:
         masks.add_segmentation(number, path, segmented)
@@ -73,6 +80,12 @@ def _add_dicom(
     header = parse_header(dataset, full)
     stacks.add(number, path.rpartition("/")[0], header, stack_key(dataset))
     return True
+
+
+def _named_as_dicom(path: str) -> bool:
+    """Whether the name promises DICOM. `._` files beside the real ones are what macOS leaves."""
+    name = path.rpartition("/")[2].lower()
+    return name.endswith((".dcm", ".dicom", ".ima")) and not name.startswith("._")
 
 
 def _sniff(path: Path, *, wanted: bool) -> None:
