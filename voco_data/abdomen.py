@@ -11,19 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.body import Body, Coarse, find_body, sample
+from voco_data.bones import find_spine
 from voco_data.box import Box, whole
 from voco_data.geometry import Triple
 from voco_data.lungs import find_chest
-from voco_data.pelvis import find_pelvis, thighs_end
+from voco_data.pelvis import find_ischium, is_upside_down, thighs_end
 
 BODY_MIN_MM2 = 8000.0
 """A slice with less tissue than this is not through a trunk."""
-TRUNK_MM2 = 15_000.0
+TRUNK_MM2 = 22_000.0
 """Without lungs or pelvis only a body of this area passes for a trunk."""
 ABDOMEN_MIN_MM = 50.0
 """Less than this between the ends is not worth a crop."""
-END_MM = 160.0
-"""A scan that goes on for longer beyond spine or lungs should have shown where they end."""
+LUNG_END_MM = 130.0
+"""A scan with more lung than this should have shown the dome."""
+SPINE_END_MM = 150.0
+"""A scan that goes on for longer below the sacrum should have shown where the pelvis ends."""
 SKULL_SHARE = 0.15
 """More bone than this in a slice is a head."""
 SKULL_HU = 300
@@ -63,20 +66,22 @@ def find_box(hu: npt.NDArray[np.int16], spacing_mm: Triple, *, crop: str, margin
 def _abdomen_range(coarse: Coarse, body: Body) -> tuple[int, int, float]:
     """(bottom, top, confidence) in coarse slices; top is exclusive."""
     count = len(coarse.hu)
-    pelvis, chest = find_pelvis(coarse, body), find_chest(coarse, body)
-    bottom, certain = pelvis.floor, True
+    spine, chest = find_spine(coarse, body), find_chest(coarse, body)
+    bottom, certain = find_ischium(coarse, body, spine[0]) if spine else None, True
     if bottom is None:
         bottom, certain = thighs_end(coarse, body), False
     top = chest.dome
     low, high = bottom or 0, count if top is None else top
-    if (high - low) * coarse.slice_mm < ABDOMEN_MIN_MM and (high - low) < count:
+    if is_upside_down(coarse, body) or chest.odd:
         return 0, count, NO_SENSE
-    if top is None and chest.slices * coarse.slice_mm > END_MM:
+    if high - low < count and (high - low) * coarse.slice_mm < ABDOMEN_MIN_MM:
         return 0, count, NO_SENSE
-    if bottom is None and top is None and not _is_trunk(coarse, body, pelvis.spine):
+    if top is None and (chest.slices + chest.one_sided) * coarse.slice_mm > LUNG_END_MM:
         return 0, count, DOUBT
-    if bottom is None and pelvis.spine and pelvis.spine[0] * coarse.slice_mm > END_MM:
-        return 0, high, DOUBT
+    if bottom is None and spine and spine[0] * coarse.slice_mm > SPINE_END_MM:
+        return 0, count, DOUBT
+    if bottom is None and top is None and not _is_trunk(coarse, body, spine):
+        return 0, count, DOUBT
     ends = (bottom is not None) + (top is not None)
     confidence = (NO_END, ONE_END, BOTH_ENDS)[ends]
     return low, high, confidence if certain or bottom is None else min(confidence, PARTED)

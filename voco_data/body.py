@@ -15,11 +15,15 @@ Mask = npt.NDArray[np.bool_]
 
 COARSE_MM = 4.0
 """Everything is searched on voxels of about this size."""
-BODY_SLICE_MM = 8.0
+BODY_SLICE_MM = 12.0
 """The body itself changes slowly from slice to slice: it is found on every so many mm."""
 TISSUE_HU = -300
+HIGHEST_HU = 3071
+"""Only metal has more."""
 OPENING_MM = 20.0
 """Thinner things are not body: couch, blankets, tubes."""
+NORMAL_QUARTILE = 0.6745
+"""Half of a normal distribution lies within so many standard deviations."""
 IN_PLANE = np.zeros((3, 3, 3), np.uint8)
 """Voxels touch along rows and columns, not from slice to slice."""
 IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
@@ -57,13 +61,15 @@ class Body:
     """Of each slice, the column with half the body on either side; shape (Z,)."""
     row: npt.NDArray[np.intp]
     """Of each slice, the row with half the body in front and half behind; shape (Z,)."""
+    noise_hu: float
+    """Standard deviation of the noise in soft tissue."""
 
 
 def sample(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> Coarse:
-    """Every n-th voxel along each axis; padding below air is raised to air."""
+    """Every n-th voxel along each axis; padding is raised to air, metal lowered to HIGHEST_HU."""
     sz, sy, sx = (max(1, round(COARSE_MM / s)) for s in spacing_mm)
     z, y, x = spacing_mm
-    picked = np.maximum(hu[::sz, ::sy, ::sx], np.int16(AIR_HU))
+    picked = np.clip(hu[::sz, ::sy, ::sx], AIR_HU, HIGHEST_HU)
     return Coarse(picked, (sz, sy, sx), (z * sz, y * sy, x * sx))
 
 
@@ -87,6 +93,7 @@ def find_body(coarse: Coarse) -> Body:
         area_mm2=columns.sum(axis=1) * coarse.pixel_mm2,
         column=_median(columns),
         row=_median(rows),
+        noise_hu=_noise(coarse.hu[::every], mask[::every]),
     )
 
 
@@ -98,6 +105,15 @@ def fill_holes(mask: Mask) -> Mask:
         outside[edge.ravel()] = True
     outside[0] = False  # label 0 is the mask itself
     return np.asarray(~outside[labels], bool)
+
+
+def _noise(hu: npt.NDArray[np.int16], mask: Mask) -> float:
+    """From differences of pixels two columns apart; edges of organs hardly move their median."""
+    near, far = hu[:, ::4, :-2:2], hu[:, ::4, 2::2]
+    soft = mask[:, ::4, :-2:2] & (near > TISSUE_HU) & (far > TISSUE_HU)
+    if not soft.any():
+        return 0.0
+    return float(np.median(np.abs(near[soft] - far[soft]))) / (NORMAL_QUARTILE * np.sqrt(2.0))
 
 
 def _median(counts: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

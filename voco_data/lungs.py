@@ -30,6 +30,10 @@ MEDIAL_MM = 40.0
 """Nearer to the middle than this stand heart and great vessels, not the top of a dome."""
 HEART_MM = 60.0
 """The heart reaches this far to the left; the left dome is looked for beyond it, and behind."""
+RECESS_MM = 200.0
+"""Lung does not reach further below the dome."""
+CUT_MM, CUT_SHARE = 15.0, 0.1
+"""So much lung at the picture's side, in this share of the chest's slices: the picture cuts it."""
 RUN_IN_MM = 12.0
 """So much chest above a dome shows that its top is in the scan."""
 
@@ -44,6 +48,8 @@ class Chest:
     """How many slices show both lungs."""
     one_sided: int
     """How many slices show one lung only."""
+    odd: bool = False
+    """Whether lungs reach so far below the dome, or so far out of the picture, that it is none."""
 
 
 def find_chest(coarse: Coarse, body: Body) -> Chest:
@@ -77,7 +83,21 @@ def find_chest(coarse: Coarse, body: Body) -> Chest:
     last = int(np.flatnonzero(seen_right | seen_left)[-1]) + 1
     if dome < 0 or (last - dome) * coarse.slice_mm < RUN_IN_MM:
         return Chest(None, int(both.sum()), int(one.sum()))
-    return Chest(dome, int(both.sum()), int(one.sum()))
+    lowest = int(np.flatnonzero(seen_right | seen_left)[0])
+    odd = (dome - lowest) * coarse.slice_mm > RECESS_MM or _is_cut(coarse, body, slice(lowest, last))
+    return Chest(dome, int(both.sum()), int(one.sum()), odd)
+
+
+def _is_cut(coarse: Coarse, body: Body, chest: slice) -> bool:
+    """Whether the picture's side cuts through lung: air between tissue along its border."""
+    for column in (0, -1):
+        tissue = body.mask[chest, :, column]
+        ahead = np.logical_or.accumulate(tissue, axis=1)
+        after = np.logical_or.accumulate(tissue[:, ::-1], axis=1)[:, ::-1]
+        gap_mm = (ahead & after & ~tissue).sum(axis=1) * coarse.spacing_mm[1]
+        if np.mean(gap_mm > CUT_MM) > CUT_SHARE:
+            return True
+    return False
 
 
 def _highest(floor: npt.NDArray[np.intp], top: int) -> int:
