@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from voco_data.abdomen import find_box
 from voco_data.geometry import Triple
 from voco_data.phantom.anatomy import PatientModel, scanned_abdomen_mm
 from voco_data.phantom.plan import CohortSpec, plan_patient
@@ -162,4 +164,65 @@ def _with_truth(
         bottom_mm=bottom,
         top_mm=top,
         story=story,
+    )
+
+
+@dataclass(frozen=True)
+class Error:
+    """A found box against the truth of one scan. Positive is too high, in mm."""
+
+    top_mm: float
+    bottom_mm: float
+    cut: int
+    """Organ voxels outside the box, along any axis."""
+    confidence: float
+    story: str
+
+
+def measure(scan: TrueScan) -> Error:
+    """Find the box, without a margin, and compare."""
+    box = find_box(scan.hu, scan.spacing_mm, crop="abdomen", margin_mm=(0.0, 0.0, 0.0))
+    low, high = (scan.low_mm + end * scan.spacing_mm[0] for end in (box.start[0], box.stop[0]))
+    kept = scan.organs[tuple(slice(a, b) for a, b in zip(box.start, box.stop, strict=True))]
+    return Error(
+        top_mm=high - scan.top_mm,
+        bottom_mm=low - scan.bottom_mm,
+        cut=int(np.count_nonzero(scan.organs) - np.count_nonzero(kept)),
+        confidence=box.confidence,
+        story=scan.story,
+    )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures over many scans: absolute errors in mm, by end."""
+
+    median: dict[str, float]
+    p95: dict[str, float]
+    largest: dict[str, float]
+    cut_share: float
+    """Share of the scans with an organ voxel cut."""
+    fallbacks: int
+    """Boxes with a confidence below 0.5."""
+
+    def line(self, name: str) -> str:
+        """A row of the table in `docs/abdomen.md`."""
+        ends = (
+            f"{self.median[end]:.1f} / {self.p95[end]:.1f} / {self.largest[end]:.1f}"
+            for end in ("top", "bottom")
+        )
+        return f"| {name} | {' | '.join(ends)} | {self.cut_share:.1%} | {self.fallbacks} |"
+
+
+def summarise(errors: Sequence[Error]) -> Summary:
+    """Medians, 95th percentiles and largest errors of each end and of both pooled."""
+    top = np.abs([error.top_mm for error in errors])
+    bottom = np.abs([error.bottom_mm for error in errors])
+    ends = {"top": top, "bottom": bottom, "pooled": np.concatenate([top, bottom])}
+    return Summary(
+        median={end: float(np.median(values)) for end, values in ends.items()},
+        p95={end: float(np.percentile(values, 95)) for end, values in ends.items()},
+        largest={end: float(values.max()) for end, values in ends.items()},
+        cut_share=float(np.mean([error.cut > 0 for error in errors])),
+        fallbacks=sum(error.confidence < 0.5 for error in errors),
     )

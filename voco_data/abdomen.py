@@ -31,8 +31,12 @@ SKULL_SHARE = 0.15
 """More bone than this in a slice is a head."""
 SKULL_HU = 300
 
-BOTH_ENDS, ONE_END, NO_END, PARTED, DOUBT, NO_SENSE = 0.95, 0.8, 0.6, 0.7, 0.4, 0.2
-"""Confidence by what was seen: dome and pelvis, one of them, neither, thighs without bone."""
+ENDS = (0.6, 0.8, 0.95)
+"""Confidence by how many of dome and pelvis were seen to end; the scan ends before the others."""
+PARTED = 0.7
+"""Where the lower end is that of parted thighs, and bone did not show it."""
+DOUBT, NO_SENSE = 0.4, 0.2
+"""Of the whole body: where an end should have been seen, and where the profiles contradict."""
 
 
 def find_box(hu: npt.NDArray[np.int16], spacing_mm: Triple, *, crop: str, margin_mm: Triple) -> Box:
@@ -52,6 +56,8 @@ def find_box(hu: npt.NDArray[np.int16], spacing_mm: Triple, *, crop: str, margin
         bottom, top, confidence, method = int(present[0]), int(present[-1]) + 1, 0.9, "body"
     else:
         bottom, top, confidence = _abdomen_range(coarse, body)
+        if not body.mask[bottom:top].any():
+            bottom, top, confidence = 0, len(coarse.hu), NO_SENSE
         method = "profile" if confidence >= 0.5 else "body"
     inside = np.any(body.mask[bottom:top], axis=0)
     y, x = (np.flatnonzero(np.any(inside, axis=axis)) for axis in (1, 0))
@@ -67,31 +73,31 @@ def _abdomen_range(coarse: Coarse, body: Body) -> tuple[int, int, float]:
     """(bottom, top, confidence) in coarse slices; top is exclusive."""
     count = len(coarse.hu)
     spine, chest = find_spine(coarse, body), find_chest(coarse, body)
-    bottom, certain = find_ischium(coarse, body, spine[0]) if spine else None, True
-    if bottom is None:
-        bottom, certain = thighs_end(coarse, body), False
-    top = chest.dome
-    low, high = bottom or 0, count if top is None else top
-    if is_upside_down(coarse, body) or chest.odd:
+    ischium = find_ischium(coarse, body, spine[0]) if spine else None
+    bottom = thighs_end(coarse, body) if ischium is None else ischium
+    low, high = bottom or 0, count if chest.dome is None else chest.dome
+    if (
+        chest.odd
+        or is_upside_down(coarse, body)
+        or (high - low < count and (high - low) * coarse.slice_mm < ABDOMEN_MIN_MM)
+    ):
         return 0, count, NO_SENSE
-    if high - low < count and (high - low) * coarse.slice_mm < ABDOMEN_MIN_MM:
-        return 0, count, NO_SENSE
-    if top is None and (chest.slices + chest.one_sided) * coarse.slice_mm > LUNG_END_MM:
+    lung_mm = (chest.slices + chest.one_sided) * coarse.slice_mm
+    dome_missed = chest.dome is None and lung_mm > LUNG_END_MM
+    pelvis_missed = bottom is None and (spine is None or spine[0] * coarse.slice_mm > SPINE_END_MM)
+    no_end = bottom is None and chest.dome is None
+    if dome_missed or pelvis_missed or (no_end and not _is_trunk(coarse, body)):
         return 0, count, DOUBT
-    if bottom is None and spine and spine[0] * coarse.slice_mm > SPINE_END_MM:
-        return 0, count, DOUBT
-    if bottom is None and top is None and not _is_trunk(coarse, body, spine):
-        return 0, count, DOUBT
-    ends = (bottom is not None) + (top is not None)
-    confidence = (NO_END, ONE_END, BOTH_ENDS)[ends]
-    return low, high, confidence if certain or bottom is None else min(confidence, PARTED)
+    if bottom is not None and ischium is None:
+        return low, high, PARTED
+    return low, high, ENDS[(bottom is not None) + (chest.dome is not None)]
 
 
-def _is_trunk(coarse: Coarse, body: Body, spine: tuple[int, int] | None) -> bool:
+def _is_trunk(coarse: Coarse, body: Body) -> bool:
     """Whether a scan that shows neither dome nor pelvic floor may be a piece of the abdomen."""
-    if spine is None or np.median(body.area_mm2) < TRUNK_MM2:
+    if np.median(body.area_mm2) < TRUNK_MM2:
         return False
-    bone = (coarse.hu > SKULL_HU).sum(axis=(1, 2)) * coarse.pixel_mm2
+    bone = ((coarse.hu > SKULL_HU) & body.mask).sum(axis=(1, 2)) * coarse.pixel_mm2
     return bool(np.all(bone < SKULL_SHARE * np.maximum(body.area_mm2, 1.0)))
 
 

@@ -22,6 +22,8 @@ HIGHEST_HU = 3071
 """Only metal has more."""
 OPENING_MM = 20.0
 """Thinner things are not body: couch, blankets, tubes."""
+LIMB_SHARE = 0.5
+"""A piece with more than this share of the largest one's voxels is body too."""
 NORMAL_QUARTILE = 0.6745
 """Half of a normal distribution lies within so many standard deviations."""
 IN_PLANE = np.zeros((3, 3, 3), np.uint8)
@@ -76,16 +78,18 @@ def sample(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> Coarse:
 def find_body(coarse: Coarse) -> Body:
     """The largest piece of tissue once its holes are filled and thin things are opened away.
 
-    The opening is in the plane. Without tissue the mask is empty.
+    The opening is in the plane. A second piece of like size counts too: a scan of the legs has
+    two. Without tissue the mask is empty.
     """
     every = max(1, round(BODY_SLICE_MM / coarse.slice_mm))
     tissue = fill_holes(coarse.hu[::every] > TISSUE_HU)
     _, y_mm, x_mm = coarse.spacing_mm
     pieces, count = ndimage.label(_open(tissue, OPENING_MM / y_mm, OPENING_MM / x_mm))
-    if count:
-        sizes = np.bincount(pieces[:, ::2, ::2].ravel(), minlength=count + 1)
-        sizes[0] = 0
-        pieces = pieces == (sizes.argmax() if sizes.any() else 1)
+    sizes = np.bincount(pieces[:, ::2, ::2].ravel(), minlength=count + 1)
+    sizes[0] = 0
+    keep = sizes >= LIMB_SHARE * sizes.max()
+    keep[0] = False
+    pieces = keep[pieces]
     mask = np.asarray(np.repeat(pieces, every, axis=0)[: len(coarse.hu)], bool)
     columns, rows = mask.sum(axis=1), mask.sum(axis=2)
     return Body(

@@ -22,7 +22,7 @@ SPINE_GAP_MM = 24.0
 SPINE_MIN_MM = 50.0
 """A shorter run of such slices is no spine, unless the scan is hardly longer."""
 
-assert 9 * HIGHEST_HU <= np.iinfo(np.int16).max, "nine pixels are summed in int16"
+assert np.iinfo(np.int16).max >= 9 * HIGHEST_HU, "nine pixels are summed in int16"
 
 
 def bone_mask(hu: npt.NDArray[np.int16], coarse: Coarse, noise_hu: float) -> Mask:

@@ -71,7 +71,8 @@ def find_chest(coarse: Coarse, body: Body) -> Chest:
     seen_left = (per_column * ~right).sum(axis=1) > floor_mm2
     both, one = seen_right & seen_left, seen_right ^ seen_left
     if not both.any() or not _is_posterior(lung[both], body.row[both] / every):
-        return Chest(None, 0, int(one.sum() + both.sum()))
+        cut = _is_cut(coarse, body, slice(None))
+        return Chest(None, 0, int(one.sum() + both.sum()), cut)
     floor = _floor(lung, middle)
     chest = np.flatnonzero((floor >= 0).any(axis=0))
     size = (chest[-1] - chest[0] + 1) * pixel_mm[1] / CHEST_MM
@@ -84,7 +85,9 @@ def find_chest(coarse: Coarse, body: Body) -> Chest:
     if dome < 0 or (last - dome) * coarse.slice_mm < RUN_IN_MM:
         return Chest(None, int(both.sum()), int(one.sum()))
     lowest = int(np.flatnonzero(seen_right | seen_left)[0])
-    odd = (dome - lowest) * coarse.slice_mm > RECESS_MM or _is_cut(coarse, body, slice(lowest, last))
+    odd = (dome - lowest) * coarse.slice_mm > RECESS_MM or _is_cut(
+        coarse, body, slice(lowest, last)
+    )
     return Chest(dome, int(both.sum()), int(one.sum()), odd)
 
 
