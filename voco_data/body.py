@@ -117,7 +117,7 @@ def _noise(hu: npt.NDArray[np.int16], mask: Mask) -> float:
     soft = mask[:, ::4, :-2:2] & (near > TISSUE_HU) & (far > TISSUE_HU)
     if not soft.any():
         return 0.0
-    return float(np.median(np.abs(near[soft] - far[soft]))) / (NORMAL_QUARTILE * np.sqrt(2.0))
+    return float(np.median(np.abs(near[soft] - far[soft])) / (NORMAL_QUARTILE * np.sqrt(2.0)))
 
 
 def _median(counts: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

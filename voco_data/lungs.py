@@ -84,7 +84,7 @@ def find_chest(coarse: Coarse, body: Body) -> Chest:
     last = int(np.flatnonzero(seen_right | seen_left)[-1]) + 1
     if dome < 0 or (last - dome) * coarse.slice_mm < RUN_IN_MM:
         return Chest(None, int(both.sum()), int(one.sum()))
-    lowest = int(np.flatnonzero(seen_right | seen_left)[0])
+    lowest = int(np.flatnonzero(both)[0])
     odd = (dome - lowest) * coarse.slice_mm > RECESS_MM or _is_cut(
         coarse, body, slice(lowest, last)
     )

@@ -13,6 +13,8 @@ BELOW_SPINE_MM = 220.0
 """The search starts in the thighs, so far below the sacrum."""
 ABOVE_SPINE_MM = 80.0
 """Contrast in the rectum may pass for spine and let it end too low by nearly this much."""
+START_MM = 20.0
+"""Noise may hide a femur in the lowest slices, but not for so long."""
 DROP_LEAST_MM, DROP_MM = 25.0, 170.0
 """A scan that ends sooner below the spine shows no thighs; the ischium ends within the other."""
 ISCHIUM_MM2 = 150.0
@@ -45,17 +47,18 @@ def find_ischium(coarse: Coarse, body: Body, sacrum: int) -> int | None:
     for index in range(low, min(high, len(coarse.hu))):
         bone = _bone(coarse, body, index)
         femora = find_femora(bone, int(body.column[index]), coarse)
-        if femora is not None and not thighs:
+        if not thighs and femora is None:
+            if (index - low) * coarse.slice_mm > START_MM:
+                return None  # the lowest slices are no thighs: the ischium ends below the scan
+            continue
+        if not thighs and femora is not None:
             thighs.append(femora)
-        if not thighs:
-            return None  # the lowest slice is no thigh: the ischium ends below the scan
         seen.append(_has_ischium(bone, typical(thighs[-THIGHS:]), coarse))
         if femora is not None and not seen[-1]:
             thighs.append(femora)
-        first = len(seen) - lasting
-        if first >= 0 and seen[first] and np.mean(seen[first:]) >= PELVIS_SHARE:
-            fits = first > 0 and (sacrum - low - first) * coarse.slice_mm < DROP_MM
-            return low + first if fits else None
+        if len(seen) > lasting and seen[-lasting] and np.mean(seen[-lasting:]) >= PELVIS_SHARE:
+            first = index - lasting + 1
+            return first if (sacrum - first) * coarse.slice_mm < DROP_MM else None
     return None
 
 
@@ -75,7 +78,8 @@ def is_upside_down(coarse: Coarse, body: Body) -> bool:
 
 
 def _bone(coarse: Coarse, body: Body, index: int) -> Mask:
-    return bone_mask(coarse.hu[index][None], coarse, body.noise_hu)[0] & body.mask[index]
+    bone = bone_mask(coarse.hu[index][None], coarse, body.noise_hu)[0]
+    return np.asarray(bone & body.mask[index], bool)
 
 
 def _has_ischium(bone: Mask, femora: Femora, coarse: Coarse) -> bool:
