@@ -176,6 +176,7 @@ class Error:
     cut: int
     """Organ voxels outside the box, along any axis."""
     confidence: float
+    slice_mm: float
     story: str
 
 
@@ -189,6 +190,7 @@ def measure(scan: TrueScan) -> Error:
         bottom_mm=low - scan.bottom_mm,
         cut=int(np.count_nonzero(scan.organs) - np.count_nonzero(kept)),
         confidence=box.confidence,
+        slice_mm=scan.spacing_mm[0],
         story=scan.story,
     )
 
@@ -200,18 +202,19 @@ class Summary:
     median: dict[str, float]
     p95: dict[str, float]
     largest: dict[str, float]
-    cut_share: float
-    """Share of the scans with an organ voxel cut."""
+    scans: int
+    cut: int
+    """Scans with an organ voxel cut."""
     fallbacks: int
     """Boxes with a confidence below 0.5."""
 
-    def line(self, name: str) -> str:
+    def row(self, name: str) -> str:
         """A row of the table in `docs/abdomen.md`."""
         ends = (
             f"{self.median[end]:.1f} / {self.p95[end]:.1f} / {self.largest[end]:.1f}"
             for end in ("top", "bottom")
         )
-        return f"| {name} | {' | '.join(ends)} | {self.cut_share:.1%} | {self.fallbacks} |"
+        return f"| {name} | {self.scans} | {' | '.join(ends)} | {self.cut} | {self.fallbacks} |"
 
 
 def summarise(errors: Sequence[Error]) -> Summary:
@@ -223,6 +226,7 @@ def summarise(errors: Sequence[Error]) -> Summary:
         median={end: float(np.median(values)) for end, values in ends.items()},
         p95={end: float(np.percentile(values, 95)) for end, values in ends.items()},
         largest={end: float(values.max()) for end, values in ends.items()},
-        cut_share=float(np.mean([error.cut > 0 for error in errors])),
+        scans=len(errors),
+        cut=sum(error.cut > 0 for error in errors),
         fallbacks=sum(error.confidence < 0.5 for error in errors),
     )

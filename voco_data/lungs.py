@@ -63,8 +63,7 @@ def find_chest(coarse: Coarse, body: Body) -> Chest:
     pixel_mm = (coarse.spacing_mm[1] * every, coarse.spacing_mm[2] * every)
     lung = _lung(coarse, body, every)
     middle = _straight(body) / every
-    columns = np.arange(lung.shape[2])
-    right = columns < middle[:, None]  # (Z, X)
+    right = np.arange(lung.shape[2]) < middle[:, None]  # (Z, X)
     per_column = lung.sum(axis=1)
     floor_mm2 = CHEST_SHARE * body.area_mm2 / (pixel_mm[0] * pixel_mm[1])
     seen_right = (per_column * right).sum(axis=1) > floor_mm2
@@ -73,22 +72,26 @@ def find_chest(coarse: Coarse, body: Body) -> Chest:
     if not both.any() or not _is_posterior(lung[both], body.row[both] / every):
         cut = _is_cut(coarse, body, slice(None))
         return Chest(None, 0, int(one.sum() + both.sum()), cut)
-    floor = _floor(lung, middle)
-    chest = np.flatnonzero((floor >= 0).any(axis=0))
-    size = (chest[-1] - chest[0] + 1) * pixel_mm[1] / CHEST_MM
-    reach = (columns - middle.mean()) * pixel_mm[1] / size
-    behind = np.arange(lung.shape[1])[:, None] > np.median(body.row[both]) / every
-    liver = _highest(floor[:, reach < -MEDIAL_MM], len(lung))
-    spleen = _highest(np.where(behind, floor, -1)[:, reach > HEART_MM][:, ::-1], len(lung))
-    dome = int(max(liver, spleen))
-    last = int(np.flatnonzero(seen_right | seen_left)[-1]) + 1
+    dome = _dome(lung, middle, float(np.median(body.row[both])) / every, pixel_mm[1])
+    seen = np.flatnonzero(seen_right | seen_left)
+    first, last = int(seen[0]), int(seen[-1]) + 1
     if dome < 0 or (last - dome) * coarse.slice_mm < RUN_IN_MM:
         return Chest(None, int(both.sum()), int(one.sum()))
-    lowest = int(np.flatnonzero(both)[0])
-    odd = (dome - lowest) * coarse.slice_mm > RECESS_MM or _is_cut(
-        coarse, body, slice(lowest, last)
-    )
+    too_deep = (dome - np.flatnonzero(both)[0]) * coarse.slice_mm > RECESS_MM
+    odd = bool(too_deep) or _is_cut(coarse, body, slice(first, last))
     return Chest(dome, int(both.sum()), int(one.sum()), odd)
+
+
+def _dome(lung: Mask, middle: npt.NDArray[np.float64], half_depth: float, column_mm: float) -> int:
+    """Slice of the higher dome; -1 without, the number of slices where it leaves the scan."""
+    floor = _floor(lung, middle)
+    chest = np.flatnonzero((floor >= 0).any(axis=0))
+    size = (chest[-1] - chest[0] + 1) * column_mm / CHEST_MM
+    reach = (np.arange(lung.shape[2]) - middle.mean()) * column_mm / size
+    behind = np.arange(lung.shape[1])[:, None] > half_depth
+    liver = _highest(floor[:, reach < -MEDIAL_MM], len(lung))
+    spleen = _highest(np.where(behind, floor, -1)[:, reach > HEART_MM][:, ::-1], len(lung))
+    return max(liver, spleen)
 
 
 def _is_cut(coarse: Coarse, body: Body, chest: slice) -> bool:
