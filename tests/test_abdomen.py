@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -19,6 +20,7 @@ from abdomen_scans import Error, Summary, TrueScan, measure, planned_scan, summa
 
 from voco_data.abdomen import find_box
 from voco_data.dicom.series import read_series
+from voco_data.nifti import read_nifti
 from voco_data.phantom.anatomy import scanned_abdomen_mm
 from voco_data.phantom.plan import CohortSpec, plan_patient
 from voco_data.phantom.render import acquire, render
@@ -227,7 +229,36 @@ def test_a_real_liver_is_not_cut(real_ct: Path) -> None:
     box = find_box(
         volume.hu, volume.geometry.spacing_mm, crop="abdomen", margin_mm=(10.0, 5.0, 5.0)
     )
-    # Looked at: lung and heart above the dome in the uppermost slices, femoral heads at the end.
-    assert box.stop[0] >= 80
+    # Looked at: the dome's top is at slice 82, the ischia leave the scan at slice 0.
+    assert 82 <= box.stop[0] <= 87
     assert box.start[0] == 0
     assert box.confidence >= 0.5
+
+
+ORGANS_OF_TOTALSEGMENTATOR = (1, 2, 3, 4, 5, 6, 7, 18, 19, 20)
+"""Spleen, kidneys, gallbladder, liver, stomach, pancreas, small bowel, duodenum, colon."""
+
+
+@pytest.mark.real_ct
+def test_scans_that_show_neither_end_keep_every_slice_and_every_organ(real_ct: Path) -> None:
+    folder = real_ct / "03_totalseg_nifti"
+    slab = read_series(
+        sorted((real_ct / "02_totalseg_siemens_j2k_abdomen").iterdir()),
+        spacing_tolerance=0.05,
+        min_slices=8,
+    )
+    abdomen = read_nifti(folder / "example_ct.nii.gz", min_slices=8)
+    for volume, mask in ((slab, "example_seg_dicom.nii.gz"), (abdomen, "example_seg.nii.gz")):
+        where = volume.geometry.canonical(5.0)
+        hu = np.ascontiguousarray(where.view(volume.hu), np.int16)
+        box = find_box(hu, where.spacing_mm, crop="abdomen", margin_mm=NONE)
+        assert (box.start[0], box.stop[0]) == (0, len(hu))
+        assert box.confidence >= 0.5
+        labels = nibabel.as_closest_canonical(nibabel.load(folder / mask))
+        # From (right to left, ..., up) to canonical; the small map is of the uppermost slices.
+        organs = np.isin(np.asanyarray(labels.dataobj), ORGANS_OF_TOTALSEGMENTATOR)
+        _, y, x = np.nonzero(organs.transpose(2, 1, 0)[:, ::-1, ::-1])
+        assert box.start[1] <= y.min()
+        assert y.max() < box.stop[1]
+        assert box.start[2] <= x.min()
+        assert x.max() < box.stop[2]

@@ -23,7 +23,7 @@ OTHER = {
     "min_extent_mm": 21.0,
     "spacing_tolerance": 0.1,
     "axis_tolerance_deg": 4.0,
-    "algorithm_version": 2,
+    "algorithm_version": 3,
 }
 ONLY_VALUE = {"resampling", "quantisation"}
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from voco_data.errors import InputError
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Bump when the same spec would give other pixels. The golden hashes in the tests enforce it."""
 
 DIGEST_LENGTH = 12
