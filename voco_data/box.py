@@ -16,7 +16,7 @@ class Box:
     start: Index
     stop: Index
     method: str
-    """`profile` (lung and body profiles), `body` (the body alone) or `whole`."""
+    """`profile` (dome, pelvis or own ends), `body` (the body alone) or `whole`."""
     confidence: float
     """0 to 1; below 0.5 the box is a fallback that may hold more than the abdomen."""
 

@@ -74,7 +74,8 @@ def even_positions(measured_mm: npt.NDArray[np.float64], policy: GapPolicy) -> E
     """Judge the distances between slices at ascending positions along their normal, in mm.
 
     There are at least two. Raises SeriesRefused: MISSING_SLICES if a gap is a multiple of the
-    usual one, else UNEVEN_SPACING, unless the policy is to resample and no gap is wider than MAX_BRIDGED_MM.
+    usual one, else UNEVEN_SPACING, unless the policy is to resample and no gap is wider than
+    MAX_BRIDGED_MM.
     """
     gaps = np.diff(measured_mm)
     usual = float(np.median(gaps))
