@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from voco_data.cohort import OddFile
+from voco_data.deadline import deadline
 from voco_data.dicom.directory import is_directory
 from voco_data.dicom.header import parse_header, read_dataset
 from voco_data.dicom.stack import segmented_series, stack_key
@@ -59,6 +60,10 @@ def _add_nifti(table: IndexTable, number: int, path: str) -> None:
     table.add_slice(number, series)
 
 
+HEADER_LIMIT_S = 5.0
+"""Real headers parse in a millisecond, those of a thousand frames in a second."""
+
+
 def _add_dicom(
     base: Path, path: str, number: int, stacks: Stacks, masks: Masks, *, wanted: bool
 ) -> bool:
@@ -66,7 +71,8 @@ def _add_dicom(
     full = base / path
     try:
         _sniff(full, wanted=wanted)
-        dataset = read_dataset(full, pixels=False)
+        with deadline(HEADER_LIMIT_S):
+            dataset = read_dataset(full, pixels=False)
     except SeriesRefused as refusal:
         if refusal.reason == Reason.NOT_MEDICAL and _named_as_dicom(path):
             raise SeriesRefused(
