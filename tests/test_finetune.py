@@ -160,6 +160,21 @@ def test_series_of_a_patient_stay_together(tmp_path: Path) -> None:
     assert torch.equal(grades[0], grades[1])
 
 
+def test_patients_with_the_same_volume_stay_together(cohort: tuple[Store, Path]) -> None:
+    store, labels = cohort
+    table = store.catalogue.sort_values("patient_id", ignore_index=True)
+    pairs = [(table["patient_id"][i], table["patient_id"][i + 7]) for i in range(3)]
+    digests = table["input_digest"].tolist()
+    for i in range(3):
+        digests[i + 7] = digests[i]
+    linked = Store(store.path, store.spec, table.assign(input_digest=digests))
+    for seed in range(5):
+        recipe = dataclasses.replace(RECIPE, seed=seed)
+        split = make_plan(linked, labels, recipe, init="scratch").split
+        parts = [set(part) for part in (split.test, *split.folds)]
+        assert all(any({a, b} <= part for part in parts) for a, b in pairs)
+
+
 def test_pseudonyms_join_and_stay_in_the_run(cohort: tuple[Store, Path], tmp_path: Path) -> None:
     store, _ = cohort
     raw = [patient.removeprefix("patient-") for patient in sorted(store.catalogue["patient_id"])]

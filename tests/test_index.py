@@ -191,6 +191,11 @@ def test_progress_and_the_log_say_how_fast(
     assert "index: 5 files, 1 series" in caplog.text
     indexed(tmp_path)
     assert capsys.readouterr().err == ""
+    with pytest.raises(InputError, match="expected RATIC"):
+        indexed(tmp_path, layout="ratic", progress=True)
+    assert capsys.readouterr().err.count("\n") == 1, (
+        "the line of the walk; that of the error is wiped"
+    )
 
 
 # DICOMDIR
