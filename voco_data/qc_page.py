@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from voco_data import histogram, outliers, preview
@@ -28,6 +31,7 @@ ROWS_SHOWN = 1500
 """Rows on screen at once; a button shows as many more. Filter and sort see all of them."""
 FILES = 1000
 """Rows for files that belong to no series; an archive may hold a hundred times more."""
+BATCH_ROWS = 4096
 KEPT = ("stored", "cached")
 STATUSES = ("refused", "stored", "cached", "skipped")
 SCRIPTS = ("data.js", "plots.js", "detail.js", "table.js")
@@ -51,8 +55,8 @@ class Entry:
 
 def render(title: str, ledger: Path, root: Path) -> str:
     """The page as text, for the ledger of one run; previews come from `root`."""
-    table = pd.read_parquet(ledger)
-    entries, left_out = _entries(table, root)
+    table, counts = _read(ledger)
+    entries = _entries(table, root)
     pictures = _pictures(entries)
     kept = [e for e in entries if e.score is not None]
     style, script = _source("page.css"), "".join(_source(name) for name in SCRIPTS)
@@ -68,13 +72,13 @@ def render(title: str, ledger: Path, root: Path) -> str:
         rows_shown=ROWS_SHOWN,
         series=sum(e.ledger["kind"] == "series" for e in entries),
         kept=len(kept),
-        files=left_out + sum(e.ledger["kind"] == "file" for e in entries),
+        files=counts["kind"]["file"],
         patients=len({e.ledger["patient_id"] for e in kept}),
         outliers=sum(1 for e in kept if e.score),
-        statuses=_counts(entries, "status", STATUSES),
-        kinds=_counts(entries, "kind", ("series", "file")),
-        reasons=_counts(entries, "reason"),
-        left_out=left_out,
+        statuses=_ordered(counts["status"], STATUSES),
+        kinds=_ordered(counts["kind"], ("series", "file")),
+        reasons=_ordered(counts["reason"]),
+        left_out=counts["kind"]["file"] - sum(e.ledger["kind"] == "file" for e in entries),
         unpictured=sum(e.look is not None for e in entries) - len(pictures),
         folder=preview.FOLDER,
         slot=preview.SLOT_PX,
@@ -86,8 +90,33 @@ def render(title: str, ledger: Path, root: Path) -> str:
     )
 
 
-def _entries(table: pd.DataFrame, root: Path) -> tuple[list[Entry], int]:
-    """Rows in outlier order, and how many files are left to the ledger."""
+def _read(ledger: Path) -> tuple[pd.DataFrame, dict[str, Counter[str]]]:
+    """All series and at most FILES files, refused ones first; and how often every value occurs.
+
+    In pieces: an archive may hold a million files that belong to no series.
+    """
+    series: list[pa.RecordBatch] = []
+    files: dict[str, list[pa.RecordBatch]] = {"refused": [], "skipped": []}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", "status", "reason")}
+    with pq.ParquetFile(ledger) as source:
+        for batch in source.iter_batches(BATCH_ROWS):
+            for name, counter in counts.items():
+                counter.update(value for value in batch.column(name).to_pylist() if value)
+            series.append(batch.filter(pc.equal(batch["kind"], "series")))
+            loose = batch.filter(pc.equal(batch["kind"], "file"))
+            for status, kept in files.items():
+                room = FILES - sum(len(piece) for piece in kept)
+                kept.append(loose.filter(pc.equal(loose["status"], status)).slice(0, room))
+        schema = source.schema_arrow
+    table = pa.Table.from_batches([*series, *files["refused"], *files["skipped"]], schema)
+    found = table.to_pandas()
+    return found[
+        (found["kind"] == "series") | ((found["kind"] == "file").cumsum() <= FILES)
+    ], counts
+
+
+def _entries(table: pd.DataFrame, root: Path) -> list[Entry]:
+    """Rows in outlier order."""
     plain = table.astype(object).where(table.notna(), None)
     records = plain.sort_values(["source", "series_uid"]).to_dict("records")
     rows = [{str(name): value for name, value in record.items()} for record in records]
@@ -102,8 +131,8 @@ def _entries(table: pd.DataFrame, root: Path) -> tuple[list[Entry], int]:
         Entry(row, m, look, verdict.score, verdict.why)
         for row, m, look, verdict in zip(kept, measures, looks, verdicts, strict=True)
     ]
-    entries += [Entry(row, {}, None, None, ()) for row in [*rest, *files[:FILES]]]
-    return sorted(entries, key=_oddness), max(0, len(files) - FILES)
+    entries += [Entry(row, {}, None, None, ()) for row in [*rest, *files]]
+    return sorted(entries, key=_oddness)
 
 
 def _oddness(entry: Entry) -> tuple[int, float]:
@@ -145,11 +174,8 @@ def _pictures(entries: Sequence[Entry]) -> dict[int, str]:
     return found
 
 
-def _counts(
-    entries: Sequence[Entry], column: str, order: Sequence[str] | None = None
-) -> list[tuple[str, int]]:
-    """Values of a column and how often each occurs: the most frequent first, or in `order`."""
-    counted = Counter(e.ledger[column] for e in entries if e.ledger[column])
+def _ordered(counted: Counter[str], order: Sequence[str] | None = None) -> list[tuple[str, int]]:
+    """Values and how often each occurs: the most frequent first, or in `order`."""
     names = order or sorted(counted, key=lambda name: (-counted[name], name))
     return [(name, counted[name]) for name in names if counted[name]]
 
