@@ -164,10 +164,10 @@ def test_patients_with_the_same_volume_stay_together(cohort: tuple[Store, Path])
     store, labels = cohort
     table = store.catalogue.sort_values("patient_id", ignore_index=True)
     pairs = [(table["patient_id"][i], table["patient_id"][i + 7]) for i in range(3)]
-    digests = table["input_digest"].tolist()
+    digests = table["content_digest"].tolist()
     for i in range(3):
         digests[i + 7] = digests[i]
-    linked = Store(store.path, store.spec, table.assign(input_digest=digests))
+    linked = Store(store.path, store.spec, table.assign(content_digest=digests))
     for seed in range(5):
         recipe = dataclasses.replace(RECIPE, seed=seed)
         split = make_plan(linked, labels, recipe, init="scratch").split

@@ -121,8 +121,10 @@ def test_every_series_ends_as_it_should(run: tuple[Any, pd.DataFrame]) -> None:
     table = run[1].query("kind == 'series'")
     singles = table.query("source == '12_odd_single_files'")
     assert singles["reason"].tolist() == ["too_few_slices"] * SINGLES
-    rest = table.drop(singles.index).fillna("")
-    found = {row.source: (row.status, row.reason, int(row.n_slices)) for row in rest.itertuples()}
+    rest = table.drop(singles.index).astype(object)
+    found = {
+        row.source: (row.status, row.reason or "", int(row.n_slices)) for row in rest.itertuples()
+    }
     assert found == SERIES
 
 

@@ -108,11 +108,9 @@ def _read(ledger: Path) -> tuple[pd.DataFrame, dict[str, Counter[str]]]:
                 room = FILES - sum(len(piece) for piece in kept)
                 kept.append(loose.filter(pc.equal(loose["status"], status)).slice(0, room))
         schema = source.schema_arrow
-    table = pa.Table.from_batches([*series, *files["refused"], *files["skipped"]], schema)
-    found = table.to_pandas()
-    return found[
-        (found["kind"] == "series") | ((found["kind"] == "file").cumsum() <= FILES)
-    ], counts
+    loose = pa.Table.from_batches([*files["refused"], *files["skipped"]], schema)
+    table = pa.concat_tables([pa.Table.from_batches(series, schema), loose.slice(0, FILES)])
+    return table.to_pandas(), counts
 
 
 def _entries(table: pd.DataFrame, root: Path) -> list[Entry]:
