@@ -28,6 +28,13 @@ class Bomb:
         return (os._exit, (1,))
 
 
+class Trap(type(Path())):  # type: ignore[misc]  # the concrete class of a path
+    """Ends the process that asks for a file below it."""
+
+    def __truediv__(self, other: object) -> Path:
+        os._exit(1)
+
+
 def tasks(folder: Path, store: Path, count: int) -> list[SeriesTask]:
     made = []
     for index in range(count):
@@ -57,6 +64,24 @@ def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
     for index in (0, 1, 3, 4, 5):
         assert outcomes[f"k{index}"].reason is None
         assert [record.row for record in outcomes[f"k{index}"].records] == [index]
+
+
+def test_a_dask_worker_that_dies_costs_its_series_and_no_other(tmp_path: Path) -> None:
+    with writing(tmp_path, SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.path, 4)
+        todo[1] = replace(todo[1], base=Trap(todo[1].base))
+        known = {writer.path.name: KnownInputs()}
+        outcomes = {
+            outcome.key: outcome
+            for batch in fanout.run_dask([todo[:2], todo[2:]], known, "local", 1)
+            for outcome in batch
+        }
+    assert outcomes.pop("k1").reason == Reason.WORKER_DIED
+    assert {key for key, outcome in outcomes.items() if outcome.reason is None} == {
+        "k0",
+        "k2",
+        "k3",
+    }
 
 
 @pytest.mark.parametrize(

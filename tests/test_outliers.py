@@ -69,7 +69,7 @@ def test_few_series_are_not_compared() -> None:
 
 
 def test_what_is_odd_by_itself() -> None:
-    (odd,) = judge([series(box_confidence=0.3, spacing_y_mm=0.8, flags="lossy monochrome1")])
+    (odd,) = judge([series(box_confidence=0.3, spacing_y_mm=0.8, flags="lossy mask monochrome1")])
     assert odd.score == 5 + 2 + 1 + 1
     assert odd.why == (
         "box is a fallback (confidence 0.30)",

@@ -21,6 +21,8 @@ FEWEST = 8
 """Below so many series a median says little; only what is odd by itself counts."""
 SURE = 0.5
 """A box of lower confidence is a fallback."""
+ORDINARY = frozenset({"mask", "multi_frame"})
+"""Flags that tell where a series came from, and nothing odd."""
 FALLBACK_SCORE, SKEWED_SCORE, FLAG_SCORE = 5.0, 2.0, 1.0
 SKEWED = 0.01
 """Pixels whose sides differ by more than this share are not square."""
@@ -101,4 +103,5 @@ def _odd_by_itself(series: Mapping[str, Any]) -> list[tuple[float, str]]:
     x, y = series["spacing_x_mm"], series["spacing_y_mm"]
     if x and y and abs(y / x - 1) > SKEWED:
         found.append((SKEWED_SCORE, f"pixels are not square ({y:.3f} by {x:.3f} mm)"))
-    return found + [(FLAG_SCORE, f"flag {flag}") for flag in (series["flags"] or "").split()]
+    flags = [flag for flag in (series["flags"] or "").split() if flag not in ORDINARY]
+    return found + [(FLAG_SCORE, f"flag {flag}") for flag in flags]
