@@ -33,6 +33,9 @@ BATCHES_PER_WORKER = 16
 TIME_LIMIT_S = 600.0
 """What one series may take; a large one takes seconds."""
 
+ANY_PORT = "127.0.0.1:0"
+"""Where the scheduler of a local cluster shows itself: on loopback, beside others."""
+
 KILLED = "the process that read it died twice (out of memory, a crash, or stuck in a decoder)"
 
 _known: Known = {}
@@ -138,7 +141,9 @@ def run_dask(
 
     try:
         client = (
-            Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
+            Client(
+                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=ANY_PORT)
+            )
             if cluster == "local"
             else Client(cluster, timeout="10s")
         )
@@ -148,7 +153,8 @@ def run_dask(
             "give local, or an address such as tcp://127.0.0.1:8786"
         ) from error
     with client:
-        shared = client.scatter(known, broadcast=True)
+        # A task, not scattered data: those are lost with the worker that holds them.
+        shared: Any = client.submit(dict, known, pure=False)
         slots = IN_FLIGHT_PER_WORKER * max(1, len(client.scheduler_info()["workers"]))
 
         def submit(batch: Batch) -> Any:
@@ -157,18 +163,21 @@ def run_dask(
             return future
 
         flying: dict[Any, Batch] = {}
+        suspects: list[SeriesTask] = []
         remaining = iter(todo)
         futures = as_completed([submit(batch) for batch in islice(remaining, slots)])
         for future in futures:
             batch = flying.pop(future.key)
             try:
                 yield future.result()
-            except KilledWorker:
-                if len(batch) == 1:
-                    yield [_died(batch[0])]
-                for task in batch if len(batch) > 1 else ():
-                    futures.add(submit([task]))
+            except KilledWorker:  # this batch, or another that waited for the same worker
+                suspects += batch
             for following in islice(remaining, 1):
                 futures.add(submit(following))
+        for task in suspects:  # one at a time, so that no other is blamed
+            try:
+                yield submit([task]).result()
+            except KilledWorker:
+                yield [_died(task)]
         if client.cluster is not None:
             client.cluster.close()
