@@ -34,6 +34,17 @@ def test_a_name_on_every_slice_is_seen(size: int, value: int) -> None:
     assert looks_like_text(hu)
 
 
+def test_a_name_that_is_not_the_brightest_and_one_along_columns() -> None:
+    hu = scan()
+    write_text(hu, "DOE JANE 1970", 16, 1000, slice(None))
+    hu[:, 100:110, 120:130] = np.random.default_rng(0).integers(1300, 1500, (40, 10, 10))
+    assert looks_like_text(hu)
+    assert looks_like_text(np.ascontiguousarray(hu.transpose(0, 2, 1)))
+    black = scan()
+    write_text(black[:, 100:, 60:], "DOE JANE 1970", 16, -1024, slice(None))
+    assert looks_like_text(black)
+
+
 def test_a_name_on_the_first_slice_alone_is_seen() -> None:
     hu = scan()
     write_text(hu, "ID 123456789", 14, 3071, slice(0, 1))

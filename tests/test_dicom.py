@@ -8,15 +8,17 @@ import random
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 
 from tests.ct_files import body, write_slices
 from voco_data.dicom.header import parse_header, read_dataset
-from voco_data.dicom.modality import parse_modality
+from voco_data.dicom.modality import parse_modalities
 from voco_data.dicom.pixels import PixelReader
 from voco_data.dicom.series import read_series
 from voco_data.errors import SeriesRefused
@@ -30,7 +32,7 @@ def read(paths: list[Path]) -> Volume:
 
 
 def decode_hu(dataset: Dataset, shape: tuple[int, int]) -> npt.NDArray[np.int16]:
-    return parse_modality(dataset, 0, 1).to_hu(PixelReader(dataset, shape).stored(0))
+    return parse_modalities(dataset, 1)[0].to_hu(PixelReader(dataset, shape).stored(0))
 
 
 def refusal(paths: list[Path]) -> Reason:
@@ -239,3 +241,62 @@ def test_a_length_that_is_not_true_is_unreadable(tmp_path: Path, extra: int) -> 
     claim = int.from_bytes(tail[8:12], "little") + extra
     paths[4].write_bytes(head + tail[:8] + (claim & 0xFFFFFFFF).to_bytes(4, "little") + tail[12:])
     assert refusal(paths) == Reason.UNREADABLE
+
+
+def test_a_small_tilt_of_many_thin_slices_is_seen(tmp_path: Path) -> None:
+    """5 degrees at 0.5 mm: 0.04 mm a step, and 17 mm from the first slice to the last."""
+    hu = np.repeat(body((1, 20, 20)), 60, axis=0)
+    paths = write_slices(tmp_path, hu, spacing_mm=(0.5, 1.0, 1.0), step_mm=(0, 0.0436, 0.5))
+    volume = read(paths)
+    assert volume.geometry.sheared
+    last = volume.geometry.index_to_mm @ (59, 0, 0, 1)
+    assert last[:3] == pytest.approx((-60, -60 + 59 * 0.0436, -100 + 59 * 0.5), abs=1e-3)
+
+
+def test_small_gap_errors_do_not_add_up(tmp_path: Path) -> None:
+    hu = np.repeat(body((1, 20, 20)), 80, axis=0)
+    z = lambda i: [-60, -60, i * 1.0 if i < 40 else 40 + (i - 40) * 1.1]  # noqa: E731
+    paths = write_slices(tmp_path, hu, tags={"ImagePositionPatient": z})
+    assert refusal(paths) == Reason.UNEVEN_SPACING
+
+
+def test_orientation_that_jitters_far_from_the_origin_is_even(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    jitter = [rng.uniform(-4e-4, 4e-4, 6).round(6).tolist() for _ in range(24)]
+    turn = lambda i: [float(a + b) for a, b in zip((1, 0, 0, 0, 1, 0), jitter[i], strict=True)]  # noqa: E731
+    paths = write_slices(
+        tmp_path, body(), origin_mm=(-400, -400, -800), tags={"ImageOrientationPatient": turn}
+    )
+    assert read(paths).geometry.spacing_mm[0] == pytest.approx(5.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("value", ["7A", "1\\2", ""])
+def test_an_instance_number_that_is_none_costs_nothing(tmp_path: Path, value: str) -> None:
+    paths = write_slices(tmp_path, body())
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        dataset.add_new(0x00200013, "LO", value)
+        dataset.save_as(path)
+    assert read(paths).instance_numbers == (-1,) * 24
+
+
+def test_a_scout_among_the_slices_is_left_out(tmp_path: Path) -> None:
+    hu = body()
+    kind = lambda i: ["ORIGINAL", "PRIMARY", "LOCALIZER" if i == 0 else "AXIAL"]  # noqa: E731
+    volume = read(write_slices(tmp_path, hu, tags={"ImageType": kind}))
+    assert np.array_equal(volume.hu, hu[1:])
+    assert volume.flags == ("other_objects",)
+
+
+def test_sign_of_an_encoded_frame_of_fewer_bits(tmp_path: Path) -> None:
+    """A codec that kept 13 bits of signed pixels: 8191 is -1."""
+    (path,) = write_slices(tmp_path, np.zeros((1, 8, 8), np.int16))
+    dataset = pydicom.dcmread(path)
+    plane = np.full((8, 8), 8191, np.uint16)
+    plane[0, 0] = 5
+    frame = imagecodecs.jpeg2k_encode(plane, codecformat="J2K", reversible=True, bitspersample=13)
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
+    dataset.PixelRepresentation, dataset.RescaleIntercept = 1, 0
+    assert decode_hu(dataset, (8, 8)).ravel()[:2].tolist() == [5, -1]

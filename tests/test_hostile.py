@@ -13,11 +13,12 @@ import pytest
 
 from tests.ct_files import body, write_slices
 from voco_data.cohort import SeriesEntry
+from voco_data.deadline import deadline
 from voco_data.dicom.header import read_dataset
 from voco_data.errors import SeriesRefused
 from voco_data.ingest import PreprocessSummary, preprocess
 from voco_data.limits import MAX_VOXELS, check_voxels
-from voco_data.reasons import Reason
+from voco_data.reasons import TRANSIENT, Reason
 from voco_data.spec import StoreSpec
 
 SPEC = StoreSpec(profile="small", grid=(4, 16, 16))
@@ -133,3 +134,59 @@ def test_a_box_made_elsewhere_is_cut_and_is_part_of_the_input(tmp_path: Path) ->
 
 def test_an_entry_is_plain_data() -> None:
     assert SeriesEntry("dicom", "p", "", "s", "", (), "").masks == ()
+
+
+def test_a_slow_header_is_a_time_limit_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No handler for what a hostile file may raise takes the alarm for one of these."""
+    import time
+
+    (path,) = write_slices(tmp_path, body()[:1])
+    monkeypatch.setattr(pydicom, "dcmread", lambda *_args, **_options: time.sleep(5))
+
+    def read_slowly() -> None:
+        with deadline(0.2):
+            read_dataset(path, pixels=False)
+
+    with pytest.raises(SeriesRefused) as caught:
+        read_slowly()
+    assert caught.value.reason == Reason.TIME_LIMIT
+    assert caught.value.reason in TRANSIENT
+
+
+def test_a_bomb_without_the_length_of_its_meta_is_not_inflated(tmp_path: Path) -> None:
+    import zlib
+
+    (path,) = write_slices(tmp_path, body()[:1])
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    dataset.save_as(path)
+    data = path.read_bytes()
+    meta = 144 + int.from_bytes(data[140:144], "little")
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = b"".join(deflate.compress(bytes(2**20)) for _ in range(1024)) + deflate.flush()
+    path.write_bytes(data[:132] + data[144:meta] + bomb)  # without (0002,0000)
+    with pytest.raises(SeriesRefused, match="inflates to more"):
+        read_dataset(path, pixels=False)
+
+
+@pytest.mark.parametrize("kind", ["nan intercept", "no orientation"])
+def test_a_broken_mask_costs_its_series_nothing(tmp_path: Path, kind: str) -> None:
+    import nibabel
+
+    archive = tmp_path / "archive"
+    write_slices(archive, body())
+    image = nibabel.Nifti1Image(np.ones((60, 60, 24), np.uint8), np.diag([2.0, 2.0, 5.0, 1.0]))
+    if kind == "nan intercept":
+        image.header["scl_slope"], image.header["scl_inter"] = 1, np.nan
+    else:
+        image.header["srow_x"] = image.header["srow_y"] = 0
+    header = bytearray(image.to_bytes())
+    if kind == "nan intercept":
+        header[112:120] = struct.pack("<ff", 1.0, float("nan"))
+    (archive / "liver_mask.nii").write_bytes(bytes(header))
+    summary, table = run(archive, tmp_path / "out" / "root")
+    assert summary.stored == 1
+    (row,) = table.query("kind == 'series'").to_dict("records")
+    assert "mask_unreadable" in row["flags"] or "mask_misplaced" in row["flags"]

@@ -26,9 +26,9 @@ def boxed(found: Box, **organs: OrganBounds) -> Box:
     return include_organs(found, organs, SHAPE, SPACING, MARGIN)
 
 
-def test_the_liver_says_where_the_top_is() -> None:
-    liver = OrganBounds((25, 30, 20), (40, 80, 70))
-    box = boxed(PROFILE, liver=liver)
+def test_liver_and_spleen_say_where_the_top_is() -> None:
+    liver, spleen = OrganBounds((25, 30, 20), (40, 80, 70)), OrganBounds((30, 30, 80), (36, 70, 99))
+    box = boxed(PROFILE, liver=liver, spleen=spleen)
     assert (box.start, box.stop) == ((5, 10, 10), (42, 90, 110))  # 10 mm are 2 slices
     assert (box.method, box.confidence) == ("mask", 1.0)
 
@@ -40,6 +40,14 @@ def test_nothing_marked_is_cut() -> None:
     assert (box.start, box.stop) == ((0, 3, 0), (57, 100, 110))
 
 
+@pytest.mark.parametrize("organ", ["liver", "spleen"])
+def test_a_partial_mask_cuts_nothing(organ: str) -> None:
+    box = boxed(PROFILE, **{organ: OrganBounds((25, 30, 20), (36, 80, 70))})
+    assert (box.start, box.stop, box.confidence) == (PROFILE.start, PROFILE.stop, 0.9)
+    whole = Box((0, 0, 0), SHAPE, "whole", 0.2)
+    assert boxed(whole, **{organ: OrganBounds((25, 30, 20), (36, 80, 70))}).stop == SHAPE
+
+
 def test_a_kidney_alone_leaves_the_top_to_the_profiles() -> None:
     box = boxed(PROFILE, kidney_left=OrganBounds((20, 40, 80), (28, 60, 95)))
     assert (box.start[0], box.stop[0], box.confidence) == (5, 50, 0.9)
@@ -48,10 +56,10 @@ def test_a_kidney_alone_leaves_the_top_to_the_profiles() -> None:
 def test_without_profiles_the_bowel_is_the_bottom() -> None:
     whole = Box((0, 0, 0), SHAPE, "whole", 0.0)
     liver, bowel = OrganBounds((25, 30, 20), (40, 80, 70)), OrganBounds((8, 30, 20), (30, 80, 70))
-    assert boxed(whole, liver=liver, bowel=bowel).start[0] == 6
-    assert boxed(whole, liver=liver, bowel=bowel).confidence == 1.0
-    assert boxed(whole, liver=liver).start[0] == 0
-    assert boxed(whole, liver=liver).confidence == 0.0
+    box = boxed(whole, liver=liver, spleen=liver, bowel=bowel)
+    assert (box.start[0], box.stop[0], box.confidence) == (6, 42, 1.0)
+    box = boxed(whole, liver=liver, spleen=liver)
+    assert (box.start[0], box.stop[0], box.confidence) == (0, 60, 0.0)
 
 
 def test_no_abdominal_organ_changes_nothing() -> None:
@@ -93,6 +101,9 @@ def test_a_table_of_boxes(tmp_path: Path, name: str) -> None:
     table.to_csv(path, index=False) if name.endswith("csv") else table.to_parquet(path)
     found = read_boxes(path)
     assert list(found) == ["1", "2.5"]
+    blank = tmp_path / "blank.csv"
+    blank.write_text("series_uid,z_low_mm,z_high_mm,made_by,confidence\n1,0,5,,\n")
+    assert read_boxes(blank)["1"].digest == found["1"].digest
     assert (found["1"].z_high_mm, found["1"].made_by, found["1"].confidence) == (5.0, "table", 1.0)
 
 

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from tests.ct_files import write_slices
-from voco_data.dicom.modality import parse_modality
+from voco_data.dicom.modality import parse_modalities
 from voco_data.dicom.pixels import PixelReader
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
@@ -26,13 +26,29 @@ def hu_of(tmp_path: Path, stored: list[int], kind: str = "<u2", **tags: Any) -> 
     for keyword, value in tags.items():
         setattr(dataset, keyword, value)
     pixels = PixelReader(dataset, (1, len(stored)))
-    result: list[int] = parse_modality(dataset, 0, 1).to_hu(pixels.stored(0)).ravel().tolist()
+    result: list[int] = parse_modalities(dataset, 1)[0].to_hu(pixels.stored(0)).ravel().tolist()
     return result
 
 
 def test_padding_above_air_becomes_air(tmp_path: Path) -> None:
     found = hu_of(tmp_path, [0, 1024, 4000, 1100], PixelPaddingValue=4000)
     assert found == [-1024, 0, -1024, 76]
+
+
+def test_a_value_that_is_padding_outside_is_measured_inside(tmp_path: Path) -> None:
+    """Padding 0 of signed HU: the field around is air, water in the body stays water."""
+    plane = np.zeros((7, 7), np.int16)
+    plane[1:6, 1:6] = 30
+    plane[3, 3] = 0
+    (path,) = write_slices(tmp_path, plane[None])
+    dataset = pydicom.dcmread(path)
+    dataset.PixelRepresentation, dataset.RescaleIntercept = 1, 0
+    dataset.PixelPaddingValue = 0
+    dataset.PixelData = plane.astype("<i2").tobytes()
+    hu = parse_modalities(dataset, 1)[0].to_hu(PixelReader(dataset, (7, 7)).stored(0))
+    assert hu[3, 3] == 0
+    assert (hu[0] == -1024).all()
+    assert (hu[1:6, 1:6][plane[1:6, 1:6] == 30] == 30).all()
 
 
 def test_a_range_of_padding(tmp_path: Path) -> None:
@@ -49,6 +65,19 @@ def test_padding_whose_tag_has_the_other_sign(tmp_path: Path) -> None:
     # 63536 as unsigned is -2000 as signed; the intercept would make it 500 HU.
     tags = {"PixelPaddingValue": 63536, "RescaleIntercept": 2500}
     assert hu_of(tmp_path, [-2000, -2500], "<i2", **tags) == [-1024, 0]
+
+
+def test_padding_that_no_pixel_can_have_is_none(tmp_path: Path) -> None:
+    twelve = {"BitsStored": 12, "HighBit": 11}
+    assert hu_of(tmp_path, [2096, 1024], PixelPaddingValue=63536, **twelve) == [1072, 0]
+    tags = {"PixelPaddingValue": 0x8000, "RescaleIntercept": 0, **twelve}
+    assert hu_of(tmp_path, [0, 5], "<i2", **tags) == [0, 5]
+    assert hu_of(tmp_path, [0, 5], "<i2", PixelPaddingValue=None, RescaleIntercept=0) == [0, 5]
+
+
+def test_thirty_two_bits_do_not_wrap(tmp_path: Path) -> None:
+    tags = {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}
+    assert hu_of(tmp_path, [3_000_000_000, 1024], "<u4", **tags) == [32767, 0]
 
 
 def lut(values: list[int], first: int, kind: str = "HU") -> Sequence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nibabel
@@ -14,6 +15,7 @@ from voco_data.errors import SeriesRefused
 from voco_data.gaps import GapPolicy
 from voco_data.nifti import read_nifti
 from voco_data.reasons import Reason
+from voco_data.volume import may_be_hu
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
@@ -58,6 +60,25 @@ def test_what_is_not_ct(tmp_path: Path) -> None:
     assert refusal(write(tmp_path / "2d.nii.gz", flat, np.eye(4))) == Reason.NOT_A_VOLUME
     nan = np.full((20, 20, 20), np.nan, np.float32)
     assert refusal(write(tmp_path / "nan.nii.gz", nan, np.eye(4))) == Reason.UNREADABLE
+
+
+def test_labels_with_an_ignored_class_and_normalised_values_are_not_ct(tmp_path: Path) -> None:
+    labels = np.zeros((20, 20, 20), np.int16)
+    labels[5:9], labels[0] = 13, -1
+    assert refusal(write(tmp_path / "ignore.nii.gz", labels, np.eye(4))) == Reason.NOT_CT
+    scored = np.random.default_rng(0).normal(0, 1, (20, 20, 20)).astype(np.float32)
+    volume = read_nifti(write(tmp_path / "z.nii.gz", scored, np.eye(4)), min_slices=8)
+    assert not may_be_hu(volume.hu)
+    assert may_be_hu(body())
+    assert not may_be_hu(body() + 1024)
+
+
+def test_a_file_that_goes_on_and_on_is_unreadable(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nii.gz", body().transpose(2, 1, 0), np.eye(4))
+    with gzip.open(path, "ab") as file:
+        for _ in range(80):
+            file.write(bytes(2**20))
+    assert refusal(path) == Reason.UNREADABLE
 
 
 def test_a_corrupt_gzip_is_unreadable(tmp_path: Path) -> None:

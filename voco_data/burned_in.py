@@ -1,8 +1,8 @@
 """Text burned into the pixels: it may name the patient, so such a series is refused.
 
-Overlaid text is drawn in one value, the brightest of its slice, which nothing measured is: noise
-makes every bone and every implant pixel differ, unless the scanner's range ends there. So: many
-small pieces of exactly the brightest value, of one height, side by side on one baseline.
+Overlaid text is drawn in one exact value, which nothing measured is: noise makes the pixels of
+every bone and every implant differ, unless the scanner's range ends there. So: many small pieces
+of one conspicuously frequent value, of one height, side by side on one line.
 """
 
 from __future__ import annotations
@@ -14,39 +14,65 @@ from scipy import ndimage
 SLICES_LOOKED_AT = 32
 """Evenly spread, with the first and the last; text is on every slice, or on those."""
 LEAST_PIXELS = 40
-"""Fewer pixels of the brightest value write no word."""
+"""Fewer pixels of one value write no word."""
+MOST_SHARE = 0.25
+"""A value that fills more of the slice is a background."""
+SPIKE = 8.0
+"""Text makes its value so many times as frequent as the values around it are on average."""
+AROUND_HU = 12
+VALUES_LOOKED_AT = 4
 LEAST_LETTERS = 6
-"""Pieces on one baseline; fewer may be chance."""
+"""Pieces on one line; fewer may be chance."""
 LETTER_HEIGHT_PX = (5, 48)
+MOST_FILLED = 0.7
+"""Letters are strokes; a row of screws is made of solid pieces that fill their rectangle."""
 HEIGHT_SPREAD_PX = 2
 BASELINE_SPREAD_PX = 1
 MAX_LETTER_GAP = 2.5
 """Largest distance between neighbours, in letter heights."""
 ALL_ROUND = np.ones((3, 3), bool)
 
+Letter = tuple[int, int, int, int]
+"""Bottom row, height, first column, one past the last column."""
+
 
 def looks_like_text(hu: npt.NDArray[np.int16]) -> bool:
-    """Whether a slice of `hu` (slice, row, column) carries a line of text."""
+    """Whether a slice of `hu` (slice, row, column) carries a line of text, along either axis."""
     count = min(len(hu), SLICES_LOOKED_AT)
     picked = np.unique(np.linspace(0, len(hu) - 1, count).round().astype(int))
-    return any(_has_line(hu[index]) for index in picked)
+    return any(
+        _has_line(drawn) or _has_line(drawn.T)
+        for index in picked
+        for drawn in _drawn_alike(hu[index])
+    )
 
 
-def _has_line(plane: npt.NDArray[np.int16]) -> bool:
-    brightest = plane == plane.max()
-    pixels = int(np.count_nonzero(brightest))
-    if not LEAST_PIXELS <= pixels <= plane.size // 4:
-        return False
-    labels, _ = ndimage.label(brightest, ALL_ROUND)
-    letters = []
-    for rows, columns in ndimage.find_objects(labels):
+def _drawn_alike(plane: npt.NDArray[np.int16]) -> list[npt.NDArray[np.bool_]]:
+    """The pixels of each conspicuously frequent value, the most frequent first."""
+    lowest = int(plane.min())
+    counts = np.bincount((plane.astype(np.int32) - lowest).ravel())
+    usual = ndimage.uniform_filter1d(counts.astype(np.float64), 2 * AROUND_HU + 1, mode="constant")
+    others = (usual * (2 * AROUND_HU + 1) - counts) / (2 * AROUND_HU)
+    spikes = (counts >= LEAST_PIXELS) & (counts <= MOST_SHARE * plane.size)
+    values = np.flatnonzero(spikes & (counts > SPIKE * others))
+    values = values[np.argsort(counts[values])[::-1]][:VALUES_LOOKED_AT]
+    return [plane == value + lowest for value in values.tolist()]
+
+
+def _has_line(drawn: npt.NDArray[np.bool_]) -> bool:
+    labels, _ = ndimage.label(drawn, ALL_ROUND)
+    letters: list[Letter] = []
+    areas = np.bincount(labels.ravel())
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         height, width = rows.stop - rows.start, columns.stop - columns.start
-        if LETTER_HEIGHT_PX[0] <= height <= LETTER_HEIGHT_PX[1] and width <= 2 * height:
+        strokes = areas[number] <= MOST_FILLED * height * width
+        tall = LETTER_HEIGHT_PX[0] <= height <= LETTER_HEIGHT_PX[1]
+        if tall and strokes and width <= 2 * height:
             letters.append((rows.stop, height, columns.start, columns.stop))
     return any(_is_line(letters, letter) for letter in letters)
 
 
-def _is_line(letters: list[tuple[int, int, int, int]], first: tuple[int, int, int, int]) -> bool:
+def _is_line(letters: list[Letter], first: Letter) -> bool:
     """Whether enough letters follow `first` to the right, alike in height and baseline."""
     bottom, height, _, right = first
     alike = sorted(

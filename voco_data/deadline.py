@@ -18,6 +18,10 @@ GRACE_S = 30.0
 """What a decoder may take, in C, after the limit, until its process is ended."""
 
 
+class _Expired(BaseException):
+    """Not an Exception: the many handlers for what a hostile file may raise must not take it."""
+
+
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
     """Raise SeriesRefused(TIME_LIMIT) in the block once `seconds` have passed.
@@ -30,12 +34,16 @@ def deadline(seconds: float) -> Iterator[None]:
         return
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise SeriesRefused(Reason.TIME_LIMIT, f"reading it takes longer than {seconds:g} s")
+        raise _Expired
 
     former = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except _Expired:
+        raise SeriesRefused(
+            Reason.TIME_LIMIT, f"reading it takes longer than {seconds:g} s"
+        ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, former)

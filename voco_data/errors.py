@@ -46,3 +46,10 @@ class SeriesRefused(VocoError):
     def __reduce__(self) -> tuple[type[SeriesRefused], tuple[Reason, str]]:
         """Pickle by arguments: refusals travel back from worker processes."""
         return (type(self), (self.reason, self.detail))
+
+
+def unreadable(error: OSError, what: str) -> SeriesRefused:
+    """IO_ERROR where the file system failed, UNREADABLE where a library says so of the bytes."""
+    if error.errno is not None:
+        return SeriesRefused(Reason.IO_ERROR, error.strerror or "the file system failed")
+    return SeriesRefused(Reason.UNREADABLE, f"{what} ({type(error).__name__})")

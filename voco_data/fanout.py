@@ -125,8 +125,11 @@ def _start_worker(known: Known) -> None:
 
 
 def _fill(batch: Batch) -> list[SeriesOutcome]:
-    with end_when_stuck(TIME_LIMIT_S * len(batch)):
-        return fill_batch(batch, _known, TIME_LIMIT_S)
+    outcomes = []
+    for task in batch:
+        with end_when_stuck(TIME_LIMIT_S):
+            outcomes += fill_batch([task], _known, TIME_LIMIT_S)
+    return outcomes
 
 
 def run_dask(

@@ -82,12 +82,19 @@ def even_positions(measured_mm: npt.NDArray[np.float64], policy: GapPolicy) -> E
     off = np.abs(gaps - usual)
     allowed = max(policy.tolerance * usual, ROUNDING_MM)
     length = float(measured_mm[-1] - measured_mm[0])
-    if off.max() <= allowed:
-        return EvenPositions(measured_mm, len(measured_mm), length / len(gaps), resampled=False)
+    step = length / len(gaps)
+    # Small errors add up: no slice may lie nearer to its neighbour's place than to its own.
+    drift = float(np.abs(measured_mm - measured_mm[0] - step * np.arange(len(measured_mm))).max())
+    if off.max() <= allowed and drift <= step / 2:
+        return EvenPositions(measured_mm, len(measured_mm), step, resampled=False)
     worst = float(gaps[off.argmax()])
     if policy.uneven == "resample" and gaps.max() <= MAX_BRIDGED_MM:
         count = round(length / usual) + 1
         return EvenPositions(measured_mm, count, length / (count - 1), resampled=True)
+    if off.max() <= allowed:
+        raise SeriesRefused(
+            Reason.UNEVEN_SPACING, f"slices drift up to {drift:.3f} mm from even places"
+        )
     multiple = round(worst / usual)
     missing = multiple >= 2 and abs(worst - multiple * usual) <= allowed * multiple
     raise SeriesRefused(

@@ -41,6 +41,8 @@ def unit(vector: Sequence[float]) -> Triple:
     """`vector` with length 1."""
     x, y, z = vector
     length = math.hypot(x, y, z)
+    if not length > 0:
+        raise SeriesRefused(Reason.BAD_GEOMETRY, "an axis without length")
     return (x / length, y / length, z / length)
 
 

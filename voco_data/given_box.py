@@ -87,13 +87,19 @@ def read_boxes(path: Path) -> dict[str, GivenBox]:
     return found
 
 
+def _filled(row: Mapping[Any, Any], name: str, default: object) -> object:
+    """The value of an optional column; the default where the cell is blank."""
+    value = row.get(name, default)
+    return default if pd.isna(value) else value
+
+
 def _box(row: Mapping[Any, Any], where: str) -> GivenBox:
     try:
         numbers = {name: float(str(row.get(name, "nan"))) for name in (*NEEDED[1:], *OPTIONAL)}
-        confidence = float(str(row.get("confidence", 1.0)))
+        confidence = float(str(_filled(row, "confidence", 1.0)))
     except ValueError as error:
         raise InputError(f"{where}: expected numbers in mm ({error})") from error
-    made_by = str(row.get("made_by", "table"))
+    made_by = str(_filled(row, "made_by", "table"))
     if not _MAKER.fullmatch(made_by):
         raise InputError(f"{where}: made_by must be letters, digits and ._:-, got {made_by!r}")
     for axis in "zyx":

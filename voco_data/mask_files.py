@@ -36,7 +36,7 @@ def read_placed(
             found = place(_read(base / file.path, file), on)
         except MaskMisplacedError:
             flags.add("mask_misplaced")
-        except SeriesRefused:
+        except Exception:  # noqa: BLE001  whatever a mask does, its series stands without it
             flags.add("mask_unreadable")
         else:
             flags.add("mask")

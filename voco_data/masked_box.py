@@ -24,9 +24,10 @@ def include_organs(
 ) -> Box:
     """`found`, the box of the profiles, corrected by the organs that a mask shows.
 
-    With liver or spleen marked, the highest marked organ is the top. The bottom is the floor of
+    With liver and spleen marked, the highest marked organ is the top. The bottom is the floor of
     the pelvis, which no organ marks: the profiles' where they are trusted, else that of the
-    bowel. Whatever is marked is inside, with its margin. Without an abdominal organ, `found`.
+    bowel. Whatever is marked is inside, with its margin. Nothing is cut that the profiles keep
+    unless both ends are known. Without an abdominal organ, `found`.
     """
     inside = [bounds for name, bounds in organs.items() if name in ABDOMINAL]
     if not inside:
@@ -35,13 +36,12 @@ def include_organs(
     low = np.maximum(np.min([b.start for b in inside], axis=0) - margin, 0)
     high = np.minimum(np.max([b.stop for b in inside], axis=0) + margin, shape)
     start, stop = np.minimum(found.start, low), np.maximum(found.stop, high)
-    has_top = bool(UNDER_THE_DOME & organs.keys())
     trusted = found.confidence >= TRUSTED
-    if has_top:
+    # FLARE's masks are partial: a spleen alone says nothing of the dome over the liver.
+    sure = organs.keys() >= UNDER_THE_DOME and (trusted or "bowel" in organs)
+    if sure:
         stop[0] = high[0]
-    if not trusted and "bowel" in organs:
-        start[0] = low[0]
-    sure = has_top and (trusted or "bowel" in organs)
+        start[0] = start[0] if trusted else low[0]
     a, b, c = start.tolist()
     d, e, f = stop.tolist()
     return Box((a, b, c), (d, e, f), "mask", CERTAIN if sure else found.confidence)

@@ -18,7 +18,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.errors import SeriesRefused
+from voco_data.errors import SeriesRefused, unreadable
 from voco_data.geometry import Geometry
 from voco_data.limits import check_voxels
 from voco_data.reasons import Reason
@@ -28,10 +28,16 @@ from voco_data.volume import Volume
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 MAX_LABEL = 255
-"""A map of whole numbers from 0 to at most this, without anything below 0, is a label map."""
+"""A map of whole numbers up to this, without anything lighter than water, is a label map."""
+LOWEST_LABEL = -50
+"""Some label maps mark what is to be ignored with -1."""
 
 FORMS_TOLERANCE_VOXELS = 0.5
 """qform and sform may place a corner this far apart, in voxels: their numbers are rounded."""
+
+STEP = 2**20
+TAIL_BYTES = 64 * STEP
+"""What may follow the last voxel: padding, or a second copy of nothing."""
 
 GZIP_RATIO = 1100
 """Deflate cannot make bytes more than 1032 times smaller."""
@@ -65,13 +71,13 @@ def read_nifti(path: Path, *, min_slices: int) -> Volume:
             whole = np.rint(plane)
             maybe_labels = (
                 maybe_labels
-                and plane.min() >= 0
+                and plane.min() >= LOWEST_LABEL
                 and plane.max() <= MAX_LABEL
                 and np.array_equal(whole, plane)
             )
             hu[index] = np.clip(whole, limits.min, limits.max)
         if maybe_labels:
-            raise SeriesRefused(Reason.NOT_CT, "a label map: whole numbers from 0 and no air")
+            raise SeriesRefused(Reason.NOT_CT, "a label map: small whole numbers and no air")
         return Volume(hu, reader.geometry, (-1,) * shape[0], "nifti")
 
 
@@ -105,8 +111,8 @@ class _Reader:
     def planes(self) -> Iterator[Values]:
         """(row, column) planes from the first to the last, scaled. Checks the end of the file."""
         rows, columns = self.geometry.shape[1:]
-        slope, intercept = self._header.get_slope_inter()
         try:
+            slope, intercept = self._header.get_slope_inter()
             self._file.seek(int(self._header.get_data_offset()))
             for _ in range(self.geometry.shape[0]):
                 data = self._file.read(rows * columns * self._dtype.itemsize)
@@ -116,11 +122,20 @@ class _Reader:
                 if plane.dtype.kind == "f" and not np.isfinite(plane).all():
                     raise SeriesRefused(Reason.UNREADABLE, "voxels that are not finite")
                 yield plane
-            while self._file.read(2**20):
-                pass
+            for _ in range(TAIL_BYTES // STEP):
+                if not self._file.read(STEP):
+                    return
+            raise SeriesRefused(Reason.UNREADABLE, "goes on long after its last voxel")
         except SeriesRefused:
             raise
-        except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            OverflowError,
+            zlib.error,
+            nibabel.spatialimages.HeaderDataError,
+        ) as error:
             raise _unreadable(error) from error
 
     def _check_size(self, path: Path) -> None:
@@ -134,6 +149,8 @@ class _Reader:
 
 
 def _unreadable(error: Exception) -> SeriesRefused:
+    if isinstance(error, OSError):
+        return unreadable(error, "NIfTI does not read")
     return SeriesRefused(Reason.UNREADABLE, f"NIfTI does not read ({type(error).__name__})")
 
 

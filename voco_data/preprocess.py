@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,10 @@ from voco_data.reasons import Reason
 from voco_data.reformat import labels_to_axes, to_axes
 from voco_data.resample import resample_to_uint8
 from voco_data.spec import StoreSpec
-from voco_data.volume import AIR_HU, Volume
+from voco_data.volume import AIR_HU, Volume, may_be_hu
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prepared:
     """One decoded series, oriented and ready for any grid of one set of rules."""
 
@@ -53,10 +54,12 @@ class Prepared:
         """Whether a tilt or an oblique orientation was resampled onto the canonical axes."""
         return self.where.native is not self.volume.geometry
 
+    @cached_property
     def input_digest(self) -> str:
         """Digest of pixels, geometry and what drives the box."""
         return self.volume.input_digest(self.driver)
 
+    @cached_property
     def content_digest(self) -> str:
         """Digest of the canonical HU alone: the same volume as DICOM and as NIfTI has one."""
         state = xxhash.xxh3_128(np.asarray(self.hu.shape, "<i8").data)
@@ -72,13 +75,18 @@ def prepare(
     `spec` gives the rules of what counts as a volume; `given` is a box made elsewhere.
     """
     volume = _read(base, entry, spec)
-    if volume.hu.min() >= 0:
-        raise SeriesRefused(Reason.NOT_HU, "no value below 0, so neither fat nor air: not HU")
+    if not may_be_hu(volume.hu):
+        raise SeriesRefused(Reason.NOT_HU, "neither fat, lung nor air: not HU, or no intercept")
     if looks_like_text(volume.hu):
         raise SeriesRefused(Reason.BURNED_IN, "pixels that look like a line of text")
     mask, mask_flags = read_placed(base, entry.masks, volume.geometry)
     upright = volume if volume.geometry.is_aligned(spec.axis_tolerance_deg) else to_axes(volume)
     where = upright.geometry.canonical(spec.axis_tolerance_deg)
+    if where.shape[0] < spec.min_slices:
+        raise SeriesRefused(
+            Reason.TOO_FEW_SLICES,
+            f"{where.shape[0]} slices, at least {spec.min_slices} are needed",
+        )
     extent_mm = where.shape[0] * where.spacing_mm[0]
     if extent_mm < spec.min_extent_mm:
         raise SeriesRefused(

@@ -25,6 +25,8 @@ class Reason(StrEnum):
     # CT that cannot be trusted: refused.
     UNREADABLE = "unreadable"
     """The file does not parse, is truncated, or its pixels do not decode."""
+    IO_ERROR = "io_error"
+    """The file system did not give its bytes: no permission, a broken disk, a file that went."""
     UNSUPPORTED_SYNTAX = "unsupported_syntax"
     """A transfer syntax that we cannot decode without loss of meaning."""
     MISSING_GEOMETRY = "missing_geometry"
@@ -61,7 +63,9 @@ class Reason(StrEnum):
     """The process that read this series was killed, twice."""
 
 
-TRANSIENT = frozenset({Reason.TIME_LIMIT, Reason.INTERNAL_ERROR, Reason.WORKER_DIED})
+TRANSIENT = frozenset(
+    {Reason.IO_ERROR, Reason.TIME_LIMIT, Reason.INTERNAL_ERROR, Reason.WORKER_DIED}
+)
 """Not a property of the files: another run tries again."""
 
 SKIPPED = frozenset(

@@ -14,6 +14,21 @@ AIR_HU = -1024
 """Padding fields (-2000, -3024) and overshoot are raised to this before anything looks at HU."""
 
 
+LIGHTER_THAN_WATER_HU = (-1200, -50)
+"""Air, lung and fat; padding lies below, water and what is heavier above."""
+LEAST_LIGHT_SHARE = 0.001
+"""Of the voxels of any scan of a person, more than this are air, lung or fat."""
+SAMPLING = 4
+"""Every so many voxels along each axis are looked at to judge a volume."""
+
+
+def may_be_hu(hu: npt.NDArray[np.int16]) -> bool:
+    """Whether values look like HU: without its intercept, a CT has nothing lighter than water."""
+    seen = hu[:: max(1, min(SAMPLING, len(hu) // 8)), ::SAMPLING, ::SAMPLING]
+    low, high = LIGHTER_THAN_WATER_HU
+    return float(((seen > low) & (seen < high)).mean()) >= LEAST_LIGHT_SHARE
+
+
 @dataclass(frozen=True, slots=True)
 class Volume:
     """HU of one series. `hu` is int16 (slice, row, column), slices along their normal."""

@@ -94,12 +94,18 @@ def fill_series(
     try:
         with deadline(limit_s):
             prepared = prepare(task.base, task.entry, task.targets[0].spec, task.given)
-            digest = prepared.input_digest()
+            digest = prepared.input_digest
             identity = (task.patient_id, task.series_uid)
             missing = [t for t in task.targets if not known[t.store.name].holds(digest, identity)]
             found = boxes(prepared, [target.spec for target in missing])
+        records = [_commit(task, target, prepared, found[target.spec]) for target in missing]
+        if missing:
+            _draw(missing[0], prepared, found[missing[0].spec])
+        return SeriesOutcome(task.key, digest, tuple(records))
     except SeriesRefused as refusal:
         return SeriesOutcome(task.key, reason=refusal.reason, detail=refusal.detail)
+    except OSError:  # the store could not be written: disk full, or gone. That ends the run
+        raise
     except MemoryError:
         return SeriesOutcome(task.key, reason=Reason.WORKER_DIED, detail="out of memory")
     except Exception as error:  # noqa: BLE001  a bug of ours costs one series, and is named
@@ -108,17 +114,23 @@ def fill_series(
         detail = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
         log.error("a series failed inside voco; please report this: %s", detail)
         return SeriesOutcome(task.key, reason=Reason.INTERNAL_ERROR, detail=detail)
-    records = []
-    for target in missing:
-        box = found[target.spec]
-        pixels = to_grid(prepared, box, target.spec)
-        record = _record(task, target, prepared, box, digest, checksum(pixels))
-        commit_volume(target.store, record, pixels)
-        records.append(record)
-    if missing:
-        path = preview.path_of(missing[0].store.parent, digest)
-        preview.write(path, prepared.hu, prepared.where.spacing_mm, found[missing[0].spec])
-    return SeriesOutcome(task.key, digest, tuple(records))
+
+
+def _commit(task: SeriesTask, target: Target, prepared: Prepared, box: Box) -> Record:
+    """Resample, write the chunk, then the record."""
+    pixels = to_grid(prepared, box, target.spec)
+    record = _record(task, target, prepared, box, checksum(pixels))
+    commit_volume(target.store, record, pixels)
+    return record
+
+
+def _draw(target: Target, prepared: Prepared, box: Box) -> None:
+    """The preview for the report. The series stands without it."""
+    path = preview.path_of(target.store.parent, prepared.input_digest)
+    try:
+        preview.write(path, prepared.hu, prepared.where.spacing_mm, box)
+    except ValueError as error:
+        log.warning("a preview could not be drawn (%s)", type(error).__name__)
 
 
 def _record(
@@ -126,7 +138,6 @@ def _record(
     target: Target,
     prepared: Prepared,
     box: Box,
-    digest: str,
     chunk_checksum: str,
 ) -> Record:
     volume, where = prepared.volume, prepared.where
@@ -138,8 +149,8 @@ def _record(
     return Record(
         row=target.row,
         spec_digest=target.spec.digest,
-        input_digest=digest,
-        content_digest=prepared.content_digest(),
+        input_digest=prepared.input_digest,
+        content_digest=prepared.content_digest,
         stat_digest=task.entry.stat_digest,
         chunk_checksum=chunk_checksum,
         patient_id=task.patient_id,

@@ -30,6 +30,8 @@ class Claim:
     columns: int
     components: int
     bits: int
+    signed: bool | None = None
+    """Whether its samples have a sign; None where the format does not say."""
 
 
 def jpeg_claim(frame: bytes) -> Claim:
@@ -67,7 +69,7 @@ def jpeg2k_claim(frame: bytes) -> Claim:
         raise ValueError("tiles without a size")
     if (right // tile_width + 1) * (bottom // tile_height + 1) > 65_535:
         raise ValueError("more tiles than the standard allows")
-    return Claim(rows, columns, components, (precision & 0x7F) + 1)
+    return Claim(rows, columns, components, (precision & 0x7F) + 1, bool(precision & 0x80))
 
 
 def check_rle_header(frame: bytes, segments: int) -> None:

@@ -5,26 +5,28 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from voco_data.errors import SeriesRefused
+from voco_data.errors import SeriesRefused, unreadable
 from voco_data.reasons import Reason
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-META_BYTES = 4096
+META_BYTES = 65_536
 """File meta information ends well before this."""
 MAX_INFLATED = 2**29
 """Bytes. One slice, or one multi-frame object, that inflates to more is not read."""
 STEP = 2**20
+LONG_VRS = (b"OB", b"OW", b"SQ", b"UN", b"UT")
+"""Value representations whose length takes 32 bits after two reserved bytes (PS3.5 7.1.2)."""
 
 
 def check_inflated_size(path: Path) -> None:
     """Raise SeriesRefused(UNREADABLE) for a deflated file that inflates beyond all reason."""
     try:
         with path.open("rb") as file:
-            start = file.read(META_BYTES)
-            at = _end_of_meta(start)
-            if at is None:
+            start = file.read(4096)
+            if DEFLATED not in start:
                 return
-            file.seek(at)
+            start += file.read(META_BYTES - len(start))
+            file.seek(_end_of_meta(start))
             inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
             while chunk := file.read(STEP // 16):
                 while chunk and not inflate.eof:
@@ -35,16 +37,19 @@ def check_inflated_size(path: Path) -> None:
                             Reason.UNREADABLE, f"inflates to more than {MAX_INFLATED} bytes"
                         )
     except OSError as error:
-        raise SeriesRefused(Reason.UNREADABLE, f"cannot be read ({error.strerror})") from error
+        raise unreadable(error, "cannot be read") from error
     except zlib.error as error:
         raise SeriesRefused(Reason.UNREADABLE, "the deflated data set is damaged") from error
 
 
-def _end_of_meta(start: bytes) -> int | None:
-    """Where the deflated bytes begin, or None for a file of another syntax."""
-    if start[128:132] != b"DICM" or DEFLATED not in start:
-        return None
-    # (0002,0000) UL 4: the length of what follows it in group 0002 (PS3.10 7.1).
-    if start[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
-        return None
-    return 144 + int.from_bytes(start[140:144], "little")
+def _end_of_meta(start: bytes) -> int:
+    """Where the deflated bytes begin: after the elements of group 0002 (PS3.10 7.1)."""
+    at = 132 if start[128:132] == b"DICM" else 0
+    while start[at : at + 2] == b"\x02\x00":
+        if start[at + 4 : at + 6] in LONG_VRS:
+            at += 12 + int.from_bytes(start[at + 8 : at + 12], "little")
+        else:
+            at += 8 + int.from_bytes(start[at + 6 : at + 8], "little")
+    if at + 8 > len(start):
+        raise SeriesRefused(Reason.UNREADABLE, "deflated, and its file meta does not end")
+    return at

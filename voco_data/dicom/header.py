@@ -14,7 +14,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 from voco_data.dicom.deflated import check_inflated_size
 from voco_data.dicom.take import Taker
 from voco_data.dicom.terms import known_modality, known_uid
-from voco_data.errors import SeriesRefused
+from voco_data.errors import SeriesRefused, unreadable
 from voco_data.reasons import Reason
 
 # Real headers are full of small offences against the standard. Those that matter become a reason
@@ -34,39 +34,29 @@ CT_CLASSES = frozenset(
 )
 NOT_HU = frozenset(
     {
-        "3D_RENDERING",
-        "DOSE",
-        "DOSE_INFO",
-        "EFF_ATOMIC_NUM",
-        "ELECTRON_DENSITY",
-        "IODINE_MAP",
-        "MATERIAL_FRACTIONAL",
-        "MATERIAL_QUANTITATIVE",
-        "MATERIAL_SPECIFIC",
-        "MAX_IP",
-        "MIN_IP",
-        "MINIP",
-        "MIP",
-        "MTT",
-        "PERFUSION",
-        "PROJECTION_IMAGE",
-        "RCBF",
-        "RCBV",
-        "RENDERED",
-        "REPORT",
-        "SCREEN_SAVE",
-        "SSD",
-        "SUMMARY",
-        "TMAX",
-        "TTP",
-        "VOLUME_RENDER",
-        "VRT",
+        # Derived pixel contrast, value 4 of Enhanced CT (PS3.3 C.8.15.2.1).
+        *("ADDITION", "DIVISION", "MAXIMUM", "MINIMUM", "MULTIPLICATION", "QUANTITY"),
+        *("STD_DEVIATION", "SUBTRACTION"),
+        # Multi-energy CT (PS3.3 C.8.15.2.1.2), as the standard and as scanners write it.
+        *("EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "IODINE_MAP", "MAT_FRACTIONAL", "MAT_MODIFIED"),
+        *("MAT_REMOVED", "MAT_SPECIFIC", "MAT_VALUE_BASED", "MATERIAL_FRACTIONAL"),
+        *("MATERIAL_QUANTITATIVE", "MATERIAL_SPECIFIC"),
+        # Perfusion.
+        *("CBF", "CBV", "MTT", "PERFUSION", "RCBF", "RCBV", "TMAX", "TTP"),
+        # Projections and renderings.
+        *("3D_RENDERING", "MAX_IP", "MIN_IP", "MINIP", "MIP", "PROJECTION_IMAGE", "RENDERED"),
+        *("SSD", "VOLUME_RENDER", "VRT"),
+        # Screens and sheets.
+        *("DOSE", "DOSE_INFO", "REPORT", "SCREEN_SAVE", "SUMMARY"),
     }
 )
 """ImageType or FrameType values (blanks as _) of CT objects whose pixels are no slice of HU."""
 
 HU_TYPES = frozenset({"", "HU", "US"})
-"""RescaleType of pixels that may be HU; US (unspecified) only on original images."""
+"""RescaleType of pixels that may be HU; some scanners write US (unspecified) for them."""
+
+DEFERRED_BYTES = 2**20
+"""Larger values are left in the file while headers are indexed."""
 
 MAX_PIXELS = 8192 * 8192
 """Rows times columns that a scanner could write."""
@@ -122,9 +112,16 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
     """
     check_inflated_size(path)
     try:
-        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
+        dataset = pydicom.dcmread(
+            path,
+            force=True,
+            stop_before_pixels=not pixels,
+            defer_size=None if pixels else DEFERRED_BYTES,
+        )
         # pydicom parses values late. What we need is touched here, where failures are caught.
         known = "SOPClassUID" in dataset or "Modality" in dataset or "Rows" in dataset
+    except OSError as error:
+        raise unreadable(error, "the header does not parse") from error
     except Exception as error:  # a hostile file may raise anything in the parser
         raise SeriesRefused(
             Reason.UNREADABLE, f"the header does not parse ({type(error).__name__})"
@@ -150,14 +147,14 @@ def parse_header(dataset: Dataset, path: Path) -> Header:
     Raises SeriesRefused: NOT_AN_IMAGE, NOT_CT, LOCALIZER, DERIVED, BURNED_IN, MISSING_GEOMETRY,
     BAD_GEOMETRY or UNREADABLE.
     """
-    frames = _check_object(Taker(dataset))
-    return _header(dataset, path, frames, 0)
+    return parse_frames(dataset, path)[0]
 
 
 def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
     """The header of every frame; one for a single-frame image. Raises as `parse_header`."""
     frames = _check_object(Taker(dataset))
-    return [_header(dataset, path, frames, frame) for frame in range(frames)]
+    takes = Taker.of_frames(dataset, frames)
+    return [_header(take, dataset, path, frames, frame) for frame, take in enumerate(takes)]
 
 
 def _check_object(take: Taker) -> int:
@@ -180,8 +177,7 @@ def _check_object(take: Taker) -> int:
     return frames
 
 
-def _header(dataset: Dataset, path: Path, frames: int, frame: int) -> Header:
-    take = Taker.of_frame(dataset, frame, frames)
+def _header(take: Taker, dataset: Dataset, path: Path, frames: int, frame: int) -> Header:
     _check_values(take)
     rows, columns = take.integer("Rows", 0), take.integer("Columns", 0)
     if rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
@@ -220,6 +216,5 @@ def _check_values(take: Taker) -> None:
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
     if kinds & NOT_HU:
         raise SeriesRefused(Reason.DERIVED, f"image type {', '.join(sorted(kinds & NOT_HU))}")
-    unit = take.text("RescaleType").upper()
-    if unit not in HU_TYPES or (unit == "US" and "DERIVED" in kinds):
+    if take.text("RescaleType").upper() not in HU_TYPES:
         raise SeriesRefused(Reason.DERIVED, "RescaleType says that the values are not HU")

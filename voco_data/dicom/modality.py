@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
+from scipy import ndimage
 
 from voco_data.dicom.pixels import Stored
 from voco_data.dicom.take import Taker
@@ -36,7 +37,7 @@ class Modality:
             at = np.clip(stored.astype(np.int64) - self.first, 0, len(self.table) - 1)
             hu = np.rint(self.table[at])
         elif self.slope == 1.0 and self.intercept.is_integer():
-            hu = stored.astype(np.int32) + int(self.intercept)
+            hu = stored.astype(np.int64) + int(self.intercept)
         else:
             hu = np.rint(stored * self.slope + self.intercept)
         limits = np.iinfo(np.int16)
@@ -45,17 +46,21 @@ class Modality:
             low, high = self.padding
             # Fields of -2000 or -3024 stay what they are here; only what lies above air is lowered.
             padded = (stored >= low) & (stored <= high) & (result > AIR_HU)
-            result[padded] = AIR_HU
+            if padded.any():
+                result[_from_the_border(padded)] = AIR_HU
         return result
 
 
-def parse_modality(dataset: Dataset, frame: int, frames: int) -> Modality:
-    """The transformation of one frame. Raises SeriesRefused: UNREADABLE, or DERIVED if not to HU.
+def parse_modalities(dataset: Dataset, frames: int) -> list[Modality]:
+    """The transformation of each frame. Raises SeriesRefused: UNREADABLE, DERIVED if not to HU.
 
     A missing slope is 1 and a missing intercept 0 (PS3.3 C.8.2.1 requires both; RATIC lacks some).
     """
-    take = Taker.of_frame(dataset, frame, frames)
-    padding = _padding(dataset, take)
+    padding = _padding(Taker(dataset))
+    return [_modality(take, padding) for take in Taker.of_frames(dataset, frames)]
+
+
+def _modality(take: Taker, padding: tuple[int, int] | None) -> Modality:
     tables = take.items("ModalityLUTSequence")
     if tables:
         first, table = _table(tables[0], signed=take.integer("PixelRepresentation", 0) == 1)
@@ -66,21 +71,40 @@ def parse_modality(dataset: Dataset, frame: int, frames: int) -> Modality:
     return Modality(slope, take.number("RescaleIntercept", 0.0), padding=padding)
 
 
-def _padding(dataset: Dataset, take: Taker) -> tuple[int, int] | None:
-    """PixelPaddingValue and PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2), with the pixels' sign."""
-    if "PixelPaddingValue" not in dataset:
-        return None
-    bits = take.integer("BitsStored", 16)
+def _from_the_border(padded: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The padding that reaches the border of the picture: inside, that value was measured."""
+    labels, _ = ndimage.label(padded)
+    edges = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+    outside = np.unique(np.concatenate(edges))
+    return np.isin(labels, outside[outside > 0])
+
+
+def _padding(take: Taker) -> tuple[int, int] | None:
+    """PixelPaddingValue and PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2), with the pixels' sign.
+
+    None where there is none, or none that a stored value can have.
+    """
+    allocated = take.integer("BitsAllocated", 16)
+    bits = take.integer("BitsStored", allocated)
     signed = take.integer("PixelRepresentation", 0) == 1
 
-    def stored(value: int) -> int:
+    def stored(keyword: str) -> int | None:
+        text = take.text(keyword)
+        if not text:
+            return None
+        value = take.integer(keyword, 0)
         # The tag's sign may differ from that of the pixels; its bits do not.
-        value &= (1 << bits) - 1
-        return value - (1 << bits) if signed and value >= 1 << (bits - 1) else value
+        if signed and value >= 1 << (allocated - 1):
+            value -= 1 << allocated
+        elif not signed and value < 0:
+            value += 1 << allocated
+        low = -(1 << (bits - 1)) if signed else 0
+        return value if low <= value < low + (1 << bits) else None
 
-    value = take.integer("PixelPaddingValue", 0)
-    ends = sorted((stored(value), stored(take.integer("PixelPaddingRangeLimit", value))))
-    return ends[0], ends[1]
+    value, limit = stored("PixelPaddingValue"), stored("PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    return (value, value) if limit is None else (min(value, limit), max(value, limit))
 
 
 def _table(item: Dataset, *, signed: bool) -> tuple[int, Table]:

@@ -112,17 +112,22 @@ class PixelReader:
             raw: Raw = np.frombuffer(encoded, kind).reshape(self._shape)
         else:
             raw = self._decode(bytes(encoded))
+            if self._syntax != RLE:
+                return self.with_sign(raw, _ENCODED[self._syntax][1](bytes(encoded)).bits)
         return self.with_sign(raw)
 
-    def with_sign(self, raw: Raw) -> Stored:
-        """Keep BitsStored bits that end at HighBit, extend the sign if the pixels are signed."""
+    def with_sign(self, raw: Raw, precision: int = 64) -> Stored:
+        """Keep BitsStored bits that end at HighBit, extend the sign if the pixels are signed.
+
+        An encoded frame of fewer bits (`precision`) has its sign at the highest of these.
+        """
         width = raw.dtype.itemsize * 8
+        bits = min(self._stored, precision, width)
+        high = self._high if bits == self._stored and self._high < width else bits - 1
         unsigned = raw.astype(f"u{width // 8}").view(f"u{width // 8}")
-        if width < self._allocated or (width == self._stored and self._high == width - 1):
-            return unsigned.view(f"i{width // 8}") if self._signed else unsigned
-        left = np.left_shift(unsigned, width - 1 - self._high)
+        left = np.left_shift(unsigned, width - 1 - high)
         target = left.view(f"i{width // 8}") if self._signed else left
-        kept: Stored = np.right_shift(target, width - self._stored)
+        kept: Stored = np.right_shift(target, width - bits)
         return kept
 
     def _split(self, value: bytes, frames: int) -> list[memoryview | bytes]:
@@ -182,6 +187,8 @@ class PixelReader:
                 f"an encoded frame of {claim.rows} x {claim.columns} x {claim.components}, the "
                 f"header says {self._shape[0]} x {self._shape[1]}",
             )
+        if claim.signed and not self._signed:
+            raise SeriesRefused(Reason.UNREADABLE, "signed samples, the header says unsigned")
         if claim.bits <= 8 and self._stored > 8:
             raise SeriesRefused(
                 Reason.UNSUPPORTED_SYNTAX, f"{claim.bits} bits a pixel cannot be HU"

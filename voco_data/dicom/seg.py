@@ -38,7 +38,7 @@ def read_seg(path: Path) -> Mask:
     rows, columns = take.integer("Rows", 0), take.integer("Columns", 0)
     if not 1 <= frames <= MAX_FRAMES or rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
         raise SeriesRefused(Reason.UNREADABLE, f"{frames} frames of {rows} x {columns}")
-    takes = [Taker.of_frame(dataset, frame, frames) for frame in range(frames)]
+    takes = Taker.of_frames(dataset, frames)
     positions = np.array([_numbers(t, "ImagePositionPatient", 3) for t in takes])
     orientation = _numbers(takes[0], "ImageOrientationPatient", 6)
     spacing = _numbers(takes[0], "PixelSpacing", 2)

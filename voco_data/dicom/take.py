@@ -35,20 +35,20 @@ class Taker:
         self._frame = frame
 
     @classmethod
-    def of_frame(cls, dataset: Dataset, frame: int, frames: int) -> Taker:
-        """Values of one frame: its own functional groups, then the shared ones, then the top.
+    def of_frames(cls, dataset: Dataset, frames: int) -> list[Taker]:
+        """Values of each frame: its own functional groups, then the shared ones, then the top.
 
         Raises SeriesRefused(UNREADABLE) if the object claims other frames than it describes.
         """
         top = cls(dataset)
         own = top.items("PerFrameFunctionalGroupsSequence")
+        shared = top.items("SharedFunctionalGroupsSequence")[:1]
         if own and len(own) != frames:
             raise SeriesRefused(
                 Reason.UNREADABLE,
                 f"NumberOfFrames is {frames}, and {len(own)} frames are described",
             )
-        groups = [*own[frame : frame + 1], *top.items("SharedFunctionalGroupsSequence")[:1]]
-        return cls(dataset, groups, frame)
+        return [cls(dataset, [*own[f : f + 1], *shared], f) for f in range(frames)]
 
     def has(self, keyword: str) -> bool:
         """Whether the top of the data set holds the attribute."""
@@ -99,11 +99,17 @@ class Taker:
         return items
 
     def instance_number(self) -> int:
-        """InstanceNumber; of a frame, that of the image it was converted from, or its number."""
-        if not self._groups:
-            return self.integer("InstanceNumber", -1)
-        for converted in Taker(self._groups[0]).items(CONVERTED):
-            return Taker(converted).integer("InstanceNumber", self._frame + 1)
+        """InstanceNumber; of a frame, that of the image it was converted from, or its number.
+
+        -1 where there is none, or none that is a number: it names a slice and orders nothing.
+        """
+        try:
+            if not self._groups:
+                return self.integer("InstanceNumber", -1)
+            for converted in Taker(self._groups[0]).items(CONVERTED):
+                return Taker(converted).integer("InstanceNumber", self._frame + 1)
+        except SeriesRefused:
+            return -1
         return self._frame + 1
 
     def _find(self, keyword: str) -> Any:
