@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-SLICES_LOOKED_AT = 32
+SLICES_LOOKED_AT = 16
 """Evenly spread, with the first and the last; text is on every slice, or on those."""
 LEAST_PIXELS = 40
 """Fewer pixels of one value write no word."""
@@ -23,6 +23,10 @@ AROUND_HU = 12
 VALUES_LOOKED_AT = 4
 LEAST_LETTERS = 6
 """Pieces on one line; fewer may be chance."""
+LEAST_SHARE = 0.2
+"""Of the larger pieces of a value, so many are on the longest line of a text."""
+MOST_PIECES = 1000
+"""More is noise, clipped at the end of the scanner's range."""
 LETTER_HEIGHT_PX = (5, 48)
 MOST_FILLED = 0.7
 """Letters are strokes; a row of screws is made of solid pieces that fill their rectangle."""
@@ -40,11 +44,7 @@ def looks_like_text(hu: npt.NDArray[np.int16]) -> bool:
     """Whether a slice of `hu` (slice, row, column) carries a line of text, along either axis."""
     count = min(len(hu), SLICES_LOOKED_AT)
     picked = np.unique(np.linspace(0, len(hu) - 1, count).round().astype(int))
-    return any(
-        _has_line(drawn) or _has_line(drawn.T)
-        for index in picked
-        for drawn in _drawn_alike(hu[index])
-    )
+    return any(_has_line(drawn) for index in picked for drawn in _drawn_alike(hu[index]))
 
 
 def _drawn_alike(plane: npt.NDArray[np.int16]) -> list[npt.NDArray[np.bool_]]:
@@ -60,20 +60,35 @@ def _drawn_alike(plane: npt.NDArray[np.int16]) -> list[npt.NDArray[np.bool_]]:
 
 
 def _has_line(drawn: npt.NDArray[np.bool_]) -> bool:
-    labels, _ = ndimage.label(drawn, ALL_ROUND)
-    letters: list[Letter] = []
+    labels, count = ndimage.label(drawn, ALL_ROUND)
+    if not LEAST_LETTERS <= count <= MOST_PIECES:
+        return False
     areas = np.bincount(labels.ravel())
-    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+    found = list(zip(ndimage.find_objects(labels), areas[1:].tolist(), strict=True))
+    along_rows = [(rows, columns, area) for (rows, columns), area in found]
+    along_columns = [(columns, rows, area) for (rows, columns), area in found]
+    return _is_text(along_rows) or _is_text(along_columns)
+
+
+def _is_text(pieces: list[tuple[slice, slice, int]]) -> bool:
+    """Whether a good part of the pieces are letters on lines; noise has a few by chance."""
+    letters: list[Letter] = []
+    large = 0
+    for rows, columns, area in pieces:
         height, width = rows.stop - rows.start, columns.stop - columns.start
-        strokes = areas[number] <= MOST_FILLED * height * width
+        large += height >= LETTER_HEIGHT_PX[0]
+        strokes = area <= MOST_FILLED * height * width
         tall = LETTER_HEIGHT_PX[0] <= height <= LETTER_HEIGHT_PX[1]
         if tall and strokes and width <= 2 * height:
             letters.append((rows.stop, height, columns.start, columns.stop))
-    return any(_is_line(letters, letter) for letter in letters)
+    if len(letters) < max(LEAST_LETTERS, LEAST_SHARE * large):
+        return False
+    longest = max(_line_length(letters, letter) for letter in letters)
+    return longest >= max(LEAST_LETTERS, LEAST_SHARE * large)
 
 
-def _is_line(letters: list[Letter], first: Letter) -> bool:
-    """Whether enough letters follow `first` to the right, alike in height and baseline."""
+def _line_length(letters: list[Letter], first: Letter) -> int:
+    """How many letters, alike in height and baseline, follow `first` to the right, with it."""
     bottom, height, _, right = first
     alike = sorted(
         (start, stop)
@@ -84,4 +99,4 @@ def _is_line(letters: list[Letter], first: Letter) -> bool:
     for start, stop in alike:
         if start >= right and start - right <= MAX_LETTER_GAP * height:
             run, right = run + 1, stop
-    return run >= LEAST_LETTERS
+    return run

@@ -105,8 +105,8 @@ def _read(ledger: Path) -> tuple[pd.DataFrame, dict[str, Counter[str]]]:
             series.append(batch.filter(pc.equal(batch["kind"], "series")))
             loose = batch.filter(pc.equal(batch["kind"], "file"))
             for status, kept in files.items():
-                room = FILES - sum(len(piece) for piece in kept)
-                kept.append(loose.filter(pc.equal(loose["status"], status)).slice(0, room))
+                if (room := FILES - sum(len(piece) for piece in kept)) > 0:
+                    kept.append(loose.filter(pc.equal(loose["status"], status)).slice(0, room))
         schema = source.schema_arrow
     loose = pa.Table.from_batches([*files["refused"], *files["skipped"]], schema)
     table = pa.concat_tables([pa.Table.from_batches(series, schema), loose.slice(0, FILES)])
