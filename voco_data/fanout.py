@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from voco_data.deadline import end_when_stuck
-from voco_data.errors import InputError
+from voco_data.errors import InputError, VocoError
 from voco_data.known import KnownInputs
 from voco_data.reasons import Reason
 from voco_data.worker import SeriesOutcome, SeriesTask, fill_batch
@@ -35,6 +35,10 @@ TIME_LIMIT_S = 600.0
 
 ANY_PORT = "127.0.0.1:0"
 """Where the scheduler of a local cluster shows itself: on loopback, beside others."""
+
+PATIENCE_S = 5.0
+WORKERLESS_S = 30.0
+"""A cluster that has had no worker for so long will get none by itself."""
 
 KILLED = "the process that read it died twice (out of memory, a crash, or stuck in a decoder)"
 
@@ -140,7 +144,7 @@ def run_dask(
     Every worker must see SOURCE and the root under the same paths.
     """
     # These cost a second to import.
-    from dask.distributed import Client, KilledWorker, LocalCluster, as_completed
+    from dask.distributed import Client, LocalCluster
 
     try:
         client = (
@@ -156,31 +160,56 @@ def run_dask(
             "give local, or an address such as tcp://127.0.0.1:8786"
         ) from error
     with client:
-        # A task, not scattered data: those are lost with the worker that holds them.
-        shared: Any = client.submit(dict, known, pure=False)
-        slots = IN_FLIGHT_PER_WORKER * max(1, len(client.scheduler_info()["workers"]))
-
-        def submit(batch: Batch) -> Any:
-            future = client.submit(fill_batch, batch, shared, TIME_LIMIT_S, pure=False)
-            flying[future.key] = batch
-            return future
-
-        flying: dict[Any, Batch] = {}
-        suspects: list[SeriesTask] = []
-        remaining = iter(todo)
-        futures = as_completed([submit(batch) for batch in islice(remaining, slots)])
-        for future in futures:
-            batch = flying.pop(future.key)
-            try:
-                yield future.result()
-            except KilledWorker:  # this batch, or another that waited for the same worker
-                suspects += batch
-            for following in islice(remaining, 1):
-                futures.add(submit(following))
-        for task in suspects:  # one at a time, so that no other is blamed
-            try:
-                yield submit([task]).result()
-            except KilledWorker:
-                yield [_died(task)]
+        suspects = yield from _drain_cluster(client, iter(todo), known)
         if client.cluster is not None:
             client.cluster.close()
+    # The second try is ours: a process of this machine, so that no other series is blamed.
+    yield from _one_by_one(suspects, known)
+
+
+def _drain_cluster(
+    client: Any, todo: Iterator[Batch], known: Known
+) -> Generator[list[SeriesOutcome], None, list[SeriesTask]]:
+    """Run batches until they end; return the series of those whose worker died.
+
+    Raises VocoError if no worker is left.
+    """
+    from dask.distributed import KilledWorker, wait
+    from distributed.client import FutureCancelledError
+
+    # A task, not scattered data: those are lost with the worker that holds them.
+    shared: Any = client.submit(dict, known, pure=False)
+    slots = IN_FLIGHT_PER_WORKER * max(1, len(client.scheduler_info()["workers"]))
+    flying: dict[Any, Batch] = {}
+    suspects: list[SeriesTask] = []
+    workerless = 0
+    while True:
+        for batch in islice(todo, slots - len(flying)):
+            flying[client.submit(fill_batch, batch, shared, TIME_LIMIT_S, pure=False)] = batch
+        if not flying:
+            return suspects
+        try:
+            done = wait(list(flying), timeout=PATIENCE_S, return_when=FIRST_COMPLETED).done
+        except TimeoutError:
+            workerless = 0 if client.scheduler_info()["workers"] else workerless + 1
+            if workerless * PATIENCE_S >= WORKERLESS_S:
+                return _give_up(client, flying, todo, suspects)
+            continue
+        for future in done:
+            batch = flying.pop(future)
+            try:
+                yield future.result()
+            except (KilledWorker, FutureCancelledError):  # its own death, or its neighbour's
+                suspects += batch
+
+
+def _give_up(
+    client: Any, flying: Mapping[Any, Batch], todo: Iterator[Batch], suspects: list[SeriesTask]
+) -> list[SeriesTask]:
+    """No worker came back: a cluster of our own is replaced by us, another one is its owner's."""
+    if client.cluster is None:
+        raise VocoError(
+            "the Dask cluster has no workers left; what is finished stays: start some, run again"
+        )
+    client.cancel(list(flying))
+    return [*suspects, *(task for batch in (*flying.values(), *todo) for task in batch)]
