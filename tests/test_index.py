@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import struct
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 from tests.headers import indexed, reasons, write_header, write_stack
 from voco_data.cohort import MaskFile
 from voco_data.errors import InputError, VocoError
+from voco_data.layouts import plain
 from voco_data.layouts.index import index
 from voco_data.layouts.masks import mask_kind
 from voco_data.spill import connect, spilling
@@ -421,7 +423,97 @@ def test_masks_of_the_public_layouts(tmp_path: Path) -> None:
     entries, odd = indexed(flare)
     mask = MaskFile("labelsTr2200/FLARE23_0001.nii.gz", "nifti", "flare")
     assert [entry.masks for entry in entries] == [(mask,), ()]
-    assert reasons(odd) == {"readme.txt": "not_medical", "labelsTr2200/FLARE23_0001.nii.gz": "mask"}
+    assert reasons(odd) == {
+        "(another file 1).txt": "not_medical",
+        "labelsTr2200/FLARE23_0001.nii.gz": "mask",
+    }
+
+
+FLARE, RATIC = "images/FLARE23_0001_0000.nii.gz", "train_images/10/21/1.dcm"
+
+
+def public(folder: Path) -> None:
+    """RATIC and FLARE23 in folders of their own, with what lies beside the images."""
+    touch(folder / "flare" / FLARE, folder / "flare" / "labels" / "FLARE23_0001.nii.gz")
+    touch(folder / "ratic" / RATIC, folder / "ratic" / "segmentations" / "21.nii")
+    touch(folder / "ratic" / "train_series_meta.csv")
+    for name in ("flare", "ratic"):
+        touch(folder / name / "README", folder / name / "a.JSON", folder / name / ".hidden")
+
+
+@pytest.mark.parametrize("name", ["flare", "ratic"])
+@pytest.mark.parametrize(
+    "stranger",
+    ["DOE_JOHN_19500101/000.dcm", "DOE_JOHN_19500101/IM1", "DOE_JOHN.nii", "DOE_JOHN/a.jpg"],
+)
+def test_one_file_of_a_stranger_hides_all_ids(
+    tmp_path: Path, name: str, stranger: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    public(tmp_path)
+    with index(tmp_path / name) as cohort:
+        assert (cohort.layout, cohort.public_ids) == (name, True)
+    write_header(tmp_path / name / stranger, SeriesInstanceUID="1.9")
+    with index(tmp_path / name) as cohort:
+        assert not cohort.public_ids
+        assert ("dicom" in cohort.layout) == (not stranger.endswith(".nii"))
+    assert "DOE" not in caplog.text
+    assert "all ids are hidden" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["flare", "ratic"])
+def test_a_public_layout_never_shows_names_that_are_not_its_own(tmp_path: Path, name: str) -> None:
+    public(tmp_path)
+    folder = tmp_path / name
+    touch(*(folder / "DOE" / f"{k}.dcm" for k in range(2)), folder / "DOE" / "train.csv")
+    touch(folder / "a.DOE", folder / "b_DOE.NII.gz")
+    (folder / "DOE.dcm").symlink_to(tmp_path)
+    with index(folder, layout=name) as cohort:
+        assert (cohort.layout, cohort.public_ids) == (name, True)
+        odd = list(cohort.odd_files())
+    assert not any("DOE" in f"{file.path} {file.detail}" for file in odd)
+    hidden = sorted(path for path in reasons(odd) if "another file" in path)
+    assert len(hidden) == 9
+    assert {"(another file 2).dcm", "(another file 3).dcm", "(another file 7)"} <= set(hidden)
+    assert reasons(odd).get("train_series_meta.csv", "not_medical") == "not_medical"
+
+
+# NIfTI
+
+
+def patients(source: Path) -> dict[str, str]:
+    return {entry.source: entry.patient_id for entry in indexed(source)[0]}
+
+
+def test_the_patient_of_a_nifti_is_its_name_or_its_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "p1.nii.gz", tmp_path / "a" / "p2.nii", tmp_path / "P3.NII.GZ")
+    assert patients(tmp_path) == {"a/p1.nii.gz": "p1", "a/p2.nii": "p2", "P3.NII.GZ": "P3"}
+    for case in ("s0001", "s0002"):
+        touch(tmp_path / "set" / case / "ct.nii.gz", tmp_path / "set" / case / "masks" / "l.nii")
+    touch(tmp_path / "set" / "s0002" / "late.nii.gz")
+    assert patients(tmp_path) == {
+        "a/p1.nii.gz": "a",
+        "a/p2.nii": "a",
+        "P3.NII.GZ": "P3",
+        "set/s0001/ct.nii.gz": "set/s0001",
+        "set/s0002/ct.nii.gz": "set/s0002",
+        "set/s0002/late.nii.gz": "set/s0002",
+    }
+    assert {e.series_uid for e in indexed(tmp_path)[0]} >= {"P3", "set/s0001/ct"}
+
+
+@pytest.mark.parametrize("step", ["segmented_series", "parse_header", "stack_key"])
+def test_a_header_that_converts_for_ever_costs_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    write_header(tmp_path / "slow")
+
+    def wait(*_: object) -> None:
+        time.sleep(5)
+        pytest.fail("there is no limit")
+
+    monkeypatch.setattr(plain, step, wait)
+    monkeypatch.setattr(plain, "HEADER_LIMIT_S", 0.1)
+    assert reasons(indexed(tmp_path)[1]) == {"slow": "time_limit"}
 
 
 @pytest.mark.real_ct

@@ -33,7 +33,7 @@ SERIES = {
     "05_philips_phantom_gantry_tilt": ("stored", "", 16),
     "06_ctimage_transfer_syntaxes": ("refused", "duplicate_positions", 15),
     "07_dcmqi_ct3slice_liver_seg": ("refused", "too_few_slices", 3),
-    "08_enhanced_multiframe": ("refused", "too_few_slices", 1),
+    "08_enhanced_multiframe": ("refused", "too_few_slices", 3),
     "08_enhanced_multiframe/same_volume_single_frames_23x38x3": ("refused", "too_few_slices", 3),
     "09_bad_geometry/all_slices_same_position": ("refused", "duplicate_positions", 4),
     "09_bad_geometry/missing_slice": ("refused", "missing_slices", 4),

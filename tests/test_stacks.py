@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.headers import indexed, reasons, write_header, write_stack
+from voco_data.layouts.index import index
 from voco_data.layouts.stacks import representatives
 
 CORONAL = [1, 0, 0, 0, 0, -1]
@@ -100,6 +101,77 @@ def test_kernels_of_two_acquisitions_are_four_series(tmp_path: Path) -> None:
     assert len(set(uids(tmp_path))) == 4
 
 
+def write_part(folder: Path, name: str, first: float, count: int, **tags: Any) -> None:
+    for k in range(count):
+        position = [0, 0, round(first + 5 * k, 3)]
+        write_header(folder / f"{name}{k:03d}", ImagePositionPatient=position, **tags)
+
+
+@pytest.mark.parametrize(
+    ("tag", "values"),
+    [
+        ("AcquisitionNumber", ["1", "2", "3"]),
+        ("ConvolutionKernel", ["B30f", "B70f", "B80f"]),
+        ("ImageType", ["ORIGINAL", "DERIVED", "OTHER"]),
+        ("EchoNumbers", ["1", "2", "3"]),
+    ],
+)
+@pytest.mark.parametrize("count", [2, 3])
+def test_phases_one_between_the_other_are_two_series(
+    tmp_path: Path, tag: str, values: list[str], count: int
+) -> None:
+    """A single series of twice the slices would be even, and alternate between phases."""
+    for k in range(count):
+        write_part(tmp_path, values[k], 5 / count * k, 20, **{tag: values[k]})
+    assert sizes(tmp_path) == [20] * count
+    assert len(set(uids(tmp_path))) == count
+
+
+def test_phases_hidden_behind_kernels_are_told_apart(tmp_path: Path) -> None:
+    for acquisition, first in ((1, 0.0), (2, 2.5)):
+        for kernel, off in (("soft", 0.0), ("bone", 0.7)):
+            tags = {"AcquisitionNumber": acquisition, "ConvolutionKernel": kernel}
+            write_part(tmp_path, f"{acquisition}{kernel}", first + off, 12, **tags)
+    assert sizes(tmp_path) == [12] * 4
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_parts_that_follow_each_other_stay_together(tmp_path: Path, overlap: int) -> None:
+    """Step and shoot: rotations of eight slices, which may meet in a seam."""
+    for k in range(5):
+        start = 5.0 * (8 * k) - overlap * 7.5 * k
+        write_part(tmp_path, f"{k}-", start, 8, AcquisitionNumber=k)
+    assert sizes(tmp_path) == [40]
+
+
+def test_a_few_slices_and_odd_distances_do_not_split(tmp_path: Path) -> None:
+    write_part(tmp_path, "a", 0, 20, AcquisitionNumber=1)
+    write_part(tmp_path, "b", 52.5, 3, AcquisitionNumber=2)
+    for k, z in enumerate((1.0, 7.0, 31.0, 33.0, 71.0)):
+        write_header(tmp_path / f"c{k}", ImagePositionPatient=[0, 0, z], AcquisitionNumber=3)
+    assert sizes(tmp_path) == [28]
+
+
+def test_depths_are_along_one_normal_for_a_stack(tmp_path: Path) -> None:
+    """Directions jitter within the tolerance, and lie far from the origin: 0.2 mm of depth."""
+    for part, kernel in enumerate(("soft", "bone")):
+        for k in range(10):
+            jitter = ((3 * k + 2 * part) % 5 - 2) * 2e-4
+            write_header(
+                tmp_path / f"{kernel}{k}",
+                ImagePositionPatient=[-250, -250, 5 * k - 1000],
+                ImageOrientationPatient=[0.9995, 0, jitter, 0, 0.9995, jitter],
+                ConvolutionKernel=kernel,
+            )
+    assert sizes(tmp_path) == [10, 10]
+
+
+def test_a_multi_frame_object_counts_its_frames(tmp_path: Path) -> None:
+    write_header(tmp_path / "one", NumberOfFrames=7)
+    with index(tmp_path) as cohort:
+        assert [(head.n_files, head.n_slices) for head in cohort.heads()] == [(1, 7)]
+
+
 def test_copies_of_slices_do_not_split(tmp_path: Path) -> None:
     write_stack(tmp_path / "a", 5)
     write_stack(tmp_path / "b", 5)
@@ -146,8 +218,8 @@ def test_empty_uids_folder_study_and_geometry_stand_in(tmp_path: Path) -> None:
     ]
     assert len({e.series_uid for e in entries}) == 4
     before = {e.series_uid for e in entries}
-    for index, file in enumerate(sorted((tmp_path / "a").iterdir())):
-        file.rename(file.with_name(f"renamed-{99 - index}.dcm"))
+    for k, file in enumerate(sorted((tmp_path / "a").iterdir())):
+        file.rename(file.with_name(f"renamed-{99 - k}.dcm"))
     assert {e.series_uid for e in indexed(tmp_path)[0]} == before
 
 

@@ -70,6 +70,8 @@ class SeriesHead:
     series_uid: str
     source: str
     n_files: int
+    n_slices: int
+    """Images: more than files where an object has several frames. 1 for NIfTI."""
     stat_digest: str
 
 
@@ -140,7 +142,7 @@ class Cohort:
         return (OddFile(path, Reason(reason), detail) for path, reason, detail in cursor)
 
 
-_HEAD = "SELECT id, kind, patient, study, uid, source, n_files, stat_digest FROM series"
+_HEAD = "SELECT id, kind, patient, study, uid, source, n_files, n_slices, stat_digest FROM series"
 
 
 def stat_digest(files: Iterable[ArchiveFile], masks: Sequence[ArchiveFile] = ()) -> str:

@@ -89,7 +89,7 @@ def _series_row(
 
 def _refused(names: dict[str, Any], item: NamedSeries, reason: Reason, detail: str) -> LedgerRow:
     status: Status = "skipped" if reason in SKIPPED else "refused"
-    slices = item.head.n_files if item.head.kind == "dicom" else None
+    slices = item.head.n_slices if item.head.kind == "dicom" else None
     return LedgerRow(**names, status=status, reason=reason, detail=detail, n_slices=slices)
 
 

@@ -62,6 +62,8 @@ def segmented_series(dataset: Dataset) -> Segmented | None:
         items = dataset.get(_REFERENCED_SERIES) or []
         found = {str(item.get("SeriesInstanceUID", "")).strip() for item in items}
         patient = str(dataset.get("PatientID") or "").strip()
+    except SeriesRefused:  # its time is up
+        raise
     except Exception as error:  # converting a hostile sequence may raise anything
         raise SeriesRefused(
             Reason.UNREADABLE, "the series that it segments does not parse"

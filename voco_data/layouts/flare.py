@@ -20,6 +20,11 @@ def is_image(path: str) -> bool:
     return _IMAGE.fullmatch(path) is not None
 
 
+def is_known(path: str) -> bool:
+    """Whether a file is named as FLARE's images or label maps."""
+    return _LABEL.fullmatch(path) is not None
+
+
 def index(base: Path, table: IndexTable, bar: Bar) -> str:
     """A series an image file; the case name is patient and series id, and is public.
 

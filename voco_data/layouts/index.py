@@ -14,6 +14,7 @@ from voco_data.cohort import ArchiveFile, Cohort, OddFile
 from voco_data.dicom.directory import is_directory, referenced_files
 from voco_data.errors import InputError
 from voco_data.layouts import flare, plain, ratic
+from voco_data.layouts.companions import hide_names, is_companion
 from voco_data.layouts.progress import Bar
 from voco_data.layouts.table import SCHEMA, IndexTable
 from voco_data.layouts.walk import look_at_file, walk, wanted
@@ -37,7 +38,8 @@ def index(
     """Index the archive at `source`: a folder, one file, or a DICOMDIR with the files it lists.
 
     The index lies in a temporary file that is gone afterwards; nothing else is written. `auto`
-    recognises RATIC and FLARE23 by their markers; any other tree may mix DICOM and NIfTI.
+    recognises RATIC and FLARE23 by their markers, if no other image lies among them; any other
+    tree may mix DICOM and NIfTI, and its ids are not public.
     Raises InputError if there is nothing to read, or not the layout that was asked for.
     """
     if layout not in LAYOUTS:
@@ -76,11 +78,36 @@ class _Seen:
     ratic_table: bool = False
     ratic_slice: bool = False
     flare_image: bool = False
+    ratic_only: bool = True
+    """Nothing but RATIC's files, and what is no image by its name."""
+    flare_only: bool = True
 
     def look(self, path: str) -> None:
         self.ratic_table = self.ratic_table or ratic.is_marker(path)
         self.ratic_slice = self.ratic_slice or ratic.is_slice(path)
         self.flare_image = self.flare_image or flare.is_image(path)
+        if not is_companion(path):
+            self.ratic_only = self.ratic_only and ratic.is_known(path)
+            self.flare_only = self.flare_only and flare.is_known(path)
+
+    @property
+    def ratic(self) -> bool:
+        return self.ratic_table and self.ratic_slice
+
+    @property
+    def layout(self) -> str:
+        """`ratic`, `flare` or `auto`: a stranger's scan among public ones hides all ids."""
+        if self.ratic and self.ratic_only:
+            return "ratic"
+        if self.flare_image and self.flare_only:
+            return "flare"
+        if self.ratic or self.flare_image:
+            log.warning(
+                "index: other files lie among those of %s: it is read as any archive, and all ids"
+                " are hidden. If all of it is public, give --layout",
+                "RATIC" if self.ratic else "FLARE23",
+            )
+        return "auto"
 
 
 def _find(
@@ -141,15 +168,17 @@ def _leads_away(part: str) -> bool:
 
 def _index(base: Path, table: IndexTable, layout: str, seen: _Seen, bar: Bar) -> tuple[str, bool]:
     """Name of the layout, and whether its ids are public."""
-    auto = layout == "auto"
-    if layout == "ratic" or (auto and seen.ratic_table and seen.ratic_slice):
+    layout = seen.layout if layout == "auto" else layout
+    if layout == "ratic":
         name, public = ratic.index(base, table, bar), True
         table.locate()
-    elif layout == "flare" or (auto and seen.flare_image):
+        hide_names(table, ratic.is_known)
+    elif layout == "flare":
         name, public = flare.index(base, table, bar), True
         table.locate()
+        hide_names(table, flare.is_known)
     else:
-        kinds = {"dicom", "nifti"} if auto else {layout}
+        kinds = {"dicom", "nifti"} if layout == "auto" else {layout}
         name, public = plain.index(base, table, kinds=kinds, bar=bar), False
     table.seal()
     return name, public

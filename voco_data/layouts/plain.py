@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Collection
 from pathlib import Path
@@ -16,7 +17,7 @@ from voco_data.errors import SeriesRefused
 from voco_data.layouts.masks import Masks, is_nrrd, mask_kind
 from voco_data.layouts.progress import Bar
 from voco_data.layouts.stacks import Stacks
-from voco_data.layouts.table import IndexTable
+from voco_data.layouts.table import IndexTable, as_text
 from voco_data.nifti import is_nifti
 from voco_data.reasons import Reason
 
@@ -50,14 +51,29 @@ def index(base: Path, table: IndexTable, *, kinds: Collection[str], bar: Bar) ->
     stacks.form()
     table.locate()
     stacks.name()
+    _name_nifti(table)
     masks.offer()
     return "+".join(sorted(found or kinds))
 
 
 def _add_nifti(table: IndexTable, number: int, path: str) -> None:
-    stem = path.removesuffix(".gz").removesuffix(".nii")
+    stem = re.sub(r"\.nii(\.gz)?$", "", path, flags=re.IGNORECASE)
     series = table.add_series("nifti", patient=stem.rpartition("/")[2], uid=stem)
     table.add_slice(number, series)
+
+
+def _name_nifti(table: IndexTable) -> None:
+    """Where one name is found in several folders (`s0001/ct.nii.gz`), folders are the patients."""
+    sql = table.connection
+    repeated = sql.execute(
+        "SELECT 1 FROM series WHERE kind = 'nifti'"
+        " GROUP BY patient HAVING COUNT(DISTINCT folder) > 1 LIMIT 1"
+    ).fetchone()
+    if repeated is not None:
+        sql.create_function("as_text", 1, as_text, deterministic=True)
+        sql.execute(
+            "UPDATE series SET patient = as_text(folder) WHERE kind = 'nifti' AND folder != x''"
+        )
 
 
 HEADER_LIMIT_S = 5.0
@@ -72,19 +88,21 @@ def _add_dicom(
     try:
         _sniff(full, wanted=wanted)
         with deadline(HEADER_LIMIT_S):
+            # pydicom converts values late: all that touches them is under the limit.
             dataset = read_dataset(full, pixels=False)
+            segmented = segmented_series(dataset)
+            if segmented is None:
+                header, key = parse_header(dataset, full), stack_key(dataset)
     except SeriesRefused as refusal:
         if refusal.reason == Reason.NOT_MEDICAL and _named_as_dicom(path):
             raise SeriesRefused(
                 Reason.UNREADABLE, "named as DICOM, and its bytes are not"
             ) from refusal
         raise
-    segmented = segmented_series(dataset)
     if segmented is not None:
         masks.add_segmentation(number, path, segmented)
         return False
-    header = parse_header(dataset, full)
-    stacks.add(number, path.rpartition("/")[0], header, stack_key(dataset))
+    stacks.add(number, path.rpartition("/")[0], header, key)
     return True
 
 

@@ -16,6 +16,20 @@ from voco_data.layouts.table import IndexTable
 from voco_data.reasons import Reason
 
 MARKER = "train_series_meta.csv"
+_TABLES = frozenset(
+    {
+        MARKER,
+        "active_extravasation_bounding_boxes.csv",
+        "image_level_labels.csv",
+        "image_level_labels_2024.csv",
+        "sample_submission.csv",
+        "test_dicom_tags.parquet",
+        "test_series_meta.csv",
+        "train.csv",
+        "train_2024.csv",
+        "train_dicom_tags.parquet",
+    }
+)
 _SLICE = re.compile(
     r"(?P<folder>(?:.*/)?(?:train|test)_images/(?P<patient>[0-9]+)/(?P<series>[0-9]+))/[0-9]+\.dcm"
 )
@@ -30,6 +44,11 @@ def is_marker(path: str) -> bool:
 def is_slice(path: str) -> bool:
     """Whether a file lies where RATIC has its slices."""
     return _SLICE.fullmatch(path) is not None
+
+
+def is_known(path: str) -> bool:
+    """Whether a file is named as RATIC's slices, segmentations or, at the top, tables."""
+    return is_slice(path) or _MASK.fullmatch(path) is not None or path in _TABLES
 
 
 def index(base: Path, table: IndexTable, bar: Bar) -> str:

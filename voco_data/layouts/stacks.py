@@ -9,7 +9,9 @@ instance numbers are never asked.
 2. A group is split where matrix, pixel spacing or orientation differ by more than a tolerance.
 3. Where two slices of a stack still lie at one position, the first of AcquisitionNumber,
    ConvolutionKernel, ImageType and EchoNumbers that tells them apart splits the stack, unless it
-   would leave mostly single slices; then the next one, on what is left.
+   would leave mostly single slices; then the next one, on what is left. So does one by which the
+   stack is two even stacks, one between the other: two phases would pass for one fine volume.
+   Parts that follow each other (step and shoot) stay together.
 
 The id of a series is its UID. If a group has several stacks, each gets `#` and 8 hex digits: the
 XXH3-64 of its matrix, spacing, orientation and of the values that split it.
@@ -18,8 +20,11 @@ XXH3-64 of its matrix, spacing, orientation and of the values that split it.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +32,9 @@ import xxhash
 
 from voco_data.dicom.header import Header
 from voco_data.dicom.stack import StackKey
+from voco_data.errors import SeriesRefused
+from voco_data.gaps import GapPolicy, even_positions
+from voco_data.geometry import Triple
 from voco_data.layouts.table import IndexTable, as_text, common_folder
 from voco_data.spill import printable
 
@@ -39,6 +47,12 @@ ORIENTATION_TOLERANCE = 1e-3
 DEPTH_DECIMALS = 2
 """Slices with equal depth along the normal, rounded to 0.01 mm, lie at one position."""
 
+FEWEST_OF_A_STACK = 4
+"""Fewer slices at even distances may be so by chance."""
+
+EVEN = GapPolicy(tolerance=0.05)
+"""What counts as evenly spaced when a stack may be two."""
+
 TRAITS = StackKey._fields
 """Columns that may split a stack, in the order in which they are asked."""
 
@@ -50,7 +64,8 @@ CREATE TABLE IF NOT EXISTS groups (
     UNIQUE (patient, study, uid, place)
 );
 CREATE TABLE IF NOT EXISTS geometries (
-    id INTEGER PRIMARY KEY, grp INTEGER, value TEXT, series INTEGER, UNIQUE (grp, value)
+    id INTEGER PRIMARY KEY, grp INTEGER, value TEXT, series INTEGER,
+    along_x REAL, along_y REAL, along_z REAL, UNIQUE (grp, value)
 );
 CREATE TABLE IF NOT EXISTS traits (
     id INTEGER PRIMARY KEY, {", ".join(f"{name} TEXT" for name in TRAITS)},
@@ -89,16 +104,19 @@ class Stacks:
         value = json.dumps(_geometry(header))
         geometry = self._intern("geometries", ("grp", "value"), (group, value))
         traits = self._intern("traits", TRAITS, tuple(map(printable, key)))
-        along = zip(header.position_mm, header.normal, strict=True)
-        depth = round(sum(position * normal for position, normal in along), DEPTH_DECIMALS)
-        self._table.add_slice(file, None, geometry, traits, depth)
+        self._table.add_slice(
+            file, None, geometry, traits, position_mm=header.position_mm, frames=header.frames
+        )
 
     def form(self) -> None:
         """Make the series of all slices; they have no ids yet."""
         self._split_by_geometry()
-        for name in TRAITS:
-            for series in self._told_apart_by(name):
-                self._split(series, name)
+        again = True
+        while again:  # what one trait leaves may be told apart by one that was asked before
+            again = False
+            for name in TRAITS:
+                for series in sorted({*self._told_apart_by(name), *self._interleaved_by(name)}):
+                    again |= self._split(series, name)
 
     def name(self) -> None:
         """Give every series its ids, once its files are located."""
@@ -136,11 +154,15 @@ class Stacks:
                     stack = json.dumps(low)
                     made[low] = self._table.add_series("dicom", grp=group, stack=stack)
                 update.execute(
-                    "UPDATE geometries SET series = ? WHERE id = ?", (made[low], geometry)
+                    "UPDATE geometries SET series = ?, along_x = ?, along_y = ?, along_z = ?"
+                    " WHERE id = ?",
+                    (made[low], *_normal(low), geometry),
                 )
+        # One normal a stack: positions lie far from the origin, and directions jitter.
         self._sql.execute(
-            "UPDATE slices SET series = (SELECT series FROM geometries WHERE id = geometry)"
-            " WHERE geometry IS NOT NULL"
+            "UPDATE slices SET (series, depth_mm) = (SELECT series,"
+            f" ROUND(x_mm * along_x + y_mm * along_y + z_mm * along_z, {DEPTH_DECIMALS})"
+            " FROM geometries WHERE id = geometry) WHERE geometry IS NOT NULL"
         )
         self._sql.execute("CREATE INDEX IF NOT EXISTS slices_series ON slices (series)")
 
@@ -152,15 +174,34 @@ class Stacks:
         )
         return [series for (series,) in rows]
 
-    def _split(self, series: int, name: str) -> None:
+    def _interleaved_by(self, name: str) -> list[int]:
+        """Stacks that are, by this trait, even stacks one between the other."""
+        rows = self._sql.execute(
+            "SELECT series FROM slices JOIN traits ON traits.id = slices.traits"
+            f" GROUP BY series HAVING COUNT(DISTINCT {name}) > 1"
+        ).fetchall()
+        return [series for (series,) in rows if _interleave(self._even_parts(series, name))]
+
+    def _even_parts(self, series: int, name: str) -> list[tuple[float, float]]:
+        """Lowest and highest depth of every part that is an even stack, sorted."""
+        rows = self._sql.execute(
+            f"SELECT DISTINCT {name}, depth_mm FROM slices JOIN traits ON traits.id = slices.traits"
+            f" WHERE series = ? AND depth_mm IS NOT NULL ORDER BY {name}, depth_mm",
+            (series,),
+        )
+        parts = (np.array([depth for _, depth in part]) for _, part in groupby(rows, itemgetter(0)))
+        return sorted((float(part[0]), float(part[-1])) for part in parts if _is_even(part))
+
+    def _split(self, series: int, name: str) -> bool:
+        """Split a stack by a trait, unless that leaves mostly single slices (then False)."""
         parts = self._sql.execute(
             f"SELECT {name}, COUNT(*), COUNT(DISTINCT depth_mm) FROM slices"
             f" JOIN traits ON traits.id = slices.traits WHERE series = ? GROUP BY {name}",
             (series,),
         ).fetchall()
         in_stacks = sum(count for _, count, positions in parts if positions > 1)
-        if 2 * in_stacks < sum(count for _, count, _ in parts):
-            return
+        if len(parts) < 2 or 2 * in_stacks < sum(count for _, count, _ in parts):
+            return False
         group, stack = self._sql.execute(
             "SELECT grp, stack FROM series WHERE id = ?", (series,)
         ).fetchone()
@@ -174,6 +215,7 @@ class Stacks:
         )
         self._sql.execute("DELETE FROM parts")
         self._sql.execute("DELETE FROM series WHERE id = ?", (series,))
+        return True
 
     def _intern(self, table: str, columns: Sequence[str], values: tuple[object, ...]) -> int:
         """The id of a row with these values, made if there is none."""
@@ -211,6 +253,38 @@ def representatives(values: Sequence[Geometry]) -> list[Geometry]:
     return [tuple(row) for row in table.tolist()]
 
 
+def _is_even(depths_mm: npt.NDArray[np.float64]) -> bool:
+    if len(depths_mm) < FEWEST_OF_A_STACK or not np.isfinite(depths_mm).all():
+        return False
+    try:
+        even_positions(depths_mm, EVEN)
+    except SeriesRefused:
+        return False
+    return True
+
+
+def _interleave(spans: Sequence[tuple[float, float]]) -> bool:
+    """Whether two of these sorted spans share half of the shorter one, or more."""
+    for index, (low, high) in enumerate(spans):
+        for other_low, other_high in spans[index + 1 :]:
+            if other_low >= high:
+                break
+            shared = min(high, other_high) - other_low
+            if 2 * shared >= min(high - low, other_high - other_low):
+                return True
+    return False
+
+
+def _normal(geometry: Geometry) -> Triple:
+    """The unit normal of a stack; zeros where its directions have none."""
+    a, b, c, d, e, f = geometry[5:]
+    x, y, z = b * f - c * e, c * d - a * f, a * e - b * d
+    length = math.hypot(x, y, z)
+    if not 0 < length < math.inf:
+        return (0.0, 0.0, 0.0)
+    return (x / length, y / length, z / length)
+
+
 def _tolerance(column: int) -> float:
     return (0.0, SPACING_TOLERANCE, ORIENTATION_TOLERANCE)[(column >= 3) + (column >= 5)]
 
@@ -221,8 +295,7 @@ def _scale(column: int, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float
 
 
 def _geometry(header: Header) -> Geometry:
-    # Headers that know frames: a file of many slices is no stack with files of one.
-    multi = int(getattr(header, "frames", 1)) > 1
+    multi = header.frames > 1  # a file of many slices is no stack with files of one
     numbers = (*header.spacing_mm, *header.along_row, *header.along_column)
     return (header.rows, header.columns, multi, *(round(n, 6) + 0.0 for n in numbers))
 

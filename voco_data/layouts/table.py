@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Literal
 
 from voco_data.cohort import ArchiveFile, MaskKind, MaskLabels, OddFile, stat_digest
+from voco_data.geometry import Triple
 from voco_data.reasons import Reason
 from voco_data.spill import printable
 
@@ -22,11 +23,12 @@ CREATE TABLE files (id INTEGER PRIMARY KEY, path BLOB, size INTEGER, mtime_ns IN
 CREATE TABLE odd (path TEXT, reason TEXT, detail TEXT);
 CREATE TABLE series (
     id INTEGER PRIMARY KEY, kind TEXT, patient TEXT, study TEXT, uid TEXT, source TEXT,
-    folder BLOB, above BLOB, n_files INTEGER, stat_digest TEXT,
+    folder BLOB, above BLOB, n_files INTEGER, n_slices INTEGER, stat_digest TEXT,
     first BLOB, last BLOB, grp INTEGER, stack TEXT
 );
 CREATE TABLE slices (
-    file INTEGER PRIMARY KEY, series INTEGER, geometry INTEGER, traits INTEGER, depth_mm REAL
+    file INTEGER PRIMARY KEY, series INTEGER, frames INTEGER, geometry INTEGER, traits INTEGER,
+    x_mm REAL, y_mm REAL, z_mm REAL, depth_mm REAL
 );
 CREATE TABLE masks (
     series INTEGER, file INTEGER, kind TEXT, labels TEXT, PRIMARY KEY (series, file)
@@ -124,11 +126,13 @@ class IndexTable:
         series: int | None,
         geometry: int | None = None,
         traits: int | None = None,
-        depth_mm: float | None = None,
+        position_mm: Triple | None = None,
+        frames: int = 1,
     ) -> None:
         """A file that is, or is part of, a series."""
         self.connection.execute(
-            "INSERT INTO slices VALUES (?, ?, ?, ?, ?)", (file, series, geometry, traits, depth_mm)
+            "INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+            (file, series, frames, geometry, traits, *(position_mm or (None, None, None))),
         )
 
     def add_mask(self, series: int, file: int, kind: MaskKind, labels: MaskLabels) -> None:
@@ -165,16 +169,21 @@ class IndexTable:
         update.execute("CREATE INDEX IF NOT EXISTS slices_series ON slices (series)")
         for number, rows in self._by_series():
             first = last = b""
-            count = 0
-            for _, path, *_ in rows:
+            count = n_slices = 0
+            for _, path, *_, frames in rows:
                 first, last = first or path, path
                 count += 1
+                n_slices += frames
             folder = common_folder(first, last)
             above = folder.rpartition(b"/")[0] if folder else None
             update.execute(
-                "UPDATE series SET n_files = ?, first = ?, last = ?, folder = ?, above = ?,"
+                "UPDATE series SET n_files = ?, n_slices = ?, first = ?, last = ?,"
+                " folder = ?, above = ?,"
                 " source = CASE kind WHEN 'dicom' THEN ? ELSE ? END WHERE id = ?",
-                (count, first, last, folder, above, as_text(folder), as_text(first), number),
+                (
+                    *(count, n_slices, first, last, folder, above),
+                    *(as_text(folder), as_text(first), number),
+                ),
             )
 
     def seal(self) -> None:
@@ -187,14 +196,14 @@ class IndexTable:
                 (number,),
             ).fetchall()
             digest = stat_digest(
-                (_archive_file(path, size, time) for _, path, size, time in rows),
+                (_archive_file(path, size, time) for _, path, size, time, _ in rows),
                 [_archive_file(*row) for row in masks],
             )
             update.execute("UPDATE series SET stat_digest = ? WHERE id = ?", (digest, number))
 
-    def _by_series(self) -> Iterator[tuple[int, Iterator[tuple[int, bytes, int, int]]]]:
+    def _by_series(self) -> Iterator[tuple[int, Iterator[tuple[int, bytes, int, int, int]]]]:
         cursor = self.connection.execute(
-            "SELECT slices.series, path, size, mtime_ns"
+            "SELECT slices.series, path, size, mtime_ns, frames"
             " FROM slices JOIN files ON files.id = slices.file"
             " ORDER BY slices.series, path"
         )
