@@ -11,6 +11,7 @@ import pydicom.config
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
+from voco_data.dicom.counted import LARGEST_HEADER_VALUE, CountedFile
 from voco_data.dicom.deflated import check_inflated_size
 from voco_data.dicom.take import Taker
 from voco_data.dicom.terms import known_modality, known_uid
@@ -54,9 +55,6 @@ NOT_HU = frozenset(
 
 HU_TYPES = frozenset({"", "HU", "US"})
 """RescaleType of pixels that may be HU; some scanners write US (unspecified) for them."""
-
-DEFERRED_BYTES = 2**20
-"""Larger values are left in the file while headers are indexed."""
 
 MAX_PIXELS = 8192 * 8192
 """Rows times columns that a scanner could write."""
@@ -112,12 +110,8 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
     """
     check_inflated_size(path)
     try:
-        dataset = pydicom.dcmread(
-            path,
-            force=True,
-            stop_before_pixels=not pixels,
-            defer_size=None if pixels else DEFERRED_BYTES,
-        )
+        with CountedFile(path, largest=None if pixels else LARGEST_HEADER_VALUE) as file:
+            dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
         # pydicom parses values late. What we need is touched here, where failures are caught.
         known = "SOPClassUID" in dataset or "Modality" in dataset or "Rows" in dataset
     except OSError as error:
