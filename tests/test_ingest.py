@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,6 +283,19 @@ def test_processes_and_one_thread_make_the_same_store(bench: Bench) -> None:
     other = bench.root.with_name("parallel")
     preprocess(bench.archive, other, spec_file=bench.specs, workers=2, keep_ids=True)
     assert snapshot(other) == snapshot(bench.root)
+
+
+def test_a_script_without_a_guard_runs_once(bench: Bench, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from voco_data.ingest import preprocess\n"
+        "print('once')\n"
+        f"found = preprocess({str(bench.archive)!r}, {str(bench.root)!r}, "
+        f"spec_file={str(bench.specs)!r}, workers=2)\n"
+        "print(found.stored)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["once", "2"]
 
 
 def test_dask_local_makes_the_same_store(bench: Bench) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
+import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -75,7 +77,10 @@ def _drain_pool(
         try:
             while True:
                 for batch in islice(todo, workers * IN_FLIGHT_PER_WORKER - len(flying)):
-                    flying[pool.submit(_fill, batch)] = batch
+                    try:
+                        flying[_submit(pool, batch)] = batch
+                    except BrokenProcessPool:
+                        return [*flying.values(), batch]
                 if not flying:
                     return []
                 done, _ = wait(flying, return_when=FIRST_COMPLETED)
@@ -98,7 +103,7 @@ def _one_by_one(suspects: Sequence[SeriesTask], known: Known) -> Iterator[list[S
         with _pool(1, known) as pool:
             try:
                 while remaining:
-                    yield pool.submit(_fill, [remaining[0]]).result()
+                    yield _submit(pool, [remaining[0]]).result()
                     del remaining[0]
             except BrokenProcessPool:
                 yield [_died(remaining.pop(0))]
@@ -119,6 +124,29 @@ def _pool(workers: int, known: Known) -> ProcessPoolExecutor:
         initializer=_start_worker,
         initargs=(known,),
     )
+
+
+def _submit(pool: ProcessPoolExecutor, batch: Batch) -> Future[list[SeriesOutcome]]:
+    with _callers_script_hidden():  # a pool starts its processes as work comes in
+        return pool.submit(_fill, batch)
+
+
+@contextmanager
+def _callers_script_hidden() -> Iterator[None]:
+    """Processes that start in here do not run the caller's script again.
+
+    Python would, to find what it defines; our workers need none of it, and a script without the
+    usual `if __name__ == "__main__"` would start itself over and over.
+    """
+    main = sys.modules["__main__"]
+    names = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    for name in names:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in names.items():
+            setattr(main, name, value)
 
 
 def _start_worker(known: Known) -> None:
