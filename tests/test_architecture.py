@@ -42,7 +42,9 @@ FORBIDDEN = {
 
 OWNERS = {
     "pydicom": ("voco_data/dicom/", "voco_data/phantom/"),
-    "SimpleITK": ("voco_data/nifti", "voco_data/sitk", "voco_data/phantom/"),
+    "SimpleITK": ("voco_data/phantom/",),
+    "nibabel": ("voco_data/nifti",),
+    "nrrd": ("voco_data/nrrd",),
     "zarr": ("voco_data/store",),
     "dask": ("voco_data/fanout",),
     "distributed": ("voco_data/fanout",),

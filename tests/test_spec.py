@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from voco_data import spec
 from voco_data.errors import InputError
 from voco_data.spec import FINETUNE, PRETRAIN, StoreSpec, distinct, read_spec_file
 
@@ -80,3 +81,8 @@ def test_two_specs_of_one_name_are_refused() -> None:
     assert distinct([PRETRAIN, FINETUNE, PRETRAIN]) == [PRETRAIN, FINETUNE]
     with pytest.raises(InputError, match="two different specs"):
         distinct([PRETRAIN, replace(PRETRAIN, window_level_hu=0.0)])
+
+
+def test_the_stores_document_shows_a_name_of_today() -> None:
+    text = (Path(spec.__file__).parent / "STORE.md").read_text()
+    assert PRETRAIN.name in text

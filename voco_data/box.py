@@ -26,19 +26,11 @@ class Box:
 
     def low_mm(self, where: Canonical) -> Triple:
         """Lowest LPS coordinate (z, y, x) inside the box, voxel edges included."""
-        z, y, x = (
-            first + (a - 0.5) * step
-            for first, a, step in zip(where.first_mm, self.start, where.spacing_mm, strict=True)
-        )
-        return (z, y, x)
+        return where.edge_mm(self.start)
 
     def high_mm(self, where: Canonical) -> Triple:
         """Highest LPS coordinate (z, y, x) inside the box, voxel edges included."""
-        z, y, x = (
-            first + (b - 0.5) * step
-            for first, b, step in zip(where.first_mm, self.stop, where.spacing_mm, strict=True)
-        )
-        return (z, y, x)
+        return where.edge_mm(self.stop)
 
 
 def whole(shape: Index) -> Box:

@@ -166,6 +166,14 @@ class Canonical:
                 origin = origin + steps * np.asarray(self.native.axes[axis])
         return (float(origin[2]), float(origin[1]), float(origin[0]))
 
+    def edge_mm(self, index: tuple[int, int, int]) -> Triple:
+        """Canonical (z, y, x) coordinate, in LPS mm, of the lower edges of a canonical voxel."""
+        z, y, x = (
+            first + (i - 0.5) * step
+            for first, i, step in zip(self.first_mm, index, self.spacing_mm, strict=True)
+        )
+        return (z, y, x)
+
     def view(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """`array` in the scanner's order as a view along the canonical axes. Nothing is copied."""
         turned = array.transpose(self.permutation)

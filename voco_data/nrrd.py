@@ -15,7 +15,7 @@ import nrrd
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.errors import SeriesRefused
+from voco_data.errors import SeriesRefused, unreadable
 from voco_data.geometry import Geometry
 from voco_data.limits import check_voxels
 from voco_data.nifti import GZIP_RATIO
@@ -37,11 +37,6 @@ TO_LPS = {
 """Signs that turn a named patient space into LPS."""
 
 
-def is_nrrd(path: Path) -> bool:
-    """Whether the name ends as an NRRD file's does."""
-    return path.name.lower().endswith(".nrrd")
-
-
 def read_nrrd(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     """Voxels (slice, row, column) and geometry of a 3D NRRD. Raises SeriesRefused.
 
@@ -59,15 +54,23 @@ def read_nrrd(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
             values = nrrd.read_data(header, file, str(path))
     except SeriesRefused:
         raise
-    except (nrrd.NRRDError, OSError, EOFError, zlib.error) as error:
-        raise _unreadable(error) from error
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError) as error:
-        raise _unreadable(error) from error
+    except OSError as error:
+        raise unreadable(error, "NRRD does not read") from error
+    except (
+        nrrd.NRRDError,
+        EOFError,
+        IndexError,
+        KeyError,
+        MemoryError,
+        OverflowError,
+        TypeError,
+        ValueError,
+        zlib.error,
+    ) as error:  # a damaged header leads pynrrd to any of these
+        raise SeriesRefused(
+            Reason.UNREADABLE, f"NRRD does not read ({type(error).__name__})"
+        ) from error
     return np.asarray(values).transpose(2, 1, 0), geometry
-
-
-def _unreadable(error: Exception) -> SeriesRefused:
-    return SeriesRefused(Reason.UNREADABLE, f"NRRD does not read ({type(error).__name__})")
 
 
 def _check_size(header: Any, path: Path) -> None:

@@ -54,30 +54,15 @@ _KNOWN = {*RATIC.values(), *FLARE.values(), "kidney"}
 
 
 @dataclass(frozen=True, slots=True)
-class OrganBox:
-    """Where one organ lies, LPS (z, y, x) in mm, voxel edges included."""
-
-    low_mm: Triple
-    high_mm: Triple
-
-
-@dataclass(frozen=True, slots=True)
 class OrganBounds:
     """Where one organ lies in a canonical volume: voxels start..stop-1 along (z, y, x)."""
 
     start: Index
     stop: Index
 
-    def in_mm(self, where: Canonical) -> OrganBox:
-        """The same in the patient."""
-        low, high = (
-            tuple(
-                first + (index - 0.5) * step
-                for first, index, step in zip(where.first_mm, ends, where.spacing_mm, strict=True)
-            )
-            for ends in (self.start, self.stop)
-        )
-        return OrganBox((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    def in_mm(self, where: Canonical) -> tuple[Triple, Triple]:
+        """Lowest and highest LPS coordinate (z, y, x), voxel edges included."""
+        return where.edge_mm(self.start), where.edge_mm(self.stop)
 
 
 def find_organs(labels: npt.NDArray[np.integer], names: dict[int, str]) -> dict[str, OrganBounds]:

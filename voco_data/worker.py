@@ -176,11 +176,7 @@ def _record(
         box_high_mm=box.high_mm(where),
         box_start=box.start,
         box_stop=box.stop,
-        organs={
-            name: (organ.low_mm, organ.high_mm)
-            for name, bounds in sorted(prepared.organs.items())
-            for organ in [bounds.in_mm(where)]
-        },
+        organs={name: bounds.in_mm(where) for name, bounds in sorted(prepared.organs.items())},
         instance_numbers=numbers,
         flags=prepared.flags,
         versions=VERSIONS,

@@ -25,10 +25,9 @@ logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 Triple = tuple[float, float, float]
 
-CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 CT_CLASSES = frozenset(
     {
-        CT_IMAGE,
+        "1.2.840.10008.5.1.4.1.1.2",  # CT Image Storage
         "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image Storage
         "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image Storage
     }
@@ -94,12 +93,6 @@ class Header:
     """Frames in the object."""
     frame: int = 0
     """Which of them this is."""
-
-    @property
-    def normal(self) -> Triple:
-        """Slice normal: along_row x along_column."""
-        (a, b, c), (d, e, f) = self.along_row, self.along_column
-        return (b * f - c * e, c * d - a * f, a * e - b * d)
 
 
 def read_dataset(path: Path, *, pixels: bool) -> Dataset:

@@ -63,12 +63,6 @@ def read_seg(path: Path) -> Mask:
     return Mask(labels, geometry, _names(take))
 
 
-def referenced_series(dataset: Dataset) -> list[str]:
-    """SeriesInstanceUIDs that a segmentation says it lies on (PS3.3 C.12.4)."""
-    items = Taker(dataset).items("ReferencedSeriesSequence")
-    return [uid for item in items if (uid := Taker(item).text("SeriesInstanceUID"))]
-
-
 def _numbers(take: Taker, keyword: str, count: int) -> tuple[float, ...]:
     found = take.numbers(keyword, count)
     if found is None:
