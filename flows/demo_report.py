@@ -12,6 +12,7 @@ from markupsafe import Markup
 from flows.recipes import DemoRecipe
 from voco_data import qc
 from voco_data.page import ENVIRONMENT, Section, render
+from voco_data.place import place_of
 from voco_models import report
 from voco_models.chart import Line, line_chart
 from voco_models.finetune_recipes import finetune_recipe
@@ -47,7 +48,7 @@ def demo_page(
     for archive, ledger in ledgers.items():
         sections += [
             replace(section, title=f"{archive}: {section.title[0].lower()}{section.title[1:]}")
-            for section in qc.sections(Path(ledger), root)
+            for section in qc.sections(Path(ledger), place_of(root))
         ]
     sections.append(Section("Pretraining", _pretraining(run / "pretrain")))
     sections += report.sections(run / "finetune")

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 
-def renaming_of(store: Path) -> Callable[[str], str] | None:
+def renaming_of(store: str | Path) -> Callable[[str], str] | None:
     """How the root of `store` renames patients; None where it keeps their ids."""
     from voco_data import pseudonyms  # here: it needs pandas, and `voco --help` does not
+    from voco_data.place import root_of
 
-    hidden = pseudonyms.load(store.absolute().parent)
+    hidden = pseudonyms.load(root_of(store))
     return None if hidden is None else partial(hidden, "patient")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tests.ct_files import body
 from voco_data import ledger, preview
 from voco_data.box import Box
+from voco_data.folder import Folder
 from voco_data.ledger import LedgerRow
 
 REFUSED = (
@@ -27,14 +28,14 @@ def write(root: Path, rows: list[LedgerRow], *, pictures: bool = True) -> Path:
     """Write the ledger of `rows` under `root`, with a preview for each that was kept."""
     for row in rows:
         if pictures and row.input_digest:
-            path = preview.path_of(root, row.input_digest)
+            path = root / preview.key_of(row.input_digest)
             path.parent.mkdir(parents=True, exist_ok=True)
             # Bytes after the end of a JPEG change nothing but the address: no browser may decode
             # eight pictures and call it a thousand.
             path.write_bytes(_picture(int(row.input_digest, 16) % 8) + row.input_digest.encode())
-    path = root / "runs" / "run" / "ledger.parquet"
-    ledger.write(path, rows)
-    return path
+    run = root / "runs" / "run"
+    ledger.write(Folder(run), rows)
+    return run / ledger.KEY
 
 
 def kept(number: int) -> LedgerRow:
@@ -94,9 +95,9 @@ def _picture(seed: int) -> bytes:
     hu = body((80, 160, 160), seed) + _noise((80, 160, 160), seed)
     box = Box((12 + seed, 20, 8), (64, 140, 152), "profile", 0.9)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.jpg"
-        preview.write(path, hu.astype(np.int16), (5.0, 2.4, 2.4), box)
-        return path.read_bytes()
+        place = Folder(Path(folder))
+        preview.write(place, "picture.jpg", hu.astype(np.int16), (5.0, 2.4, 2.4), box)
+        return place.read("picture.jpg")
 
 
 def _noise(shape: tuple[int, int, int], seed: int) -> npt.NDArray[np.int16]:

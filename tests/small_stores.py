@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from voco_data.folder import Folder
 from voco_data.record import Record
 from voco_data.spec import StoreSpec
 from voco_data.store import Store
@@ -63,16 +64,14 @@ def make_store(
     grid = volumes.shape[1:]
     spec = StoreSpec(profile, (grid[0], grid[1], grid[2]), window_level_hu=level_hu)
     names = [f"{index:03d}" for index in range(len(volumes))]
-    with writing(root, spec) as writer:
-        rows = writer.assign(names)
-        records = [
-            make_record(rows[name], volume, spec, name)
-            for name, volume in zip(names, volumes, strict=True)
-        ]
-        for record, volume in zip(records, volumes, strict=True):
-            commit_volume(writer.path, record, volume)
-        writer.compact(records)
-        return Store.open(writer.path)
+    with writing(Folder(root), spec) as writer:
+        writer.assign(names)
+        for name, volume in zip(names, volumes, strict=True):
+            record = make_record(writer.row_of(name), volume, spec, name)
+            commit_volume(writer.place, record, volume)
+            writer.note(record)
+        writer.compact()
+        return Store.open(writer.place)
 
 
 def random_volumes(n: int, grid: tuple[int, int, int], seed: int = 0) -> npt.NDArray[np.uint8]:

@@ -12,7 +12,9 @@ import pytest
 from tests.ct_files import body, write_slices
 from voco_data import fanout
 from voco_data.cohort import SeriesEntry
+from voco_data.folder import Folder
 from voco_data.known import KnownInputs
+from voco_data.place import Place
 from voco_data.reasons import Reason
 from voco_data.spec import StoreSpec
 from voco_data.store_writer import writing
@@ -35,25 +37,24 @@ class Trap(type(Path())):  # type: ignore[misc]  # the concrete class of a path
         os._exit(1)
 
 
-def tasks(folder: Path, store: Path, count: int) -> list[SeriesTask]:
+def tasks(folder: Path, store: Place, count: int) -> list[SeriesTask]:
     made = []
     for index in range(count):
         paths = write_slices(folder / str(index), body((10, 20, 20), seed=index))
         files = tuple(str(path.relative_to(folder)) for path in paths)
         entry = SeriesEntry("dicom", "p", "", f"s{index}", str(index), files, f"{index:032x}")
         target = (Target(store, SPEC, index),)
-        task = SeriesTask(
-            f"k{index}", folder, entry, "dicom", "kept", "p", "", f"s{index}", "", target
-        )
+        ids = ("dicom", "kept", "p", "", f"s{index}", "")
+        task = SeriesTask(f"k{index}", folder, entry, *ids, target, Folder(folder))
         made.append(task)
     return made
 
 
 def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
-    with writing(tmp_path, SPEC) as writer:
-        todo = tasks(tmp_path / "ct", writer.path, 6)
+    with writing(Folder(tmp_path), SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.place, 6)
         todo[2] = replace(todo[2], layout=Bomb())  # type: ignore[arg-type]
-        known = {writer.path.name: KnownInputs()}
+        known = {writer.place.name: KnownInputs()}
         outcomes = {
             outcome.key: outcome
             for batch in fanout.run_processes(fanout.batches(todo, 2), known, 2)
@@ -67,10 +68,10 @@ def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
 
 
 def test_a_dask_worker_that_dies_costs_its_series_and_no_other(tmp_path: Path) -> None:
-    with writing(tmp_path, SPEC) as writer:
-        todo = tasks(tmp_path / "ct", writer.path, 4)
+    with writing(Folder(tmp_path), SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.place, 4)
         todo[1] = replace(todo[1], base=Trap(todo[1].base))
-        known = {writer.path.name: KnownInputs()}
+        known = {writer.place.name: KnownInputs()}
         outcomes = {
             outcome.key: outcome
             for batch in fanout.run_dask([todo[:2], todo[2:]], known, "local", 1)

@@ -37,6 +37,7 @@ from flows.retrain import retrain
 from flows.retries import worth_retrying
 from voco_data import pseudonyms
 from voco_data.errors import InputError, StoreBusy
+from voco_data.folder import Folder
 from voco_data.spec import FINETUNE, PRETRAIN
 from voco_models.finetune_recipes import FINETUNE_RECIPES
 from voco_models.pretrain_recipes import PRETRAIN_RECIPES
@@ -166,7 +167,7 @@ def test_training_flows_call_their_stages(tmp_path: Path, calls: Calls) -> None:
 
 
 def test_labels_join_through_the_key_of_the_stores_root(tmp_path: Path, calls: Calls) -> None:
-    hidden = pseudonyms.load_or_make(tmp_path)
+    hidden = pseudonyms.load_or_make(Folder(tmp_path))
     finetune(tmp_path / "a", tmp_path / "l.csv", tmp_path / "run")
     assert calls["finetune"]["pseudonymise"]("7") == hidden("patient", "7")
 

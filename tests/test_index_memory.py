@@ -15,10 +15,11 @@ PROGRAM = """
 import json, resource, sys, time, tracemalloc
 from pathlib import Path
 from voco_data import ledger, pseudonyms
+from voco_data.folder import Folder
 from voco_data.layouts.index import index
 from voco_data.plan import NamedCohort
 
-source, root, trace = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "trace"
+source, root, trace = Path(sys.argv[1]), Folder(Path(sys.argv[2])), sys.argv[3] == "trace"
 if trace:
     tracemalloc.start()
 began = time.monotonic()
@@ -34,7 +35,7 @@ with index(source) as cohort:
         ledger.LedgerRow("file", name, "", "", "skipped", file.reason, file.detail)
         for name, file in named.odd_files()
     )
-    ledger.write(root / "ledger.parquet", rows)
+    ledger.write(root, rows)
     pseudonyms.save_map(root, hidden)
     pseudonyms.save_map(root, hidden)
 print(json.dumps({

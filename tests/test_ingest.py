@@ -21,6 +21,7 @@ from tests.ct_files import body, write_slices
 from tests.headers import indexed
 from voco_data import pseudonyms
 from voco_data.errors import InputError, StoreBusy
+from voco_data.folder import Folder
 from voco_data.ingest import PreprocessSummary, preprocess
 from voco_data.spec import PROFILES, StoreSpec
 from voco_data.store import Store
@@ -314,7 +315,7 @@ def test_ids_become_pseudonyms_and_labels_still_join(bench: Bench) -> None:
     summary = bench.run()
     names = set(bench.ledger(summary)["patient_id"])
     assert not names & {"one", "two"}
-    key = pseudonyms.load(bench.root)
+    key = pseudonyms.load(Folder(bench.root))
     assert key is not None
     assert names == {key("patient", "one"), key("patient", "two")}
     path = bench.root / "private" / "ids.key"
@@ -406,7 +407,7 @@ def test_an_unwritable_root_is_one_line(bench: Bench, tmp_path: Path) -> None:
 
 def test_a_busy_store_is_one_line(bench: Bench) -> None:
     bench.root.mkdir()
-    with writing(bench.root, SMALL), pytest.raises(StoreBusy, match="another run"):
+    with writing(Folder(bench.root), SMALL), pytest.raises(StoreBusy, match="another run"):
         bench.run()
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from small_stores import make_store, random_volumes
 
 from voco_data.errors import InputError, StoreCorrupt
-from voco_data.store import chunk_path
+from voco_data.store import chunk_key
 from voco_models.loader import RING, Item, Loader, epoch_order, items_of, step_seed
 
 CPU = torch.device("cpu")
@@ -193,7 +193,7 @@ def test_real_stores_give_their_bytes(tmp_path: Path) -> None:
 
 def test_a_corrupt_chunk_raises_in_the_caller(tmp_path: Path) -> None:
     store = make_store(tmp_path, random_volumes(3, (4, 6, 6)))
-    path = chunk_path(store.path, 1)
+    path = store.path / chunk_key(1)
     data = bytearray(path.read_bytes())
     data[10] ^= 1
     path.write_bytes(data)

@@ -13,7 +13,7 @@ import torch
 from small_stores import make_store, random_volumes
 
 from voco_data.errors import InputError, StoreCorrupt
-from voco_data.store import Store, chunk_path
+from voco_data.store import Store, chunk_key
 from voco_models import checkpoint
 from voco_models.backbones import TINY_BACKBONE, create_backbone
 from voco_models.engine import FitConfig
@@ -174,7 +174,7 @@ def test_a_run_is_not_overwritten_nor_mixed(store: Store, tmp_path: Path) -> Non
 
 def test_a_corrupt_volume_ends_the_run_by_name(store: Store, tmp_path: Path) -> None:
     for row in range(5):
-        chunk_path(store.path, row).write_bytes(b"short")
+        (store.path / chunk_key(row)).write_bytes(b"short")
     with pytest.raises(StoreCorrupt, match="series-00"):
         pretrain([store.path], tmp_path / "run", recipe=QUICK, device="cpu")
 

@@ -18,6 +18,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from tests import browser, qc_cohort
 from voco_data import preview, qc_page
 from voco_data.box import Box
+from voco_data.folder import Folder
 from voco_data.ledger import LedgerRow
 
 SCRIPT = "<script>document.title='owned'</script>"
@@ -47,7 +48,9 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("root")
     path = root / "report.html"
-    path.write_text(qc_page.render("voco preprocess: dicom", qc_cohort.write(root, rows()), root))
+    path.write_text(
+        qc_page.render("voco preprocess: dicom", qc_cohort.write(root, rows()), Folder(root))
+    )
     return path
 
 
@@ -337,9 +340,9 @@ def test_the_drawn_box_is_where_the_box_is(chrome: webdriver.Chrome, tmp_path: P
     box = Box((10, 15, 20), (30, 45, 70), "profile", 0.9)
     row = qc_cohort.kept(1)
     ledger = qc_cohort.write(tmp_path, [row], pictures=False)
-    preview.write(preview.path_of(tmp_path, row.input_digest), hu, (5.0, 2.0, 2.0), box)
+    preview.write(Folder(tmp_path), preview.key_of(row.input_digest), hu, (5.0, 2.0, 2.0), box)
     path = tmp_path / "report.html"
-    path.write_text(qc_page.render("one", ledger, tmp_path))
+    path.write_text(qc_page.render("one", ledger, Folder(tmp_path)))
     page = Page(chrome, path)
     thumb = browser.pixels(page.chrome.find_element(By.CSS_SELECTOR, "tr .thumb"))
     found = [orange(plane) for plane in np.split(thumb, len(preview.PLANES), axis=1)]
@@ -399,7 +402,7 @@ def test_beyond_its_room_the_page_keeps_rows_and_says_so(
     files = [LedgerRow("file", f"{n}.txt", "", "", "skipped", "not_medical") for n in range(5)]
     ledger = qc_cohort.write(tmp_path, [*rows(), *files])
     path = tmp_path / "report.html"
-    path.write_text(qc_page.render("many", ledger, tmp_path))
+    path.write_text(qc_page.render("many", ledger, Folder(tmp_path)))
     page = Page(chrome, path)
     pictured = page.script("return document.images.length")
     assert isinstance(pictured, int)
@@ -418,7 +421,7 @@ def test_many_rows_come_in_pieces(
 ) -> None:
     monkeypatch.setattr(qc_page, "ROWS_SHOWN", 10)
     path = tmp_path / "report.html"
-    path.write_text(qc_page.render("many", qc_cohort.write(tmp_path, rows()), tmp_path))
+    path.write_text(qc_page.render("many", qc_cohort.write(tmp_path, rows()), Folder(tmp_path)))
     page = Page(chrome, path)
     assert page.names()[:3] == ["1.2.3.100", "1.2.3.101", "1.2.3.103"]
     assert len(page.names()) == 10
@@ -442,7 +445,7 @@ def load(chrome: webdriver.Chrome, root: Path, series: int) -> tuple[float, floa
     """
     ledger = qc_cohort.write(root, list(qc_cohort.cohort(series)))
     path = root / "report.html"
-    path.write_text(qc_page.render("voco preprocess: dicom", ledger, root))
+    path.write_text(qc_page.render("voco preprocess: dicom", ledger, Folder(root)))
     page = Page(chrome, path)
     usable, decoded = chrome.execute_async_script(
         "const done = arguments[0], usable = performance.getEntriesByName('usable')[0].startTime;"
@@ -463,12 +466,15 @@ def load(chrome: webdriver.Chrome, root: Path, series: int) -> tuple[float, floa
 
 def test_the_same_ledger_gives_the_same_page(report: Path) -> None:
     ledger = report.parent / "runs" / "run" / "ledger.parquet"
-    assert qc_page.render("voco preprocess: dicom", ledger, report.parent) == report.read_text()
+    assert (
+        qc_page.render("voco preprocess: dicom", ledger, Folder(report.parent))
+        == report.read_text()
+    )
 
 
 def test_an_empty_ledger_is_a_page_too(chrome: webdriver.Chrome, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    path.write_text(qc_page.render("nothing", qc_cohort.write(tmp_path, []), tmp_path))
+    path.write_text(qc_page.render("nothing", qc_cohort.write(tmp_path, []), Folder(tmp_path)))
     page = Page(chrome, path)
     assert page.names() == []
     assert page.chrome.get_log("browser") == []

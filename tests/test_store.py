@@ -13,10 +13,11 @@ import xxhash
 import zarr
 
 from voco_data.errors import InputError, StoreBusy, StoreCorrupt
-from voco_data.record import Record, read_record, record_path
+from voco_data.folder import Folder
+from voco_data.record import Record, read_record, record_key
 from voco_data.spec import StoreSpec
-from voco_data.store import Store, chunk_path
-from voco_data.store_writer import checksum, commit_volume, writing
+from voco_data.store import Store, chunk_key
+from voco_data.store_writer import StoreWriter, checksum, commit_volume, writing
 
 SPEC = StoreSpec(profile="tiny", grid=(2, 3, 4))
 
@@ -65,16 +66,21 @@ def record(row: int, pixels: npt.NDArray[np.uint8], name: str) -> Record:
 
 
 def fill(root: Path, names: list[str], *, compact: bool = True) -> Path:
-    with writing(root, SPEC) as writer:
-        rows = writer.assign(names)
-        records = []
+    with writing(Folder(root), SPEC) as writer:
+        writer.assign(sorted(names))
         for name in names:
-            pixels = volume(rows[name])
-            records.append(record(rows[name], pixels, name))
-            commit_volume(writer.path, records[-1], pixels)
+            commit(writer, name)
         if compact:
-            writer.compact(records)
-        return writer.path
+            writer.compact()
+        return root / SPEC.name
+
+
+def commit(writer: StoreWriter, name: str) -> None:
+    """Commit a volume that is made from its row."""
+    row = writer.row_of(name)
+    made = record(row, volume(row), name)
+    commit_volume(writer.place, made, volume(row))
+    writer.note(made)
 
 
 def test_zarr_python_reads_the_same_bytes(tmp_path: Path) -> None:
@@ -99,7 +105,7 @@ def test_rows_follow_the_sorted_keys_and_the_catalogue_the_rows(tmp_path: Path) 
 
 def test_a_chunk_is_the_raw_volume_with_its_checksum(tmp_path: Path) -> None:
     path = fill(tmp_path, ["a"])
-    data = chunk_path(path, 0).read_bytes()
+    data = (path / chunk_key(0)).read_bytes()
     assert data == volume(0).tobytes()
     assert Store.open(path).catalogue["chunk_checksum"][0] == xxhash.xxh3_128_hexdigest(data)
 
@@ -117,7 +123,7 @@ def test_read_into_a_callers_buffer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
 def test_a_damaged_chunk_is_refused_by_series_name(tmp_path: Path, harm: str) -> None:
     path = fill(tmp_path, ["a"])
-    chunk = chunk_path(path, 0)
+    chunk = path / chunk_key(0)
     data = bytearray(chunk.read_bytes())
     if harm == "flip":
         data[5] ^= 1
@@ -132,13 +138,13 @@ def test_a_damaged_chunk_is_refused_by_series_name(tmp_path: Path, harm: str) ->
 
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     path = fill(tmp_path, ["a"])
-    file = record_path(path, 0)
+    file = path / record_key(0)
     file.write_text(file.read_text().replace("p-a", "p-b"))
     with pytest.raises(StoreCorrupt, match="checksum"):
-        read_record(path, 0)
+        read_record(Folder(path), 0)
     file.write_text("{")
     with pytest.raises(StoreCorrupt, match="cannot be read"):
-        read_record(path, 0)
+        read_record(Folder(path), 0)
 
 
 def test_an_edited_spec_or_a_renamed_store_does_not_open(tmp_path: Path) -> None:
@@ -163,33 +169,30 @@ def test_what_is_no_store(tmp_path: Path, content: str | None) -> None:
 
 
 def test_a_killed_run_is_taken_up_where_it_stopped(tmp_path: Path) -> None:
-    with writing(tmp_path, SPEC) as writer:
-        rows = writer.assign(["a", "b", "c"])
-        pixels = volume(rows["b"])
-        commit_volume(writer.path, record(rows["b"], pixels, "b"), pixels)
-        path = writer.path
+    path = tmp_path / SPEC.name
+    with writing(Folder(tmp_path), SPEC) as writer:
+        writer.assign(["a", "b", "c"])
+        commit(writer, "b")
     assert len(Store.open(path)) == 0  # readers go by the catalogue
-    with writing(tmp_path, SPEC) as writer:
-        assert writer.table["row"].tolist() == [1]  # what was committed is not lost
-        assert writer.assign(["a", "c"]) == {"a": 0, "c": 2}  # the rows of an undisturbed run
-        left = []
-        for name, row in (("a", 0), ("c", 2)):
-            left.append(record(row, volume(row), name))
-            commit_volume(path, left[-1], volume(row))
-        writer.compact(left)
+    with writing(Folder(tmp_path), SPEC) as writer:
+        assert list(writer.held.rows()) == [1]  # what was committed is not lost
+        writer.assign(["a", "c"])
+        assert [writer.row_of(name) for name in "ac"] == [0, 2]  # those of an undisturbed run
+        commit(writer, "a")
+        commit(writer, "c")
+        writer.compact()
     assert [Store.open(path).read(row).tolist() for row in range(3)] == [
         volume(row).tolist() for row in range(3)
     ]
 
 
 def test_a_refused_series_leaves_a_hole(tmp_path: Path) -> None:
-    with writing(tmp_path, SPEC) as writer:
+    with writing(Folder(tmp_path), SPEC) as writer:
         writer.assign(["a", "b", "c"])
-        kept = [record(row, volume(row), name) for name, row in (("a", 0), ("c", 2))]
-        for item in kept:
-            commit_volume(writer.path, item, volume(item.row))
-        writer.compact(kept)
-        path = writer.path
+        commit(writer, "a")
+        commit(writer, "c")
+        writer.compact()
+    path = tmp_path / SPEC.name
     group = zarr.open_group(path, mode="r")
     assert group["valid"][:].tolist() == [True, False, True]
     assert Store.open(path).catalogue["row"].tolist() == [0, 2]
@@ -199,25 +202,27 @@ def test_a_refused_series_leaves_a_hole(tmp_path: Path) -> None:
 
 def test_a_changed_series_gets_a_new_row_and_leaves_its_old_one(tmp_path: Path) -> None:
     path = fill(tmp_path, ["a", "b"])
-    with writing(tmp_path, SPEC) as writer:
-        assert writer.assign(["a"]) == {"a": 2}
+    with writing(Folder(tmp_path), SPEC) as writer:
+        writer.assign(["a"])
+        assert writer.row_of("a") == 2
         changed = replace(record(2, volume(9), "a"), input_digest="f" * 32)
-        commit_volume(path, changed, volume(9))
+        commit_volume(writer.place, changed, volume(9))
         assert np.array_equal(Store.open(path).read(0), volume(0))  # the old one still reads
-        writer.compact([changed])
+        writer.note(changed)
+        writer.compact()
     store = Store.open(path)
     assert store.catalogue["row"].tolist() == [1, 2]
     assert np.array_equal(store.read(2), volume(9))
-    assert not chunk_path(path, 0).exists()
-    assert read_record(path, 0) is None
+    assert not (path / chunk_key(0)).exists()
+    assert read_record(Folder(path), 0) is None
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with (
-        writing(tmp_path, SPEC),
+        writing(Folder(tmp_path), SPEC),
         pytest.raises(StoreBusy, match="another run"),
-        writing(tmp_path, SPEC, wait_seconds=0.3),
+        writing(Folder(tmp_path), SPEC, wait_seconds=0.3),
     ):
         pass
-    with writing(tmp_path, SPEC):  # and the lock is free again
+    with writing(Folder(tmp_path), SPEC):  # and the lock is free again
         pass

@@ -1,19 +1,26 @@
-"""The catalogue: all records of a store in one table, rebuilt from them at any time."""
+"""The catalogue: all records of a store in one table, rebuilt from them at any time.
+
+It is read and written in pieces, so that memory does not grow with the store.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from voco_data import atomic
 from voco_data.errors import StoreCorrupt
+from voco_data.place import Place
 from voco_data.record import Record
 
-FILE = Path("volumes", "catalogue.parquet")
+KEY = "volumes/catalogue.parquet"
 """Inside the array's folder, where no Zarr tool takes it for a member of the group."""
 
 COLUMNS: dict[str, str] = {
@@ -31,6 +38,8 @@ COLUMNS: dict[str, str] = {
     "spacing_z_mm": "float64",
     "spacing_y_mm": "float64",
     "spacing_x_mm": "float64",
+    "z_low_mm": "float64",
+    "z_high_mm": "float64",
     "box_method": "string",
     "box_confidence": "float64",
     "box_z_low_mm": "float64",
@@ -50,8 +59,14 @@ COLUMNS: dict[str, str] = {
 }
 """Columns of the catalogue and their types, a line a stored series, sorted by row."""
 
+_ARROW = {"int64": pa.int64(), "string": pa.string(), "float64": pa.float64()}
+SCHEMA = pa.schema((name, _ARROW.get(kind, pa.list_(pa.int64()))) for name, kind in COLUMNS.items())
+_ROWS_A_GROUP = 2_000
 
-def line(record: Record) -> dict[str, Any]:
+Line = dict[str, Any]
+
+
+def line(record: Record) -> Line:
     """One record as a flat line of the catalogue."""
     data = asdict(record)
     flat = {name: data[name] for name in COLUMNS if name in data}
@@ -62,34 +77,106 @@ def line(record: Record) -> dict[str, Any]:
         flat[f"spacing_{axis}_mm"] = spacing
         flat[f"box_{axis}_low_mm"] = low
         flat[f"box_{axis}_high_mm"] = high
+    step = record.spacing_mm[0]
+    flat["z_low_mm"] = record.canonical_first_mm[0] - step / 2
+    flat["z_high_mm"] = flat["z_low_mm"] + record.canonical_shape[0] * step
     flat["box_start_z"], flat["box_stop_z"] = record.box_start[0], record.box_stop[0]
     flat["instance_numbers"] = list(record.instance_numbers)
     flat["flags"] = " ".join(record.flags)
     return flat
 
 
-def frame(lines: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """A catalogue table from lines; empty with the right columns where there are none."""
-    table = pd.DataFrame(list(lines), columns=list(COLUMNS))
-    return table.astype(COLUMNS).sort_values("row", ignore_index=True)
+def batches(store: Place, columns: Collection[str] = tuple(COLUMNS)) -> Iterator[pa.RecordBatch]:
+    """The catalogue's lines in pieces, sorted by row; none where no run has finished yet.
+
+    Raises StoreCorrupt if it cannot be read.
+    """
+    if store.size(KEY) is None:
+        return
+    with store.fetched(KEY) as path, _opened(store, path) as file:
+        try:
+            yield from file.iter_batches(_ROWS_A_GROUP, columns=list(columns))
+        except (OSError, ValueError) as error:
+            raise _unreadable(store, error) from error
 
 
-def write(store: Path, table: pd.DataFrame) -> None:
-    """Replace the store's catalogue, atomically."""
-    with atomic.replacing(store / FILE) as temporary:
-        table.to_parquet(temporary, index=False)
+def count(store: Place) -> int:
+    """How many lines; 0 where no run has finished yet. Reads no line."""
+    if store.size(KEY) is None:
+        return 0
+    with store.fetched(KEY) as path, _opened(store, path) as file:
+        return int(file.metadata.num_rows)
 
 
-def read(store: Path) -> pd.DataFrame:
-    """The store's catalogue; empty where no run has finished yet. StoreCorrupt if unreadable."""
-    path = store / FILE
-    if not path.exists():
-        return frame([])
+def read(store: Place) -> pd.DataFrame:
+    """The whole catalogue as a table; empty where no run has finished yet."""
+    table: pd.DataFrame = pa.Table.from_batches(batches(store), SCHEMA).to_pandas()
+    return table.astype(COLUMNS)
+
+
+def rewrite(store: Place, gone: Collection[int], fresh: Iterable[Line]) -> None:
+    """Replace the catalogue, atomically: without the rows `gone`, with the lines `fresh`.
+
+    `fresh` comes sorted by row; its rows replace those of the same number.
+    """
+    lines = _Pieces(fresh)
+    with store.replacing(KEY) as path, pq.ParquetWriter(path, SCHEMA) as writer:
+        for batch in batches(store):
+            last = batch["row"][-1].as_py()
+            added = lines.up_to(last)
+            drop = pa.array([*gone, *(item["row"] for item in added)], pa.int64())
+            kept = pa.Table.from_batches([batch], SCHEMA).filter(
+                pc.invert(pc.is_in(pa.chunked_array([batch["row"]]), drop))
+            )
+            merged = pa.concat_tables([kept, pa.Table.from_pylist(added, SCHEMA)])
+            writer.write_table(merged.sort_by("row"))
+        while rest := lines.next():
+            writer.write_table(pa.Table.from_pylist(rest, SCHEMA))
+
+
+class _Pieces:
+    """Sorted lines, taken a few at a time."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self._lines = iter(lines)
+        self._first: Line | None = next(self._lines, None)
+
+    def up_to(self, row: int) -> list[Line]:
+        found = []
+        while self._first is not None and self._first["row"] <= row:
+            found.append(self._first)
+            self._first = next(self._lines, None)
+        return found
+
+    def next(self) -> list[Line]:
+        if self._first is None:
+            return []
+        found = [self._first, *islice(self._lines, _ROWS_A_GROUP - 1)]
+        self._first = next(self._lines, None)
+        return found
+
+
+def from_json(text: str) -> Line:
+    """A line as `to_json` keeps it."""
+    found: Line = json.loads(text)
+    return found
+
+
+def to_json(flat: Line) -> str:
+    """A line as text."""
+    return json.dumps(flat, separators=(",", ":"))
+
+
+def _opened(store: Place, path: Any) -> pq.ParquetFile:
     try:
-        table = pd.read_parquet(path)
+        file = pq.ParquetFile(path)
     except (OSError, ValueError) as error:
-        raise StoreCorrupt(f"{path}: the catalogue cannot be read ({error})") from error
-    missing = sorted(set(COLUMNS) - set(table.columns))
+        raise _unreadable(store, error) from error
+    missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
     if missing:
-        raise StoreCorrupt(f"{path}: the catalogue lacks the columns {missing}")
-    return table[list(COLUMNS)].astype(COLUMNS)
+        raise StoreCorrupt(f"{store}/{KEY}: the catalogue lacks the columns {missing}")
+    return file
+
+
+def _unreadable(store: Place, error: Exception) -> StoreCorrupt:
+    return StoreCorrupt(f"{store}/{KEY}: the catalogue cannot be read ({error})")

@@ -110,7 +110,7 @@ def _one_by_one(suspects: Sequence[SeriesTask], known: Known) -> Iterator[list[S
 
 
 def _died(task: SeriesTask) -> SeriesOutcome:
-    return SeriesOutcome(task.key, reason=Reason.WORKER_DIED, detail=KILLED)
+    return SeriesOutcome(task.key, task.memory_key, reason=Reason.WORKER_DIED, detail=KILLED)
 
 
 def _pool(workers: int, known: Known) -> ProcessPoolExecutor:

@@ -1,25 +1,34 @@
 """What was learnt about files that have not changed since: input digest, or why refused.
 
 The cheap level of freshness: path, size and time of change of a series' files lead to its input
-digest without a read. `--deep` does without it. Losing this file costs time, never truth.
+digest without a read. `--deep` does without it. Losing this memory costs time, never truth.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 
-from voco_data import atomic
+from voco_data import spill
+from voco_data.place import Place
 from voco_data.reasons import Reason
 from voco_data.spec import ALGORITHM_VERSION, StoreSpec
 from voco_data.version import VERSION
 
-FILE = "freshness.parquet"
-_COLUMNS = ["key", "input_digest", "reason", "detail"]
+log = logging.getLogger(__name__)
+
+KEY = "freshness.parquet"
+_COLUMNS = pa.schema((name, pa.string()) for name in ("key", "input_digest", "reason", "detail"))
+_TABLE = """CREATE TABLE seen (
+    key TEXT PRIMARY KEY, input_digest TEXT, reason TEXT, detail TEXT
+) WITHOUT ROWID;"""
+_PIECE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,42 +41,66 @@ class Seen:
 
 
 class Freshness:
-    """The memory of one root."""
+    """The memory of one root, on disk while a run uses it."""
 
-    def __init__(self, root: Path) -> None:
-        self._path = root / FILE
-        self._seen: dict[str, Seen] = {}
-        if self._path.exists():
-            table = pd.read_parquet(self._path)
-            for key, digest, reason, detail in table[_COLUMNS].itertuples(index=False):
-                self._seen[key] = Seen(digest, Reason(reason) if reason else None, detail)
+    def __init__(self, root: Place) -> None:
+        self._root = root
+        self._seen = spill.connect(_TABLE)
+        try:
+            self._load()
+        except (OSError, ValueError) as error:
+            log.warning("%s/%s cannot be read (%s); every series is read again", root, KEY, error)
+            self._seen.execute("DELETE FROM seen")
 
-    def look_up(self, stat_digest: str, spec: StoreSpec) -> Seen | None:
-        """What is known of a series whose files have this stat digest, under the spec's rules."""
-        return self._seen.get(_key(stat_digest, spec))
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._seen.close()
 
-    def adopt(self, catalogue: pd.DataFrame, spec: StoreSpec) -> None:
-        """Learn from a store's records, which survive a run that was killed."""
-        for stat_digest, digest in zip(
-            catalogue["stat_digest"], catalogue["input_digest"], strict=True
-        ):
-            self._seen.setdefault(_key(stat_digest, spec), Seen(digest, None, ""))
+    def look_up(self, key: str) -> Seen | None:
+        """What is known of the series with this `memory_key`."""
+        found = self._seen.execute(
+            "SELECT input_digest, reason, detail FROM seen WHERE key = ?", (key,)
+        ).fetchone()
+        if found is None:
+            return None
+        digest, reason, detail = found
+        return Seen(digest, Reason(reason) if reason else None, detail)
 
-    def remember(self, stat_digest: str, spec: StoreSpec, seen: Seen) -> None:
+    def adopt(self, digests: Iterable[tuple[str, str]], spec: StoreSpec) -> None:
+        """Learn the (stat digest, input digest) of records, which survive a run that was killed."""
+        self._seen.executemany(
+            "INSERT OR IGNORE INTO seen VALUES (?, ?, '', '')",
+            ((memory_key(stat, spec), digest) for stat, digest in digests),
+        )
+
+    def remember(self, key: str, seen: Seen) -> None:
         """Keep what a run has learnt; `save` writes it."""
-        self._seen[_key(stat_digest, spec)] = seen
+        self._seen.execute(
+            "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)",
+            (key, seen.input_digest, seen.reason or "", spill.printable(seen.detail)),
+        )
 
     def save(self) -> None:
         """Write the memory, atomically."""
-        rows: Iterable[tuple[str, str, str, str]] = (
-            (key, seen.input_digest, seen.reason or "", seen.detail)
-            for key, seen in self._seen.items()
-        )
-        with atomic.replacing(self._path) as temporary:
-            pd.DataFrame(rows, columns=_COLUMNS, dtype="string").to_parquet(temporary, index=False)
+        lines = self._seen.execute("SELECT key, input_digest, reason, detail FROM seen")
+        with self._root.replacing(KEY) as path, pq.ParquetWriter(path, _COLUMNS) as writer:
+            while piece := list(islice(lines, _PIECE)):
+                columns = [list(column) for column in zip(*piece, strict=True)]
+                writer.write_batch(pa.record_batch(columns, schema=_COLUMNS))
+
+    def _load(self) -> None:
+        if self._root.size(KEY) is None:
+            return
+        with self._root.fetched(KEY) as path, pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_PIECE, columns=_COLUMNS.names):
+                lines = zip(*(column.to_pylist() for column in batch), strict=True)
+                self._seen.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", lines)
 
 
-def _key(stat_digest: str, spec: StoreSpec) -> str:
-    """Another version of the reader, or other rules, may judge the same files differently."""
+def memory_key(stat_digest: str, spec: StoreSpec) -> str:
+    """Names what a spec's rules make of files with this stat digest.
+
+    Another version of the reader, or other rules, may judge the same files differently.
+    """
     rules = f"{stat_digest} {spec.rules} {ALGORITHM_VERSION} {VERSION}"
     return xxhash.xxh3_128_hexdigest(rules.encode())

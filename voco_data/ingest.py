@@ -6,26 +6,27 @@ import logging
 import math
 import os
 import secrets
-import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
 
-from voco_data import atomic, fanout, ledger, pseudonyms, qc_page
+from voco_data import catalogue, fanout, ledger, pseudonyms, qc_page
+from voco_data.account import ledger_rows
 from voco_data.cohort import Cohort
 from voco_data.errors import InputError, VocoError
 from voco_data.freshness import Freshness, Seen
 from voco_data.given_box import GivenBox, read_boxes
 from voco_data.layouts.index import index
-from voco_data.outcome import ledger_rows
-from voco_data.plan import NamedCohort, Plan, make_plan
+from voco_data.outcomes import Outcomes
+from voco_data.place import Place, place_of
+from voco_data.plan import NamedCohort, Plan
 from voco_data.reasons import TRANSIENT
 from voco_data.spec import PROFILES, StoreSpec, distinct, read_spec_file
 from voco_data.store_writer import StoreWriter, writing
@@ -33,6 +34,7 @@ from voco_data.worker import SeriesOutcome
 
 log = logging.getLogger(__name__)
 
+REPORT = "report.html"
 SPARE_BYTES = 64 * 2**20
 """Free space that must remain for records, catalogue and reports."""
 
@@ -94,18 +96,24 @@ def preprocess(
             index(Path(source), layout=layout, include=include, exclude=exclude, progress=progress)
         )
         _check_boxes(cohort, given, boxes)
-        home = _usable(Path(root))
+        home = _usable(place_of(root))
         _check_disk(home, wanted, len(cohort))
         hidden = None if keep_ids or cohort.public_ids else pseudonyms.load_or_make(home)
         series = NamedCohort(cohort, hidden, given)
-        freshness = Freshness(home)
         writers = [stack.enter_context(writing(home, spec, wait_seconds=wait)) for spec in wanted]
+        freshness = stack.enter_context(closing(Freshness(home)))
         for writer in writers:
-            freshness.adopt(writer.table, writer.spec)
-        plan = make_plan(series, writers, None if deep else freshness)
-        outcomes = _fill(plan, workers or _cores(), dask, progress)
-        _commit(series, plan, outcomes, writers, freshness)
-        rows = ledger_rows(series, plan, outcomes, writers)
+            freshness.adopt(writer.held.digests(), writer.spec)
+        plan = stack.enter_context(
+            closing(Plan(home, series, writers, None if deep else freshness))
+        )
+        outcomes = stack.enter_context(closing(Outcomes()))
+        for outcome in _fill(plan, workers or _cores(), dask, progress):
+            _note(outcome, outcomes, writers, freshness)
+        for writer in writers:
+            writer.compact()
+        freshness.save()
+        rows = ledger_rows(series, outcomes, freshness, writers)
         summary = _publish(home, cohort.layout, rows, writers, began)
         if hidden is not None:
             pseudonyms.save_map(home, hidden)
@@ -144,8 +152,11 @@ def _check_boxes(cohort: Cohort, given: Mapping[str, GivenBox], boxes: str | Pat
         )
 
 
-def _usable(root: Path) -> Path:
+def _usable(home: Place) -> Place:
     """Make the root and check that files can be written there."""
+    root = home.local()
+    if root is None:
+        return home
     made = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -157,16 +168,18 @@ def _usable(root: Path) -> Path:
         raise InputError(
             f"{root}: cannot be written ({error.strerror}); give a folder of your own as --root"
         ) from error
-    return root.resolve()
+    return place_of(root.resolve())
 
 
-def _check_disk(root: Path, specs: Sequence[StoreSpec], series: int) -> None:
+def _check_disk(root: Place, specs: Sequence[StoreSpec], series: int) -> None:
     """Refuse to start a run that could not end. Series beyond those held count as new."""
+    free = root.free_bytes()
+    if free is None:
+        return
     need = SPARE_BYTES
     for spec in specs:
-        held = sum(1 for _ in (root / spec.name / "volumes" / "c").glob("*"))
+        held = catalogue.count(root / spec.name)
         need += max(0, series - held) * math.prod(spec.grid)
-    free = shutil.disk_usage(root).free
     if free < need:
         raise VocoError(
             f"{root}: {free / 1e9:.1f} GB free, up to {need / 1e9:.1f} GB needed for {series} "
@@ -178,14 +191,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _fill(plan: Plan, workers: int, dask: str | None, progress: bool) -> list[SeriesOutcome]:
+def _fill(plan: Plan, workers: int, dask: str | None, progress: bool) -> Iterator[SeriesOutcome]:
     """Run all tasks; a bar shows series per second and the time left."""
     todo = fanout.batches(plan.tasks, workers)
     if dask is not None:
         results = fanout.run_dask(todo, plan.known, dask, workers)
     else:
         results = fanout.run_processes(todo, plan.known, min(workers, max(1, len(plan.tasks))))
-    return list(_counted(results, len(plan.tasks), progress))
+    return _counted(results, len(plan.tasks), progress)
 
 
 def _counted(
@@ -197,32 +210,20 @@ def _counted(
             bar.update(len(outcomes))
 
 
-def _commit(
-    series: NamedCohort,
-    plan: Plan,
-    outcomes: Sequence[SeriesOutcome],
+def _note(
+    outcome: SeriesOutcome,
+    outcomes: Outcomes,
     writers: Sequence[StoreWriter],
     freshness: Freshness,
 ) -> None:
-    """Compact what was committed, and remember what was learnt."""
-    by_spec = {
-        writer.spec.digest: [
-            record
-            for outcome in outcomes
-            for record in outcome.records
-            if record.spec_digest == writer.spec.digest
-        ]
-        for writer in writers
-    }
-    for writer in writers:
-        writer.compact(by_spec[writer.spec.digest])
-    specs = dict(plan.tasks.specs())
-    stats = {item.key: item.stat_digest for item in series if item.key in specs}
-    for outcome in outcomes:
-        if outcome.reason not in TRANSIENT:
-            seen = Seen(outcome.input_digest, outcome.reason, outcome.detail)
-            freshness.remember(stats[outcome.key], specs[outcome.key], seen)
-    freshness.save()
+    """Take up what was committed, and remember what was learnt."""
+    outcomes.note(outcome)
+    by_spec = {writer.spec.digest: writer for writer in writers}
+    for record in outcome.records:
+        by_spec[record.spec_digest].note(record)
+    if outcome.reason not in TRANSIENT:
+        seen = Seen(outcome.input_digest, outcome.reason, outcome.detail)
+        freshness.remember(outcome.memory_key, seen)
 
 
 def _tallied(
@@ -235,7 +236,7 @@ def _tallied(
 
 
 def _publish(
-    root: Path,
+    root: Place,
     layout: str,
     rows: Iterable[ledger.LedgerRow],
     writers: Sequence[StoreWriter],
@@ -243,14 +244,13 @@ def _publish(
 ) -> PreprocessSummary:
     """Write ledger and report under runs/, and summarise."""
     started = time.strftime("%Y%m%dT%H%M%S")
-    folder = root / "runs" / f"{started}-preprocess-{secrets.token_hex(3)}"
-    folder.mkdir(parents=True)
-    ledger_path, report_path = folder / "ledger.parquet", folder / "report.html"
+    run = root / "runs" / f"{started}-preprocess-{secrets.token_hex(3)}"
     count: Counter[tuple[str, str]] = Counter()
-    ledger.write(ledger_path, _tallied(rows, count))
+    ledger.write(run, _tallied(rows, count))
+    with run.fetched(ledger.KEY) as path:
+        run.write(REPORT, qc_page.render(f"voco preprocess: {layout}", path, root).encode())
     stored, cached = count["series", "stored"], count["series", "cached"]
     refused = count["series", "refused"]
-    stores = {writer.spec.profile: str(writer.path) for writer in writers}
     summary = PreprocessSummary(
         series=stored + cached + refused,
         stored=stored,
@@ -259,14 +259,12 @@ def _publish(
         skipped=count["series", "skipped"] + count["file", "skipped"],
         refused_files=count["file", "refused"],
         layout=layout,
-        stores=stores,
-        ledger=str(ledger_path),
-        report=str(report_path),
+        stores={writer.spec.profile: str(writer.place) for writer in writers},
+        ledger=f"{run}/{ledger.KEY}",
+        report=f"{run}/{REPORT}",
         seconds=round(time.monotonic() - began, 3),
     )
-    title = f"voco preprocess: {layout}"
-    atomic.write_text(report_path, qc_page.render(title, ledger_path, root))
     log.info("%d series: %d stored, %d cached, %d refused", summary.series, stored, cached, refused)
     if stored + cached == 0:
-        log.warning("no series could be stored; the ledger says why: %s", ledger_path)
+        log.warning("no series could be stored; the ledger says why: %s", summary.ledger)
     return summary

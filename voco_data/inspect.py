@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from voco_data.errors import InputError
+from voco_data.place import Place
 from voco_data.store import Store
 
 
@@ -17,13 +18,13 @@ def list_stores(root: str | Path) -> list[dict[str, object]]:
     return [describe(path) for path in sorted(folder.glob("*.zarr"))]
 
 
-def describe(store: str | Path) -> dict[str, object]:
+def describe(store: str | Path | Place) -> dict[str, object]:
     """Name, spec, number of series and patients, and bytes of the volumes of one store."""
     opened = Store.open(store)
     z, y, x = opened.grid
     return {
-        "name": opened.path.name,
-        "path": str(opened.path),
+        "name": opened.place.name,
+        "path": str(opened.place),
         "profile": opened.spec.profile,
         "digest": opened.digest,
         "grid": list(opened.grid),

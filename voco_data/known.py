@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import xxhash
 
 Identity = tuple[str, str]
@@ -20,24 +19,28 @@ class KnownInputs:
 
     A digest alone is a hit, unless the record belongs to another series of the same archive:
     two patients with equal pixels each get a row of their own, in whatever order they come.
+    32 bytes a series.
     """
 
     def __init__(self, keys: npt.NDArray[np.bytes_] = _EMPTY) -> None:
         self._keys = keys
 
     @classmethod
-    def of(cls, catalogue: pd.DataFrame, archive: Iterable[Identity]) -> KnownInputs:
-        """From a catalogue, and the identities of all series in the archive of this run."""
-        present = set(archive)
-        keys = [
-            _with_identity(digest, identity) if identity in present else digest
-            for digest, identity in zip(
-                catalogue["input_digest"],
-                zip(catalogue["patient_id"], catalogue["series_uid"], strict=True),
-                strict=True,
-            )
-        ]
-        return cls(np.unique(np.array(keys, "S32"))) if keys else cls()
+    def of(
+        cls,
+        held: Iterable[tuple[str, Identity]],
+        count: int,
+        is_present: Callable[[Identity], bool],
+    ) -> KnownInputs:
+        """From the input digest and identity of `count` held series.
+
+        `is_present` says whether a series of that identity is in the archive of this run.
+        """
+        keys = np.empty(count, "S32")
+        for number, (digest, identity) in enumerate(held):
+            keys[number] = _with_identity(digest, identity) if is_present(identity) else digest
+        keys.sort()
+        return cls(keys)
 
     def holds(self, digest: str, identity: Identity) -> bool:
         """Whether the series `identity` with this input digest is in the store."""

@@ -6,15 +6,16 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
-from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from voco_data import atomic
+from voco_data.place import Place
 from voco_data.spill import printable, spilling
+
+KEY = "ledger.parquet"
 
 Status = Literal["stored", "cached", "refused", "skipped"]
 
@@ -70,8 +71,8 @@ _NAMES = [field.name for field in fields(LedgerRow)]
 _ROWS_A_GROUP = 2_000
 
 
-def write(path: Path, rows: Iterable[LedgerRow]) -> None:
-    """Write the ledger as Parquet, sorted by source, atomically.
+def write(run: Place, rows: Iterable[LedgerRow]) -> None:
+    """Write the ledger of a run as Parquet, sorted by source, atomically.
 
     Rows are sorted on disk and written by row groups: memory does not grow with their number.
     """
@@ -80,7 +81,7 @@ def write(path: Path, rows: Iterable[LedgerRow]) -> None:
         lines.executemany("INSERT INTO lines VALUES (?, ?, ?)", map(_line, rows))
         found = lines.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
         with (
-            atomic.replacing(path) as temporary,
+            run.replacing(KEY) as temporary,
             pq.ParquetWriter(temporary, schema) as writer,
         ):
             for group in _in_groups(line for (line,) in found):

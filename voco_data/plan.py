@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -9,12 +10,13 @@ from typing import overload
 
 import xxhash
 
+from voco_data import spill
 from voco_data.cohort import Cohort, OddFile, SeriesHead
-from voco_data.freshness import Freshness, Seen
+from voco_data.freshness import Freshness, memory_key
 from voco_data.given_box import GivenBox
-from voco_data.known import KnownInputs
+from voco_data.known import Identity
+from voco_data.place import Place
 from voco_data.pseudonyms import Pseudonymiser
-from voco_data.spec import StoreSpec
 from voco_data.store_writer import StoreWriter
 from voco_data.worker import SeriesTask, Target
 
@@ -36,7 +38,7 @@ class NamedSeries:
     source: str
 
     @property
-    def identity(self) -> tuple[str, str]:
+    def identity(self) -> Identity:
         """Patient and series id."""
         return (self.patient_id, self.series_uid)
 
@@ -98,13 +100,18 @@ class NamedCohort:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A series, by its number and key, and the stores that may miss it."""
+Group = tuple[StoreWriter, ...]
+"""Stores whose specs have equal rules: one decode of a series serves them all."""
 
-    number: int
-    key: str
-    writers: tuple[StoreWriter, ...]
+_TABLES = """
+CREATE TABLE present (
+    patient_id TEXT, series_uid TEXT, PRIMARY KEY (patient_id, series_uid)
+) WITHOUT ROWID;
+CREATE TABLE wanted (
+    position INTEGER PRIMARY KEY, number INTEGER, key TEXT, memory_key TEXT, writers INTEGER
+);
+CREATE INDEX by_key ON wanted (key);
+"""
 
 
 class Tasks(Sequence[SeriesTask]):
@@ -112,17 +119,20 @@ class Tasks(Sequence[SeriesTask]):
 
     def __init__(
         self,
+        root: Place,
         series: NamedCohort,
-        wanted: Sequence[_Wanted],
-        rows: dict[tuple[str, str], int],
+        writers: Sequence[StoreWriter],
+        table: sqlite3.Connection,
     ) -> None:
+        self._root = root
         self._series = series
-        self._wanted = wanted
-        self._rows = rows
+        self._writers = writers
+        self._table = table
+        (self._count,) = table.execute("SELECT COUNT(*) FROM wanted").fetchone()
 
     def __len__(self) -> int:
         """How many."""
-        return len(self._wanted)
+        return int(self._count)
 
     @overload
     def __getitem__(self, index: int) -> SeriesTask: ...
@@ -133,19 +143,18 @@ class Tasks(Sequence[SeriesTask]):
     def __getitem__(self, index: int | slice) -> SeriesTask | list[SeriesTask]:
         """One task, or a batch of them."""
         if isinstance(index, slice):
-            return [self._task(wanted) for wanted in self._wanted[index]]
-        return self._task(self._wanted[index])
+            return [self._task(position) for position in range(*index.indices(len(self)))]
+        return self._task(range(len(self))[index])
 
-    def specs(self) -> Iterator[tuple[str, StoreSpec]]:
-        """Key of every series that is to be read, with a spec that has the rules it is read by."""
-        return ((wanted.key, wanted.writers[0].spec) for wanted in self._wanted)
-
-    def _task(self, wanted: _Wanted) -> SeriesTask:
-        item, cohort = self._series[wanted.number], self._series.cohort
+    def _task(self, position: int) -> SeriesTask:
+        number, remembered_as, chosen = self._table.execute(
+            "SELECT number, memory_key, writers FROM wanted WHERE position = ?", (position,)
+        ).fetchone()
+        item, cohort = self._series[number], self._series.cohort
         return SeriesTask(
             key=item.key,
             base=cohort.base,
-            entry=replace(cohort.entry(wanted.number), stat_digest=item.stat_digest),
+            entry=replace(cohort.entry(number), stat_digest=item.stat_digest),
             layout=cohort.layout,
             ids=item.ids,
             patient_id=item.patient_id,
@@ -153,81 +162,93 @@ class Tasks(Sequence[SeriesTask]):
             series_uid=item.series_uid,
             source=item.source,
             targets=tuple(
-                Target(writer.path, writer.spec, self._rows[(writer.path.name, wanted.key)])
-                for writer in wanted.writers
+                Target(writer.place, writer.spec, writer.row_of(item.key))
+                for writer in _chosen(self._writers, chosen)
             ),
+            root=self._root,
+            memory_key=remembered_as,
             given=item.given,
         )
 
 
-@dataclass(frozen=True, slots=True)
 class Plan:
-    """What the run will do."""
+    """What the run will do. It lies on disk: `close` gives the space back."""
 
-    tasks: Tasks
-    seen: dict[str, Seen]
-    """Series, by key, that need no read: a remembered digest that hits, or a refusal."""
-    known: dict[str, KnownInputs]
-    """What each store, by folder name, held when the run began."""
+    def __init__(
+        self,
+        root: Place,
+        series: NamedCohort,
+        writers: Sequence[StoreWriter],
+        freshness: Freshness | None,
+    ) -> None:
+        """Compare the cohort with the stores. `freshness` None means: trust nothing, read all."""
+        self._table = spill.connect(_TABLES)
+        self._table.executemany(
+            "INSERT OR IGNORE INTO present VALUES (?, ?)", (item.identity for item in series)
+        )
+        self.known = {w.place.name: w.held.known(self._is_present) for w in writers}
+        """What each store, by folder name, held when the run began."""
+        self._table.executemany(
+            "INSERT INTO wanted VALUES (?, ?, ?, ?, ?)",
+            (
+                (position, *line)
+                for position, line in enumerate(self._wanted(series, writers, freshness))
+            ),
+        )
+        for number, writer in enumerate(writers):
+            keys = self._table.execute(
+                "SELECT DISTINCT key FROM wanted WHERE writers & ? ORDER BY key", (1 << number,)
+            )
+            writer.assign(key for (key,) in keys)
+        self.tasks = Tasks(root, series, writers, self._table)
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._table.close()
+
+    def _wanted(
+        self, series: NamedCohort, writers: Sequence[StoreWriter], freshness: Freshness | None
+    ) -> Iterator[tuple[int, str, str, int]]:
+        """(number, key, memory key, stores as bits) of every series that is to be read."""
+        groups = by_rules(writers)
+        for item in series:
+            for group in groups:
+                key = memory_key(item.stat_digest, group[0].spec)
+                missing = self._missing(item, group, key, freshness)
+                if missing:
+                    yield item.head.number, item.key, key, _bits(writers, missing)
+
+    def _missing(
+        self, item: NamedSeries, group: Group, key: str, freshness: Freshness | None
+    ) -> Group:
+        """The stores that may miss the series: all of them, while nothing is known of it."""
+        seen = None if freshness is None else freshness.look_up(key)
+        if seen is None:
+            return group
+        if seen.reason is not None:
+            return ()
+        return tuple(
+            w for w in group if not self.known[w.place.name].holds(seen.input_digest, item.identity)
+        )
+
+    def _is_present(self, identity: Identity) -> bool:
+        found = self._table.execute(
+            "SELECT 1 FROM present WHERE patient_id = ? AND series_uid = ?", identity
+        )
+        return found.fetchone() is not None
 
 
-def make_plan(
-    series: NamedCohort, writers: Sequence[StoreWriter], freshness: Freshness | None
-) -> Plan:
-    """Compare the cohort with the stores. `freshness` None means: trust nothing, read all."""
-    identities = {item.identity for item in series}
-    known = {w.path.name: KnownInputs.of(w.table, identities) for w in writers}
-    seen: dict[str, Seen] = {}
-    wanted: list[_Wanted] = []
-    groups = _by_rules(writers)
-    for item in series:
-        for group in groups:
-            remembered = _look_up(item, group, freshness)
-            missing = _missing(item, group, known, remembered)
-            if missing:
-                wanted.append(_Wanted(item.head.number, item.key, missing))
-            elif remembered is not None:
-                seen[item.key] = remembered
-    return Plan(Tasks(series, wanted, _assign(wanted)), seen, known)
-
-
-def _by_rules(writers: Sequence[StoreWriter]) -> list[tuple[StoreWriter, ...]]:
-    groups: dict[object, tuple[StoreWriter, ...]] = {}
+def by_rules(writers: Sequence[StoreWriter]) -> list[Group]:
+    """The stores in groups whose specs have equal rules."""
+    groups: dict[object, Group] = {}
     for writer in writers:
         groups[writer.spec.rules] = (*groups.get(writer.spec.rules, ()), writer)
     return list(groups.values())
 
 
-def _look_up(
-    item: NamedSeries, group: Sequence[StoreWriter], freshness: Freshness | None
-) -> Seen | None:
-    if freshness is None:
-        return None
-    return freshness.look_up(item.stat_digest, group[0].spec)
+def _bits(writers: Sequence[StoreWriter], some: Group) -> int:
+    return sum(1 << number for number, writer in enumerate(writers) if writer in some)
 
 
-def _missing(
-    item: NamedSeries,
-    group: tuple[StoreWriter, ...],
-    known: dict[str, KnownInputs],
-    seen: Seen | None,
-) -> tuple[StoreWriter, ...]:
-    """The stores that may miss the series: all of them, while nothing is known of it."""
-    if seen is None:
-        return group
-    if seen.reason is not None:
-        return ()
-    return tuple(w for w in group if not known[w.path.name].holds(seen.input_digest, item.identity))
-
-
-def _assign(wanted: Sequence[_Wanted]) -> dict[tuple[str, str], int]:
-    """(store name, series key) to row. Each store numbers its own misses."""
-    keys: dict[str, tuple[StoreWriter, list[str]]] = {}
-    for item in wanted:
-        for writer in item.writers:
-            keys.setdefault(writer.path.name, (writer, []))[1].append(item.key)
-    return {
-        (name, key): row
-        for name, (writer, names) in keys.items()
-        for key, row in writer.assign(names).items()
-    }
+def _chosen(writers: Sequence[StoreWriter], bits: int) -> Group:
+    return tuple(writer for number, writer in enumerate(writers) if bits >> number & 1)

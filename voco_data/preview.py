@@ -6,15 +6,15 @@ import base64
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from voco_data import atomic, histogram
+from voco_data import histogram
 from voco_data.box import Box
 from voco_data.geometry import Triple
+from voco_data.place import Place
 
 FOLDER = "previews"
 PLANES = ("axial", "coronal", "sagittal")
@@ -35,8 +35,9 @@ Rectangle = tuple[float, float, float, float]
 class Preview:
     """What a preview file says of its scan."""
 
-    path: Path
-    """A JPEG, without the box: a line would blur in it. Left unread: a run may have many."""
+    root: Place
+    key: str
+    """A JPEG, without the box: a line would blur in it. Not kept: a run may have many."""
     boxes: tuple[Rectangle, ...]
     """The box in each of PLANES."""
     histogram: tuple[int, ...]
@@ -44,15 +45,15 @@ class Preview:
 
     def data_uri(self) -> str:
         """The picture as a page holds it."""
-        return f"data:image/jpeg;base64,{base64.b64encode(self.path.read_bytes()).decode()}"
+        return f"data:image/jpeg;base64,{base64.b64encode(self.root.read(self.key)).decode()}"
 
 
-def path_of(root: Path, input_digest: str) -> Path:
+def key_of(input_digest: str) -> str:
     """Where the preview of a decoded input lies under a root."""
-    return root / FOLDER / input_digest[:2] / f"{input_digest}.jpg"
+    return f"{FOLDER}/{input_digest[:2]}/{input_digest}.jpg"
 
 
-def write(path: Path, hu: npt.NDArray[np.int16], spacing_mm: Triple, box: Box) -> None:
+def write(root: Place, key: str, hu: npt.NDArray[np.int16], spacing_mm: Triple, box: Box) -> None:
     """Write axial, coronal and sagittal planes through the box's centre, the box and the HU.
 
     `hu` is canonical (z, y, x). Axial: anterior up, patient's right on the left. Coronal and
@@ -70,18 +71,18 @@ def write(path: Path, hu: npt.NDArray[np.int16], spacing_mm: Triple, box: Box) -
     buffer = io.BytesIO()
     comment = json.dumps(note, separators=(",", ":")).encode()
     sheet.save(buffer, "JPEG", quality=QUALITY, comment=comment)
-    atomic.write_bytes(path, buffer.getvalue())
+    root.write(key, buffer.getvalue())
 
 
-def read(path: Path) -> Preview | None:
-    """The preview at `path`; None if there is none that this version wrote."""
+def read(root: Place, key: str) -> Preview | None:
+    """The preview under `key`; None if there is none that this version wrote."""
     try:
-        with Image.open(path) as image:  # reads the head alone
+        with Image.open(io.BytesIO(root.read(key))) as image:  # reads the head alone
             note = json.loads(image.info["comment"])
         if note["format"] != FORMAT:
             return None
         boxes = tuple((a, b, c, d) for a, b, c, d in note["boxes"])
-        return Preview(path, boxes, tuple(int(n) for n in note["histogram"]))
+        return Preview(root, key, boxes, tuple(int(n) for n in note["histogram"]))
     except (OSError, KeyError, TypeError, ValueError):
         return None
 

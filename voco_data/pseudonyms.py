@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from voco_data import atomic, spill
+from voco_data.place import Place
 
 FOLDER = "private"
+PRIVATE_VARIABLE = "VOCO_PRIVATE"
 KEY_FILE = "ids.key"
 MAP_FILE = "ids.parquet"
 KEY_BYTES = 32
@@ -61,15 +63,31 @@ class Pseudonymiser:
             yield from self._pairs.execute("SELECT * FROM pairs ORDER BY kind, pseudonym")
 
 
-def load(root: Path) -> Pseudonymiser | None:
+def folder_of(root: Place) -> Path:
+    """Where the key and the map of a root lie: on this machine, and outside every store.
+
+    In a folder beside the stores. Those of a bucket are in the user's data folder, or in
+    VOCO_PRIVATE: who may read the bucket may not learn the names.
+    """
+    folder = root.local()
+    if folder is not None:
+        return folder / FOLDER
+    if named := os.environ.get(PRIVATE_VARIABLE):
+        home = Path(named)
+    else:
+        home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "voco"
+    return home / hashlib.sha256(str(root).encode()).hexdigest()[:12]
+
+
+def load(root: Place) -> Pseudonymiser | None:
     """The pseudonymiser of a root, or None where no pseudonyms were ever made."""
-    path = root / FOLDER / KEY_FILE
+    path = folder_of(root) / KEY_FILE
     return Pseudonymiser(bytes.fromhex(path.read_text().strip())) if path.exists() else None
 
 
-def load_or_make(root: Path) -> Pseudonymiser:
+def load_or_make(root: Place) -> Pseudonymiser:
     """The pseudonymiser of a root; the key is made once, readable by its owner only."""
-    folder = root / FOLDER
+    folder = folder_of(root)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / KEY_FILE
     try:
@@ -84,9 +102,9 @@ def load_or_make(root: Path) -> Pseudonymiser:
     return found
 
 
-def save_map(root: Path, pseudonymiser: Pseudonymiser) -> None:
+def save_map(root: Place, pseudonymiser: Pseudonymiser) -> None:
     """Add the pairs to the private map, so that the owner can find a patient again."""
-    path = root / FOLDER / MAP_FILE
+    path = folder_of(root) / MAP_FILE
     if path.exists():
         with pq.ParquetFile(path) as old:
             for batch in old.iter_batches(_ROWS_A_GROUP, columns=list(COLUMNS)):

@@ -12,6 +12,7 @@ import pandas as pd
 
 from voco_data import preview
 from voco_data.page import ENVIRONMENT, Section
+from voco_data.place import Place
 from voco_data.reasons import Reason
 
 PICTURES = 12
@@ -20,7 +21,7 @@ LISTED = 500
 """Rows of a table on a page; the ledger has all."""
 
 
-def sections(ledger: Path, root: Path) -> list[Section]:
+def sections(ledger: Path, root: Place) -> list[Section]:
     """Sections for the ledger of one run; previews come from `root`."""
     table = pd.read_parquet(ledger)
     return [
@@ -63,17 +64,13 @@ def _refused(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _boxes(table: pd.DataFrame, root: Path) -> str:
-    return _render("boxes.html", pictures=_pictures(table, root), slot=preview.SLOT_PX)
-
-
-def _pictures(table: pd.DataFrame, root: Path) -> list[dict[str, Any]]:
+def _pictures(table: pd.DataFrame, root: Place) -> list[dict[str, Any]]:
     kept = table[table["status"].isin(["stored", "cached"])].sort_values(
         ["box_confidence", "source"]
     )
     found: list[dict[str, Any]] = []
     for row in kept.head(PICTURES).to_dict("records"):
-        look = preview.read(preview.path_of(root, str(row["input_digest"])))
+        look = preview.read(root, preview.key_of(str(row["input_digest"])))
         if look is not None:
             found.append(
                 {

@@ -24,6 +24,7 @@ from markupsafe import Markup
 
 from voco_data import histogram, outliers, preview
 from voco_data.page import ENVIRONMENT
+from voco_data.place import Place
 
 PICTURE_CHARACTERS = 22_000_000
 """Pictures of a page, as base64. A thousand series fit; beyond, the first rows have theirs."""
@@ -53,7 +54,7 @@ class Entry:
     why: tuple[str, ...]
 
 
-def render(title: str, ledger: Path, root: Path) -> str:
+def render(title: str, ledger: Path, root: Place) -> str:
     """The page as text, for the ledger of one run; previews come from `root`."""
     table, counts = _read(ledger)
     entries = _entries(table, root)
@@ -113,7 +114,7 @@ def _read(ledger: Path) -> tuple[pd.DataFrame, dict[str, Counter[str]]]:
     return table.to_pandas(), counts
 
 
-def _entries(table: pd.DataFrame, root: Path) -> list[Entry]:
+def _entries(table: pd.DataFrame, root: Place) -> list[Entry]:
     """Rows in outlier order."""
     plain = table.astype(object).where(table.notna(), None)
     records = plain.sort_values(["source", "series_uid"]).to_dict("records")
@@ -122,7 +123,7 @@ def _entries(table: pd.DataFrame, root: Path) -> list[Entry]:
     files.sort(key=lambda row: row["status"])  # refused before skipped
     rest = [row for row in rows if row["kind"] == "series" and row["status"] not in KEPT]
     kept = [row for row in rows if row["kind"] == "series" and row["status"] in KEPT]
-    looks = [preview.read(preview.path_of(root, row["input_digest"])) for row in kept]
+    looks = [preview.read(root, preview.key_of(row["input_digest"])) for row in kept]
     measures = [_measures(row, look) for row, look in zip(kept, looks, strict=True)]
     verdicts = outliers.judge([row | m for row, m in zip(kept, measures, strict=True)])
     entries = [

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from voco_data import atomic
 from voco_data.errors import StoreCorrupt
+from voco_data.place import Place
 
-FOLDER = Path("volumes", "records")
+FOLDER = "volumes/records"
 """Inside the array's folder, where no Zarr tool takes it for a member of the group."""
 
 ROWS_PER_FOLDER = 1000
@@ -104,26 +103,26 @@ class Record:
             raise StoreCorrupt(f"{where}: the record cannot be read ({error})") from error
 
 
-def record_path(store: Path, row: int) -> Path:
-    """Where the record of `row` lies inside the store folder."""
-    return store / FOLDER / f"{row // ROWS_PER_FOLDER:06d}" / f"{row:09d}.json"
+def record_key(row: int) -> str:
+    """Where the record of `row` lies inside the store."""
+    return f"{FOLDER}/{row // ROWS_PER_FOLDER:06d}/{row:09d}.json"
 
 
-def write_record(store: Path, record: Record) -> None:
+def write_record(store: Place, record: Record) -> None:
     """Commit: from this single atomic write on, the row exists."""
-    atomic.write_text(record_path(store, record.row), record.to_json())
+    store.write(record_key(record.row), record.to_json().encode())
 
 
-def read_record(store: Path, row: int) -> Record | None:
+def read_record(store: Place, row: int) -> Record | None:
     """The record of `row`, or None where the row is a hole."""
-    path = record_path(store, row)
+    key = record_key(row)
     try:
-        text = path.read_text()
+        text = store.read(key).decode()
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
-        raise StoreCorrupt(f"{path}: the record is not text ({error})") from error
-    return Record.from_json(text, str(path))
+        raise StoreCorrupt(f"{store}/{key}: the record is not text ({error})") from error
+    return Record.from_json(text, f"{store}/{key}")
 
 
 def _checksum(body: str) -> str:

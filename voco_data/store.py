@@ -18,6 +18,7 @@ import xxhash
 
 from voco_data import catalogue
 from voco_data.errors import InputError, StoreCorrupt
+from voco_data.place import Place, place_of
 from voco_data.spec import StoreSpec
 
 FORMAT = 1
@@ -30,8 +31,8 @@ class Store:
     Safe to read from several threads at once.
     """
 
-    def __init__(self, path: Path, spec: StoreSpec, table: pd.DataFrame) -> None:
-        self.path = path
+    def __init__(self, place: Place, spec: StoreSpec, table: pd.DataFrame) -> None:
+        self.place = place
         self.spec = spec
         self.catalogue = table
         self._checksums: dict[int, str] = dict(
@@ -43,13 +44,20 @@ class Store:
         self._checked: set[int] = set()
 
     @classmethod
-    def open(cls, path: str | Path) -> Store:
-        """Open the store folder `path`.
+    def open(cls, path: str | Path | Place) -> Store:
+        """Open the store at `path`, a folder or a URL.
 
         Raises InputError if it is not a store, is of a newer format, or its spec was edited.
         """
-        folder = Path(path)
-        return cls(folder, read_spec(folder), catalogue.read(folder))
+        place = place_of(path)
+        return cls(place, read_spec(place), catalogue.read(place))
+
+    @property
+    def path(self) -> Path:
+        """The store's folder on this machine."""
+        folder = self.place.local()
+        assert folder is not None
+        return folder
 
     @property
     def digest(self) -> str:
@@ -84,7 +92,7 @@ class Store:
 
     def _read_chunk(self, row: int, view: memoryview) -> None:
         try:
-            descriptor = os.open(chunk_path(self.path, row), os.O_RDONLY)
+            descriptor = os.open(self.path / chunk_key(row), os.O_RDONLY)
         except OSError as error:
             raise StoreCorrupt(self._complaint(row, f"{error.strerror}")) from error
         try:
@@ -104,17 +112,17 @@ class Store:
 
     def _complaint(self, row: int, what: str) -> str:
         return (
-            f"{self.path.name}: series {self._series[row]} (row {row}): {what}; "
+            f"{self.place.name}: series {self._series[row]} (row {row}): {what}; "
             "rerun voco preprocess to rebuild it"
         )
 
 
-def chunk_path(store: Path, row: int) -> Path:
-    """File of the chunk that is volume `row` (Zarr v3 default chunk key encoding)."""
-    return store / "volumes" / "c" / str(row) / "0" / "0" / "0"
+def chunk_key(row: int) -> str:
+    """Key of the chunk that is volume `row` (Zarr v3 default chunk key encoding)."""
+    return f"volumes/c/{row}/0/0/0"
 
 
-def read_spec(store: Path) -> StoreSpec:
+def read_spec(store: Place) -> StoreSpec:
     """The spec in the store's own metadata, checked against its digest and the folder's name."""
     attributes = _group_attributes(store)
     if attributes.get("format") != FORMAT:
@@ -131,10 +139,9 @@ def read_spec(store: Path) -> StoreSpec:
     return spec
 
 
-def _group_attributes(store: Path) -> dict[str, Any]:
-    path = store / "zarr.json"
+def _group_attributes(store: Place) -> dict[str, Any]:
     try:
-        metadata = json.loads(path.read_text())
+        metadata = json.loads(store.read("zarr.json"))
         attributes = metadata["attributes"]["voco"]
         if not isinstance(attributes["spec"], dict):
             raise TypeError("spec is not an object")

@@ -29,14 +29,14 @@ class VerifySummary:
 def verify(store: str | Path) -> VerifySummary:
     """Check every chunk and record of a store. Raises InputError if it does not open."""
     opened = Store.open(store)
-    return VerifySummary(str(opened.path), len(opened), tuple(_problems(opened)))
+    return VerifySummary(str(opened.place), len(opened), tuple(_problems(opened)))
 
 
 def _problems(store: Store) -> Iterator[str]:
     for line in store.catalogue.to_dict("records"):
         row, series = int(line["row"]), line["series_uid"]
         try:
-            record = read_record(store.path, row)
+            record = read_record(store.place, row)
             if record is None:
                 yield f"series {series} (row {row}): its record is missing"
             elif record.chunk_checksum != line["chunk_checksum"]:

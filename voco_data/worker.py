@@ -20,6 +20,7 @@ from voco_data.deadline import deadline
 from voco_data.errors import SeriesRefused
 from voco_data.given_box import GivenBox
 from voco_data.known import KnownInputs
+from voco_data.place import Place
 from voco_data.preprocess import Prepared, boxes, prepare, to_grid
 from voco_data.reasons import Reason
 from voco_data.record import Record
@@ -36,7 +37,7 @@ VERSIONS = {"voco": VERSION, "numpy": np.__version__, "python": platform.python_
 class Target:
     """A store that may miss the series, and the row it would get there."""
 
-    store: Path
+    store: Place
     spec: StoreSpec
     row: int
 
@@ -55,6 +56,10 @@ class SeriesTask:
     series_uid: str
     source: str
     targets: tuple[Target, ...]
+    root: Place
+    """Where the preview goes."""
+    memory_key: str = ""
+    """Under which the run remembers what became of these files."""
     given: GivenBox | None = None
     """A box that was made elsewhere."""
 
@@ -64,6 +69,7 @@ class SeriesOutcome:
     """What became of one series."""
 
     key: str
+    memory_key: str = ""
     input_digest: str = ""
     records: tuple[Record, ...] = ()
     """Records that were committed, one a store that missed the series."""
@@ -100,20 +106,24 @@ def fill_series(
             found = boxes(prepared, [target.spec for target in missing])
         records = [_commit(task, target, prepared, found[target.spec]) for target in missing]
         if missing:
-            _draw(missing[0], prepared, found[missing[0].spec])
-        return SeriesOutcome(task.key, digest, tuple(records))
+            _draw(task.root, prepared, found[missing[0].spec])
+        return SeriesOutcome(task.key, task.memory_key, digest, tuple(records))
     except SeriesRefused as refusal:
-        return SeriesOutcome(task.key, reason=refusal.reason, detail=refusal.detail)
+        return _refused(task, refusal.reason, refusal.detail)
     except OSError:  # the store could not be written: disk full, or gone. That ends the run
         raise
     except MemoryError:
-        return SeriesOutcome(task.key, reason=Reason.WORKER_DIED, detail="out of memory")
+        return _refused(task, Reason.WORKER_DIED, "out of memory")
     except Exception as error:  # noqa: BLE001  a bug of ours costs one series, and is named
         where = traceback.extract_tb(error.__traceback__)[-1]
         # The error's own text may quote a header, and a header may name a patient: it stays here.
         detail = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
         log.error("a series failed inside voco; please report this: %s", detail)
-        return SeriesOutcome(task.key, reason=Reason.INTERNAL_ERROR, detail=detail)
+        return _refused(task, Reason.INTERNAL_ERROR, detail)
+
+
+def _refused(task: SeriesTask, reason: Reason, detail: str) -> SeriesOutcome:
+    return SeriesOutcome(task.key, task.memory_key, reason=reason, detail=detail)
 
 
 def _commit(task: SeriesTask, target: Target, prepared: Prepared, box: Box) -> Record:
@@ -124,11 +134,11 @@ def _commit(task: SeriesTask, target: Target, prepared: Prepared, box: Box) -> R
     return record
 
 
-def _draw(target: Target, prepared: Prepared, box: Box) -> None:
+def _draw(root: Place, prepared: Prepared, box: Box) -> None:
     """The preview for the report. The series stands without it."""
-    path = preview.path_of(target.store.parent, prepared.input_digest)
+    key = preview.key_of(prepared.input_digest)
     try:
-        preview.write(path, prepared.hu, prepared.where.spacing_mm, box)
+        preview.write(root, key, prepared.hu, prepared.where.spacing_mm, box)
     except ValueError as error:
         log.warning("a preview could not be drawn (%s)", type(error).__name__)
 

@@ -1,0 +1,92 @@
+"""A place on this machine's disk: files that are whole or absent, and an advisory lock."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from voco_data import atomic, lock
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder. See `voco_data.place.Place`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Last part of the folder's name."""
+        return self.path.name
+
+    def __str__(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def __truediv__(self, folder: str) -> Folder:
+        """A folder below this one."""
+        return Folder(self.path / folder)
+
+    def read(self, key: str) -> bytes:
+        """Bytes of a file."""
+        return (self.path / key).read_bytes()
+
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        """Make or replace a file by one rename."""
+        atomic.write_bytes(self.path / key, data)
+
+    def remove(self, key: str) -> None:
+        """Remove a file if it is there."""
+        (self.path / key).unlink(missing_ok=True)
+
+    def size(self, key: str) -> int | None:
+        """Bytes of a file."""
+        try:
+            return (self.path / key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def sizes(self, folder: str = "") -> Iterator[tuple[str, int]]:
+        """Key and bytes of every file below a folder; a file that goes meanwhile is left out."""
+        for where, _, names in os.walk(self.path / folder):
+            for name in names:
+                path = Path(where, name)
+                key = path.relative_to(self.path).as_posix()
+                if (size := self.size(key)) is not None:
+                    yield key, size
+
+    @contextmanager
+    def fetched(self, key: str) -> Iterator[Path]:
+        """The file itself."""
+        path = self.path / key
+        path.stat()
+        yield path
+
+    def replacing(self, key: str) -> AbstractContextManager[Path]:
+        """A temporary file beside the one that it will replace."""
+        return atomic.replacing(self.path / key)
+
+    @contextmanager
+    def exclusive(self, key: str, *, wait_seconds: float) -> Iterator[Held]:
+        """Hold a lock file, which its process cannot lose while it lives."""
+        with lock.exclusive(self.path / key, wait_seconds=wait_seconds):
+            yield Held()
+
+    def free_bytes(self) -> int:
+        """Free space of the disk."""
+        return shutil.disk_usage(self.path).free
+
+    def local(self) -> Path:
+        """The folder."""
+        return self.path
+
+
+class Held:
+    """A lock of this machine: it ends with its process, and no sooner."""
+
+    def check(self) -> None:
+        """Nothing can take it away."""

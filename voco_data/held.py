@@ -1,0 +1,135 @@
+"""What a store holds, looked up by row, series, input or content: a table on disk, for one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from voco_data import catalogue, spill
+from voco_data.catalogue import Line
+from voco_data.known import Identity, KnownInputs
+from voco_data.place import Place
+
+_SCHEMA = """
+CREATE TABLE held (
+    row INTEGER PRIMARY KEY, patient_id TEXT, series_uid TEXT, source TEXT, input_digest TEXT,
+    content_digest TEXT, stat_digest TEXT, line TEXT, fresh INTEGER
+);
+CREATE INDEX by_series ON held (series_uid, patient_id, source);
+CREATE INDEX by_input ON held (input_digest);
+CREATE INDEX by_content ON held (content_digest, series_uid, patient_id);
+"""
+_INDEXED = (
+    *("row", "patient_id", "series_uid", "source"),
+    *("input_digest", "content_digest", "stat_digest"),
+)
+_FACTS = [name for name in catalogue.COLUMNS if name != "instance_numbers"]
+"""Instance numbers are most of a catalogue, and no look-up asks for them."""
+
+
+class Held:
+    """The lines of one store. Lines of this run are `fresh` until the catalogue has them."""
+
+    def __init__(self, store: Place) -> None:
+        self._table = spill.connect(_SCHEMA)
+        for batch in catalogue.batches(store, _FACTS):
+            self._insert(batch.to_pylist(), fresh=False)
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._table.close()
+
+    def __len__(self) -> int:
+        """How many series."""
+        return self._number("SELECT COUNT(*) FROM held")
+
+    @property
+    def size(self) -> int:
+        """One past the last row; 0 where there is none."""
+        return self._number("SELECT COALESCE(MAX(row) + 1, 0) FROM held")
+
+    def rows(self) -> Iterator[int]:
+        """All rows, sorted."""
+        return (row for (row,) in self._table.execute("SELECT row FROM held ORDER BY row"))
+
+    def has_row(self, row: int) -> bool:
+        """Whether a volume of this row is held."""
+        return (
+            self._table.execute("SELECT 1 FROM held WHERE row = ?", (row,)).fetchone() is not None
+        )
+
+    def digests(self) -> Iterator[tuple[str, str]]:
+        """(stat digest, input digest) of every series."""
+        return self._table.execute("SELECT stat_digest, input_digest FROM held")
+
+    def at(self, row: int) -> Line | None:
+        """The line of a row, without instance numbers where the catalogue has it."""
+        return self._line("row = ?", (row,))
+
+    def of_input(self, input_digest: str) -> Line | None:
+        """The first line with this input digest."""
+        return self._line("input_digest = ?", (input_digest,))
+
+    def first_of_content(self, content_digest: str) -> Identity | None:
+        """Patient and series of the first series, by series id, with these HU."""
+        found = self._table.execute(
+            "SELECT patient_id, series_uid FROM held WHERE content_digest = ?"
+            " ORDER BY series_uid, patient_id LIMIT 1",
+            (content_digest,),
+        ).fetchone()
+        return None if found is None else (found[0], found[1])
+
+    def known(self, is_present: Callable[[Identity], bool]) -> KnownInputs:
+        """The input digests, as workers ask for them. `is_present`: in the archive of this run."""
+        lines = self._table.execute("SELECT input_digest, patient_id, series_uid FROM held")
+        return KnownInputs.of(
+            ((digest, (patient, series)) for digest, patient, series in lines),
+            len(self),
+            is_present,
+        )
+
+    def replace(self, lines: Iterable[Line]) -> list[int]:
+        """Take up fresh lines; gives the rows that the same series had before."""
+        gone: list[int] = []
+        for flat in lines:
+            old = self._table.execute(
+                "SELECT row FROM held WHERE series_uid = ? AND patient_id = ? AND source = ?"
+                " AND row != ?",
+                (flat["series_uid"], flat["patient_id"], flat["source"], flat["row"]),
+            ).fetchall()
+            gone += [row for (row,) in old]
+            self._insert([flat], fresh=True)
+        self.drop(gone)
+        return gone
+
+    def drop(self, rows: Iterable[int]) -> None:
+        """Forget rows."""
+        self._table.executemany("DELETE FROM held WHERE row = ?", ((row,) for row in rows))
+
+    def fresh(self) -> Iterator[Line]:
+        """Lines that the catalogue lacks, sorted by row."""
+        found = self._table.execute("SELECT line FROM held WHERE fresh ORDER BY row")
+        return (catalogue.from_json(text) for (text,) in found)
+
+    def settle(self) -> None:
+        """The catalogue has them now."""
+        self._table.execute("UPDATE held SET fresh = 0 WHERE fresh")
+
+    def _insert(self, lines: Sequence[Line], *, fresh: bool) -> None:
+        self._table.executemany(
+            "INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (*(flat[name] for name in _INDEXED), catalogue.to_json(flat), fresh)
+                for flat in lines
+            ),
+        )
+
+    def _line(self, where: str, values: tuple[object, ...]) -> Line | None:
+        found = self._table.execute(
+            f"SELECT line FROM held WHERE {where} ORDER BY row LIMIT 1",
+            values,
+        ).fetchone()
+        return None if found is None else catalogue.from_json(found[0])
+
+    def _number(self, query: str) -> int:
+        (found,) = self._table.execute(query).fetchone()
+        return int(found)

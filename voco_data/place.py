@@ -1,0 +1,93 @@
+"""Where a root lies: a folder of this machine, or a prefix of a bucket.
+
+A place holds objects under keys such as `volumes/zarr.json`. An object is whole or absent: it
+appears, and is replaced, in one step. That is all that the store's protocol needs of it, so the
+same protocol holds on a disk and in an object store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+BUCKET_SCHEMES = ("s3://",)
+
+
+class Lease(Protocol):
+    """One writer's right to a place, while it is held."""
+
+    def check(self) -> None:
+        """Raise StoreBusy if the right was lost to another writer."""
+
+
+class Place(Protocol):
+    """A folder of objects. Can be sent to another process."""
+
+    @property
+    def name(self) -> str:
+        """Last part of the folder's name."""
+
+    def __str__(self) -> str:
+        """As a user would write it: a path, or a URL."""
+
+    def __truediv__(self, folder: str) -> Place:
+        """The place below this one."""
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes. Raises FileNotFoundError."""
+
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        """Make or replace an object, in one step."""
+
+    def remove(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object, None where there is none."""
+
+    def sizes(self, folder: str = "") -> Iterator[tuple[str, int]]:
+        """Key and bytes of every object below a folder, in no order."""
+
+    def fetched(self, key: str) -> AbstractContextManager[Path]:
+        """A file with the object's bytes, to be read only. Raises FileNotFoundError."""
+
+    def replacing(self, key: str) -> AbstractContextManager[Path]:
+        """A path to write a large object to; it becomes the object when the block ends well."""
+
+    def exclusive(self, key: str, *, wait_seconds: float) -> AbstractContextManager[Lease]:
+        """Be the one writer. Raises StoreBusy if another still is after `wait_seconds`."""
+
+    def free_bytes(self) -> int | None:
+        """What still fits here; None where nothing says."""
+
+    def local(self) -> Path | None:
+        """The folder on this machine, or None for a bucket."""
+
+
+def place_of(where: str | Path | Place) -> Place:
+    """The place that a path or a URL names."""
+    if isinstance(where, Path):
+        return _local(where)
+    if isinstance(where, str):
+        if where.startswith(BUCKET_SCHEMES):
+            # A library of its own: only those who use a bucket install it.
+            from voco_data.bucket import Bucket
+
+            return Bucket(where)
+        return _local(Path(where))
+    return where
+
+
+def root_of(store: str | Path) -> Place:
+    """The place that a store lies in."""
+    if isinstance(store, str) and store.startswith(BUCKET_SCHEMES):
+        return place_of(store.rstrip("/").rpartition("/")[0])
+    return place_of(Path(store).absolute().parent)
+
+
+def _local(path: Path) -> Place:
+    from voco_data.folder import Folder
+
+    return Folder(path)
