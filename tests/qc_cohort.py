@@ -61,6 +61,9 @@ def kept(number: int) -> LedgerRow:
         box_method="profile",
         box_z_low_mm=low + 60 + 10 * wobble,
         box_z_high_mm=high - 70 + 5 * wobble,
+        hu_p5=-105.0 + wobble,
+        hu_median=32.0 + wobble,
+        hu_p95=170.0 + 2 * wobble,
         box_confidence=round(0.85 + 0.1 * wobble, 3),
         input_digest=f"{number:032x}",
     )

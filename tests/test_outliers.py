@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from voco_data import outliers
-from voco_data.outliers import FEWEST, LIMIT, MEASURES, judge
+from voco_data.outliers import FEWEST, LIMIT, MEASURES, Verdict, spreads, verdict
+
+
+def judge(cohort: list[dict[str, Any]]) -> list[Verdict]:
+    columns = {m.key: np.array([s[m.key] for s in cohort], np.float64) for m in MEASURES}
+    usual = spreads(columns)
+    return [verdict(one, usual) for one in cohort]
 
 
 def series(**values: Any) -> dict[str, Any]:

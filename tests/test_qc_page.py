@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests import browser, qc_cohort
-from voco_data import preview, qc_page
+from voco_data import preview, qc_page, qc_rows
 from voco_data.box import Box
 from voco_data.folder import Folder
 from voco_data.ledger import LedgerRow
@@ -398,7 +398,7 @@ def test_beyond_its_room_the_page_keeps_rows_and_says_so(
     chrome: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qc_page, "PICTURE_CHARACTERS", 200_000)
-    monkeypatch.setattr(qc_page, "FILES", 2)
+    monkeypatch.setattr(qc_rows, "FILES", 2)
     files = [LedgerRow("file", f"{n}.txt", "", "", "skipped", "not_medical") for n in range(5)]
     ledger = qc_cohort.write(tmp_path, [*rows(), *files])
     path = tmp_path / "report.html"

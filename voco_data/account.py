@@ -16,7 +16,7 @@ from voco_data.store_writer import StoreWriter
 FACTS = (
     *("n_slices", "rows", "columns", "spacing_z_mm", "spacing_y_mm", "spacing_x_mm"),
     *("z_low_mm", "z_high_mm", "transfer_syntax", "box_method", "box_confidence"),
-    *("box_z_low_mm", "box_z_high_mm", "input_digest"),
+    *("box_z_low_mm", "box_z_high_mm", "hu_p5", "hu_median", "hu_p95", "input_digest"),
 )
 """What a ledger row takes from the catalogue as it is."""
 

@@ -42,6 +42,9 @@ COLUMNS: dict[str, str] = {
     "z_high_mm": "float64",
     "box_method": "string",
     "box_confidence": "float64",
+    "hu_p5": "float64",
+    "hu_median": "float64",
+    "hu_p95": "float64",
     "box_z_low_mm": "float64",
     "box_z_high_mm": "float64",
     "box_y_low_mm": "float64",
@@ -60,8 +63,8 @@ COLUMNS: dict[str, str] = {
 """Columns of the catalogue and their types, a line a stored series, sorted by row."""
 
 _ARROW = {"int64": pa.int64(), "string": pa.string(), "float64": pa.float64()}
-SCHEMA = pa.schema((name, _ARROW.get(kind, pa.list_(pa.int64()))) for name, kind in COLUMNS.items())
-_ROWS_A_GROUP = 2_000
+SCHEMA = pa.schema((name, _ARROW.get(kind, pa.list_(pa.int32()))) for name, kind in COLUMNS.items())
+_ROWS_A_GROUP = 500
 
 Line = dict[str, Any]
 

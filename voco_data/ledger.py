@@ -47,6 +47,10 @@ class LedgerRow:
     box_z_low_mm: float | None = None
     box_z_high_mm: float | None = None
     box_confidence: float | None = None
+    hu_p5: float | None = None
+    hu_median: float | None = None
+    hu_p95: float | None = None
+    """Percentiles of HU above air inside the box."""
     flags: str = ""
     """Separated by blanks."""
     input_digest: str = ""
@@ -66,6 +70,9 @@ _TYPES = {
     "box_z_low_mm": "float64",
     "box_z_high_mm": "float64",
     "box_confidence": "float64",
+    "hu_p5": "float64",
+    "hu_median": "float64",
+    "hu_p95": "float64",
 }
 _NAMES = [field.name for field in fields(LedgerRow)]
 _ROWS_A_GROUP = 2_000

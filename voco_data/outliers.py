@@ -8,10 +8,12 @@ so that a cohort of one protocol does not call a hundredth of a millimetre an ou
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 LIMIT = 3.5
 """A z-score beyond it is an outlier."""
@@ -62,34 +64,37 @@ class Verdict:
     why: tuple[str, ...]
 
 
-def judge(series: Sequence[Mapping[str, Any]]) -> list[Verdict]:
-    """A verdict for each of the series that were kept; measures may be None."""
-    spreads = {m.key: _spread([s[m.key] for s in series], m.floor) for m in MEASURES}
-    return [_verdict(s, spreads) for s in series]
+Columns = Mapping[str, npt.NDArray[np.float64]]
+"""Values of each measure, one a series; NaN where there is none."""
+Spreads = Mapping[str, tuple[float, float] | None]
+"""Median and robust deviation of each measure; None where too few series have it."""
 
 
-def _spread(values: Sequence[float | None], floor: float) -> tuple[float, float] | None:
-    """Median and robust deviation, or None if there are too few."""
-    known = [v for v in values if v is not None]
+def spreads(columns: Columns) -> Spreads:
+    """What is usual among the series that were kept."""
+    return {m.key: _spread(columns[m.key], m.floor) for m in MEASURES}
+
+
+def _spread(values: npt.NDArray[np.float64], floor: float) -> tuple[float, float] | None:
+    known = values[~np.isnan(values)]
     if len(known) < FEWEST:
         return None
-    median = statistics.median(known)
-    return median, max(floor, MAD_TO_SD * statistics.median(abs(v - median) for v in known))
+    median = float(np.median(known))
+    return median, max(floor, MAD_TO_SD * float(np.median(np.abs(known - median))))
 
 
-def _verdict(
-    series: Mapping[str, Any], spreads: Mapping[str, tuple[float, float] | None]
-) -> Verdict:
+def verdict(series: Mapping[str, Any], usual: Spreads) -> Verdict:
+    """How odd one series is; its measures may be None."""
     found: list[tuple[float, str]] = []
     for measure in MEASURES:
-        value, spread = series[measure.key], spreads[measure.key]
+        value, spread = series[measure.key], usual[measure.key]
         if value is None or spread is None:
             continue
         median, deviation = spread
         z = abs(value - median) / deviation
         if z > LIMIT:
-            said, usual = (f"{v:.{measure.digits}f}" for v in (value, median))
-            found.append((min(z, CAP), f"{measure.words} {said} {measure.unit} (median {usual})"))
+            said, others = (f"{v:.{measure.digits}f}" for v in (value, median))
+            found.append((min(z, CAP), f"{measure.words} {said} {measure.unit} (median {others})"))
     found += _odd_by_itself(series)
     found.sort(key=lambda item: -item[0])
     return Verdict(round(sum(score for score, _ in found), 1), tuple(words for _, words in found))

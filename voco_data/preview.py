@@ -67,7 +67,7 @@ def write(root: Place, key: str, hu: npt.NDArray[np.int16], spacing_mm: Triple, 
         _place(sheet, 1, hu[::-1, y, :], spacing_mm, box, rows=0, columns=2),
         _place(sheet, 2, hu[::-1, :, x], spacing_mm, box, rows=0, columns=1),
     ]
-    note = {"format": FORMAT, "boxes": boxes, "histogram": histogram.count(_sample(hu, box))}
+    note = {"format": FORMAT, "boxes": boxes, "histogram": histogram.count(sample(hu, box))}
     buffer = io.BytesIO()
     comment = json.dumps(note, separators=(",", ":")).encode()
     sheet.save(buffer, "JPEG", quality=QUALITY, comment=comment)
@@ -129,7 +129,7 @@ def _grey(plane: npt.NDArray[np.int16]) -> npt.NDArray[np.uint8]:
     return grey.astype(np.uint8)
 
 
-def _sample(hu: npt.NDArray[np.int16], box: Box) -> npt.NDArray[np.int16]:
+def sample(hu: npt.NDArray[np.int16], box: Box) -> npt.NDArray[np.int16]:
     """Every n-th voxel of the box along each axis: touching all would cost more than the read."""
     cut = zip(box.start, box.stop, strict=True)
     z, y, x = (slice(a, b, max(1, (b - a) // SAMPLES)) for a, b in cut)

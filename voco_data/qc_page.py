@@ -1,4 +1,4 @@
-"""The QC report of one run: a page on which a person finds what is odd among a thousand series.
+"""The QC report of one run: a page on which a person finds what is odd among thousands of series.
 
 One file. Its rows are plain HTML in outlier order, so it can be read without its script; the
 script filters, sorts, plots and opens a series. Nothing is loaded: the policy forbids it.
@@ -11,29 +11,22 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from voco_data import histogram, outliers, preview
 from voco_data.page import ENVIRONMENT
 from voco_data.place import Place
+from voco_data.qc_rows import Row, choose
 
 PICTURE_CHARACTERS = 22_000_000
 """Pictures of a page, as base64. A thousand series fit; beyond, the first rows have theirs."""
 ROWS_SHOWN = 1500
 """Rows on screen at once; a button shows as many more. Filter and sort see all of them."""
-FILES = 1000
-"""Rows for files that belong to no series; an archive may hold a hundred times more."""
-BATCH_ROWS = 4096
-KEPT = ("stored", "cached")
 STATUSES = ("refused", "stored", "cached", "skipped")
 SCRIPTS = ("data.js", "plots.js", "detail.js", "table.js")
 PER = 10_000
@@ -48,18 +41,17 @@ class Entry:
     """The ledger's values; None where there is none."""
     measures: dict[str, float | None]
     """What is worked out from them and from the HU: keys as in voco_data.outliers."""
-    look: preview.Preview | None
     score: float | None
     """None for what was not kept."""
     why: tuple[str, ...]
+    look: preview.Preview | None
 
 
 def render(title: str, ledger: Path, root: Place) -> str:
     """The page as text, for the ledger of one run; previews come from `root`."""
-    table, counts = _read(ledger)
-    entries = _entries(table, root)
+    found = choose(ledger)
+    entries = [_entry(row, root) for row in found.rows]
     pictures = _pictures(entries)
-    kept = [e for e in entries if e.score is not None]
     style, script = _source("page.css"), "".join(_source(name) for name in SCRIPTS)
     return ENVIRONMENT.get_template("qc/page.html").render(
         title=title,
@@ -71,15 +63,18 @@ def render(title: str, ledger: Path, root: Place) -> str:
         entries=entries,
         pictures=pictures,
         rows_shown=ROWS_SHOWN,
-        series=sum(e.ledger["kind"] == "series" for e in entries),
-        kept=len(kept),
-        files=counts["kind"]["file"],
-        patients=len({e.ledger["patient_id"] for e in kept}),
-        outliers=sum(1 for e in kept if e.score),
-        statuses=_ordered(counts["status"], STATUSES),
-        kinds=_ordered(counts["kind"], ("series", "file")),
-        reasons=_ordered(counts["reason"]),
-        left_out=counts["kind"]["file"] - sum(e.ledger["kind"] == "file" for e in entries),
+        series=found.counts["kind"]["series"],
+        kept=found.kept,
+        files=found.counts["kind"]["file"],
+        patients=found.patients,
+        outliers=found.outliers,
+        statuses=_ordered(found.counts["status"], STATUSES),
+        kinds=_ordered(found.counts["kind"], ("series", "file")),
+        reasons=_ordered(found.counts["reason"]),
+        left_out={
+            kind: found.counts["kind"][kind] - sum(e.ledger["kind"] == kind for e in entries)
+            for kind in ("series", "file")
+        },
         unpictured=sum(e.look is not None for e in entries) - len(pictures),
         folder=preview.FOLDER,
         slot=preview.SLOT_PX,
@@ -87,75 +82,14 @@ def render(title: str, ledger: Path, root: Place) -> str:
         planes=preview.PLANES,
         measures=outliers.MEASURES,
         rules=outliers,
-        judged=len(kept) >= outliers.FEWEST,
+        judged=found.kept >= outliers.FEWEST,
     )
 
 
-def _read(ledger: Path) -> tuple[pd.DataFrame, dict[str, Counter[str]]]:
-    """All series and at most FILES files, refused ones first; and how often every value occurs.
-
-    In pieces: an archive may hold a million files that belong to no series.
-    """
-    series: list[pa.RecordBatch] = []
-    files: dict[str, list[pa.RecordBatch]] = {"refused": [], "skipped": []}
-    counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", "status", "reason")}
-    with pq.ParquetFile(ledger) as source:
-        for batch in source.iter_batches(BATCH_ROWS):
-            for name, counter in counts.items():
-                counter.update(value for value in batch.column(name).to_pylist() if value)
-            series.append(batch.filter(pc.equal(batch["kind"], "series")))
-            loose = batch.filter(pc.equal(batch["kind"], "file"))
-            for status, kept in files.items():
-                if (room := FILES - sum(len(piece) for piece in kept)) > 0:
-                    kept.append(loose.filter(pc.equal(loose["status"], status)).slice(0, room))
-        schema = source.schema_arrow
-    loose = pa.Table.from_batches([*files["refused"], *files["skipped"]], schema)
-    table = pa.concat_tables([pa.Table.from_batches(series, schema), loose.slice(0, FILES)])
-    return table.to_pandas(), counts
-
-
-def _entries(table: pd.DataFrame, root: Place) -> list[Entry]:
-    """Rows in outlier order."""
-    plain = table.astype(object).where(table.notna(), None)
-    records = plain.sort_values(["source", "series_uid"]).to_dict("records")
-    rows = [{str(name): value for name, value in record.items()} for record in records]
-    files = [row for row in rows if row["kind"] == "file"]
-    files.sort(key=lambda row: row["status"])  # refused before skipped
-    rest = [row for row in rows if row["kind"] == "series" and row["status"] not in KEPT]
-    kept = [row for row in rows if row["kind"] == "series" and row["status"] in KEPT]
-    looks = [preview.read(root, preview.key_of(row["input_digest"])) for row in kept]
-    measures = [_measures(row, look) for row, look in zip(kept, looks, strict=True)]
-    verdicts = outliers.judge([row | m for row, m in zip(kept, measures, strict=True)])
-    entries = [
-        Entry(row, m, look, verdict.score, verdict.why)
-        for row, m, look, verdict in zip(kept, measures, looks, verdicts, strict=True)
-    ]
-    entries += [Entry(row, {}, None, None, ()) for row in [*rest, *files]]
-    return sorted(entries, key=_oddness)
-
-
-def _oddness(entry: Entry) -> tuple[int, float]:
-    """Refused first, series before files; then by score; what is no CT comes last."""
-    group = {"refused": 0, "skipped": 4}.get(entry.ledger["status"], 2)
-    return group + (entry.ledger["kind"] == "file"), -(entry.score or 0.0)
-
-
-def _measures(row: Mapping[str, Any], look: preview.Preview | None) -> dict[str, float | None]:
-    def between(low: str, high: str) -> float | None:
-        return None if row[low] is None or row[high] is None else float(row[high] - row[low])
-
-    columns, spacing = row["columns"], row["spacing_x_mm"]
-    percentiles = {"hu_p5": 5, "hu_median": 50, "hu_p95": 95}
-    return {
-        "scan_mm": between("z_low_mm", "z_high_mm"),
-        "box_mm": between("box_z_low_mm", "box_z_high_mm"),
-        "box_above_mm": between("z_low_mm", "box_z_low_mm"),
-        "field_mm": None if columns is None or spacing is None else float(columns * spacing),
-        **{
-            key: None if look is None else histogram.tissue_percentile(look.histogram, percent)
-            for key, percent in percentiles.items()
-        },
-    }
+def _entry(row: Row, root: Place) -> Entry:
+    kept = row.score is not None
+    look = preview.read(root, preview.key_of(row.ledger["input_digest"])) if kept else None
+    return Entry(row.ledger, row.measures, row.score, row.why, look)
 
 
 def _pictures(entries: Sequence[Entry]) -> dict[int, str]:

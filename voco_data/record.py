@@ -76,6 +76,10 @@ class Record:
     """First canonical voxel (z, y, x) of the box."""
     box_stop: tuple[int, int, int]
     """One past the last canonical voxel (z, y, x) of the box."""
+    hu_p5: float | None
+    """5th percentile of HU above air inside the box; None where there is none."""
+    hu_median: float | None
+    hu_p95: float | None
     organs: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]]
     """Organs that masks show: lowest and highest LPS coordinate (z, y, x), voxel edges included."""
     instance_numbers: tuple[int, ...]

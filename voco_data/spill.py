@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from voco_data.errors import VocoError
 
-CACHE_KIB = 4096
+CACHE_KIB = 1024
 """Memory of one spill; the rest is on disk."""
 
 

@@ -34,6 +34,7 @@ class StoreWriter:
         self._lease = lease
         self._rows = Rows(place)
         self._gone: list[int] = []
+        self._noted = False
         self._adopt_orphans()
 
     def close(self) -> None:
@@ -70,6 +71,7 @@ class StoreWriter:
 
         It replaces the one that the same series had under another row.
         """
+        self._noted = True
         self._gone += self.held.replace([catalogue.line(record)])
 
     def compact(self) -> None:
@@ -79,13 +81,15 @@ class StoreWriter:
         self._rows.cut(size)
         self._rows.save()
         self._resize(size)
+        if not self._noted and self.place.size(catalogue.KEY) is not None:
+            return
         self._write_valid(size)
         catalogue.rewrite(self.place, self._gone, self.held.fresh())
         self.held.settle()
         for row in self._gone:  # only now: no reader of the new catalogue goes there
             self.place.remove(record_key(row))
             self.place.remove(chunk_key(row))
-        self._gone = []
+        self._gone, self._noted = [], False
 
     def _adopt_orphans(self) -> None:
         """Records that an interrupted run committed but did not bring into the catalogue."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from voco_data import preview
+from voco_data import histogram, preview
 from voco_data.box import Box
 from voco_data.cohort import SeriesEntry
 from voco_data.deadline import deadline
@@ -151,6 +151,7 @@ def _record(
     chunk_checksum: str,
 ) -> Record:
     volume, where = prepared.volume, prepared.where
+    counts = histogram.count(preview.sample(prepared.hu, box))
     numbers = volume.instance_numbers
     if prepared.resampled or where.permutation[0] != 0:  # slices do not run along the patient
         numbers = ()
@@ -186,6 +187,9 @@ def _record(
         box_high_mm=box.high_mm(where),
         box_start=box.start,
         box_stop=box.stop,
+        hu_p5=histogram.tissue_percentile(counts, 5),
+        hu_median=histogram.tissue_percentile(counts, 50),
+        hu_p95=histogram.tissue_percentile(counts, 95),
         organs={name: bounds.in_mm(where) for name, bounds in sorted(prepared.organs.items())},
         instance_numbers=numbers,
         flags=prepared.flags,
