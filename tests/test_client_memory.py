@@ -45,8 +45,13 @@ def outcome(task):
     return SeriesOutcome(task.key, task.memory_key, digest, tuple(records))
 
 
+read = []
+
+
 def simulated(todo, known, workers):
-    return ([outcome(task) for task in batch] for batch in todo)
+    for batch in todo:
+        read.extend(task.series_uid for task in batch)
+        yield [outcome(task) for task in batch]
 
 
 if __name__ == "__main__":
@@ -58,6 +63,8 @@ if __name__ == "__main__":
         "stored": summary.stored,
         "cached": summary.cached,
         "refused": summary.refused,
+        "read": len(read),
+        "lookup_seconds": summary.lookup_seconds,
         "seconds": time.monotonic() - began,
         "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }))
@@ -69,9 +76,10 @@ def archive(folder: Path, series: int) -> Path:
     """A RATIC archive of `series` empty series: their files are never read."""
     lines = ["patient_id,series_id,aortic_hu,incomplete_organ"]
     for number in range(1, series + 1):
-        home = folder / "train_images" / str(number // 2) / str(number)
-        home.mkdir(parents=True)
-        (home / "1.dcm").touch()
+        file = folder / "train_images" / str(number // 2) / str(number) / "1.dcm"
+        if not file.exists():
+            file.parent.mkdir(parents=True)
+            file.touch()
         lines.append(f"{number // 2},{number},200,0")
     (folder / "train_series_meta.csv").write_text("\n".join(lines) + "\n")
     return folder
@@ -103,3 +111,12 @@ def test_the_clients_memory_is_flat(tmp_path: Path, count: int) -> None:
     print(f"1,000 series: {first[1_000]}, {again[1_000]}; {count}: {first[count]}, {again[count]}")
     for runs in (first, again):
         assert runs[count]["rss_mb"] - runs[1_000]["rss_mb"] < 64
+
+
+def test_ten_series_more_cost_those_ten(tmp_path: Path) -> None:
+    source, root = archive(tmp_path / "archive", 1_000), tmp_path / "root"
+    first = run(source, root)
+    assert (first["stored"], first["refused"], first["read"]) == (900, 100, 1_000)
+    again = run(archive(source, 1_010), root)
+    assert (again["stored"], again["cached"], again["refused"]) == (9, 900, 101)
+    assert again["read"] == 10  # a refusal is remembered too

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -71,8 +70,7 @@ Line = dict[str, Any]
 
 def line(record: Record) -> Line:
     """One record as a flat line of the catalogue."""
-    data = asdict(record)
-    flat = {name: data[name] for name in COLUMNS if name in data}
+    flat: Line = {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
     flat |= dict(zip(("n_slices", "rows", "columns"), record.shape, strict=True))
     for axis, spacing, low, high in zip(
         "zyx", record.spacing_mm, record.box_low_mm, record.box_high_mm, strict=True

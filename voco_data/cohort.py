@@ -101,6 +101,11 @@ class Cohort:
         """How many series."""
         return int(self._connection.execute("SELECT COUNT(*) FROM series").fetchone()[0])
 
+    @property
+    def n_files(self) -> int:
+        """How many files the archive has, of any kind."""
+        return int(self._connection.execute("SELECT COUNT(*) FROM files").fetchone()[0])
+
     def heads(self) -> Iterator[SeriesHead]:
         """All series, sorted by patient, series id and source."""
         cursor = self._connection.execute(f"{_HEAD} ORDER BY patient, uid, source, id")

@@ -29,6 +29,7 @@ from voco_data.place import Place, place_of
 from voco_data.plan import NamedCohort, Plan
 from voco_data.reasons import TRANSIENT
 from voco_data.spec import PROFILES, StoreSpec, distinct, read_spec_file
+from voco_data.stopwatch import Stopwatch
 from voco_data.store_writer import StoreWriter, writing
 from voco_data.worker import SeriesOutcome
 
@@ -56,7 +57,15 @@ class PreprocessSummary:
     """Profile to path of its store."""
     ledger: str
     report: str
+    files: int
+    """Files in the archive."""
+    index_seconds: float
+    """To walk over them, and read the headers where the layout needs them."""
+    files_per_second: float
+    lookup_seconds: float
+    """To find out which series the stores hold already."""
     seconds: float
+    """All of the run."""
 
     def to_json(self) -> dict[str, object]:
         """As `voco preprocess --json` prints it."""
@@ -88,13 +97,14 @@ def preprocess(
     what the specs say of missing and uneven slices. Raises InputError before anything is written,
     StoreBusy if another run holds a store for longer than `wait` seconds.
     """
-    began = time.monotonic()
+    clock = Stopwatch()
     wanted = choose_specs(specs, spec_file, uneven)
     given = {} if boxes is None else read_boxes(Path(boxes))
     with ExitStack() as stack:
         cohort = stack.enter_context(
             index(Path(source), layout=layout, include=include, exclude=exclude, progress=progress)
         )
+        clock.lap("index")
         _check_boxes(cohort, given, boxes)
         home = _usable(place_of(root))
         _check_disk(home, wanted, len(cohort))
@@ -107,6 +117,7 @@ def preprocess(
         plan = stack.enter_context(
             closing(Plan(home, series, writers, None if deep else freshness))
         )
+        clock.lap("look-up")
         outcomes = stack.enter_context(closing(Outcomes()))
         for outcome in _fill(plan, workers or _cores(), dask, progress):
             _note(outcome, outcomes, writers, freshness)
@@ -114,7 +125,7 @@ def preprocess(
             writer.compact()
         freshness.save()
         rows = ledger_rows(series, outcomes, freshness, writers)
-        summary = _publish(home, cohort.layout, rows, writers, began)
+        summary = _publish(home, cohort, rows, writers, clock)
         if hidden is not None:
             pseudonyms.save_map(home, hidden)
         return summary
@@ -237,10 +248,10 @@ def _tallied(
 
 def _publish(
     root: Place,
-    layout: str,
+    cohort: Cohort,
     rows: Iterable[ledger.LedgerRow],
     writers: Sequence[StoreWriter],
-    began: float,
+    clock: Stopwatch,
 ) -> PreprocessSummary:
     """Write ledger and report under runs/, and summarise."""
     started = time.strftime("%Y%m%dT%H%M%S")
@@ -248,7 +259,8 @@ def _publish(
     count: Counter[tuple[str, str]] = Counter()
     ledger.write(run, _tallied(rows, count))
     with run.fetched(ledger.KEY) as path:
-        run.write(REPORT, qc_page.render(f"voco preprocess: {layout}", path, root).encode())
+        title = f"voco preprocess: {cohort.layout}"
+        run.write(REPORT, qc_page.render(title, path, root).encode())
     stored, cached = count["series", "stored"], count["series", "cached"]
     refused = count["series", "refused"]
     summary = PreprocessSummary(
@@ -258,11 +270,15 @@ def _publish(
         refused=refused,
         skipped=count["series", "skipped"] + count["file", "skipped"],
         refused_files=count["file", "refused"],
-        layout=layout,
+        layout=cohort.layout,
         stores={writer.spec.profile: str(writer.place) for writer in writers},
         ledger=f"{run}/{ledger.KEY}",
         report=f"{run}/{REPORT}",
-        seconds=round(time.monotonic() - began, 3),
+        files=cohort.n_files,
+        index_seconds=round(clock.laps["index"], 3),
+        files_per_second=round(cohort.n_files / max(clock.laps["index"], 1e-3), 1),
+        lookup_seconds=round(clock.laps["look-up"], 3),
+        seconds=round(clock.total, 3),
     )
     log.info("%d series: %d stored, %d cached, %d refused", summary.series, stored, cached, refused)
     if stored + cached == 0:

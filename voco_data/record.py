@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import xxhash
@@ -91,7 +91,8 @@ class Record:
 
     def to_json(self) -> str:
         """JSON text with its own checksum."""
-        body = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        body = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return json.dumps({"xxh3_128": _checksum(body), "record": body}) + "\n"
 
     @classmethod
