@@ -416,6 +416,21 @@ def test_beyond_its_room_the_page_keeps_rows_and_says_so(
     assert first == uid(ODD_SPACING)  # outliers have theirs
 
 
+def test_of_too_many_series_the_oddest_are_shown(
+    chrome: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qc_rows, "SERIES", 9)
+    path = tmp_path / "report.html"
+    path.write_text(qc_page.render("many", qc_cohort.write(tmp_path, rows()), Folder(tmp_path)))
+    page = Page(chrome, path)
+    names = page.names()
+    assert len(names) == 9 + 1  # and the file
+    refused = [row.series_uid for row in rows() if row.status == "refused"]
+    assert set(refused) <= set(names)
+    assert uid(ODD_SPACING) in names
+    assert "31 more are in the ledger" in page.text("#series caption")
+
+
 def test_many_rows_come_in_pieces(
     chrome: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
