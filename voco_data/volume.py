@@ -40,20 +40,37 @@ class Volume:
     transfer_syntax: str
     """UID of the transfer syntax, or `nifti`."""
     flags: tuple[str, ...] = ()
+    hashed: str = ""
+    """What `content_digest` gives, if it was taken while reading."""
 
     def __post_init__(self) -> None:
         if self.hu.shape != self.geometry.shape:
             raise ValueError(f"hu {self.hu.shape} does not match geometry {self.geometry.shape}")
 
-    def input_digest(self, driver: str = "") -> str:
-        """XXH3-128 over pixels, geometry and the digest of what drove the box.
+    def content_digest(self) -> str:
+        """XXH3-128 of shape and HU, turned to the canonical axes (or the nearest to them)."""
+        if self.hashed:
+            return self.hashed
+        turned = np.ascontiguousarray(self.geometry.turned().view(self.hu))
+        state = content_state(turned.shape)
+        state.update(turned.data)
+        return state.hexdigest()
 
-        No id and no path enters, so a moved, copied or renamed archive has the same digests.
+    def input_digest(self, driver: str = "") -> str:
+        """XXH3-128 over the content digest, the geometry and the digest of what drove the box.
+
+        The geometry says how the canonical HU were turned, so equal digests mean equal HU in the
+        scanner's order too. No id and no path enters: a moved, copied or renamed archive has the
+        same digests.
         """
-        state = xxhash.xxh3_128()
-        state.update(np.ascontiguousarray(self.hu).data)
+        state = xxhash.xxh3_128(self.content_digest().encode())
         g = self.geometry
         numbers = [*g.shape, *g.spacing_mm, *g.origin_mm, *(c for axis in g.axes for c in axis)]
         state.update(np.asarray(numbers, dtype="<f8").data)
         state.update(driver.encode())
         return state.hexdigest()
+
+
+def content_state(shape: tuple[int, ...]) -> xxhash.xxh3_128:
+    """The hash of a content digest before its first voxel: feed it HU in C order."""
+    return xxhash.xxh3_128(np.asarray(shape, "<i8").data)

@@ -53,4 +53,3 @@ def _scan(rng: np.random.Generator, patient: PatientModel, slices: int, matrix: 
     )
     spacing = exact(scan.spacing_mm * scan.slices / slices)
     return replace(scan, slices=slices, spacing_mm=spacing, noise_hu=NOISE_HU)
-
