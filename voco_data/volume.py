@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -25,8 +26,19 @@ SAMPLING = 4
 def may_be_hu(hu: npt.NDArray[np.int16]) -> bool:
     """Whether values look like HU: without its intercept, a CT has nothing lighter than water."""
     seen = hu[:: max(1, min(SAMPLING, len(hu) // 8)), ::SAMPLING, ::SAMPLING]
-    low, high = LIGHTER_THAN_WATER_HU
-    return float(((seen > low) & (seen < high)).mean()) >= LEAST_LIGHT_SHARE
+    light: int = _between(seen, *LIGHTER_THAN_WATER_HU)
+    return light >= LEAST_LIGHT_SHARE * seen.size
+
+
+@numba.njit(nogil=True, cache=True)
+def _between(hu, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """How many values lie above `low` and below `high`."""
+    count = 0
+    for z in range(hu.shape[0]):
+        for y in range(hu.shape[1]):
+            for x in range(hu.shape[2]):
+                count += low < hu[z, y, x] < high
+    return count
 
 
 @dataclass(frozen=True, slots=True)
