@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from voco_data.geometry import Triple
+from voco_data.pieces import label
 from voco_data.volume import AIR_HU
 
 Mask = npt.NDArray[np.bool_]
@@ -26,9 +26,6 @@ LIMB_SHARE = 0.5
 """A piece with more than this share of the largest one's voxels is body too."""
 NORMAL_QUARTILE = 0.6745
 """Half of a normal distribution lies within so many standard deviations."""
-IN_PLANE = np.zeros((3, 3, 3), np.uint8)
-"""Voxels touch along rows and columns, not from slice to slice."""
-IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +81,7 @@ def find_body(coarse: Coarse) -> Body:
     every = max(1, round(BODY_SLICE_MM / coarse.slice_mm))
     tissue = fill_holes(coarse.hu[::every] > TISSUE_HU)
     _, y_mm, x_mm = coarse.spacing_mm
-    pieces, count = ndimage.label(_open(tissue, OPENING_MM / y_mm, OPENING_MM / x_mm))
+    pieces, count = label(_open(tissue, OPENING_MM / y_mm, OPENING_MM / x_mm))
     sizes = np.bincount(pieces[:, ::2, ::2].ravel(), minlength=count + 1)
     sizes[0] = 0
     keep = sizes >= LIMB_SHARE * sizes.max()
@@ -103,7 +100,7 @@ def find_body(coarse: Coarse) -> Body:
 
 def fill_holes(mask: Mask) -> Mask:
     """Fill, slice by slice, whatever background the slice's border does not reach."""
-    labels, count = ndimage.label(~mask, IN_PLANE)
+    labels, count = label(~mask, across=False)
     outside = np.zeros(count + 1, bool)
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         outside[edge.ravel()] = True

@@ -108,11 +108,16 @@ class Geometry:
 
         For grids that are aligned; `voco_data.reformat` resamples the others onto such a grid.
         """
-        nearest, cosines = nearest_axes(self.axes)
         if not self.is_aligned(tolerance_deg):
+            _, cosines = nearest_axes(self.axes)
             raise ValueError(
                 f"{_angle_deg(cosines):.1f} degrees off the patient's axes, or sheared"
             )
+        return self.turned()
+
+    def turned(self) -> Canonical:
+        """The permutation and flips that come nearest to the canonical axes, however far off."""
+        nearest, cosines = nearest_axes(self.axes)
         fz, fy, fx = (bool(c < 0) for c in cosines)
         return Canonical(self, nearest, (fz, fy, fx))
 
@@ -178,3 +183,8 @@ class Canonical:
         """`array` in the scanner's order as a view along the canonical axes. Nothing is copied."""
         turned = array.transpose(self.permutation)
         return turned[tuple(slice(None, None, -1) if f else slice(None) for f in self.flips)]
+
+    def back(self, array: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+        """The inverse of `view`: an array along the canonical axes in the scanner's order."""
+        turned = array[tuple(slice(None, None, -1) if f else slice(None) for f in self.flips)]
+        return turned.transpose(np.argsort(self.permutation))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from voco_data.body import Body, Coarse, Mask
+from voco_data.pieces import label
 
 LUNG_MAX_HU = -450
 LUNG_MEDIAN_HU = (-960, -550)
@@ -122,7 +123,7 @@ def _highest(floor: npt.NDArray[np.intp], top: int) -> int:
 def _lung(coarse: Coarse, body: Body, every: int) -> Mask:
     """Large connected pieces of aerated tissue inside the body; every n-th pixel."""
     hu = coarse.hu[:, ::every, ::every]
-    pieces, count = ndimage.label((hu < LUNG_MAX_HU) & body.mask[:, ::every, ::every])
+    pieces, count = label((hu < LUNG_MAX_HU) & body.mask[:, ::every, ::every])
     voxel_ml = coarse.pixel_mm2 * every**2 * coarse.slice_mm / 1000.0
     keep = np.bincount(pieces.ravel(), minlength=count + 1) * voxel_ml >= LUNG_MIN_ML
     keep[0] = False

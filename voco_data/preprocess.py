@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from voco_data.abdomen import find_box
 from voco_data.box import Box
@@ -28,7 +27,7 @@ from voco_data.reasons import Reason
 from voco_data.reformat import labels_to_axes, to_axes
 from voco_data.resample import resample_to_uint8
 from voco_data.spec import StoreSpec
-from voco_data.volume import AIR_HU, Volume, may_be_hu
+from voco_data.volume import AIR_HU, Volume, content_state, may_be_hu
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,9 @@ class Prepared:
     @cached_property
     def content_digest(self) -> str:
         """Digest of the canonical HU alone: the same volume as DICOM and as NIfTI has one."""
-        state = xxhash.xxh3_128(np.asarray(self.hu.shape, "<i8").data)
+        if not self.resampled:
+            return self.volume.content_digest()
+        state = content_state(self.hu.shape)
         state.update(self.hu.data)
         return state.hexdigest()
 

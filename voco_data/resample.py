@@ -91,7 +91,9 @@ def resample_to_uint8(
         hu,
         (z.first, z.count, z.weights),
         (y.first, y.count, y.weights),
-        (x.first, x.count, x.weights),
+        # One row of weights a tap, so that the sum over x has no inner loop.
+        (x.first - start[2], np.ascontiguousarray(x.weights.T)),
+        (start[2], stop[2]),
         np.float32(window_low_hu),
         np.float32(255.0 / window_width_hu),
         np.int16(floor_hu),
@@ -101,32 +103,67 @@ def resample_to_uint8(
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def _kernel(hu, z, y, x, low, scale, floor, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Average z and y together over whole rows, then x; one plane of rows is kept.
+def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
+    hu, z, y, x, columns, low, scale, floor, out
+):
+    """Average over z row by row, then over y into a plane of rows, then over x.
 
-    Rows run along x, the inner loop of the first two sums, so that it vectorises.
+    A row of the input is read once for each output slice that it touches, while its sum stays in
+    the first cache. Rows run along x, the inner loop of the first two sums.
     """
     z_first, z_count, z_weights = z
     y_first, y_count, y_weights = y
-    x_first, x_count, x_weights = x
-    left = x_first[0]
-    right = x_first[-1] + x_count[-1]
-    rows = np.empty((out.shape[1], right - left), np.float32)
+    x_first, x_weights = x
+    left, right = columns
+    width = right - left
+    # Beyond its end a row is 0, where taps of weight 0 may look.
+    rows = np.zeros((out.shape[1], width + x_weights.shape[0]), np.float32)
+    line = np.empty(width, np.float32)
+    total = np.empty(out.shape[2], np.float32)
     for oz in range(out.shape[0]):
         rows[:] = np.float32(0.0)
-        for kz in range(z_count[oz]):
-            plane = hu[z_first[oz] + kz]
-            for oy in range(out.shape[1]):
-                row = rows[oy]
-                for ky in range(y_count[oy]):
-                    weight = z_weights[oz, kz] * y_weights[oy, ky]
-                    line = plane[y_first[oy] + ky, left:right]
-                    for i in range(line.size):
-                        row[i] += weight * np.float32(max(line[i], floor))
+        summed = -1
         for oy in range(out.shape[1]):
+            for ky in range(y_count[oy]):
+                iy = y_first[oy] + ky
+                if iy != summed:  # neighbours share the row that lies on their border
+                    summed = iy
+                    line[:] = np.float32(0.0)
+                    for kz in range(z_count[oz]):
+                        weight = z_weights[oz, kz]
+                        source = hu[z_first[oz] + kz, iy, left:right]
+                        for i in range(width):
+                            line[i] += weight * np.float32(max(source[i], floor))
+                weight = y_weights[oy, ky]
+                row = rows[oy]
+                for i in range(width):
+                    row[i] += weight * line[i]
+        for oy in range(out.shape[1]):
+            _fold(rows[oy], x_first, x_weights, total)
             for ox in range(out.shape[2]):
-                total = np.float32(0.0)
-                for kx in range(x_count[ox]):
-                    total += x_weights[ox, kx] * rows[oy, x_first[ox] - left + kx]
-                grey = (total - low) * scale + np.float32(0.5)
+                grey = (total[ox] - low) * scale + np.float32(0.5)
                 out[oz, oy, ox] = np.uint8(min(max(grey, np.float32(0.0)), np.float32(255.0)))
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _fold(row, first, w, total):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The weighted sums of `row` from each `first` on. Written out for the usual few taps."""
+    count = w.shape[0]
+    if count == 2:
+        for i in range(total.size):
+            a = first[i]
+            total[i] = w[0, i] * row[a] + w[1, i] * row[a + 1]
+    elif count == 3:
+        for i in range(total.size):
+            a = first[i]
+            total[i] = w[0, i] * row[a] + w[1, i] * row[a + 1] + w[2, i] * row[a + 2]
+    elif count == 4:
+        for i in range(total.size):
+            a = first[i]
+            near = w[0, i] * row[a] + w[1, i] * row[a + 1]
+            total[i] = near + w[2, i] * row[a + 2] + w[3, i] * row[a + 3]
+    else:
+        total[:] = np.float32(0.0)
+        for k in range(count):
+            for i in range(total.size):
+                total[i] += w[k, i] * row[first[i] + k]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from voco_data.errors import InputError
 from voco_data.gaps import GapPolicy
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 """Bump when the same spec would give other pixels. The golden hashes in the tests enforce it."""
 
 DIGEST_LENGTH = 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import imagecodecs
 import numpy as np
@@ -73,47 +74,45 @@ def check_syntax(syntax: str) -> None:
         raise SeriesRefused(Reason.UNSUPPORTED_SYNTAX, f"transfer syntax {known_uid(syntax)}")
 
 
-class PixelReader:
-    """The frames of one data set, as encoded bytes until they are asked for."""
+@dataclass(frozen=True, slots=True)
+class PixelFormat:
+    """How the stored values of one object are encoded."""
 
-    def __init__(self, dataset: Dataset, shape: tuple[int, int], frames: int = 1) -> None:
-        """Check sizes against the bytes that are there. Raises SeriesRefused.
+    syntax: str
+    shape: tuple[int, int]
+    """Rows, columns."""
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
 
-        `shape` is (rows, columns) by the header. Nothing is allocated here.
-        """
+    @classmethod
+    def of(cls, dataset: Dataset, shape: tuple[int, int]) -> PixelFormat:
+        """The format that a header gives. Raises SeriesRefused."""
         take = Taker(dataset)
-        self._syntax = transfer_syntax(dataset)
-        check_syntax(self._syntax)
-        self._shape = shape
-        self._allocated = take.integer("BitsAllocated", 16)
-        if self._allocated not in (16, 32):
-            raise SeriesRefused(Reason.UNREADABLE, f"BitsAllocated is {self._allocated}")
-        self._stored = take.integer("BitsStored", self._allocated)
-        self._high = take.integer("HighBit", self._stored - 1)
-        if not (1 <= self._stored <= self._allocated > self._high >= self._stored - 1):
-            raise SeriesRefused(
-                Reason.UNREADABLE, f"BitsStored {self._stored}, HighBit {self._high}"
-            )
+        syntax = transfer_syntax(dataset)
+        check_syntax(syntax)
+        allocated = take.integer("BitsAllocated", 16)
+        if allocated not in (16, 32):
+            raise SeriesRefused(Reason.UNREADABLE, f"BitsAllocated is {allocated}")
+        stored = take.integer("BitsStored", allocated)
+        high = take.integer("HighBit", stored - 1)
+        if not (1 <= stored <= allocated > high >= stored - 1):
+            raise SeriesRefused(Reason.UNREADABLE, f"BitsStored {stored}, HighBit {high}")
         representation = take.integer("PixelRepresentation", 0)
         if representation not in (0, 1):
             raise SeriesRefused(Reason.UNREADABLE, f"PixelRepresentation is {representation}")
-        self._signed = representation == 1
-        self._frames = self._split(_pixel_bytes(dataset), frames)
+        return cls(syntax, shape, allocated, stored, high, representation == 1)
 
-    def __len__(self) -> int:
-        """Frames."""
-        return len(self._frames)
-
-    def stored(self, frame: int) -> Stored:
-        """Stored values of one frame with their sign (PS3.5 8.1.1), (rows, columns)."""
-        encoded = self._frames[frame]
-        if self._syntax in UNCOMPRESSED:
-            kind = np.dtype(f"{'>' if self._syntax == BIG_ENDIAN else '<'}u{self._allocated // 8}")
-            raw: Raw = np.frombuffer(encoded, kind).reshape(self._shape)
+    def values(self, encoded: bytes | memoryview) -> Stored:
+        """Stored values of one encoded frame with their sign (PS3.5 8.1.1), (rows, columns)."""
+        if self.syntax in UNCOMPRESSED:
+            kind = np.dtype(f"{'>' if self.syntax == BIG_ENDIAN else '<'}u{self.allocated // 8}")
+            raw: Raw = np.frombuffer(encoded, kind).reshape(self.shape)
         else:
             raw = self._decode(bytes(encoded))
-            if self._syntax != RLE:
-                return self.with_sign(raw, _ENCODED[self._syntax][1](bytes(encoded)).bits)
+            if self.syntax != RLE:
+                return self.with_sign(raw, _ENCODED[self.syntax][1](bytes(encoded)).bits)
         return self.with_sign(raw)
 
     def with_sign(self, raw: Raw, precision: int = 64) -> Stored:
@@ -122,18 +121,86 @@ class PixelReader:
         An encoded frame of fewer bits (`precision`) has its sign at the highest of these.
         """
         width = raw.dtype.itemsize * 8
-        bits = min(self._stored, precision, width)
-        high = self._high if bits == self._stored and self._high < width else bits - 1
+        bits = min(self.stored, precision, width)
+        high = self.high if bits == self.stored and self.high < width else bits - 1
         unsigned = raw.astype(f"u{width // 8}").view(f"u{width // 8}")
         left = np.left_shift(unsigned, width - 1 - high)
-        target = left.view(f"i{width // 8}") if self._signed else left
+        target = left.view(f"i{width // 8}") if self.signed else left
         kept: Stored = np.right_shift(target, width - bits)
         return kept
 
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame, decoded."""
+        return self.shape[0] * self.shape[1] * self.allocated // 8
+
+    def _decode(self, frame: bytes) -> Raw:
+        try:
+            raw = self._rle(frame) if self.syntax == RLE else self._codec(frame)
+        except SeriesRefused:
+            raise
+        except Exception as error:  # each codec has its own errors for broken bytes
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"pixels do not decode ({type(error).__name__})"
+            ) from error
+        if raw.shape != self.shape:
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"pixels decode to {raw.shape}, the header says {self.shape}"
+            )
+        return raw
+
+    def _rle(self, frame: bytes) -> Raw:
+        """PS3.5 Annex G: byte planes, most significant first."""
+        check_rle_header(frame, self.allocated // 8)
+        kind = np.dtype(f"<u{self.allocated // 8}")
+        raw: Raw = np.frombuffer(imagecodecs.dicomrle_decode(frame, kind), kind)
+        if raw.size != self.shape[0] * self.shape[1]:
+            raise ValueError(f"{raw.size} pixels")
+        return raw.reshape(self.shape)
+
+    def _codec(self, frame: bytes) -> Raw:
+        decode, claim_of = _ENCODED[self.syntax]
+        claim = claim_of(frame)
+        if (claim.rows, claim.columns, claim.components) != (*self.shape, 1):
+            raise SeriesRefused(
+                Reason.UNREADABLE,
+                f"an encoded frame of {claim.rows} x {claim.columns} x {claim.components}, the "
+                f"header says {self.shape[0]} x {self.shape[1]}",
+            )
+        if claim.signed and not self.signed:
+            raise SeriesRefused(Reason.UNREADABLE, "signed samples, the header says unsigned")
+        if claim.bits <= 8 and self.stored > 8:
+            raise SeriesRefused(
+                Reason.UNSUPPORTED_SYNTAX, f"{claim.bits} bits a pixel cannot be HU"
+            )
+        if END_MARKER not in frame[-ENDING:]:  # some codecs fill what is missing without a word
+            raise SeriesRefused(Reason.UNREADABLE, "an encoded frame without its end")
+        return decode(frame)
+
+
+class PixelReader:
+    """The frames of one data set, as encoded bytes until they are asked for."""
+
+    def __init__(self, dataset: Dataset, shape: tuple[int, int], frames: int = 1) -> None:
+        """Check sizes against the bytes that are there. Raises SeriesRefused.
+
+        `shape` is (rows, columns) by the header. Nothing is allocated here.
+        """
+        self._format = PixelFormat.of(dataset, shape)
+        self._frames = self._split(_pixel_bytes(dataset), frames)
+
+    def __len__(self) -> int:
+        """Frames."""
+        return len(self._frames)
+
+    def stored(self, frame: int) -> Stored:
+        """Stored values of one frame with their sign (PS3.5 8.1.1), (rows, columns)."""
+        return self._format.values(self._frames[frame])
+
     def _split(self, value: bytes, frames: int) -> list[memoryview | bytes]:
         """One piece of encoded bytes a frame."""
-        if self._syntax in UNCOMPRESSED:
-            size = self._shape[0] * self._shape[1] * self._allocated // 8
+        if self._format.syntax in UNCOMPRESSED:
+            size = self._format.frame_bytes
             need = size * frames
             # A padding byte may make the length even (PS3.5 7.1.1); more is another image.
             if not need <= len(value) <= need + 1:
@@ -153,49 +220,6 @@ class PixelReader:
                 Reason.UNREADABLE, f"{len(pieces)} encoded frames, the header says {frames}"
             )
         return pieces
-
-    def _decode(self, frame: bytes) -> Raw:
-        try:
-            raw = self._rle(frame) if self._syntax == RLE else self._codec(frame)
-        except SeriesRefused:
-            raise
-        except Exception as error:  # each codec has its own errors for broken bytes
-            raise SeriesRefused(
-                Reason.UNREADABLE, f"pixels do not decode ({type(error).__name__})"
-            ) from error
-        if raw.shape != self._shape:
-            raise SeriesRefused(
-                Reason.UNREADABLE, f"pixels decode to {raw.shape}, the header says {self._shape}"
-            )
-        return raw
-
-    def _rle(self, frame: bytes) -> Raw:
-        """PS3.5 Annex G: byte planes, most significant first."""
-        check_rle_header(frame, self._allocated // 8)
-        kind = np.dtype(f"<u{self._allocated // 8}")
-        raw: Raw = np.frombuffer(imagecodecs.dicomrle_decode(frame, kind), kind)
-        if raw.size != self._shape[0] * self._shape[1]:
-            raise ValueError(f"{raw.size} pixels")
-        return raw.reshape(self._shape)
-
-    def _codec(self, frame: bytes) -> Raw:
-        decode, claim_of = _ENCODED[self._syntax]
-        claim = claim_of(frame)
-        if (claim.rows, claim.columns, claim.components) != (*self._shape, 1):
-            raise SeriesRefused(
-                Reason.UNREADABLE,
-                f"an encoded frame of {claim.rows} x {claim.columns} x {claim.components}, the "
-                f"header says {self._shape[0]} x {self._shape[1]}",
-            )
-        if claim.signed and not self._signed:
-            raise SeriesRefused(Reason.UNREADABLE, "signed samples, the header says unsigned")
-        if claim.bits <= 8 and self._stored > 8:
-            raise SeriesRefused(
-                Reason.UNSUPPORTED_SYNTAX, f"{claim.bits} bits a pixel cannot be HU"
-            )
-        if END_MARKER not in frame[-ENDING:]:  # some codecs fill what is missing without a word
-            raise SeriesRefused(Reason.UNREADABLE, "an encoded frame without its end")
-        return decode(frame)
 
 
 def _pixel_bytes(dataset: Dataset) -> bytes:

@@ -1,0 +1,55 @@
+"""The made-up scan that every row of the benchmark reads: a noisy phantom, as RLE and as raw."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from voco_data.cohort import SeriesEntry
+from voco_data.phantom.anatomy import PatientModel, make_patient
+from voco_data.phantom.dicom_series import DicomStyle, write_series
+from voco_data.phantom.protocol import make_scan
+from voco_data.phantom.render import acquire, render
+from voco_data.phantom.scan import Scan, exact
+
+SLICES, MATRIX = 300, 512
+SEED = 20_230
+NOISE_HU = 35.0
+"""Of thin slices. Their RLE takes about as many bytes a slice as the public trauma set's."""
+SYNTAXES = ("rle", "raw")
+
+
+def write_bench_series(folder: Path, *, slices: int = SLICES, matrix: int = MATRIX) -> None:
+    """Write `folder`/rle and `folder`/raw: one scan, chest to thigh, in two transfer syntaxes."""
+    rng = np.random.default_rng(SEED)
+    patient = make_patient(rng)
+    scan = _scan(rng, patient, slices, matrix)
+    hu = acquire(render(patient, scan), scan)
+    for name in SYNTAXES:
+        syntax = DicomStyle(transfer_syntax="rle" if name == "rle" else "explicit")
+        write_series(folder / name, patient, scan, syntax, hu=hu)
+
+
+def entry_of(folder: Path, base: Path) -> SeriesEntry:
+    """The series in `folder` as an index under `base` would give it."""
+    files = sorted(path.relative_to(base).as_posix() for path in folder.iterdir())
+    return SeriesEntry(
+        kind="dicom",
+        patient_id="bench",
+        study_uid="bench",
+        series_uid=folder.name,
+        source=folder.relative_to(base).as_posix(),
+        files=tuple(files),
+        stat_digest="bench",
+    )
+
+
+def _scan(rng: np.random.Generator, patient: PatientModel, slices: int, matrix: int) -> Scan:
+    """Exactly `slices` planes over what a chest-to-thigh scan covers."""
+    scan = make_scan(
+        rng, patient, matrix=matrix, slices=slices, coverage="chest_to_thigh", phase="portal"
+    )
+    spacing = exact(scan.spacing_mm * scan.slices / slices)
+    return replace(scan, slices=slices, spacing_mm=spacing, noise_hu=NOISE_HU)
