@@ -98,7 +98,9 @@ def _die_at(changes: int) -> None:
 
     def count(event: str, args: tuple[Any, ...]) -> None:
         nonlocal left
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        writes = (
+            event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        )
         if (event in CHANGES or writes) and os.getpid() == me:
             left -= 1
             if left == 0:

@@ -77,7 +77,7 @@ def frame(lines: Iterable[dict[str, Any]]) -> pd.DataFrame:
 def write(store: Path, table: pd.DataFrame) -> None:
     """Replace the store's catalogue, atomically."""
     with atomic.replacing(store / FILE) as temporary:
-        table.to_parquet(temporary, index=False)
+        table.to_parquet(temporary, index=False, write_page_checksum=True)
 
 
 def read(store: Path) -> pd.DataFrame:
@@ -86,7 +86,7 @@ def read(store: Path) -> pd.DataFrame:
     if not path.exists():
         return frame([])
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(path, page_checksum_verification=True)
     except (OSError, ValueError) as error:
         raise StoreCorrupt(f"{path}: the catalogue cannot be read ({error})") from error
     missing = sorted(set(COLUMNS) - set(table.columns))

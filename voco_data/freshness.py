@@ -6,6 +6,7 @@ digest without a read. `--deep` does without it. Losing this file costs time, ne
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,16 @@ from pathlib import Path
 import pandas as pd
 import xxhash
 
-from voco_data import atomic
+from voco_data import atomic, lock
 from voco_data.reasons import Reason
 from voco_data.spec import ALGORITHM_VERSION, StoreSpec
 from voco_data.version import VERSION
 
+log = logging.getLogger(__name__)
+
 FILE = "freshness.parquet"
+LOCK_S = 60.0
+"""Writing it takes another run a moment."""
 _COLUMNS = ["key", "input_digest", "reason", "detail"]
 
 
@@ -36,11 +41,7 @@ class Freshness:
 
     def __init__(self, root: Path) -> None:
         self._path = root / FILE
-        self._seen: dict[str, Seen] = {}
-        if self._path.exists():
-            table = pd.read_parquet(self._path)
-            for key, digest, reason, detail in table[_COLUMNS].itertuples(index=False):
-                self._seen[key] = Seen(digest, Reason(reason) if reason else None, detail)
+        self._seen = _read(self._path)
 
     def look_up(self, stat_digest: str, spec: StoreSpec) -> Seen | None:
         """What is known of a series whose files have this stat digest, under the spec's rules."""
@@ -58,13 +59,35 @@ class Freshness:
         self._seen[_key(stat_digest, spec)] = seen
 
     def save(self) -> None:
-        """Write the memory, atomically."""
+        """Write the memory, atomically, with what another run of the root has added to it."""
+        with lock.exclusive(self._path.with_suffix(".lock"), wait_seconds=LOCK_S):
+            self._seen = _read(self._path) | self._seen
+            self._write()
+
+    def _write(self) -> None:
         rows: Iterable[tuple[str, str, str, str]] = (
             (key, seen.input_digest, seen.reason or "", seen.detail)
             for key, seen in self._seen.items()
         )
         with atomic.replacing(self._path) as temporary:
-            pd.DataFrame(rows, columns=_COLUMNS, dtype="string").to_parquet(temporary, index=False)
+            pd.DataFrame(rows, columns=_COLUMNS, dtype="string").to_parquet(
+                temporary, index=False, write_page_checksum=True
+            )
+
+
+def _read(path: Path) -> dict[str, Seen]:
+    """What is remembered; nothing where the file is damaged: then all is read again."""
+    if not path.exists():
+        return {}
+    try:
+        table = pd.read_parquet(path, page_checksum_verification=True)
+        return {
+            key: Seen(digest, Reason(reason) if reason else None, detail)
+            for key, digest, reason, detail in table[_COLUMNS].itertuples(index=False)
+        }
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("%s cannot be read (%s); it is made anew", path, type(error).__name__)
+        return {}
 
 
 def _key(stat_digest: str, spec: StoreSpec) -> str:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from voco_data import atomic, fanout, ledger, pseudonyms, qc_page
+from voco_data import atomic, fanout, ledger, leftovers, pseudonyms, qc_page
 from voco_data.cohort import Cohort
 from voco_data.errors import InputError, VocoError
 from voco_data.freshness import Freshness, Seen
@@ -96,10 +96,13 @@ def preprocess(
         _check_boxes(cohort, given, boxes)
         home = _usable(Path(root))
         _check_disk(home, wanted, len(cohort))
+        alone = stack.enter_context(leftovers.using(home))
+        writers = _open_stores(stack, home, wanted, wait, deep=deep)
+        if alone:
+            leftovers.sweep_root(home)
         hidden = None if keep_ids or cohort.public_ids else pseudonyms.load_or_make(home)
         series = NamedCohort(cohort, hidden, given)
         freshness = Freshness(home)
-        writers = [stack.enter_context(writing(home, spec, wait_seconds=wait)) for spec in wanted]
         for writer in writers:
             freshness.adopt(writer.table, writer.spec)
         plan = make_plan(series, writers, None if deep else freshness)
@@ -158,6 +161,17 @@ def _usable(root: Path) -> Path:
             f"{root}: cannot be written ({error.strerror}); give a folder of your own as --root"
         ) from error
     return root.resolve()
+
+
+def _open_stores(
+    stack: ExitStack, home: Path, specs: Sequence[StoreSpec], wait: float, *, deep: bool
+) -> list[StoreWriter]:
+    """The stores under their locks, which are taken by name: two runs never wait crosswise."""
+    opened = {
+        spec: stack.enter_context(writing(home, spec, wait_seconds=wait, deep=deep))
+        for spec in sorted(specs, key=lambda spec: spec.name)
+    }
+    return [opened[spec] for spec in specs]
 
 
 def _check_disk(root: Path, specs: Sequence[StoreSpec], series: int) -> None:

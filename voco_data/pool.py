@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.synchronize import Event
+from types import FrameType
 
 from voco_data.deadline import end_when_stuck
 from voco_data.known import KnownInputs
@@ -37,7 +38,10 @@ class Pool:
 
     def submit(self, batch: Batch) -> Future[list[SeriesOutcome]]:
         """Hand in a batch. Raises BrokenProcessPool where no process can be had any more."""
-        with _callers_script_hidden():  # a pool starts its processes as work comes in
+        with (
+            _ctrl_c_later(),
+            _callers_script_hidden(),
+        ):  # a pool starts its processes as work comes in
             try:
                 return self._executor.submit(_fill, batch)
             except (EOFError, OSError) as error:  # the server that forks them has died
@@ -75,6 +79,27 @@ def _start_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: a process half started would be nobody's to end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = False
+
+    def note(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+
+    former = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextmanager

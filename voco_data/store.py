@@ -6,6 +6,7 @@ files are read straight into the caller's memory, because a volume is one uncomp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -78,6 +79,7 @@ class Store:
         self._read_chunk(row, volume.data.cast("B"))
         if row not in self._checked:
             if xxhash.xxh3_128_hexdigest(volume.data) != expected:
+                break_seal(self.path, row)
                 raise StoreCorrupt(self._complaint(row, "its bytes do not match the checksum"))
             self._checked.add(row)
         return volume
@@ -111,7 +113,18 @@ class Store:
 
 def chunk_path(store: Path, row: int) -> Path:
     """File of the chunk that is volume `row` (Zarr v3 default chunk key encoding)."""
-    return store / "volumes" / "c" / str(row) / "0" / "0" / "0"
+    return chunk_folder(store, row) / "0" / "0" / "0"
+
+
+def chunk_folder(store: Path, row: int) -> Path:
+    """Folder that holds the chunk of volume `row`, and nothing else."""
+    return store / "volumes" / "c" / str(row)
+
+
+def break_seal(store: Path, row: int) -> None:
+    """Touch a chunk that was found damaged: the next run over its series looks at it again."""
+    with contextlib.suppress(OSError):  # a store that we may only read: `--deep` finds it
+        os.utime(chunk_path(store, row))
 
 
 def read_spec(store: Path) -> StoreSpec:

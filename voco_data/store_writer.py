@@ -5,56 +5,64 @@ The protocol is voco_data/STORE.md. The coordinator holds the lock; workers need
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import logging
+import shutil
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xxhash
-import zarr
-from zarr.codecs import BytesCodec
-from zarr.storage import LocalStore
 
-from voco_data import atomic, catalogue, lock
-from voco_data.record import Record, read_record, record_path, write_record
+from voco_data import atomic, catalogue, damage, leftovers, lock, store_arrays
+from voco_data.errors import StoreCorrupt
+from voco_data.record import Record, record_path, write_record
+from voco_data.seals import Seals
 from voco_data.spec import StoreSpec
-from voco_data.store import FORMAT, chunk_path, read_spec
+from voco_data.store import chunk_folder, chunk_path, read_spec
+
+log = logging.getLogger(__name__)
 
 ROWS_FILE = Path("volumes", "rows.parquet")
-_VALID_CHUNK = 65536
 
 
 class StoreWriter:
     """A store held for writing. Make one with `writing`."""
 
-    def __init__(self, path: Path, spec: StoreSpec) -> None:
+    def __init__(self, path: Path, spec: StoreSpec, *, deep: bool = False) -> None:
         self.path = path
         self.spec = spec
-        self._rows = _read_rows(path)
-        self._table = catalogue.read(path)
-        self._adopt_orphans()
+        self._seals = Seals(path)
+        self._damaged: set[int] = set()
+        self._rows: dict[str, int] = {}
+        self._table = catalogue.frame([])
+        self._load()
+        self._take_up_holes()
+        self._find_damage(deep=deep)
 
     @property
     def table(self) -> pd.DataFrame:
-        """The catalogue, with what an interrupted run had committed."""
-        return self._table
+        """The catalogue, with what an interrupted run had committed, without damaged rows."""
+        return self._table[~self._table["row"].isin(self._damaged)]
 
     def assign(self, keys: Sequence[str]) -> dict[str, int]:
         """Rows for the series `keys`, remembered before any work starts.
 
         A key that was given a row by an interrupted run keeps it, so that a rerun ends with the
-        same rows as an undisturbed run. A key whose row is committed gets a new one: what is
-        committed is never overwritten. New rows are numbered in sorted order of the keys.
+        same rows as an undisturbed run; so does a key whose row is damaged. A key whose row is
+        whole gets a new one: what is committed is never overwritten. New rows are numbered in
+        sorted order of the keys.
         """
-        committed = set(self._table["row"].tolist())
-        new = sorted(key for key in set(keys) if self._rows.get(key, -1) in {-1, *committed})
-        first = max([*self._rows.values(), *committed], default=-1) + 1
+        listed = set(self._table["row"].tolist())
+        whole = listed - self._damaged
+        new = sorted(key for key in set(keys) if self._rows.get(key, -1) in {-1, *whole})
+        first = max([*self._rows.values(), *listed], default=-1) + 1
         self._rows |= {key: row for row, key in enumerate(new, start=first)}
         self._write_rows()
-        self._resize(max(self._rows.values(), default=-1) + 1)
+        self._resize(max([*self._rows.values(), *listed], default=-1) + 1)
         return {key: self._rows[key] for key in keys}
 
     def compact(self, records: Sequence[Record]) -> None:
@@ -68,55 +76,100 @@ class StoreWriter:
         gone = sorted(set(old["row"][replaced]) - set(fresh["row"]))
         parts = [part for part in (old[~replaced], fresh) if len(part)]
         self._table = pd.concat(parts).sort_values("row", ignore_index=True) if parts else fresh
+        self._damaged -= set(old["row"][replaced])
         rows = self._table["row"].to_numpy()
         size = int(rows.max()) + 1 if len(rows) else 0
         self._rows = {key: row for key, row in self._rows.items() if row < size}
         self._write_rows()
         self._resize(size)
-        valid = np.zeros(size, bool)
-        valid[rows] = True
-        if size:
-            zarr.open_array(LocalStore(self.path), path="valid", mode="r+")[:] = valid
+        store_arrays.write_valid(self.path, rows, size)
         catalogue.write(self.path, self._table)
         for row in gone:  # only now: no reader of the new catalogue goes there
-            record_path(self.path, row).unlink(missing_ok=True)
-            chunk_path(self.path, row).unlink(missing_ok=True)
+            self._remove(row)
+        self._seals.set(fresh["row"].tolist())
+        self._seals.keep(rows.tolist())
+        self._seals.save()
 
-    def _adopt_orphans(self) -> None:
-        """Records that an interrupted run committed but did not bring into the catalogue."""
+    def _load(self) -> None:
+        """Read rows and catalogue; what cannot be read is made again from the records."""
+        try:
+            self._rows = _read_rows(self.path)
+            self._table = catalogue.read(self.path)
+            lost = not (self.path / catalogue.FILE).exists()
+        except StoreCorrupt as error:
+            log.warning("%s; it is made again from the records", error)
+            lost = True
+        if lost or (len(self._table) and not self._rows):
+            found = damage.recover(self.path)
+            self._table = damage.lines_of(found)
+            self._rows |= {record.key: record.row for record in found}
+
+    def _take_up_holes(self) -> None:
+        """Rows without a line: adopt what an interrupted run committed, remove what it left."""
         listed = set(self._table["row"].tolist())
-        holes = sorted(row for row in self._rows.values() if row not in listed)
-        found = [record for row in holes if (record := read_record(self.path, row)) is not None]
-        if found:
-            self.compact(found)
+        planned = set(self._rows.values())
+        size = max([store_arrays.length(self.path) - 1, *planned, *listed], default=-1) + 1
+        adopted = []
+        for row in sorted(set(range(size)) - listed):
+            found = damage.check_row(self.path, self.spec, row) if row in planned else None
+            if found is not None and found.record is not None:
+                adopted.append(found.record)
+            else:
+                self._remove(row)
+        if adopted:
+            self.compact(adopted)
+
+    def _find_damage(self, *, deep: bool) -> None:
+        """Check rows whose files were touched since they were last found right; all if `deep`."""
+        lines: dict[int, dict[Hashable, Any]] = {
+            int(line["row"]): line for line in self._table.to_dict("records")
+        }
+        suspects = [row for row in lines if deep or not self._seals.holds(row)]
+        corrected = []
+        for found in damage.check_rows(self.path, self.spec, suspects):
+            if found.record is None:
+                self._damaged.add(found.row)
+                name = lines[found.row]["series_uid"]
+                log.warning("series %s (row %d) is damaged: %s", name, found.row, found.damage)
+            elif damage.differing(found.record, lines[found.row]):
+                corrected.append(found.record)
+        self._seals.set(set(suspects) - self._damaged)
+        if corrected:
+            self.compact(corrected)
+        self._seals.save()
+
+    def _remove(self, row: int) -> None:
+        """Take a row off the disk: the record first, so that it never stands without its chunk."""
+        record_path(self.path, row).unlink(missing_ok=True)
+        shutil.rmtree(chunk_folder(self.path, row), ignore_errors=True)
 
     def _write_rows(self) -> None:
         table = pd.DataFrame({"key": list(self._rows), "row": list(self._rows.values())})
         with atomic.replacing(self.path / ROWS_FILE) as temporary:
-            table.astype({"key": "string", "row": "int64"}).to_parquet(temporary, index=False)
+            table.astype({"key": "string", "row": "int64"}).to_parquet(
+                temporary, index=False, write_page_checksum=True
+            )
 
     def _resize(self, size: int) -> None:
-        """Set N of both arrays. The metadata files are replaced atomically."""
-        for name in ("volumes", "valid"):
-            path = self.path / name / "zarr.json"
-            metadata = json.loads(path.read_text())
-            if metadata["shape"][0] != size:
-                metadata["shape"][0] = size
-                atomic.write_text(path, json.dumps(metadata, indent=2))
+        store_arrays.resize(self.path, size)
 
 
 @contextmanager
-def writing(root: Path, spec: StoreSpec, *, wait_seconds: float = 0.0) -> Iterator[StoreWriter]:
+def writing(
+    root: Path, spec: StoreSpec, *, wait_seconds: float = 0.0, deep: bool = False
+) -> Iterator[StoreWriter]:
     """The store of `spec` under `root`, made if absent, held under its lock.
 
-    Raises StoreBusy if another run holds it for longer than `wait_seconds`.
+    `deep` checks the bytes of every row. Raises StoreBusy if another run holds the store for
+    longer than `wait_seconds`.
     """
     path = root / spec.name
-    with lock.exclusive(root / f".{spec.name}.lock", wait_seconds=wait_seconds):
-        if not (path / "zarr.json").exists():
-            _create(path, spec)
+    with lock.exclusive(root / f".{spec.name}.lock", wait_seconds=wait_seconds) as ended_well:
+        if not ended_well:
+            leftovers.sweep_store(path)
+        store_arrays.ensure(path, spec)
         read_spec(path)
-        yield StoreWriter(path, spec)
+        yield StoreWriter(path, spec, deep=deep)
 
 
 def commit_volume(store: Path, record: Record, volume: npt.NDArray[np.uint8]) -> None:
@@ -135,46 +188,12 @@ def _same_series(old: pd.DataFrame, fresh: pd.DataFrame) -> npt.NDArray[np.bool_
     return pd.MultiIndex.from_frame(old[names]).isin(pd.MultiIndex.from_frame(fresh[names]))
 
 
-def _create(path: Path, spec: StoreSpec) -> None:
-    """Make the empty arrays, then the group: a folder without group metadata is no store yet."""
-    storage = LocalStore(path)
-    window = {"level_hu": spec.window_level_hu, "width_hu": spec.window_width_hu}
-    zarr.create_array(
-        storage,
-        name="volumes",
-        shape=(0, *spec.grid),
-        chunks=(1, *spec.grid),
-        dtype="uint8",
-        serializer=BytesCodec(),
-        compressors=None,
-        fill_value=0,
-        dimension_names=("series", "z", "y", "x"),
-        attributes={"window": window, "axes": "z superior, y posterior, x left"},
-        overwrite=True,
-    )
-    zarr.create_array(
-        storage,
-        name="valid",
-        shape=(0,),
-        chunks=(_VALID_CHUNK,),
-        dtype="bool",
-        compressors=None,
-        fill_value=False,
-        dimension_names=("series",),
-        overwrite=True,
-    )
-    attributes = {
-        "format": FORMAT,
-        "spec": json.loads(spec.canonical_json()),
-        "spec_digest": spec.digest,
-    }
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {"voco": attributes}}
-    atomic.write_text(path / "zarr.json", json.dumps(group, indent=2))
-
-
 def _read_rows(path: Path) -> dict[str, int]:
     file = path / ROWS_FILE
     if not file.exists():
         return {}
-    table = pd.read_parquet(file)
-    return dict(zip(table["key"].tolist(), table["row"].tolist(), strict=True))
+    try:
+        table = pd.read_parquet(file, page_checksum_verification=True)
+        return dict(zip(table["key"].tolist(), table["row"].tolist(), strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreCorrupt(f"{file}: the table of rows cannot be read ({error})") from error

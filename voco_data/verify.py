@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from voco_data.errors import StoreCorrupt
-from voco_data.record import read_record
-from voco_data.store import Store
+from voco_data import damage, store_arrays
+from voco_data.record import FOLDER
+from voco_data.store import Store, break_seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +27,34 @@ class VerifySummary:
 
 
 def verify(store: str | Path) -> VerifySummary:
-    """Check every chunk and record of a store. Raises InputError if it does not open."""
+    """Check every chunk, every record and the metadata of a store.
+
+    What is damaged is touched where we may write, so that the next run looks at it. Raises
+    InputError if the store does not open, StoreCorrupt if its catalogue cannot be read.
+    """
     opened = Store.open(store)
     return VerifySummary(str(opened.path), len(opened), tuple(_problems(opened)))
 
 
 def _problems(store: Store) -> Iterator[str]:
-    for line in store.catalogue.to_dict("records"):
-        row, series = int(line["row"]), line["series_uid"]
-        try:
-            record = read_record(store.path, row)
-            if record is None:
-                yield f"series {series} (row {row}): its record is missing"
-            elif record.chunk_checksum != line["chunk_checksum"]:
-                yield f"series {series} (row {row}): record and catalogue disagree"
-            store.read(row)
-        except StoreCorrupt as error:
-            yield str(error)
+    lines = {int(line["row"]): line for line in store.catalogue.to_dict("records")}
+    for found in damage.check_rows(store.path, store.spec, sorted(lines)):
+        line = lines[found.row]
+        series = f"series {line['series_uid']} (row {found.row})"
+        if found.record is None:
+            break_seal(store.path, found.row)
+            yield f"{series}: {found.damage}"
+        elif differ := damage.differing(found.record, line):
+            yield f"{series}: the catalogue differs from its record in {', '.join(differ)}"
+    yield from _strays(store.path, set(lines))
+    yield from store_arrays.problems(store.path, store.spec, store.catalogue["row"].to_numpy())
+
+
+def _strays(store: Path, listed: set[int]) -> Iterator[str]:
+    """Files of rows that the catalogue does not list: a run was killed, or is writing."""
+    for path in sorted((store / FOLDER).glob("*/*.json")):
+        if int(path.stem) not in listed:
+            yield f"row {int(path.stem)}: a record that the catalogue does not list; rerun"
+    for path in sorted((store / "volumes" / "c").glob("*/0/0/0")):
+        if int(path.parents[2].name) not in listed:
+            yield f"row {path.parents[2].name}: a chunk that the catalogue does not list; rerun"
