@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from voco_data import atomic
-from voco_data.errors import StoreCorrupt
+from voco_data import tables
 from voco_data.record import Record
 
 FILE = Path("volumes", "catalogue.parquet")
@@ -76,20 +75,10 @@ def frame(lines: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 def write(store: Path, table: pd.DataFrame) -> None:
     """Replace the store's catalogue, atomically."""
-    with atomic.replacing(store / FILE) as temporary:
-        table.to_parquet(temporary, index=False, write_page_checksum=True)
+    tables.write(store / FILE, table)
 
 
 def read(store: Path) -> pd.DataFrame:
     """The store's catalogue; empty where no run has finished yet. StoreCorrupt if unreadable."""
-    path = store / FILE
-    if not path.exists():
-        return frame([])
-    try:
-        table = pd.read_parquet(path, page_checksum_verification=True)
-    except (OSError, ValueError) as error:
-        raise StoreCorrupt(f"{path}: the catalogue cannot be read ({error})") from error
-    missing = sorted(set(COLUMNS) - set(table.columns))
-    if missing:
-        raise StoreCorrupt(f"{path}: the catalogue lacks the columns {missing}")
-    return table[list(COLUMNS)].astype(COLUMNS)
+    table = tables.read(store / FILE, COLUMNS)
+    return frame([]) if table is None else table

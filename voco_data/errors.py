@@ -9,6 +9,8 @@ VocoError            exit code 1: something went wrong that we can name
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from voco_data.reasons import Reason
 
 
@@ -46,6 +48,15 @@ class SeriesRefused(VocoError):
     def __reduce__(self) -> tuple[type[SeriesRefused], tuple[Reason, str]]:
         """Pickle by arguments: refusals travel back from worker processes."""
         return (type(self), (self.reason, self.detail))
+
+
+def unwritable(root: Path, error: OSError) -> VocoError:
+    """One line for a root that took no more: disk full, quota, read-only, no permission."""
+    why = error.strerror or type(error).__name__
+    return VocoError(
+        f"{root}: cannot be written ({why}); what is finished stays: free some space or give "
+        "leave to write, then run again"
+    )
 
 
 def unreadable(error: OSError, what: str) -> SeriesRefused:

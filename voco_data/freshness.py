@@ -14,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 import xxhash
 
-from voco_data import atomic, lock
+from voco_data import lock, tables
+from voco_data.errors import StoreCorrupt
 from voco_data.reasons import Reason
 from voco_data.spec import ALGORITHM_VERSION, StoreSpec
 from voco_data.version import VERSION
@@ -22,6 +23,7 @@ from voco_data.version import VERSION
 log = logging.getLogger(__name__)
 
 FILE = "freshness.parquet"
+LOCK_FILE = ".freshness.lock"
 LOCK_S = 60.0
 """Writing it takes another run a moment."""
 _COLUMNS = ["key", "input_digest", "reason", "detail"]
@@ -60,7 +62,7 @@ class Freshness:
 
     def save(self) -> None:
         """Write the memory, atomically, with what another run of the root has added to it."""
-        with lock.exclusive(self._path.with_suffix(".lock"), wait_seconds=LOCK_S):
+        with lock.exclusive(self._path.with_name(LOCK_FILE), wait_seconds=LOCK_S):
             self._seen = _read(self._path) | self._seen
             self._write()
 
@@ -69,25 +71,22 @@ class Freshness:
             (key, seen.input_digest, seen.reason or "", seen.detail)
             for key, seen in self._seen.items()
         )
-        with atomic.replacing(self._path) as temporary:
-            pd.DataFrame(rows, columns=_COLUMNS, dtype="string").to_parquet(
-                temporary, index=False, write_page_checksum=True
-            )
+        tables.write(self._path, pd.DataFrame(rows, columns=_COLUMNS, dtype="string"))
 
 
 def _read(path: Path) -> dict[str, Seen]:
     """What is remembered; nothing where the file is damaged: then all is read again."""
-    if not path.exists():
-        return {}
     try:
-        table = pd.read_parquet(path, page_checksum_verification=True)
-        return {
-            key: Seen(digest, Reason(reason) if reason else None, detail)
-            for key, digest, reason, detail in table[_COLUMNS].itertuples(index=False)
-        }
-    except (OSError, ValueError, KeyError) as error:
-        log.warning("%s cannot be read (%s); it is made anew", path, type(error).__name__)
+        table = tables.read(path, dict.fromkeys(_COLUMNS, "string"))
+    except StoreCorrupt as error:
+        log.warning("%s; it is made anew", error)
         return {}
+    if table is None:
+        return {}
+    return {
+        key: Seen(digest, Reason(reason) if reason else None, detail)
+        for key, digest, reason, detail in table.itertuples(index=False)
+    }
 
 
 def _key(stat_digest: str, spec: StoreSpec) -> str:

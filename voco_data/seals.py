@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from voco_data import atomic
+from voco_data import tables
+from voco_data.errors import StoreCorrupt
 from voco_data.record import record_path
 from voco_data.store import chunk_path
 
@@ -63,21 +64,20 @@ class Seals:
             return
         table = pd.DataFrame.from_dict(self._stamps, orient="index", columns=_COLUMNS)
         table = table.astype("int64").rename_axis("row").reset_index()
-        with atomic.replacing(self._store / FILE) as temporary:
-            table.to_parquet(temporary, index=False, write_page_checksum=True)
+        tables.write(self._store / FILE, table)
         self._changed = False
 
 
 def _read(path: Path) -> dict[int, Stamp]:
-    if not path.exists():
-        return {}
     try:
-        table = pd.read_parquet(path, page_checksum_verification=True)
-        rows = table["row"].tolist()
-        return dict(zip(rows, table[_COLUMNS].itertuples(index=False, name=None), strict=True))
-    except (OSError, ValueError, KeyError) as error:
-        log.warning("%s cannot be read (%s); every volume is checked", path, type(error).__name__)
+        table = tables.read(path, dict.fromkeys(["row", *_COLUMNS], "int64"))
+    except StoreCorrupt as error:
+        log.warning("%s; every volume is checked", error)
         return {}
+    if table is None:
+        return {}
+    stamps = table[_COLUMNS].itertuples(index=False, name=None)
+    return dict(zip(table["row"].tolist(), stamps, strict=True))
 
 
 def _stamp(store: Path, row: int) -> Stamp | None:

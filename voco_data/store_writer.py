@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 import xxhash
 
-from voco_data import atomic, catalogue, damage, leftovers, lock, store_arrays
+from voco_data import atomic, catalogue, damage, leftovers, lock, store_arrays, tables
 from voco_data.errors import StoreCorrupt
-from voco_data.record import Record, record_path, write_record
+from voco_data.record import Record, record_path, series_key, write_record
 from voco_data.seals import Seals
 from voco_data.spec import StoreSpec
 from voco_data.store import chunk_folder, chunk_path, read_spec
@@ -27,6 +27,7 @@ from voco_data.store import chunk_folder, chunk_path, read_spec
 log = logging.getLogger(__name__)
 
 ROWS_FILE = Path("volumes", "rows.parquet")
+_ROWS_COLUMNS = {"key": "string", "row": "int64"}
 
 
 class StoreWriter:
@@ -79,7 +80,8 @@ class StoreWriter:
         self._damaged -= set(old["row"][replaced])
         rows = self._table["row"].to_numpy()
         size = int(rows.max()) + 1 if len(rows) else 0
-        self._rows = {key: row for key, row in self._rows.items() if row < size}
+        planned = {key: row for key, row in self._rows.items() if row < size}
+        self._rows = planned | _keys(self._table)
         self._write_rows()
         self._resize(size)
         store_arrays.write_valid(self.path, rows, size)
@@ -145,10 +147,7 @@ class StoreWriter:
 
     def _write_rows(self) -> None:
         table = pd.DataFrame({"key": list(self._rows), "row": list(self._rows.values())})
-        with atomic.replacing(self.path / ROWS_FILE) as temporary:
-            table.astype({"key": "string", "row": "int64"}).to_parquet(
-                temporary, index=False, write_page_checksum=True
-            )
+        tables.write(self.path / ROWS_FILE, table.astype(_ROWS_COLUMNS))
 
     def _resize(self, size: int) -> None:
         store_arrays.resize(self.path, size)
@@ -183,17 +182,19 @@ def checksum(volume: npt.NDArray[np.uint8]) -> str:
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(volume).data)
 
 
+def _keys(table: pd.DataFrame) -> dict[str, int]:
+    """Key of every listed series, and its row."""
+    names = (table[name] for name in ("patient_id", "series_uid", "source"))
+    return {series_key(*ids): row for *ids, row in zip(*names, table["row"], strict=True)}
+
+
 def _same_series(old: pd.DataFrame, fresh: pd.DataFrame) -> npt.NDArray[np.bool_]:
     names = ["patient_id", "series_uid", "source"]
     return pd.MultiIndex.from_frame(old[names]).isin(pd.MultiIndex.from_frame(fresh[names]))
 
 
 def _read_rows(path: Path) -> dict[str, int]:
-    file = path / ROWS_FILE
-    if not file.exists():
+    table = tables.read(path / ROWS_FILE, _ROWS_COLUMNS)
+    if table is None:
         return {}
-    try:
-        table = pd.read_parquet(file, page_checksum_verification=True)
-        return dict(zip(table["key"].tolist(), table["row"].tolist(), strict=True))
-    except (OSError, ValueError, KeyError) as error:
-        raise StoreCorrupt(f"{file}: the table of rows cannot be read ({error})") from error
+    return dict(zip(table["key"].tolist(), table["row"].tolist(), strict=True))
