@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is one that `replacing` made, and did not move."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def write_bytes(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:

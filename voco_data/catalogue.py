@@ -6,16 +6,15 @@ It is read and written in pieces, so that memory does not grow with the store.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from voco_data.errors import StoreCorrupt
+from voco_data import tables
 from voco_data.place import Place
 from voco_data.record import Record
 
@@ -87,26 +86,23 @@ def line(record: Record) -> Line:
     return flat
 
 
-def batches(store: Place, columns: Collection[str] = tuple(COLUMNS)) -> Iterator[pa.RecordBatch]:
+def batches(store: Place, columns: Sequence[str] = tuple(COLUMNS)) -> Iterator[pa.RecordBatch]:
     """The catalogue's lines in pieces, sorted by row; none where no run has finished yet.
 
     Raises StoreCorrupt if it cannot be read.
     """
-    if store.size(KEY) is None:
-        return
-    with store.fetched(KEY) as path, _opened(store, path) as file:
-        try:
-            yield from file.iter_batches(_ROWS_A_GROUP, columns=list(columns))
-        except (OSError, ValueError) as error:
-            raise _unreadable(store, error) from error
+    return tables.batches(store, KEY, columns, _ROWS_A_GROUP)
 
 
 def count(store: Place) -> int:
-    """How many lines; 0 where no run has finished yet. Reads no line."""
-    if store.size(KEY) is None:
-        return 0
-    with store.fetched(KEY) as path, _opened(store, path) as file:
-        return int(file.metadata.num_rows)
+    """How many lines; 0 where no run has finished yet. Raises StoreCorrupt. Reads no line."""
+    return tables.count(store, KEY)
+
+
+def frame(lines: Iterable[Line]) -> pd.DataFrame:
+    """A table of lines."""
+    table: pd.DataFrame = pa.Table.from_pylist(list(lines), SCHEMA).to_pandas()
+    return table.astype(COLUMNS)
 
 
 def read(store: Place) -> pd.DataFrame:
@@ -115,14 +111,17 @@ def read(store: Place) -> pd.DataFrame:
     return table.astype(COLUMNS)
 
 
-def rewrite(store: Place, gone: Collection[int], fresh: Iterable[Line]) -> None:
+def rewrite(
+    store: Place, gone: Collection[int], fresh: Iterable[Line], *, anew: bool = False
+) -> None:
     """Replace the catalogue, atomically: without the rows `gone`, with the lines `fresh`.
 
-    `fresh` comes sorted by row; its rows replace those of the same number.
+    `fresh` comes sorted by row; its rows replace those of the same number. `anew` leaves what is
+    there unread.
     """
     lines = _Pieces(fresh)
-    with store.replacing(KEY) as path, pq.ParquetWriter(path, SCHEMA) as writer:
-        for batch in batches(store):
+    with tables.writer(store, KEY, SCHEMA) as writer:
+        for batch in () if anew else batches(store):
             last = batch["row"][-1].as_py()
             added = lines.up_to(last)
             drop = pa.array([*gone, *(item["row"] for item in added)], pa.int64())
@@ -166,18 +165,3 @@ def from_json(text: str) -> Line:
 def to_json(flat: Line) -> str:
     """A line as text."""
     return json.dumps(flat, separators=(",", ":"))
-
-
-def _opened(store: Place, path: Any) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(store, error) from error
-    missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
-    if missing:
-        raise StoreCorrupt(f"{store}/{KEY}: the catalogue lacks the columns {missing}")
-    return file
-
-
-def _unreadable(store: Place, error: Exception) -> StoreCorrupt:
-    return StoreCorrupt(f"{store}/{KEY}: the catalogue cannot be read ({error})")

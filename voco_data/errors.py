@@ -48,6 +48,15 @@ class SeriesRefused(VocoError):
         return (type(self), (self.reason, self.detail))
 
 
+def unwritable(root: str, error: OSError) -> VocoError:
+    """One line for a root that took no more: disk full, quota, read-only, no permission."""
+    why = error.strerror or type(error).__name__
+    return VocoError(
+        f"{root}: cannot be written ({why}); what is finished stays: free some space or give "
+        "leave to write, then run again"
+    )
+
+
 def unreadable(error: OSError, what: str) -> SeriesRefused:
     """IO_ERROR where the file system failed, UNREADABLE where a library says so of the bytes."""
     if error.errno is not None:

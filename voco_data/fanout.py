@@ -7,33 +7,22 @@ A decoder that crashes takes its process with it, so nothing is read in the coor
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import signal
-import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from voco_data.deadline import end_when_stuck
 from voco_data.errors import InputError, VocoError
-from voco_data.known import KnownInputs
+from voco_data.pool import TIME_LIMIT_S, Batch, Known, pool
 from voco_data.reasons import Reason
 from voco_data.worker import SeriesOutcome, SeriesTask, fill_batch
 
 log = logging.getLogger(__name__)
 
-Batch = Sequence[SeriesTask]
-Known = Mapping[str, KnownInputs]
-
 IN_FLIGHT_PER_WORKER = 2
 LARGEST_BATCH = 256
 BATCHES_PER_WORKER = 16
-
-TIME_LIMIT_S = 600.0
-"""What one series may take; a large one takes seconds."""
 
 ANY_PORT = "127.0.0.1:0"
 """Where the scheduler of a local cluster shows itself: on loopback, beside others."""
@@ -43,8 +32,6 @@ WORKERLESS_S = 30.0
 """A cluster that has had no worker for so long will get none by itself."""
 
 KILLED = "the process that read it died twice (out of memory, a crash, or stuck in a decoder)"
-
-_known: Known = {}
 
 
 def batches(tasks: Sequence[SeriesTask], workers: int) -> Iterator[Batch]:
@@ -72,13 +59,13 @@ def _drain_pool(
     todo: Iterator[Batch], known: Known, workers: int
 ) -> Generator[list[SeriesOutcome], None, list[Batch]]:
     """Run batches until they end or a process dies; return the batches that were in flight."""
-    with _pool(workers, known) as pool:
+    with pool(workers, known) as processes:
         flying: dict[Future[list[SeriesOutcome]], Batch] = {}
         try:
             while True:
                 for batch in islice(todo, workers * IN_FLIGHT_PER_WORKER - len(flying)):
                     try:
-                        flying[_submit(pool, batch)] = batch
+                        flying[processes.submit(batch)] = batch
                     except BrokenProcessPool:
                         return [*flying.values(), batch]
                 if not flying:
@@ -100,10 +87,10 @@ def _one_by_one(suspects: Sequence[SeriesTask], known: Known) -> Iterator[list[S
     """The second try: one process, one series at a time. The series that ends it is refused."""
     remaining = list(suspects)
     while remaining:
-        with _pool(1, known) as pool:
+        with pool(1, known) as process:
             try:
                 while remaining:
-                    yield _submit(pool, [remaining[0]]).result()
+                    yield process.submit([remaining[0]]).result()
                     del remaining[0]
             except BrokenProcessPool:
                 yield [_died(remaining.pop(0))]
@@ -111,57 +98,6 @@ def _one_by_one(suspects: Sequence[SeriesTask], known: Known) -> Iterator[list[S
 
 def _died(task: SeriesTask) -> SeriesOutcome:
     return SeriesOutcome(task.key, task.memory_key, reason=Reason.WORKER_DIED, detail=KILLED)
-
-
-def _pool(workers: int, known: Known) -> ProcessPoolExecutor:
-    # Forked from a server that has imported what they need, and runs no threads: a plain fork is
-    # unsafe beside the threads of zarr and of a Prefect flow.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["voco_data.worker"])
-    return ProcessPoolExecutor(
-        workers,
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(known,),
-    )
-
-
-def _submit(pool: ProcessPoolExecutor, batch: Batch) -> Future[list[SeriesOutcome]]:
-    with _callers_script_hidden():  # a pool starts its processes as work comes in
-        return pool.submit(_fill, batch)
-
-
-@contextmanager
-def _callers_script_hidden() -> Iterator[None]:
-    """Processes that start in here do not run the caller's script again.
-
-    Python would, to find what it defines; our workers need none of it, and a script without the
-    usual `if __name__ == "__main__"` would start itself over and over.
-    """
-    main = sys.modules["__main__"]
-    names = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
-    for name in names:
-        setattr(main, name, None)
-    try:
-        yield
-    finally:
-        for name, value in names.items():
-            setattr(main, name, value)
-
-
-def _start_worker(known: Known) -> None:
-    global _known  # set once, before the process sees any work
-    _known = known
-    # Ctrl-C reaches the whole group; the coordinator decides, the series in hand is finished.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _fill(batch: Batch) -> list[SeriesOutcome]:
-    outcomes = []
-    for task in batch:
-        with end_when_stuck(TIME_LIMIT_S):
-            outcomes += fill_batch([task], _known, TIME_LIMIT_S)
-    return outcomes
 
 
 def run_dask(

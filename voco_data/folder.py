@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,16 @@ class Folder:
         """Remove a file if it is there."""
         (self.path / key).unlink(missing_ok=True)
 
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.path / folder)
+
+    def touch(self, key: str) -> None:
+        """Set a file's times to now. One that we may only read keeps its own."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path / key)
+
     def size(self, key: str) -> int | None:
         """Bytes of a file."""
         try:
@@ -59,6 +70,16 @@ class Folder:
                 if (size := self.size(key)) is not None:
                     yield key, size
 
+    def stamps(self, folder: str, keys: Iterable[str]) -> Iterator[str]:  # noqa: ARG002
+        """Size, times and inode of each file. Nobody can set the inode's time of change."""
+        for key in keys:
+            try:
+                found = os.stat(self.path / key)  # noqa: PTH116  twice as fast as Path.stat
+            except FileNotFoundError:
+                yield ""
+            else:
+                yield f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+
     @contextmanager
     def fetched(self, key: str) -> Iterator[Path]:
         """The file itself."""
@@ -73,8 +94,8 @@ class Folder:
     @contextmanager
     def exclusive(self, key: str, *, wait_seconds: float) -> Iterator[Held]:
         """Hold a lock file, which its process cannot lose while it lives."""
-        with lock.exclusive(self.path / key, wait_seconds=wait_seconds):
-            yield Held()
+        with lock.exclusive(self.path / key, wait_seconds=wait_seconds) as ended_well:
+            yield Held(ended_well)
 
     def free_bytes(self) -> int:
         """Free space of the disk."""
@@ -85,8 +106,11 @@ class Folder:
         return self.path
 
 
+@dataclass(frozen=True, slots=True)
 class Held:
     """A lock of this machine: it ends with its process, and no sooner."""
+
+    ended_well: bool
 
     def check(self) -> None:
         """Nothing can take it away."""

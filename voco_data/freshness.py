@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
-from voco_data import spill
+from voco_data import spill, tables
+from voco_data.errors import StoreCorrupt
 from voco_data.place import Place
 from voco_data.reasons import Reason
 from voco_data.spec import ALGORITHM_VERSION, StoreSpec
@@ -24,11 +23,13 @@ from voco_data.version import VERSION
 log = logging.getLogger(__name__)
 
 KEY = "freshness.parquet"
+LOCK = "freshness.lock"
+LOCK_S = 60.0
+"""Writing it takes another run a moment."""
 _COLUMNS = pa.schema((name, pa.string()) for name in ("key", "input_digest", "reason", "detail"))
 _TABLE = """CREATE TABLE seen (
     key TEXT PRIMARY KEY, input_digest TEXT, reason TEXT, detail TEXT
 ) WITHOUT ROWID;"""
-_PIECE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,7 @@ class Freshness:
     def __init__(self, root: Place) -> None:
         self._root = root
         self._seen = spill.connect(_TABLE)
-        try:
-            self._load()
-        except (OSError, ValueError) as error:
-            log.warning("%s/%s cannot be read (%s); every series is read again", root, KEY, error)
-            self._seen.execute("DELETE FROM seen")
+        self._load()
 
     def close(self) -> None:
         """Give the disk space back."""
@@ -81,20 +78,21 @@ class Freshness:
         )
 
     def save(self) -> None:
-        """Write the memory, atomically."""
-        lines = self._seen.execute("SELECT key, input_digest, reason, detail FROM seen")
-        with self._root.replacing(KEY) as path, pq.ParquetWriter(path, _COLUMNS) as writer:
-            while piece := list(islice(lines, _PIECE)):
-                columns = [list(column) for column in zip(*piece, strict=True)]
-                writer.write_batch(pa.record_batch(columns, schema=_COLUMNS))
+        """Write the memory, atomically, with what another run of the root has added to it."""
+        with self._root.exclusive(LOCK, wait_seconds=LOCK_S):
+            self._load()
+            found = self._seen.execute("SELECT key, input_digest, reason, detail FROM seen")
+            tables.write(self._root, KEY, _COLUMNS, found)
 
     def _load(self) -> None:
-        if self._root.size(KEY) is None:
-            return
-        with self._root.fetched(KEY) as path, pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_PIECE, columns=_COLUMNS.names):
-                lines = zip(*(column.to_pylist() for column in batch), strict=True)
-                self._seen.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", lines)
+        """Take up the file; what this run knows already stays. A damaged one is left alone."""
+        try:
+            self._seen.executemany(
+                "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?)",
+                tables.lines(self._root, KEY, _COLUMNS.names),
+            )
+        except StoreCorrupt as error:
+            log.warning("%s; it is made anew", error)
 
 
 def memory_key(stat_digest: str, spec: StoreSpec) -> str:

@@ -12,67 +12,84 @@ from voco_data.place import Place
 _SCHEMA = """
 CREATE TABLE held (
     row INTEGER PRIMARY KEY, patient_id TEXT, series_uid TEXT, source TEXT, input_digest TEXT,
-    content_digest TEXT, stat_digest TEXT, line TEXT, fresh INTEGER
+    content_digest TEXT, stat_digest TEXT, line TEXT, fresh INTEGER, damaged INTEGER
 );
 CREATE INDEX by_series ON held (series_uid, patient_id, source);
 CREATE INDEX by_input ON held (input_digest);
 CREATE INDEX by_content ON held (content_digest, series_uid, patient_id);
+CREATE VIEW whole AS SELECT * FROM held WHERE NOT damaged;
 """
 _INDEXED = (
     *("row", "patient_id", "series_uid", "source"),
     *("input_digest", "content_digest", "stat_digest"),
 )
-_FACTS = [name for name in catalogue.COLUMNS if name != "instance_numbers"]
+FACTS = [name for name in catalogue.COLUMNS if name != "instance_numbers"]
 """Instance numbers are most of a catalogue, and no look-up asks for them."""
 
 
 class Held:
-    """The lines of one store. Lines of this run are `fresh` until the catalogue has them."""
+    """The lines of one store. Lines of this run are `fresh` until the catalogue has them.
 
-    def __init__(self, store: Place) -> None:
+    A line that is damaged stays in the catalogue until its series is read again; no look-up
+    finds it.
+    """
+
+    def __init__(self) -> None:
         self._table = spill.connect(_SCHEMA)
-        for batch in catalogue.batches(store, _FACTS):
-            self._insert(batch.to_pylist(), fresh=False)
+
+    def load(self, store: Place) -> None:
+        """Take up the catalogue. Raises StoreCorrupt; then nothing is held."""
+        try:
+            for batch in catalogue.batches(store, FACTS):
+                self._insert(batch.to_pylist(), fresh=False)
+        except BaseException:
+            self._table.execute("DELETE FROM held")
+            raise
 
     def close(self) -> None:
         """Give the disk space back."""
         self._table.close()
 
-    def __len__(self) -> int:
-        """How many series."""
-        return self._number("SELECT COUNT(*) FROM held")
-
     @property
     def size(self) -> int:
-        """One past the last row; 0 where there is none."""
+        """One past the last row, damaged ones included; 0 where there is none."""
         return self._number("SELECT COALESCE(MAX(row) + 1, 0) FROM held")
 
     def rows(self) -> Iterator[int]:
-        """All rows, sorted."""
+        """All rows, damaged ones included, sorted. Changes meanwhile are not seen."""
         return (row for (row,) in self._table.execute("SELECT row FROM held ORDER BY row"))
 
     def has_row(self, row: int) -> bool:
-        """Whether a volume of this row is held."""
+        """Whether the catalogue lists this row, or will."""
         return (
             self._table.execute("SELECT 1 FROM held WHERE row = ?", (row,)).fetchone() is not None
         )
 
+    def is_whole(self, row: int) -> bool:
+        """Whether a volume of this row is held, and not known to be damaged."""
+        found = self._table.execute("SELECT 1 FROM whole WHERE row = ?", (row,))
+        return found.fetchone() is not None
+
     def digests(self) -> Iterator[tuple[str, str]]:
         """(stat digest, input digest) of every series."""
-        return self._table.execute("SELECT stat_digest, input_digest FROM held")
+        return self._table.execute("SELECT stat_digest, input_digest FROM whole")
+
+    def identities(self) -> Iterator[tuple[int, str, str, str]]:
+        """(row, patient, series, source) of every series, damaged ones included."""
+        return self._table.execute("SELECT row, patient_id, series_uid, source FROM held")
 
     def at(self, row: int) -> Line | None:
-        """The line of a row, without instance numbers where the catalogue has it."""
-        return self._line("row = ?", (row,))
+        """The line of a row, damaged or not; without instance numbers if the catalogue has it."""
+        return self._line("held", "row", row)
 
     def of_input(self, input_digest: str) -> Line | None:
         """The first line with this input digest."""
-        return self._line("input_digest = ?", (input_digest,))
+        return self._line("whole", "input_digest", input_digest)
 
     def first_of_content(self, content_digest: str) -> Identity | None:
         """Patient and series of the first series, by series id, with these HU."""
         found = self._table.execute(
-            "SELECT patient_id, series_uid FROM held WHERE content_digest = ?"
+            "SELECT patient_id, series_uid FROM whole WHERE content_digest = ?"
             " ORDER BY series_uid, patient_id LIMIT 1",
             (content_digest,),
         ).fetchone()
@@ -80,26 +97,28 @@ class Held:
 
     def known(self, is_present: Callable[[Identity], bool]) -> KnownInputs:
         """The input digests, as workers ask for them. `is_present`: in the archive of this run."""
-        lines = self._table.execute("SELECT input_digest, patient_id, series_uid FROM held")
+        lines = self._table.execute("SELECT input_digest, patient_id, series_uid FROM whole")
         return KnownInputs.of(
             ((digest, (patient, series)) for digest, patient, series in lines),
-            len(self),
+            self._number("SELECT COUNT(*) FROM whole"),
             is_present,
         )
 
-    def replace(self, lines: Iterable[Line]) -> list[int]:
-        """Take up fresh lines; gives the rows that the same series had before."""
-        gone: list[int] = []
-        for flat in lines:
-            old = self._table.execute(
-                "SELECT row FROM held WHERE series_uid = ? AND patient_id = ? AND source = ?"
-                " AND row != ?",
-                (flat["series_uid"], flat["patient_id"], flat["source"], flat["row"]),
-            ).fetchall()
-            gone += [row for (row,) in old]
-            self._insert([flat], fresh=True)
+    def replace(self, flat: Line) -> list[int]:
+        """Take up a fresh line; gives the rows that the same series had before."""
+        old = self._table.execute(
+            "SELECT row FROM held WHERE series_uid = ? AND patient_id = ? AND source = ?"
+            " AND row != ?",
+            (flat["series_uid"], flat["patient_id"], flat["source"], flat["row"]),
+        ).fetchall()
+        gone = [row for (row,) in old]
         self.drop(gone)
+        self._insert([flat], fresh=True)
         return gone
+
+    def mark_damaged(self, row: int) -> None:
+        """From now on no look-up finds this row."""
+        self._table.execute("UPDATE held SET damaged = 1 WHERE row = ?", (row,))
 
     def drop(self, rows: Iterable[int]) -> None:
         """Forget rows."""
@@ -110,23 +129,27 @@ class Held:
         found = self._table.execute("SELECT line FROM held WHERE fresh ORDER BY row")
         return (catalogue.from_json(text) for (text,) in found)
 
+    def fresh_rows(self) -> Iterator[int]:
+        """Their rows, without those that are damaged."""
+        found = self._table.execute("SELECT row FROM whole WHERE fresh ORDER BY row")
+        return (row for (row,) in found)
+
     def settle(self) -> None:
         """The catalogue has them now."""
         self._table.execute("UPDATE held SET fresh = 0 WHERE fresh")
 
     def _insert(self, lines: Sequence[Line], *, fresh: bool) -> None:
         self._table.executemany(
-            "INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (
                 (*(flat[name] for name in _INDEXED), catalogue.to_json(flat), fresh)
                 for flat in lines
             ),
         )
 
-    def _line(self, where: str, values: tuple[object, ...]) -> Line | None:
+    def _line(self, table: str, column: str, value: object) -> Line | None:
         found = self._table.execute(
-            f"SELECT line FROM held WHERE {where} ORDER BY row LIMIT 1",
-            values,
+            f"SELECT line FROM {table} WHERE {column} = ? ORDER BY row LIMIT 1", (value,)
         ).fetchone()
         return None if found is None else catalogue.from_json(found[0])
 

@@ -17,10 +17,10 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from voco_data import catalogue, fanout, ledger, pseudonyms, qc_page
+from voco_data import catalogue, fanout, ledger, leftovers, pseudonyms, qc_page
 from voco_data.account import ledger_rows
 from voco_data.cohort import Cohort
-from voco_data.errors import InputError, VocoError
+from voco_data.errors import InputError, StoreCorrupt, VocoError
 from voco_data.freshness import Freshness, Seen
 from voco_data.given_box import GivenBox, read_boxes
 from voco_data.layouts.index import index
@@ -108,9 +108,12 @@ def preprocess(
         _check_boxes(cohort, given, boxes)
         home = _usable(place_of(root))
         _check_disk(home, wanted, len(cohort))
+        alone = stack.enter_context(leftovers.using(home))
+        writers = _open_stores(stack, home, wanted, wait, deep=deep)
+        if alone:
+            leftovers.sweep_root(home)
         hidden = None if keep_ids or cohort.public_ids else pseudonyms.load_or_make(home)
         series = NamedCohort(cohort, hidden, given)
-        writers = [stack.enter_context(writing(home, spec, wait_seconds=wait)) for spec in wanted]
         freshness = stack.enter_context(closing(Freshness(home)))
         for writer in writers:
             freshness.adopt(writer.held.digests(), writer.spec)
@@ -182,6 +185,17 @@ def _usable(home: Place) -> Place:
     return place_of(root.resolve())
 
 
+def _open_stores(
+    stack: ExitStack, home: Place, specs: Sequence[StoreSpec], wait: float, *, deep: bool
+) -> list[StoreWriter]:
+    """The stores under their locks, which are taken by name: two runs never wait crosswise."""
+    opened = {
+        spec: stack.enter_context(writing(home, spec, wait_seconds=wait, deep=deep))
+        for spec in sorted(specs, key=lambda spec: spec.name)
+    }
+    return [opened[spec] for spec in specs]
+
+
 def _check_disk(root: Place, specs: Sequence[StoreSpec], series: int) -> None:
     """Refuse to start a run that could not end. Series beyond those held count as new."""
     free = root.free_bytes()
@@ -189,13 +203,20 @@ def _check_disk(root: Place, specs: Sequence[StoreSpec], series: int) -> None:
         return
     need = SPARE_BYTES
     for spec in specs:
-        held = catalogue.count(root / spec.name)
+        held = _held(root / spec.name)
         need += max(0, series - held) * math.prod(spec.grid)
     if free < need:
         raise VocoError(
             f"{root}: {free / 1e9:.1f} GB free, up to {need / 1e9:.1f} GB needed for {series} "
             "series; free some space or choose another --root"
         )
+
+
+def _held(store: Place) -> int:
+    try:
+        return catalogue.count(store)
+    except StoreCorrupt:  # the run will make it again; until then all counts as new
+        return 0
 
 
 def _cores() -> int:

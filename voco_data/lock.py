@@ -15,18 +15,21 @@ _POLL_SECONDS = 0.2
 
 
 @contextmanager
-def exclusive(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the lock file `path`.
+def exclusive(path: Path, *, wait_seconds: float = 0.0) -> Iterator[bool]:
+    """Hold the lock file `path`; yields whether its last holder ended well.
 
+    The holder's process id stays in the file unless the block ends without an exception.
     Raises StoreBusy when another process still holds it after `wait_seconds`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _acquire(descriptor, path, wait_seconds)
+        ended_well = os.fstat(descriptor).st_size == 0
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield ended_well
+        os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)  # closing releases the lock
 

@@ -7,7 +7,7 @@ same protocol holds on a disk and in an object store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,10 @@ BUCKET_SCHEMES = ("s3://",)
 
 class Lease(Protocol):
     """One writer's right to a place, while it is held."""
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether the writer before gave it back, so that it left nothing half-done."""
 
     def check(self) -> None:
         """Raise StoreBusy if the right was lost to another writer."""
@@ -44,11 +48,23 @@ class Place(Protocol):
     def remove(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
 
+    def remove_folder(self, folder: str) -> None:
+        """Remove all that lies below; nothing there is no error."""
+
+    def touch(self, key: str) -> None:
+        """Give an object another stamp, where that can be done without a write."""
+
     def size(self, key: str) -> int | None:
         """Bytes of an object, None where there is none."""
 
     def sizes(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """Key and bytes of every object below a folder, in no order."""
+
+    def stamps(self, folder: str, keys: Iterable[str]) -> Iterator[str]:
+        """For each key below `folder` a text that changes when its object is written again.
+
+        Empty where there is no object. Nothing is read.
+        """
 
     def fetched(self, key: str) -> AbstractContextManager[Path]:
         """A file with the object's bytes, to be read only. Raises FileNotFoundError."""

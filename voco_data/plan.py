@@ -17,6 +17,7 @@ from voco_data.given_box import GivenBox
 from voco_data.known import Identity
 from voco_data.place import Place
 from voco_data.pseudonyms import Pseudonymiser
+from voco_data.record import series_key
 from voco_data.store_writer import StoreWriter
 from voco_data.worker import SeriesTask, Target
 
@@ -52,8 +53,7 @@ class NamedSeries:
     @property
     def key(self) -> str:
         """Names the series within its archive, across runs."""
-        text = "\0".join((self.patient_id, self.series_uid, self.source))
-        return xxhash.xxh3_128_hexdigest(text.encode(errors="surrogateescape"))
+        return series_key(self.patient_id, self.series_uid, self.source)
 
 
 class NamedCohort:

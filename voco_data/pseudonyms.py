@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -14,13 +15,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from voco_data import atomic, spill
+from voco_data import atomic, lock, spill
+from voco_data.errors import VocoError
 from voco_data.place import Place
 
 FOLDER = "private"
 PRIVATE_VARIABLE = "VOCO_PRIVATE"
 KEY_FILE = "ids.key"
 MAP_FILE = "ids.parquet"
+LOCK_FILE = "ids.lock"
+LOCK_S = 60.0
+"""Writing the map takes another run a moment."""
 KEY_BYTES = 32
 PSEUDONYM_HEX = 20
 """80 bits: no collision among any number of ids that one archive can hold."""
@@ -80,23 +85,35 @@ def folder_of(root: Place) -> Path:
 
 
 def load(root: Place) -> Pseudonymiser | None:
-    """The pseudonymiser of a root, or None where no pseudonyms were ever made."""
+    """The pseudonymiser of a root, or None where no pseudonyms were ever made.
+
+    Raises VocoError where the key is damaged: another key would give every patient a second name.
+    """
     path = folder_of(root) / KEY_FILE
-    return Pseudonymiser(bytes.fromhex(path.read_text().strip())) if path.exists() else None
+    if not path.exists():
+        return None
+    text = path.read_text(errors="replace").strip()
+    if not re.fullmatch(f"[0-9a-f]{{{2 * KEY_BYTES}}}", text):
+        raise VocoError(
+            f"{path}: expected a key of {2 * KEY_BYTES} hex digits, got something else; "
+            "restore it from a copy, or choose another --root"
+        )
+    return Pseudonymiser(bytes.fromhex(text))
 
 
 def load_or_make(root: Place) -> Pseudonymiser:
-    """The pseudonymiser of a root; the key is made once, readable by its owner only."""
+    """The pseudonymiser of a root; the key is made once, readable by its owner only.
+
+    The key appears whole: of two runs that make one at once, the second takes that of the first.
+    """
     folder = folder_of(root)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / KEY_FILE
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
-    else:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(KEY_BYTES) + "\n")
+    if not path.exists():
+        key = f"{secrets.token_hex(KEY_BYTES)}\n".encode()
+        with lock.exclusive(folder / LOCK_FILE, wait_seconds=LOCK_S):
+            if not path.exists():
+                atomic.write_bytes(path, key, mode=0o600)
     found = load(root)
     assert found is not None
     return found
@@ -104,7 +121,12 @@ def load_or_make(root: Place) -> Pseudonymiser:
 
 def save_map(root: Place, pseudonymiser: Pseudonymiser) -> None:
     """Add the pairs to the private map, so that the owner can find a patient again."""
-    path = folder_of(root) / MAP_FILE
+    folder = folder_of(root)
+    with lock.exclusive(folder / LOCK_FILE, wait_seconds=LOCK_S):
+        _merge_map(folder / MAP_FILE, pseudonymiser)
+
+
+def _merge_map(path: Path, pseudonymiser: Pseudonymiser) -> None:
     if path.exists():
         with pq.ParquetFile(path) as old:
             for batch in old.iter_batches(_ROWS_A_GROUP, columns=list(COLUMNS)):

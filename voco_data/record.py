@@ -89,6 +89,11 @@ class Record:
     versions: dict[str, str]
     """Versions of the software that made the pixels."""
 
+    @property
+    def key(self) -> str:
+        """The series' name within its archive, across runs."""
+        return series_key(self.patient_id, self.series_uid, self.source)
+
     def to_json(self) -> str:
         """JSON text with its own checksum."""
         data = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -106,6 +111,12 @@ class Record:
             return cls(**_typed(json.loads(body)))
         except (ValueError, KeyError, TypeError) as error:
             raise StoreCorrupt(f"{where}: the record cannot be read ({error})") from error
+
+
+def series_key(patient_id: str, series_uid: str, source: str) -> str:
+    """Names a series within its archive, across runs; `source` may hold bytes that are no text."""
+    text = "\0".join((patient_id, series_uid, source))
+    return xxhash.xxh3_128_hexdigest(text.encode(errors="surrogateescape"))
 
 
 def record_key(row: int) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+import logging
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from voco_data import spill
+from voco_data import spill, tables
+from voco_data.errors import StoreCorrupt
 from voco_data.place import Place
+
+log = logging.getLogger(__name__)
 
 KEY = "volumes/rows.parquet"
 
@@ -18,7 +19,6 @@ CREATE TABLE rows (key TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID;
 CREATE INDEX by_row ON rows (row);
 """
 _COLUMNS = pa.schema([("key", pa.string()), ("row", pa.int64())])
-_PIECE = 10_000
 
 
 class Rows:
@@ -27,11 +27,15 @@ class Rows:
     def __init__(self, store: Place) -> None:
         self._store = store
         self._table = spill.connect(_SCHEMA)
-        if store.size(KEY) is not None:
-            with store.fetched(KEY) as path, pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(_PIECE):
-                    pairs = zip(batch["key"].to_pylist(), batch["row"].to_pylist(), strict=True)
-                    self._table.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", pairs)
+        self.lost = False
+        """Whether the table could not be read."""
+        try:
+            pairs = tables.lines(store, KEY, _COLUMNS.names)
+            self._table.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", pairs)
+        except StoreCorrupt as error:
+            log.warning("%s; it is made again from the records", error)
+            self._table.execute("DELETE FROM rows")
+            self.lost = True
 
     def close(self) -> None:
         """Give the disk space back."""
@@ -52,27 +56,16 @@ class Rows:
         """Give a series a row; `save` writes it."""
         self._table.execute("INSERT OR REPLACE INTO rows VALUES (?, ?)", (key, row))
 
-    def numbers(self) -> Iterator[int]:
-        """All rows, sorted. Read whole pages, so that the table may change meanwhile."""
-        last = -1
-        while page := self._table.execute(
-            "SELECT DISTINCT row FROM rows WHERE row > ? ORDER BY row LIMIT ?", (last, _PIECE)
-        ).fetchall():
-            yield from (row for (row,) in page)
-            last = page[-1][0]
+    def has(self, row: int) -> bool:
+        """Whether a series was given this row."""
+        found = self._table.execute("SELECT 1 FROM rows WHERE row = ?", (row,))
+        return found.fetchone() is not None
 
     def cut(self, size: int) -> None:
         """Forget rows from `size` on."""
         self._table.execute("DELETE FROM rows WHERE row >= ?", (size,))
 
-    def drop(self, rows: list[int]) -> None:
-        """Forget these rows, whatever series they were given to."""
-        self._table.executemany("DELETE FROM rows WHERE row = ?", ((row,) for row in rows))
-
     def save(self) -> None:
         """Write the table, atomically."""
         pairs = self._table.execute("SELECT key, row FROM rows ORDER BY row, key")
-        with self._store.replacing(KEY) as path, pq.ParquetWriter(path, _COLUMNS) as writer:
-            while piece := list(islice(pairs, _PIECE)):
-                keys, rows = zip(*piece, strict=True)
-                writer.write_batch(pa.record_batch([list(keys), list(rows)], schema=_COLUMNS))
+        tables.write(self._store, KEY, _COLUMNS, pairs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import xxhash
 from voco_data import catalogue
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.place import Place, place_of
+from voco_data.record import Record
 from voco_data.spec import StoreSpec
 
 FORMAT = 1
@@ -51,6 +53,11 @@ class Store:
         """
         place = place_of(path)
         return cls(place, read_spec(place), catalogue.read(place))
+
+    @classmethod
+    def of_records(cls, place: Place, spec: StoreSpec, records: Iterable[Record]) -> Store:
+        """A store of these rows alone, whatever its catalogue says."""
+        return cls(place, spec, catalogue.frame(map(catalogue.line, records)))
 
     @property
     def path(self) -> Path:
@@ -86,6 +93,8 @@ class Store:
         self._read_chunk(row, volume.data.cast("B"))
         if row not in self._checked:
             if xxhash.xxh3_128_hexdigest(volume.data) != expected:
+                # The next run over its series looks at it again.
+                self.place.touch(chunk_key(row))
                 raise StoreCorrupt(self._complaint(row, "its bytes do not match the checksum"))
             self._checked.add(row)
         return volume
@@ -117,9 +126,17 @@ class Store:
         )
 
 
+CHUNKS = "volumes/c"
+
+
 def chunk_key(row: int) -> str:
     """Key of the chunk that is volume `row` (Zarr v3 default chunk key encoding)."""
-    return f"volumes/c/{row}/0/0/0"
+    return f"{chunk_folder(row)}/0/0/0"
+
+
+def chunk_folder(row: int) -> str:
+    """Folder that holds the chunk of volume `row`, and nothing else."""
+    return f"{CHUNKS}/{row}"
 
 
 def read_spec(store: Place) -> StoreSpec:

@@ -5,7 +5,7 @@ The protocol is voco_data/STORE.md. The coordinator holds the lock; workers need
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -13,51 +13,62 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from voco_data import catalogue
+from voco_data import catalogue, damage, leftovers, store_arrays
+from voco_data.errors import StoreCorrupt
 from voco_data.held import Held
 from voco_data.place import Lease, Place
-from voco_data.record import Record, read_record, record_key, write_record
+from voco_data.record import Record, record_key, series_key, write_record
 from voco_data.rows import Rows
+from voco_data.seals import Seals
 from voco_data.spec import StoreSpec
-from voco_data.store import chunk_key, read_spec
-from voco_data.store_layout import VALID_CHUNK, create
+from voco_data.store import chunk_folder, chunk_key, read_spec
+
+log = logging.getLogger(__name__)
 
 
 class StoreWriter:
     """A store held for writing. Make one with `writing`."""
 
-    def __init__(self, place: Place, spec: StoreSpec, lease: Lease) -> None:
+    def __init__(self, place: Place, spec: StoreSpec, lease: Lease, *, deep: bool = False) -> None:
         self.place = place
         self.spec = spec
-        self.held = Held(place)
-        """What the store holds, with what an interrupted run had committed."""
+        self.held = Held()
+        """What the store holds whole, with what an interrupted run had committed."""
         self._lease = lease
         self._rows = Rows(place)
+        self._seals = Seals(place)
         self._gone: list[int] = []
         self._noted = False
-        self._adopt_orphans()
+        self._anew = False
+        """The catalogue on disk cannot be built upon."""
+        self._load()
+        if self._anew or not lease.ended_well:
+            self._take_up_holes()
+        self._find_damage(deep=deep)
 
     def close(self) -> None:
         """Let go of the tables on disk."""
         self.held.close()
         self._rows.close()
+        self._seals.close()
 
     def assign(self, keys: Iterable[str]) -> None:
         """Give rows to the series `keys`, sorted and unique, before any work starts.
 
         A key that was given a row by an interrupted run keeps it, so that a rerun ends with the
-        same rows as an undisturbed run. A key whose row is committed gets a new one: what is
-        committed is never overwritten. New rows are numbered in the order of the keys.
+        same rows as an undisturbed run; so does a key whose row is damaged. A key whose row is
+        whole gets a new one: what is committed is never overwritten. New rows are numbered in the
+        order of the keys.
         """
         free = max(self._rows.size, self.held.size)
         for key in keys:
             row = self._rows.get(key)
-            if row is None or self.held.has_row(row):
+            if row is None or self.held.is_whole(row):
                 self._rows.set(key, free)
                 free += 1
         self._lease.check()
         self._rows.save()
-        self._resize(self._rows.size)
+        store_arrays.resize(self.place, max(self._rows.size, self.held.size))
 
     def row_of(self, key: str) -> int:
         """The row that `assign` gave. Raises KeyError."""
@@ -72,63 +83,101 @@ class StoreWriter:
         It replaces the one that the same series had under another row.
         """
         self._noted = True
-        self._gone += self.held.replace([catalogue.line(record)])
+        self._gone += self.held.replace(catalogue.line(record))
 
     def compact(self) -> None:
         """Bring catalogue, `valid` and N up to date with what was noted."""
         self._lease.check()
         size = self.held.size
-        self._rows.cut(size)
+        if self._rows.size > size:  # rows that were planned, and not needed in the end
+            self._rows.cut(size)
+            self._name_rows()
         self._rows.save()
-        self._resize(size)
-        if not self._noted and self.place.size(catalogue.KEY) is not None:
-            return
-        self._write_valid(size)
-        catalogue.rewrite(self.place, self._gone, self.held.fresh())
-        self.held.settle()
-        for row in self._gone:  # only now: no reader of the new catalogue goes there
-            self.place.remove(record_key(row))
-            self.place.remove(chunk_key(row))
-        self._gone, self._noted = [], False
+        store_arrays.resize(self.place, size)
+        store_arrays.write_valid(self.place, self.held.rows(), size)
+        if self._noted or self._anew or self.place.size(catalogue.KEY) is None:
+            catalogue.rewrite(self.place, self._gone, self.held.fresh(), anew=self._anew)
+            for row in self._gone:  # only now: no reader of the new catalogue goes there
+                self._remove(row)
+            self._seals.drop(self._gone)
+            self._seals.set(self.held.fresh_rows())
+            self.held.settle()
+            self._gone, self._noted, self._anew = [], False, False
+        self._seals.save()
 
-    def _adopt_orphans(self) -> None:
-        """Records that an interrupted run committed but did not bring into the catalogue."""
-        holes = (row for row in self._rows.numbers() if not self.held.has_row(row))
-        found = [record for row in holes if (record := read_record(self.place, row)) is not None]
-        for record in found:
-            self.note(record)
-        if found:
+    def _load(self) -> None:
+        """Take up the catalogue; where it is lost or does not read, it is made from the records."""
+        try:
+            self.held.load(self.place)
+            self._anew = self.place.size(catalogue.KEY) is None
+        except StoreCorrupt as error:
+            log.warning("%s; it is made again from the records", error)
+            self._anew = True
+        if self._anew:
+            # Of two records of one series the later row counts: it replaced the other.
+            for record in sorted(damage.recover(self.place), key=lambda record: record.row):
+                self.note(record)
+        if self._anew or self._rows.lost or self._rows.size == 0:
+            self._name_rows()
+
+    def _name_rows(self) -> None:
+        """Every listed series has the row that it is listed under."""
+        for row, *names in self.held.identities():
+            self._rows.set(series_key(*names), row)
+
+    def _take_up_holes(self) -> None:
+        """Rows without a line: adopt what an interrupted run committed, remove what it left."""
+        for row in range(max(store_arrays.length(self.place), self._rows.size, self.held.size)):
+            if self.held.has_row(row):
+                continue
+            found = damage.check_row(self.place, self.spec, row) if self._rows.has(row) else None
+            if found is not None and found.record is not None:
+                self.note(found.record)
+            else:
+                self._remove(row)
+
+    def _find_damage(self, *, deep: bool) -> None:
+        """Check rows whose objects were touched since they were last found right; all if `deep`."""
+        rows = list(self.held.rows()) if deep else list(self._seals.broken(self.held.rows()))
+        whole = []
+        for found in damage.check_rows(self.place, self.spec, rows):
+            line = self.held.at(found.row)
+            assert line is not None
+            if found.record is None:
+                self.held.mark_damaged(found.row)
+                name = line["series_uid"]
+                log.warning("series %s (row %d) is damaged: %s", name, found.row, found.damage)
+                continue
+            whole.append(found.row)
+            if damage.differing(found.record, line):
+                self.note(found.record)
+        self._seals.set(whole)
+        if self._noted:
             self.compact()
+        self._seals.save()
 
-    def _write_valid(self, size: int) -> None:
-        valid = np.zeros(-(-size // VALID_CHUNK) * VALID_CHUNK, bool)
-        for row in self.held.rows():
-            valid[row] = True
-        for number, chunk in enumerate(valid.reshape(-1, VALID_CHUNK)):
-            self.place.write(f"valid/c/{number}", chunk.data)
-
-    def _resize(self, size: int) -> None:
-        """Set N of both arrays. The metadata objects are replaced atomically."""
-        for name in ("volumes", "valid"):
-            key = f"{name}/zarr.json"
-            metadata = json.loads(self.place.read(key))
-            if metadata["shape"][0] != size:
-                metadata["shape"][0] = size
-                self.place.write(key, json.dumps(metadata, indent=2).encode())
+    def _remove(self, row: int) -> None:
+        """Take a row away: the record first, so that it never stands without its chunk."""
+        self.place.remove(record_key(row))
+        self.place.remove_folder(chunk_folder(row))
 
 
 @contextmanager
-def writing(root: Place, spec: StoreSpec, *, wait_seconds: float = 0.0) -> Iterator[StoreWriter]:
+def writing(
+    root: Place, spec: StoreSpec, *, wait_seconds: float = 0.0, deep: bool = False
+) -> Iterator[StoreWriter]:
     """The store of `spec` under `root`, made if absent, held under its lock.
 
-    Raises StoreBusy if another run holds it for longer than `wait_seconds`.
+    `deep` checks the bytes of every row. Raises StoreBusy if another run holds the store for
+    longer than `wait_seconds`.
     """
     place = root / spec.name
     with root.exclusive(f".{spec.name}.lock", wait_seconds=wait_seconds) as lease:
-        if place.size("zarr.json") is None:
-            create(place, spec)
+        if not lease.ended_well:
+            leftovers.sweep_store(place)
+        store_arrays.ensure(place, spec)
         read_spec(place)
-        writer = StoreWriter(place, spec, lease)
+        writer = StoreWriter(place, spec, lease, deep=deep)
         try:
             yield writer
         finally:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from voco_data.errors import StoreCorrupt
-from voco_data.record import read_record
-from voco_data.store import Store
+from voco_data import damage, store_arrays
+from voco_data.held import Held
+from voco_data.place import Place, place_of
+from voco_data.record import FOLDER
+from voco_data.spec import StoreSpec
+from voco_data.store import CHUNKS, chunk_key, read_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +31,44 @@ class VerifySummary:
         return asdict(self)
 
 
-def verify(store: str | Path) -> VerifySummary:
-    """Check every chunk and record of a store. Raises InputError if it does not open."""
-    opened = Store.open(store)
-    return VerifySummary(str(opened.place), len(opened), tuple(_problems(opened)))
+def verify(store: str | Path | Place) -> VerifySummary:
+    """Check every chunk, every record and the metadata of a store.
+
+    What is damaged is touched where we may write, so that the next run looks at it. Raises
+    InputError if the store does not open, StoreCorrupt if its catalogue cannot be read.
+    """
+    place = place_of(store)
+    spec = read_spec(place)
+    with closing(Held()) as held:
+        held.load(place)
+        rows = list(held.rows())
+        problems = (*_problems(place, spec, held), *_strays(place, held))
+        return VerifySummary(str(place), len(rows), problems)
 
 
-def _problems(store: Store) -> Iterator[str]:
-    for line in store.catalogue.to_dict("records"):
-        row, series = int(line["row"]), line["series_uid"]
-        try:
-            record = read_record(store.place, row)
-            if record is None:
-                yield f"series {series} (row {row}): its record is missing"
-            elif record.chunk_checksum != line["chunk_checksum"]:
-                yield f"series {series} (row {row}): record and catalogue disagree"
-            store.read(row)
-        except StoreCorrupt as error:
-            yield str(error)
+def _problems(place: Place, spec: StoreSpec, held: Held) -> Iterator[str]:
+    for found in damage.check_rows(place, spec, held.rows()):
+        line = held.at(found.row)
+        assert line is not None
+        series = f"series {line['series_uid']} (row {found.row})"
+        if found.record is None:
+            place.touch(chunk_key(found.row))
+            yield f"{series}: {found.damage}"
+        elif differ := damage.differing(found.record, line):
+            yield f"{series}: the catalogue differs from its record in {', '.join(differ)}"
+    yield from store_arrays.problems(place, spec, held.rows(), held.size)
+
+
+def _strays(place: Place, held: Held) -> Iterator[str]:
+    """Objects of rows that the catalogue does not list: a run was killed, or is writing."""
+    for folder, what in ((FOLDER, "a record"), (CHUNKS, "a chunk")):
+        for key, _ in sorted(place.sizes(folder)):
+            row = _row_of(key)
+            if row is not None and not held.has_row(row):
+                yield f"row {row}: {what} that the catalogue does not list; rerun"
+
+
+def _row_of(key: str) -> int | None:
+    """Row of a chunk or record; None for other objects, such as what a writer has not moved yet."""
+    found = re.fullmatch(rf"{CHUNKS}/(\d+)/0/0/0|{FOLDER}/\d+/(\d+)\.json", key)
+    return None if found is None else int(found[1] or found[2])

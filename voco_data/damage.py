@@ -1,0 +1,73 @@
+"""Rows whose bytes are not what was committed: found before a run plans, so that it rebuilds them.
+
+The record is the truth about its row. A row is whole if its record reads and its chunk has the
+checksum that the record gives; the catalogue only repeats what records say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from voco_data import catalogue
+from voco_data.catalogue import Line
+from voco_data.errors import StoreCorrupt
+from voco_data.place import Place
+from voco_data.record import FOLDER, Record, read_record
+from voco_data.seals import in_pieces
+from voco_data.spec import StoreSpec
+from voco_data.store import Store
+
+log = logging.getLogger(__name__)
+
+_THREADS = 8
+"""Reads wait for the disk, and hashing lets other threads run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found of one row."""
+
+    row: int
+    damage: str = ""
+    """What is wrong; empty for a whole row."""
+    record: Record | None = None
+    """The record of a whole row."""
+
+
+def check_rows(store: Place, spec: StoreSpec, rows: Iterable[int]) -> Iterator[Checked]:
+    """Read and hash record and chunk of every row, several at a time, in the order of `rows`."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for piece in in_pieces(rows):
+            yield from threads.map(lambda row: check_row(store, spec, row), piece)
+
+
+def check_row(store: Place, spec: StoreSpec, row: int) -> Checked:
+    """Read and hash record and chunk of one row."""
+    try:
+        record = read_record(store, row)
+        if record is None:
+            return Checked(row, "its record is missing")
+        if record.row != row or record.spec_digest != spec.digest:
+            return Checked(row, "its record is that of another row or store")
+        Store.of_records(store, spec, [record]).read(row)
+    except StoreCorrupt as error:
+        return Checked(row, str(error))
+    return Checked(row, record=record)
+
+
+def differing(record: Record, line: Line) -> list[str]:
+    """Columns in which a line of the catalogue is not what the record says."""
+    said = catalogue.line(record)
+    return [name for name, value in line.items() if said[name] != value]
+
+
+def recover(store: Place) -> Iterator[Record]:
+    """All records of a store that read, for a catalogue that was lost."""
+    for key, _ in store.sizes(FOLDER):
+        try:
+            yield Record.from_json(store.read(key).decode(errors="replace"), f"{store}/{key}")
+        except StoreCorrupt as error:
+            log.warning("%s; its series is read again", error)

@@ -1,0 +1,69 @@
+"""What killed runs leave behind: temporary files, and folders of runs that wrote nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from voco_data import atomic
+from voco_data.place import Place
+
+LOCK = ".voco.lock"
+SHARED_FOLDERS = ("previews", "private", "runs")
+"""Folders of a root that all its runs write into."""
+
+
+@contextmanager
+def using(home: Place) -> Iterator[bool]:
+    """Say that a run writes under `home`; yields whether it was alone when it came.
+
+    Stores have locks of their own. What all stores of a root share is swept by a run that finds
+    no other: the temporary file of a run that lives is not a leftover. A bucket has none.
+    """
+    root = home.local()
+    if root is None:
+        yield False
+        return
+    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        alone = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+def sweep_store(place: Place) -> None:
+    """Remove all temporary files below a store whose lock we hold."""
+    store = place.local()
+    if store is None:
+        return
+    for folder, _, names in os.walk(store):
+        _remove_temporaries(Path(folder), names)
+
+
+def sweep_root(home: Place) -> None:
+    """Remove temporary files of a root that nobody else uses, outside its stores."""
+    root = home.local()
+    assert root is not None
+    _remove_temporaries(root, [path.name for path in root.iterdir()])
+    for name in SHARED_FOLDERS:
+        for folder, _, names in os.walk(root / name):
+            _remove_temporaries(Path(folder), names)
+    for run in (root / "runs").glob("*"):
+        with contextlib.suppress(OSError):  # a folder with a ledger stays
+            run.rmdir()
+
+
+def _remove_temporaries(folder: Path, names: list[str]) -> None:
+    for name in names:
+        if atomic.is_temporary(name):
+            (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,84 @@
+"""Parquet tables that cannot lie: pages carry checksums, and what does not read is said so.
+
+Tables are read and written in pieces: memory does not grow with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from voco_data.errors import StoreCorrupt
+from voco_data.place import Place
+
+PIECE = 10_000
+"""Rows of a narrow table that are in memory at once."""
+
+
+@contextmanager
+def writer(place: Place, key: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Write a table in pieces; it appears when the block ends well, whole or not at all."""
+    with (
+        place.replacing(key) as path,
+        pq.ParquetWriter(path, schema, write_page_checksum=True) as out,
+    ):
+        yield out
+
+
+def write(place: Place, key: str, schema: pa.Schema, lines: Iterable[Sequence[Any]]) -> None:
+    """Write a table from its lines, tuples in the order of the schema."""
+    remaining = iter(lines)
+    with writer(place, key, schema) as out:
+        while piece := list(islice(remaining, PIECE)):
+            columns = [list(column) for column in zip(*piece, strict=True)]
+            out.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def batches(
+    place: Place, key: str, columns: Sequence[str], rows: int = PIECE
+) -> Iterator[pa.RecordBatch]:
+    """These columns of a table, in pieces of `rows`; none where there is no such object.
+
+    Raises StoreCorrupt where it is damaged, or lacks a column.
+    """
+    if place.size(key) is None:
+        return
+    with place.fetched(key) as path:
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                missing = sorted(set(columns) - set(file.schema_arrow.names))
+                if missing:
+                    raise StoreCorrupt(f"{place}/{key}: the table lacks the columns {missing}")
+                for batch in file.iter_batches(rows, columns=list(columns)):
+                    if len(batch):
+                        yield batch.select(list(columns))
+        except (StoreCorrupt, GeneratorExit):
+            raise
+        except Exception as error:  # a damaged footer makes Arrow raise anything
+            raise StoreCorrupt(
+                f"{place}/{key}: the table cannot be read ({type(error).__name__})"
+            ) from error
+
+
+def lines(place: Place, key: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """A table line by line, tuples in the order of `columns`. Raises StoreCorrupt."""
+    for batch in batches(place, key, columns):
+        yield from zip(*(column.to_pylist() for column in batch), strict=True)
+
+
+def count(place: Place, key: str) -> int:
+    """How many lines; 0 where there is no such object. Raises StoreCorrupt. Reads no line."""
+    if place.size(key) is None:
+        return 0
+    with place.fetched(key) as path:
+        try:
+            return int(pq.read_metadata(path).num_rows)
+        except Exception as error:  # as above
+            raise StoreCorrupt(
+                f"{place}/{key}: the table cannot be read ({type(error).__name__})"
+            ) from error
