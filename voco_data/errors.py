@@ -9,6 +9,10 @@ VocoError            exit code 1: something went wrong that we can name
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from voco_data.reasons import Reason
@@ -50,9 +54,26 @@ class SeriesRefused(VocoError):
         return (type(self), (self.reason, self.detail))
 
 
+NO_MORE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+)
+"""How a file system says that it takes no more."""
+
+
+@contextmanager
+def writing_under(root: Path) -> Iterator[None]:
+    """Name `root`, and what to do, where it takes no more."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_MORE:
+            raise
+        raise unwritable(root, error) from error
+
+
 def unwritable(root: Path, error: OSError) -> VocoError:
     """One line for a root that took no more: disk full, quota, read-only, no permission."""
-    why = error.strerror or type(error).__name__
+    why = os.strerror(error.errno) if error.errno else type(error).__name__
     return VocoError(
         f"{root}: cannot be written ({why}); what is finished stays: free some space or give "
         "leave to write, then run again"

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from voco_data import atomic, fanout, ledger, leftovers, pseudonyms, qc_page
 from voco_data.cohort import Cohort
-from voco_data.errors import InputError, VocoError
+from voco_data.errors import InputError, VocoError, writing_under
 from voco_data.freshness import Freshness, Seen
 from voco_data.given_box import GivenBox, read_boxes
 from voco_data.layouts.index import index
@@ -96,6 +96,7 @@ def preprocess(
         _check_boxes(cohort, given, boxes)
         home = _usable(Path(root))
         _check_disk(home, wanted, len(cohort))
+        stack.enter_context(writing_under(home))
         alone = stack.enter_context(leftovers.using(home))
         writers = _open_stores(stack, home, wanted, wait, deep=deep)
         if alone:
