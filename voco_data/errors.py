@@ -9,6 +9,11 @@ VocoError            exit code 1: something went wrong that we can name
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from voco_data.reasons import Reason
 
 
@@ -48,9 +53,26 @@ class SeriesRefused(VocoError):
         return (type(self), (self.reason, self.detail))
 
 
-def unwritable(root: str, error: OSError) -> VocoError:
+NO_MORE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+)
+"""How a file system says that it takes no more."""
+
+
+@contextmanager
+def writing_under(root: object) -> Iterator[None]:
+    """Name `root`, a path or a place, and what to do, where it takes no more."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_MORE:
+            raise
+        raise unwritable(root, error) from error
+
+
+def unwritable(root: object, error: OSError) -> VocoError:
     """One line for a root that took no more: disk full, quota, read-only, no permission."""
-    why = error.strerror or type(error).__name__
+    why = os.strerror(error.errno) if error.errno else str(error)
     return VocoError(
         f"{root}: cannot be written ({why}); what is finished stays: free some space or give "
         "leave to write, then run again"

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from voco_data import catalogue, fanout, ledger, leftovers, pseudonyms, qc_page
 from voco_data.account import ledger_rows
 from voco_data.cohort import Cohort
-from voco_data.errors import InputError, StoreCorrupt, VocoError
+from voco_data.errors import InputError, StoreCorrupt, VocoError, writing_under
 from voco_data.freshness import Freshness, Seen
 from voco_data.given_box import GivenBox, read_boxes
 from voco_data.layouts.index import index
@@ -108,6 +108,7 @@ def preprocess(
         _check_boxes(cohort, given, boxes)
         home = _usable(place_of(root))
         _check_disk(home, wanted, len(cohort))
+        stack.enter_context(writing_under(home))
         alone = stack.enter_context(leftovers.using(home))
         writers = _open_stores(stack, home, wanted, wait, deep=deep)
         if alone:

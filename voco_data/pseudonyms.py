@@ -58,9 +58,10 @@ class Pseudonymiser:
 
     def keep(self, pairs: Iterable[tuple[str, str, str]]) -> None:
         """Remember (kind, pseudonym, original); what is remembered already stays."""
-        if self._pairs is None:
-            self._pairs = spill.connect(_PAIRS)
-        self._pairs.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", pairs)
+        with spill.said_when_full():
+            if self._pairs is None:
+                self._pairs = spill.connect(_PAIRS)
+            self._pairs.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", pairs)
 
     def pairs(self) -> Iterator[tuple[str, str, str]]:
         """(kind, pseudonym, original) of every id that was asked for, sorted."""

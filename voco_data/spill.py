@@ -32,14 +32,22 @@ def spilling(schema: str) -> Iterator[sqlite3.Connection]:
     """`connect`, closed at the end. Raises VocoError where the temporary folder is full."""
     connection = connect(schema)
     try:
-        yield connection
+        with said_when_full():
+            yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def said_when_full() -> Iterator[None]:
+    """Raises VocoError where the temporary folder is full."""
+    try:
+        yield
     except sqlite3.OperationalError as error:
         raise VocoError(
             f"the temporary folder cannot take the index ({error}); "
             "set TMPDIR to a folder with more space"
         ) from error
-    finally:
-        connection.close()
 
 
 def printable(text: str) -> str:

@@ -111,7 +111,7 @@ def fill_series(
     except SeriesRefused as refusal:
         return _refused(task, refusal.reason, refusal.detail)
     except OSError as error:  # a store that cannot be written ends the run
-        raise unwritable(str(task.root), error) from error
+        raise unwritable(task.root, error) from error
     except MemoryError:
         return _refused(task, Reason.WORKER_DIED, "out of memory")
     except Exception as error:  # noqa: BLE001  a bug of ours costs one series, and is named

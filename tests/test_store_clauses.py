@@ -1,0 +1,156 @@
+"""Every clause of voco_data/STORE.md has a test: this is the index, and it is complete."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.small_stores import make_store, random_volumes
+from voco_data.errors import InputError
+from voco_data.store import Store
+
+TESTS = Path(__file__).parent
+DOCUMENT = TESTS.parent / "voco_data" / "STORE.md"
+
+CLAUSES: dict[int, tuple[str, ...]] = {
+    1: ("test_spec::test_digest_is_sha256_of_sorted_compact_json",),
+    2: (
+        "test_spec::test_every_field_changes_the_digest",
+        "test_ingest::test_a_new_spec_takes_what_it_misses_and_leaves_the_other",
+    ),
+    3: ("test_store::test_an_edited_spec_or_a_renamed_store_does_not_open",),
+    4: ("test_spec::test_two_specs_of_one_name_are_refused",),
+    5: (
+        "test_store::test_zarr_python_reads_the_same_bytes",
+        "test_store::test_a_chunk_is_the_raw_volume_with_its_checksum",
+    ),
+    6: (
+        "test_ingest::test_the_stored_volume_is_upright_with_right_on_the_left",
+        "test_store_clauses::test_a_record_says_where_its_volume_was",
+    ),
+    7: ("test_resample::test_window_ends_and_rounding",),
+    8: (
+        "test_resample::test_shrinking_is_the_exact_area_average",
+        "test_resample::test_growing_is_linear_at_the_centres",
+    ),
+    9: ("test_kill::test_a_random_moment", "test_kill::test_every_change_of_a_file"),
+    10: (
+        "test_store::test_a_damaged_chunk_is_refused_by_series_name",
+        "test_store::test_a_damaged_record_is_refused",
+    ),
+    11: ("test_store_clauses::test_a_record_says_where_its_volume_was",),
+    12: (
+        "test_ingest::test_a_moved_archive_still_hits",
+        "test_ingest::test_duplicate_volumes_are_marked_with_the_first_of_them",
+        "test_hostile::test_a_mask_added_later_rebuilds_its_series_alone",
+        "test_hostile::test_a_box_made_elsewhere_is_cut_and_is_part_of_the_input",
+    ),
+    13: (
+        "test_store::test_a_refused_series_leaves_a_hole",
+        "test_bit_rot::test_bookkeeping_is_made_again_and_no_volume_is_read_again",
+        "test_bit_rot::test_no_flip_in_a_catalogue_is_believed",
+    ),
+    14: (
+        "test_store::test_one_writer_at_a_time",
+        "test_two_runs::test_a_second_run_waits_or_says_why_not",
+        "test_two_runs::test_two_runs_with_their_specs_crosswise_do_not_wait_for_each_other",
+    ),
+    15: (
+        "test_store::test_rows_follow_the_sorted_keys_and_the_catalogue_the_rows",
+        "test_store::test_a_killed_run_is_taken_up_where_it_stopped",
+    ),
+    16: ("test_store::test_a_changed_series_gets_a_new_row_and_leaves_its_old_one",),
+    17: (
+        "test_store::test_a_killed_run_is_taken_up_where_it_stopped",
+        "test_kill::test_some_changes_of_a_file",
+    ),
+    18: ("test_ingest::test_equal_pixels_of_two_patients_are_two_rows_in_any_order",),
+    19: (
+        "test_ingest::test_a_file_changed_in_place_is_noticed",
+        "test_ingest::test_deep_reads_again_and_changes_nothing",
+    ),
+    20: (
+        "test_ingest::test_ids_become_pseudonyms_and_labels_still_join",
+        "test_ingest::test_public_layouts_keep_their_ids",
+    ),
+    21: (
+        "test_ingest::test_ids_become_pseudonyms_and_labels_still_join",
+        "test_two_runs::test_one_key_however_many_make_it_at_once",
+        "test_two_runs::test_a_damaged_key_is_refused_not_replaced",
+    ),
+    22: (
+        "test_bit_rot::test_a_plain_rerun_finds_it_by_itself",
+        "test_bit_rot::test_deep_finds_what_left_no_trace",
+        "test_bit_rot::test_a_damaged_row_of_another_archive_stays_named",
+    ),
+    23: ("test_bit_rot::test_deep_finds_what_left_no_trace",),
+    24: (
+        "test_bit_rot::test_bookkeeping_is_made_again_and_no_volume_is_read_again",
+        "test_bit_rot::test_lost_group_metadata_is_written_again",
+        "test_bit_rot::test_both_tables_lost_at_once",
+    ),
+    25: (
+        "test_bit_rot::test_a_damaged_row_is_named_and_rebuilt_alone",
+        "test_bit_rot::test_verify_names_damaged_metadata",
+        "test_bit_rot::test_verify_names_what_is_not_listed",
+    ),
+    26: ("test_kill::test_a_random_moment",),
+    27: ("test_kill::test_a_random_moment",),
+    28: ("test_store_clauses::test_an_unknown_format_is_refused",),
+}
+"""Clause number → the tests that would fail if it did not hold."""
+
+
+@cache
+def functions(file: str) -> frozenset[str]:
+    tree = ast.parse((TESTS / f"{file}.py").read_text())
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+def test_every_clause_has_a_test_that_exists() -> None:
+    numbers = [int(n) for n in re.findall(r"^(\d+)\. ", DOCUMENT.read_text(), re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert set(CLAUSES) == set(numbers)
+    named = [name.split("::") for names in CLAUSES.values() for name in names]
+    assert [f"{file}::{name}" for file, name in named if name not in functions(file)] == []
+
+
+def test_a_record_says_where_its_volume_was(tmp_path: Path) -> None:
+    """The way back: a voxel that the test placed lies where the record's numbers put it."""
+    from tests.ct_files import body, write_slices
+    from voco_data.ingest import preprocess
+    from voco_data.spec import StoreSpec
+
+    hu = body()
+    hu[17, 20:24, 40:44] = 1000
+    write_slices(tmp_path / "ct", hu, spacing_mm=(5.0, 2.0, 2.0), origin_mm=(-60.0, -50.0, -100.0))
+    spec = StoreSpec(profile="small", grid=(24, 60, 60), crop="none")
+    (tmp_path / "spec.json").write_text(f"[{spec.canonical_json()}]")
+    preprocess(tmp_path / "ct", tmp_path / "root", spec_file=tmp_path / "spec.json", workers=1)
+    path = next((tmp_path / "root").glob("*.zarr/volumes/records/000000/000000000.json"))
+    record = json.loads(json.loads(path.read_text())["record"])
+    volume = Store.open(tmp_path / "root" / spec.name).read(0)
+    # The brightest voxels of the stored volume, in mm, through the box alone.
+    z, y, x = (float(axis.mean()) for axis in np.nonzero(volume == 255))
+    low, high = np.array(record["box_low_mm"]), np.array(record["box_high_mm"])
+    found = low + (np.array([z, y, x]) + 0.5) / np.array(spec.grid) * (high - low)
+    # ... and where the scanner's header puts the block: origin and step of write_slices.
+    block = np.array([-100.0 + 17 * 5.0, -50.0 + 21.5 * 2.0, -60.0 + 41.5 * 2.0])
+    assert np.abs(found - block).max() < 0.1
+    assert record["instance_numbers"] == list(range(1, 25))
+
+
+@pytest.mark.parametrize("number", [0, 2, "1", None])
+def test_an_unknown_format_is_refused(tmp_path: Path, number: object) -> None:
+    store = make_store(tmp_path, random_volumes(1, (4, 8, 8)))
+    metadata = json.loads((store.path / "zarr.json").read_text())
+    metadata["attributes"]["voco"]["format"] = number
+    (store.path / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match="store format"):
+        Store.open(store.path)
