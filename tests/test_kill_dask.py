@@ -84,6 +84,9 @@ def test_a_death_in_mid_run(chaos: Chaos, cluster: Cluster, victim: str, after: 
     else:
         assert code in (0, 1), said  # it may just have ended
     if code == 1:
-        assert "Traceback" not in said
-        assert "voco preprocess: error: the Dask" in said.replace("\r", "\n").splitlines()[-1]
+        assert "Traceback" not in said, said
+        assert (
+            "voco preprocess: error: the Dask scheduler is gone"
+            in said.replace("\r", "\n").splitlines()[-1]
+        )
     chaos.check_resumes("first", root, said, shared=True)
