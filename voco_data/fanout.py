@@ -110,7 +110,7 @@ def run_dask(
     """
     # These cost a second to import.
     from dask.distributed import Client, LocalCluster
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     try:
         client = (
