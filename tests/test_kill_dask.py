@@ -1,4 +1,4 @@
-"""A Dask cluster of separate processes: a worker or the scheduler is killed in mid-run."""
+"""A Dask cluster of separate processes: a worker is killed in mid-run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     made.close()
 
 
-@pytest.mark.parametrize("victim", ["worker", "scheduler"])
+@pytest.mark.parametrize("victim", ["worker"])
 @pytest.mark.parametrize("after", [1, 3, 5])
 def test_a_death_in_mid_run(chaos: Chaos, cluster: Cluster, victim: str, after: int) -> None:
     root = chaos.fresh_root("dask", "first")
@@ -84,6 +84,9 @@ def test_a_death_in_mid_run(chaos: Chaos, cluster: Cluster, victim: str, after: 
     else:
         assert code in (0, 1), said  # it may just have ended
     if code == 1:
-        assert "Traceback" not in said
-        assert "voco preprocess: error: the Dask" in said.replace("\r", "\n").splitlines()[-1]
+        assert "Traceback" not in said, said
+        assert (
+            "voco preprocess: error: the Dask scheduler is gone"
+            in said.replace("\r", "\n").splitlines()[-1]
+        )
     chaos.check_resumes("first", root, said, shared=True)

@@ -31,6 +31,7 @@ PATIENCE_S = 5.0
 WORKERLESS_S = 30.0
 """A cluster that has had no worker for so long will get none by itself."""
 
+NO_SCHEDULER = "the Dask scheduler is gone; what is finished stays: start it, run again"
 KILLED = "the process that read it died twice (out of memory, a crash, or stuck in a decoder)"
 
 
@@ -109,6 +110,7 @@ def run_dask(
     """
     # These cost a second to import.
     from dask.distributed import Client, LocalCluster
+    from distributed.comm.core import CommClosedError
 
     try:
         client = (
@@ -124,7 +126,10 @@ def run_dask(
             "give local, or an address such as tcp://127.0.0.1:8786"
         ) from error
     with client:
-        suspects = yield from _drain_cluster(client, iter(todo), known)
+        try:
+            suspects = yield from _drain_cluster(client, iter(todo), known)
+        except CommClosedError as error:
+            raise VocoError(NO_SCHEDULER) from error
         if client.cluster is not None:
             client.cluster.close()
     # The second try is ours: a process of this machine, so that no other series is blamed.
@@ -163,8 +168,10 @@ def _drain_cluster(
             batch = flying.pop(future)
             try:
                 yield future.result()
-            except (KilledWorker, FutureCancelledError):  # its own death, or its neighbour's
-                suspects += batch
+            except (KilledWorker, FutureCancelledError) as error:
+                if getattr(error, "reason", "") == "scheduler-connection-lost":
+                    raise VocoError(NO_SCHEDULER) from error
+                suspects += batch  # its own worker's death, or its neighbour's
 
 
 def _give_up(
