@@ -46,6 +46,7 @@ OWNERS = {
     "nibabel": ("voco_data/nifti",),
     "nrrd": ("voco_data/nrrd",),
     "zarr": ("voco_data/store",),
+    "numcodecs": ("voco_data/chunk_codec",),
     "dask": ("voco_data/fanout",),
     "distributed": ("voco_data/fanout",),
     "timm": ("voco_models/backbones",),
@@ -121,6 +122,7 @@ def test_imports_point_down_and_libraries_have_one_owner() -> None:
         ("voco_data/ingest.py", "from dask import delayed"),
         ("voco_data/ingest.py", "import zarr"),
         ("voco_data/ingest.py", "from . import store"),
+        ("voco_data/store.py", "def f():\n    from numcodecs import blosc"),
         ("voco_models/loader.py", "from voco_data import ingest"),
         ("voco_models/loader.py", "import importlib\nimportlib.import_module('zarr.storage')"),
         ("voco_models/heads.py", "import timm"),
@@ -212,7 +214,7 @@ def import_without(modules: str, hidden: str) -> subprocess.CompletedProcess[str
         ("voco_data", "torch,torchvision,timm,prefect,voco_models,flows"),
         (
             "voco_data.store,voco_data.catalogue,voco_data.labels,voco_data.splits",
-            "pydicom,SimpleITK,numba,dask,distributed,scipy,imagecodecs,PIL,torch,prefect,sklearn",
+            "zarr,pydicom,SimpleITK,numba,dask,distributed,scipy,imagecodecs,PIL,torch,prefect,sklearn",
         ),
     ],
 )

@@ -110,8 +110,36 @@ def count(store: Place) -> int:
 
 def read(store: Place) -> pd.DataFrame:
     """The whole catalogue as a table; empty where no run has finished yet."""
-    table: pd.DataFrame = pa.Table.from_batches(batches(store), SCHEMA).to_pandas()
-    return table.astype(COLUMNS)
+    return Snapshot(store).table()
+
+
+class Snapshot:
+    """The catalogue as it is now; its columns are read when asked for.
+
+    The file stays mapped, so a run that replaces it meanwhile does not change what is read.
+    """
+
+    def __init__(self, store: Place) -> None:
+        self._store = store
+        self._file: pq.ParquetFile | None = None
+        if store.size(KEY) is not None:
+            with store.fetched(KEY) as path:
+                self._file = _opened(store, path)
+
+    def read(self, columns: Collection[str] = tuple(COLUMNS)) -> pa.Table:
+        """Some columns, every line, sorted by row. Raises StoreCorrupt if they cannot be read."""
+        wanted = pa.schema([SCHEMA.field(name) for name in columns])
+        if self._file is None:
+            return wanted.empty_table()
+        try:
+            return self._file.read(columns=list(columns), use_threads=False).cast(wanted)
+        except (OSError, ValueError) as error:
+            raise _unreadable(self._store, error) from error
+
+    def table(self) -> pd.DataFrame:
+        """All columns, for pandas."""
+        found: pd.DataFrame = self.read().to_pandas()
+        return found.astype(COLUMNS)
 
 
 def rewrite(store: Place, gone: Collection[int], fresh: Iterable[Line]) -> None:
@@ -169,7 +197,7 @@ def to_json(flat: Line) -> str:
 
 def _opened(store: Place, path: Any) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, memory_map=True)
     except (OSError, ValueError) as error:
         raise _unreadable(store, error) from error
     missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))

@@ -6,9 +6,10 @@ import json
 
 import zarr
 from zarr.abc.buffer import Buffer
-from zarr.codecs import BytesCodec
+from zarr.codecs import BloscCodec, BytesCodec
 from zarr.storage import MemoryStore
 
+from voco_data.chunk_codec import BLOSC
 from voco_data.place import Place
 from voco_data.spec import StoreSpec
 from voco_data.store import FORMAT
@@ -34,6 +35,7 @@ def _arrays(spec: StoreSpec) -> dict[str, bytes]:
     """Metadata of `volumes` and `valid`, made by zarr-python in memory."""
     found: dict[str, Buffer] = {}
     memory = MemoryStore(found)
+    lz4 = BloscCodec.from_dict({"name": "blosc", "configuration": dict(BLOSC)})
     window = {"level_hu": spec.window_level_hu, "width_hu": spec.window_width_hu}
     zarr.create_array(
         memory,
@@ -42,7 +44,7 @@ def _arrays(spec: StoreSpec) -> dict[str, bytes]:
         chunks=(1, *spec.grid),
         dtype="uint8",
         serializer=BytesCodec(),
-        compressors=None,
+        compressors=lz4 if spec.compression == "lz4" else None,
         fill_value=0,
         dimension_names=("series", "z", "y", "x"),
         attributes={"window": window, "axes": "z superior, y posterior, x left"},
