@@ -22,8 +22,11 @@ from voco_models import loader as loader_module
 from voco_models import resident as resident_module
 from voco_models.host_buffers import HostBuffers
 from voco_models.items import Item, items_of
-from voco_models.loader import AHEAD, Batch, Loader, epoch_order, step_seed
+from voco_models.loader import Batch, Loader
+from voco_models.order import epoch_order, step_seed
+from voco_models.read_ahead import AHEAD
 from voco_models.resident import Residence, make_resident
+from voco_models.slices import SliceLoader
 
 CPU = torch.device("cpu")
 GRID = (2, 3, 4)
@@ -353,6 +356,21 @@ def test_a_failing_read_ends_the_stream_while_others_still_read() -> None:
         list(Loader(items_of([store]), batch_size=1, seed=0, device=CPU).once())
     assert len(store.reads) <= AHEAD
     assert not [t for t in threading.enumerate() if t.name.startswith("voco-reader")]
+
+
+def test_slices_are_those_of_their_items_and_an_epoch_visits_each_once(tmp_path: Path) -> None:
+    volumes = random_volumes(5, (4, 6, 8))
+    store = make_store(tmp_path, volumes)
+    loader = SliceLoader([store], batch_size=5, seed=1, device=CPU)
+    seen = []
+    for batch in itertools.islice(loader.at(0), 4):
+        assert batch.slices.dtype == torch.uint8
+        expected = volumes[batch.items.numpy(), batch.indices.numpy()]
+        assert np.array_equal(batch.slices.numpy(), expected)
+        seen += list(zip(batch.items.tolist(), batch.indices.tolist(), strict=True))
+    assert len(set(seen)) == len(seen) == 20
+    later = next(SliceLoader([store], batch_size=5, seed=1, device=CPU).at(3))
+    assert list(zip(later.items.tolist(), later.indices.tolist(), strict=True)) == seen[15:]
 
 
 def test_items_may_repeat() -> None:

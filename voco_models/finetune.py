@@ -37,8 +37,10 @@ from voco_models.decision import fit_decision, write_decision
 from voco_models.engine import FitConfig, Row, check_out, choose_device, fit
 from voco_models.finetune_plan import Plan, Series, make_plan
 from voco_models.finetune_recipes import FinetuneRecipe, finetune_recipe
-from voco_models.loader import READER_THREADS, Loader, step_seed
+from voco_models.loader import Loader
+from voco_models.order import step_seed
 from voco_models.provenance import differences
+from voco_models.read_ahead import READER_THREADS
 from voco_models.resident import Residence, Resident, make_resident
 
 log = logging.getLogger(__name__)

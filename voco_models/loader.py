@@ -7,7 +7,6 @@ run therefore continues with exactly the batches that an uninterrupted one would
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,12 +19,9 @@ from torch import Tensor
 from voco_data.errors import InputError
 from voco_models.host_buffers import HostBuffer, HostBuffers
 from voco_models.items import Item
+from voco_models.order import Order, step_seed
+from voco_models.read_ahead import READER_THREADS, read_ahead
 from voco_models.resident import Residence, Resident, make_resident
-
-AHEAD = 3
-"""Batches being read, or read and waiting."""
-READER_THREADS = 4
-"""Reads in flight. A read is one file of 1-6 MB, so a few threads hide the latency of a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +36,6 @@ class Batch:
     """Of this step and rank; every draw that an objective makes starts from it."""
     targets: Tensor | None = None
     """(B, ...), on the device: the rows of the loader's targets, where it has any."""
-
-
-def epoch_order(
-    n: int, seed: int, epoch: int, rank: int = 0, world: int = 1
-) -> npt.NDArray[np.int64]:
-    """Which of `n` items this rank visits in `epoch`, in order; int64 (n // world,).
-
-    Every rank gets the same number, no item comes twice, and the up to world - 1 items left out
-    change from epoch to epoch. Raises InputError if there are fewer items than ranks.
-    """
-    if n < world:
-        raise InputError(f"expected at least one volume for each of {world} processes, got {n}")
-    rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
-    shuffled: npt.NDArray[np.int64] = rng.permutation(n)
-    return shuffled[rank::world][: n // world]
-
-
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A well mixed 63-bit seed for one step of one rank."""
-    mixed = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
-    return int(mixed[0] >> np.uint64(1))
 
 
 class Loader:
@@ -91,11 +66,7 @@ class Loader:
         threads: int = READER_THREADS,
         resident: Residence | Resident | None = "none",
     ) -> None:
-        if batch_size < 1 or len(items) // world < batch_size:
-            raise InputError(
-                f"expected at least batch size x processes = {batch_size * world} volumes "
-                f"(batch size 1 or more), got {len(items)}"
-            )
+        self._order = Order(len(items), batch_size, seed, rank, world)
         grids = {item.store.grid for item in items}
         if len(grids) > 1:
             raise InputError(f"expected stores of one grid, got {sorted(grids)}")
@@ -114,21 +85,15 @@ class Loader:
             resident = make_resident(items, resident, device, threads)
         self._resident = resident
         self._places = None if resident is None else resident.places(items)
-        self._epoch = 0  # the epoch whose order is remembered
-        self._order = epoch_order(len(items), seed, 0, rank, world)
 
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in an epoch of this rank."""
-        return len(self.items) // self.world // self.batch_size
+        return self._order.steps_per_epoch
 
     def indices_at(self, step: int) -> npt.NDArray[np.int64]:
         """Items of batch number `step`; int64 (B,)."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._order = epoch_order(len(self.items), self.seed, epoch, self.rank, self.world)
-            self._epoch = epoch
-        return self._order[within * self.batch_size : (within + 1) * self.batch_size]
+        return self._order.indices_at(step)
 
     def at(self, step: int) -> Generator[Batch, None, None]:
         """Batches number `step`, `step + 1`, ... without end. Close it to stop the readers.
@@ -157,35 +122,18 @@ class Loader:
 
     def _stream(self, plan: Iterable[_Step]) -> Generator[Batch, None, None]:
         """Batches that threads read ahead."""
-        remaining = iter(plan)
         buffers = HostBuffers((self.batch_size, *self.grid), self.device)
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="voco-reader")
-        try:
-            ahead = deque(
-                self._start(pool, buffers, *step) for step in itertools.islice(remaining, AHEAD)
-            )
-            while ahead:
-                # No name is kept here for what the caller gets: its memory is used again as soon
-                # as the caller lets go of it.
-                yield self._finish(ahead.popleft())
-                for step in itertools.islice(remaining, 1):
-                    ahead.append(self._start(pool, buffers, *step))
-        finally:
-            pool.shutdown(cancel_futures=True)
 
-    def _start(
-        self,
-        pool: ThreadPoolExecutor,
-        buffers: HostBuffers,
-        step: int,
-        indices: npt.NDArray[np.int64],
-    ) -> _Pending:
-        buffer = buffers.take()
-        reads = [
-            pool.submit(self._fill, buffer, place, index)
-            for place, index in enumerate(indices.tolist())
-        ]
-        return _Pending(buffer, step, indices, reads)
+        def start(pool: ThreadPoolExecutor, step: _Step) -> _Begun:
+            number, indices = step
+            buffer = buffers.take()
+            reads = [
+                pool.submit(self._fill, buffer, place, index)
+                for place, index in enumerate(indices.tolist())
+            ]
+            return _Begun(buffer, number, indices, reads)
+
+        return read_ahead(plan, start, self._finish, self.threads)
 
     def _fill(self, buffer: HostBuffer, place: int, index: int) -> None:
         """Bring one volume into memory. Runs in a reader thread."""
@@ -197,11 +145,11 @@ class Loader:
             assert self._places is not None
             self._resident.read_into(int(self._places[index]), buffer.array[place])
 
-    def _finish(self, pending: _Pending) -> Batch:
-        for read in pending.reads:
+    def _finish(self, begun: _Begun) -> Batch:
+        for read in begun.reads:
             read.result()
-        volumes = pending.buffer.send(len(pending.indices), self.device)
-        return self._batch(pending.step, pending.indices, volumes)
+        volumes = begun.buffer.send(len(begun.indices), self.device)
+        return self._batch(begun.step, begun.indices, volumes)
 
     def _batch(self, step: int, indices: npt.NDArray[np.int64], volumes: Tensor) -> Batch:
         items = torch.from_numpy(indices.copy())
@@ -218,7 +166,7 @@ _Step = tuple[int, npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class _Begun:
     buffer: HostBuffer
     step: int
     indices: npt.NDArray[np.int64]

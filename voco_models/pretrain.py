@@ -17,7 +17,8 @@ from voco_models.backbones import create_backbone
 from voco_models.engine import Row, check_out, choose_device, fit
 from voco_models.health import CollapseWatch, constant_levels
 from voco_models.items import items_of
-from voco_models.loader import Loader, step_seed
+from voco_models.loader import Loader
+from voco_models.order import step_seed
 from voco_models.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.provenance import make_provenance, plain
 from voco_models.resident import Residence
