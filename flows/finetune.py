@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -34,6 +34,7 @@ def finetune(
     max_steps: int | None = None,
     resume: bool = False,
     allow_unlabelled: bool = False,
+    resident: Literal["none", "ram", "device"] = "none",
 ) -> Summary:
     """Train the slice-sequence classifier of the three organs on labelled patients.
 
@@ -46,6 +47,7 @@ def finetune(
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
         allow_unlabelled: Leave out patients without labels instead of refusing the store.
+        resident: Keep all volumes in memory, in RAM or on the device.
     """
     summary = train_classifier(
         store,
@@ -56,6 +58,7 @@ def finetune(
         max_steps=max_steps,
         resume=resume or stopped_before(out / FINETUNED),
         allow_unlabelled=allow_unlabelled,
+        resident=resident,
     )
     publish("finetune", summary, link=out)
     return summary

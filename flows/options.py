@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 USAGE_ERROR = 2
+RESIDENCES = ("none", "ram", "device")
 LAYOUTS = ("auto", "ratic", "flare", "dicom", "nifti")
 
 
@@ -67,6 +68,7 @@ def build_parser() -> OneLineParser:
     _add_pretrain(commands)
     _add_finetune(commands)
     _add_evaluate(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -146,6 +148,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--max-steps", type=positive_int, metavar="N", help="stop there; the schedule stays"
     )
     parser.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")
+    parser.add_argument(
+        "--resident",
+        choices=RESIDENCES,
+        default="none",
+        help="keep all volumes in memory, in RAM or on the device (none: stream them)",
+    )
 
 
 def _add_pretrain(commands: Any) -> None:
@@ -176,3 +184,8 @@ def _add_evaluate(commands: Any) -> None:
     evaluate = _command(commands, "evaluate", "scores, intervals and plots of one run")
     evaluate.add_argument("run", type=Path, metavar="RUN")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where to write (inside RUN)")
+
+
+def _add_bench(commands: Any) -> None:
+    bench = _command(commands, "bench", "measure on this machine, peers beside us")
+    bench.add_argument("what", choices=("loader",), help="loader: reads for training")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -29,6 +29,7 @@ def pretrain(
     recipe: str = "default",
     max_steps: int | None = None,
     resume: bool = False,
+    resident: Literal["none", "ram", "device"] = "none",
 ) -> Summary:
     """Pretrain a 2D backbone on CT volumes without labels (2D-VoCo).
 
@@ -38,8 +39,11 @@ def pretrain(
         recipe: Name of a pretraining recipe.
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
+        resident: Keep all volumes in memory, in RAM or on the device.
     """
     resume = resume or stopped_before(out / PRETRAINED)
-    summary = pretrain_backbone(stores, out, recipe=recipe, max_steps=max_steps, resume=resume)
+    summary = pretrain_backbone(
+        stores, out, recipe=recipe, max_steps=max_steps, resume=resume, resident=resident
+    )
     publish("pretrain", summary, link=out)
     return summary

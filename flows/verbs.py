@@ -65,7 +65,12 @@ def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
     from voco_models import pretrain as stage
 
     return stage.pretrain(
-        args.stores, args.out, recipe=args.recipe, max_steps=args.max_steps, resume=args.resume
+        args.stores,
+        args.out,
+        recipe=args.recipe,
+        max_steps=args.max_steps,
+        resume=args.resume,
+        resident=args.resident,
     ).to_json()
 
 
@@ -83,6 +88,7 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
         resume=args.resume,
         allow_unlabelled=args.allow_unlabelled,
         pseudonymise=renaming_of(args.store),
+        resident=args.resident,
     ).to_json()
 
 
@@ -93,6 +99,13 @@ def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
     return stage.evaluate(args.run, args.out).to_json()
 
 
+def bench(args: argparse.Namespace) -> Mapping[str, object]:
+    """Measure, and print medians and ratios."""
+    from voco_models.bench import loader
+
+    return {"loader": loader.bench}[args.what]()
+
+
 VERBS: Final[dict[str, Callable[[argparse.Namespace], Mapping[str, object]]]] = {
     "demo": demo,
     "preprocess": preprocess,
@@ -100,4 +113,5 @@ VERBS: Final[dict[str, Callable[[argparse.Namespace], Mapping[str, object]]]] = 
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,
+    "bench": bench,
 }

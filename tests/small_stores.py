@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from voco_data.chunk_codec import Compression
 from voco_data.folder import Folder
 from voco_data.record import Record
 from voco_data.spec import StoreSpec
@@ -61,17 +62,27 @@ def make_record(row: int, volume: npt.NDArray[np.uint8], spec: StoreSpec, name: 
 
 
 def make_store(
-    root: Path, volumes: npt.NDArray[np.uint8], *, profile: str = "small", level_hu: float = 50.0
+    root: Path,
+    volumes: npt.NDArray[np.uint8],
+    *,
+    profile: str = "small",
+    level_hu: float = 50.0,
+    compression: Compression = "none",
 ) -> Store:
     """A store under `root` with the rows of `volumes`, uint8 (N, Z, Y, X)."""
     grid = volumes.shape[1:]
-    spec = StoreSpec(profile, (grid[0], grid[1], grid[2]), window_level_hu=level_hu)
+    spec = StoreSpec(
+        profile,
+        (grid[0], grid[1], grid[2]),
+        window_level_hu=level_hu,
+        compression=compression,
+    )
     names = [f"{index:03d}" for index in range(len(volumes))]
     with writing(Folder(root), spec) as writer:
         writer.assign(names)
         for name, volume in zip(names, volumes, strict=True):
             record = make_record(writer.row_of(name), volume, spec, name)
-            commit_volume(writer.place, record, volume)
+            commit_volume(writer.place, record, volume, compression)
             writer.note(record)
         writer.compact()
         return Store.open(writer.place)

@@ -28,7 +28,8 @@ from voco_models.engine import (
     fit,
 )
 from voco_models.history import HISTORY, read_history
-from voco_models.loader import Batch, step_seed
+from voco_models.loader import Batch
+from voco_models.order import step_seed
 from voco_models.schedule import cosine_between, warmup_cosine
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +17,16 @@ from small_stores import make_store, random_volumes
 
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.store import chunk_key
-from voco_models.loader import RING, Item, Loader, epoch_order, items_of, step_seed
+from voco_models import free_memory
+from voco_models import loader as loader_module
+from voco_models import resident as resident_module
+from voco_models.host_buffers import HostBuffers
+from voco_models.items import Item, items_of
+from voco_models.loader import Batch, Loader
+from voco_models.order import epoch_order, step_seed
+from voco_models.read_ahead import AHEAD
+from voco_models.resident import Residence, make_resident
+from voco_models.slices import SliceLoader
 
 CPU = torch.device("cpu")
 GRID = (2, 3, 4)
@@ -28,7 +37,7 @@ class FakeStore:
 
     def __init__(self, rows: list[int], grid: tuple[int, int, int] = GRID) -> None:
         self.grid = grid
-        self.catalogue = pd.DataFrame({"row": rows})
+        self.rows = np.array(rows, np.int64)
         self.reads: list[int] = []
 
     def read(self, row: int, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
@@ -98,7 +107,7 @@ def test_batches_hold_the_volumes_of_their_items() -> None:
 
 def test_a_batch_stays_as_it_is_while_the_next_ones_are_read() -> None:
     stream = loader_of(20).at(0)
-    kept = [next(stream) for _ in range(3 * RING)]
+    kept = [next(stream) for _ in range(3 * AHEAD)]
     stream.close()
     for batch in kept:
         assert batch.volumes[:, 0, 0, 0].tolist() == batch.items.tolist()
@@ -145,7 +154,7 @@ def test_read_ahead_is_bounded() -> None:
     for _ in range(5):
         next(stream)
     stream.close()  # waits for the readers
-    assert len(store.reads) <= 2 * (5 + RING)
+    assert len(store.reads) <= 2 * (5 + AHEAD)
 
 
 def test_closing_the_stream_ends_its_threads() -> None:
@@ -201,6 +210,167 @@ def test_a_corrupt_chunk_raises_in_the_caller(tmp_path: Path) -> None:
         list(Loader(items_of([store]), batch_size=1, seed=0, device=CPU).once())
     with pytest.raises(StoreCorrupt, match="series-001"):
         list(itertools.islice(Loader(items_of([store]), batch_size=1, seed=0, device=CPU).at(0), 4))
+
+
+def test_memory_on_the_host_is_bounded_and_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[HostBuffers] = []
+
+    class Counted(HostBuffers):
+        def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+            super().__init__(shape, device)
+            made.append(self)
+
+    monkeypatch.setattr(loader_module, "HostBuffers", Counted)
+    addresses = set()
+    stream = loader_of(40).at(0)
+    for batch in itertools.islice(stream, 60):
+        addresses.add(batch.volumes.data_ptr())
+    stream.close()
+    assert made[0].made == len(addresses) == AHEAD + 1
+
+
+def test_a_view_of_a_batch_keeps_its_memory() -> None:
+    stream = loader_of(20).at(0)
+    first = next(stream)
+    kept, item = first.volumes[1, 0], int(first.items[1])
+    del first
+    for _ in range(4 * AHEAD):
+        next(stream)
+    stream.close()
+    assert (kept == item).all()
+
+
+def test_a_batch_outlives_its_stream() -> None:
+    stream = loader_of(4).at(0)
+    batch = next(stream)
+    stream.close()
+    del stream
+    assert batch.volumes[:, 0, 0, 0].tolist() == batch.items.tolist()
+
+
+@pytest.mark.parametrize("residence", ["ram", "device"])
+def test_resident_volumes_give_the_batches_of_streaming(
+    tmp_path: Path, residence: Residence
+) -> None:
+    stores = [
+        make_store(tmp_path / "a", random_volumes(6, (4, 6, 6), seed=1)),
+        make_store(tmp_path / "b", random_volumes(5, (4, 6, 6), seed=2), compression="lz4"),
+    ]
+    items = items_of(stores)
+    targets = torch.arange(len(items))
+
+    def batches(resident: Residence, rank: int) -> list[Batch]:
+        loader = Loader(
+            items,
+            batch_size=2,
+            seed=7,
+            device=CPU,
+            targets=targets,
+            rank=rank,
+            world=2,
+            resident=resident,
+        )
+        return [*itertools.islice(loader.at(3), 9), *loader.once()]
+
+    for rank in (0, 1):
+        for one, other in zip(batches("none", rank), batches(residence, rank), strict=True):
+            assert torch.equal(one.volumes, other.volumes)
+            assert torch.equal(one.items, other.items)
+            assert one.seed == other.seed
+            assert one.targets is not None
+            assert other.targets is not None
+            assert torch.equal(one.targets, other.targets)
+
+
+def test_a_resident_batch_is_a_copy_and_each_volume_is_read_once() -> None:
+    store = FakeStore([0, 1, 2])
+    items = items_of([store])
+    both: tuple[Residence, ...] = ("ram", "device")
+    for residence in both:
+        store.reads.clear()
+        loader = Loader([*items, items[0]], batch_size=2, seed=0, device=CPU, resident=residence)
+        for batch in itertools.islice(loader.at(0), 6):
+            assert batch.volumes[:, 0, 0, 0].tolist() == (batch.items % 3).tolist()
+            batch.volumes.zero_()
+        assert sorted(store.reads) == [0, 1, 2]
+
+
+def test_loaders_share_resident_volumes() -> None:
+    store = FakeStore([0, 1, 2, 3])
+    items = items_of([store])
+    resident = make_resident(items, "ram", CPU, threads=2)
+    for part in (items[:2], items[2:]):
+        loader = Loader(part, batch_size=2, seed=0, device=CPU, resident=resident)
+        batch = next(loader.once())
+        assert batch.volumes[:, 0, 0, 0].tolist() == [item.row for item in part]
+    assert len(store.reads) == 4
+
+
+def test_what_does_not_fit_is_refused_with_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = items_of([FakeStore([0, 1, 2])])
+    monkeypatch.setattr(resident_module, "free_bytes", lambda device: 71)
+    with pytest.raises(InputError, match=r"3 volumes .* need 72 bytes in RAM, 71 are free"):
+        Loader(items, batch_size=1, seed=0, device=CPU, resident="ram")
+    with pytest.raises(InputError, match="one of none, ram, device"):
+        Loader(items, batch_size=1, seed=0, device=CPU, resident="disk")  # type: ignore[arg-type]
+
+
+def test_free_memory_is_the_smaller_of_machine_and_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(free_memory, "CGROUP", tmp_path)
+    machine = psutil.virtual_memory().available
+    assert free_memory.free_bytes(CPU) == pytest.approx(machine, rel=0.1)
+    for name, text in (
+        ("memory.max", "1000"),
+        ("memory.current", "900"),
+        ("memory.stat", "anon 600\ninactive_file 300"),
+    ):
+        (tmp_path / name).write_text(text + "\n")
+    assert free_memory.free_bytes(CPU) == 400
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory.free_bytes(CPU) == pytest.approx(machine, rel=0.1)
+
+
+def test_rot_ends_making_volumes_resident(tmp_path: Path) -> None:
+    store = make_store(tmp_path, random_volumes(3, (4, 6, 6)))
+    path = store.path / chunk_key(2)
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(StoreCorrupt, match="series-002"):
+        Loader(items_of([store]), batch_size=1, seed=0, device=CPU, resident="ram")
+
+
+def test_a_failing_read_ends_the_stream_while_others_still_read() -> None:
+    """The readers of later batches are slow; the error does not wait for the whole plan."""
+    going_on = threading.Event()
+
+    class Failing(FakeStore):
+        def read(self, row: int, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+            if row == 0:
+                raise OSError("gone")
+            going_on.wait(0.2)
+            return super().read(row, out)
+
+    store = Failing(list(range(1000)))
+    with pytest.raises(OSError, match="gone"):
+        list(Loader(items_of([store]), batch_size=1, seed=0, device=CPU).once())
+    assert len(store.reads) <= AHEAD
+    assert not [t for t in threading.enumerate() if t.name.startswith("voco-reader")]
+
+
+def test_slices_are_those_of_their_items_and_an_epoch_visits_each_once(tmp_path: Path) -> None:
+    volumes = random_volumes(5, (4, 6, 8))
+    store = make_store(tmp_path, volumes)
+    loader = SliceLoader([store], batch_size=5, seed=1, device=CPU)
+    seen = []
+    for batch in itertools.islice(loader.at(0), 4):
+        assert batch.slices.dtype == torch.uint8
+        expected = volumes[batch.items.numpy(), batch.indices.numpy()]
+        assert np.array_equal(batch.slices.numpy(), expected)
+        seen += list(zip(batch.items.tolist(), batch.indices.tolist(), strict=True))
+    assert len(set(seen)) == len(seen) == 20
+    later = next(SliceLoader([store], batch_size=5, seed=1, device=CPU).at(3))
+    assert list(zip(later.items.tolist(), later.indices.tolist(), strict=True)) == seen[15:]
 
 
 def test_items_may_repeat() -> None:

@@ -99,16 +99,52 @@ def count(store: Place) -> int:
     return tables.count(store, KEY)
 
 
-def frame(lines: Iterable[Line]) -> pd.DataFrame:
-    """A table of lines."""
-    table: pd.DataFrame = pa.Table.from_pylist(list(lines), SCHEMA).to_pandas()
-    return table.astype(COLUMNS)
-
-
 def read(store: Place) -> pd.DataFrame:
     """The whole catalogue as a table; empty where no run has finished yet."""
-    table: pd.DataFrame = pa.Table.from_batches(batches(store), SCHEMA).to_pandas()
-    return table.astype(COLUMNS)
+    return Snapshot(store).table()
+
+
+class Snapshot:
+    """The catalogue as it is now; its columns are read when asked for.
+
+    The file stays mapped, so a run that replaces it meanwhile does not change what is read.
+    """
+
+    def __init__(self, store: Place) -> None:
+        self._store = store
+        self._file = tables.mapped(store, KEY, COLUMNS)
+
+    def read(self, columns: Collection[str] = tuple(COLUMNS)) -> pa.Table:
+        """Some columns, every line, sorted by row. Raises StoreCorrupt if they cannot be read."""
+        wanted = pa.schema([SCHEMA.field(name) for name in columns])
+        if self._file is None:
+            return wanted.empty_table()
+        with tables.complaining(self._store, KEY):
+            return self._file.read(columns=list(columns), use_threads=False).cast(wanted)
+
+    def table(self) -> pd.DataFrame:
+        """All columns, for pandas."""
+        return _for_pandas(self.read())
+
+
+class Lines:
+    """Lines of records, in the place of a catalogue."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._table = pa.Table.from_pylist([line(record) for record in records], SCHEMA)
+
+    def read(self, columns: Collection[str] = tuple(COLUMNS)) -> pa.Table:
+        """Some columns of every line."""
+        return self._table.select(list(columns))
+
+    def table(self) -> pd.DataFrame:
+        """All columns, for pandas."""
+        return _for_pandas(self._table)
+
+
+def _for_pandas(table: pa.Table) -> pd.DataFrame:
+    found: pd.DataFrame = table.to_pandas()
+    return found.astype(COLUMNS)
 
 
 def rewrite(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from voco_data.chunk_codec import Compression
 from voco_data.errors import InputError
 from voco_data.gaps import GapPolicy
 
@@ -39,6 +40,8 @@ class StoreSpec:
     """Exact area average along axes that shrink, linear along axes that grow."""
     quantisation: Literal["uint8"] = "uint8"
     """Rounded half up to 0..255."""
+    compression: Compression = "none"
+    """How chunks lie on disk: as they are, or LZ4 for remote or cold data."""
     min_slices: int = 8
     """A series with fewer slices is not a volume."""
     min_extent_mm: float = 20.0
@@ -67,6 +70,8 @@ class StoreSpec:
             raise InputError(f"spec: crop must be abdomen, body or none, got {self.crop!r}")
         if self.resampling != "area" or self.quantisation != "uint8":
             raise InputError("spec: only resampling 'area' and quantisation 'uint8' exist")
+        if self.compression not in ("none", "lz4"):
+            raise InputError(f"spec: compression must be none or lz4, got {self.compression!r}")
         if len(self.margin_mm) != 3 or any(not m >= 0 for m in self.margin_mm):
             raise InputError(f"spec: margin_mm must be three lengths >= 0, got {self.margin_mm}")
         if self.min_slices < 2 or not self.spacing_tolerance > 0:

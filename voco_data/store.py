@@ -1,14 +1,16 @@
 """A store, opened for reading: a Zarr v3 group of volumes with records. See STORE.md.
 
-Needs NumPy, pandas, pyarrow and xxhash only, so that a GPU machine can stream from it. The chunk
-files are read straight into the caller's memory, because a volume is one uncompressed chunk.
+Needs NumPy, pandas, pyarrow, xxhash and numcodecs only, so that a GPU machine can stream from it.
+Opening reads three columns of the catalogue. A volume is one chunk, and is read straight into the
+caller's memory.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 import xxhash
 
-from voco_data import catalogue
+from voco_data import catalogue, chunk_reader
+from voco_data.chunk_codec import DamagedChunk
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.place import Place, place_of
 from voco_data.record import Record
@@ -28,22 +31,29 @@ FORMAT = 1
 
 
 class Store:
-    """A store opened for reading. Holds the catalogue in memory, and no pixels.
+    """A store opened for reading. Holds no pixels.
 
-    Safe to read from several threads at once.
+    Safe to read from several threads at once. Another run may add to the store meanwhile: this
+    object stays with the rows that it found.
     """
 
-    def __init__(self, place: Place, spec: StoreSpec, table: pd.DataFrame) -> None:
+    def __init__(
+        self, place: Place, spec: StoreSpec, lines: catalogue.Snapshot | catalogue.Lines
+    ) -> None:
         self.place = place
         self.spec = spec
-        self.catalogue = table
-        self._checksums: dict[int, str] = dict(
-            zip(table["row"].tolist(), table["chunk_checksum"].tolist(), strict=True)
-        )
-        self._series: dict[int, str] = dict(
-            zip(table["row"].tolist(), table["series_uid"].tolist(), strict=True)
-        )
+        self._lines = lines
+        found = lines.read(("row", "series_uid", "chunk_checksum"))
+        self.rows: npt.NDArray[np.int64] = found["row"].to_numpy()
+        """int64 (N,), ascending: every stored row."""
+        rows = self.rows.tolist()
+        self._checksums = dict(zip(rows, found["chunk_checksum"].to_pylist(), strict=True))
+        self._series = dict(zip(rows, found["series_uid"].to_pylist(), strict=True))
         self._checked: set[int] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the store itself."""
+        return (Store.open, (self.place,))
 
     @classmethod
     def open(cls, path: str | Path | Place) -> Store:
@@ -52,12 +62,20 @@ class Store:
         Raises InputError if it is not a store, is of a newer format, or its spec was edited.
         """
         place = place_of(path)
-        return cls(place, read_spec(place), catalogue.read(place))
+        return cls(place, read_spec(place), catalogue.Snapshot(place))
+
+    @cached_property
+    def catalogue(self) -> pd.DataFrame:
+        """All that is known of the stored series, a line each, sorted by row. Read when asked for.
+
+        Columns are those of `voco_data.catalogue`.
+        """
+        return self._lines.table()
 
     @classmethod
     def of_records(cls, place: Place, spec: StoreSpec, records: Iterable[Record]) -> Store:
         """A store of these rows alone, whatever its catalogue says."""
-        return cls(place, spec, catalogue.frame(map(catalogue.line, records)))
+        return cls(place, spec, catalogue.Lines(records))
 
     @property
     def path(self) -> Path:
@@ -87,37 +105,78 @@ class Store:
         series, and KeyError for a row that is not in the catalogue.
         """
         expected = self._checksums[row]
-        volume = np.empty(self.grid, np.uint8) if out is None else out
-        if volume.shape != self.grid or volume.dtype != np.uint8 or not volume.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous uint8 {self.grid}, got {volume.shape}")
-        self._read_chunk(row, volume.data.cast("B"))
-        if row not in self._checked:
-            if xxhash.xxh3_128_hexdigest(volume.data) != expected:
-                # The next run over its series looks at it again.
-                self.place.touch(chunk_key(row))
+        grid = self.spec.grid
+        if out is None:
+            out = chunk_reader.aligned(grid[0] * grid[1] * grid[2]).reshape(grid)
+        elif out.shape != grid or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise ValueError(f"out must be C-contiguous uint8 {grid}, got {out.dtype} {out.shape}")
+        path = self._chunk_path(row)
+        known = row in self._checked
+        if not known:
+            chunk_reader.forget(path)
+        try:
+            chunk_reader.read_chunk(path, self.spec.compression, out)
+        except (OSError, DamagedChunk) as error:
+            raise self._corrupt(row, error) from error
+        if not known:
+            if xxhash.xxh3_128_hexdigest(out.data) != expected:
+                self.place.touch(chunk_key(row))  # the next run over its series looks at it again
                 raise StoreCorrupt(self._complaint(row, "its bytes do not match the checksum"))
             self._checked.add(row)
+        return out
+
+    def read_slices(
+        self, row: int, indices: Sequence[int], out: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Slices `indices` of the volume at `row`, uint8 (n, Y, X), into `out` where given.
+
+        Once the whole chunk was checked, only the slices' own bytes are read; a compressed chunk
+        is decoded whole each time. Raises as `read` does, and IndexError for a slice outside
+        0..Z-1.
+        """
+        depth, height, width = self.spec.grid
+        shape = (len(indices), height, width)
+        if out is None:
+            out = chunk_reader.aligned(len(indices) * height * width).reshape(shape)
+        elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise ValueError(f"out must be C-contiguous uint8 {shape}, got {out.dtype} {out.shape}")
+        if any(not 0 <= index < depth for index in indices):
+            raise IndexError(f"slices are 0 to {depth - 1}, got {list(indices)}")
+        if row not in self._checked or self.spec.compression != "none":
+            np.take(self.read(row, self._whole_volume()), indices, axis=0, out=out)
+            return out
+        plane = height * width
+        starts = [int(index) * plane for index in indices]
+        flat = out.reshape(len(indices), plane)
+        try:
+            chunk_reader.read_parts(self._chunk_path(row), starts, depth * plane, flat)
+        except (OSError, DamagedChunk) as error:
+            raise self._corrupt(row, error) from error
+        return out
+
+    @cached_property
+    def _chunks(self) -> str:
+        return f"{self.path}/volumes/c"
+
+    def _chunk_path(self, row: int) -> str:
+        return f"{self._chunks}/{row}/0/0/0"
+
+    @cached_property
+    def _local(self) -> threading.local:
+        return threading.local()
+
+    def _whole_volume(self) -> npt.NDArray[np.uint8]:
+        """Memory of this thread for one volume."""
+        volume: npt.NDArray[np.uint8] | None = getattr(self._local, "volume", None)
+        if volume is None:
+            z, y, x = self.spec.grid
+            volume = self._local.volume = chunk_reader.aligned(z * y * x).reshape(self.spec.grid)
         return volume
 
-    def _read_chunk(self, row: int, view: memoryview) -> None:
-        try:
-            descriptor = os.open(self.path / chunk_key(row), os.O_RDONLY)
-        except OSError as error:
-            raise StoreCorrupt(self._complaint(row, f"{error.strerror}")) from error
-        try:
-            size = os.fstat(descriptor).st_size
-            if size != len(view):
-                raise StoreCorrupt(
-                    self._complaint(row, f"the chunk has {size} bytes, expected {len(view)}")
-                )
-            done = 0
-            while done < size:
-                count = os.preadv(descriptor, [view[done:]], done)
-                if count == 0:
-                    raise StoreCorrupt(self._complaint(row, "the chunk shrank while being read"))
-                done += count
-        finally:
-            os.close(descriptor)
+    def _corrupt(self, row: int, error: OSError | DamagedChunk) -> StoreCorrupt:
+        self.place.touch(chunk_key(row))
+        what = error.strerror if isinstance(error, OSError) else None
+        return StoreCorrupt(self._complaint(row, what or str(error)))
 
     def _complaint(self, row: int, what: str) -> str:
         return (

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.buffer import Buffer
-from zarr.codecs import BytesCodec
+from zarr.codecs import BloscCodec, BytesCodec
 from zarr.storage import MemoryStore
 
+from voco_data.chunk_codec import BLOSC
 from voco_data.place import Place
 from voco_data.spec import StoreSpec
 from voco_data.store import FORMAT
@@ -113,6 +114,7 @@ def _arrays(spec: StoreSpec) -> dict[str, bytes]:
     """Metadata of both arrays without rows, as zarr-python writes it."""
     found: dict[str, Buffer] = {}
     memory = MemoryStore(found)
+    lz4 = BloscCodec.from_dict({"name": "blosc", "configuration": dict(BLOSC)})
     window = {"level_hu": spec.window_level_hu, "width_hu": spec.window_width_hu}
     zarr.create_array(
         memory,
@@ -121,7 +123,7 @@ def _arrays(spec: StoreSpec) -> dict[str, bytes]:
         chunks=(1, *spec.grid),
         dtype="uint8",
         serializer=BytesCodec(),
-        compressors=None,
+        compressors=lz4 if spec.compression == "lz4" else None,
         fill_value=0,
         dimension_names=("series", "z", "y", "x"),
         attributes={"window": window, "axes": "z superior, y posterior, x left"},

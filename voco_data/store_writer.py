@@ -14,6 +14,7 @@ import numpy.typing as npt
 import xxhash
 
 from voco_data import catalogue, damage, leftovers, store_arrays
+from voco_data.chunk_codec import Compression, encode
 from voco_data.errors import StoreCorrupt
 from voco_data.held import Held
 from voco_data.place import Lease, Place
@@ -184,9 +185,14 @@ def writing(
             writer.close()
 
 
-def commit_volume(store: Place, record: Record, volume: npt.NDArray[np.uint8]) -> None:
-    """Write the chunk, then the record; both whole or absent."""
-    store.write(chunk_key(record.row), np.ascontiguousarray(volume).data)
+def commit_volume(
+    store: Place,
+    record: Record,
+    volume: npt.NDArray[np.uint8],
+    compression: Compression = "none",
+) -> None:
+    """Write the chunk as the store's spec says, then the record; both whole or absent."""
+    store.write(chunk_key(record.row), encode(volume, compression))
     write_record(store, record)
 
 

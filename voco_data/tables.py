@@ -5,7 +5,7 @@ Tables are read and written in pieces: memory does not grow with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -48,21 +48,47 @@ def batches(
     """
     if place.size(key) is None:
         return
-    with place.fetched(key) as path:
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                missing = sorted(set(columns) - set(file.schema_arrow.names))
-                if missing:
-                    raise StoreCorrupt(f"{place}/{key}: the table lacks the columns {missing}")
-                for batch in file.iter_batches(rows, columns=list(columns)):
-                    if len(batch):
-                        yield batch.select(list(columns))
-        except (StoreCorrupt, GeneratorExit):
-            raise
-        except Exception as error:  # a damaged footer makes Arrow raise anything
-            raise StoreCorrupt(
-                f"{place}/{key}: the table cannot be read ({type(error).__name__})"
-            ) from error
+    with (
+        place.fetched(key) as path,
+        complaining(place, key),
+        pq.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
+        _check_columns(place, key, file, columns)
+        for batch in file.iter_batches(rows, columns=list(columns)):
+            if len(batch):
+                yield batch.select(list(columns))
+
+
+def mapped(place: Place, key: str, columns: Collection[str]) -> pq.ParquetFile | None:
+    """A table that is read when asked for, as it is now; None where there is no such object.
+
+    Raises StoreCorrupt where it is damaged, or lacks a column.
+    """
+    if place.size(key) is None:
+        return None
+    with place.fetched(key) as path, complaining(place, key):
+        file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        _check_columns(place, key, file, columns)
+        return file
+
+
+@contextmanager
+def complaining(place: Place, key: str) -> Iterator[None]:
+    """What Arrow raises of a table becomes StoreCorrupt: a damaged footer may raise anything."""
+    try:
+        yield
+    except StoreCorrupt:
+        raise
+    except Exception as error:
+        raise StoreCorrupt(
+            f"{place}/{key}: the table cannot be read ({type(error).__name__})"
+        ) from error
+
+
+def _check_columns(place: Place, key: str, file: pq.ParquetFile, columns: Collection[str]) -> None:
+    missing = sorted(set(columns) - set(file.schema_arrow.names))
+    if missing:
+        raise StoreCorrupt(f"{place}/{key}: the table lacks the columns {missing}")
 
 
 def lines(place: Place, key: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
@@ -75,10 +101,5 @@ def count(place: Place, key: str) -> int:
     """How many lines; 0 where there is no such object. Raises StoreCorrupt. Reads no line."""
     if place.size(key) is None:
         return 0
-    with place.fetched(key) as path:
-        try:
-            return int(pq.read_metadata(path).num_rows)
-        except Exception as error:  # as above
-            raise StoreCorrupt(
-                f"{place}/{key}: the table cannot be read ({type(error).__name__})"
-            ) from error
+    with place.fetched(key) as path, complaining(place, key):
+        return int(pq.read_metadata(path).num_rows)

@@ -130,7 +130,7 @@ def _commit(task: SeriesTask, target: Target, prepared: Prepared, box: Box) -> R
     """Resample, write the chunk, then the record."""
     pixels = to_grid(prepared, box, target.spec)
     record = _record(task, target, prepared, box, checksum(pixels))
-    commit_volume(target.store, record, pixels)
+    commit_volume(target.store, record, pixels, target.spec.compression)
     return record
 
 

@@ -23,8 +23,9 @@ from voco_data.errors import InputError
 from voco_models import checkpoint
 from voco_models.history import HISTORY, History
 from voco_models.interrupt import Interruption
-from voco_models.loader import Batch, step_seed
+from voco_models.loader import Batch
 from voco_models.objective import BatchSource, Objective
+from voco_models.order import step_seed
 from voco_models.schedule import warmup_cosine
 from voco_models.train_state import Diverged, Row, TrainState
 

@@ -37,8 +37,11 @@ from voco_models.decision import fit_decision, write_decision
 from voco_models.engine import FitConfig, Row, check_out, choose_device, fit
 from voco_models.finetune_plan import Plan, Series, make_plan
 from voco_models.finetune_recipes import FinetuneRecipe, finetune_recipe
-from voco_models.loader import Loader, step_seed
+from voco_models.loader import Loader
+from voco_models.order import step_seed
 from voco_models.provenance import differences
+from voco_models.read_ahead import READER_THREADS
+from voco_models.resident import Residence, Resident, make_resident
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +85,13 @@ def finetune(
     allow_unlabelled: bool = False,
     device: str | torch.device | None = None,
     pseudonymise: Callable[[str], str] | None = None,
+    resident: Residence = "none",
 ) -> FinetuneSummary:
     """Train one classifier a fold on the store's volumes and predict every patient once.
 
     `max_steps` counts steps over all folds from the beginning of the run, and only stops. With
     `resume`, finished folds are kept and the unfinished one goes on as if never stopped.
+    `resident` keeps all volumes in memory, as the recipe looks at them, and changes no batch.
     Raises InputError before anything is written if the inputs do not fit together.
     """
     began = time.perf_counter()
@@ -101,11 +106,12 @@ def finetune(
         pseudonymise=pseudonymise,
     )
     _check_run(run, plan, resume=resume)
+    held = make_resident(plan.items(plan.series), resident, target, READER_THREADS)
     _write_plan(run, plan)
     steps, tables = 0, []
     for fold in range(plan.recipe.n_folds):
         allowed = None if max_steps is None else max_steps - steps
-        done, table = _run_fold(run, plan, fold, target, allowed)
+        done, table = _run_fold(run, plan, fold, target, allowed, held)
         steps += done
         if table is None:
             break
@@ -131,7 +137,12 @@ def finetune(
 
 
 def _run_fold(
-    run: Path, plan: Plan, fold: int, device: torch.device, max_steps: int | None
+    run: Path,
+    plan: Plan,
+    fold: int,
+    device: torch.device,
+    max_steps: int | None,
+    resident: Resident | None,
 ) -> tuple[int, pd.DataFrame | None]:
     """Train and predict a fold, or go on with it. Returns its steps so far, and its predictions
     once it is finished.
@@ -152,6 +163,7 @@ def _run_fold(
             seed=step_seed(plan.recipe.seed, fold),
             device=device,
             targets=plan.grades(series),
+            resident=resident,
         ),
         _fit_config(plan, fold),
         out=folder,
@@ -163,7 +175,7 @@ def _run_fold(
     )
     if not summary.finished:
         return summary.last_step, None
-    table = _predict_fold(plan, fold, objective.classifier, device)
+    table = _predict_fold(plan, fold, objective.classifier, device, resident)
     predictions.write_predictions(folder / predictions.FILE, table)
     return summary.last_step, table
 
@@ -208,7 +220,11 @@ def _fit_config(plan: Plan, fold: int) -> FitConfig:
 
 
 def _predict_fold(
-    plan: Plan, fold: int, classifier: SliceSequenceClassifier, device: torch.device
+    plan: Plan,
+    fold: int,
+    classifier: SliceSequenceClassifier,
+    device: torch.device,
+    resident: Resident | None,
 ) -> pd.DataFrame:
     """Predictions of the fold's model for its validation series and for the test series."""
     parts = (("oof", plan.split.folds[fold]), ("test", plan.split.test))
@@ -221,7 +237,7 @@ def _predict_fold(
                 fold=fold,
                 patients=series.patients,
                 series=series.uids,
-                probabilities=_predict_series(plan, series, classifier, device),
+                probabilities=_predict_series(plan, series, classifier, device, resident),
                 grades=plan.grades(series).numpy(),
             )
         )
@@ -229,11 +245,15 @@ def _predict_fold(
 
 
 def _predict_series(
-    plan: Plan, series: Series, classifier: SliceSequenceClassifier, device: torch.device
+    plan: Plan,
+    series: Series,
+    classifier: SliceSequenceClassifier,
+    device: torch.device,
+    resident: Resident | None,
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """(N, 3, 3) in the order of `series`."""
     size = min(plan.recipe.batch_size, len(series))
-    loader = Loader(plan.items(series), batch_size=size, seed=0, device=device)
+    loader = Loader(plan.items(series), batch_size=size, seed=0, device=device, resident=resident)
     classifier.eval()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
         batches = [

@@ -22,7 +22,7 @@ from voco_models import checkpoint
 from voco_models.backbones import Backbone, create_backbone
 from voco_models.contrast import Contrast, contrast_of
 from voco_models.finetune_recipes import FinetuneRecipe
-from voco_models.loader import Item, VolumeSource
+from voco_models.items import Item, VolumeSource
 from voco_models.provenance import make_provenance
 from voco_models.volume_view import ReducedVolumes
 

@@ -16,9 +16,12 @@ from voco_models import checkpoint
 from voco_models.backbones import create_backbone
 from voco_models.engine import Row, check_out, choose_device, fit
 from voco_models.health import CollapseWatch, constant_levels
-from voco_models.loader import Loader, items_of, step_seed
+from voco_models.items import items_of
+from voco_models.loader import Loader
+from voco_models.order import step_seed
 from voco_models.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.provenance import make_provenance, plain
+from voco_models.resident import Residence
 from voco_models.voco2d import Voco2d
 
 log = logging.getLogger(__name__)
@@ -64,10 +67,12 @@ def pretrain(
     max_steps: int | None = None,
     resume: bool = False,
     device: str | torch.device | None = None,
+    resident: Residence = "none",
 ) -> PretrainSummary:
     """Pretrain a backbone with 2D-VoCo on every volume of `stores`; write the run to `out`.
 
     `max_steps` counts from the beginning of the run and only stops it; go on with `resume`.
+    `resident` keeps all volumes in memory, and changes no batch.
     Everything is checked before anything is written: InputError for a folder that is no store,
     stores that do not fit together or the recipe, an empty store, an unknown recipe, a place that
     cannot be written, or a run that is (or is not) there. Diverged if the loss is not finite.
@@ -83,10 +88,16 @@ def pretrain(
     objective = build_objective(used, opened[0].grid)
     # A batch norm needs two rows: a single volume fills the batch with itself, cropped elsewhere.
     filled = items if len(items) > 1 else items * used.batch_size
-    loader = Loader(filled, batch_size=used.batch_size, seed=used.fit.seed, device=place)
+    check_out(Path(out), resume=resume)  # before volumes are read
+    loader = Loader(
+        filled,
+        batch_size=used.batch_size,
+        seed=used.fit.seed,
+        device=place,
+        resident=resident,
+    )
     watch = CollapseWatch(constant_levels(objective.plan, used.voco.target, used.voco.loss))
     run = Path(out)
-    check_out(run, resume=resume)
 
     for note in notes:
         log.warning("%s", note)

@@ -13,13 +13,12 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from voco_data.errors import InputError
-from voco_models.loader import VolumeSource
+from voco_models.items import VolumeSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +100,6 @@ class ReducedVolumes:
     def grid(self) -> tuple[int, int, int]:
         """Shape (Z, Y, X) after averaging."""
         return self._shape
-
-    @property
-    def catalogue(self) -> pd.DataFrame:
-        """The catalogue of the store."""
-        return self._source.catalogue
 
     def read(self, row: int, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
         """The averaged volume at `row`, into `out` where given. Safe to call from threads."""

@@ -1,0 +1,196 @@
+"""Chunks on disk: whole volumes, single slices, both codecs, damage, and open files."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import pickle
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from small_stores import make_store, random_volumes
+
+from voco_data.chunk_codec import Compression, DamagedChunk, decode, encode
+from voco_data.chunk_reader import aligned
+from voco_data.errors import StoreCorrupt
+from voco_data.open_files import OpenFiles
+from voco_data.store import Store, chunk_key
+
+GRID = (5, 24, 32)
+VOLUMES = random_volumes(4, GRID)
+BOTH: tuple[Compression, ...] = ("none", "lz4")
+
+
+def chunk(store: Store, row: int = 0) -> Path:
+    return store.path / chunk_key(row)
+
+
+def flip(store: Store, good: bytes, place: int, bit: int = 4) -> None:
+    bad = bytearray(good)
+    bad[place] ^= 1 << bit
+    chunk(store).write_bytes(bad)
+
+
+def n_open() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def misaligned(shape: tuple[int, ...], by: int) -> npt.NDArray[np.uint8]:
+    size = int(np.prod(shape))
+    return aligned(size + 64)[by : by + size].reshape(shape)
+
+
+@pytest.mark.parametrize("compression", BOTH)
+@pytest.mark.parametrize("by", [0, 1, 16, 32])
+def test_volumes_come_back_into_any_memory(
+    tmp_path: Path, compression: Compression, by: int
+) -> None:
+    store = make_store(tmp_path, VOLUMES, compression=compression)
+    for row, volume in enumerate(VOLUMES):
+        out = misaligned(GRID, by)
+        assert store.read(row, out) is out
+        assert np.array_equal(out, volume)
+        assert np.array_equal(store.read(row), volume)  # the second time unchecked
+
+
+@pytest.mark.parametrize("compression", BOTH)
+def test_slices_come_back_in_the_order_asked_for(tmp_path: Path, compression: Compression) -> None:
+    store = make_store(tmp_path, VOLUMES, compression=compression)
+    wanted = [4, 0, 0, 3]
+    for _ in range(2):  # the first touch reads and checks the whole chunk
+        assert np.array_equal(store.read_slices(2, wanted), VOLUMES[2][wanted])
+    out = np.zeros((2, *GRID[1:]), np.uint8)
+    assert store.read_slices(1, np.array([1, 2]), out) is out  # type: ignore[arg-type]
+    assert np.array_equal(out, VOLUMES[1][1:3])
+
+
+def test_slices_that_do_not_exist_are_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path, VOLUMES)
+    for bad in (-1, 5):
+        with pytest.raises(IndexError, match="0 to 4"):
+            store.read_slices(0, [bad])
+    with pytest.raises(ValueError, match="C-contiguous"):
+        store.read_slices(0, [1], np.zeros((2, *GRID[1:]), np.uint8))
+    with pytest.raises(KeyError):
+        store.read_slices(9, [0])
+
+
+@pytest.mark.parametrize("compression", BOTH)
+@pytest.mark.parametrize("read", [Store.read, lambda store, row: store.read_slices(row, [0])])
+def test_rot_anywhere_in_a_chunk_is_found_whatever_is_read_of_it(
+    tmp_path: Path, compression: Compression, read: Callable[[Store, int], object]
+) -> None:
+    store = make_store(tmp_path, VOLUMES, compression=compression)
+    good = chunk(store).read_bytes()
+    for place in np.linspace(16, len(good) - 1, 40).astype(int).tolist():
+        flip(store, good, place)
+        with pytest.raises(StoreCorrupt, match="series-000"):
+            read(Store.open(store.path), 0)
+
+
+def test_rot_in_the_header_of_a_frame_gives_no_other_voxels(tmp_path: Path) -> None:
+    store = make_store(tmp_path, VOLUMES, compression="lz4")
+    good = chunk(store).read_bytes()
+    refused = 0
+    for place, bit in itertools.product(range(16), range(8)):
+        flip(store, good, place, bit)
+        with contextlib.suppress(StoreCorrupt):
+            assert np.array_equal(Store.open(store.path).read(0), VOLUMES[0])
+            continue
+        refused += 1
+    assert refused >= 64  # both sizes, every bit
+
+
+@pytest.mark.parametrize("size", [0, 8, 15, 16, 200])
+def test_a_torn_compressed_chunk_is_refused_by_series_name(tmp_path: Path, size: int) -> None:
+    store = make_store(tmp_path, VOLUMES, compression="lz4")
+    chunk(store).write_bytes(chunk(store).read_bytes()[:size])
+    with pytest.raises(StoreCorrupt, match="series-000"):
+        store.read(0)
+
+
+def test_a_frame_that_claims_another_size_is_not_decoded() -> None:
+    volume = VOLUMES[0]
+    frame = bytearray(encode(volume, "lz4"))
+    out = np.zeros(volume.size, np.uint8)
+    decode(memoryview(frame), out.data)
+    assert np.array_equal(out.reshape(GRID), volume)
+    for claimed in (0, 1, volume.size - 1, volume.size + 1, 2**31 - 1):
+        struct.pack_into("<I", frame, 4, claimed)
+        with pytest.raises(DamagedChunk, match=f"become {claimed}"):
+            decode(memoryview(frame), out.data)
+
+
+def test_a_compressed_chunk_longer_than_any_is_not_read(tmp_path: Path) -> None:
+    store = make_store(tmp_path, VOLUMES, compression="lz4")
+    with chunk(store).open("ab") as file:
+        file.truncate(10**9)  # sparse
+    with pytest.raises(StoreCorrupt, match="1000000000 bytes, expected at most"):
+        store.read(0)
+
+
+def test_noise_that_does_not_compress_comes_back(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1, *GRID), np.uint8)
+    store = make_store(tmp_path, noise, compression="lz4")
+    assert np.array_equal(store.read(0), noise[0])
+
+
+def test_a_chunk_that_was_rebuilt_is_read_anew(tmp_path: Path) -> None:
+    store = make_store(tmp_path, VOLUMES)
+    good = chunk(store).read_bytes()
+    chunk(store).write_bytes(bytes(len(good)))
+    with pytest.raises(StoreCorrupt):
+        store.read(0)
+    rebuilt = chunk(store).with_name("new")
+    rebuilt.write_bytes(good)
+    rebuilt.replace(chunk(store))
+    assert np.array_equal(store.read(0), VOLUMES[0])
+
+
+def test_threads_share_a_store(tmp_path: Path) -> None:
+    stores = [make_store(tmp_path / c, VOLUMES, compression=c) for c in BOTH]
+    wrong = []
+
+    def look(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(300):
+            store, row, z = stores[rng.integers(2)], int(rng.integers(4)), int(rng.integers(5))
+            if not np.array_equal(store.read(row), VOLUMES[row]):
+                wrong.append(row)
+            if not np.array_equal(store.read_slices(row, [z])[0], VOLUMES[row, z]):
+                wrong.append(row)
+
+    threads = [threading.Thread(target=look, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_open_files_are_bounded_and_close(tmp_path: Path) -> None:
+    paths = [str(tmp_path / str(index)) for index in range(20)]
+    for path in paths:
+        Path(path).write_text(path)
+    before = n_open()
+    files = OpenFiles(limit=5)
+    kept = files.get(paths[0])
+    for path in paths:
+        files.get(path)
+    assert len(files) == 5
+    assert n_open() - before == 6
+    room = bytearray(len(paths[0]))
+    assert kept.read_into(memoryview(room)) == len(room)  # let go by the cache, still open here
+    assert room.decode() == paths[0]
+    del kept, files
+    assert n_open() == before
+
+
+def test_another_process_opens_the_store_itself(tmp_path: Path) -> None:
+    store = pickle.loads(pickle.dumps(make_store(tmp_path, VOLUMES)))
+    assert np.array_equal(store.read(3), VOLUMES[3])

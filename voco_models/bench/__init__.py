@@ -1,0 +1,1 @@
+"""Measurements of this machine, with peers measured beside us. `voco bench`."""

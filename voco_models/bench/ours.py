@@ -1,0 +1,91 @@
+"""Our side: the store's reads, the loader's batches, and the way to the first one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from voco_data.chunk_reader import aligned
+from voco_data.store import Store
+from voco_models.bench.answering import answer, seconds_a_batch
+from voco_models.bench.volumes import memmap
+from voco_models.items import items_of
+from voco_models.loader import Loader
+from voco_models.slices import SliceLoader
+
+CPU = torch.device("cpu")
+BATCH = 4
+SLICES = 64
+READS = 128
+"""Volumes a repeat reads."""
+
+
+def main(what: str, folder: str, *stores: str) -> None:
+    """Measure `what` on `stores`; `folder` holds the raw file."""
+    measures: dict[str, Callable[[], Callable[[], dict[str, float]]]] = {
+        "volumes": lambda: _volumes("voco", Store.open(stores[0])),
+        "volumes-lz4": lambda: _volumes("voco lz4", Store.open(stores[0])),
+        "slices": lambda: _slices(Store.open(stores[0])),
+        "read": lambda: _read(Path(folder), Store.open(stores[0]), Store.open(stores[1])),
+        "first": lambda: _first(stores[0]),
+    }
+    answer(measures[what]())
+
+
+def _volumes(name: str, store: Store) -> Callable[[], dict[str, float]]:
+    items = items_of([store])
+    for item in items:  # the check of the first touch is not what is measured
+        store.read(item.row)
+    loader = Loader(items, batch_size=BATCH, seed=0, device=CPU)
+    return seconds_a_batch(name, (batch.volumes for batch in loader.at(0)))
+
+
+def _slices(store: Store) -> Callable[[], dict[str, float]]:
+    for row in store.rows.tolist():
+        store.read(row)
+    loader = SliceLoader([store], batch_size=SLICES, seed=0, device=CPU)
+    return seconds_a_batch("voco slices", (batch.slices for batch in loader.at(0)))
+
+
+def _read(folder: Path, store: Store, compressed: Store) -> Callable[[], dict[str, float]]:
+    """One random volume into memory that is there already, from a warm cache, in one thread."""
+    raw, rng = memmap(folder), np.random.default_rng(0)
+    out = aligned(raw[0].size).reshape(store.grid)
+
+    def measure() -> dict[str, float]:
+        rows = rng.choice(store.rows, READS).tolist()
+        times = {}
+        for name, read in (
+            ("read memmap", lambda row: np.copyto(out, raw[row])),
+            ("read voco", lambda row: store.read(row, out)),
+            ("read voco lz4", lambda row: compressed.read(row, out)),
+        ):
+            began = time.perf_counter()
+            for row in rows:
+                read(row)
+            times[name] = (time.perf_counter() - began) / READS
+        return times
+
+    for row in store.rows.tolist():
+        store.read(row)
+        compressed.read(row)
+    return measure
+
+
+def _first(path: str) -> Callable[[], dict[str, float]]:
+    """Opening, the check of the first touch, and the first batch."""
+
+    def measure() -> dict[str, float]:
+        began = time.perf_counter()
+        loader = Loader(items_of([Store.open(path)]), batch_size=BATCH, seed=0, device=CPU)
+        stream = loader.at(0)
+        next(stream)
+        took = time.perf_counter() - began
+        stream.close()
+        return {"voco first batch": took}
+
+    return measure

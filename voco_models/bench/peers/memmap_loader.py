@@ -1,0 +1,54 @@
+"""One raw file, np.memmap, and PyTorch's DataLoader with 2 workers.
+
+PyTorch's documentation advises persistent workers; samples stay uint8 until they are in the main
+process, which moves a quarter of the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from voco_models.bench.answering import answer, seconds_a_batch
+from voco_models.bench.volumes import memmap
+
+ENDLESS = 10**9
+KINDS = {
+    "volumes": ("memmap, DataLoader(2)", 4),
+    "floats": ("memmap as float32, DataLoader(2)", 4),
+    "slices": ("memmap slices, DataLoader(2)", 64),
+}
+"""Name and batch size."""
+
+
+class Volumes(Dataset[Tensor]):
+    """A sample is a volume, or a slice of one."""
+
+    def __init__(self, raw: np.memmap[tuple[int, ...], np.dtype[np.uint8]], kind: str) -> None:
+        self._samples: Any = raw if kind != "slices" else raw.reshape(-1, *raw.shape[2:])
+        self._dtype = np.float32 if kind == "floats" else np.uint8
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """A copy, as `torch.from_numpy` wants memory that can be written."""
+        return torch.from_numpy(self._samples[index].astype(self._dtype))
+
+
+def main(kind: str, folder: str) -> None:
+    """Measure random samples."""
+    name, size = KINDS[kind]
+    samples = Volumes(memmap(Path(folder)), kind)
+    sampler = RandomSampler(samples, replacement=True, num_samples=ENDLESS)
+    batches: Iterator[Tensor] = iter(
+        DataLoader(samples, size, sampler=sampler, num_workers=2, persistent_workers=True)
+    )
+    answer(seconds_a_batch(name, batches))

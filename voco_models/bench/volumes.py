@@ -1,0 +1,158 @@
+"""What is read in the measurements: the same made-up volumes in everyone's form."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from voco_data.chunk_codec import Compression
+from voco_data.folder import Folder
+from voco_data.record import Record
+from voco_data.spec import StoreSpec
+from voco_data.store import Store, chunk_key
+from voco_data.store_writer import checksum, commit_volume, writing
+
+GRID = (32, 192, 192)
+VOLUMES = 128
+LARGE = 5_000
+"""Series in the large store."""
+SLICES_BEFORE = 300
+"""Instance numbers a series has in the large store's catalogue."""
+
+RAW, FOLDER_NPY, ABOUT = "volumes.u8", "npy", "about.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Where the forms lie."""
+
+    folder: Path
+    store: Path
+    store_lz4: Path
+    large: Path
+    lz4_ratio: float
+    """Bytes of a volume over those of its LZ4 chunk."""
+
+
+def memmap(folder: Path) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
+    """All volumes in one raw file, uint8 (N, Z, Y, X)."""
+    about = json.loads((folder / ABOUT).read_text())
+    return np.memmap(folder / RAW, np.uint8, "r", shape=(about["volumes"], *about["grid"]))
+
+
+def npy_files(folder: Path) -> list[str]:
+    """The same volumes, a .npy each."""
+    return sorted(str(path) for path in (folder / FOLDER_NPY).iterdir())
+
+
+def make(folder: Path, volumes: int = VOLUMES, large: int = LARGE) -> Made:
+    """Write all forms below `folder`."""
+    (folder / FOLDER_NPY).mkdir()
+    (folder / ABOUT).write_text(json.dumps({"volumes": volumes, "grid": GRID}))
+    with (folder / RAW).open("wb") as file:
+        for index in range(volumes):
+            volume = _volume(index)
+            file.write(volume.data)
+            np.save(folder / FOLDER_NPY / f"{index:04d}.npy", volume)
+    pixels = memmap(folder)
+    raw, lz4 = _store(folder, pixels, "none"), _store(folder, pixels, "lz4")
+    chunk = sum((lz4 / chunk_key(row)).stat().st_size for row in range(volumes))
+    return Made(
+        folder, raw, lz4, _large(folder, raw, pixels[0], volumes, large), pixels.nbytes / chunk
+    )
+
+
+def _volume(index: int) -> npt.NDArray[np.uint8]:
+    """A bright ellipse with soft shapes and noise in black air, uint8 `GRID`."""
+    rng = np.random.default_rng(index)
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in GRID), indexing="ij", sparse=True)
+    body = x**2 + (1.3 * y) ** 2 < rng.uniform(0.7, 0.9)
+    soft = 120 + 30 * np.sin(3 * x + index) + 20 * np.cos(4 * y * z + index)
+    noisy = soft + rng.normal(0, 6, GRID)
+    return np.where(body, noisy.clip(0, 255), 0).astype(np.uint8)
+
+
+def _store(folder: Path, volumes: npt.NDArray[np.uint8], compression: Compression) -> Path:
+    spec = StoreSpec("bench", GRID, compression=compression)
+    names = [f"{index:05d}" for index in range(len(volumes))]
+    with writing(Folder(folder), spec) as writer:
+        writer.assign(names)
+        for name, volume in zip(names, volumes, strict=True):
+            record = _record(writer.row_of(name), name, volume, spec)
+            commit_volume(writer.place, record, volume, compression)
+            writer.note(record)
+        writer.compact()
+    return folder / spec.name
+
+
+def _large(
+    folder: Path, small: Path, volume: npt.NDArray[np.uint8], volumes: int, size: int
+) -> Path:
+    """A store of many series; chunks are links to those of the small one."""
+    spec = StoreSpec("large", GRID)
+    checksums = Store.open(small).catalogue["chunk_checksum"].tolist()
+    names = [f"{index:05d}" for index in range(size)]
+    with writing(Folder(folder), spec) as writer:
+        writer.assign(names)
+        first = _record(0, "", volume, spec)
+        for index, name in enumerate(names):
+            record = replace(
+                first,
+                row=writer.row_of(name),
+                chunk_checksum=checksums[index % volumes],
+                patient_id=name,
+                series_uid=f"1.2.826.0.1.3680043.{index}",
+                source=f"{name}/{index}",
+                instance_numbers=tuple(range(1, SLICES_BEFORE + 1)),
+            )
+            chunk = folder / spec.name / chunk_key(record.row)
+            chunk.parent.mkdir(parents=True)
+            os.link(small / chunk_key(index % volumes), chunk)
+            writer.note(record)
+        writer.compact()
+    return folder / spec.name
+
+
+def _record(row: int, name: str, volume: npt.NDArray[np.uint8], spec: StoreSpec) -> Record:
+    whole = (volume.shape[0], volume.shape[1], volume.shape[2])
+    digest = checksum(volume)
+    return Record(
+        row=row,
+        spec_digest=spec.digest,
+        input_digest=digest,
+        content_digest=digest,
+        stat_digest="",
+        chunk_checksum=digest,
+        patient_id=name,
+        study_uid=name,
+        series_uid=name,
+        ids="kept",
+        layout="made up",
+        source=name,
+        transfer_syntax="",
+        shape=whole,
+        spacing_mm=(1.0, 1.0, 1.0),
+        origin_mm=(0.0, 0.0, 0.0),
+        axes=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+        native_spacing_mm=(1.0, 1.0, 1.0),
+        permutation=(0, 1, 2),
+        flips=(False, False, False),
+        resampled=False,
+        canonical_shape=whole,
+        canonical_first_mm=(0.0, 0.0, 0.0),
+        box_method="whole",
+        box_confidence=1.0,
+        box_low_mm=(0.0, 0.0, 0.0),
+        box_high_mm=(float(whole[0]), float(whole[1]), float(whole[2])),
+        box_start=(0, 0, 0),
+        box_stop=whole,
+        organs={},
+        instance_numbers=tuple(range(1, whole[0] + 1)),
+        flags=(),
+        versions={},
+    )

@@ -1,0 +1,54 @@
+"""Who visits what, and when: pure functions of seed, epoch, rank and number of processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from voco_data.errors import InputError
+
+
+def epoch_order(
+    n: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> npt.NDArray[np.int64]:
+    """Which of `n` items this rank visits in `epoch`, in order; int64 (n // world,).
+
+    Every rank gets the same number, no item comes twice, and the up to world - 1 items left out
+    change from epoch to epoch. Raises InputError if there are fewer items than ranks.
+    """
+    if n < world:
+        raise InputError(f"expected at least one volume for each of {world} processes, got {n}")
+    rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
+    shuffled: npt.NDArray[np.int64] = rng.permutation(n)
+    return shuffled[rank::world][: n // world]
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """A well mixed 63-bit seed for one step of one rank."""
+    mixed = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    return int(mixed[0] >> np.uint64(1))
+
+
+class Order:
+    """Batches of `size` out of `n` items, epoch after epoch; only full ones."""
+
+    def __init__(self, n: int, size: int, seed: int, rank: int, world: int) -> None:
+        if size < 1 or n // world < size:
+            raise InputError(
+                f"expected at least batch size x processes = {size * world} volumes "
+                f"(batch size 1 or more), got {n}"
+            )
+        self.steps_per_epoch = n // world // size
+        self._key = (n, seed)
+        self._shard = (rank, world)
+        self._size = size
+        self._epoch = 0  # the epoch whose order is remembered
+        self._order = epoch_order(*self._key, 0, *self._shard)
+
+    def indices_at(self, step: int) -> npt.NDArray[np.int64]:
+        """Items of batch number `step`; int64 (size,)."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._order = epoch_order(*self._key, epoch, *self._shard)
+            self._epoch = epoch
+        return self._order[within * self._size : (within + 1) * self._size]
