@@ -67,6 +67,7 @@ def build_parser() -> OneLineParser:
     _add_pretrain(commands)
     _add_finetune(commands)
     _add_evaluate(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -176,3 +177,14 @@ def _add_evaluate(commands: Any) -> None:
     evaluate = _command(commands, "evaluate", "scores, intervals and plots of one run")
     evaluate.add_argument("run", type=Path, metavar="RUN")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where to write (inside RUN)")
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="measure this machine beside other tools",
+        description="measure this machine beside other tools",
+        allow_abbrev=False,
+    )
+    tables = bench.add_subparsers(dest="table", required=True, metavar="TABLE")
+    _command(tables, "ingest", "one made-up series to both grids: ours, the floor, the peers")

@@ -93,6 +93,13 @@ def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
     return stage.evaluate(args.run, args.out).to_json()
 
 
+def bench(args: argparse.Namespace) -> Mapping[str, object]:  # noqa: ARG001  one table so far
+    """Measure one table."""
+    from voco_data.bench.ingest import bench_ingest
+
+    return bench_ingest()
+
+
 VERBS: Final[dict[str, Callable[[argparse.Namespace], Mapping[str, object]]]] = {
     "demo": demo,
     "preprocess": preprocess,
@@ -100,4 +107,5 @@ VERBS: Final[dict[str, Callable[[argparse.Namespace], Mapping[str, object]]]] = 
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,
+    "bench": bench,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -48,24 +49,25 @@ def prepare(folder: Path, out: Path) -> Callable[[], None]:
     arena = np.zeros(shape, np.int16)
     buffer = np.zeros(2 * max(length for *_, length in frames) + SLACK, np.uint8)
     planes = [np.zeros(header.rows * header.columns + SLACK, np.uint8) for _ in range(2)]
+    decode_rle: Any = imagecodecs.dicomrle_decode
     mixed = np.zeros(header.rows * header.columns * 2, np.uint8)
 
     def kernel(
         data: npt.NDArray[np.uint8], start: int, length: int, plane: npt.NDArray[np.int16]
     ) -> None:
-        rle_planes(data, start, length, *planes, plane.size)
-        planes_to_hu(*planes, *integers.arguments, plane.reshape(-1))
+        rle_planes(data, start, length, planes[0], planes[1], plane.size)
+        planes_to_hu(planes[0], planes[1], *integers.arguments, plane.reshape(-1))
 
     def codec(
         data: npt.NDArray[np.uint8], start: int, length: int, plane: npt.NDArray[np.int16]
     ) -> None:
-        imagecodecs.dicomrle_decode(data.data[start : start + length], "<u2", out=mixed)
+        decode_rle(data.data[start : start + length], "<u2", out=mixed)
         planes_to_hu(mixed[1::2], mixed[::2], *integers.arguments, plane.reshape(-1))
 
     def read_all(decode: Decode) -> None:
         for index, (path, start, length) in enumerate(frames):
             with open(path, "rb", buffering=0) as file:  # noqa: PTH123  what a Path adds is not the floor
-                file.readinto(buffer)
+                file.readinto(buffer.data)
             decode(buffer, start, length, arena[index])
 
     decode = min((kernel, codec), key=lambda each: _seconds(lambda: read_all(each)))

@@ -86,28 +86,30 @@ def _measure(row: Row, home: Path, core: int) -> Line:
         seconds = seconds_of(start(job, core, os.environ))
     except NotInstalledError as missing:
         log.info("bench: %s: %s is not installed", row.name, missing)
-        return {"name": row.name, "median": None, "unit": "s", "note": f"not installed: {missing}"}
+        return _line(row.name, [], f"not installed: {missing}")
     except RuntimeError as error:
         log.warning("bench: %s failed: %s", row.name, error)
-        return {"name": row.name, "median": None, "unit": "s", "note": f"failed: {error}"}
+        return _line(row.name, [], f"failed: {error}")
     log.info("bench: %s: %.4f s", row.name, median(seconds))
     return _line(row.name, seconds)
 
 
-def _line(name: str, seconds: list[float]) -> Line:
+def _line(name: str, seconds: list[float], note: str = "") -> Line:
+    """A row of the table; without seconds it was not measured, and `note` says why."""
     return {
         "name": name,
-        "median": round(median(seconds), 5),
+        "median": round(median(seconds), 5) if seconds else None,
         "unit": "s",
-        "least": round(min(seconds), 5),
+        "least": round(min(seconds), 5) if seconds else None,
         "repeats": len(seconds),
+        "note": note,
     }
 
 
 def _two_workers(home: Path, cores: list[int]) -> tuple[list[Line], float | None]:
     """Two workers at once, a core each, and how many times the series a second of one alone."""
     if len(cores) < 2:
-        return [{"name": "two workers", "median": None, "unit": "s", "note": "one core"}], None
+        return [_line("two workers", [], "this machine has one core")], None
     job = Job("ours", home / "rle", 40)
     alone = seconds_of(start(job, cores[0], os.environ))
     both = [start(job, core, os.environ) for core in cores[:2]]

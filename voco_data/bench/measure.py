@@ -18,17 +18,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-ONE_THREAD = {
-    name: "1"
-    for name in (
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "NUMBA_NUM_THREADS",
-        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-        "nnUNet_def_n_proc",
-    )
-}
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+    "nnUNet_def_n_proc",
+)
+ONE_THREAD = dict.fromkeys(_THREADS, "1")
 NOT_INSTALLED = 3
 
 
@@ -50,7 +48,7 @@ class NotInstalledError(Exception):
 def start(job: Job, core: int, environment: Mapping[str, str]) -> subprocess.Popen[str]:
     """Begin to measure on one core."""
     command = [sys.executable, "-m", "voco_data.bench.measure", job.module, str(job.folder)]
-    return subprocess.Popen(  # noqa: S603  our own module
+    return subprocess.Popen(
         [*command, str(job.repeats), str(core)],
         env={**environment, **ONE_THREAD},
         stdout=subprocess.PIPE,

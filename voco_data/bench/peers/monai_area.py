@@ -11,7 +11,9 @@ import numpy as np
 def prepare(folder: Path, out: Path) -> Callable[[], None]:
     """Both grids of the series in `folder`."""
     import torch
-    from monai.transforms import Compose, LoadImage, Resize
+    from monai.transforms.compose import Compose
+    from monai.transforms.io.array import LoadImage
+    from monai.transforms.spatial.array import Resize
 
     from voco_data.bench.peers.grids import GRIDS, save, to_grey
 
