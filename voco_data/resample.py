@@ -102,14 +102,15 @@ def resample_to_uint8(
     return out
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@numba.njit(nogil=True, cache=True)
 def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     hu, z, y, x, columns, low, scale, floor, out
 ):
     """Average over z row by row, then over y into a plane of rows, then over x.
 
     A row of the input is read once for each output slice that it touches, while its sum stays in
-    the first cache. Rows run along x, the inner loop of the first two sums.
+    the first cache. Rows run along x, the inner loop of the first two sums. There is no fast
+    math: sums in another order, or fused with products, would give other pixels elsewhere.
     """
     z_first, z_count, z_weights = z
     y_first, y_count, y_weights = y
@@ -145,7 +146,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
                 out[oz, oy, ox] = np.uint8(min(max(grey, np.float32(0.0)), np.float32(255.0)))
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@numba.njit(nogil=True, cache=True)
 def _fold(row, first, w, total):  # type: ignore[no-untyped-def]  # pragma: no cover
     """The weighted sums of `row` from each `first` on. Written out for the usual few taps."""
     count = w.shape[0]
