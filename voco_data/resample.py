@@ -8,7 +8,6 @@ axes are separable, so each is a small table of weights; the kernel reads the vo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numba
 import numpy as np
@@ -49,11 +48,8 @@ def _area(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
     """(n_out, n_in): the share of each output interval that each input voxel covers."""
     edges = np.linspace(0.0, n_in, n_out + 1)
     index = np.arange(n_in)
-    rows = [
-        np.clip(np.minimum(index + 1, high) - np.maximum(index, low), 0.0, 1.0)
-        for low, high in pairwise(edges)
-    ]
-    dense = np.stack(rows)
+    low, high = edges[:-1, None], edges[1:, None]
+    dense = np.clip(np.minimum(index + 1, high) - np.maximum(index, low), 0.0, 1.0)
     dense[dense < 1e-9] = 0.0  # an edge that rounding puts a hair inside the next voxel
     weights: npt.NDArray[np.float64] = dense / dense.sum(axis=1, keepdims=True)
     return weights

@@ -54,6 +54,9 @@ OVER = {
 """Each ratio: the first row's median over the second's."""
 PEERS = ("monai", "nnunetv2", "numpy", "pydicom", "scipy", "SimpleITK", "torch", "torchio")
 
+WORKER_REPEATS = 40
+"""Of two workers at once: so many that both are at work nearly all the time."""
+
 Line = dict[str, object]
 
 
@@ -110,7 +113,7 @@ def _two_workers(home: Path, cores: list[int]) -> tuple[list[Line], float | None
     """Two workers at once, a core each, and how many times the series a second of one alone."""
     if len(cores) < 2:
         return [_line("two workers", [], "this machine has one core")], None
-    job = Job("ours", home / "rle", 40)
+    job = Job("ours", home / "rle", WORKER_REPEATS)
     alone = seconds_of(start(job, cores[0], os.environ))
     both = [start(job, core, os.environ) for core in cores[:2]]
     seconds = [seconds_of(process) for process in both]
