@@ -52,7 +52,7 @@ OVER = {
     "headers_pydicom": ("headers, pydicom", "headers"),
 }
 """Each ratio: the first row's median over the second's."""
-PEERS = ("monai", "nnunetv2", "numpy", "pydicom", "scipy", "SimpleITK", "torch", "torchio")
+PEERS = ("itk", "monai", "nnunetv2", "numpy", "pydicom", "scipy", "SimpleITK", "torch", "torchio")
 
 WORKER_REPEATS = 40
 """Of two workers at once: so many that both are at work nearly all the time."""

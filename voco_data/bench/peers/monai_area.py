@@ -1,4 +1,7 @@
-"""MONAI: `LoadImage` on the folder, then `Resize(mode="area")`, as its tutorials chain them."""
+"""MONAI: `LoadImage` on the folder, then `Resize(mode="area")`.
+
+`LoadImage` picks its reader itself: ITK's for DICOM where it is installed, else pydicom's.
+"""
 
 from __future__ import annotations
 
