@@ -187,5 +187,12 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _add_bench(commands: Any) -> None:
-    bench = _command(commands, "bench", "measure on this machine, peers beside us")
-    bench.add_argument("what", choices=("loader",), help="loader: reads for training")
+    bench = commands.add_parser(
+        "bench",
+        help="measure this machine beside other tools",
+        description="measure this machine beside other tools",
+        allow_abbrev=False,
+    )
+    tables = bench.add_subparsers(dest="table", required=True, metavar="TABLE")
+    _command(tables, "ingest", "one made-up series to both grids: ours, the floor, the peers")
+    _command(tables, "loader", "reads for training: volumes and single slices")

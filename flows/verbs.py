@@ -101,9 +101,13 @@ def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
 
 def bench(args: argparse.Namespace) -> Mapping[str, object]:
     """Measure, and print medians and ratios."""
-    from voco_models.bench import loader
+    if args.table == "loader":
+        from voco_models.bench import loader
 
-    return {"loader": loader.bench}[args.what]()
+        return loader.bench()
+    from voco_data.bench.ingest import bench_ingest
+
+    return bench_ingest()
 
 
 VERBS: Final[dict[str, Callable[[argparse.Namespace], Mapping[str, object]]]] = {

@@ -8,7 +8,6 @@ axes are separable, so each is a small table of weights; the kernel reads the vo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numba
 import numpy as np
@@ -49,11 +48,8 @@ def _area(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
     """(n_out, n_in): the share of each output interval that each input voxel covers."""
     edges = np.linspace(0.0, n_in, n_out + 1)
     index = np.arange(n_in)
-    rows = [
-        np.clip(np.minimum(index + 1, high) - np.maximum(index, low), 0.0, 1.0)
-        for low, high in pairwise(edges)
-    ]
-    dense = np.stack(rows)
+    low, high = edges[:-1, None], edges[1:, None]
+    dense = np.clip(np.minimum(index + 1, high) - np.maximum(index, low), 0.0, 1.0)
     dense[dense < 1e-9] = 0.0  # an edge that rounding puts a hair inside the next voxel
     weights: npt.NDArray[np.float64] = dense / dense.sum(axis=1, keepdims=True)
     return weights
@@ -102,14 +98,15 @@ def resample_to_uint8(
     return out
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@numba.njit(nogil=True, cache=True)
 def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     hu, z, y, x, columns, low, scale, floor, out
 ):
     """Average over z row by row, then over y into a plane of rows, then over x.
 
     A row of the input is read once for each output slice that it touches, while its sum stays in
-    the first cache. Rows run along x, the inner loop of the first two sums.
+    the first cache. Rows run along x, the inner loop of the first two sums. There is no fast
+    math: sums in another order, or fused with products, would give other pixels elsewhere.
     """
     z_first, z_count, z_weights = z
     y_first, y_count, y_weights = y
@@ -145,7 +142,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
                 out[oz, oy, ox] = np.uint8(min(max(grey, np.float32(0.0)), np.float32(255.0)))
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@numba.njit(nogil=True, cache=True)
 def _fold(row, first, w, total):  # type: ignore[no-untyped-def]  # pragma: no cover
     """The weighted sums of `row` from each `first` on. Written out for the usual few taps."""
     count = w.shape[0]

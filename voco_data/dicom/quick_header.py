@@ -26,7 +26,7 @@ from voco_data.dicom.elements import SHORT, UNDEFINED, WALKED, Walk
 from voco_data.dicom.header import Header, Triple, parse_header
 from voco_data.dicom.modality import Modality, parse_modalities
 from voco_data.dicom.pixels import UNCOMPRESSED, PixelFormat
-from voco_data.dicom.stack import StackKey, stack_key
+from voco_data.dicom.stack import DIRECTORY_CLASS, StackKey, stack_key
 from voco_data.errors import SeriesRefused
 
 FIRST_READ = 4096
@@ -43,6 +43,8 @@ _NUMBER = re.compile(rb" *([+-]?\d{1,9}) *")
 _PADDING = bytes.fromhex("fcfffcff") + b"OB"
 """Data Set Trailing Padding (PS3.10 7.2), in explicit VR."""
 _ITEM, _DELIMITER = bytes.fromhex("feff00e0"), bytes.fromhex("feffdde000000000")
+_SUSPECT = (DEFLATED, DIRECTORY_CLASS)
+"""Files that name these are looked at more closely, wherever they name them."""
 _PREAMBLE = bytes(128) + b"DICM"
 
 Bytes = npt.NDArray[np.uint8]
@@ -135,7 +137,8 @@ class QuickReader:
         places = self._walk.places
         position = _position(_value(data, places[at_position]))
         number = -1 if at_number < 0 else _number(_value(data, places[at_number]))
-        if position is None or number is None or DEFLATED in bytes(data[:FIRST_READ].data):
+        start = data[:FIRST_READ].tobytes()
+        if position is None or number is None or any(uid in start for uid in _SUSPECT):
             return None
         kind = self._kinds.get(key)
         if kind is None:

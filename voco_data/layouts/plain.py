@@ -12,6 +12,7 @@ from voco_data.cohort import OddFile
 from voco_data.deadline import deadline
 from voco_data.dicom.directory import is_directory
 from voco_data.dicom.header import parse_header, read_dataset
+from voco_data.dicom.quick_header import Quick, quick_reader
 from voco_data.dicom.stack import segmented_series, stack_key
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.masks import Masks, is_nrrd, mask_kind
@@ -85,6 +86,10 @@ def _add_dicom(
 ) -> bool:
     """Add a slice of CT (True) or a segmentation. Raises SeriesRefused for anything else."""
     full = base / path
+    quick = _quick(full) if wanted else None
+    if quick is not None:
+        stacks.add(number, path.rpartition("/")[0], quick.header, quick.kind.stack)
+        return True
     try:
         _sniff(full, wanted=wanted)
         with deadline(HEADER_LIMIT_S):
@@ -104,6 +109,14 @@ def _add_dicom(
         return False
     stacks.add(number, path.rpartition("/")[0], header, key)
     return True
+
+
+def _quick(path: Path) -> Quick | None:
+    """The header of a plain slice; None for all that pydicom should look at, errors too."""
+    try:
+        return quick_reader().header(path)
+    except OSError:
+        return None
 
 
 def _named_as_dicom(path: str) -> bool:

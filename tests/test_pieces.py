@@ -1,0 +1,47 @@
+"""Pieces of a mask against SciPy's, numbers included."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from voco_data.burned_in import _fewest_pieces
+from voco_data.pieces import label
+
+IN_PLANE = np.zeros((3, 3, 3), np.uint8)
+IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**16),
+    across=st.booleans(),
+)
+def test_pieces_are_scipys(
+    shape: tuple[int, int, int], share: float, seed: int, across: bool
+) -> None:
+    mask = np.random.default_rng(seed).random(shape) < share
+    expected, count = ndimage.label(mask, None if across else IN_PLANE)
+    found, number = label(mask, across=across)
+    assert number == count
+    assert np.array_equal(found, expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 12)] * 2),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**16),
+)
+def test_the_fewest_pieces_are_pieces_less_holes(
+    shape: tuple[int, int], share: float, seed: int
+) -> None:
+    drawn = np.random.default_rng(seed).random(shape) < share
+    _, pieces = ndimage.label(drawn, np.ones((3, 3)))
+    _, outside = ndimage.label(np.pad(~drawn, 1, constant_values=True))
+    plane = np.where(drawn, 7, -1024).astype(np.int16)
+    assert _fewest_pieces(plane, 7) == pieces - (outside - 1)

@@ -1,0 +1,52 @@
+"""Our way, whole: what a worker does with a series, into two stores that miss it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from voco_data.bench.series import entry_of
+from voco_data.known import KnownInputs
+from voco_data.spec import FINETUNE, PRETRAIN
+from voco_data.store_writer import writing
+from voco_data.worker import SeriesTask, Target, fill_series
+
+ROWS = 64
+"""Rows that are filled one after the other, so that every volume is a new file."""
+
+
+def prepare(folder: Path, out: Path) -> Callable[[], None]:
+    """Fill the next row of both stores below `out` with the series in `folder`."""
+    specs, targets = (PRETRAIN, FINETUNE), []
+    for spec in specs:
+        with writing(out, spec) as writer:
+            writer.assign([str(row) for row in range(ROWS)])
+            targets.append(Target(writer.path, spec, 0))
+    known = {target.store.name: KnownInputs() for target in targets}
+    entry = entry_of(folder, folder.parent)
+    done = 0
+
+    def run() -> None:
+        nonlocal done
+        row = done % ROWS
+        done += 1
+        outcome = fill_series(
+            SeriesTask(
+                key=str(row),
+                base=folder.parent,
+                entry=entry,
+                layout="dicom",
+                ids="kept",
+                patient_id="bench",
+                study_uid="bench",
+                series_uid=str(row),
+                source=folder.name,
+                targets=tuple(replace(target, row=row) for target in targets),
+            ),
+            known,
+        )
+        if len(outcome.records) != len(specs):
+            raise RuntimeError(f"the series was not stored: {outcome.reason} {outcome.detail}")
+
+    return run
