@@ -20,9 +20,9 @@ def publish(stage: str, summary: Mapping[str, Any], link: str | Path) -> None:
     Args:
         stage: Lower case letters, digits and dashes: it becomes part of the artifacts' keys.
         summary: The stage's summary, plain JSON values.
-        link: Local path that a person would open next; published as a file: address.
+        link: Path that a person would open next, published as a file: address; or a URL.
     """
     rows = [{"name": name, "value": value} for name, value in flatten(summary).items()]
     create_table_artifact(rows, key=f"{stage}-summary", description=f"Summary of {stage}")
-    path = Path(link).absolute()
-    create_link_artifact(path.as_uri(), link_text=path.name, key=f"{stage}-link")
+    address = link if isinstance(link, str) and "://" in link else Path(link).absolute().as_uri()
+    create_link_artifact(address, link_text=Path(link).name, key=f"{stage}-link")

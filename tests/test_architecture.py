@@ -30,6 +30,7 @@ FORBIDDEN = {
         "matplotlib",
         "PIL",
         "sklearn",
+        "obstore",
         # what fills stores needs all of the above; what reads them is the rest of voco_data
         "voco_data.ingest",
         "voco_data.dicom",
@@ -46,6 +47,7 @@ OWNERS = {
     "nibabel": ("voco_data/nifti",),
     "nrrd": ("voco_data/nrrd",),
     "zarr": ("voco_data/store",),
+    "obstore": ("voco_data/bucket",),
     "dask": ("voco_data/fanout",),
     "distributed": ("voco_data/fanout",),
     "timm": ("voco_models/backbones",),
@@ -120,6 +122,7 @@ def test_imports_point_down_and_libraries_have_one_owner() -> None:
         ("voco_data/ingest.py", "import pydicom.uid"),
         ("voco_data/ingest.py", "from dask import delayed"),
         ("voco_data/ingest.py", "import zarr"),
+        ("voco_data/lease.py", "import obstore"),
         ("voco_data/ingest.py", "from . import store"),
         ("voco_models/loader.py", "from voco_data import ingest"),
         ("voco_models/loader.py", "import importlib\nimportlib.import_module('zarr.storage')"),
@@ -207,12 +210,12 @@ def import_without(modules: str, hidden: str) -> subprocess.CompletedProcess[str
         # PIL is missing here only because torchvision itself, under timm, needs it.
         (
             "voco_models",
-            "prefect,pydicom,SimpleITK,numba,dask,distributed,scipy,matplotlib,sklearn",
+            "prefect,pydicom,SimpleITK,numba,dask,distributed,scipy,matplotlib,sklearn,obstore",
         ),
         ("voco_data", "torch,torchvision,timm,prefect,voco_models,flows"),
         (
             "voco_data.store,voco_data.catalogue,voco_data.labels,voco_data.splits",
-            "pydicom,SimpleITK,numba,dask,distributed,scipy,imagecodecs,PIL,torch,prefect,sklearn",
+            "pydicom,SimpleITK,numba,dask,distributed,scipy,imagecodecs,PIL,torch,prefect,obstore,sklearn",
         ),
     ],
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voco_data import atomic, lock
+from voco_data.place import Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,14 @@ class Folder:
                 if (size := self.size(key)) is not None:
                     yield key, size
 
+    def folders(self) -> Iterator[str]:
+        """Names of the folders directly below."""
+        return (path.name for path in self.path.iterdir() if path.is_dir())
+
+    def cached(self, folder: str) -> Folder:  # noqa: ARG002
+        """The folder itself: the system keeps what is read often in memory."""
+        return self
+
     @contextmanager
     def fetched(self, key: str) -> Iterator[Path]:
         """The file itself."""
@@ -75,6 +84,10 @@ class Folder:
         """Hold a lock file, which its process cannot lose while it lives."""
         with lock.exclusive(self.path / key, wait_seconds=wait_seconds):
             yield Held()
+
+    def guarded(self, lease: Lease) -> Folder:  # noqa: ARG002
+        """The folder itself: a lock of this machine cannot be lost."""
+        return self
 
     def free_bytes(self) -> int:
         """Free space of the disk."""

@@ -12,6 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ ROWS_SHOWN = 1500
 """Rows on screen at once; a button shows as many more. Filter and sort see all of them."""
 FILES = 1000
 """Rows for files that belong to no series; an archive may hold a hundred times more."""
+READERS = 16
+"""Previews that are read at once."""
 BATCH_ROWS = 4096
 KEPT = ("stored", "cached")
 STATUSES = ("refused", "stored", "cached", "skipped")
@@ -123,7 +126,11 @@ def _entries(table: pd.DataFrame, root: Place) -> list[Entry]:
     files.sort(key=lambda row: row["status"])  # refused before skipped
     rest = [row for row in rows if row["kind"] == "series" and row["status"] not in KEPT]
     kept = [row for row in rows if row["kind"] == "series" and row["status"] in KEPT]
-    looks = [preview.read(root, preview.key_of(row["input_digest"])) for row in kept]
+    pictures = root.cached(preview.FOLDER)
+    with ThreadPoolExecutor(READERS) as pool:  # those of a bucket take a round trip each
+        looks = list(
+            pool.map(lambda row: preview.read(pictures, preview.key_of(row["input_digest"])), kept)
+        )
     measures = [_measures(row, look) for row, look in zip(kept, looks, strict=True)]
     verdicts = outliers.judge([row | m for row, m in zip(kept, measures, strict=True)])
     entries = [

@@ -1,13 +1,16 @@
 """A store, opened for reading: a Zarr v3 group of volumes with records. See STORE.md.
 
 Needs NumPy, pandas, pyarrow and xxhash only, so that a GPU machine can stream from it. The chunk
-files are read straight into the caller's memory, because a volume is one uncompressed chunk.
+files are read straight into the caller's memory, because a volume is one uncompressed chunk. Those
+of a store in a bucket come through the cache of this machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import pandas as pd
 import xxhash
 
 from voco_data import catalogue
+from voco_data.chunk_cache import ChunkCache
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.place import Place, place_of
 from voco_data.spec import StoreSpec
@@ -31,8 +35,12 @@ class Store:
     Safe to read from several threads at once.
     """
 
-    def __init__(self, place: Place, spec: StoreSpec, table: pd.DataFrame) -> None:
+    def __init__(
+        self, place: Place, spec: StoreSpec, table: pd.DataFrame, chunks: ChunkCache | None = None
+    ) -> None:
+        """`chunks` is where those of a remote store are read; None: from the place itself."""
         self.place = place
+        self._chunks = chunks
         self.spec = spec
         self.catalogue = table
         self._checksums: dict[int, str] = dict(
@@ -44,17 +52,22 @@ class Store:
         self._checked: set[int] = set()
 
     @classmethod
-    def open(cls, path: str | Path | Place) -> Store:
+    def open(cls, path: str | Path | Place, *, cached: bool = True) -> Store:
         """Open the store at `path`, a folder or a URL.
 
+        Chunks of a store elsewhere come through the local cache, unless `cached` is false.
         Raises InputError if it is not a store, is of a newer format, or its spec was edited.
         """
         place = place_of(path)
-        return cls(place, read_spec(place), catalogue.read(place))
+        spec = read_spec(place)
+        chunks = None
+        if cached and place.local() is None:
+            chunks = ChunkCache(place, spec.digest, xxhash.xxh3_128_hexdigest)
+        return cls(place, spec, catalogue.read(place), chunks)
 
     @property
     def path(self) -> Path:
-        """The store's folder on this machine."""
+        """The store's folder on this machine. A store in a bucket has none."""
         folder = self.place.local()
         assert folder is not None
         return folder
@@ -79,22 +92,49 @@ class Store:
         The first read of a row in a process checks its bytes. Raises StoreCorrupt that names the
         series, and KeyError for a row that is not in the catalogue.
         """
-        expected = self._checksums[row]
+        if row not in self._checksums:
+            raise KeyError(row)
         volume = np.empty(self.grid, np.uint8) if out is None else out
         if volume.shape != self.grid or volume.dtype != np.uint8 or not volume.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous uint8 {self.grid}, got {volume.shape}")
-        self._read_chunk(row, volume.data.cast("B"))
-        if row not in self._checked:
-            if xxhash.xxh3_128_hexdigest(volume.data) != expected:
-                raise StoreCorrupt(self._complaint(row, "its bytes do not match the checksum"))
-            self._checked.add(row)
+        view = volume.data.cast("B")
+        try:
+            self._read_checked(row, view)
+        except StoreCorrupt:
+            if self._chunks is None:
+                raise
+            self._chunks.drop(self._checksums[row])  # the copy: the object may be sound
+            self._read_checked(row, view)
         return volume
 
-    def _read_chunk(self, row: int, view: memoryview) -> None:
+    def _read_checked(self, row: int, view: memoryview) -> None:
         try:
-            descriptor = os.open(self.path / chunk_key(row), os.O_RDONLY)
+            with self._chunk_file(row) as path:
+                self._read_file(row, path, view)
         except OSError as error:
+            if self.place.local() is None and not isinstance(error, FileNotFoundError):
+                raise  # the network's trouble, or this machine's: the store may be sound
             raise StoreCorrupt(self._complaint(row, f"{error.strerror}")) from error
+        if row not in self._checked:
+            if xxhash.xxh3_128_hexdigest(view) != self._checksums[row]:
+                raise StoreCorrupt(self._complaint(row, "its bytes do not match the checksum"))
+            self._checked.add(row)
+
+    @contextmanager
+    def _chunk_file(self, row: int) -> Iterator[Path]:
+        """The chunk as a file of this machine. Raises OSError, StoreCorrupt."""
+        if self._chunks is None:
+            with self.place.fetched(chunk_key(row)) as path:
+                yield path
+            return
+        try:
+            path = self._chunks.file(chunk_key(row), self._checksums[row])
+        except StoreCorrupt as error:
+            raise StoreCorrupt(self._complaint(row, str(error))) from error
+        yield path
+
+    def _read_file(self, row: int, path: Path, view: memoryview) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             size = os.fstat(descriptor).st_size
             if size != len(view):

@@ -119,8 +119,8 @@ def writing(root: Place, spec: StoreSpec, *, wait_seconds: float = 0.0) -> Itera
 
     Raises StoreBusy if another run holds it for longer than `wait_seconds`.
     """
-    place = root / spec.name
     with root.exclusive(f".{spec.name}.lock", wait_seconds=wait_seconds) as lease:
+        place = (root / spec.name).guarded(lease)
         if place.size("zarr.json") is None:
             create(place, spec)
         read_spec(place)

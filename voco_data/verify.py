@@ -28,7 +28,7 @@ class VerifySummary:
 
 def verify(store: str | Path) -> VerifySummary:
     """Check every chunk and record of a store. Raises InputError if it does not open."""
-    opened = Store.open(store)
+    opened = Store.open(store, cached=False)  # what is there, not what this machine remembers
     return VerifySummary(str(opened.place), len(opened), tuple(_problems(opened)))
 
 

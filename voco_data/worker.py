@@ -17,7 +17,7 @@ from voco_data import preview
 from voco_data.box import Box
 from voco_data.cohort import SeriesEntry
 from voco_data.deadline import deadline
-from voco_data.errors import SeriesRefused
+from voco_data.errors import InputError, SeriesRefused, StoreUnreachable
 from voco_data.given_box import GivenBox
 from voco_data.known import KnownInputs
 from voco_data.place import Place
@@ -110,8 +110,8 @@ def fill_series(
         return SeriesOutcome(task.key, task.memory_key, digest, tuple(records))
     except SeriesRefused as refusal:
         return _refused(task, refusal.reason, refusal.detail)
-    except OSError:  # the store could not be written: disk full, or gone. That ends the run
-        raise
+    except (OSError, InputError, StoreUnreachable):
+        raise  # the store could not be written: disk full, gone, not ours. That ends the run
     except MemoryError:
         return _refused(task, Reason.WORKER_DIED, "out of memory")
     except Exception as error:  # noqa: BLE001  a bug of ours costs one series, and is named
