@@ -10,33 +10,27 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from s3_server import BUCKET, S3Server, use
 
-from tests.s3_server import BUCKET, S3Server, serve, use
 from voco_data.bucket import Bucket
 from voco_data.errors import InputError, StoreBusy
 from voco_data.lease import Tagged, holding
 
 KEY = ".some.lock"
-SHORT_S = 3.0
+SHORT_S = 4.0
 
 pytestmark = pytest.mark.xdist_group("s3")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    yield from serve(tmp_path_factory.mktemp("s3"))
-
-
 @pytest.fixture
 def place(
-    server: S3Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    s3_server: S3Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Bucket:
-    use(monkeypatch, server.environment)
+    use(monkeypatch, s3_server.environment)
     return Bucket.of(f"s3://{BUCKET}/{request.node.name}")
 
 
@@ -100,11 +94,11 @@ HOLDER = """
 """
 
 
-def hold_elsewhere(place: Bucket, server: S3Server) -> subprocess.Popen[bytes]:
+def hold_elsewhere(place: Bucket, s3_server: S3Server) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER), str(place), KEY, str(SHORT_S)],
         cwd=Path(__file__).parent.parent,
-        env=os.environ | server.environment,
+        env=os.environ | s3_server.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -114,8 +108,8 @@ def hold_elsewhere(place: Bucket, server: S3Server) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_a_killed_holder_blocks_until_its_lease_ends(place: Bucket, server: S3Server) -> None:
-    process = hold_elsewhere(place, server)
+def test_a_killed_holder_blocks_until_its_lease_ends(place: Bucket, s3_server: S3Server) -> None:
+    process = hold_elsewhere(place, s3_server)
     process.send_signal(signal.SIGKILL)
     process.wait()
     said = f"process {process.pid}.* its lease ends in [1-9] s"
@@ -125,8 +119,8 @@ def test_a_killed_holder_blocks_until_its_lease_ends(place: Bucket, server: S3Se
         assert state(place)["token"] == 2
 
 
-def test_an_ended_lease_is_taken_without_waiting(place: Bucket, server: S3Server) -> None:
-    process = hold_elsewhere(place, server)
+def test_an_ended_lease_is_taken_without_waiting(place: Bucket, s3_server: S3Server) -> None:
+    process = hold_elsewhere(place, s3_server)
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(SHORT_S + 2)
@@ -134,8 +128,8 @@ def test_an_ended_lease_is_taken_without_waiting(place: Bucket, server: S3Server
         assert state(place)["token"] == 2
 
 
-def test_ctrl_c_gives_the_lease_back(place: Bucket, server: S3Server) -> None:
-    process = hold_elsewhere(place, server)
+def test_ctrl_c_gives_the_lease_back(place: Bucket, s3_server: S3Server) -> None:
+    process = hold_elsewhere(place, s3_server)
     process.send_signal(signal.SIGINT)
     process.wait()
     with holding(place, KEY, wait_seconds=0):

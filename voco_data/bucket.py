@@ -138,7 +138,7 @@ class Bucket:
     def write(self, key: str, data: bytes | memoryview) -> None:
         """Make or replace an object by one request."""
         with self._asking(key) as client:
-            obstore.put(client, self._full(key), data, use_multipart=False)
+            obstore.put(client, self._full(key), _flat(data), use_multipart=False)
 
     def remove(self, key: str) -> None:
         """Remove an object; S3 says yes to one that is not there."""
@@ -230,7 +230,7 @@ class Bucket:
         try:
             with self._asking(key, patience_s) as client:
                 done = obstore.put(
-                    client, self._full(key), data, mode=condition, use_multipart=False
+                    client, self._full(key), _flat(data), mode=condition, use_multipart=False
                 )
         except (AlreadyExistsError, PreconditionError, FileNotFoundError):
             return None
@@ -263,6 +263,11 @@ class Bucket:
     def _asking(self, key: str, patience_s: float | None = None) -> Iterator[S3Store]:
         with said_plainly(f"{self}/{key}".rstrip("/")):
             yield _client(self.bucket, self.access, patience_s)
+
+
+def _flat(data: bytes | memoryview) -> bytes | memoryview:
+    """Volumes come in their own shape; obstore takes a row of bytes."""
+    return memoryview(data).cast("B") if isinstance(data, memoryview) else data
 
 
 @dataclass(frozen=True)

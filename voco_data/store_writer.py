@@ -16,7 +16,7 @@ import xxhash
 from voco_data import catalogue
 from voco_data.held import Held
 from voco_data.place import Lease, Place
-from voco_data.record import Record, read_record, record_key, write_record
+from voco_data.record import Record, read_records, record_key, write_record
 from voco_data.rows import Rows
 from voco_data.spec import StoreSpec
 from voco_data.store import chunk_key, read_spec
@@ -90,7 +90,7 @@ class StoreWriter:
     def _adopt_orphans(self) -> None:
         """Records that an interrupted run committed but did not bring into the catalogue."""
         holes = (row for row in self._rows.numbers() if not self.held.has_row(row))
-        found = [record for row in holes if (record := read_record(self.place, row)) is not None]
+        found = list(read_records(self.place, holes))
         for record in found:
             self.note(record)
         if found:
