@@ -205,6 +205,12 @@ def test_https_is_not_given_up_for_http(
     assert len(s3_server.requests()) == before
 
 
+def test_an_address_without_its_scheme_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, {"AWS_ENDPOINT_URL": "localhost:9000"})
+    with pytest.raises(InputError, match="expected https://HOST"):
+        place_of("s3://b/p")
+
+
 def test_a_url_is_no_path() -> None:
     assert in_bucket("s3://b/p")
     assert not in_bucket("s3/b")

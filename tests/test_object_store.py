@@ -21,6 +21,7 @@ import pytest
 import zarr
 from ct_files import body, write_slices
 from s3_server import BUCKET, REGION, S3Server, use
+from small_finetune import RECIPE, small_cohort
 from small_stores import make_store, random_volumes
 from test_pretrain import GRID, QUICK, curve
 from zarr.storage import ObjectStore
@@ -36,6 +37,7 @@ from voco_data.place import place_of
 from voco_data.spec import StoreSpec
 from voco_data.store import Store
 from voco_data.verify import verify
+from voco_models.finetune import finetune
 from voco_models.pretrain import pretrain
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
@@ -216,11 +218,33 @@ def test_damage_is_found_where_it_is_and_not_in_the_cache(bench: Bench) -> None:
     assert len(verify(path).problems) == 1
 
 
+def upload(local: Store, bench: Bench) -> str:
+    place = place_of(bench.url) / local.place.name
+    for key, data in files(local.path).items():
+        place.write(key, data)
+    return str(place)
+
+
+def test_a_classifier_learns_the_same_from_a_bucket(bench: Bench) -> None:
+    local, labels = small_cohort(bench.tmp / "stores")
+    summaries = [
+        finetune(store, labels, bench.tmp / out, recipe=RECIPE, device="cpu", max_steps=2)
+        for store, out in ((local.path, "first"), (upload(local, bench), "second"))
+    ]
+    first, second = (history_of(summary.run) for summary in summaries)
+    assert first
+    assert first == second
+
+
+def history_of(run: Path) -> dict[str, list[dict[str, float]]]:
+    return {
+        path.relative_to(run).as_posix(): curve(path.parent) for path in run.rglob("history.csv")
+    }
+
+
 def test_training_from_a_bucket_is_training_from_a_folder(bench: Bench) -> None:
     local = make_store(bench.tmp / "stores", random_volumes(5, GRID))
-    url = f"{bench.url}/{local.place.name}"
-    for key, data in files(local.path).items():
-        (place_of(bench.url) / local.place.name).write(key, data)
+    url = upload(local, bench)
     first = pretrain([local.path], bench.tmp / "first", recipe=QUICK, device="cpu")
     second = pretrain([url], bench.tmp / "second", recipe=QUICK, device="cpu")
     assert curve(bench.tmp / "first") == curve(bench.tmp / "second")

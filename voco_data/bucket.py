@@ -55,10 +55,15 @@ class Access:
 
     @classmethod
     def from_environment(cls) -> Access:
-        """From the variables that other S3 tools read too."""
+        """From the variables that other S3 tools read too. Raises InputError."""
         get = os.environ.get
+        endpoint = get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None
+        if endpoint is not None and not endpoint.startswith(("https://", "http://")):
+            raise InputError(
+                f"AWS_ENDPOINT_URL: expected https://HOST or http://, got {endpoint!r}"
+            )
         return cls(
-            get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None,
+            endpoint,
             get("AWS_REGION") or get("AWS_DEFAULT_REGION") or DEFAULT_REGION,
             get("AWS_ACCESS_KEY_ID") or None,
             get("AWS_SECRET_ACCESS_KEY") or None,
