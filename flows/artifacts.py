@@ -11,6 +11,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.summary import flatten
+from voco_data.place import in_bucket
 
 
 @task(name="publish", task_run_name="publish {stage}", cache_policy=NO_CACHE)
@@ -24,5 +25,9 @@ def publish(stage: str, summary: Mapping[str, Any], link: str | Path) -> None:
     """
     rows = [{"name": name, "value": value} for name, value in flatten(summary).items()]
     create_table_artifact(rows, key=f"{stage}-summary", description=f"Summary of {stage}")
-    address = link if isinstance(link, str) and "://" in link else Path(link).absolute().as_uri()
-    create_link_artifact(address, link_text=Path(link).name, key=f"{stage}-link")
+    create_link_artifact(address_of(link), link_text=Path(link).name, key=f"{stage}-link")
+
+
+def address_of(link: str | Path) -> str:
+    """A URL as it is, a path as a file: address."""
+    return str(link) if in_bucket(link) else Path(link).absolute().as_uri()

@@ -58,6 +58,13 @@ def place(text: str) -> str | Path:
     return text if in_bucket(text) else Path(text)
 
 
+def local(text: str) -> Path:
+    """A path of this machine."""
+    if in_bucket(text):
+        raise argparse.ArgumentTypeError(f"expected a path of this machine, got {text}")
+    return Path(text)
+
+
 def build_parser() -> OneLineParser:
     """The whole surface: a subcommand a stage, each with `--json`."""
     parser = OneLineParser(
@@ -91,7 +98,7 @@ def _command(commands: Any, name: str, help_line: str) -> argparse.ArgumentParse
 def _add_demo(commands: Any) -> None:
     demo = _command(commands, "demo", "the whole pipeline on a made-up cohort, then a report")
     demo.add_argument(
-        "--root", type=Path, default=Path("demo"), help="folder for everything it makes (./demo)"
+        "--root", type=local, default=Path("demo"), help="folder for everything it makes (./demo)"
     )
     demo.add_argument("--seed", type=int, help="another cohort and training seed")
 
@@ -99,7 +106,7 @@ def _add_demo(commands: Any) -> None:
 def _add_preprocess(commands: Any) -> None:
     preprocess = _command(commands, "preprocess", "bring the stores up to date with an archive")
     add = preprocess.add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
+    add("source", type=local, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
     add(
         "--root",
         type=place,
@@ -153,7 +160,7 @@ def _add_store(commands: Any) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     """The options that both training stages share."""
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
+    parser.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
     parser.add_argument("--recipe", default="default", metavar="NAME", help="default or tiny")
     parser.add_argument(
         "--max-steps", type=positive_int, metavar="N", help="stop there; the schedule stays"

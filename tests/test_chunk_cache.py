@@ -203,10 +203,11 @@ def test_a_row_that_was_made_anew_is_not_read_from_the_old_copy(remote: Bucket) 
 
 
 def test_threads_may_read_at_once_from_a_cache_that_is_too_small(
-    remote: Bucket, monkeypatch: pytest.MonkeyPatch
+    remote: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("VOCO_CACHE_GB", str(2 * CHUNK / 1e9))
     expected, store = random_volumes(4, GRID), Store.open(remote)
+    assert "raise VOCO_CACHE_GB" in caplog.text
     wrong: list[int] = []
 
     def read(seed: int) -> None:

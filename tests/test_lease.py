@@ -66,7 +66,7 @@ def test_of_many_that_wait_each_has_its_turn_alone(place: Bucket) -> None:
 
     def contend() -> None:
         nonlocal inside, worst, done
-        with holding(place, KEY, wait_seconds=60):
+        with holding(place, KEY, wait_seconds=200):
             with count:
                 inside += 1
                 worst = max(worst, inside)

@@ -26,6 +26,7 @@ from small_stores import make_store, random_volumes
 from test_pretrain import GRID, QUICK, curve
 from zarr.storage import ObjectStore
 
+from flows.artifacts import address_of
 from flows.command import main
 from flows.ids import renaming_of
 from flows.preprocess import preprocess as preprocess_flow
@@ -386,6 +387,27 @@ def test_flows_take_urls_as_they_are(bench: Bench) -> None:
     assert preprocess_flow.validate_parameters(given)["source"] == Path("archive")
     given_stores = {"stores": ["s3://b/p/x.zarr", Path("y.zarr")], "out": "run"}
     assert pretrain_flow.validate_parameters(given_stores)["stores"] == given_stores["stores"]
+
+
+def test_a_report_in_a_bucket_is_linked_by_its_url() -> None:
+    assert address_of("s3://b/runs/report.html") == "s3://b/runs/report.html"
+    assert address_of(Path("/runs/report.html")) == "file:///runs/report.html"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo", "--root", "s3://b/p"],
+        ["preprocess", "s3://b/p", "--root", "stores"],
+        ["pretrain", "store.zarr", "--out", "s3://b/p"],
+    ],
+)
+def test_what_must_be_a_path_is_no_url(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "expected a path of this machine, got s3://b/p" in capsys.readouterr().err
 
 
 def test_names_stay_on_the_machine_that_has_the_key(

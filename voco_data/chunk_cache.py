@@ -5,12 +5,15 @@ A copy is named by the checksum of its volume, so it cannot be stale, and equal 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from voco_data.errors import StoreCorrupt
-from voco_data.local_cache import LocalCache, user_cache
+from voco_data.local_cache import SIZE_VARIABLE, LocalCache, user_cache
 from voco_data.place import Place
+
+log = logging.getLogger(__name__)
 
 
 class ChunkCache:
@@ -28,6 +31,15 @@ class ChunkCache:
         self._encoding = encoding
         self._checksum = checksum
         self._cache = cache or user_cache()
+
+    def expect(self, total_bytes: int) -> None:
+        """Say so if what will be read does not fit."""
+        if total_bytes > self._cache.limit_bytes:
+            log.warning(
+                "%s: %.1f GB of volumes, and a cache of %.1f GB: most are fetched again in every "
+                "epoch; raise %s",
+                *(self._store, total_bytes / 1e9, self._cache.limit_bytes / 1e9, SIZE_VARIABLE),
+            )
 
     def file(self, key: str, expected: str) -> Path:
         """The chunk's file, fetched and checked if it is not here.

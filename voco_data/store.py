@@ -8,6 +8,7 @@ of a store in a bucket come through the cache of this machine.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,11 +60,12 @@ class Store:
         Raises InputError if it is not a store, is of a newer format, or its spec was edited.
         """
         place = place_of(path)
-        spec = read_spec(place)
-        chunks = None
-        if cached and place.local() is None:
-            chunks = ChunkCache(place, spec.digest, xxhash.xxh3_128_hexdigest)
-        return cls(place, spec, catalogue.read(place), chunks)
+        spec, table = read_spec(place), catalogue.read(place)
+        if not cached or place.local() is not None:
+            return cls(place, spec, table)
+        chunks = ChunkCache(place, spec.digest, xxhash.xxh3_128_hexdigest)
+        chunks.expect(len(table) * math.prod(spec.grid))
+        return cls(place, spec, table, chunks)
 
     @property
     def path(self) -> Path:
