@@ -32,6 +32,8 @@ SAFE = 0.75
 """Share of the time after which a holder that could not renew takes the lease for lost."""
 POLLS = 20
 """Looks at another's lease in the time that it may last."""
+TRIES = 3
+"""Of a renewal whose answers are lost."""
 DATE_STEP_S = 1.0
 """Dates of objects are whole seconds."""
 
@@ -151,10 +153,9 @@ class Held:
             self._heart.join()
         if self._lost:
             return
-        free = replace(self._state, free=True)
         try:
-            self._store.put_if(self._key, free.to_json(), self._tag, self._patience)
-        except (OSError, StoreUnreachable) as error:
+            self._replace(replace(self._state, free=True))
+        except (OSError, StoreUnreachable, InputError) as error:
             log.warning("the lease could not be given back (%s); it ends by itself", error)
 
     @property
@@ -173,18 +174,30 @@ class Held:
                     return
 
     def _renew(self) -> None:
-        """Replace our object by a newer one. Only while it is ours."""
-        sent, state = _now(), replace(self._state, renewal=self._state.renewal + 1)
-        data = state.to_json()
-        tag = self._store.put_if(self._key, data, self._tag, self._patience)
-        if tag is None:
-            # Another's object, or our own whose answer was lost on the way.
+        self._replace(self._state)
+
+    def _replace(self, state: State) -> None:
+        """Put a newer version in the place of our last, or find that it was lost.
+
+        A version of ours that we do not know is one whose answer was lost on the way. It was
+        written we do not know when, so it is no renewal: the next one is.
+        """
+        for _ in range(TRIES):
+            state = replace(state, renewal=state.renewal + 1)
+            sent = _now()
+            tag = self._store.put_if(self._key, state.to_json(), self._tag, self._patience)
+            if tag is not None:
+                self._sent, self._state, self._tag = sent, state, tag
+                return
             found = self._store.tagged(self._key, self._patience)
-            if found is None or found.data != data:
+            if found is None or self._nonce_of(found) != state.nonce:
                 self._lost = True
                 return
-            tag = found.tag
-        self._sent, self._state, self._tag = sent, state, tag
+            self._tag = found.tag
+        raise StoreUnreachable(f"{self._store}: its answers are lost on the way")
+
+    def _nonce_of(self, found: Tagged) -> str:
+        return State.from_json(found.data, f"{self._store}/{self._key}").nonce
 
 
 def _acquire(
