@@ -15,8 +15,6 @@ from voco_data.place import Lease, in_bucket, place_of, root_of
 
 NOBODY = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
 
-pytestmark = pytest.mark.xdist_group("s3")
-
 
 @pytest.fixture
 def place(

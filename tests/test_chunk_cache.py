@@ -23,8 +23,6 @@ from voco_data.store import Store, chunk_key
 GRID = (4, 16, 16)
 CHUNK = 4 * 16 * 16
 
-pytestmark = pytest.mark.xdist_group("s3")
-
 
 def cache_of(folder: Path, chunks: int) -> LocalCache:
     return LocalCache(folder / "objects", chunks * CHUNK)

@@ -23,8 +23,6 @@ from voco_data.lease import Tagged, holding
 KEY = ".some.lock"
 SHORT_S = 4.0
 
-pytestmark = pytest.mark.xdist_group("s3")
-
 
 @pytest.fixture
 def place(

@@ -46,8 +46,6 @@ OTHER = StoreSpec(profile="other", grid=(4, 16, 16))
 SERIES = 3
 PROJECT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.xdist_group("s3")
-
 
 @dataclass(frozen=True)
 class Bench:
