@@ -28,7 +28,7 @@ if [ ! -x "$venv/bin/python" ] || ! works "$venv/bin/python"; then
 fi
 echo "setup: installing into $venv (about 6 GB; a few minutes)"
 "$venv/bin/python" -m pip install --quiet --constraint constraints.txt \
-    --editable '.[ingest,train,orchestrate,dev]'
+    --editable '.[ingest,s3,train,orchestrate,dev]'
 
 "$venv/bin/python" - <<'CHECK'
 import importlib

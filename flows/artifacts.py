@@ -11,6 +11,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.summary import flatten
+from voco_data.place import in_bucket
 
 
 @task(name="publish", task_run_name="publish {stage}", cache_policy=NO_CACHE)
@@ -20,9 +21,13 @@ def publish(stage: str, summary: Mapping[str, Any], link: str | Path) -> None:
     Args:
         stage: Lower case letters, digits and dashes: it becomes part of the artifacts' keys.
         summary: The stage's summary, plain JSON values.
-        link: Local path that a person would open next; published as a file: address.
+        link: Path that a person would open next, published as a file: address; or a URL.
     """
     rows = [{"name": name, "value": value} for name, value in flatten(summary).items()]
     create_table_artifact(rows, key=f"{stage}-summary", description=f"Summary of {stage}")
-    path = Path(link).absolute()
-    create_link_artifact(path.as_uri(), link_text=path.name, key=f"{stage}-link")
+    create_link_artifact(address_of(link), link_text=Path(link).name, key=f"{stage}-link")
+
+
+def address_of(link: str | Path) -> str:
+    """A URL as it is, a path as a file: address."""
+    return str(link) if in_bucket(link) else Path(link).absolute().as_uri()

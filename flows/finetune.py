@@ -16,7 +16,7 @@ from flows.summary import Summary, plain
 
 # Called, never submitted: a stop signal then reaches the training loop, which saves and leaves.
 @task(name="train classifier", cache_policy=NO_CACHE)
-def train_classifier(store: Path, labels: Path, out: Path, **options: Any) -> Summary:
+def train_classifier(store: str | Path, labels: Path, out: Path, **options: Any) -> Summary:
     """Train the folds; checkpoints and predictions land in the run folder `out`."""
     from voco_models import finetune as stage  # here: a machine without torch can still deploy
 
@@ -26,7 +26,7 @@ def train_classifier(store: Path, labels: Path, out: Path, **options: Any) -> Su
 
 @flow(name="finetune")
 def finetune(
-    store: Path,
+    store: str | Path,
     labels: Path,
     out: Path,
     init: str = "scratch",
@@ -39,7 +39,7 @@ def finetune(
     """Train the slice-sequence classifier of the three organs on labelled patients.
 
     Args:
-        store: Store of the fine-tuning spec.
+        store: Store of the fine-tuning spec: a folder or a URL.
         labels: train.csv in RATIC's form.
         out: Run folder to make, or to go on in.
         init: scratch, imagenet, or the folder of a pretraining run.

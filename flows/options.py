@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from voco_data.place import in_bucket
+
 USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
 LAYOUTS = ("auto", "ratic", "flare", "dicom", "nifti")
@@ -52,6 +54,18 @@ def seconds(text: str) -> float:
     return number
 
 
+def place(text: str) -> str | Path:
+    """A folder, or the URL of one in an object store: a path would lose one of its slashes."""
+    return text if in_bucket(text) else Path(text)
+
+
+def local(text: str) -> Path:
+    """A path of this machine."""
+    if in_bucket(text):
+        raise argparse.ArgumentTypeError(f"expected a path of this machine, got {text}")
+    return Path(text)
+
+
 def build_parser() -> OneLineParser:
     """The whole surface: a subcommand a stage, each with `--json`."""
     parser = OneLineParser(
@@ -86,7 +100,7 @@ def _command(commands: Any, name: str, help_line: str) -> argparse.ArgumentParse
 def _add_demo(commands: Any) -> None:
     demo = _command(commands, "demo", "the whole pipeline on a made-up cohort, then a report")
     demo.add_argument(
-        "--root", type=Path, default=Path("demo"), help="folder for everything it makes (./demo)"
+        "--root", type=local, default=Path("demo"), help="folder for everything it makes (./demo)"
     )
     demo.add_argument("--seed", type=int, help="another cohort and training seed")
 
@@ -94,8 +108,14 @@ def _add_demo(commands: Any) -> None:
 def _add_preprocess(commands: Any) -> None:
     preprocess = _command(commands, "preprocess", "bring the stores up to date with an archive")
     add = preprocess.add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
-    add("--root", type=Path, required=True, metavar="DIR", help="where the stores live")
+    add("source", type=local, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
+    add(
+        "--root",
+        type=place,
+        required=True,
+        metavar="DIR",
+        help="where the stores live: a folder, or s3://BUCKET/PREFIX",
+    )
     add("--layout", choices=LAYOUTS, default="auto", help="how SOURCE is laid out (auto)")
     specs = preprocess.add_mutually_exclusive_group()
     specs.add_argument(
@@ -133,16 +153,16 @@ def _add_store(commands: Any) -> None:
     )
     actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = _command(actions, "ls", "the stores under ROOT, their specs and sizes")
-    listing.add_argument("root", type=Path, metavar="ROOT")
+    listing.add_argument("root", type=place, metavar="ROOT")
     info = _command(actions, "info", "what one store holds")
-    info.add_argument("store", type=Path, metavar="STORE")
+    info.add_argument("store", type=place, metavar="STORE")
     verify = _command(actions, "verify", "re-hash every chunk of one store")
-    verify.add_argument("store", type=Path, metavar="STORE")
+    verify.add_argument("store", type=place, metavar="STORE")
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     """The options that both training stages share."""
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
+    parser.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
     parser.add_argument("--recipe", default="default", metavar="NAME", help="default or tiny")
     parser.add_argument(
         "--max-steps", type=positive_int, metavar="N", help="stop there; the schedule stays"
@@ -158,13 +178,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_pretrain(commands: Any) -> None:
     pretrain = _command(commands, "pretrain", "2D-VoCo pretraining on one or more stores")
-    pretrain.add_argument("stores", type=Path, nargs="+", metavar="STORE")
+    pretrain.add_argument("stores", type=place, nargs="+", metavar="STORE")
     _add_training(pretrain)
 
 
 def _add_finetune(commands: Any) -> None:
     finetune = _command(commands, "finetune", "train the slice-sequence classifier")
-    finetune.add_argument("store", type=Path, metavar="STORE")
+    finetune.add_argument("store", type=place, metavar="STORE")
     finetune.add_argument(
         "--labels", type=Path, required=True, metavar="FILE", help="train.csv of RATIC's form"
     )

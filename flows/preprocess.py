@@ -24,7 +24,7 @@ Uneven: TypeAlias = Literal["refuse", "resample"]
     retry_delay_seconds=60,
     retry_condition_fn=worth_retrying,
 )
-def preprocess_archive(source: Path, root: Path, **options: Any) -> Summary:
+def preprocess_archive(source: Path, root: str | Path, **options: Any) -> Summary:
     """Index, read, crop, resample and store; spreads over processes or Dask by itself."""
     from voco_data import ingest  # here: a machine without pydicom can still deploy the flow
 
@@ -35,7 +35,7 @@ def preprocess_archive(source: Path, root: Path, **options: Any) -> Summary:
 @flow(name="preprocess")
 def preprocess(
     source: Path,
-    root: Path,
+    root: str | Path,
     layout: Layout = "auto",
     specs: tuple[str, ...] = ("pretrain", "finetune"),
     spec_file: Path | None = None,
@@ -53,7 +53,7 @@ def preprocess(
 
     Args:
         source: Folder with DICOM or NIfTI files.
-        root: Folder of the stores.
+        root: Folder of the stores, or s3://bucket/prefix.
         layout: How source is laid out; auto finds out.
         specs: Names of built-in store specs.
         spec_file: JSON file with store specs of your own, instead of specs.

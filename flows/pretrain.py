@@ -15,7 +15,7 @@ from flows.summary import Summary, plain
 
 # Called, never submitted: a stop signal then reaches the training loop, which saves and leaves.
 @task(name="pretrain backbone", cache_policy=NO_CACHE)
-def pretrain_backbone(stores: list[Path], out: Path, **options: Any) -> Summary:
+def pretrain_backbone(stores: list[str | Path], out: Path, **options: Any) -> Summary:
     """Train student and teacher; checkpoints land in the run folder `out`."""
     from voco_models import pretrain as stage  # here: a machine without torch can still deploy
 
@@ -24,7 +24,7 @@ def pretrain_backbone(stores: list[Path], out: Path, **options: Any) -> Summary:
 
 @flow(name="pretrain")
 def pretrain(
-    stores: list[Path],
+    stores: list[str | Path],
     out: Path,
     recipe: str = "default",
     max_steps: int | None = None,
@@ -34,7 +34,7 @@ def pretrain(
     """Pretrain a 2D backbone on CT volumes without labels (2D-VoCo).
 
     Args:
-        stores: Stores of one spec.
+        stores: Stores of one spec: folders or URLs.
         out: Run folder to make, or to go on in.
         recipe: Name of a pretraining recipe.
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.

@@ -25,7 +25,7 @@ def run_folder(runs: Path) -> Path:
 @flow(name="retrain")
 def retrain(
     source: Path,
-    root: Path,
+    root: str | Path,
     labels: Path,
     runs: Path,
     layout: Layout = "auto",
@@ -38,7 +38,7 @@ def retrain(
 
     Args:
         source: Folder with DICOM or NIfTI files.
-        root: Folder of the stores.
+        root: Folder of the stores, or s3://bucket/prefix.
         labels: train.csv in RATIC's form.
         runs: Folder that gets one run folder for each retraining.
         layout: How source is laid out; auto finds out.

@@ -8,7 +8,7 @@ from typing import Any, Final
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from voco_data.errors import StoreBusy
+from voco_data.errors import StoreBusy, StoreUnreachable
 
 TRANSIENT: Final = frozenset(
     {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET}
@@ -21,4 +21,4 @@ def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -
     error = state.result(raise_on_failure=False)
     if isinstance(error, OSError):
         return error.errno in TRANSIENT
-    return isinstance(error, StoreBusy)
+    return isinstance(error, StoreBusy | StoreUnreachable)

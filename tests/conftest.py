@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3_server import S3Server, serve
 
 import voco_models  # noqa: F401  sets how OpenMP waits, before any test imports torch
 
@@ -32,3 +34,9 @@ def real_ct() -> Path:
     if not (folder / "EXPECTED.json").is_file():
         pytest.skip(f"no real CT files at {folder}; set VOCO_REAL_CT to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with one empty bucket, one a test process."""
+    yield from serve(tmp_path_factory.mktemp("s3"))

@@ -30,6 +30,7 @@ FORBIDDEN = {
         "matplotlib",
         "PIL",
         "sklearn",
+        "obstore",
         # what fills stores needs all of the above; what reads them is the rest of voco_data
         "voco_data.ingest",
         "voco_data.dicom",
@@ -46,13 +47,13 @@ PEERS = "voco_data/bench/peers/"
 OWNERS = {
     "pydicom": ("voco_data/dicom/", "voco_data/phantom/", PEERS),
     "SimpleITK": ("voco_data/phantom/", PEERS),
-    "monai": (PEERS,),
     "nnunetv2": (PEERS,),
     "torchio": (PEERS,),
     "nibabel": ("voco_data/nifti",),
     "nrrd": ("voco_data/nrrd",),
     "zarr": ("voco_data/store",),
     "numcodecs": ("voco_data/chunk_codec",),
+    "obstore": ("voco_data/bucket",),
     "dask": ("voco_data/fanout",),
     "distributed": ("voco_data/fanout",),
     "timm": ("voco_models/backbones",),
@@ -136,6 +137,7 @@ def test_imports_point_down_and_libraries_have_one_owner() -> None:
         ("voco_data/ingest.py", "import pydicom.uid"),
         ("voco_data/ingest.py", "from dask import delayed"),
         ("voco_data/ingest.py", "import zarr"),
+        ("voco_data/lease.py", "import obstore"),
         ("voco_data/ingest.py", "from . import store"),
         ("voco_data/store.py", "def f():\n    from numcodecs import blosc"),
         ("voco_models/loader.py", "from voco_data import ingest"),
@@ -227,12 +229,12 @@ def import_without(modules: str, hidden: str) -> subprocess.CompletedProcess[str
         # PIL is missing here only because torchvision itself, under timm, needs it.
         (
             "voco_models",
-            "prefect,pydicom,SimpleITK,numba,dask,distributed,scipy,matplotlib,sklearn",
+            "prefect,pydicom,SimpleITK,numba,dask,distributed,scipy,matplotlib,sklearn,obstore",
         ),
         ("voco_data", "torch,torchvision,timm,prefect,voco_models,flows"),
         (
             "voco_data.store,voco_data.catalogue,voco_data.labels,voco_data.splits",
-            "zarr,pydicom,SimpleITK,numba,dask,distributed,scipy,imagecodecs,PIL,torch,prefect,sklearn",
+            "zarr,pydicom,SimpleITK,numba,dask,distributed,scipy,imagecodecs,PIL,torch,obstore,prefect",
         ),
     ],
 )

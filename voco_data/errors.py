@@ -2,7 +2,8 @@
 
 VocoError            exit code 1: something went wrong that we can name
 ├── InputError       exit code 2: bad usage or input; nothing was written
-├── StoreBusy        another run holds the store's lock
+├── StoreBusy        another run holds the store's lock, or took over our lease
+├── StoreUnreachable an object store does not answer
 ├── StoreCorrupt     bytes on disk are not what was committed
 └── SeriesRefused    one series cannot become a volume; a row of the ledger, never a crash
 """
@@ -31,6 +32,10 @@ class InputError(VocoError):
 
 class StoreBusy(VocoError):
     """Another run holds the lock of a store for longer than we were told to wait."""
+
+
+class StoreUnreachable(VocoError):
+    """An object store does not answer, after several tries."""
 
 
 class StoreCorrupt(VocoError):

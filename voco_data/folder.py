@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voco_data import atomic, lock
+from voco_data.place import Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,14 @@ class Folder:
             else:
                 yield f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
+    def folders(self) -> Iterator[str]:
+        """Names of the folders directly below."""
+        return (path.name for path in self.path.iterdir() if path.is_dir())
+
+    def cached(self, folder: str) -> Folder:  # noqa: ARG002
+        """The folder itself: the system keeps what is read often in memory."""
+        return self
+
     @contextmanager
     def fetched(self, key: str) -> Iterator[Path]:
         """The file itself."""
@@ -96,6 +105,10 @@ class Folder:
         """Hold a lock file, which its process cannot lose while it lives."""
         with lock.exclusive(self.path / key, wait_seconds=wait_seconds) as ended_well:
             yield Held(ended_well)
+
+    def guarded(self, lease: Lease) -> Folder:  # noqa: ARG002
+        """The folder itself: a lock of this machine cannot be lost."""
+        return self
 
     def free_bytes(self) -> int:
         """Free space of the disk."""

@@ -171,6 +171,7 @@ def _usable(home: Place) -> Place:
     """Make the root and check that files can be written there."""
     root = home.local()
     if root is None:
+        next(home.folders(), None)  # one request: the bucket is there, and we may look
         return home
     made = not root.exists()
     try:

@@ -6,16 +6,17 @@ import json
 from pathlib import Path
 
 from voco_data.errors import InputError
-from voco_data.place import Place
+from voco_data.place import Place, place_of
 from voco_data.store import Store
 
 
 def list_stores(root: str | Path) -> list[dict[str, object]]:
     """One description a store under `root`, sorted by name. InputError if there is no root."""
-    folder = Path(root)
-    if not folder.is_dir():
+    home = place_of(root)
+    folder = home.local()
+    if folder is not None and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder that voco preprocess made with --root")
-    return [describe(path) for path in sorted(folder.glob("*.zarr"))]
+    return [describe(home / name) for name in sorted(home.folders()) if name.endswith(".zarr")]
 
 
 def describe(store: str | Path | Place) -> dict[str, object]:

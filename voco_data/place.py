@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from voco_data.errors import InputError
+
 BUCKET_SCHEMES = ("s3://",)
 
 
@@ -24,6 +26,13 @@ class Lease(Protocol):
 
     def check(self) -> None:
         """Raise StoreBusy if the right was lost to another writer."""
+
+
+class Readable(Protocol):
+    """Objects that can be read."""
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes. Raises FileNotFoundError."""
 
 
 class Place(Protocol):
@@ -66,6 +75,12 @@ class Place(Protocol):
         Empty where there is no object. Nothing is read.
         """
 
+    def folders(self) -> Iterator[str]:
+        """Names of the folders directly below, in no order."""
+
+    def cached(self, folder: str) -> Readable:
+        """The objects below a folder, by their keys here, for one who reads many of them often."""
+
     def fetched(self, key: str) -> AbstractContextManager[Path]:
         """A file with the object's bytes, to be read only. Raises FileNotFoundError."""
 
@@ -74,6 +89,9 @@ class Place(Protocol):
 
     def exclusive(self, key: str, *, wait_seconds: float) -> AbstractContextManager[Lease]:
         """Be the one writer. Raises StoreBusy if another still is after `wait_seconds`."""
+
+    def guarded(self, lease: Lease) -> Place:
+        """This place for the one writer: once the lease is lost, writes raise StoreBusy."""
 
     def free_bytes(self) -> int | None:
         """What still fits here; None where nothing says."""
@@ -88,19 +106,32 @@ def place_of(where: str | Path | Place) -> Place:
         return _local(where)
     if isinstance(where, str):
         if where.startswith(BUCKET_SCHEMES):
-            # A library of its own: only those who use a bucket install it.
-            from voco_data.bucket import Bucket
-
-            return Bucket(where)
+            return _bucket(where)
         return _local(Path(where))
     return where
 
 
 def root_of(store: str | Path) -> Place:
     """The place that a store lies in."""
-    if isinstance(store, str) and store.startswith(BUCKET_SCHEMES):
-        return place_of(store.rstrip("/").rpartition("/")[0])
+    if in_bucket(store):
+        return place_of(str(store).rstrip("/").rpartition("/")[0])
     return place_of(Path(store).absolute().parent)
+
+
+def in_bucket(where: str | Path) -> bool:
+    """Whether this is the URL of an object store, and not a path."""
+    return isinstance(where, str) and where.startswith(BUCKET_SCHEMES)
+
+
+def _bucket(url: str) -> Place:
+    # A library of its own: only those who use a bucket install it.
+    try:
+        from voco_data.bucket import Bucket
+    except ModuleNotFoundError as error:
+        if error.name != "obstore":
+            raise
+        raise InputError(f"{url}: object stores need obstore: pip install 'voco[s3]'") from error
+    return Bucket.of(url)
 
 
 def _local(path: Path) -> Place:

@@ -14,7 +14,7 @@ from PIL import Image
 from voco_data import histogram
 from voco_data.box import Box
 from voco_data.geometry import Triple
-from voco_data.place import Place
+from voco_data.place import Place, Readable
 
 FOLDER = "previews"
 PLANES = ("axial", "coronal", "sagittal")
@@ -35,7 +35,7 @@ Rectangle = tuple[float, float, float, float]
 class Preview:
     """What a preview file says of its scan."""
 
-    root: Place
+    root: Readable
     key: str
     """A JPEG, without the box: a line would blur in it. Not kept: a run may have many."""
     boxes: tuple[Rectangle, ...]
@@ -74,7 +74,7 @@ def write(root: Place, key: str, hu: npt.NDArray[np.int16], spacing_mm: Triple, 
     root.write(key, buffer.getvalue())
 
 
-def read(root: Place, key: str) -> Preview | None:
+def read(root: Readable, key: str) -> Preview | None:
     """The preview under `key`; None if there is none that this version wrote."""
     try:
         with Image.open(io.BytesIO(root.read(key))) as image:  # reads the head alone

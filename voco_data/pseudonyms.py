@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -16,8 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from voco_data import atomic, lock, spill
-from voco_data.errors import VocoError
+from voco_data.errors import InputError, VocoError
 from voco_data.place import Place
+
+log = logging.getLogger(__name__)
 
 FOLDER = "private"
 PRIVATE_VARIABLE = "VOCO_PRIVATE"
@@ -26,6 +29,8 @@ MAP_FILE = "ids.parquet"
 LOCK_FILE = "ids.lock"
 LOCK_S = 60.0
 """Writing the map takes another run a moment."""
+FINGERPRINT = "pseudonyms.fingerprint"
+"""In a bucket's root: which key its ids were made with."""
 KEY_BYTES = 32
 PSEUDONYM_HEX = 20
 """80 bits: no collision among any number of ids that one archive can hold."""
@@ -44,6 +49,11 @@ class Pseudonymiser:
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._pairs: sqlite3.Connection | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells keys apart, and nothing else of them: an HMAC of a fixed text."""
+        return hmac.new(self._key, b"fingerprint", hashlib.sha256).hexdigest()
 
     def __call__(self, kind: str, original: str) -> str:
         """Pseudonym of an id; `kind` is `patient`, `study`, `series` or `source`.
@@ -106,8 +116,12 @@ def load_or_make(root: Place) -> Pseudonymiser:
     """The pseudonymiser of a root; the key is made once, readable by its owner only.
 
     The key appears whole: of two runs that make one at once, the second takes that of the first.
+    A bucket is used from several machines, and must see one key: it keeps the key's fingerprint.
+    Raises InputError where this machine has another key, or none.
     """
     folder = folder_of(root)
+    if root.local() is None:
+        _check_fingerprint(root, folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / KEY_FILE
     if not path.exists():
@@ -115,9 +129,27 @@ def load_or_make(root: Place) -> Pseudonymiser:
         with lock.exclusive(folder / LOCK_FILE, wait_seconds=LOCK_S):
             if not path.exists():
                 atomic.write_bytes(path, key, mode=0o600)
+        if root.local() is None:
+            log.info("key and map of the pseudonyms of %s lie in %s: keep them safe", root, folder)
     found = load(root)
     assert found is not None
+    if root.local() is None and root.size(FINGERPRINT) is None:
+        root.write(FINGERPRINT, found.fingerprint.encode())
+        _check_fingerprint(root, folder)  # two machines may have begun at once
     return found
+
+
+def _check_fingerprint(root: Place, folder: Path) -> None:
+    try:
+        expected = root.read(FINGERPRINT).decode(errors="replace").strip()
+    except FileNotFoundError:
+        return
+    found = load(root)
+    if found is None or found.fingerprint != expected:
+        raise InputError(
+            f"{root}: its pseudonyms were made with a key that is not in {folder}; copy {KEY_FILE} "
+            f"and {MAP_FILE} there from the machine that made them, or set {PRIVATE_VARIABLE}"
+        )
 
 
 def save_map(root: Place, pseudonymiser: Pseudonymiser) -> None:

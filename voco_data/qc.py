@@ -69,8 +69,9 @@ def _pictures(table: pd.DataFrame, root: Place) -> list[dict[str, Any]]:
         ["box_confidence", "source"]
     )
     found: list[dict[str, Any]] = []
+    previews = root.cached(preview.FOLDER)
     for row in kept.head(PICTURES).to_dict("records"):
-        look = preview.read(root, preview.key_of(str(row["input_digest"])))
+        look = preview.read(previews, preview.key_of(str(row["input_digest"])))
         if look is not None:
             found.append(
                 {

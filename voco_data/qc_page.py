@@ -12,6 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ PICTURE_CHARACTERS = 22_000_000
 """Pictures of a page, as base64. A thousand series fit; beyond, the first rows have theirs."""
 ROWS_SHOWN = 1500
 """Rows on screen at once; a button shows as many more. Filter and sort see all of them."""
+READERS = 16
+"""Previews that are read at once."""
 STATUSES = ("refused", "stored", "cached", "skipped")
 SCRIPTS = ("data.js", "plots.js", "detail.js", "table.js")
 PER = 10_000
@@ -50,7 +53,7 @@ class Entry:
 def render(title: str, ledger: Path, root: Place) -> str:
     """The page as text, for the ledger of one run; previews come from `root`."""
     found = choose(ledger)
-    entries = [_entry(row, root) for row in found.rows]
+    entries = _entries(found.rows, root)
     pictures = _pictures(entries)
     style, script = _source("page.css"), "".join(_source(name) for name in SCRIPTS)
     return ENVIRONMENT.get_template("qc/page.html").render(
@@ -86,10 +89,17 @@ def render(title: str, ledger: Path, root: Place) -> str:
     )
 
 
-def _entry(row: Row, root: Place) -> Entry:
-    kept = row.score is not None
-    look = preview.read(root, preview.key_of(row.ledger["input_digest"])) if kept else None
-    return Entry(row.ledger, row.measures, row.score, row.why, look)
+def _entries(rows: Sequence[Row], root: Place) -> list[Entry]:
+    """Rows with the previews of those that were kept."""
+    pictures = root.cached(preview.FOLDER)
+
+    def entry(row: Row) -> Entry:
+        kept = row.score is not None
+        look = preview.read(pictures, preview.key_of(row.ledger["input_digest"])) if kept else None
+        return Entry(row.ledger, row.measures, row.score, row.why, look)
+
+    with ThreadPoolExecutor(READERS) as pool:  # those of a bucket take a round trip each
+        return list(pool.map(entry, rows))
 
 
 def _pictures(entries: Sequence[Entry]) -> dict[int, str]:

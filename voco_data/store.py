@@ -2,14 +2,16 @@
 
 Needs NumPy, pandas, pyarrow, xxhash and numcodecs only, so that a GPU machine can stream from it.
 Opening reads three columns of the catalogue. A volume is one chunk, and is read straight into the
-caller's memory.
+caller's memory. Chunks of a store in a bucket come through the cache of this machine.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ import pandas as pd
 import xxhash
 
 from voco_data import catalogue, chunk_reader
-from voco_data.chunk_codec import DamagedChunk
+from voco_data.chunk_cache import ChunkCache
+from voco_data.chunk_codec import DamagedChunk, decode
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.place import Place, place_of
 from voco_data.record import Record
@@ -38,9 +41,17 @@ class Store:
     """
 
     def __init__(
-        self, place: Place, spec: StoreSpec, lines: catalogue.Snapshot | catalogue.Lines
+        self,
+        place: Place,
+        spec: StoreSpec,
+        lines: catalogue.Snapshot | catalogue.Lines,
+        cache: ChunkCache | None = None,
     ) -> None:
+        """`cache` is where chunks of a remote store are read; None: from the place itself."""
         self.place = place
+        self._cache = cache
+        folder = place.local()
+        self._folder = None if folder is None else f"{folder}/{CHUNKS}"
         self.spec = spec
         self._lines = lines
         found = lines.read(("row", "series_uid", "chunk_checksum"))
@@ -56,13 +67,20 @@ class Store:
         return (Store.open, (self.place,))
 
     @classmethod
-    def open(cls, path: str | Path | Place) -> Store:
+    def open(cls, path: str | Path | Place, *, cached: bool = True) -> Store:
         """Open the store at `path`, a folder or a URL.
 
+        Chunks of a store elsewhere come through the local cache, unless `cached` is false.
         Raises InputError if it is not a store, is of a newer format, or its spec was edited.
         """
         place = place_of(path)
-        return cls(place, read_spec(place), catalogue.Snapshot(place))
+        spec, lines = read_spec(place), catalogue.Snapshot(place)
+        if not cached or place.local() is not None:
+            return cls(place, spec, lines)
+        cache = ChunkCache(place, spec.digest, _checksum_of(spec))
+        store = cls(place, spec, lines, cache)
+        cache.expect(len(store) * math.prod(spec.grid))
+        return store
 
     @cached_property
     def catalogue(self) -> pd.DataFrame:
@@ -79,7 +97,7 @@ class Store:
 
     @property
     def path(self) -> Path:
-        """The store's folder on this machine."""
+        """The store's folder on this machine. A store in a bucket has none."""
         folder = self.place.local()
         assert folder is not None
         return folder
@@ -104,26 +122,33 @@ class Store:
         The first read of a row in a process checks its bytes. Raises StoreCorrupt that names the
         series, and KeyError for a row that is not in the catalogue.
         """
-        expected = self._checksums[row]
+        if row not in self._checksums:
+            raise KeyError(row)
         grid = self.spec.grid
         if out is None:
             out = chunk_reader.aligned(grid[0] * grid[1] * grid[2]).reshape(grid)
         elif out.shape != grid or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous uint8 {grid}, got {out.dtype} {out.shape}")
-        path = self._chunk_path(row)
-        known = row in self._checked
-        if not known:
-            chunk_reader.forget(path)
         try:
+            self._read_checked(row, out)
+        except StoreCorrupt:
+            if self._cache is None:
+                raise
+            self._cache.drop(self._checksums[row])  # the copy: the object may be sound
+            self._read_checked(row, out)
+        return out
+
+    def _read_checked(self, row: int, out: npt.NDArray[np.uint8]) -> None:
+        known = row in self._checked
+        with self._complaining(row), self._chunk_file(row) as path:
+            if not known:
+                chunk_reader.forget(path)
             chunk_reader.read_chunk(path, self.spec.compression, out)
-        except (OSError, DamagedChunk) as error:
-            raise self._corrupt(row, error) from error
         if not known:
-            if xxhash.xxh3_128_hexdigest(out.data) != expected:
+            if xxhash.xxh3_128_hexdigest(out.data) != self._checksums[row]:
                 self.place.touch(chunk_key(row))  # the next run over its series looks at it again
                 raise StoreCorrupt(self._complaint(row, "its bytes do not match the checksum"))
             self._checked.add(row)
-        return out
 
     def read_slices(
         self, row: int, indices: Sequence[int], out: npt.NDArray[np.uint8] | None = None
@@ -148,18 +173,24 @@ class Store:
         plane = height * width
         starts = [int(index) * plane for index in indices]
         flat = out.reshape(len(indices), plane)
-        try:
-            chunk_reader.read_parts(self._chunk_path(row), starts, depth * plane, flat)
-        except (OSError, DamagedChunk) as error:
-            raise self._corrupt(row, error) from error
+        with self._complaining(row), self._chunk_file(row) as path:
+            chunk_reader.read_parts(path, starts, depth * plane, flat)
         return out
 
-    @cached_property
-    def _chunks(self) -> str:
-        return f"{self.path}/volumes/c"
-
-    def _chunk_path(self, row: int) -> str:
-        return f"{self._chunks}/{row}/0/0/0"
+    @contextmanager
+    def _chunk_file(self, row: int) -> Iterator[str]:
+        """The chunk as a file of this machine. Raises OSError, StoreCorrupt."""
+        if self._folder is not None:
+            yield f"{self._folder}/{row}/0/0/0"
+        elif self._cache is not None:
+            try:
+                path = self._cache.file(chunk_key(row), self._checksums[row])
+            except StoreCorrupt as error:
+                raise StoreCorrupt(self._complaint(row, str(error))) from error
+            yield str(path)
+        else:
+            with self.place.fetched(chunk_key(row)) as copy:
+                yield str(copy)
 
     @cached_property
     def _local(self) -> threading.local:
@@ -173,10 +204,18 @@ class Store:
             volume = self._local.volume = chunk_reader.aligned(z * y * x).reshape(self.spec.grid)
         return volume
 
-    def _corrupt(self, row: int, error: OSError | DamagedChunk) -> StoreCorrupt:
-        self.place.touch(chunk_key(row))
-        what = error.strerror if isinstance(error, OSError) else None
-        return StoreCorrupt(self._complaint(row, what or str(error)))
+    @contextmanager
+    def _complaining(self, row: int) -> Iterator[None]:
+        """What is wrong with a chunk's file becomes StoreCorrupt that names the series."""
+        try:
+            yield
+        except (OSError, DamagedChunk) as error:
+            elsewhere = self._folder is None and not isinstance(error, FileNotFoundError)
+            if isinstance(error, OSError) and elsewhere:
+                raise  # the network's trouble, or this machine's: the store may be sound
+            self.place.touch(chunk_key(row))
+            what = error.strerror if isinstance(error, OSError) else None
+            raise StoreCorrupt(self._complaint(row, what or str(error))) from error
 
     def _complaint(self, row: int, what: str) -> str:
         return (
@@ -213,6 +252,22 @@ def read_spec(store: Place) -> StoreSpec:
             "name; the spec was edited or the folder renamed: restore it, or preprocess anew"
         )
     return spec
+
+
+def _checksum_of(spec: StoreSpec) -> Callable[[bytes], str]:
+    """How the checksum of a volume is found from the bytes of its chunk. Raises StoreCorrupt."""
+
+    def checksum(data: bytes) -> str:
+        if spec.compression == "none":
+            return xxhash.xxh3_128_hexdigest(data)
+        volume = np.empty(math.prod(spec.grid), np.uint8)
+        try:
+            decode(memoryview(data), volume.data)
+        except DamagedChunk as error:
+            raise StoreCorrupt(str(error)) from error
+        return xxhash.xxh3_128_hexdigest(volume.data)
+
+    return checksum
 
 
 def _group_attributes(store: Place) -> dict[str, Any]:

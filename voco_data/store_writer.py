@@ -172,8 +172,8 @@ def writing(
     `deep` checks the bytes of every row. Raises StoreBusy if another run holds the store for
     longer than `wait_seconds`.
     """
-    place = root / spec.name
     with root.exclusive(f".{spec.name}.lock", wait_seconds=wait_seconds) as lease:
+        place = (root / spec.name).guarded(lease)
         if not lease.ended_well:
             leftovers.sweep_store(place)
         store_arrays.ensure(place, spec)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from voco_data.errors import InputError
+from voco_data.place import in_bucket
 from voco_data.store import Store
 from voco_models import checkpoint
 from voco_models.backbones import create_backbone
@@ -132,7 +133,7 @@ def pretrain(
         run=run,
         recipe=name,
         device=str(place),
-        stores=tuple(str(store.path) for store in opened),
+        stores=tuple(str(store.place) for store in opened),
         volumes=len(items),
         first_step=done.first_step,
         last_step=done.last_step,
@@ -151,13 +152,15 @@ def open_matching(paths: Sequence[str | Path]) -> list[Store]:
     """Open stores that can be trained on together: one grid, one window, none twice, not empty."""
     if not paths:
         raise InputError("stores: expected at least one store, got none")
-    if len({Path(path).resolve() for path in paths}) < len(paths):
+    if len({path if in_bucket(path) else Path(path).resolve() for path in paths}) < len(paths):
         raise InputError("stores: the same store was given twice; give each store once")
     stores = [Store.open(path) for path in paths]
     first = stores[0]
     for store in stores:
         if not len(store):
-            raise InputError(f"{store.path}: the store holds no volumes; preprocess series into it")
+            raise InputError(
+                f"{store.place}: the store holds no volumes; preprocess series into it"
+            )
         for what, ours, theirs in (
             ("grid", first.grid, store.grid),
             ("window level", first.spec.window_level_hu, store.spec.window_level_hu),
@@ -165,7 +168,7 @@ def open_matching(paths: Sequence[str | Path]) -> list[Store]:
         ):
             if ours != theirs:
                 raise InputError(
-                    f"{store.path}: {what} {theirs} differs from {ours} of {first.path}; "
+                    f"{store.place}: {what} {theirs} differs from {ours} of {first.place}; "
                     "give stores of one spec"
                 )
     return stores

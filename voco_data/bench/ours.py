@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from voco_data.bench.series import entry_of
+from voco_data.folder import Folder
 from voco_data.known import KnownInputs
 from voco_data.spec import FINETUNE, PRETRAIN
 from voco_data.store_writer import writing
@@ -20,9 +21,9 @@ def prepare(folder: Path, out: Path) -> Callable[[], None]:
     """Fill the next row of both stores below `out` with the series in `folder`."""
     specs, targets = (PRETRAIN, FINETUNE), []
     for spec in specs:
-        with writing(out, spec) as writer:
-            writer.assign([str(row) for row in range(ROWS)])
-            targets.append(Target(writer.path, spec, 0))
+        with writing(Folder(out), spec) as writer:
+            writer.assign(sorted(str(row) for row in range(ROWS)))
+            targets.append(Target(writer.place, spec, 0))
     known = {target.store.name: KnownInputs() for target in targets}
     entry = entry_of(folder, folder.parent)
     done = 0
@@ -43,6 +44,7 @@ def prepare(folder: Path, out: Path) -> Callable[[], None]:
                 series_uid=str(row),
                 source=folder.name,
                 targets=tuple(replace(target, row=row) for target in targets),
+                root=Folder(out),
             ),
             known,
         )

@@ -1,0 +1,219 @@
+"""A place in a bucket, against a real S3 server: objects, conditions, and what errors say."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from s3_server import BUCKET, S3Server, use
+
+from voco_data.bucket import Bucket
+from voco_data.errors import InputError, StoreBusy, StoreUnreachable
+from voco_data.place import Lease, in_bucket, place_of, root_of
+
+NOBODY = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+
+
+@pytest.fixture
+def place(
+    s3_server: S3Server,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Bucket:
+    use(monkeypatch, s3_server.environment | {"VOCO_CACHE": str(tmp_path / "cache")})
+    return Bucket.of(f"s3://{BUCKET}/{request.node.name}")
+
+
+class Always:
+    """A lease that is never lost."""
+
+    def check(self) -> None:
+        pass
+
+
+def test_an_object_is_written_read_replaced_and_removed(place: Bucket, s3_server: S3Server) -> None:
+    data = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    place.write("a/b", data.data)  # in its own shape
+    assert s3_server.objects(place.prefix) == {"a/b": bytes(range(12))}
+    assert place.read("a/b") == bytes(range(12))
+    assert place.size("a/b") == 12
+    place.write("a/b", b"new")
+    assert (place / "a").read("b") == b"new"
+    place.remove("a/b")
+    place.remove("a/b")
+    assert place.size("a/b") is None
+    with pytest.raises(FileNotFoundError, match="s3://"):
+        place.read("a/b")
+
+
+def test_listings_are_whole_and_of_this_prefix_only(place: Bucket) -> None:
+    keys = [f"x/{number:04d}" for number in range(1005)]
+    for key in keys:
+        place.write(key, b"12")
+    place.write("y/z/one", b"1")
+    beside = Bucket.of(f"{place}-beside")
+    beside.write("x/other", b"")
+    assert sorted(place.sizes("x")) == [(key, 2) for key in keys]
+    assert len(list(place.sizes())) == 1006
+    assert sorted(place.folders()) == ["x", "y"]
+    assert list((place / "y").sizes()) == [("z/one", 1)]
+
+
+def test_a_large_object_goes_up_in_parts_and_is_there_whole_or_not_at_all(place: Bucket) -> None:
+    data = np.random.default_rng(0).integers(0, 256, 65 * 2**20, np.uint8).tobytes()
+    with place.replacing("large") as path:
+        path.write_bytes(data)
+        assert place.size("large") is None
+    with place.fetched("large") as copy:
+        assert copy.read_bytes() == data
+    assert not copy.exists()
+    with pytest.raises(FileNotFoundError), place.replacing("large") as path:
+        path.with_name("missing").read_bytes()
+    assert place.size("large") == len(data)
+
+
+def test_a_place_travels_with_its_access_and_shows_no_key(place: Bucket) -> None:
+    place.write("k", b"1")
+    twin = pickle.loads(pickle.dumps(place))
+    assert twin == place
+    assert twin.read("k") == b"1"
+    for text in (repr(place), str(place), repr(place.access)):
+        assert "very-secret-text" not in text
+
+
+def test_the_one_writer_replaces_only_what_it_saw(place: Bucket) -> None:
+    place.write("seen", b"1")
+    place.write("unseen", b"1")
+    ours = place.guarded(Always())
+    assert ours.read("seen") == b"1"
+    assert ours.size("absent") is None
+    ours.write("seen", b"2")
+    ours.write("seen", b"3")  # it knows its own
+    place.write("seen", b"theirs")
+    place.write("absent", b"theirs")
+    for key in ("seen", "absent"):
+        with pytest.raises(StoreBusy, match="another run has written"):
+            ours.write(key, b"4")
+        with pytest.raises(StoreBusy), ours.replacing(key) as path:
+            path.write_bytes(b"4")
+        assert place.read(key) == b"theirs"
+    ours.write("unseen", b"2")
+    assert place.read("unseen") == b"2"
+
+
+def test_a_write_whose_answer_was_lost_is_known_again(place: Bucket) -> None:
+    place.write("k", b"1")
+    ours = place.guarded(Always())
+    ours.read("k")
+    place.write("k", b"2")  # as if our own request had been sent twice
+    ours.write("k", b"2")
+    ours.write("k", b"3")
+    assert place.read("k") == b"3"
+
+
+def test_a_writer_without_its_lease_writes_and_removes_nothing(place: Bucket) -> None:
+    class Lost:
+        def check(self) -> None:
+            raise StoreBusy("lost")
+
+    lost: Lease = Lost()
+    place.write("k", b"1")
+    ours = place.guarded(lost)
+    with pytest.raises(StoreBusy):
+        ours.write("k", b"2")
+    with pytest.raises(StoreBusy):
+        ours.remove("k")
+    with pytest.raises(StoreBusy), ours.replacing("k") as path:
+        path.write_bytes(b"")
+    assert place.read("k") == b"1"
+    assert type(pickle.loads(pickle.dumps(ours))) is Bucket  # workers have no lease to check
+
+
+def test_pictures_are_fetched_once_until_they_change(place: Bucket, s3_server: S3Server) -> None:
+    place.write("previews/a", b"one")
+    place.write("previews/b", b"two")
+    assert place.cached("previews").read("previews/a") == b"one"
+    before = len(s3_server.requests())
+    again = place.cached("previews")
+    assert again.read("previews/a") == b"one"
+    assert len(s3_server.requests()) == before + 1  # the listing
+    place.write("previews/a", b"new")
+    assert place.cached("previews").read("previews/a") == b"new"
+    with pytest.raises(FileNotFoundError):
+        again.read("previews/c")
+
+
+def test_without_keys_or_a_role_it_says_which_variables(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, s3_server.environment | {"AWS_METADATA_ENDPOINT": "http://127.0.0.1:9"})
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(InputError, match=r"no credentials .* set AWS_ACCESS_KEY_ID"):
+        place_of(f"s3://{BUCKET}/p").read("k")
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "error", "said"),
+    [
+        ("s3://no-such-bucket/p", {}, InputError, "no such bucket"),
+        (
+            f"s3://{BUCKET}/p",
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            StoreUnreachable,
+            "answer",
+        ),
+        ("s3:///p", {}, InputError, "expected s3://BUCKET/PREFIX"),
+        (f"s3://{BUCKET}/a/../b", {}, InputError, "expected s3://BUCKET/PREFIX"),
+        (f"s3://{BUCKET}/a?b=c", {}, InputError, "expected s3://BUCKET/PREFIX"),
+    ],
+)
+def test_what_cannot_be_reached_is_one_line(
+    s3_server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    environment: dict[str, str],
+    error: type[Exception],
+    said: str,
+) -> None:
+    use(monkeypatch, s3_server.environment | environment)
+    for ask in (
+        lambda place: place.read("k"),
+        lambda place: place.write("k", b""),
+        lambda place: list(place.sizes()),
+        lambda place: list(place.folders()),
+    ):
+        with pytest.raises(error, match=said) as caught:
+            ask(place_of(url))
+        assert "\n" not in str(caught.value)
+        assert "very-secret-text" not in str(caught.value)
+
+
+def test_https_is_not_given_up_for_http(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secure = s3_server.endpoint.replace("http://", "https://")
+    use(monkeypatch, s3_server.environment | {"AWS_ENDPOINT_URL": secure})
+    before = len(s3_server.requests())
+    with pytest.raises(StoreUnreachable):
+        place_of(f"s3://{BUCKET}/p").read("k")
+    assert len(s3_server.requests()) == before
+
+
+def test_an_address_without_its_scheme_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, {"AWS_ENDPOINT_URL": "localhost:9000"})
+    with pytest.raises(InputError, match="expected https://HOST"):
+        place_of("s3://b/p")
+
+
+def test_a_url_is_no_path() -> None:
+    assert in_bucket("s3://b/p")
+    assert not in_bucket("s3/b")
+    assert not in_bucket(Path("s3://b"))
+    assert str(root_of("s3://b/p/store.zarr/")) == "s3://b/p"
+    assert place_of("s3://b/p/").name == "p"
+    assert place_of("s3://b").name == "b"
+    assert str(place_of("s3://b") / "c") == "s3://b/c"
