@@ -12,11 +12,12 @@ from flows.artifacts import publish
 from flows.ids import renaming_of
 from flows.resuming import FINETUNED, stopped_before
 from flows.summary import Summary, plain
+from flows.where import Where
 
 
 # Called, never submitted: a stop signal then reaches the training loop, which saves and leaves.
 @task(name="train classifier", cache_policy=NO_CACHE)
-def train_classifier(store: str | Path, labels: Path, out: Path, **options: Any) -> Summary:
+def train_classifier(store: Where, labels: Path, out: Path, **options: Any) -> Summary:
     """Train the folds; checkpoints and predictions land in the run folder `out`."""
     from voco_models import finetune as stage  # here: a machine without torch can still deploy
 
@@ -26,7 +27,7 @@ def train_classifier(store: str | Path, labels: Path, out: Path, **options: Any)
 
 @flow(name="finetune")
 def finetune(
-    store: str | Path,
+    store: Where,
     labels: Path,
     out: Path,
     init: str = "scratch",

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from voco_data.place import in_bucket
+from voco_data.place import in_bucket, path_or_url
 
 USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
@@ -52,11 +52,6 @@ def seconds(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
     return number
-
-
-def place(text: str) -> str | Path:
-    """A folder, or the URL of one in an object store: a path would lose one of its slashes."""
-    return text if in_bucket(text) else Path(text)
 
 
 def local(text: str) -> Path:
@@ -111,7 +106,7 @@ def _add_preprocess(commands: Any) -> None:
     add("source", type=local, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
     add(
         "--root",
-        type=place,
+        type=path_or_url,
         required=True,
         metavar="DIR",
         help="where the stores live: a folder, or s3://BUCKET/PREFIX",
@@ -153,11 +148,11 @@ def _add_store(commands: Any) -> None:
     )
     actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = _command(actions, "ls", "the stores under ROOT, their specs and sizes")
-    listing.add_argument("root", type=place, metavar="ROOT")
+    listing.add_argument("root", type=path_or_url, metavar="ROOT")
     info = _command(actions, "info", "what one store holds")
-    info.add_argument("store", type=place, metavar="STORE")
+    info.add_argument("store", type=path_or_url, metavar="STORE")
     verify = _command(actions, "verify", "re-hash every chunk of one store")
-    verify.add_argument("store", type=place, metavar="STORE")
+    verify.add_argument("store", type=path_or_url, metavar="STORE")
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -178,13 +173,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_pretrain(commands: Any) -> None:
     pretrain = _command(commands, "pretrain", "2D-VoCo pretraining on one or more stores")
-    pretrain.add_argument("stores", type=place, nargs="+", metavar="STORE")
+    pretrain.add_argument("stores", type=path_or_url, nargs="+", metavar="STORE")
     _add_training(pretrain)
 
 
 def _add_finetune(commands: Any) -> None:
     finetune = _command(commands, "finetune", "train the slice-sequence classifier")
-    finetune.add_argument("store", type=place, metavar="STORE")
+    finetune.add_argument("store", type=path_or_url, metavar="STORE")
     finetune.add_argument(
         "--labels", type=Path, required=True, metavar="FILE", help="train.csv of RATIC's form"
     )

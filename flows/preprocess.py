@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.artifacts import publish
 from flows.retries import worth_retrying
 from flows.summary import Summary, plain
+from flows.where import Where
 
 Layout: TypeAlias = Literal["auto", "ratic", "flare", "dicom", "nifti"]
 Uneven: TypeAlias = Literal["refuse", "resample"]
@@ -24,7 +25,7 @@ Uneven: TypeAlias = Literal["refuse", "resample"]
     retry_delay_seconds=60,
     retry_condition_fn=worth_retrying,
 )
-def preprocess_archive(source: Path, root: str | Path, **options: Any) -> Summary:
+def preprocess_archive(source: Path, root: Where, **options: Any) -> Summary:
     """Index, read, crop, resample and store; spreads over processes or Dask by itself."""
     from voco_data import ingest  # here: a machine without pydicom can still deploy the flow
 
@@ -35,7 +36,7 @@ def preprocess_archive(source: Path, root: str | Path, **options: Any) -> Summar
 @flow(name="preprocess")
 def preprocess(
     source: Path,
-    root: str | Path,
+    root: Where,
     layout: Layout = "auto",
     specs: tuple[str, ...] = ("pretrain", "finetune"),
     spec_file: Path | None = None,

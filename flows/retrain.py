@@ -14,6 +14,7 @@ from flows.preprocess import Layout, preprocess
 from flows.pretrain import pretrain
 from flows.resuming import FINETUNED, PRETRAINED
 from flows.summary import Summary
+from flows.where import Where
 
 
 def run_folder(runs: Path) -> Path:
@@ -25,7 +26,7 @@ def run_folder(runs: Path) -> Path:
 @flow(name="retrain")
 def retrain(
     source: Path,
-    root: str | Path,
+    root: Where,
     labels: Path,
     runs: Path,
     layout: Layout = "auto",

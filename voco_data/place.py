@@ -123,6 +123,11 @@ def in_bucket(where: str | Path) -> bool:
     return isinstance(where, str) and where.startswith(BUCKET_SCHEMES)
 
 
+def path_or_url(text: str | Path) -> str | Path:
+    """A URL as it is, anything else as a path: a path would lose one of the URL's slashes."""
+    return text if in_bucket(text) else Path(text)
+
+
 def _bucket(url: str) -> Place:
     # A library of its own: only those who use a bucket install it.
     try:
