@@ -122,6 +122,16 @@ def test_a_stopped_run_ends_as_if_never_stopped(
         pd.testing.assert_frame_equal(left.drop(columns="seconds"), right.drop(columns="seconds"))
 
 
+def test_volumes_in_memory_give_the_same_predictions(
+    cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary], tmp_path: Path
+) -> None:
+    finetune(*cohort, tmp_path / "run", recipe=RECIPE, device="cpu", resident="ram")
+    one, other = (
+        read_predictions(run / "predictions.parquet") for run in (whole[0], tmp_path / "run")
+    )
+    pd.testing.assert_frame_equal(one, other)
+
+
 def test_resuming_a_finished_run_trains_nothing(
     cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary]
 ) -> None:

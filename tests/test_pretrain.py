@@ -15,12 +15,14 @@ from small_stores import make_store, random_volumes
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.store import Store, chunk_key
 from voco_models import checkpoint
+from voco_models import resident as resident_module
 from voco_models.backbones import TINY_BACKBONE, create_backbone
 from voco_models.engine import FitConfig
 from voco_models.history import read_history
 from voco_models.losses import LossOptions
 from voco_models.pretrain import adapt_to_volumes, pretrain
 from voco_models.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe, pretrain_recipe
+from voco_models.resident import Residence
 from voco_models.voco2d import Voco2d, Voco2dConfig
 
 GRID = (4, 96, 96)
@@ -65,6 +67,24 @@ def test_it_writes_a_run_that_another_stage_can_start_from(store: Store, tmp_pat
     assert (result["first_step"], result["last_step"], result["volumes"]) == (0, 6, 5)
     assert result["backbone"] == str(run / "backbone.pt")
     assert result["notes"] == result["alarms"] == []
+
+
+@pytest.mark.parametrize("resident", ["ram", "device"])
+def test_volumes_in_memory_train_the_same_weights(
+    store: Store, tmp_path: Path, resident: Residence
+) -> None:
+    pretrain([store.path], tmp_path / "a", recipe=QUICK, device="cpu")
+    pretrain([store.path], tmp_path / "b", recipe=QUICK, device="cpu", resident=resident)
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+
+
+def test_volumes_that_do_not_fit_in_memory_write_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident_module, "free_bytes", lambda device: 1)
+    with pytest.raises(InputError, match=r"5 volumes .* need 184320 bytes in RAM, 1 are free"):
+        pretrain([store.path], tmp_path / "run", recipe=QUICK, device="cpu", resident="ram")
+    assert not (tmp_path / "run").exists()
 
 
 def test_stopping_and_going_on_equals_never_stopping(store: Store, tmp_path: Path) -> None:

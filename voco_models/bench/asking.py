@@ -35,7 +35,7 @@ class Contestant:
     def __init__(self, module: str, arguments: Sequence[str], folder: Path) -> None:
         """Start `module`.main(*arguments). What it prints goes to a file of its name."""
         self.module = module
-        self._errors = folder / f"{module.rpartition('.')[2]}-{'-'.join(arguments[1:])}.log"
+        self._errors = folder / f"{module}-{arguments[0]}.log"
         with self._errors.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _IMPORT.format(absent=ABSENT), module, *arguments],
@@ -92,7 +92,7 @@ def medians(
             contestant = Contestant(module, arguments, folder)
             running.append(contestant)
             if not contestant.installed():
-                running.remove(contestant)
+                running.pop().end()
                 absent[name] = None
         for _ in range(repeats):
             for contestant in running:

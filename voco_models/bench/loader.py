@@ -47,7 +47,7 @@ def _of_volumes(made: volumes.Made) -> dict[str, tuple[str, tuple[str, ...]]]:
         "MONAI PersistentDataset, 2 workers": (monai, ("persistent", folder)),
         "MONAI CacheDataset in-process": (monai, ("cache", folder)),
         "MONAI CacheDataset in-process, float32": (monai, ("cache-floats", folder)),
-        "LitData, 2 workers": (f"{PEERS}.litdata_stream", (folder,)),
+        "LitData, 2 workers": (f"{PEERS}.litdata_stream", ("volumes", folder)),
     }
 
 

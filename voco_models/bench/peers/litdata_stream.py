@@ -24,7 +24,7 @@ def read(path: str) -> Tensor:
     return torch.from_numpy(np.load(path))
 
 
-def main(folder: str) -> None:
+def main(_: str, folder: str) -> None:
     """Measure shuffled volumes, epoch after epoch."""
     target = str(Path(folder) / "litdata")
     optimize(read, npy_files(Path(folder)), target, chunk_bytes="64MB", num_workers=2)
