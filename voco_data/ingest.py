@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import secrets
 import tempfile
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from voco_data import catalogue, fanout, ledger, pseudonyms, qc_page
 from voco_data.account import ledger_rows
 from voco_data.cohort import Cohort
-from voco_data.errors import InputError, VocoError
+from voco_data.errors import InputError
 from voco_data.freshness import Freshness, Seen
 from voco_data.given_box import GivenBox, read_boxes
 from voco_data.layouts.index import index
@@ -28,6 +27,7 @@ from voco_data.outcomes import Outcomes
 from voco_data.place import Place, place_of
 from voco_data.plan import NamedCohort, Plan
 from voco_data.reasons import TRANSIENT
+from voco_data.room import check_room
 from voco_data.spec import PROFILES, StoreSpec, distinct, read_spec_file
 from voco_data.store_writer import StoreWriter, writing
 from voco_data.worker import SeriesOutcome
@@ -35,8 +35,6 @@ from voco_data.worker import SeriesOutcome
 log = logging.getLogger(__name__)
 
 REPORT = "report.html"
-SPARE_BYTES = 64 * 2**20
-"""Free space that must remain for records, catalogue and reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +93,9 @@ def preprocess(
         cohort = stack.enter_context(
             index(Path(source), layout=layout, include=include, exclude=exclude, progress=progress)
         )
-        _check_boxes(cohort, given, boxes)
+        check_boxes(cohort, given, boxes)
         home = _usable(place_of(root))
-        _check_disk(home, wanted, len(cohort))
+        check_room(home, {spec: _beyond(home, spec, len(cohort)) for spec in wanted})
         hidden = None if keep_ids or cohort.public_ids else pseudonyms.load_or_make(home)
         series = NamedCohort(cohort, hidden, given)
         writers = [stack.enter_context(writing(home, spec, wait_seconds=wait)) for spec in wanted]
@@ -107,8 +105,9 @@ def preprocess(
         plan = stack.enter_context(
             closing(Plan(home, series, writers, None if deep else freshness))
         )
+        check_room(home, {writer.spec: plan.new[writer.place.name] for writer in writers})
         outcomes = stack.enter_context(closing(Outcomes()))
-        for outcome in _fill(plan, workers or _cores(), dask, progress):
+        for outcome in _fill(plan, workers or cores(), dask, progress):
             _note(outcome, outcomes, writers, freshness)
         for writer in writers:
             writer.compact()
@@ -143,7 +142,7 @@ def _named_specs(names: Sequence[str]) -> list[StoreSpec]:
     return [PROFILES[name] for name in names]
 
 
-def _check_boxes(cohort: Cohort, given: Mapping[str, GivenBox], boxes: str | Path | None) -> None:
+def check_boxes(cohort: Cohort, given: Mapping[str, GivenBox], boxes: str | Path | None) -> None:
     """Boxes that meet no series are a mistake in the table's ids."""
     if given and not any(head.series_uid in given for head in cohort.heads()):
         raise InputError(
@@ -171,23 +170,13 @@ def _usable(home: Place) -> Place:
     return place_of(root.resolve())
 
 
-def _check_disk(root: Place, specs: Sequence[StoreSpec], series: int) -> None:
-    """Refuse to start a run that could not end. Series beyond those held count as new."""
-    free = root.free_bytes()
-    if free is None:
-        return
-    need = SPARE_BYTES
-    for spec in specs:
-        held = catalogue.count(root / spec.name)
-        need += max(0, series - held) * math.prod(spec.grid)
-    if free < need:
-        raise VocoError(
-            f"{root}: {free / 1e9:.1f} GB free, up to {need / 1e9:.1f} GB needed for {series} "
-            "series; free some space or choose another --root"
-        )
+def _beyond(root: Place, spec: StoreSpec, series: int) -> int:
+    """Series that a store must lack, by their number: known before its lock is taken."""
+    return max(0, series - catalogue.count(root / spec.name))
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 

@@ -51,6 +51,11 @@ class Pseudonymiser:
         self.keep([(kind, pseudonym, spill.printable(original))])
         return pseudonym
 
+    def close(self) -> None:
+        """Give the disk space back."""
+        if self._pairs is not None:
+            self._pairs.close()
+
     def keep(self, pairs: Iterable[tuple[str, str, str]]) -> None:
         """Remember (kind, pseudonym, original); what is remembered already stays."""
         if self._pairs is None:
@@ -85,6 +90,11 @@ def load(root: Place) -> Pseudonymiser | None:
     return Pseudonymiser(bytes.fromhex(path.read_text().strip())) if path.exists() else None
 
 
+def passing() -> Pseudonymiser:
+    """A pseudonymiser of a key that nobody will know: for a look that writes nothing."""
+    return Pseudonymiser(secrets.token_bytes(KEY_BYTES))
+
+
 def load_or_make(root: Place) -> Pseudonymiser:
     """The pseudonymiser of a root; the key is made once, readable by its owner only."""
     folder = folder_of(root)
@@ -102,17 +112,27 @@ def load_or_make(root: Place) -> Pseudonymiser:
     return found
 
 
-def save_map(root: Place, pseudonymiser: Pseudonymiser) -> None:
-    """Add the pairs to the private map, so that the owner can find a patient again."""
+def read_map(root: Place) -> Iterator[tuple[str, str, str]]:
+    """(kind, pseudonym, original) of the private map; nothing where there is none."""
     path = folder_of(root) / MAP_FILE
     if path.exists():
         with pq.ParquetFile(path) as old:
             for batch in old.iter_batches(_ROWS_A_GROUP, columns=list(COLUMNS)):
-                pseudonymiser.keep(zip(*(column.to_pylist() for column in batch), strict=True))
-    with atomic.replacing(path) as temporary:
+                yield from zip(*(column.to_pylist() for column in batch), strict=True)
+
+
+def save_map(root: Place, pseudonymiser: Pseudonymiser) -> None:
+    """Add the pairs to the private map, so that the owner can find a patient again."""
+    pseudonymiser.keep(read_map(root))
+    write_map(root, pseudonymiser.pairs())
+
+
+def write_map(root: Place, pairs: Iterator[tuple[str, str, str]]) -> None:
+    """Replace the private map, atomically."""
+    with atomic.replacing(folder_of(root) / MAP_FILE) as temporary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with pq.ParquetWriter(temporary, _SCHEMA) as writer:
-            for rows in _in_groups(pseudonymiser.pairs()):
+            for rows in _in_groups(pairs):
                 columns = [list(column) for column in zip(*rows, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
 

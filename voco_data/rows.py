@@ -7,6 +7,7 @@ from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from voco_data import spill
 from voco_data.place import Place
@@ -19,6 +20,12 @@ CREATE INDEX by_row ON rows (row);
 """
 _COLUMNS = pa.schema([("key", pa.string()), ("row", pa.int64())])
 _PIECE = 10_000
+
+
+def series_key(patient_id: str, series_uid: str, source: str) -> str:
+    """Names a series within its archive, across runs."""
+    text = "\0".join((patient_id, series_uid, source))
+    return xxhash.xxh3_128_hexdigest(text.encode(errors="surrogateescape"))
 
 
 class Rows:

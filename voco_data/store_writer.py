@@ -72,6 +72,14 @@ class StoreWriter:
         """
         self._gone += self.held.replace([catalogue.line(record)])
 
+    def drop(self, rows: Iterable[int], keys: Iterable[str]) -> None:
+        """Give up these rows, and those planned for the series `keys`. `compact` removes them."""
+        gone = list(rows)
+        planned = [row for key in keys if (row := self._rows.get(key)) is not None]
+        self._rows.drop([*gone, *(row for row in planned if not self.held.has_row(row))])
+        self.held.drop(gone)
+        self._gone += gone
+
     def compact(self) -> None:
         """Bring catalogue, `valid` and N up to date with what was noted."""
         self._lease.check()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from voco_data import pins
 from voco_data.errors import InputError
 from voco_data.store import Store
 from voco_models import checkpoint
@@ -95,6 +96,8 @@ def pretrain(
         checkpoint.write_run(
             run, {"stage": STAGE, "recipe_name": name, "notes": notes, "provenance": provenance}
         )
+    for store in opened:
+        pins.pin(store, run, STAGE)
     if used.compile and place.type == "cuda":
         objective.compile_backbones()
 
