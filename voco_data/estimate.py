@@ -78,7 +78,7 @@ def estimate(
     exclude: Sequence[str] = (),
     progress: bool = False,
 ) -> Estimate:
-    """Index the archive at `source`, compare it with the stores under `root`, and read a few series.
+    """Compare the archive at `source` with the stores under `root`, and read a few series.
 
     The arguments are those of `voco_data.ingest.preprocess`. `root` need not be there. Takes no
     lock: a run that is filling the stores makes the answer a little old. Raises InputError as

@@ -45,11 +45,8 @@ class Journal:
     """Run id to rows of its ledger."""
     pairs: list[list[str]] = field(default_factory=list)
     """(kind, pseudonym) of the private map."""
-
-    @property
-    def empty(self) -> bool:
-        """Whether the patient is unknown."""
-        return not (self.stores or self.runs or self.pairs)
+    known: bool = False
+    """Whether the patient was found by its id, not only in the names of files."""
 
     def to_json(self) -> bytes:
         """The journal as it is kept."""
@@ -63,6 +60,7 @@ class Journal:
 
     def add(self, other: Journal) -> None:
         """Take up what an interrupted forget of the same patient had found."""
+        self.known |= other.known
         self.ids = sorted({*self.ids, *other.ids})
         self.traces.add(other.traces)
         self.stores = _larger(self.stores, other.stores)
@@ -118,7 +116,7 @@ def forget(
         for _, old in _journals(home):
             if set(old.ids) & set(journal.ids):
                 journal.add(old)
-        if journal.empty:
+        if not journal.known:
             raise InputError(
                 f"{home}: no store, ledger or map names the patient; "
                 "give the archive's own id or the pseudonym, letter by letter"
@@ -177,6 +175,7 @@ def _found(home: Place, patient: str) -> Journal:
             keys=[series_key(*line) for line in lines],
         )
     )
+    journal.known = bool(lines) or any(kind == "patient" for kind, _ in pairs)
     journal.pairs = _pairs_of(home, journal, studies)
     return journal
 
@@ -198,7 +197,7 @@ def _named_in_map(home: Place, patient: str) -> tuple[list[str], list[list[str]]
         [kind, pseudonym]
         for kind, pseudonym, original in pseudonyms.read_map(home)
         if (kind == "patient" and pseudonym in ids)
-        or (kind == "source" and names.in_text(original))
+        or (kind == "source" and names.in_path(original))
     ]
     return sorted(ids), pairs
 
@@ -214,28 +213,37 @@ def _lines_of(store: Place, ids: Collection[str]) -> Iterator[dict[str, str]]:
 
 
 def _pairs_of(home: Place, journal: Journal, studies: Collection[str]) -> list[list[str]]:
-    """Entries of the private map that belong to the patient."""
+    """Entries of the private map that belong to the patient and to nobody else."""
+    columns = {"series": "series_uid", "study": "study_uid", "source": "source"}
     theirs = {
         "series": {*journal.traces.series},
         "study": {*studies},
         "source": {*journal.traces.sources},
     }
-    own = {(kind, pseudonym) for kind, pseudonym in journal.pairs}
-    for kind, pseudonym, _ in pseudonyms.read_map(home):
-        if pseudonym in theirs.get(kind, ()):
-            own.add((kind, pseudonym))
-    return [list(pair) for pair in sorted(own)]
+    for line in _others(home, journal.ids, [*columns.values()]):
+        for kind, column in columns.items():
+            theirs[kind].discard(line[column])
+    pairs = {(kind, pseudonym) for kind, pseudonym in journal.pairs}
+    pairs |= {
+        (kind, pseudonym)
+        for kind, pseudonym, _ in pseudonyms.read_map(home)
+        if pseudonym in theirs.get(kind, ())
+    }
+    return [list(pair) for pair in sorted(pairs)]
+
+
+def _others(home: Place, ids: Collection[str], columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Lines of all other patients in all stores."""
+    for name in store_names(home):
+        for batch in catalogue.batches(home / name, ["patient_id", *columns]):
+            yield from (line for line in batch.to_pylist() if line["patient_id"] not in ids)
 
 
 def _previews_of(home: Place, journal: Journal) -> list[str]:
     """Previews of the patient's scans that are there; other patients' equal scans keep theirs."""
     digests = {*journal.traces.digests}
-    for name in store_names(home):
-        columns = ["patient_id", "input_digest"]
-        for batch in catalogue.batches(home / name, columns):
-            for line in batch.to_pylist():
-                if line["patient_id"] not in journal.ids:
-                    digests.discard(line["input_digest"])
+    for line in _others(home, journal.ids, ["input_digest"]):
+        digests.discard(line["input_digest"])
     keys = sorted(map(preview.key_of, digests))
     return [key for key in keys if home.size(key) is not None]
 

@@ -45,11 +45,19 @@ class Traces:
 
 
 class Names:
-    """Finds ids in paths: as whole words, so that patient 7 is not found in `CT77`."""
+    """Finds ids in what is not a table of ids: paths and texts. They are data, never patterns."""
 
     def __init__(self, ids: Collection[str]) -> None:
+        self._ids = tuple(ids)
         words = "|".join(re.escape(name) for name in sorted(ids))
-        self._pattern = re.compile(f"(?<![0-9A-Za-z])(?:{words})(?![0-9A-Za-z])")
+        self._pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])")
+
+    def in_path(self, path: str) -> bool:
+        """Whether a folder or a file, up to a dot in its name, is called so."""
+        parts = path.split("/")
+        return any(
+            part == name or part.startswith(f"{name}.") for part in parts for name in self._ids
+        )
 
     def in_text(self, text: str) -> bool:
         """Whether one of the ids is a word of the text."""
@@ -108,7 +116,7 @@ def _theirs(
     rows = zip(*(batch[name].to_pylist() for name in ("kind", "patient_id", "source")), strict=True)
     return pa.array(
         (
-            patient in wanted or (kind == "file" and (source in hidden or names.in_text(source)))
+            patient in wanted or (kind == "file" and (source in hidden or names.in_path(source)))
             for kind, patient, source in rows
         ),
         pa.bool_(),
