@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,14 @@ def read_spec(store: Place) -> StoreSpec:
     attributes = _group_attributes(store)
     if attributes.get("format") != FORMAT:
         raise InputError(
-            f"{store}: store format {attributes.get('format')!r}, expected {FORMAT}; "
-            "make a new store with voco preprocess"
+            f"{store}: store format {attributes.get('format')!r}, expected {FORMAT}; use the voco "
+            "that made it, or make a new store with voco preprocess (see Migrations in STORE.md)"
+        )
+    other = sorted(set(attributes["spec"]) ^ {field.name for field in fields(StoreSpec)})
+    if other:
+        raise InputError(
+            f"{store}: another version of voco made it, their specs differ in {', '.join(other)}; "
+            "make a new store with voco preprocess (see Migrations in STORE.md)"
         )
     spec = StoreSpec.from_mapping(attributes["spec"])
     if spec.digest != attributes.get("spec_digest") or store.name != spec.name:
