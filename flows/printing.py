@@ -49,10 +49,10 @@ def _fits(value: Any) -> bool:
 
 
 def _text(name: str, value: Any) -> str:
-    if name.rpartition(".")[2].endswith("bytes") and isinstance(value, int):
-        return size(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int) and any(part.endswith("bytes") for part in name.split(".")):
+        return size(value)
     if isinstance(value, list):
         return ("x" if _fits(value) else ", ").join(map(str, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)

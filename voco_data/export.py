@@ -51,12 +51,11 @@ def export(store: str | Path | Place, row: int, out: str | Path | None = None) -
         raise InputError(f"{path}: exists already; give another --out")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: expected a folder that is there")
-    record = read_record(opened.place, row) if (opened.catalogue["row"] == row).any() else None
+    rows = opened.catalogue["row"]
+    record = read_record(opened.place, row) if (rows == row).any() else None
     if record is None:
-        raise InputError(
-            f"{opened.place}: no volume has row {row}; rows are in the catalogue, "
-            f"from 0, {len(opened)} volumes"
-        )
+        there = f"{len(rows)} from {rows.min()} to {rows.max()}" if len(rows) else "none"
+        raise InputError(f"{opened.place}: no volume has row {row}; rows that are there: {there}")
     # Here: nibabel comes with the ingest extra, and a machine that only trains has none.
     from voco_data.nifti_writer import write_nifti
 

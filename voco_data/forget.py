@@ -7,6 +7,7 @@ step can be done again: a forget that was killed is finished by the next one.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,8 @@ from voco_data.place import Place
 from voco_data.rows import series_key
 from voco_data.store import read_spec
 from voco_data.store_writer import StoreWriter, writing
+
+log = logging.getLogger(__name__)
 
 JOURNALS = "forgetting"
 """Folder of the journals, inside the private folder."""
@@ -125,6 +128,8 @@ def forget(
         if yes:
             _write_journal(home, journal)
             _apply(home, journal, writers, alone)
+        else:
+            log.info("nothing was removed; --yes removes it")
         return _summary(home, journal, len(alone), removed=yes)
 
 

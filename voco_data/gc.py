@@ -26,6 +26,8 @@ from voco_data.pseudonyms import FOLDER as PRIVATE
 from voco_data.spec import ALGORITHM_VERSION
 from voco_data.store import read_spec
 
+log = logging.getLogger(__name__)
+
 RUNS = "runs"
 RUN_ID = re.compile(r"\d{8}T\d{6}-preprocess-[0-9a-f]{6}")
 """Name of the folder of a preprocess run. Other folders below runs/ are not ours."""
@@ -102,6 +104,8 @@ def gc(
                 if piece.garbage.what in ("store", "run"):
                     prune(home, piece.garbage.name)
     found = tuple(piece.garbage for piece in pieces)
+    if found and not yes:
+        log.info("nothing was removed; --yes removes it")
     return GcSummary(str(home), yes, sum(item.bytes for item in found), found, tuple(kept))
 
 
@@ -232,7 +236,7 @@ def _old_runs(root: Place, keep: int | None, previews: _Previews) -> Iterator[_P
         if name not in old:
             previews.in_use(_digests_of_run(root / RUNS / name))
     for name in old:
-        why = f"older than the last {keep}"
+        why = f"beyond the last {keep}"
         yield _Piece.of("run", f"{RUNS}/{name}", why, objects[name])
 
 
