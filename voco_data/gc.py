@@ -8,6 +8,7 @@ format, of a newer version, and the private folder are left alone.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
