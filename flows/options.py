@@ -43,6 +43,13 @@ def positive_int(text: str) -> int:
     return number
 
 
+def whole_number(text: str) -> int:
+    """An integer of at least 0."""
+    if not text.isdecimal() or not text.isascii():
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
+    return int(text)
+
+
 def seconds(text: str) -> float:
     """A finite time of at least 0 seconds."""
     try:
@@ -130,6 +137,7 @@ def _add_preprocess(commands: Any) -> None:
         help="missing and uneven slices: refuse the series (default), or interpolate",
     )
     add("--keep-ids", action="store_true", help="do not replace ids by pseudonyms")
+    add("--estimate", action="store_true", help="say what a run would take, and write nothing")
     add("--deep", action="store_true", help="re-read every file, trust no time stamp")
     add(
         "--wait",
@@ -143,16 +151,49 @@ def _add_preprocess(commands: Any) -> None:
 
 
 def _add_store(commands: Any) -> None:
-    store = commands.add_parser(
-        "store", help="look at stores", description="look at stores", allow_abbrev=False
-    )
+    about = "look at stores, clean up, export a volume, erase a patient"
+    store = commands.add_parser("store", help=about, description=about, allow_abbrev=False)
     actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = _command(actions, "ls", "the stores under ROOT, their specs and sizes")
+    listing = _command(actions, "ls", "the stores under ROOT: sizes, series, who uses them")
     listing.add_argument("root", type=path_or_url, metavar="ROOT")
     info = _command(actions, "info", "what one store holds")
     info.add_argument("store", type=path_or_url, metavar="STORE")
     verify = _command(actions, "verify", "re-hash every chunk of one store")
     verify.add_argument("store", type=path_or_url, metavar="STORE")
+    gc = _command(actions, "gc", "list what nothing needs under ROOT; remove it with --yes")
+    gc.add_argument("root", type=path_or_url, metavar="ROOT")
+    gc.add_argument(
+        "--store", action="append", default=[], metavar="NAME", help="this store too, if unused"
+    )
+    gc.add_argument(
+        "--keep-runs",
+        type=whole_number,
+        metavar="N",
+        help="only the last N ledgers and reports (all)",
+    )
+    _add_removal(gc)
+    export = _command(actions, "export", "one volume as NIfTI, where the scanner saw it")
+    export.add_argument("store", type=path_or_url, metavar="STORE")
+    export.add_argument("row", type=whole_number, metavar="ROW")
+    export.add_argument(
+        "--out", type=Path, metavar="FILE", help=".nii.gz or .nii to write (<profile>-<row>.nii.gz)"
+    )
+    forget = _command(actions, "forget", "what a patient left under ROOT; erase it with --yes")
+    forget.add_argument("root", type=path_or_url, metavar="ROOT")
+    forget.add_argument("patient", metavar="PATIENT", help="the archive's id, or the pseudonym")
+    _add_removal(forget)
+
+
+def _add_removal(parser: argparse.ArgumentParser) -> None:
+    """The options of what removes: nothing goes without --yes."""
+    parser.add_argument("--yes", action="store_true", help="do it; without, it is only listed")
+    parser.add_argument(
+        "--wait",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long to wait for a store that a run is filling (0)",
+    )
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,9 @@ def demo(args: argparse.Namespace) -> Mapping[str, object]:
 
 
 def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
-    """Fill the stores of an archive."""
+    """Fill the stores of an archive, or say what that would take."""
+    if args.estimate:
+        return _estimate(args)
     from voco_data import ingest
 
     return ingest.preprocess(
@@ -47,17 +49,70 @@ def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
     ).to_json()
 
 
-def store(args: argparse.Namespace) -> Mapping[str, object]:
-    """Look at stores: list a root, describe one store, or re-hash it."""
-    if args.action == "verify":
-        from voco_data.verify import verify
+def _estimate(args: argparse.Namespace) -> Mapping[str, object]:
+    from voco_data.errors import InputError
+    from voco_data.estimate import estimate
 
-        return verify(args.store).to_json()
+    if args.dask is not None:
+        raise InputError("--estimate measures this machine; leave --dask out")
+    return estimate(
+        args.source,
+        args.root,
+        layout=args.layout,
+        specs=tuple(args.spec or ("pretrain", "finetune")),
+        spec_file=args.spec_file,
+        workers=args.workers,
+        boxes=args.boxes,
+        uneven=args.uneven,
+        keep_ids=args.keep_ids,
+        deep=args.deep,
+        include=tuple(args.include),
+        exclude=tuple(args.exclude),
+        progress=True,
+    ).to_json()
+
+
+def store(args: argparse.Namespace) -> Mapping[str, object]:
+    """Look at stores, clean up, export a volume, erase a patient."""
+    return STORE_ACTIONS[args.action](args)
+
+
+def _ls(args: argparse.Namespace) -> Mapping[str, object]:
     from voco_data import inspect
 
-    if args.action == "info":
-        return inspect.describe(args.store)
-    return {"stores": inspect.list_stores(args.root)}
+    return inspect.list_stores(args.root)
+
+
+def _info(args: argparse.Namespace) -> Mapping[str, object]:
+    from voco_data import inspect
+
+    return inspect.describe(args.store)
+
+
+def _verify(args: argparse.Namespace) -> Mapping[str, object]:
+    from voco_data import verify
+
+    return verify.verify(args.store).to_json()
+
+
+def _gc(args: argparse.Namespace) -> Mapping[str, object]:
+    from voco_data import gc
+
+    return gc.gc(
+        args.root, stores=args.store, keep_runs=args.keep_runs, yes=args.yes, wait=args.wait
+    ).to_json()
+
+
+def _export(args: argparse.Namespace) -> Mapping[str, object]:
+    from voco_data import export
+
+    return export.export(args.store, args.row, args.out).to_json()
+
+
+def _forget(args: argparse.Namespace) -> Mapping[str, object]:
+    from voco_data import forget
+
+    return forget.forget(args.root, args.patient, yes=args.yes, wait=args.wait).to_json()
 
 
 def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
@@ -110,7 +165,17 @@ def bench(args: argparse.Namespace) -> Mapping[str, object]:
     return bench_ingest()
 
 
-VERBS: Final[dict[str, Callable[[argparse.Namespace], Mapping[str, object]]]] = {
+Verb = Callable[[argparse.Namespace], Mapping[str, object]]
+
+STORE_ACTIONS: Final[dict[str, Verb]] = {
+    "ls": _ls,
+    "info": _info,
+    "verify": _verify,
+    "gc": _gc,
+    "export": _export,
+    "forget": _forget,
+}
+VERBS: Final[dict[str, Verb]] = {
     "demo": demo,
     "preprocess": preprocess,
     "store": store,

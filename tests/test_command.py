@@ -180,9 +180,12 @@ def test_evaluate_options_reach_the_stage(replace: Replace) -> None:
         ("preprocess a --root r --spec pretrain --spec-file f", "not allowed with"),
         ("preprocess a --root r --wait -1", "--wait"),
         ("preprocess a --root r --wait nan", "--wait"),
-        ("preprocess a --root r --estimate", "--estimate"),
         ("store", "ACTION"),
-        ("store gc r", "gc"),
+        ("store gc", "ROOT"),
+        ("store gc r --keep-runs -1", "whole number"),
+        ("store export s", "ROW"),
+        ("store export s 1.5", "whole number"),
+        ("store forget r", "PATIENT"),
         ("pretrain --out run", "STORE"),
         ("pretrain a.zarr --out run --max-steps 0", "--max-steps"),
         ("finetune a.zarr --out run", "--labels"),
@@ -234,10 +237,22 @@ def test_people_get_a_line_an_entry(replace: Replace, capsys: pytest.CaptureFixt
 def test_people_get_a_table_of_rows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stores = [{"name": "a", "series": 10, "grid": [1, 2]}, {"name": "bc", "series": 9, "grid": []}]
-    monkeypatch.setattr("voco_data.inspect.list_stores", lambda root: stores)
+    stores = [
+        {
+            "name": "a",
+            "path": "/r/a",
+            "bytes": 12_345_678,
+            "grid": [1, 2],
+            "spec": {"crop": "none"},
+        },
+        {"name": "bc", "path": "/r/bc", "bytes": 9, "grid": [30, 40], "spec": {}},
+    ]
+    found = {"stores": stores, "problems": []}
+    monkeypatch.setattr("voco_data.inspect.list_stores", lambda root: found)
     assert main(["store", "ls", "r"]) == 0
-    assert capsys.readouterr().out == "name  series\na     10\nbc    9\n"
+    assert capsys.readouterr().out == (
+        "name  bytes    grid\na     12.3 MB  1x2\nbc    9 B      30x40\n"
+    )
 
 
 def test_a_store_with_problems_is_no_success(

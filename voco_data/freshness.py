@@ -77,6 +77,19 @@ class Freshness:
             (key, seen.input_digest, seen.reason or "", spill.printable(seen.detail)),
         )
 
+    def forget(self, digests: Iterable[str], remarks: Iterable[tuple[str, str]]) -> int:
+        """Drop what leads to these input digests or has these (reason, detail); says how many.
+
+        Files do not tell whose they were: others with the same remark are read again, no more.
+        """
+        before = self._seen.total_changes
+        self._seen.executemany(
+            "DELETE FROM seen WHERE input_digest = ? AND input_digest != ''",
+            ((digest,) for digest in digests),
+        )
+        self._seen.executemany("DELETE FROM seen WHERE reason = ? AND detail = ?", remarks)
+        return self._seen.total_changes - before
+
     def save(self) -> None:
         """Write the memory, atomically, with what another run of the root has added to it."""
         with self._root.exclusive(LOCK, wait_seconds=LOCK_S):

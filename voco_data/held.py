@@ -70,6 +70,14 @@ class Held:
         found = self._table.execute("SELECT 1 FROM whole WHERE row = ?", (row,))
         return found.fetchone() is not None
 
+    def has_series(self, identity: Identity) -> bool:
+        """Whether a series of this patient and id is held, whatever its pixels were."""
+        patient_id, series_uid = identity
+        found = self._table.execute(
+            "SELECT 1 FROM held WHERE series_uid = ? AND patient_id = ?", (series_uid, patient_id)
+        )
+        return found.fetchone() is not None
+
     def digests(self) -> Iterator[tuple[str, str]]:
         """(stat digest, input digest) of every series."""
         return self._table.execute("SELECT stat_digest, input_digest FROM whole")

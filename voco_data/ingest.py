@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import secrets
 import tempfile
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from voco_data import catalogue, fanout, ledger, leftovers, pseudonyms, qc_page
 from voco_data.account import ledger_rows
 from voco_data.cohort import Cohort
-from voco_data.errors import InputError, StoreCorrupt, VocoError, writing_under
+from voco_data.errors import InputError, StoreCorrupt, writing_under
 from voco_data.freshness import Freshness, Seen
 from voco_data.given_box import GivenBox, read_boxes
 from voco_data.layouts.index import index
@@ -28,6 +27,7 @@ from voco_data.outcomes import Outcomes
 from voco_data.place import Place, place_of
 from voco_data.plan import NamedCohort, Plan
 from voco_data.reasons import TRANSIENT
+from voco_data.room import check_room
 from voco_data.spec import PROFILES, StoreSpec, distinct, read_spec_file
 from voco_data.stopwatch import Stopwatch
 from voco_data.store_writer import StoreWriter, writing
@@ -36,8 +36,6 @@ from voco_data.worker import SeriesOutcome
 log = logging.getLogger(__name__)
 
 REPORT = "report.html"
-SPARE_BYTES = 64 * 2**20
-"""Free space that must remain for records, catalogue and reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +103,9 @@ def preprocess(
             index(Path(source), layout=layout, include=include, exclude=exclude, progress=progress)
         )
         clock.lap("index")
-        _check_boxes(cohort, given, boxes)
+        check_boxes(cohort, given, boxes)
         home = _usable(place_of(root))
-        _check_disk(home, wanted, len(cohort))
+        check_room(home, {spec: _beyond(home, spec, len(cohort)) for spec in wanted})
         stack.enter_context(writing_under(home))
         alone = stack.enter_context(leftovers.using(home))
         writers = _open_stores(stack, home, wanted, wait, deep=deep)
@@ -121,9 +119,10 @@ def preprocess(
         plan = stack.enter_context(
             closing(Plan(home, series, writers, None if deep else freshness))
         )
+        check_room(home, {writer.spec: plan.new[writer.place.name] for writer in writers})
         clock.lap("look-up")
         outcomes = stack.enter_context(closing(Outcomes()))
-        for outcome in _fill(plan, workers or _cores(), dask, progress):
+        for outcome in _fill(plan, workers or cores(), dask, progress):
             _note(outcome, outcomes, writers, freshness)
         for writer in writers:
             writer.compact()
@@ -158,7 +157,7 @@ def _named_specs(names: Sequence[str]) -> list[StoreSpec]:
     return [PROFILES[name] for name in names]
 
 
-def _check_boxes(cohort: Cohort, given: Mapping[str, GivenBox], boxes: str | Path | None) -> None:
+def check_boxes(cohort: Cohort, given: Mapping[str, GivenBox], boxes: str | Path | None) -> None:
     """Boxes that meet no series are a mistake in the table's ids."""
     if given and not any(head.series_uid in given for head in cohort.heads()):
         raise InputError(
@@ -198,30 +197,17 @@ def _open_stores(
     return [opened[spec] for spec in specs]
 
 
-def _check_disk(root: Place, specs: Sequence[StoreSpec], series: int) -> None:
-    """Refuse to start a run that could not end. Series beyond those held count as new."""
-    free = root.free_bytes()
-    if free is None:
-        return
-    need = SPARE_BYTES
-    for spec in specs:
-        held = _held(root / spec.name)
-        need += max(0, series - held) * math.prod(spec.grid)
-    if free < need:
-        raise VocoError(
-            f"{root}: {free / 1e9:.1f} GB free, up to {need / 1e9:.1f} GB needed for {series} "
-            "series; free some space or choose another --root"
-        )
-
-
-def _held(store: Place) -> int:
+def _beyond(root: Place, spec: StoreSpec, series: int) -> int:
+    """Series that a store must lack, by their number: known before its lock is taken."""
     try:
-        return catalogue.count(store)
+        held = catalogue.count(root / spec.name)
     except StoreCorrupt:  # the run will make it again; until then all counts as new
-        return 0
+        held = 0
+    return max(0, series - held)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import overload
+from typing import Protocol, overload
 
 import xxhash
 
@@ -14,11 +15,12 @@ from voco_data import spill
 from voco_data.cohort import Cohort, OddFile, SeriesHead
 from voco_data.freshness import Freshness, memory_key
 from voco_data.given_box import GivenBox
+from voco_data.held import Held
 from voco_data.known import Identity
 from voco_data.place import Place
 from voco_data.pseudonyms import Pseudonymiser
 from voco_data.record import series_key
-from voco_data.store_writer import StoreWriter
+from voco_data.spec import StoreSpec
 from voco_data.worker import SeriesTask, Target
 
 EMPTY: Mapping[str, GivenBox] = MappingProxyType({})
@@ -100,7 +102,21 @@ class NamedCohort:
         )
 
 
-Group = tuple[StoreWriter, ...]
+class Filling(Protocol):
+    """A store as a plan sees it: a StoreWriter, or a look at what would be written."""
+
+    place: Place
+    spec: StoreSpec
+    held: Held
+
+    def assign(self, keys: Iterable[str]) -> None:
+        """Give rows to series."""
+
+    def row_of(self, key: str) -> int:
+        """The row that `assign` gave."""
+
+
+Group = tuple[Filling, ...]
 """Stores whose specs have equal rules: one decode of a series serves them all."""
 
 _TABLES = """
@@ -111,6 +127,7 @@ CREATE TABLE wanted (
     position INTEGER PRIMARY KEY, number INTEGER, key TEXT, memory_key TEXT, writers INTEGER
 );
 CREATE INDEX by_key ON wanted (key);
+CREATE INDEX by_number ON wanted (number);
 """
 
 
@@ -121,7 +138,7 @@ class Tasks(Sequence[SeriesTask]):
         self,
         root: Place,
         series: NamedCohort,
-        writers: Sequence[StoreWriter],
+        writers: Sequence[Filling],
         table: sqlite3.Connection,
     ) -> None:
         self._root = root
@@ -178,7 +195,7 @@ class Plan:
         self,
         root: Place,
         series: NamedCohort,
-        writers: Sequence[StoreWriter],
+        writers: Sequence[Filling],
         freshness: Freshness | None,
     ) -> None:
         """Compare the cohort with the stores. `freshness` None means: trust nothing, read all."""
@@ -188,6 +205,8 @@ class Plan:
         )
         self.known = {w.place.name: w.held.known(self._is_present) for w in writers}
         """What each store, by folder name, held when the run began."""
+        self.new: Counter[str] = Counter()
+        """Series to read whose patient and id the store, by folder name, does not hold."""
         self._table.executemany(
             "INSERT INTO wanted VALUES (?, ?, ?, ?, ?)",
             (
@@ -206,8 +225,19 @@ class Plan:
         """Give the disk space back."""
         self._table.close()
 
+    @property
+    def series(self) -> int:
+        """How many series are to be read."""
+        (found,) = self._table.execute("SELECT COUNT(DISTINCT number) FROM wanted").fetchone()
+        return int(found)
+
+    def wants(self, number: int) -> bool:
+        """Whether the series of this number in the index is to be read."""
+        found = self._table.execute("SELECT 1 FROM wanted WHERE number = ?", (number,))
+        return found.fetchone() is not None
+
     def _wanted(
-        self, series: NamedCohort, writers: Sequence[StoreWriter], freshness: Freshness | None
+        self, series: NamedCohort, writers: Sequence[Filling], freshness: Freshness | None
     ) -> Iterator[tuple[int, str, str, int]]:
         """(number, key, memory key, stores as bits) of every series that is to be read."""
         groups = by_rules(writers)
@@ -216,6 +246,9 @@ class Plan:
                 key = memory_key(item.stat_digest, group[0].spec)
                 missing = self._missing(item, group, key, freshness)
                 if missing:
+                    self.new.update(
+                        w.place.name for w in missing if not w.held.has_series(item.identity)
+                    )
                     yield item.head.number, item.key, key, _bits(writers, missing)
 
     def _missing(
@@ -238,7 +271,7 @@ class Plan:
         return found.fetchone() is not None
 
 
-def by_rules(writers: Sequence[StoreWriter]) -> list[Group]:
+def by_rules(writers: Sequence[Filling]) -> list[Group]:
     """The stores in groups whose specs have equal rules."""
     groups: dict[object, Group] = {}
     for writer in writers:
@@ -246,9 +279,9 @@ def by_rules(writers: Sequence[StoreWriter]) -> list[Group]:
     return list(groups.values())
 
 
-def _bits(writers: Sequence[StoreWriter], some: Group) -> int:
+def _bits(writers: Sequence[Filling], some: Group) -> int:
     return sum(1 << number for number, writer in enumerate(writers) if writer in some)
 
 
-def _chosen(writers: Sequence[StoreWriter], bits: int) -> Group:
+def _chosen(writers: Sequence[Filling], bits: int) -> Group:
     return tuple(writer for number, writer in enumerate(writers) if bits >> number & 1)

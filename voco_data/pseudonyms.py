@@ -10,6 +10,7 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -66,6 +67,11 @@ class Pseudonymiser:
         self.keep([(kind, pseudonym, spill.printable(original))])
         return pseudonym
 
+    def close(self) -> None:
+        """Give the disk space back."""
+        if self._pairs is not None:
+            self._pairs.close()
+
     def keep(self, pairs: Iterable[tuple[str, str, str]]) -> None:
         """Remember (kind, pseudonym, original); what is remembered already stays."""
         with spill.said_when_full():
@@ -112,6 +118,11 @@ def load(root: Place) -> Pseudonymiser | None:
     return Pseudonymiser(bytes.fromhex(text))
 
 
+def passing() -> Pseudonymiser:
+    """A pseudonymiser of a key that nobody will know: for a look that writes nothing."""
+    return Pseudonymiser(secrets.token_bytes(KEY_BYTES))
+
+
 def load_or_make(root: Place) -> Pseudonymiser:
     """The pseudonymiser of a root; the key is made once, readable by its owner only.
 
@@ -152,22 +163,35 @@ def _check_fingerprint(root: Place, folder: Path) -> None:
         )
 
 
-def save_map(root: Place, pseudonymiser: Pseudonymiser) -> None:
-    """Add the pairs to the private map, so that the owner can find a patient again."""
-    folder = folder_of(root)
-    with lock.exclusive(folder / LOCK_FILE, wait_seconds=LOCK_S):
-        _merge_map(folder / MAP_FILE, pseudonymiser)
-
-
-def _merge_map(path: Path, pseudonymiser: Pseudonymiser) -> None:
+def read_map(root: Place) -> Iterator[tuple[str, str, str]]:
+    """(kind, pseudonym, original) of the private map; nothing where there is none."""
+    path = folder_of(root) / MAP_FILE
     if path.exists():
         with pq.ParquetFile(path) as old:
             for batch in old.iter_batches(_ROWS_A_GROUP, columns=list(COLUMNS)):
-                pseudonymiser.keep(zip(*(column.to_pylist() for column in batch), strict=True))
-    with atomic.replacing(path) as temporary:
+                yield from zip(*(column.to_pylist() for column in batch), strict=True)
+
+
+def save_map(root: Place, pseudonymiser: Pseudonymiser) -> None:
+    """Add the pairs to the private map, so that the owner can find a patient again."""
+    with changing_map(root):
+        pseudonymiser.keep(read_map(root))
+        write_map(root, pseudonymiser.pairs())
+
+
+@contextmanager
+def changing_map(root: Place) -> Iterator[None]:
+    """Be the one who reads and replaces the private map."""
+    with lock.exclusive(folder_of(root) / LOCK_FILE, wait_seconds=LOCK_S):
+        yield
+
+
+def write_map(root: Place, pairs: Iterator[tuple[str, str, str]]) -> None:
+    """Replace the private map, atomically. Within `changing_map`."""
+    with atomic.replacing(folder_of(root) / MAP_FILE) as temporary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with pq.ParquetWriter(temporary, _SCHEMA) as writer:
-            for rows in _in_groups(pseudonymiser.pairs()):
+            for rows in _in_groups(pairs):
                 columns = [list(column) for column in zip(*rows, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
 

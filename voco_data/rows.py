@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
@@ -60,6 +61,19 @@ class Rows:
         """Whether a series was given this row."""
         found = self._table.execute("SELECT 1 FROM rows WHERE row = ?", (row,))
         return found.fetchone() is not None
+
+    def numbers(self) -> Iterator[int]:
+        """All rows, sorted."""
+        found = self._table.execute("SELECT DISTINCT row FROM rows ORDER BY row")
+        return (row for (row,) in found)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Forget these series."""
+        self._table.executemany("DELETE FROM rows WHERE key = ?", ((key,) for key in keys))
+
+    def drop(self, rows: Iterable[int]) -> None:
+        """Forget these rows, whatever series they were given to."""
+        self._table.executemany("DELETE FROM rows WHERE row = ?", ((row,) for row in rows))
 
     def cut(self, size: int) -> None:
         """Forget rows from `size` on."""

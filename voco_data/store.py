@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -242,8 +243,14 @@ def read_spec(store: Place) -> StoreSpec:
     attributes = _group_attributes(store)
     if attributes.get("format") != FORMAT:
         raise InputError(
-            f"{store}: store format {attributes.get('format')!r}, expected {FORMAT}; "
-            "make a new store with voco preprocess"
+            f"{store}: store format {attributes.get('format')!r}, expected {FORMAT}; use the voco "
+            "that made it, or make a new store with voco preprocess (see Migrations in STORE.md)"
+        )
+    other = sorted(set(attributes["spec"]) ^ {field.name for field in fields(StoreSpec)})
+    if other:
+        raise InputError(
+            f"{store}: another version of voco made it, their specs differ in {', '.join(other)}; "
+            "make a new store with voco preprocess (see Migrations in STORE.md)"
         )
     spec = StoreSpec.from_mapping(attributes["spec"])
     if spec.digest != attributes.get("spec_digest") or store.name != spec.name:

@@ -86,6 +86,15 @@ class StoreWriter:
         self._noted = True
         self._gone += self.held.replace(catalogue.line(record))
 
+    def drop(self, rows: Iterable[int], keys: Iterable[str]) -> None:
+        """Give up these rows, and those planned for the series `keys`. `compact` removes them."""
+        gone = list(rows)
+        self._noted = True
+        self._rows.forget(keys)
+        self._rows.drop(gone)
+        self.held.drop(gone)
+        self._gone += gone
+
     def compact(self) -> None:
         """Bring catalogue, `valid` and N up to date with what was noted."""
         self._lease.check()

@@ -26,6 +26,7 @@ from voco_models.interrupt import Interruption
 from voco_models.loader import Batch
 from voco_models.objective import BatchSource, Objective
 from voco_models.order import step_seed
+from voco_models.room import check_room, checkpoint_bytes
 from voco_models.schedule import warmup_cosine
 from voco_models.train_state import Diverged, Row, TrainState
 
@@ -125,11 +126,12 @@ def fit(
     `max_steps` counts from the beginning of the run, not of this call, and only stops: the
     schedule belongs to `config`. Raises InputError before writing if `out` holds a checkpoint and
     `resume` is false, or the other way round, or if the checkpoint is of another experiment;
-    Diverged for a loss that is not finite. On SIGINT and SIGTERM the step is finished, a
-    checkpoint saved, and the signal raised again.
+    VocoError if the disk has no room for a checkpoint; Diverged for a loss that is not finite. On
+    SIGINT and SIGTERM the step is finished, a checkpoint saved, and the signal raised again.
     """
     check_out(out, resume=resume)
     saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
+    check_room(out, checkpoint_bytes(objective, amsgrad=config.amsgrad))
     objective = objective.to(device)
     state = TrainState(objective, _adamw(objective, config, device))
     if saved is not None:

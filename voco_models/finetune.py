@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from voco_data import atomic
+from voco_data import atomic, pins
 from voco_data.errors import InputError
 from voco_data.labels import ORGANS, Labels
 from voco_data.store import Store
@@ -108,6 +108,7 @@ def finetune(
     _check_run(run, plan, resume=resume)
     held = make_resident(plan.items(plan.series), resident, target, READER_THREADS)
     _write_plan(run, plan)
+    pins.pin(opened, run, STAGE)
     steps, tables = 0, []
     for fold in range(plan.recipe.n_folds):
         allowed = None if max_steps is None else max_steps - steps

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from voco_data import pins
 from voco_data.errors import InputError
 from voco_data.place import in_bucket
 from voco_data.store import Store
@@ -107,6 +108,8 @@ def pretrain(
         checkpoint.write_run(
             run, {"stage": STAGE, "recipe_name": name, "notes": notes, "provenance": provenance}
         )
+    for store in opened:
+        pins.pin(store, run, STAGE)
     if used.compile and place.type == "cuda":
         objective.compile_backbones()
 

@@ -1,0 +1,129 @@
+"""Take objects away from a place, and find what no reader of a store can reach."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from voco_data import catalogue
+from voco_data.errors import StoreCorrupt
+from voco_data.place import Place
+from voco_data.record import FOLDER as RECORDS
+from voco_data.record import Record, read_record
+from voco_data.rows import KEY as ROWS
+from voco_data.rows import Rows
+
+TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
+"""Name of a file that was being written; see voco_data.atomic."""
+STALE_S = 24 * 3600.0
+"""A temporary file that has not changed for so long belongs to a killed run."""
+
+_CHUNK = re.compile(r"volumes/c/(\d+)/0/0/0")
+_RECORD = re.compile(rf"{RECORDS}/\d+/(\d+)\.json")
+
+Object = tuple[str, int]
+"""Key and bytes."""
+
+
+def remove(place: Place, keys: Iterable[str]) -> None:
+    """Remove objects one by one, in this order."""
+    for key in keys:
+        place.remove(key)
+
+
+def prune(place: Place, folder: str) -> None:
+    """Remove the empty folders at and below `folder`; a bucket has none."""
+    root = place.local()
+    if root is None:
+        return
+    for where, _, _ in os.walk(root / folder, topdown=False):
+        # Not empty: something was written meanwhile, or was to stay.
+        with suppress(OSError):
+            Path(where).rmdir()
+
+
+@dataclass(slots=True)
+class Listing:
+    """What lies in one store beside what its catalogue lists."""
+
+    size: int = 0
+    """Bytes of everything."""
+    leftovers: list[Object] = field(default_factory=list)
+    """Chunks and records that no catalogue lists and no run will take up."""
+    stale: list[Object] = field(default_factory=list)
+    """Temporary files of killed runs."""
+    waiting: list[Record] = field(default_factory=list)
+    """Records of an interrupted run, which the next run takes up."""
+
+
+def listing(store: Place) -> Listing:
+    """Walk over a store once. Records that an interrupted run committed are no leftovers."""
+    found = Listing()
+    numbers = {
+        row for batch in catalogue.batches(store, ["row"]) for row in batch["row"].to_pylist()
+    }
+    loose: dict[int, list[Object]] = {}
+    for key, size in store.sizes():
+        found.size += size
+        match = _CHUNK.fullmatch(key) or _RECORD.fullmatch(key)
+        if match is not None and int(match[1]) not in numbers:
+            loose.setdefault(int(match[1]), []).append((key, size))
+        elif match is None and is_stale(store, key):
+            found.stale.append((key, size))
+    planned = _planned(store) if loose else set()
+    for row, objects in sorted(loose.items()):
+        record = _readable(store, row) if row in planned else None
+        if record is None:
+            found.leftovers += objects
+        else:
+            found.waiting.append(record)
+    return found
+
+
+def is_stale(place: Place, key: str) -> bool:
+    """Whether an object is the temporary file of a run that was killed a day ago or longer."""
+    folder = place.local()
+    if folder is None or not TEMPORARY.fullmatch(key.rpartition("/")[2]):
+        return False
+    try:
+        return time.time() - (folder / key).stat().st_mtime > STALE_S
+    except FileNotFoundError:
+        return False
+
+
+def in_safe_order(keys: Iterable[str]) -> Iterator[str]:
+    """The keys of one store so that a kill on the way leaves a store that is smaller, or none.
+
+    The catalogue goes first: readers then see an empty store. Records go before the rows, so that
+    the next writer finds no row whose record is there and whose chunk is not. Metadata goes last,
+    that of the group before that of its arrays, which are then made anew.
+    """
+    first = (catalogue.KEY, f"{RECORDS}/", ROWS)
+    last = ("zarr.json", "volumes/zarr.json", "valid/zarr.json")
+
+    def rank(key: str) -> int:
+        if key in last:
+            return len(first) + 1 + last.index(key)
+        return next((i for i, start in enumerate(first) if key.startswith(start)), len(first))
+
+    return iter(sorted(keys, key=rank))
+
+
+def _planned(store: Place) -> set[int]:
+    rows = Rows(store)
+    try:
+        return set(rows.numbers())
+    finally:
+        rows.close()
+
+
+def _readable(store: Place, row: int) -> Record | None:
+    try:
+        return read_record(store, row)
+    except StoreCorrupt:
+        return None

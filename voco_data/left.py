@@ -1,0 +1,48 @@
+"""Files under a root that name a patient and stay: those of training runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from voco_data import ledger, preview, pseudonyms
+from voco_data.forget_runs import REPORT, RUNS, Names, runs_of
+from voco_data.freshness import KEY as FRESHNESS
+from voco_data.inspect import store_names
+from voco_data.place import Place
+
+TEXTS = (".csv", ".html", ".json", ".log", ".txt")
+
+
+def still_named(root: Place, ids: Collection[str]) -> Iterator[str]:
+    """Keys of texts and tables that name one of the ids, beside stores and preprocess runs."""
+    ours = (*store_names(root), preview.FOLDER, pseudonyms.FOLDER, FRESHNESS)
+    runs = {f"{RUNS}/{run}/{name}" for run in runs_of(root) for name in (ledger.KEY, REPORT)}
+    names = Names(ids)
+    for key in sorted(key for key, _ in root.sizes()):
+        if key.partition("/")[0] in ours or key in runs:
+            continue
+        if key.endswith(TEXTS):
+            if names.in_text(root.read(key).decode("latin-1")):
+                yield key
+        elif key.endswith(".parquet") and _in_table(root, key, names):
+            yield key
+
+
+def _in_table(root: Place, key: str, names: Names) -> bool:
+    try:
+        with root.fetched(key) as path, pq.ParquetFile(path) as file:
+            texts = [
+                field.name
+                for field in file.schema_arrow
+                if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+            ]
+            return any(
+                names.in_text("\n".join(filter(None, column.to_pylist())))
+                for batch in file.iter_batches(columns=texts)
+                for column in batch.columns
+            )
+    except pa.ArrowInvalid:  # not a table, whatever its name says
+        return False
