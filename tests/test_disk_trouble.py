@@ -17,7 +17,8 @@ from tests import store_truth
 from tests.chaos_archive import make_archive, words, write_specs
 from tests.zygote import Zygote
 from voco_data.errors import VocoError
-from voco_data.ingest import SPARE_BYTES, preprocess
+from voco_data.ingest import preprocess
+from voco_data.room import SPARE_BYTES
 
 NOBODY = 65534
 WATCH_S = 60.0

@@ -177,7 +177,8 @@ def test_patients_with_the_same_volume_stay_together(cohort: tuple[Store, Path])
     digests = table["content_digest"].tolist()
     for i in range(3):
         digests[i + 7] = digests[i]
-    linked = Store(store.path, store.spec, table.assign(content_digest=digests))
+    linked = Store.open(store.path)
+    linked.catalogue = table.assign(content_digest=digests)
     for seed in range(5):
         recipe = dataclasses.replace(RECIPE, seed=seed)
         split = make_plan(linked, labels, recipe, init="scratch").split

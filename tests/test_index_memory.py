@@ -12,7 +12,7 @@ import pytest
 from tests.headers import write_header
 
 PROGRAM = """
-import json, resource, sys, time, tracemalloc
+import json, sys, time, tracemalloc
 from pathlib import Path
 from voco_data import ledger, pseudonyms
 from voco_data.folder import Folder
@@ -42,7 +42,7 @@ print(json.dumps({
     "slices": slices,
     "series": series,
     "seconds": seconds,
-    "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "rss_mb": int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024,
     "traced_mb": tracemalloc.get_traced_memory()[1] / 2**20 if trace else 0,
 }))
 """

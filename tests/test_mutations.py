@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 import warnings
 from collections import Counter
@@ -100,6 +99,12 @@ def examine(path: Path, source: Path, partner: Path) -> str:
     return "volume"
 
 
+def peak_bytes() -> int:
+    """Most resident memory of this process; `ru_maxrss` would begin with that of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
 def batter(sources: list[Path], folder: Path, seeds: range, results: object) -> None:
     """Examine damaged copies in this process; report (reason, seconds, bytes at most)."""
     warnings.simplefilter("ignore")  # what pydicom says of broken headers
@@ -115,7 +120,7 @@ def batter(sources: list[Path], folder: Path, seeds: range, results: object) -> 
         except Exception as error:
             results.put((f"{source.name}, seed {seed}: {error!r}", 0.0, 0))  # type: ignore[attr-defined]
             raise
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_bytes()
         results.put((said, time.monotonic() - began, peak))  # type: ignore[attr-defined]
 
 

@@ -102,7 +102,53 @@ CLAUSES: dict[int, tuple[str, ...]] = {
     ),
     26: ("test_kill::test_a_random_moment",),
     27: ("test_kill::test_a_random_moment",),
-    28: ("test_store_clauses::test_an_unknown_format_is_refused",),
+    28: (
+        "test_bucket::test_a_large_object_goes_up_in_parts_and_is_there_whole_or_not_at_all",
+        "test_object_store::test_a_killed_run_is_gone_on_with",
+    ),
+    29: ("test_lease::test_one_at_a_time_and_the_token_grows",),
+    30: (
+        "test_lease::test_it_is_renewed_for_as_long_as_it_is_held",
+        "test_lease::test_ctrl_c_gives_the_lease_back",
+    ),
+    31: (
+        "test_lease::test_a_killed_holder_blocks_until_its_lease_ends",
+        "test_lease::test_an_ended_lease_is_taken_without_waiting",
+    ),
+    32: (
+        "test_lease::test_a_holder_that_comes_back_after_another_took_over_may_not_write",
+        "test_lease::test_a_short_silence_does_no_harm",
+    ),
+    33: (
+        "test_bucket::test_the_one_writer_replaces_only_what_it_saw",
+        "test_bucket::test_a_writer_without_its_lease_writes_and_removes_nothing",
+        "test_object_store::test_a_run_that_comes_back_from_a_long_sleep_changes_nothing",
+    ),
+    34: (
+        "test_lease::test_an_answer_that_is_lost_does_not_cost_the_lease",
+        "test_bucket::test_a_write_whose_answer_was_lost_is_known_again",
+    ),
+    35: ("test_lease::test_a_store_that_ignores_conditions_is_refused",),
+    36: ("test_object_store::test_a_run_that_comes_back_from_a_long_sleep_changes_nothing",),
+    37: (
+        "test_chunk_cache::test_a_damaged_copy_is_fetched_again",
+        "test_chunk_cache::test_a_damaged_object_is_never_kept",
+        "test_object_store::test_damage_is_found_where_it_is_and_not_in_the_cache",
+    ),
+    38: ("test_object_store::test_names_stay_on_the_machine_that_has_the_key",),
+    39: (
+        "test_pins::test_pretraining_pins_every_store",
+        "test_pins::test_a_pin_counts_while_its_run_names_the_spec",
+        "test_pins::test_a_run_of_another_machine_is_believed",
+    ),
+    40: (
+        "test_gc::test_a_pinned_store_stays_and_says_who_uses_it",
+        "test_gc::test_what_an_interrupted_run_committed_is_no_leftover",
+        "test_gc::test_a_busy_store_is_one_line_and_exit_code_1",
+    ),
+    41: ("test_forget::test_a_forget_that_dies_anywhere_is_finished_by_the_next",),
+    42: ("test_forget::test_a_forget_that_dies_anywhere_is_finished_by_the_next",),
+    43: ("test_store_clauses::test_an_unknown_format_is_refused",),
 }
 """Clause number → the tests that would fail if it did not hold."""
 

@@ -1,8 +1,8 @@
 """Chunk files of one local folder, read straight into the caller's memory.
 
 A read costs a copy out of the page cache: no metadata is looked up, and nothing is allocated.
-Linux copies at half the speed or less into memory that does not begin at a multiple of 32 bytes;
-there a detour over aligned memory is faster.
+A system call copies at half the speed or less into memory that does not begin at a multiple of 32
+bytes; there a detour over aligned memory is faster.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def read_parts(path: str, starts: Sequence[int], size: int, out: npt.NDArray[np.
     file = _open_files.get(path)
     _check_size(path, file.size, size, size)
     for start, part in zip(starts, out, strict=True):
-        if file.read_into(part.data, start) < part.size:
+        if file.read_into(part, start) < part.size:
             raise DamagedChunk("the chunk shrank while being read")
 
 
@@ -66,7 +66,7 @@ def _whole(path: str, least: int, most: int, room: npt.NDArray[np.uint8]) -> npt
     file = _open_files.get(path)
     _check_size(path, file.size, least, most)
     found = room[: file.size]
-    if file.read_into(found.data) < file.size:
+    if file.read_into(found) < file.size:
         raise DamagedChunk("the chunk shrank while being read")
     return found
 

@@ -40,8 +40,9 @@ class Held:
     def load(self, store: Place) -> None:
         """Take up the catalogue. Raises StoreCorrupt; then nothing is held."""
         try:
-            for batch in catalogue.batches(store, FACTS):
-                self._insert(batch.to_pylist(), fresh=False)
+            # All columns are read, so that damage in any of them shows now.
+            for batch in catalogue.batches(store):
+                self._insert(batch.select(FACTS).to_pylist(), fresh=False)
         except BaseException:
             self._table.execute("DELETE FROM held")
             raise

@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections import OrderedDict
 from threading import Lock
 
+import numpy as np
+import numpy.typing as npt
+
+_FLAGS = mmap.MAP_SHARED | mmap.MAP_POPULATE
+
 LIMIT = 256
-"""Descriptors that stay open in a process: a quarter of what a shell usually allows."""
+"""Files that stay open in a process; each takes two descriptors once it is mapped. A shell usually
+allows 1,024."""
 
 
 class OpenFile:
     """A file opened for reading. It closes when nobody refers to it any more.
 
-    So a thread that still reads from a file keeps it open, even if the cache has let it go.
+    So a thread that still reads from a file keeps it open, even if the cache has let it go. What is
+    read once is read by a system call; from the second time on it is copied out of a mapping, which
+    takes half the time or less where the kernel's own copy is slow. A disk that fails under a
+    mapping ends the process by SIGBUS, as with np.memmap; a file that shrank is noticed before.
     """
 
-    __slots__ = ("descriptor", "size")
+    __slots__ = ("_array", "_map", "_read_before", "descriptor", "size")
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size = os.fstat(self.descriptor).st_size
         """Bytes, when it was opened."""
+        self._read_before = False
+        self._map: mmap.mmap | None = None
+        self._array: npt.NDArray[np.uint8] | None = None
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
 
-    def read_into(self, view: memoryview, start: int = 0) -> int:
-        """Fill `view` with the bytes from `start` on; returns how many there were."""
+    def read_into(self, part: npt.NDArray[np.uint8], start: int = 0) -> int:
+        """Fill `part`, uint8 (n,), with the bytes from `start` on; returns how many there were."""
+        if self._array is None and self._read_before and self.size:
+            # Two threads may both map: the later mapping stays, the other goes.
+            mapped = mmap.mmap(self.descriptor, self.size, _FLAGS, mmap.PROT_READ)
+            self._map, self._array = mapped, np.frombuffer(mapped, np.uint8)
+        self._read_before = True
+        if self._array is None:
+            return self._call(part.data, start)
+        found = self._array[start : start + part.size]
+        if self._map is None or self._map.size() != self.size:
+            return 0
+        np.copyto(part[: found.size], found)
+        return found.size
+
+    def _call(self, view: memoryview, start: int) -> int:
         done = 0
         while done < len(view):
-            count = os.preadv(self.descriptor, [view[done:] if done else view], start + done)
+            count = os.preadv(self.descriptor, [view[done:]], start + done)
             if count == 0:
                 break
             done += count
