@@ -156,6 +156,7 @@ def test_training_flows_call_their_stages(tmp_path: Path, calls: Calls) -> None:
         "recipe": "tiny",
         "max_steps": 3,
         "resume": False,
+        "resident": "none",
     }
     finetune(tmp_path / "a", tmp_path / "l.csv", tmp_path / "run", init="imagenet", resume=True)
     assert calls["finetune"]["init"] == "imagenet"

@@ -167,11 +167,12 @@ def test_a_rerun_reads_no_volume_and_a_new_series_costs_itself(bench: Bench) -> 
         bench.add(number)
     assert counts(bench.run(bench.url)) == (2, SERIES, 0)
     busy = bench.server.requests()[sent:]
-    # Two stores: a chunk and a record each; one preview, which the report reads. Then the lengths
-    # of two arrays a store.
+    # Two stores: a chunk and a record each; one preview, which the report reads. Then for each
+    # store the lengths of two arrays, `valid`, catalogue and seals, for which the catalogue is
+    # read once more and chunks and records are listed.
     assert Counter(method for method, _ in busy) - Counter(method for method, _ in idle) == {
-        "PUT": 2 * 5 + 4,
-        "GET": 2 * 1,
+        "PUT": 2 * 5 + 2 * 5,
+        "GET": 2 * 1 + 2 * 3,
     }
     old, new = volumes(before), volumes(bench.objects())
     assert len(new) == len(old) + 2 * 4
@@ -419,7 +420,7 @@ def test_names_stay_on_the_machine_that_has_the_key(
     assert folder.is_relative_to(bench.tmp / "data")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     names = sorted(file.name for file in folder.iterdir())
-    assert names == [pseudonyms.KEY_FILE, pseudonyms.MAP_FILE]
+    assert names == [pseudonyms.KEY_FILE, pseudonyms.LOCK_FILE, pseudonyms.MAP_FILE]
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
     key = bytes.fromhex((folder / pseudonyms.KEY_FILE).read_text())
     everything = b"".join(bench.objects().values())

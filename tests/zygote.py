@@ -6,6 +6,7 @@ run in a session of its own, says its process id, and then how it ended.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import json
 import os
@@ -46,7 +47,7 @@ class Zygote:
         """Fork a run of `voco` with these words; returns its process id.
 
         `shared` lends it the zygote's own server of worker processes, which saves it a second.
-        `die_at` kills it before its n-th change of a file. `uid` is a user to become first.
+        `die_at` kills it before its n-th change of a file. `humble`: file modes count for root too.
         """
         assert self._process.stdin is not None
         request = {"words": words, "log": str(log), "shared": shared, "die_at": die_at, **more}
@@ -119,13 +120,28 @@ def _become_run(request: dict[str, Any]) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     faulthandler.register(signal.SIGUSR1)  # says where a run hangs
-    if request.get("uid"):
-        os.setgroups([])
-        os.setgid(request["uid"])
-        os.setuid(request["uid"])
+    if request.get("humble"):
+        obey_modes()
     if request["die_at"]:
         _die_at(request["die_at"])
     sys.exit(main(request["words"]))
+
+
+def obey_modes() -> None:
+    """From now on root, too, may write only where a file's mode says so, and so may its children.
+
+    See capabilities(7): without CAP_DAC_OVERRIDE modes count, and what has left the bounding set
+    does not come back by an exec.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; refused to those who have none
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    for place in range(3):  # effective, permitted, inheritable
+        sets[place] &= ~0b1110
+    assert libc.capset(header, sets) == 0
 
 
 def _choose_server(*, shared: bool) -> None:

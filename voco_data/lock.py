@@ -15,14 +15,14 @@ _POLL_SECONDS = 0.2
 
 
 @contextmanager
-def exclusive(path: Path, *, wait_seconds: float = 0.0) -> Iterator[bool]:
+def exclusive(path: Path, *, wait_seconds: float = 0.0, mode: int = 0o644) -> Iterator[bool]:
     """Hold the lock file `path`; yields whether its last holder ended well.
 
     The holder's process id stays in the file unless the block ends without an exception.
     Raises StoreBusy when another process still holds it after `wait_seconds`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)
     try:
         _acquire(descriptor, path, wait_seconds)
         ended_well = os.fstat(descriptor).st_size == 0

@@ -137,7 +137,7 @@ def load_or_make(root: Place) -> Pseudonymiser:
     path = folder / KEY_FILE
     if not path.exists():
         key = f"{secrets.token_hex(KEY_BYTES)}\n".encode()
-        with lock.exclusive(folder / LOCK_FILE, wait_seconds=LOCK_S):
+        with lock.exclusive(folder / LOCK_FILE, wait_seconds=LOCK_S, mode=0o600):
             if not path.exists():
                 atomic.write_bytes(path, key, mode=0o600)
         if root.local() is None:
@@ -182,7 +182,7 @@ def save_map(root: Place, pseudonymiser: Pseudonymiser) -> None:
 @contextmanager
 def changing_map(root: Place) -> Iterator[None]:
     """Be the one who reads and replaces the private map."""
-    with lock.exclusive(folder_of(root) / LOCK_FILE, wait_seconds=LOCK_S):
+    with lock.exclusive(folder_of(root) / LOCK_FILE, wait_seconds=LOCK_S, mode=0o600):
         yield
 
 
