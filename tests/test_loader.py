@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_stores import make_store, random_volumes
 
+from voco_data.chunk_codec import Compression
 from voco_data.errors import InputError, StoreCorrupt
-from voco_data.store import chunk_key
+from voco_data.store import Store, chunk_key
 from voco_models import free_memory
 from voco_models import loader as loader_module
 from voco_models import resident as resident_module
@@ -45,6 +47,9 @@ class FakeStore:
         volume[:] = row
         self.reads.append(row)
         return volume
+
+    def read_floats(self, row: int, out: npt.NDArray[np.float32]) -> None:
+        out[...] = self.read(row)
 
 
 def loader_of(n: int, batch_size: int = 2, **options: int) -> Loader:
@@ -216,8 +221,8 @@ def test_memory_on_the_host_is_bounded_and_used_again(monkeypatch: pytest.Monkey
     made: list[HostBuffers] = []
 
     class Counted(HostBuffers):
-        def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-            super().__init__(shape, device)
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
             made.append(self)
 
     monkeypatch.setattr(loader_module, "HostBuffers", Counted)
@@ -377,3 +382,25 @@ def test_items_may_repeat() -> None:
     item = Item(FakeStore([3]), 3)
     batch = next(Loader([item, item], batch_size=2, seed=0, device=CPU).at(0))
     assert batch.volumes[:, 0, 0, 0].tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_floats_are_the_same_values(tmp_path: Path, compression: Compression) -> None:
+    volumes = random_volumes(6, GRID)
+    store = make_store(tmp_path, volumes, compression=compression)
+    options = {"batch_size": 2, "seed": 3, "device": CPU}
+    items = items_of([store])
+    whole = itertools.islice(Loader(items, **options).at(0), 9)
+    floats = itertools.islice(Loader(items, dtype=torch.float32, **options).at(0), 9)
+    for one, other in zip(whole, floats, strict=True):  # the first touch, the second, and later
+        assert other.volumes.dtype == torch.float32
+        assert torch.equal(one.volumes.float(), other.volumes)
+    slices = itertools.islice(SliceLoader([store], **options).at(0), 9)
+    planes = itertools.islice(SliceLoader([store], dtype=torch.float32, **options).at(0), 9)
+    for one_plane, other_plane in zip(slices, planes, strict=True):
+        assert torch.equal(one_plane.slices.float(), other_plane.slices)
+    fresh = Store.open(store.path)
+    out = np.empty(GRID, np.float32)
+    for _ in range(3):
+        fresh.read_floats(1, out)
+        assert np.array_equal(out, volumes[1])

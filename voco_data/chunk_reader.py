@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +41,23 @@ def read_chunk(path: str, compression: Compression, out: npt.NDArray[np.uint8]) 
         else:
             _whole(path, flat.size, flat.size, flat)
         return
-    room = _scratch(longest(flat.size, compression))
-    decode(_whole(path, 0, room.size, room).data, flat.data)
+    file, most = _open_files.get(path), longest(flat.size, compression)
+    _check_size(path, file.size, 0, most)
+    frame = file.mapped()
+    if frame is None:
+        frame = _whole(path, 0, most, _scratch(most))
+    decode(frame.data, flat.data)
+
+
+def read_floats(path: str, compression: Compression, out: npt.NDArray[np.float32]) -> None:
+    """Read a chunk as `read_chunk` does, and convert its values on the way."""
+    flat = out.reshape(-1)
+    if compression == "none":
+        _whole(path, flat.size, flat.size, flat)
+        return
+    values = _scratch(flat.size, "values")
+    read_chunk(path, compression, values)
+    np.copyto(flat, values)
 
 
 def read_parts(path: str, starts: Sequence[int], size: int, out: npt.NDArray[np.uint8]) -> None:
@@ -56,12 +72,24 @@ def read_parts(path: str, starts: Sequence[int], size: int, out: npt.NDArray[np.
             raise DamagedChunk("the chunk shrank while being read")
 
 
+def read_part(path: str, start: int, size: int, out: npt.NDArray[Any]) -> None:
+    """Bytes `start` and the following of an uncompressed chunk of `size` bytes into `out`.
+
+    `out` is uint8 or float32, C-contiguous. Raises OSError, or DamagedChunk.
+    """
+    file = _open_files.get(path)
+    if file.size != size:
+        _check_size(path, file.size, size, size)
+    if file.read_into(out.reshape(-1), start) < out.size:
+        raise DamagedChunk("the chunk shrank while being read")
+
+
 def forget(path: str) -> None:
     """Do not trust what is open: the next read opens the file anew."""
     _open_files.drop(path)
 
 
-def _whole(path: str, least: int, most: int, room: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _whole(path: str, least: int, most: int, room: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """All of the file, in the first bytes of `room`."""
     file = _open_files.get(path)
     _check_size(path, file.size, least, most)
@@ -78,9 +106,10 @@ def _check_size(path: str, size: int, least: int, most: int) -> None:
         raise DamagedChunk(f"the chunk has {size} bytes, expected {expected}")
 
 
-def _scratch(size: int) -> npt.NDArray[np.uint8]:
-    """Memory of this thread, aligned, used again and again."""
-    room: npt.NDArray[np.uint8] | None = getattr(_local, "room", None)
+def _scratch(size: int, use: str = "bytes") -> npt.NDArray[np.uint8]:
+    """Memory of this thread for one use, aligned, used again and again."""
+    room: npt.NDArray[np.uint8] | None = getattr(_local, use, None)
     if room is None or room.size < size:
-        room = _local.room = aligned(size)
+        room = aligned(size)
+        setattr(_local, use, room)
     return room[:size]

@@ -6,11 +6,15 @@ import mmap
 import os
 from collections import OrderedDict
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 _FLAGS = mmap.MAP_SHARED | mmap.MAP_POPULATE
+
+_PIECE = 2**17
+"""Bytes."""
 
 LIMIT = 256
 """Files that stay open in a process; each takes two descriptors once it is mapped. A shell usually
@@ -40,23 +44,44 @@ class OpenFile:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
 
-    def read_into(self, part: npt.NDArray[np.uint8], start: int = 0) -> int:
-        """Fill `part`, uint8 (n,), with the bytes from `start` on; returns how many there were."""
+    def read_into(self, part: npt.NDArray[Any], start: int = 0) -> int:
+        """Fill `part` (n,) with the bytes from `start` on; returns how many there were.
+
+        `part` is uint8, or float32: then the bytes are converted on the way.
+        """
+        array = self.mapped()
+        if array is None:
+            read = self._call if part.dtype == np.uint8 else self._cast
+            return read(part, start)
+        found = array[start : start + part.size]
+        np.copyto(part[: found.size], found)
+        return found.size
+
+    def mapped(self) -> npt.NDArray[np.uint8] | None:
+        """All bytes where they lie, from the second time on; none of a file that shrank."""
         if self._array is None and self._read_before and self.size:
             # Two threads may both map: the later mapping stays, the other goes.
             mapped = mmap.mmap(self.descriptor, self.size, _FLAGS, mmap.PROT_READ)
             self._map, self._array = mapped, np.frombuffer(mapped, np.uint8)
         self._read_before = True
-        if self._array is None:
-            return self._call(part.data, start)
-        found = self._array[start : start + part.size]
-        if self._map is None or self._map.size() != self.size:
-            return 0
-        np.copyto(part[: found.size], found)
-        return found.size
+        if self._map is not None and self._map.size() != self.size:
+            return self._array[:0] if self._array is not None else None
+        return self._array
 
-    def _call(self, view: memoryview, start: int) -> int:
-        done = 0
+    def _cast(self, part: npt.NDArray[Any], start: int) -> int:
+        """By way of a few bytes that stay in the processor's cache."""
+        room, done = np.empty(_PIECE, np.uint8), 0
+        while done < part.size:
+            piece = room[: part.size - done]
+            count = self._call(piece, start + done)
+            np.copyto(part[done : done + count], piece[:count])
+            done += count
+            if count < piece.size:
+                break
+        return done
+
+    def _call(self, part: npt.NDArray[np.uint8], start: int) -> int:
+        view, done = part.data, 0
         while done < len(view):
             count = os.preadv(self.descriptor, [view[done:]], start + done)
             if count == 0:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ class HostBuffer:
     """Room for one batch: readers fill `array`, the loader sends it."""
 
     def __init__(
-        self, array: npt.NDArray[np.uint8], home: HostBuffers, host: Tensor | None = None
+        self, array: npt.NDArray[Any], home: HostBuffers, host: Tensor | None = None
     ) -> None:
         self.array = array
-        """uint8 (B, ...), C-contiguous, 64-byte aligned."""
+        """uint8 or float32 (B, ...), C-contiguous, 64-byte aligned."""
         self._host = torch.from_numpy(array) if host is None else host
         self._home = home
         self._sent: torch.Event | None = None
@@ -50,11 +50,14 @@ class HostBuffer:
 class HostBuffers:
     """Makes room where none is free. So there are as many as are in use at the busiest moment."""
 
-    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.uint8
+    ) -> None:
         self.pinned = device.type == "cuda"
         self.made = 0
         """How many there are."""
         self._shape = shape
+        self._dtype = dtype
         self._lent = device.type == "cpu"
         self._free: deque[HostBuffer] = deque()
 
@@ -74,5 +77,5 @@ class HostBuffers:
 
     def _make(self) -> HostBuffer:
         self.made += 1
-        memory = torch.empty(self._shape, dtype=torch.uint8, pin_memory=self.pinned)
+        memory = torch.empty(self._shape, dtype=self._dtype, pin_memory=self.pinned)
         return HostBuffer(memory.numpy(), self, memory)

@@ -20,6 +20,9 @@ class VolumeSource(Protocol):
     def read(self, row: int, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
         """The volume at `row`, uint8 (Z, Y, X), into `out` where given."""
 
+    def read_floats(self, row: int, out: npt.NDArray[np.float32]) -> None:
+        """The same values into `out`, float32 (Z, Y, X)."""
+
 
 class StoredVolumes(VolumeSource, Protocol):
     """A source that knows its rows."""

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ class Batch:
     """What an objective gets."""
 
     volumes: Tensor
-    """uint8 (B, Z, Y, X), on the device."""
+    """uint8 (B, Z, Y, X), on the device; float32 where the loader was asked for it."""
     items: Tensor
     """int64 (B,), on the CPU: index of each volume in the loader's items."""
     seed: int
@@ -48,6 +49,9 @@ class Loader:
     the caller holds: a batch is the very memory that was read into, used again when the caller has
     let go of it. A reader thread may hold one more volume, decoded or not.
 
+    `dtype` is uint8, or float32 (0 to 255): then readers convert, which pays where batches are used
+    on the CPU. Floats take four times the memory, and the way to a device.
+
     `resident` keeps all volumes in memory as uint8, N*Z*Y*X bytes more: in `ram`, or on the
     `device`, where no thread and no host memory is needed. They are read and checked now. Give a
     `Resident` to share one between loaders. Order, seeds and contents are those of streaming.
@@ -65,6 +69,7 @@ class Loader:
         world: int = 1,
         threads: int = READER_THREADS,
         resident: Residence | Resident | None = "none",
+        dtype: torch.dtype = torch.uint8,
     ) -> None:
         self._order = Order(len(items), batch_size, seed, rank, world)
         grids = {item.store.grid for item in items}
@@ -81,6 +86,9 @@ class Loader:
         self.rank = rank
         self.world = world
         self.threads = threads
+        if dtype not in (torch.uint8, torch.float32):
+            raise ValueError(f"dtype must be uint8 or float32, got {dtype}")
+        self.dtype = dtype
         if isinstance(resident, str):
             resident = make_resident(items, resident, device, threads)
         self._resident = resident
@@ -118,32 +126,40 @@ class Loader:
         assert self._places is not None
         for step, indices in plan:
             places = self._places[torch.from_numpy(indices.copy())]
-            yield self._batch(step, indices, resident.batch(places))
+            yield self._batch(step, indices, resident.batch(places).to(self.dtype))
 
     def _stream(self, plan: Iterable[_Step]) -> Generator[Batch, None, None]:
         """Batches that threads read ahead."""
-        buffers = HostBuffers((self.batch_size, *self.grid), self.device)
+        buffers = HostBuffers((self.batch_size, *self.grid), self.device, self.dtype)
+
+        shares = range(min(self.threads, self.batch_size))
 
         def start(pool: ThreadPoolExecutor, step: _Step) -> _Begun:
             number, indices = step
             buffer = buffers.take()
-            reads = [
-                pool.submit(self._fill, buffer, place, index)
-                for place, index in enumerate(indices.tolist())
-            ]
+            places = list(enumerate(indices.tolist()))
+            # A piece a thread: handing over costs as much as a good part of a read.
+            reads = [pool.submit(self._fill, buffer, places[n :: self.threads]) for n in shares]
             return _Begun(buffer, number, indices, reads)
 
         return read_ahead(plan, start, self._finish, self.threads)
 
-    def _fill(self, buffer: HostBuffer, place: int, index: int) -> None:
-        """Bring one volume into memory. Runs in a reader thread."""
+    def _fill(self, buffer: HostBuffer, places: Sequence[tuple[int, int]]) -> None:
+        """Bring the items of some places into memory. Runs in a reader thread."""
         buffer.ready()
-        if self._resident is None:
-            item = self.items[index]
-            item.store.read(item.row, out=buffer.array[place])
-        else:
+        for place, index in places:
+            self._read(index, buffer.array[place])
+
+    def _read(self, index: int, out: npt.NDArray[Any]) -> None:
+        if self._resident is not None:
             assert self._places is not None
-            self._resident.read_into(int(self._places[index]), buffer.array[place])
+            self._resident.read_into(int(self._places[index]), out)
+            return
+        item = self.items[index]
+        if self.dtype == torch.float32:
+            item.store.read_floats(item.row, out)
+        else:
+            item.store.read(item.row, out=out)
 
     def _finish(self, begun: _Begun) -> Batch:
         for read in begun.reads:

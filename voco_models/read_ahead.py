@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-AHEAD = 3
-"""Batches being read, or read and waiting."""
-READER_THREADS = 4
-"""Reads in flight. A read is one file of 1-6 MB, so a few threads hide the latency of a disk."""
+AHEAD = 2
+"""Batches being read, or read and waiting. More would leave the processor's cache."""
+READER_THREADS = max(2, min(4, len(os.sched_getaffinity(0))))
+"""Reads in flight. A read is one file of 1-6 MB, so a few threads hide the latency of a disk; more
+than there are cores would take turns."""
 
 Step = TypeVar("Step")
 Begun = TypeVar("Begun")

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -69,8 +68,8 @@ class Resident:
         """The volumes at `places`, uint8 (B, Z, Y, X), a copy, where they live."""
         return self.volumes.index_select(0, places.to(self.volumes.device))
 
-    def read_into(self, place: int, out: npt.NDArray[np.uint8]) -> None:
-        """Copy the volume at `place`, which is in RAM, to `out`."""
+    def read_into(self, place: int, out: npt.NDArray[Any]) -> None:
+        """Copy the volume at `place`, which is in RAM, to `out`, uint8 or float32."""
         torch.from_numpy(out).copy_(self.volumes[place])
 
 

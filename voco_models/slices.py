@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +32,8 @@ class SliceSource(Protocol):
     def grid(self) -> tuple[int, int, int]:
         """Shape (Z, Y, X) of every volume."""
 
-    def read_slices(
-        self, row: int, indices: Sequence[int], out: npt.NDArray[np.uint8] | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """Slices of the volume at `row`, uint8 (n, Y, X), into `out` where given."""
+    def read_slice(self, row: int, index: int, out: npt.NDArray[Any]) -> None:
+        """One slice of the volume at `row` into `out` (Y, X), uint8 or float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class SliceBatch:
     """Slices of many volumes."""
 
     slices: Tensor
-    """uint8 (B, Y, X), on the device."""
+    """uint8 (B, Y, X), on the device; float32 where the loader was asked for it."""
     items: Tensor
     """int64 (B,), on the CPU: index of each slice's volume in the loader's `volumes`."""
     indices: Tensor
@@ -65,6 +63,7 @@ class SliceLoader:
         rank: int = 0,
         world: int = 1,
         threads: int = READER_THREADS,
+        dtype: torch.dtype = torch.uint8,
     ) -> None:
         grids = {store.grid for store in stores}
         if len(grids) != 1:
@@ -72,6 +71,7 @@ class SliceLoader:
         self.volumes = [(store, row) for store in stores for row in store.rows.tolist()]
         """Every stored volume, store by store, in row order."""
         self.device = device
+        self.dtype = dtype
         self.threads = threads
         self._depth, *self._plane = grids.pop()
         self.order = Order(len(self.volumes) * self._depth, batch_size, seed, rank, world)
@@ -79,7 +79,7 @@ class SliceLoader:
 
     def at(self, step: int) -> Generator[SliceBatch, None, None]:
         """Batches number `step`, `step + 1`, ... without end. Close it to stop the readers."""
-        buffers = HostBuffers(self._shape, self.device)
+        buffers = HostBuffers(self._shape, self.device, self.dtype)
 
         def start(pool: ThreadPoolExecutor, step: int) -> _Begun:
             wanted, buffer = self.order.indices_at(step), buffers.take()
@@ -95,7 +95,7 @@ class SliceLoader:
         for place, number in enumerate(wanted[first : first + AT_ONCE].tolist(), start=first):
             index, z = divmod(number, self._depth)
             store, row = self.volumes[index]
-            store.read_slices(row, (z,), buffer.array[place : place + 1])
+            store.read_slice(row, z, buffer.array[place])
 
     def _finish(self, begun: _Begun) -> SliceBatch:
         for read in begun.reads:

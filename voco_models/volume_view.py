@@ -112,3 +112,7 @@ class ReducedVolumes:
             return volume.copy()
         out[...] = volume
         return out
+
+    def read_floats(self, row: int, out: npt.NDArray[np.float32]) -> None:
+        """The same as float32."""
+        out[...] = self.read(row)

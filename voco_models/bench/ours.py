@@ -39,13 +39,13 @@ def main(what: str, folder: str, *stores: str) -> None:
 def _volumes(name: str, store: Store) -> Callable[[], dict[str, float]]:
     items = items_of([store])
     _warm(store)
-    loader = Loader(items, batch_size=BATCH, seed=0, device=CPU)
+    loader = Loader(items, batch_size=BATCH, seed=0, device=CPU, dtype=torch.float32)
     return seconds_a_batch(name, (batch.volumes for batch in loader.at(0)))
 
 
 def _slices(store: Store) -> Callable[[], dict[str, float]]:
     _warm(store)
-    loader = SliceLoader([store], batch_size=SLICES, seed=0, device=CPU)
+    loader = SliceLoader([store], batch_size=SLICES, seed=0, device=CPU, dtype=torch.float32)
     return seconds_a_batch("voco slices", (batch.slices for batch in loader.at(0)))
 
 
