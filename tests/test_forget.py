@@ -6,12 +6,13 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from flows.command import main
@@ -20,8 +21,10 @@ from voco_data import atomic, pseudonyms
 from voco_data.errors import InputError
 from voco_data.folder import Folder
 from voco_data.forget import forget
+from voco_data.freshness import Freshness, Seen
 from voco_data.ingest import PreprocessSummary, preprocess
 from voco_data.pins import pin
+from voco_data.reasons import Reason
 from voco_data.spec import StoreSpec
 from voco_data.store import Store
 from voco_data.store_writer import writing
@@ -339,3 +342,16 @@ def test_the_key_stays_and_others_map_entries_too(hidden: Path, tmp_path: Path) 
     assert set(pseudonyms_of(root, NEIGHBOUR, THIRD)) == others
     assert (root / "private" / "ids.parquet").stat().st_mode & 0o777 == 0o600
     assert pseudonyms.load(Folder(root)) is not None
+
+
+def test_what_was_remembered_of_the_files_is_forgotten(tmp_path: Path) -> None:
+    home = Folder(tmp_path)
+    with closing(Freshness(home)) as freshness:
+        freshness.remember("a", Seen("1" * 32, None, ""))
+        freshness.remember("b", Seen("2" * 32, None, ""))
+        freshness.remember("c", Seen("", Reason.TOO_THIN, "covers 12.5 mm"))
+        freshness.save()
+    with closing(Freshness(home)) as freshness:
+        freshness.forget(["1" * 32], [(Reason.TOO_THIN, "covers 12.5 mm")])
+        freshness.save()
+    assert pq.read_table(tmp_path / "freshness.parquet")["key"].to_pylist() == ["b"]

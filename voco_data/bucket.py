@@ -135,10 +135,14 @@ class Bucket:
 
     def read(self, key: str) -> bytes:
         """Bytes of an object."""
-        with self._asking(key) as client:
-            found = obstore.get(client, self._full(key))
-            self._saw(key, found.meta["e_tag"])
-            return bytes(found.bytes())
+        try:
+            with self._asking(key) as client:
+                found = obstore.get(client, self._full(key))
+        except FileNotFoundError:
+            self._saw(key, ABSENT)
+            raise
+        self._saw(key, found.meta["e_tag"])
+        return bytes(found.bytes())
 
     def write(self, key: str, data: bytes | memoryview) -> None:
         """Make or replace an object by one request."""
@@ -215,9 +219,11 @@ class Bucket:
             yield path
             self._upload(key, path)
 
-    def exclusive(self, key: str, *, wait_seconds: float) -> AbstractContextManager[Lease]:
+    def exclusive(
+        self, key: str, *, wait_seconds: float, tidies: bool = True
+    ) -> AbstractContextManager[Lease]:
         """Hold a lease, which others can see and which ends by itself. See STORE.md."""
-        return holding(self, key, wait_seconds=wait_seconds)
+        return holding(self, key, wait_seconds=wait_seconds, tidies=tidies)
 
     def guarded(self, lease: Lease) -> Guarded:
         """This place, written to only while `lease` holds. Arrives elsewhere without the guard."""

@@ -101,9 +101,11 @@ class Folder:
         return atomic.replacing(self.path / key)
 
     @contextmanager
-    def exclusive(self, key: str, *, wait_seconds: float) -> Iterator[Held]:
+    def exclusive(self, key: str, *, wait_seconds: float, tidies: bool = True) -> Iterator[Held]:
         """Hold a lock file, which its process cannot lose while it lives."""
-        with lock.exclusive(self.path / key, wait_seconds=wait_seconds) as ended_well:
+        with lock.exclusive(
+            self.path / key, wait_seconds=wait_seconds, tidies=tidies
+        ) as ended_well:
             yield Held(ended_well)
 
     def guarded(self, lease: Lease) -> Folder:  # noqa: ARG002

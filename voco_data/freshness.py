@@ -47,6 +47,7 @@ class Freshness:
     def __init__(self, root: Place) -> None:
         self._root = root
         self._seen = spill.connect(_TABLE)
+        self._forgotten: list[tuple[str, tuple[str, ...]]] = []
         self._load()
 
     def close(self) -> None:
@@ -83,17 +84,26 @@ class Freshness:
         Files do not tell whose they were: others with the same remark are read again, no more.
         """
         before = self._seen.total_changes
-        self._seen.executemany(
-            "DELETE FROM seen WHERE input_digest = ? AND input_digest != ''",
-            ((digest,) for digest in digests),
-        )
-        self._seen.executemany("DELETE FROM seen WHERE reason = ? AND detail = ?", remarks)
+        self._forgotten += [
+            *(
+                ("DELETE FROM seen WHERE input_digest = ?", (digest,))
+                for digest in digests
+                if digest
+            ),
+            *(("DELETE FROM seen WHERE reason = ? AND detail = ?", remark) for remark in remarks),
+        ]
+        self._drop_forgotten()
         return self._seen.total_changes - before
+
+    def _drop_forgotten(self) -> None:
+        for query, values in self._forgotten:
+            self._seen.execute(query, values)
 
     def save(self) -> None:
         """Write the memory, atomically, with what another run of the root has added to it."""
         with self._root.exclusive(LOCK, wait_seconds=LOCK_S):
             self._load()
+            self._drop_forgotten()  # the file still had it
             found = self._seen.execute("SELECT key, input_digest, reason, detail FROM seen")
             tables.write(self._root, KEY, _COLUMNS, found)
 

@@ -88,7 +88,8 @@ def gc(
         names = store_names(home)
         if yes:
             for name in names:
-                stack.enter_context(home.exclusive(f".{name}.lock", wait_seconds=wait))
+                lock = home.exclusive(f".{name}.lock", wait_seconds=wait, tidies=False)
+                stack.enter_context(lock)
         pinned = pins_of(home)
         doomed, kept = _judge(home, names, stores, pinned)
         pieces = [

@@ -107,10 +107,8 @@ def preprocess(
         home = _usable(place_of(root))
         check_room(home, {spec: _beyond(home, spec, len(cohort)) for spec in wanted})
         stack.enter_context(writing_under(home))
-        alone = stack.enter_context(leftovers.using(home))
+        stack.enter_context(leftovers.using(home))
         writers = _open_stores(stack, home, wanted, wait, deep=deep)
-        if alone:
-            leftovers.sweep_root(home)
         hidden = None if keep_ids or cohort.public_ids else pseudonyms.load_or_make(home)
         series = NamedCohort(cohort, hidden, given)
         freshness = stack.enter_context(closing(Freshness(home)))

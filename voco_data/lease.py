@@ -102,19 +102,26 @@ _FIRST = State("", "", 0, 0.0, 0, free=True)
 
 @contextmanager
 def holding(
-    store: Conditional, key: str, *, wait_seconds: float, seconds: float | None = None
+    store: Conditional,
+    key: str,
+    *,
+    wait_seconds: float,
+    seconds: float | None = None,
+    tidies: bool = True,
 ) -> Iterator[Held]:
     """Hold the lease at `key`, renewed by a thread until the block ends.
 
     `seconds` is how long it outlives a holder that was killed; by default VOCO_LEASE_SECONDS, or
-    a minute. Raises StoreBusy when another still holds it after `wait_seconds`.
+    a minute. Not `tidies`: what a killed holder left is for the next. Raises StoreBusy when another
+    still holds it after `wait_seconds`.
     """
     lasting = _seconds() if seconds is None else seconds
     held = Held(store, key, *_acquire(store, key, wait_seconds, lasting))
     try:
         held.start()
         yield held
-        held.ends_well()
+        if tidies or held.ended_well:
+            held.ends_well()
     finally:
         held.release()
 

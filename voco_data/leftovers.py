@@ -22,7 +22,8 @@ def using(home: Place) -> Iterator[bool]:
     """Say that a run writes under `home`; yields whether it was alone when it came.
 
     Stores have locks of their own. What all stores of a root share is swept by a run that finds
-    no other: the temporary file of a run that lives is not a leftover. A bucket has none.
+    no other, before it lets others in: the temporary file of a run that lives is not a leftover. A
+    bucket has none.
     """
     root = home.local()
     if root is None:
@@ -35,7 +36,9 @@ def using(home: Place) -> Iterator[bool]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             alone = False
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if alone:
+            sweep_root(home)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a sweep at most
         yield alone
     finally:
         os.close(descriptor)

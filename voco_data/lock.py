@@ -15,10 +15,13 @@ _POLL_SECONDS = 0.2
 
 
 @contextmanager
-def exclusive(path: Path, *, wait_seconds: float = 0.0, mode: int = 0o644) -> Iterator[bool]:
+def exclusive(
+    path: Path, *, wait_seconds: float = 0.0, mode: int = 0o644, tidies: bool = True
+) -> Iterator[bool]:
     """Hold the lock file `path`; yields whether its last holder ended well.
 
-    The holder's process id stays in the file unless the block ends without an exception.
+    The holder's process id stays in the file unless the block ends without an exception. One who
+    does not put in order what the holder before left, not `tidies`, leaves that mark as it is.
     Raises StoreBusy when another process still holds it after `wait_seconds`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +32,8 @@ def exclusive(path: Path, *, wait_seconds: float = 0.0, mode: int = 0o644) -> It
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield ended_well
-        os.ftruncate(descriptor, 0)
+        if tidies or ended_well:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)  # closing releases the lock
 

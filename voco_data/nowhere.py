@@ -74,7 +74,7 @@ class Nowhere:
         """A series is written in one piece."""
         raise NotImplementedError
 
-    def exclusive(self, key: str, *, wait_seconds: float) -> NoReturn:
+    def exclusive(self, key: str, *, wait_seconds: float, tidies: bool = True) -> NoReturn:
         """Nobody writes here."""
         raise NotImplementedError
 

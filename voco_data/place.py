@@ -87,8 +87,13 @@ class Place(Protocol):
     def replacing(self, key: str) -> AbstractContextManager[Path]:
         """A path to write a large object to; it becomes the object when the block ends well."""
 
-    def exclusive(self, key: str, *, wait_seconds: float) -> AbstractContextManager[Lease]:
-        """Be the one writer. Raises StoreBusy if another still is after `wait_seconds`."""
+    def exclusive(
+        self, key: str, *, wait_seconds: float, tidies: bool = True
+    ) -> AbstractContextManager[Lease]:
+        """Be the one writer. Raises StoreBusy if another still is after `wait_seconds`.
+
+        Not `tidies`: what a killed writer left stays for the next to put in order.
+        """
 
     def guarded(self, lease: Lease) -> Place:
         """This place for the one writer: once the lease is lost, writes raise StoreBusy."""

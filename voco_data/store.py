@@ -231,7 +231,10 @@ class Store:
             yield str(path)
         else:
             with self.place.fetched(chunk_key(row)) as copy:
-                yield str(copy)
+                try:
+                    yield str(copy)
+                finally:
+                    chunk_reader.forget(str(copy))  # gone in a moment, and nobody asks again
 
     @cached_property
     def _local(self) -> threading.local:

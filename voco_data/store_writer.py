@@ -99,9 +99,8 @@ class StoreWriter:
         """Bring catalogue, `valid` and N up to date with what was noted."""
         self._lease.check()
         size = self.held.size
-        if self._rows.size > size:  # rows that were planned, and not needed in the end
-            self._rows.cut(size)
-            self._name_rows()
+        self._rows.cut(size)
+        self._name_rows()  # those that were planned anew, and found unchanged, keep what they had
         self._rows.save()
         store_arrays.resize(self.place, size)
         store_arrays.write_valid(self.place, self.held.rows(), size)
@@ -140,7 +139,8 @@ class StoreWriter:
         for row in range(max(store_arrays.length(self.place), self._rows.size, self.held.size)):
             if self.held.has_row(row):
                 continue
-            found = damage.check_row(self.place, self.spec, row) if self._rows.has(row) else None
+            known = self._rows.lost or self._rows.has(row)
+            found = damage.check_row(self.place, self.spec, row) if known else None
             if found is not None and found.record is not None:
                 self.note(found.record)
             else:
