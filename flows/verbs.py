@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from flows.ids import renaming_of
 
@@ -31,21 +31,7 @@ def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
     from voco_data import ingest
 
     return ingest.preprocess(
-        args.source,
-        args.root,
-        layout=args.layout,
-        specs=tuple(args.spec or ("pretrain", "finetune")),
-        spec_file=args.spec_file,
-        workers=args.workers,
-        dask=args.dask,
-        boxes=args.boxes,
-        uneven=args.uneven,
-        keep_ids=args.keep_ids,
-        deep=args.deep,
-        wait=args.wait,
-        include=tuple(args.include),
-        exclude=tuple(args.exclude),
-        progress=True,
+        args.source, args.root, dask=args.dask, wait=args.wait, **_wishes(args)
     ).to_json()
 
 
@@ -55,21 +41,24 @@ def _estimate(args: argparse.Namespace) -> Mapping[str, object]:
 
     if args.dask is not None:
         raise InputError("--estimate measures this machine; leave --dask out")
-    return estimate(
-        args.source,
-        args.root,
-        layout=args.layout,
-        specs=tuple(args.spec or ("pretrain", "finetune")),
-        spec_file=args.spec_file,
-        workers=args.workers,
-        boxes=args.boxes,
-        uneven=args.uneven,
-        keep_ids=args.keep_ids,
-        deep=args.deep,
-        include=tuple(args.include),
-        exclude=tuple(args.exclude),
-        progress=True,
-    ).to_json()
+    return estimate(args.source, args.root, **_wishes(args)).to_json()
+
+
+def _wishes(args: argparse.Namespace) -> dict[str, Any]:
+    """What a run and its estimate are both told."""
+    return {
+        "layout": args.layout,
+        "specs": tuple(args.spec or ("pretrain", "finetune")),
+        "spec_file": args.spec_file,
+        "workers": args.workers,
+        "boxes": args.boxes,
+        "uneven": args.uneven,
+        "keep_ids": args.keep_ids,
+        "deep": args.deep,
+        "include": tuple(args.include),
+        "exclude": tuple(args.exclude),
+        "progress": True,
+    }
 
 
 def store(args: argparse.Namespace) -> Mapping[str, object]:

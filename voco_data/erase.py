@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from voco_data import catalogue
+from voco_data import atomic, catalogue
 from voco_data.errors import StoreCorrupt
 from voco_data.place import Place
 from voco_data.record import FOLDER as RECORDS
@@ -18,8 +18,6 @@ from voco_data.record import Record, read_record
 from voco_data.rows import KEY as ROWS
 from voco_data.rows import Rows
 
-TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
-"""Name of a file that was being written; see voco_data.atomic."""
 STALE_S = 24 * 3600.0
 """A temporary file that has not changed for so long belongs to a killed run."""
 
@@ -88,7 +86,7 @@ def listing(store: Place) -> Listing:
 def is_stale(place: Place, key: str) -> bool:
     """Whether an object is the temporary file of a run that was killed a day ago or longer."""
     folder = place.local()
-    if folder is None or not TEMPORARY.fullmatch(key.rpartition("/")[2]):
+    if folder is None or not atomic.is_temporary(key.rpartition("/")[2]):
         return False
     try:
         return time.time() - (folder / key).stat().st_mtime > STALE_S

@@ -12,8 +12,8 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from voco_data import catalogue, forget_runs, preview, pseudonyms
-from voco_data.erase import TEMPORARY, listing, remove
+from voco_data import atomic, catalogue, forget_runs, preview, pseudonyms
+from voco_data.erase import listing, remove
 from voco_data.errors import InputError
 from voco_data.forget_find import find, others
 from voco_data.forget_journal import JOURNALS, Journal, journals, write_journal
@@ -130,7 +130,7 @@ def _apply(
     torn = [
         key
         for key, _ in home.sizes()
-        if TEMPORARY.fullmatch(key.rpartition("/")[2])
+        if atomic.is_temporary(key.rpartition("/")[2])
         and not key.startswith((f"{pseudonyms.FOLDER}/", *stores))
     ]
     remove(home, torn)
@@ -164,8 +164,8 @@ def _forget_in_store(writer: StoreWriter, journal: Journal) -> None:
     writer.compact()
     inside = listing(writer.place)
     remove(writer.place, (key for key, _ in inside.leftovers))
-    torn = (key for key, _ in writer.place.sizes() if TEMPORARY.fullmatch(key.rpartition("/")[2]))
-    remove(writer.place, list(torn))
+    keys = [key for key, _ in writer.place.sizes()]
+    remove(writer.place, (key for key in keys if atomic.is_temporary(key.rpartition("/")[2])))
 
 
 def _summary(home: Place, journal: Journal, previews: int, *, removed: bool) -> ForgetSummary:

@@ -18,8 +18,8 @@ SHARED_FOLDERS = ("previews", "private", "runs")
 
 
 @contextmanager
-def using(home: Place) -> Iterator[bool]:
-    """Say that a run writes under `home`; yields whether it was alone when it came.
+def using(home: Place) -> Iterator[None]:
+    """Say that a run writes under `home`, while the block lasts.
 
     Stores have locks of their own. What all stores of a root share is swept by a run that finds
     no other, before it lets others in: the temporary file of a run that lives is not a leftover. A
@@ -27,19 +27,15 @@ def using(home: Place) -> Iterator[bool]:
     """
     root = home.local()
     if root is None:
-        yield False
+        yield
         return
     descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        alone = True
-        try:
+        with contextlib.suppress(BlockingIOError):  # another run is here
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            alone = False
-        if alone:
             sweep_root(home)
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a sweep at most
-        yield alone
+        yield
     finally:
         os.close(descriptor)
 
