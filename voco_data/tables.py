@@ -22,10 +22,13 @@ PIECE = 10_000
 
 @contextmanager
 def writer(place: Place, key: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Write a table in pieces; it appears when the block ends well, whole or not at all."""
+    """Write a table in pieces; it appears when the block ends well, whole or not at all.
+
+    Without statistics: no checksum covers them, and a tool that filters by them would believe them.
+    """
     with (
         place.replacing(key) as path,
-        pq.ParquetWriter(path, schema, write_page_checksum=True) as out,
+        pq.ParquetWriter(path, schema, write_page_checksum=True, write_statistics=False) as out,
     ):
         yield out
 
