@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ import pytest
 from tests import store_truth
 from tests.chaos_archive import SPECS, make_archive, write_specs
 from tests.ct_files import body, write_slices
+from voco_data import damage
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.folder import Folder
 from voco_data.ingest import PreprocessSummary, preprocess
+from voco_data.place import Place
 from voco_data.seals import Seals
+from voco_data.spec import StoreSpec
 from voco_data.store import Store
 from voco_data.verify import verify
 
@@ -51,12 +55,19 @@ def empty(path: Path) -> None:
     os.truncate(path, 0)
 
 
+def make_unreadable(path: Path) -> None:
+    """Whoever reads it gets EIO, as from a bad sector: address 0 of a process has no page."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
 HARMS: dict[str, Callable[[Path], None]] = {
     "flip": flip,
     "flip silently": flip_silently,
     "truncate": truncate,
     "empty": empty,
     "remove": Path.unlink,
+    "unreadable": make_unreadable,
 }
 
 
@@ -142,18 +153,40 @@ def test_a_plain_rerun_finds_it_by_itself(rotten: Rotten, file: str, harm: str) 
     rotten.check_rebuilt(rotten.run(), stored=1)
 
 
+def seal(store: Path) -> None:
+    """Make the seal match, as if nothing had been written."""
+    with closing(Seals(Folder(store))) as seals:
+        for row, stamp, _ in seals.look([ROW]):
+            seals.set(row, stamp)
+        seals.save()
+
+
+def test_what_changes_while_it_is_checked_is_not_sealed(
+    rotten: Rotten, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_row = damage.check_row
+
+    def check_and_harm(store: Place, spec: StoreSpec, row: int) -> damage.Checked:
+        found = check_row(store, spec, row)
+        if spec.name == STORE and row == ROW:
+            flip(rotten.root / CHUNK)
+        return found
+
+    monkeypatch.setattr("voco_data.damage.check_row", check_and_harm)
+    os.utime(rotten.root / CHUNK)  # touched: it is checked, and found right
+    assert rotten.run().cached == 7
+    monkeypatch.undo()
+    rotten.check_rebuilt(rotten.run(), stored=1)
+
+
 def test_deep_finds_what_left_no_trace(rotten: Rotten) -> None:
     """A disk that rots changes no time at all: here the seal is made to match."""
     flip(rotten.root / CHUNK)
-    seals = Seals(Folder(rotten.store))
-    seals.set([ROW])
-    seals.save()
+    seal(rotten.store)
     assert rotten.run().cached == 7
     rotten.check_rebuilt(rotten.run(deep=True), stored=1)
     flip(rotten.root / CHUNK)
-    seals = Seals(Folder(rotten.store))
-    seals.set([ROW])
-    seals.save()
+    seal(rotten.store)
     assert len(verify(rotten.store).problems) == 1  # and verify tells the plain rerun
     rotten.check_rebuilt(rotten.run(), stored=1)
 

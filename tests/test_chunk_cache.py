@@ -15,6 +15,7 @@ import xxhash
 from s3_server import BUCKET, S3Server, use
 from small_stores import make_store, random_volumes
 
+from voco_data import chunk_reader
 from voco_data.bucket import Bucket
 from voco_data.catalogue import Lines
 from voco_data.chunk_cache import ChunkCache
@@ -179,6 +180,30 @@ def test_a_damaged_copy_is_fetched_again(remote: Bucket, tmp_path: Path, how: st
         path.write_bytes(data[:9] if how == "cut" else data)
     assert np.array_equal(Store.open(remote).read(0), expected)
     assert copies(tmp_path)[0].read_bytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_slices_of_a_copy_that_made_room_are_fetched_again(
+    remote: Bucket, tmp_path: Path, compression: str
+) -> None:
+    expected = random_volumes(4, GRID)[0]
+    if compression == "lz4":
+        local = make_store(tmp_path / "lz4", random_volumes(4, GRID), compression="lz4")
+        remote = Bucket(remote.bucket, f"{remote.prefix}/{local.place.name}", remote.access)
+        for path in filter(Path.is_file, local.path.rglob("*")):
+            remote.write(path.relative_to(local.path).as_posix(), path.read_bytes())
+    store = Store.open(remote)
+    store.read(0)
+    (copy,) = copies(tmp_path)
+    copy.unlink()
+    chunk_reader.forget(str(copy))  # as when many others were read since
+    assert np.array_equal(store.read_slices(0, [2, 0]), expected[[2, 0]])
+
+
+def test_a_damaged_object_is_told_with_what_finds_it(remote: Bucket) -> None:
+    remote.write(chunk_key(3), bytes(CHUNK))
+    with pytest.raises(StoreCorrupt, match="--deep"):
+        Store.open(remote).read(3)
 
 
 def test_a_damaged_object_is_never_kept(remote: Bucket, tmp_path: Path) -> None:

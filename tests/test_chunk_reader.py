@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import pickle
+import resource
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from small_stores import make_store, random_volumes
 
 from voco_data.chunk_codec import Compression, DamagedChunk, decode, encode
 from voco_data.chunk_reader import aligned
+from voco_data.damage import check_row
 from voco_data.errors import StoreCorrupt
 from voco_data.open_files import OpenFiles
 from voco_data.store import Store, chunk_key
@@ -204,6 +207,53 @@ def test_open_files_are_bounded_and_close(tmp_path: Path) -> None:
         assert room.tobytes().decode() == paths[0]
     del kept, files
     assert n_open() == before
+
+
+@contextlib.contextmanager
+def descriptors(limit: int) -> Iterator[None]:
+    """No file gets a descriptor of this number or above."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_files_that_stay_open_make_room_where_descriptors_are_scarce(tmp_path: Path) -> None:
+    store = make_store(tmp_path, VOLUMES)
+    for row in (0, 1):
+        store.read(row)
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    for row in (2, 3):
+        with descriptors(highest):
+            assert np.array_equal(store.read(row), VOLUMES[row])
+
+
+def test_a_lack_of_descriptors_is_not_blamed_on_the_store(tmp_path: Path) -> None:
+    store = make_store(tmp_path, VOLUMES)
+    before = chunk(store).stat()
+    with descriptors(3), pytest.raises(OSError, match="Too many open files") as caught:
+        store.read(0)
+    assert not isinstance(caught.value, StoreCorrupt)
+    with descriptors(3), pytest.raises(OSError, match="Too many open files"):
+        check_row(store.place, store.spec, 0)
+    assert chunk(store).stat().st_mtime_ns == before.st_mtime_ns
+    assert np.array_equal(store.read(0), VOLUMES[0])
+
+
+def test_files_that_cannot_be_mapped_are_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    for compression in BOTH:
+        store = make_store(tmp_path / compression, VOLUMES, compression=compression)
+        for _ in range(3):
+            assert np.array_equal(store.read(1), VOLUMES[1])
+            assert np.array_equal(store.read_slices(1, [4, 0]), VOLUMES[1, [4, 0]])
 
 
 def test_another_process_opens_the_store_itself(tmp_path: Path) -> None:

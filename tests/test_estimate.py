@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +72,20 @@ def test_bytes_are_those_of_the_run_and_nothing_is_written(
     assert state(root) == before
     assert (again.to_do, again.cached, again.bytes) == (0, 4, {"small": 0, "other": 0})
     assert (again.seconds, again.needed_bytes, again.enough_room) == (None, 0, True)
+
+
+@pytest.mark.parametrize("harm", ["damaged", "lost"])
+def test_a_catalogue_that_is_lost_is_no_loss(
+    archive: Path, specs: Path, tmp_path: Path, harm: str
+) -> None:
+    root = tmp_path / "root"
+    preprocess(archive, root, spec_file=specs, workers=1)
+    told = estimate(archive, root, spec_file=specs, workers=1)
+    for path in root.glob("*.zarr/volumes/catalogue.parquet"):
+        path.write_bytes(b"PAR1") if harm == "damaged" else path.unlink()
+    again = estimate(archive, root, spec_file=specs, workers=1)
+    assert replace(again, free_bytes=told.free_bytes) == told
+    assert (told.cached, told.refused) == (4, 1)
 
 
 def test_only_what_is_missing_counts(archive: Path, specs: Path, tmp_path: Path) -> None:

@@ -220,6 +220,27 @@ def test_a_changed_series_gets_a_new_row_and_leaves_its_old_one(tmp_path: Path) 
     assert read_record(Folder(path), 0) is None
 
 
+def test_what_a_series_was_before_does_not_come_back(tmp_path: Path) -> None:
+    """A run was killed after the catalogue, before it removed the old row; then tables are lost."""
+    path = fill(tmp_path, ["a", "b"])
+    old = {key: (path / key).read_bytes() for key in (chunk_key(0), record_key(0))}
+    with writing(Folder(tmp_path), SPEC) as writer:
+        writer.assign(["a"])
+        commit(writer, "a")
+        writer.compact()
+    for key, data in old.items():
+        Folder(path).write(key, data)
+    for name in ("catalogue", "rows"):
+        (path / f"volumes/{name}.parquet").write_bytes(b"lost")
+    with writing(Folder(tmp_path), SPEC) as writer:
+        assert list(writer.held.rows()) == [1, 2]
+        writer.assign(["a", "b"])
+        writer.compact()
+    assert Store.open(path).rows.tolist() == [1, 2]
+    assert not (path / chunk_key(0)).exists()
+    assert not (path / record_key(0)).exists()
+
+
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with (
         writing(Folder(tmp_path), SPEC),

@@ -15,7 +15,7 @@ from voco_data import catalogue
 from voco_data.catalogue import Line
 from voco_data.errors import StoreCorrupt
 from voco_data.place import Place
-from voco_data.record import FOLDER, Record, read_record
+from voco_data.record import FOLDER, Record, read_record, row_of_record
 from voco_data.seals import in_pieces
 from voco_data.spec import StoreSpec
 from voco_data.store import Store
@@ -45,7 +45,7 @@ def check_rows(store: Place, spec: StoreSpec, rows: Iterable[int]) -> Iterator[C
 
 
 def check_row(store: Place, spec: StoreSpec, row: int) -> Checked:
-    """Read and hash record and chunk of one row."""
+    """Read and hash record and chunk of one row. Raises OSError where that is no fault of them."""
     try:
         record = read_record(store, row)
         if record is None:
@@ -65,9 +65,14 @@ def differing(record: Record, line: Line) -> list[str]:
 
 
 def recover(store: Place) -> Iterator[Record]:
-    """All records of a store that read, for a catalogue that was lost."""
+    """All records of a store that read, in no order, for a catalogue that was lost."""
     for key, _ in store.sizes(FOLDER):
+        if (row := row_of_record(key)) is None:
+            continue  # what a writer has not moved yet
         try:
-            yield Record.from_json(store.read(key).decode(errors="replace"), f"{store}/{key}")
+            record = read_record(store, row)
         except StoreCorrupt as error:
             log.warning("%s; its series is read again", error)
+        else:
+            if record is not None:
+                yield record

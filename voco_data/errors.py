@@ -58,6 +58,7 @@ class SeriesRefused(VocoError):
         return (type(self), (self.reason, self.detail))
 
 
+_OF_THE_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ELOOP})
 NO_MORE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 )
@@ -82,6 +83,15 @@ def unwritable(root: object, error: OSError) -> VocoError:
         f"{root}: cannot be written ({why}); what is finished stays: free some space or give "
         "leave to write, then run again"
     )
+
+
+def is_of_the_file(error: OSError) -> bool:
+    """Whether a file itself is gone or cannot be read.
+
+    Else it is this machine's trouble (no descriptor left, no memory, no leave to read), or the
+    network's: the file may be sound.
+    """
+    return error.errno in _OF_THE_FILE
 
 
 def unreadable(error: OSError, what: str) -> SeriesRefused:

@@ -6,6 +6,7 @@ same workers, into a place that keeps nothing.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
@@ -14,7 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from voco_data import fanout, pseudonyms
+from voco_data import catalogue, damage, fanout, pseudonyms
+from voco_data.errors import StoreCorrupt
 from voco_data.freshness import Freshness, memory_key
 from voco_data.given_box import read_boxes
 from voco_data.held import Held
@@ -26,6 +28,8 @@ from voco_data.plan import NamedCohort, Plan, by_rules
 from voco_data.room import free_bytes, needed_bytes, volume_bytes
 from voco_data.spec import StoreSpec
 from voco_data.worker import SeriesTask
+
+log = logging.getLogger(__name__)
 
 PROBED_A_WORKER = 6
 """Series that are read a worker; those that start the workers do not count."""
@@ -131,7 +135,22 @@ class _Look:
         self.place = root / spec.name
         self.spec = spec
         self.held = Held()
-        self.held.load(self.place)
+        with ExitStack() as undo:
+            undo.callback(self.held.close)
+            self._load()
+            undo.pop_all()
+
+    def _load(self) -> None:
+        """As a run would: where there is no catalogue that reads, from the records."""
+        try:
+            self.held.load(self.place)
+        except StoreCorrupt as error:
+            log.warning("%s; a run will make it again from the records", error)
+        else:
+            if self.place.size(catalogue.KEY) is not None:
+                return
+        for record in damage.recover(self.place):
+            self.held.replace(catalogue.line(record))
 
     def close(self) -> None:
         self.held.close()

@@ -23,6 +23,9 @@ _INDEXED = (
     *("row", "patient_id", "series_uid", "source"),
     *("input_digest", "content_digest", "stat_digest"),
 )
+_PIECE = 10_000
+"""Rows that are looked up at once."""
+
 FACTS = [name for name in catalogue.COLUMNS if name != "instance_numbers"]
 """Instance numbers are most of a catalogue, and no look-up asks for them."""
 
@@ -57,8 +60,18 @@ class Held:
         return self._number("SELECT COALESCE(MAX(row) + 1, 0) FROM held")
 
     def rows(self) -> Iterator[int]:
-        """All rows, damaged ones included, sorted. Changes meanwhile are not seen."""
-        return (row for (row,) in self._table.execute("SELECT row FROM held ORDER BY row"))
+        """All rows, damaged ones included, sorted. Lines may be taken up or dropped meanwhile."""
+        last = -1
+        while piece := self._table.execute(
+            "SELECT row FROM held WHERE row > ? ORDER BY row LIMIT ?", (last, _PIECE)
+        ).fetchall():
+            for (last,) in piece:
+                yield last
+
+    @property
+    def count(self) -> int:
+        """How many lines there are, damaged ones included."""
+        return self._number("SELECT COUNT(*) FROM held")
 
     def has_row(self, row: int) -> bool:
         """Whether the catalogue lists this row, or will."""
@@ -114,13 +127,18 @@ class Held:
         )
 
     def replace(self, flat: Line) -> list[int]:
-        """Take up a fresh line; gives the rows that the same series had before."""
+        """Take up a fresh line; gives the rows of the same series that it leaves without one.
+
+        Of two lines of one series the later row counts: it was made to replace the other.
+        """
         old = self._table.execute(
             "SELECT row FROM held WHERE series_uid = ? AND patient_id = ? AND source = ?"
             " AND row != ?",
             (flat["series_uid"], flat["patient_id"], flat["source"], flat["row"]),
         ).fetchall()
         gone = [row for (row,) in old]
+        if gone and max(gone) > flat["row"]:
+            return [flat["row"]]
         self.drop(gone)
         self._insert([flat], fresh=True)
         return gone

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -26,8 +28,9 @@ class OpenFile:
 
     So a thread that still reads from a file keeps it open, even if the cache has let it go. What is
     read once is read by a system call; from the second time on it is copied out of a mapping, which
-    takes half the time or less where the kernel's own copy is slow. A disk that fails under a
-    mapping ends the process by SIGBUS, as with np.memmap; a file that shrank is noticed before.
+    takes half the time or less where the kernel's own copy is slow; where it cannot be mapped, it
+    is called for each time. A disk that fails under a mapping ends the process by SIGBUS, as with
+    np.memmap; a file that shrank is noticed before.
     """
 
     __slots__ = ("_array", "_map", "_read_before", "descriptor", "size")
@@ -60,9 +63,11 @@ class OpenFile:
     def mapped(self) -> npt.NDArray[np.uint8] | None:
         """All bytes where they lie, from the second time on; none of a file that shrank."""
         if self._array is None and self._read_before and self.size:
-            # Two threads may both map: the later mapping stays, the other goes.
-            mapped = mmap.mmap(self.descriptor, self.size, _FLAGS, mmap.PROT_READ)
-            self._map, self._array = mapped, np.frombuffer(mapped, np.uint8)
+            # No descriptor or address left, or a file system without mappings: read by calls.
+            with suppress(OSError):
+                # Two threads may both map: the later mapping stays, the other goes.
+                mapped = mmap.mmap(self.descriptor, self.size, _FLAGS, mmap.PROT_READ)
+                self._map, self._array = mapped, np.frombuffer(mapped, np.uint8)
         self._read_before = True
         if self._map is not None and self._map.size() != self.size:
             return self._array[:0] if self._array is not None else None
@@ -109,12 +114,22 @@ class OpenFiles:
             if file is not None:
                 self._files.move_to_end(path)
                 return file
-        file = OpenFile(path)
+        file = self._opened(path)
         with self._lock:
             self._files[path] = file
             if len(self._files) > self._limit:
                 self._files.popitem(last=False)
         return file
+
+    def _opened(self, path: str) -> OpenFile:
+        try:
+            return OpenFile(path)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        with self._lock:
+            self._files.clear()  # others need descriptors too: do with fewer
+        return OpenFile(path)
 
     def drop(self, path: str) -> None:
         """Open `path` anew when it is asked for again."""

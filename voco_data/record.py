@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
 import xxhash
 
-from voco_data.errors import StoreCorrupt
+from voco_data.errors import StoreCorrupt, is_of_the_file
 from voco_data.place import Place
 
 FOLDER = "volumes/records"
@@ -16,6 +17,8 @@ FOLDER = "volumes/records"
 
 ROWS_PER_FOLDER = 1000
 """Records lie in folders of this many rows, so that no folder grows without bound."""
+
+_KEY = re.compile(rf"{FOLDER}/\d{{6,}}/(\d{{9,}})\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +127,29 @@ def record_key(row: int) -> str:
     return f"{FOLDER}/{row // ROWS_PER_FOLDER:06d}/{row:09d}.json"
 
 
+def row_of_record(key: str) -> int | None:
+    """The row whose record has this key; None for other objects."""
+    found = _KEY.fullmatch(key)
+    return None if found is None else int(found[1])
+
+
 def write_record(store: Place, record: Record) -> None:
     """Commit: from this single atomic write on, the row exists."""
     store.write(record_key(record.row), record.to_json().encode())
 
 
 def read_record(store: Place, row: int) -> Record | None:
-    """The record of `row`, or None where the row is a hole."""
+    """The record of `row`, or None where the row is a hole. Raises StoreCorrupt, OSError."""
     key = record_key(row)
     try:
         text = store.read(key).decode()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if not is_of_the_file(error):
+            raise
+        what = error.strerror
+        raise StoreCorrupt(f"{store}/{key}: the record cannot be read ({what})") from error
     except UnicodeDecodeError as error:
         raise StoreCorrupt(f"{store}/{key}: the record is not text ({error})") from error
     return Record.from_json(text, f"{store}/{key}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, tee
+from typing import TypeVar
 
 import pyarrow as pa
 import xxhash
@@ -47,19 +48,17 @@ class Seals:
         """Give the disk space back."""
         self._table.close()
 
-    def broken(self, rows: Iterable[int]) -> Iterator[int]:
-        """Those of the rows whose objects do not look as when they were last found right."""
+    def look(self, rows: Iterable[int]) -> Iterator[tuple[int, str, bool]]:
+        """Row, its stamp now, and whether that is another than when it was last found right."""
         for row, stamp in self._stamps(rows):
             found = self._table.execute("SELECT stamp FROM seals WHERE row = ?", (row,)).fetchone()
-            if not stamp or found is None or found[0] != stamp:
-                yield row
+            yield row, stamp, not stamp or found is None or found[0] != stamp
 
-    def set(self, rows: Iterable[int]) -> None:
-        """The bytes of these rows are right: remember how their objects look."""
-        for row, stamp in self._stamps(rows):
-            if stamp:
-                self._table.execute("INSERT OR REPLACE INTO seals VALUES (?, ?)", (row, stamp))
-                self._changed = True
+    def set(self, row: int, stamp: str) -> None:
+        """The bytes of this row were right when its objects had this stamp."""
+        if stamp:
+            self._table.execute("INSERT OR REPLACE INTO seals VALUES (?, ?)", (row, stamp))
+            self._changed = True
 
     def drop(self, rows: Iterable[int]) -> None:
         """Forget these rows."""
@@ -84,7 +83,10 @@ class Seals:
             yield row, xxhash.xxh3_128_hexdigest(f"{chunk}/{record}".encode()) if whole else ""
 
 
-def in_pieces(rows: Iterable[int]) -> Iterator[list[int]]:
+T = TypeVar("T")
+
+
+def in_pieces(rows: Iterable[T]) -> Iterator[list[T]]:
     """Rows, some thousands at a time."""
     remaining = iter(rows)
     for first in remaining:

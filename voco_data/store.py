@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ import xxhash
 from voco_data import catalogue, chunk_reader
 from voco_data.chunk_cache import ChunkCache
 from voco_data.chunk_codec import DamagedChunk, decode
-from voco_data.errors import InputError, StoreCorrupt
+from voco_data.errors import InputError, StoreCorrupt, is_of_the_file
 from voco_data.place import Place, place_of
 from voco_data.record import Record
 from voco_data.spec import StoreSpec
@@ -130,32 +130,20 @@ class Store:
             out = chunk_reader.aligned(grid[0] * grid[1] * grid[2]).reshape(grid)
         elif out.shape != grid or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous uint8 {grid}, got {out.dtype} {out.shape}")
-        if self._folder is not None and row in self._checked:
-            try:
-                chunk_reader.read_chunk(f"{self._folder}/{row}/0/0/0", self.spec.compression, out)
-            except (OSError, DamagedChunk) as error:
-                raise self._corrupt(row, error) from error
-            return out
-        try:
-            self._read_checked(row, out)
-        except StoreCorrupt:
-            if self._cache is None:
-                raise
-            self._cache.drop(self._checksums[row])  # the copy: the object may be sound
-            self._read_checked(row, out)
+        compression = self.spec.compression
+        if row in self._checked:
+            self._reading(row, lambda path: chunk_reader.read_chunk(path, compression, out))
+        else:
+            self._reading(row, lambda path: self._read_first(row, path, out))
         return out
 
-    def _read_checked(self, row: int, out: npt.NDArray[np.uint8]) -> None:
-        known = row in self._checked
-        with self._complaining(row), self._chunk_file(row) as path:
-            if not known:
-                chunk_reader.forget(path)
-            chunk_reader.read_chunk(path, self.spec.compression, out)
-        if not known:
-            if xxhash.xxh3_128_hexdigest(out.data) != self._checksums[row]:
-                self.place.touch(chunk_key(row))  # the next run over its series looks at it again
-                raise StoreCorrupt(self._complaint(row, "its bytes do not match the checksum"))
-            self._checked.add(row)
+    def _read_first(self, row: int, path: str, out: npt.NDArray[np.uint8]) -> None:
+        """The first read of a row in this process: check the bytes."""
+        chunk_reader.forget(path)
+        chunk_reader.read_chunk(path, self.spec.compression, out)
+        if xxhash.xxh3_128_hexdigest(out.data) != self._checksums[row]:
+            raise DamagedChunk("its bytes do not match the checksum")
+        self._checked.add(row)
 
     def read_slices(
         self, row: int, indices: Sequence[int], out: npt.NDArray[np.uint8] | None = None
@@ -180,8 +168,7 @@ class Store:
         plane = height * width
         starts = [int(index) * plane for index in indices]
         flat = out.reshape(len(indices), plane)
-        with self._complaining(row), self._chunk_file(row) as path:
-            chunk_reader.read_parts(path, starts, depth * plane, flat)
+        self._reading(row, lambda path: chunk_reader.read_parts(path, starts, depth * plane, flat))
         return out
 
     def read_floats(self, row: int, out: npt.NDArray[np.float32]) -> None:
@@ -196,10 +183,8 @@ class Store:
             raise ValueError(
                 f"out must be C-contiguous float32 {self.grid}, got {out.dtype} {out.shape}"
             )
-        try:
-            chunk_reader.read_floats(f"{self._folder}/{row}/0/0/0", self.spec.compression, out)
-        except (OSError, DamagedChunk) as error:
-            raise self._corrupt(row, error) from error
+        compression = self.spec.compression
+        self._reading(row, lambda path: chunk_reader.read_floats(path, compression, out))
 
     def read_slice(self, row: int, index: int, out: npt.NDArray[Any]) -> None:
         """Slice `index` of the volume at `row` into `out` (Y, X), uint8 or float32, C-contiguous.
@@ -216,25 +201,9 @@ class Store:
         try:
             chunk_reader.read_part(path, index * plane, depth * plane, out)
         except (OSError, DamagedChunk) as error:
+            if self._may_be_sound(error):
+                raise
             raise self._corrupt(row, error) from error
-
-    @contextmanager
-    def _chunk_file(self, row: int) -> Iterator[str]:
-        """The chunk as a file of this machine. Raises OSError, StoreCorrupt."""
-        if self._folder is not None:
-            yield f"{self._folder}/{row}/0/0/0"
-        elif self._cache is not None:
-            try:
-                path = self._cache.file(chunk_key(row), self._checksums[row])
-            except StoreCorrupt as error:
-                raise StoreCorrupt(self._complaint(row, str(error))) from error
-            yield str(path)
-        else:
-            with self.place.fetched(chunk_key(row)) as copy:
-                try:
-                    yield str(copy)
-                finally:
-                    chunk_reader.forget(str(copy))  # gone in a moment, and nobody asks again
 
     @cached_property
     def _local(self) -> threading.local:
@@ -248,35 +217,66 @@ class Store:
             volume = self._local.volume = chunk_reader.aligned(z * y * x).reshape(self.spec.grid)
         return volume
 
-    @contextmanager
-    def _complaining(self, row: int) -> Iterator[None]:
-        """What is wrong with a chunk's file becomes StoreCorrupt that names the series."""
+    def _reading(self, row: int, read: Callable[[str], None]) -> None:
+        """Let `read` have the chunk's file. Raises StoreCorrupt that names the series, OSError."""
         try:
-            yield
-        except (OSError, DamagedChunk) as error:
-            elsewhere = self._folder is None and not isinstance(error, FileNotFoundError)
-            if isinstance(error, OSError) and elsewhere:
-                raise  # the network's trouble, or this machine's: the store may be sound
+            if self._folder is not None:
+                read(f"{self._folder}/{row}/0/0/0")
+                return
+            self._reading_copy(row, read)
+        except (OSError, DamagedChunk, StoreCorrupt) as error:
+            if self._may_be_sound(error):
+                raise
             raise self._corrupt(row, error) from error
 
-    def _corrupt(self, row: int, error: OSError | DamagedChunk) -> StoreCorrupt:
-        self.place.touch(chunk_key(row))  # the next run over its series looks at it again
-        what = error.strerror if isinstance(error, OSError) else None
-        return StoreCorrupt(self._complaint(row, what or str(error)))
+    def _reading_copy(self, row: int, read: Callable[[str], None]) -> None:
+        """The same from a bucket. A copy that is damaged, or made room, is fetched once more."""
+        for _ in range(0 if self._cache is None else 2):
+            assert self._cache is not None
+            path = str(self._cache.file(chunk_key(row), self._checksums[row]))
+            try:
+                read(path)
+            except (FileNotFoundError, DamagedChunk):
+                self._cache.drop(self._checksums[row])
+            else:
+                return
+        # Into a file of our own, which makes room for nobody.
+        with self.place.fetched(chunk_key(row)) as copy:
+            try:
+                read(str(copy))
+            finally:
+                chunk_reader.forget(str(copy))  # gone in a moment, and nobody asks again
 
-    def _complaint(self, row: int, what: str) -> str:
-        return (
+    def _may_be_sound(self, error: Exception) -> bool:
+        """Whether it is this machine's trouble, or the network's, and says nothing of the store."""
+        if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
+            return False
+        return self._folder is None or not is_of_the_file(error)
+
+    def _corrupt(self, row: int, error: OSError | DamagedChunk | StoreCorrupt) -> StoreCorrupt:
+        self.place.touch(chunk_key(row))  # the next run over its series looks at it again
+        what = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        # An object cannot be touched: only a run that reads everything finds it.
+        again = "voco preprocess" if self._folder is not None else "voco preprocess --deep"
+        return StoreCorrupt(
             f"{self.place.name}: series {self._series[row]} (row {row}): {what}; "
-            "rerun voco preprocess to rebuild it"
+            f"rerun {again} to rebuild it"
         )
 
 
 CHUNKS = "volumes/c"
+_CHUNK_KEY = re.compile(rf"{CHUNKS}/(\d+)/0/0/0")
 
 
 def chunk_key(row: int) -> str:
     """Key of the chunk that is volume `row` (Zarr v3 default chunk key encoding)."""
     return f"{chunk_folder(row)}/0/0/0"
+
+
+def row_of_chunk(key: str) -> int | None:
+    """The row whose chunk has this key; None for other objects."""
+    found = _CHUNK_KEY.fullmatch(key)
+    return None if found is None else int(found[1])
 
 
 def chunk_folder(row: int) -> str:

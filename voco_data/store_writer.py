@@ -20,7 +20,7 @@ from voco_data.held import Held
 from voco_data.place import Lease, Place
 from voco_data.record import Record, record_key, series_key, write_record
 from voco_data.rows import Rows
-from voco_data.seals import Seals
+from voco_data.seals import Seals, in_pieces
 from voco_data.spec import StoreSpec
 from voco_data.store import chunk_folder, chunk_key, read_spec
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class StoreWriter:
     """A store held for writing. Make one with `writing`."""
 
-    def __init__(self, place: Place, spec: StoreSpec, lease: Lease, *, deep: bool = False) -> None:
+    def __init__(self, place: Place, spec: StoreSpec, lease: Lease) -> None:
         self.place = place
         self.spec = spec
         self.held = Held()
@@ -42,8 +42,11 @@ class StoreWriter:
         self._noted = False
         self._anew = False
         """The catalogue on disk cannot be built upon."""
+
+    def take_up(self, *, deep: bool = False) -> None:
+        """Find out what the store holds, and what of it is damaged; `deep` reads all bytes."""
         self._load()
-        if self._anew or not lease.ended_well:
+        if self._anew or not self._lease.ended_well:
             self._take_up_holes()
         self._find_damage(deep=deep)
 
@@ -109,7 +112,8 @@ class StoreWriter:
             for row in self._gone:  # only now: no reader of the new catalogue goes there
                 self._remove(row)
             self._seals.drop(self._gone)
-            self._seals.set(self.held.fresh_rows())
+            for row, stamp, _ in self._seals.look(self.held.fresh_rows()):
+                self._seals.set(row, stamp)
             self.held.settle()
             self._gone, self._noted, self._anew = [], False, False
         self._seals.save()
@@ -123,8 +127,7 @@ class StoreWriter:
             log.warning("%s; it is made again from the records", error)
             self._anew = True
         if self._anew:
-            # Of two records of one series the later row counts: it replaced the other.
-            for record in sorted(damage.recover(self.place), key=lambda record: record.row):
+            for record in damage.recover(self.place):
                 self.note(record)
         if self._anew or self._rows.lost or self._rows.size == 0:
             self._name_rows()
@@ -148,23 +151,27 @@ class StoreWriter:
 
     def _find_damage(self, *, deep: bool) -> None:
         """Check rows whose objects were touched since they were last found right; all if `deep`."""
-        rows = list(self.held.rows()) if deep else list(self._seals.broken(self.held.rows()))
-        whole = []
-        for found in damage.check_rows(self.place, self.spec, rows):
-            line = self.held.at(found.row)
-            assert line is not None
-            if found.record is None:
-                self.held.mark_damaged(found.row)
-                name = line["series_uid"]
-                log.warning("series %s (row %d) is damaged: %s", name, found.row, found.damage)
-                continue
-            whole.append(found.row)
-            if damage.differing(found.record, line):
-                self.note(found.record)
-        self._seals.set(whole)
+        for piece in in_pieces(self._seals.look(self.held.rows())):
+            # Stamps of before the bytes are read: what changes meanwhile breaks its seal.
+            stamps = {row: stamp for row, stamp, broken in piece if broken or deep}
+            for found in damage.check_rows(self.place, self.spec, stamps):
+                self._take_finding(found, stamps[found.row])
         if self._noted:
             self.compact()
         self._seals.save()
+
+    def _take_finding(self, found: damage.Checked, stamp: str) -> None:
+        """Seal a row that is whole; a damaged one is no hit for anyone."""
+        line = self.held.at(found.row)
+        assert line is not None
+        if found.record is None:
+            self.held.mark_damaged(found.row)
+            name = line["series_uid"]
+            log.warning("series %s (row %d) is damaged: %s", name, found.row, found.damage)
+            return
+        self._seals.set(found.row, stamp)
+        if damage.differing(found.record, line):
+            self.note(found.record)
 
     def _remove(self, row: int) -> None:
         """Take a row away: the record first, so that it never stands without its chunk."""
@@ -187,8 +194,9 @@ def writing(
             leftovers.sweep_store(place)
         store_arrays.ensure(place, spec)
         read_spec(place)
-        writer = StoreWriter(place, spec, lease, deep=deep)
+        writer = StoreWriter(place, spec, lease)
         try:
+            writer.take_up(deep=deep)
             yield writer
         finally:
             writer.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 from voco_data import damage, store_arrays
 from voco_data.held import Held
 from voco_data.place import Place, place_of
-from voco_data.record import FOLDER
+from voco_data.record import FOLDER, row_of_record
 from voco_data.spec import StoreSpec
-from voco_data.store import CHUNKS, chunk_key, read_spec
+from voco_data.store import CHUNKS, chunk_key, read_spec, row_of_chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +40,8 @@ def verify(store: str | Path | Place) -> VerifySummary:
     spec = read_spec(place)
     with closing(Held()) as held:
         held.load(place)
-        rows = list(held.rows())
         problems = (*_problems(place, spec, held), *_strays(place, held))
-        return VerifySummary(str(place), len(rows), problems)
+        return VerifySummary(str(place), held.count, problems)
 
 
 def _problems(place: Place, spec: StoreSpec, held: Held) -> Iterator[str]:
@@ -61,14 +59,9 @@ def _problems(place: Place, spec: StoreSpec, held: Held) -> Iterator[str]:
 
 def _strays(place: Place, held: Held) -> Iterator[str]:
     """Objects of rows that the catalogue does not list: a run was killed, or is writing."""
-    for folder, what in ((FOLDER, "a record"), (CHUNKS, "a chunk")):
-        for key, _ in sorted(place.sizes(folder)):
-            row = _row_of(key)
-            if row is not None and not held.has_row(row):
-                yield f"row {row}: {what} that the catalogue does not list; rerun"
-
-
-def _row_of(key: str) -> int | None:
-    """Row of a chunk or record; None for other objects, such as what a writer has not moved yet."""
-    found = re.fullmatch(rf"{CHUNKS}/(\d+)/0/0/0|{FOLDER}/\d+/(\d+)\.json", key)
-    return None if found is None else int(found[1] or found[2])
+    kinds = ((FOLDER, row_of_record, "a record"), (CHUNKS, row_of_chunk, "a chunk"))
+    for folder, row_of, what in kinds:
+        rows = (row_of(key) for key, _ in place.sizes(folder))
+        strays = {row for row in rows if row is not None and not held.has_row(row)}
+        for row in sorted(strays):
+            yield f"row {row}: {what} that the catalogue does not list; rerun"
