@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import os
 import pickle
 import resource
 import struct
@@ -17,11 +18,12 @@ import numpy.typing as npt
 import pytest
 from small_stores import make_store, random_volumes
 
+from voco_data import chunk_reader
 from voco_data.chunk_codec import Compression, DamagedChunk, decode, encode
 from voco_data.chunk_reader import aligned
 from voco_data.damage import check_row
 from voco_data.errors import StoreCorrupt
-from voco_data.open_files import OpenFiles
+from voco_data.mapped_files import MappedFiles
 from voco_data.store import Store, chunk_key
 
 GRID = (5, 24, 32)
@@ -189,23 +191,52 @@ def test_threads_share_a_store(tmp_path: Path) -> None:
     assert not wrong
 
 
-def test_open_files_are_bounded_and_close(tmp_path: Path) -> None:
+def mappings(folder: Path) -> int:
+    return sum(str(folder) in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def test_mapped_files_are_bounded_and_go(tmp_path: Path) -> None:
     paths = [str(tmp_path / str(index)) for index in range(20)]
     for path in paths:
         Path(path).write_text(path)
-    before = n_open()
-    files = OpenFiles(limit=5)
+    files = MappedFiles(limit=5)
     kept = files.get(paths[0])
+    room = np.zeros(len(paths[-1]), np.uint8)
     for path in paths:
-        files.get(path)
+        for _ in range(3):
+            assert files.get(path).read_into(room) == len(path)
+            assert room[: len(path)].tobytes().decode() == path
     assert len(files) == 5
-    assert n_open() - before == 6
-    room = np.zeros(len(paths[0]), np.uint8)
-    for _ in range(3):  # let go by the cache, still open here; mapped from the second time on
+    assert mappings(tmp_path) == 6
+    Path(paths[0]).unlink()
+    for _ in range(3):  # let go by all others, still mapped here
         room[:] = 0
-        assert kept.read_into(room) == len(room)
-        assert room.tobytes().decode() == paths[0]
+        assert kept.read_into(room) == len(paths[0])
+        assert room[: len(paths[0])].tobytes().decode() == paths[0]
+    with pytest.raises(ValueError, match="read-only"):
+        np.asarray(kept.mapped())[0] = 0
     del kept, files
+    assert mappings(tmp_path) == 0
+
+
+@pytest.mark.parametrize("compression", BOTH)
+def test_few_descriptors_stay_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Compression
+) -> None:
+    monkeypatch.setattr("voco_data.mapped_files._kept", threading.BoundedSemaphore(2))
+    store = make_store(tmp_path, VOLUMES, compression=compression)
+    before = n_open()
+    for _ in range(3):
+        for row in range(4):
+            assert np.array_equal(store.read(row), VOLUMES[row])
+            store.read_slices(row, [0])
+    assert n_open() == before + 2
+    for row in range(4):  # whether a descriptor was kept, or not
+        os.truncate(chunk(store, row), 10)
+        with pytest.raises(StoreCorrupt, match=f"series-00{row}"):
+            store.read(row)
+    for row in range(4):
+        chunk_reader.forget(str(chunk(store, row)))
     assert n_open() == before
 
 
@@ -218,16 +249,6 @@ def descriptors(limit: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_files_that_stay_open_make_room_where_descriptors_are_scarce(tmp_path: Path) -> None:
-    store = make_store(tmp_path, VOLUMES)
-    for row in (0, 1):
-        store.read(row)
-    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
-    for row in (2, 3):
-        with descriptors(highest):
-            assert np.array_equal(store.read(row), VOLUMES[row])
 
 
 def test_a_lack_of_descriptors_is_not_blamed_on_the_store(tmp_path: Path) -> None:
@@ -245,10 +266,10 @@ def test_a_lack_of_descriptors_is_not_blamed_on_the_store(tmp_path: Path) -> Non
 def test_files_that_cannot_be_mapped_are_read_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(_descriptor: int, _size: int) -> None:
         raise OSError(errno.ENODEV, "No such device")
 
-    monkeypatch.setattr("mmap.mmap", refuse)
+    monkeypatch.setattr("voco_data.mapped_files._map", refuse)
     for compression in BOTH:
         store = make_store(tmp_path / compression, VOLUMES, compression=compression)
         for _ in range(3):

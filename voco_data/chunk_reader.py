@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.chunk_codec import Compression, DamagedChunk, decode, longest
-from voco_data.open_files import OpenFiles
+from voco_data.mapped_files import MappedFiles
 
 _ALIGNMENT = 64
-_open_files = OpenFiles()
+_files = MappedFiles()
 _local = threading.local()
 
 
@@ -41,7 +41,7 @@ def read_chunk(path: str, compression: Compression, out: npt.NDArray[np.uint8]) 
         else:
             _whole(path, flat.size, flat.size, flat)
         return
-    file, most = _open_files.get(path), longest(flat.size, compression)
+    file, most = _files.get(path), longest(flat.size, compression)
     _check_size(path, file.size, 0, most)
     frame = file.mapped()
     if frame is None:
@@ -65,7 +65,7 @@ def read_parts(path: str, starts: Sequence[int], size: int, out: npt.NDArray[np.
 
     `out` is uint8 (n, length), C-contiguous. Raises OSError, or DamagedChunk.
     """
-    file = _open_files.get(path)
+    file = _files.get(path)
     _check_size(path, file.size, size, size)
     for start, part in zip(starts, out, strict=True):
         if file.read_into(part, start) < part.size:
@@ -77,7 +77,7 @@ def read_part(path: str, start: int, size: int, out: npt.NDArray[Any]) -> None:
 
     `out` is uint8 or float32, C-contiguous. Raises OSError, or DamagedChunk.
     """
-    file = _open_files.get(path)
+    file = _files.get(path)
     if file.size != size:
         _check_size(path, file.size, size, size)
     if file.read_into(out.reshape(-1), start) < out.size:
@@ -85,13 +85,13 @@ def read_part(path: str, start: int, size: int, out: npt.NDArray[Any]) -> None:
 
 
 def forget(path: str) -> None:
-    """Do not trust what is open: the next read opens the file anew."""
-    _open_files.drop(path)
+    """Do not trust what is mapped: the next read looks at the file anew."""
+    _files.drop(path)
 
 
 def _whole(path: str, least: int, most: int, room: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """All of the file, in the first bytes of `room`."""
-    file = _open_files.get(path)
+    file = _files.get(path)
     _check_size(path, file.size, least, most)
     found = room[: file.size]
     if file.read_into(found) < file.size:
