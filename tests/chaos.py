@@ -106,7 +106,7 @@ class Chaos:
         redone = {p for p in before if p in after and before[p] != after[p]}
         assert not redone, f"{what}: written again: {redone}"
         found, expected = store_truth.snapshot(root), self.expected[state]
-        assert sorted(found) == sorted(expected), what
+        assert not set(found) ^ set(expected), f"{what}: {sorted(set(found) ^ set(expected))}"
         differ = [name for name in expected if found[name] != expected[name]]
         assert not differ, f"{what}: differ: {differ}"
 
