@@ -79,6 +79,15 @@ class Held:
         )
         return found.fetchone() is not None
 
+    def last_row(self, patient_id: str, series_uid: str, source: str) -> int:
+        """The last row of a series, damaged or not; -1 where none is held."""
+        found = self._table.execute(
+            "SELECT COALESCE(MAX(row), -1) FROM held"
+            " WHERE series_uid = ? AND patient_id = ? AND source = ?",
+            (series_uid, patient_id, source),
+        ).fetchone()
+        return int(found[0])
+
     def digests(self) -> Iterator[tuple[str, str]]:
         """(stat digest, input digest) of every series."""
         return self._table.execute("SELECT stat_digest, input_digest FROM whole")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +18,9 @@ FOLDER = "volumes/records"
 
 ROWS_PER_FOLDER = 1000
 """Records lie in folders of this many rows, so that no folder grows without bound."""
+
+KEY = re.compile(rf"{FOLDER}/\d+/(\d+)\.json")
+"""Key of a record, with its row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,13 @@ def series_key(patient_id: str, series_uid: str, source: str) -> str:
 def record_key(row: int) -> str:
     """Where the record of `row` lies inside the store."""
     return f"{FOLDER}/{row // ROWS_PER_FOLDER:06d}/{row:09d}.json"
+
+
+def rows_with_record(store: Place) -> Iterator[int]:
+    """Rows whose record is there, in no order. Nothing is read."""
+    for key, _ in store.sizes(FOLDER):
+        if (match := KEY.fullmatch(key)) is not None:
+            yield int(match[1])
 
 
 def write_record(store: Place, record: Record) -> None:

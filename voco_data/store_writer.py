@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from voco_data.chunk_codec import Compression, encode
 from voco_data.errors import StoreCorrupt
 from voco_data.held import Held
 from voco_data.place import Lease, Place
-from voco_data.record import Record, record_key, series_key, write_record
+from voco_data.record import Record, record_key, rows_with_record, series_key, write_record
 from voco_data.rows import Rows
 from voco_data.seals import Seals
 from voco_data.spec import StoreSpec
@@ -43,9 +44,14 @@ class StoreWriter:
         self._anew = False
         """The catalogue on disk cannot be built upon."""
         self._load()
-        if self._anew or not lease.ended_well:
+        if self._anew or self._rows.lost or not lease.ended_well:
             self._take_up_holes()
         self._find_damage(deep=deep)
+
+    @property
+    def lease(self) -> Lease:
+        """Our right to the store."""
+        return self._lease
 
     def close(self) -> None:
         """Let go of the tables on disk."""
@@ -136,15 +142,24 @@ class StoreWriter:
 
     def _take_up_holes(self) -> None:
         """Rows without a line: adopt what an interrupted run committed, remove what it left."""
-        for row in range(max(store_arrays.length(self.place), self._rows.size, self.held.size)):
+        end = max(store_arrays.length(self.place), self._rows.size, self.held.size)
+        beyond: list[int] = []
+        if self._rows.lost:
+            beyond = sorted(row for row in rows_with_record(self.place) if row >= end)
+        for row in chain(range(end), beyond):
             if self.held.has_row(row):
                 continue
             known = self._rows.lost or self._rows.has(row)
             found = damage.check_row(self.place, self.spec, row) if known else None
-            if found is not None and found.record is not None:
+            if found is not None and found.record is not None and not self._is_old(found.record):
                 self.note(found.record)
             else:
                 self._remove(row)
+
+    def _is_old(self, record: Record) -> bool:
+        """Whether a later row of the same series has replaced this one."""
+        last = self.held.last_row(record.patient_id, record.series_uid, record.source)
+        return last > record.row
 
     def _find_damage(self, *, deep: bool) -> None:
         """Check rows whose objects were touched since they were last found right; all if `deep`."""
