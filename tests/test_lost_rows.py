@@ -1,4 +1,4 @@
-"""A store whose rows.parquet is lost: what is committed stays, what was replaced does not return."""
+"""rows.parquet is lost: what is committed stays, and what was replaced does not return."""
 
 from __future__ import annotations
 

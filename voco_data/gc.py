@@ -72,7 +72,7 @@ def gc(
 ) -> GcSummary:
     """List what nothing needs under `root`; with `yes`, remove it, under the locks of all stores.
 
-    What is to go is listed in memory: about 400 bytes an object, two objects a volume.
+    What is to go is listed in memory: at most 350 bytes an object, two objects a volume.
     `stores` are folder names of stores to remove although they are current; `keep_runs` is how
     many of the last preprocess runs stay (all). Raises InputError for a root or a store that is
     not there, and for a named store that a run uses; StoreBusy if a run writes to a store for
