@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import numpy.typing as npt
 
 from tests.ct_files import body, write_slices
 from voco_data.spec import StoreSpec
@@ -24,12 +25,18 @@ def write_nifti(path: Path, seed: int) -> None:
     nibabel.save(nibabel.Nifti1Image(body(seed=seed).transpose(2, 1, 0), affine), path)
 
 
+def write_series(folder: Path, patient: int, hu: npt.NDArray[np.int16], rle: bool = False) -> None:
+    """A DICOM series whose id follows from its folder's name: rows are the same in every test."""
+    uid = f"1.2.3.{int.from_bytes(folder.name.encode())}"
+    tags = {"PatientID": f"patient-{patient}", "SeriesInstanceUID": uid}
+    write_slices(folder, hu, rle=rle, tags=tags)
+
+
 def make_archive(folder: Path) -> Path:
     """Eight series: five DICOM, one of them RLE, two NIfTI, and one that is refused."""
     for index in range(5):
-        tags = {"PatientID": f"patient-{index}"}
-        write_slices(folder / f"d{index}", body(seed=index), rle=index == 3, tags=tags)
-    write_slices(folder / "short", body(seed=9)[:4], tags={"PatientID": "patient-9"})
+        write_series(folder / f"d{index}", index, body(seed=index), rle=index == 3)
+    write_series(folder / "short", 9, body(seed=9)[:4])
     write_nifti(folder / "n0.nii.gz", seed=20)
     write_nifti(folder / "n1.nii", seed=21)
     return folder
@@ -38,11 +45,11 @@ def make_archive(folder: Path) -> Path:
 def make_second_state(first: Path, folder: Path) -> Path:
     """The archive later: a series changed in place, one gone, two new, one refused no longer."""
     shutil.copytree(first, folder)  # keeps the times of change
-    write_slices(folder / "d1", body(seed=101), tags={"PatientID": "patient-1"})
+    write_series(folder / "d1", 1, body(seed=101))
     write_nifti(folder / "n1.nii", seed=121)
     shutil.rmtree(folder / "d4")
-    write_slices(folder / "e0", body(seed=30), tags={"PatientID": "patient-3"})
-    write_slices(folder / "short", body(seed=9), tags={"PatientID": "patient-9"})
+    write_series(folder / "e0", 3, body(seed=30))
+    write_series(folder / "short", 9, body(seed=9))
     write_nifti(folder / "m.nii.gz", seed=31)
     return folder
 

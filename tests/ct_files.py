@@ -26,7 +26,8 @@ def write_slices(
     """Write `hu` (slice, row, column) as one series; slice k lies at origin + k * step."""
     folder.mkdir(parents=True, exist_ok=True)
     step = (0.0, 0.0, spacing_mm[0]) if step_mm is None else step_mm
-    uid = generate_uid(entropy_srcs=[str(folder)])[:56].rstrip(".")
+    # The same in every run of a test, so that rows are: pytest's own folders have other names.
+    uid = generate_uid(entropy_srcs=["/".join(folder.parts[-2:])])[:56].rstrip(".")
     paths = []
     for index, plane in enumerate(hu):
         dataset = Dataset()

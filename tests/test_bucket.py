@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from obstore.store import MemoryStore
 from s3_server import BUCKET, S3Server, use
 
+from voco_data import bucket
 from voco_data.bucket import Bucket
 from voco_data.errors import InputError, StoreBusy, StoreUnreachable
+from voco_data.inspect import store_names
 from voco_data.place import Lease, in_bucket, place_of, root_of
+from voco_data.record import record_key
+from voco_data.store import chunk_key
 
 NOBODY = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
 
@@ -102,6 +109,98 @@ def test_the_one_writer_replaces_only_what_it_saw(place: Bucket) -> None:
         assert place.read(key) == b"theirs"
     ours.write("unseen", b"2")
     assert place.read("unseen") == b"2"
+
+
+def test_what_the_one_writer_removed_it_may_make_again(place: Bucket) -> None:
+    keys = ["one", "folder/two"]
+    for key in keys:
+        place.write(key, b"1")
+    ours = place.guarded(Always())
+    for key in keys:
+        ours.read(key)
+    ours.remove("one")
+    ours.remove_folder("folder")
+    assert list(place.sizes()) == []
+    for key in keys:
+        ours.write(key, b"2")
+        assert place.read(key) == b"2"
+    ours.remove("one")
+    place.write("one", b"theirs")  # what it removed must still be gone
+    with pytest.raises(StoreBusy, match="another run has written"):
+        ours.write("one", b"3")
+
+
+def test_what_lies_below_the_one_writers_place_is_guarded_too(place: Bucket) -> None:
+    place.write("a/b/k", b"1")
+    below = place.guarded(Always()) / "a" / "b"
+    assert below.read("k") == b"1"
+    place.write("a/b/k", b"theirs")
+    with pytest.raises(StoreBusy, match="another run has written"):
+        below.write("k", b"2")
+
+
+MANY = 60_000
+
+
+def test_stamps_of_a_large_store_are_kept_on_disk(
+    place: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(_: Bucket, folder: str) -> Iterator[tuple[str, int, str]]:
+        return ((f"{folder}/{row}", row, f'"{row:032x}"') for row in range(MANY))
+
+    monkeypatch.setattr(Bucket, "_listed", listed)
+    keys = (f"volumes/c/{row}" for row in range(MANY + 1))
+    tracemalloc.start()
+    try:
+        for row, stamp in enumerate(place.stamps("volumes/c", keys)):
+            assert stamp == (f'{row} "{row:032x}"' if row < MANY else "")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * 2**20  # 16 MiB in a dictionary
+
+
+def test_nothing_is_listed_for_no_stamps(place: Bucket, s3_server: S3Server) -> None:
+    before = len(s3_server.requests())
+    assert list(place.stamps("volumes/c", [])) == []
+    assert len(s3_server.requests()) == before
+
+
+def test_a_writer_does_not_remember_every_volume(
+    place: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = MemoryStore()
+    monkeypatch.setattr(bucket, "_client", lambda *_: memory)
+    ours = place.guarded(Always())
+    for key in ("volumes/zarr.json", "volumes/c/0/0/0/0"):
+        place.write(key, b"1")
+    tracemalloc.start()
+    try:
+        for row in range(5_000):
+            assert ours.size(record_key(row)) is None
+            assert ours.size(chunk_key(row)) == (1 if row == 0 else None)
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert now < 2**18  # 1.5 MiB if it did
+    assert ours.read("volumes/zarr.json") == b"1"  # this it does remember
+    place.write("volumes/zarr.json", b"theirs")
+    with pytest.raises(StoreBusy):
+        ours.write("volumes/zarr.json", b"2")
+
+
+def test_stores_are_found_without_a_look_at_what_is_in_them(
+    place: Bucket, s3_server: S3Server
+) -> None:
+    names = [f"small-{number:012x}.zarr" for number in range(3)]
+    for name in names:
+        for number in range(400):
+            place.write(f"{name}/{number}", b"")
+    for other in ("runs/a/ledger.parquet", "notes.txt", f"{names[0]}.txt"):
+        place.write(other, b"")
+    before = len(s3_server.requests())
+    assert store_names(place) == names
+    assert len(s3_server.requests()) == before + 1
 
 
 def test_a_write_whose_answer_was_lost_is_known_again(place: Bucket) -> None:

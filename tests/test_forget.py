@@ -22,7 +22,9 @@ from voco_data.errors import InputError
 from voco_data.folder import Folder
 from voco_data.forget import forget
 from voco_data.freshness import Freshness, Seen
+from voco_data.gc import gc
 from voco_data.ingest import PreprocessSummary, preprocess
+from voco_data.left import still_named
 from voco_data.pins import pin
 from voco_data.reasons import Reason
 from voco_data.spec import StoreSpec
@@ -331,6 +333,51 @@ def test_orphans_of_a_killed_run_are_forgotten_too(hidden: Path, tmp_path: Path)
     (root / ".freshness.parquet.12.0123abcd.tmp").write_bytes(record)
     forget(root, PATIENT, yes=True)
     assert_gone(root, words, before)
+
+
+def test_a_store_that_gc_removed_meanwhile_is_no_matter(
+    hidden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a look nothing is locked; the journal of an interrupted forget names it still."""
+    root = copy_of(hidden, tmp_path)
+    words = traces_of(root)
+
+    def remove(*args: Any) -> list[str]:
+        gc(root, stores=[OTHER.name], yes=True)
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr("voco_data.forget._previews_of", remove)
+        told = forget(root, PATIENT)
+    assert [store["store"] for store in told.stores] == [SMALL.name]
+    assert told.series == 2
+    shutil.rmtree(root)
+    shutil.copytree(hidden, root)
+    with dying_at(monkeypatch, 12), pytest.raises(Killed):
+        forget(root, PATIENT, yes=True)
+    assert len(list((root / "private" / "forgetting").glob("*.json"))) == 1
+    gc(root, stores=[OTHER.name], yes=True)
+    told = forget(root, PATIENT, yes=True)
+    assert [store["store"] for store in told.stores] == [SMALL.name]
+    assert files_that_say(root, *words) == set()
+
+
+def test_what_a_training_run_removes_meanwhile_is_no_matter(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = copy_of(kept, tmp_path)
+    for key in ("runs/training/a.csv", "runs/training/b.parquet", "runs/training/c.txt"):
+        (root / key).parent.mkdir(exist_ok=True)
+        (root / key).write_text(PATIENT)
+    ours = Folder.sizes
+
+    def vanishing(self: Folder, folder: str = "") -> Iterator[tuple[str, int]]:
+        yield from list(ours(self, folder))
+        for name in ("a.csv", "b.parquet") if not folder else ():
+            (root / "runs/training" / name).unlink(missing_ok=True)
+
+    monkeypatch.setattr(Folder, "sizes", vanishing)
+    assert list(still_named(Folder(root), [PATIENT])) == ["runs/training/c.txt"]
 
 
 def test_the_key_stays_and_others_map_entries_too(hidden: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from small_stores import make_record, make_store, random_volumes
 
 from flows.command import main
 from tests.ct_files import body, write_slices
-from voco_data.errors import InputError, StoreBusy
+from voco_data.errors import InputError, StoreBusy, VocoError
 from voco_data.folder import Folder
 from voco_data.gc import GcSummary, gc
 from voco_data.ingest import preprocess
@@ -25,6 +26,7 @@ from voco_data.record import record_key, write_record
 from voco_data.spec import ALGORITHM_VERSION, StoreSpec
 from voco_data.store import Store, chunk_key
 from voco_data.store_writer import commit_volume, writing
+from voco_data.verify import verify
 
 GRID = (2, 8, 8)
 DAY_S = 24 * 3600
@@ -156,6 +158,53 @@ def test_what_an_interrupted_run_committed_is_no_leftover(root: Path) -> None:
     with writing(Folder(root), spec) as writer:
         assert list(writer.held.rows()) == [1]
     assert np.array_equal(Store.open(root / spec.name).read(1), volumes[1])
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+def damage(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("harm", [lose, damage])
+@pytest.mark.parametrize("tables", [["rows"], ["catalogue"], ["rows", "catalogue"]])
+def test_a_store_whose_tables_are_lost_keeps_its_volumes(
+    root: Path, tables: list[str], harm: Callable[[Path], None]
+) -> None:
+    """Catalogue and rows are made from the records: while those read, nothing is garbage."""
+    (store,) = root.glob("new-*.zarr")
+    spec = Store.open(store).spec
+    with writing(Folder(root), spec) as writer:  # a run that was killed after its first volume
+        writer.assign(["x", "y"])
+        volume = random_volumes(1, GRID, seed=9)[0]
+        for name in "xy":
+            writer.place.write(chunk_key(writer.row_of(name)), volume.data)
+        write_record(writer.place, make_record(writer.row_of("x"), volume, spec, "x"))
+    for table in tables:
+        harm(store / "volumes" / f"{table}.parquet")
+    before = files(store)
+    if harm is damage and "catalogue" in tables:
+        with pytest.raises(VocoError, match="nothing was removed"):
+            gc(root, yes=True)
+        assert files(store) == before
+        return
+    summary = gc(root, yes=True)
+    assert told(summary) == {("leftovers", store.name): 2 * 8 * 8}  # the chunk of y
+    assert files(store).keys() == before.keys() - {chunk_key(4)}
+    with writing(Folder(root), spec) as writer:
+        assert list(writer.held.rows()) == [0, 1, 2, 3]
+    assert verify(store).problems == ()
+
+
+def test_a_record_under_anothers_row_is_a_leftover(root: Path) -> None:
+    (store,) = root.glob("new-*.zarr")
+    (store / "volumes" / "rows.parquet").unlink()
+    place = Folder(store)
+    place.write(record_key(9), place.read(record_key(1)))
+    assert told(gc(root, yes=True)).keys() == {("leftovers", store.name)}
+    assert place.size(record_key(9)) is None
 
 
 @pytest.fixture

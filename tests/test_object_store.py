@@ -154,11 +154,18 @@ def test_a_bucket_ends_up_with_what_a_folder_does(bench: Bench) -> None:
     }
 
 
-def test_a_rerun_reads_no_volume_and_a_new_series_costs_itself(bench: Bench) -> None:
+def test_a_rerun_reads_no_volume_and_a_new_series_costs_itself(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOCO_LEASE_SECONDS", "600")  # renewals would be counted too
     bench.run(bench.url)
     before, sent = bench.objects(), len(bench.server.requests())
     assert counts(bench.run(bench.url)) == (0, SERIES, 0)
     idle = bench.server.requests()[sent:]
+    count = Counter(method for method, _ in idle)
+    said = f"{len(idle)}: {count['PUT']} PUT, {count['HEAD']} HEAD, {count['GET']} GET and LIST;"
+    assert said in (PROJECT / "docs" / "object-stores.md").read_text()
+    assert f"| {len(idle)}, and " in (PROJECT / "docs" / "scale.md").read_text()
     read = [path for method, path in idle if method == "GET" and "list-type" not in path]
     assert not [path for path in read if "/c/" in path and "/valid/" not in path]
     assert not [path for path in read if "/records/" in path or ".jpg" in path]

@@ -189,6 +189,19 @@ def test_a_killed_run_is_taken_up_where_it_stopped(tmp_path: Path) -> None:
     ]
 
 
+def test_a_changed_series_keeps_the_row_that_a_killed_run_planned(tmp_path: Path) -> None:
+    """Although a later row was committed, and the catalogue still lists the old one."""
+    fill(tmp_path, ["a", "b"])
+    with writing(Folder(tmp_path), SPEC) as writer:
+        writer.assign(["a", "c", "d"])
+        assert [writer.row_of(name) for name in "acd"] == [2, 3, 4]
+        commit(writer, "d")
+    with writing(Folder(tmp_path), SPEC) as writer:
+        assert list(writer.held.rows()) == [0, 1, 4]
+        writer.assign(["a", "c"])
+        assert [writer.row_of(name) for name in "ac"] == [2, 3]
+
+
 def test_a_refused_series_leaves_a_hole(tmp_path: Path) -> None:
     with writing(Folder(tmp_path), SPEC) as writer:
         writer.assign(["a", "b", "c"])

@@ -69,6 +69,8 @@ CLAUSES: dict[int, tuple[str, ...]] = {
     17: (
         "test_store::test_a_killed_run_is_taken_up_where_it_stopped",
         "test_kill::test_some_changes_of_a_file",
+        "test_lost_rows::test_what_a_killed_run_committed_keeps_its_row",
+        "test_lost_rows::test_what_was_replaced_does_not_return",
     ),
     18: ("test_ingest::test_equal_pixels_of_two_patients_are_two_rows_in_any_order",),
     19: (
@@ -106,7 +108,11 @@ CLAUSES: dict[int, tuple[str, ...]] = {
         "test_bit_rot::test_verify_names_damaged_metadata",
         "test_bit_rot::test_verify_names_what_is_not_listed",
     ),
-    26: ("test_kill::test_a_random_moment",),
+    26: (
+        "test_kill::test_a_random_moment",
+        "test_leftovers::test_what_killed_runs_left_goes_and_what_a_training_writes_stays",
+        "test_leftovers::test_nobody_sweeps_what_a_forget_is_writing",
+    ),
     27: ("test_kill::test_a_random_moment",),
     28: (
         "test_bucket::test_a_large_object_goes_up_in_parts_and_is_there_whole_or_not_at_all",
@@ -150,9 +156,15 @@ CLAUSES: dict[int, tuple[str, ...]] = {
     40: (
         "test_gc::test_a_pinned_store_stays_and_says_who_uses_it",
         "test_gc::test_what_an_interrupted_run_committed_is_no_leftover",
+        "test_gc::test_a_store_whose_tables_are_lost_keeps_its_volumes",
+        "test_erase_in_bucket::test_without_its_leases_nothing_changes_any_more",
+        "test_erase_in_bucket::test_a_gc_that_comes_back_from_a_long_sleep_removes_nothing",
         "test_gc::test_a_busy_store_is_one_line_and_exit_code_1",
     ),
-    41: ("test_forget::test_a_forget_that_dies_anywhere_is_finished_by_the_next",),
+    41: (
+        "test_forget::test_a_forget_that_dies_anywhere_is_finished_by_the_next",
+        "test_erase_in_bucket::test_what_dies_anywhere_is_finished_by_the_next",
+    ),
     42: ("test_forget::test_a_forget_that_dies_anywhere_is_finished_by_the_next",),
     43: ("test_store_clauses::test_an_unknown_format_is_refused",),
 }

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 from obstore.store import S3Store
 
+from voco_data import spill
 from voco_data.bucket_errors import said_plainly
 from voco_data.errors import InputError, StoreBusy
 from voco_data.lease import Tagged, holding
 from voco_data.local_cache import TaggedObjects
 from voco_data.place import Lease, Readable
+from voco_data.record import FOLDER as RECORDS
+from voco_data.store import CHUNKS
 
 SCHEME = "s3://"
 DEFAULT_REGION = "us-east-1"
@@ -39,6 +43,10 @@ ABSENT = ""
 """In place of an ETag: there was no object."""
 PAGE = 1000
 """Keys in one answer of a listing: S3's most."""
+MANY = (f"{CHUNKS}/", f"{RECORDS}/")
+"""Objects that are as many as the series, and that a coordinator never replaces."""
+
+_STAMPS = "CREATE TABLE stamps (key TEXT PRIMARY KEY, stamp TEXT) WITHOUT ROWID;"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +173,16 @@ class Bucket:
         """Nothing: an object's stamp is that of its bytes."""
 
     def stamps(self, folder: str, keys: Iterable[str]) -> Iterator[str]:
-        """Bytes and ETag of each object, from a listing."""
-        found = {key: f"{size} {tag}" for key, size, tag in self._listed(folder)}
-        return (found.get(key, "") for key in keys)
+        """Bytes and ETag of each object, from a listing that is kept on disk meanwhile."""
+        remaining = iter(keys)
+        for first in remaining:  # nothing is listed for nobody
+            with spill.spilling(_STAMPS) as table:
+                listed = ((key, f"{size} {tag}") for key, size, tag in self._listed(folder))
+                table.executemany("INSERT OR REPLACE INTO stamps VALUES (?, ?)", listed)
+                for key in chain([first], remaining):
+                    query = "SELECT stamp FROM stamps WHERE key = ?"
+                    found = table.execute(query, (key,)).fetchone()
+                    yield "" if found is None else found[0]
 
     def size(self, key: str) -> int | None:
         """Bytes of an object."""
@@ -305,11 +320,16 @@ class Guarded(Bucket):
     """
 
     lease: Lease
+    # Few: the tables and the metadata of a store, ledgers and reports. See MANY.
     _seen: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[Bucket], tuple[str, str, Access]]:
         """Workers get the plain place: what they write is new."""
         return (Bucket, (self.bucket, self.prefix, self.access))
+
+    def __truediv__(self, folder: str) -> Guarded:
+        """The place below, under the same lease."""
+        return Guarded(self.bucket, self._full(folder), self.access, self.lease)
 
     def write(self, key: str, data: bytes | memoryview) -> None:
         """Replace what was seen. Raises StoreBusy if it is not there any more."""
@@ -330,14 +350,22 @@ class Guarded(Bucket):
         """Remove an object while the lease holds."""
         self.lease.check()
         super().remove(key)
+        self._removed(key)
 
     def remove_folder(self, folder: str) -> None:
         """Remove every object below while the lease holds."""
         self.lease.check()
         super().remove_folder(folder)
+        for key in self._seen:
+            if key.startswith(f"{folder}/"):
+                self._removed(key)
+
+    def _removed(self, key: str) -> None:
+        if key in self._seen:
+            self._seen[key] = ABSENT
 
     def _saw(self, key: str, tag: str | None) -> None:
-        if tag is not None:
+        if tag is not None and not key.startswith(MANY):
             self._seen[key] = tag
 
     def _upload(self, key: str, path: Path) -> None:

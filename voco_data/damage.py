@@ -15,7 +15,7 @@ from voco_data import catalogue
 from voco_data.catalogue import Line
 from voco_data.errors import StoreCorrupt
 from voco_data.place import Place
-from voco_data.record import FOLDER, Record, read_record, row_of_record
+from voco_data.record import Record, read_record, rows_with_record
 from voco_data.seals import in_pieces
 from voco_data.spec import StoreSpec
 from voco_data.store import Store
@@ -66,9 +66,7 @@ def differing(record: Record, line: Line) -> list[str]:
 
 def recover(store: Place) -> Iterator[Record]:
     """All records of a store that read, in no order, for a catalogue that was lost."""
-    for key, _ in store.sizes(FOLDER):
-        if (row := row_of_record(key)) is None:
-            continue  # what a writer has not moved yet
+    for row in rows_with_record(store):
         try:
             record = read_record(store, row)
         except StoreCorrupt as error:

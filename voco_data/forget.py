@@ -12,8 +12,8 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from voco_data import atomic, catalogue, forget_runs, preview, pseudonyms
-from voco_data.erase import listing, remove
+from voco_data import catalogue, forget_runs, leftovers, preview, pseudonyms
+from voco_data.erase import listing, remove, stale
 from voco_data.errors import InputError
 from voco_data.forget_find import find, others
 from voco_data.forget_journal import JOURNALS, Journal, journals, write_journal
@@ -22,7 +22,7 @@ from voco_data.freshness import Freshness
 from voco_data.inspect import existing_root, store_names
 from voco_data.left import still_named
 from voco_data.pins import pins_of, users
-from voco_data.place import Place
+from voco_data.place import Leases, Place
 from voco_data.store import read_spec
 from voco_data.store_writer import StoreWriter, writing
 
@@ -61,13 +61,14 @@ def forget(
 
     `patient` is the archive's own id or the pseudonym, letter by letter. Raises InputError for a
     root that is not there, a patient whom nothing names, and a store that cannot be written by
-    this version; StoreBusy if a run writes to a store for longer than `wait` seconds.
+    this version; StoreBusy if a run writes under the root for longer than `wait` seconds.
     """
     home = existing_root(root)
     if not patient.strip():
         raise InputError("patient: expected an id or a pseudonym, got an empty text")
     with ExitStack() as stack:
-        writers = _writers(home, stack, wait) if yes else []
+        writers = _alone(home, stack, wait) if yes else []
+        home = home.guarded(Leases([writer.lease for writer in writers]))
         journal = find(home, patient)
         for _, old in journals(home):
             if set(old.ids) & set(journal.ids):
@@ -86,8 +87,13 @@ def forget(
         return _summary(home, journal, len(alone), removed=yes)
 
 
-def _writers(home: Place, stack: ExitStack, wait: float) -> list[StoreWriter]:
-    """Every store under its lock. What an interrupted run had committed is taken up."""
+def _alone(home: Place, stack: ExitStack, wait: float) -> list[StoreWriter]:
+    """Every store under its lock. What an interrupted run had committed is taken up.
+
+    Torn files of killed runs go now, when nobody writes what all stores share.
+    """
+    leftovers.sweep_alone(home, wait_seconds=wait)
+    stack.enter_context(leftovers.using(home))
     found = []
     for name in store_names(home):
         try:
@@ -124,24 +130,23 @@ def _apply(
     remove(home, previews)
     for run in journal.runs:
         forget_runs.forget_in(home, run, journal.ids, journal.traces.sources, journal.traces.series)
+    remove(home, [key for key, _ in stale(home, (pseudonyms.FOLDER, *store_names(home)))])
+    _forget_in_private(home, journal)
+
+
+def _forget_in_private(home: Place, journal: Journal) -> None:
+    """Out of the map, then away with the journals, and with what killed runs left beside both."""
     private = pseudonyms.folder_of(home)
     pending = private / JOURNALS
-    stores = tuple(store_names(home))
-    torn = [
-        key
-        for key, _ in home.sizes()
-        if atomic.is_temporary(key.rpartition("/")[2])
-        and not key.startswith((f"{pseudonyms.FOLDER}/", *stores))
-    ]
-    remove(home, torn)
     if (private / pseudonyms.MAP_FILE).exists():
         gone = {(kind, pseudonym) for kind, pseudonym in journal.pairs}
         with pseudonyms.changing_map(home):
+            for torn in private.glob(f".{pseudonyms.MAP_FILE}.*.tmp"):  # those of a bucket
+                torn.unlink(missing_ok=True)
             pairs = pseudonyms.read_map(home)
             pseudonyms.write_map(home, (pair for pair in pairs if pair[:2] not in gone))
-    for folder, torn_name in ((private, f".{pseudonyms.MAP_FILE}.*.tmp"), (pending, ".*.tmp")):
-        for file in folder.glob(torn_name):
-            file.unlink(missing_ok=True)
+    for torn in pending.glob(".*.tmp"):
+        torn.unlink(missing_ok=True)
     for file, old in journals(home):
         if set(old.ids) & set(journal.ids):
             file.unlink()
@@ -164,21 +169,22 @@ def _forget_in_store(writer: StoreWriter, journal: Journal) -> None:
     writer.compact()
     inside = listing(writer.place)
     remove(writer.place, (key for key, _ in inside.leftovers))
-    keys = [key for key, _ in writer.place.sizes()]
-    remove(writer.place, (key for key in keys if atomic.is_temporary(key.rpartition("/")[2])))
+    leftovers.sweep_store(writer.place)
 
 
 def _summary(home: Place, journal: Journal, previews: int, *, removed: bool) -> ForgetSummary:
     pinned = pins_of(home)
-    stores = []
+    stores: list[dict[str, object]] = []
     for name, series in journal.stores.items():
+        if (home / name).size("zarr.json") is None:
+            continue  # gc removed it since it was looked at, or since an interrupted forget
         z, y, x = read_spec(home / name).grid
         stores.append({"store": name, "series": series, "bytes": series * z * y * x})
     learned = {pin.run for name in journal.stores for pin in users(pinned, name)}
     return ForgetSummary(
         root=str(home),
         removed=removed,
-        series=sum(journal.stores.values()),
+        series=sum(journal.stores[str(store["store"])] for store in stores),
         stores=tuple(stores),
         ledgers=tuple({"run": run, "rows": rows} for run, rows in journal.runs.items()),
         previews=previews,

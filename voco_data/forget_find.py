@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 
 from voco_data import catalogue, forget_runs, pseudonyms
-from voco_data.erase import listing
+from voco_data.erase import listing, waiting
 from voco_data.forget_journal import Journal
-from voco_data.forget_runs import RUNS, Names, Traces
+from voco_data.forget_runs import Names, Traces
 from voco_data.inspect import store_names
 from voco_data.place import Place
 from voco_data.record import series_key
+from voco_data.runs import FOLDER as RUNS
 
 
 def find(home: Place, patient: str) -> Journal:
@@ -78,7 +79,7 @@ def _lines_of(store: Place, ids: Collection[str]) -> Iterator[dict[str, str]]:
     names = ["patient_id", "study_uid", "series_uid", "source", "input_digest"]
     for batch in catalogue.batches(store, names):
         yield from (line for line in batch.to_pylist() if line["patient_id"] in ids)
-    for record in listing(store).waiting:
+    for record in waiting(store, listing(store)):
         if record.patient_id in ids:
             yield {name: getattr(record, name) for name in names}
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from voco_data import ledger, qc_page
 from voco_data.place import Place
+from voco_data.runs import FOLDER as RUNS
 
 FACTS = ("kind", "series_uid", "patient_id", "source", "reason", "detail", "input_digest")
 """Columns of a ledger that lead from a patient to everything else."""
-RUNS = "runs"
 REPORT = "report.html"
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
 

@@ -9,7 +9,6 @@ format, of a newer version, and the private folder are left alone.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -17,21 +16,17 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from voco_data import catalogue, ledger, pins, preview, spill
-from voco_data.erase import Object, in_safe_order, is_stale, listing, prune, remove
+from voco_data import catalogue, ledger, pins, preview, runs, spill
+from voco_data.erase import Object, in_safe_order, listing, prune, remove, stale, waiting
 from voco_data.errors import InputError, VocoError
 from voco_data.inspect import existing_root, store_names
 from voco_data.pins import Pin, pins_of, users
-from voco_data.place import Place
+from voco_data.place import Leases, Place
 from voco_data.pseudonyms import FOLDER as PRIVATE
 from voco_data.spec import ALGORITHM_VERSION
 from voco_data.store import read_spec
 
 log = logging.getLogger(__name__)
-
-RUNS = "runs"
-RUN_ID = re.compile(r"\d{8}T\d{6}-preprocess-[0-9a-f]{6}")
-"""Name of the folder of a preprocess run. Other folders below runs/ are not ours."""
 
 _PREVIEWS = """
 CREATE TABLE previews (digest TEXT PRIMARY KEY, key TEXT, size INTEGER) WITHOUT ROWID;
@@ -77,6 +72,7 @@ def gc(
 ) -> GcSummary:
     """List what nothing needs under `root`; with `yes`, remove it, under the locks of all stores.
 
+    What is to go is listed in memory: at most 350 bytes an object, two objects a volume.
     `stores` are folder names of stores to remove although they are current; `keep_runs` is how
     many of the last preprocess runs stay (all). Raises InputError for a root or a store that is
     not there, and for a named store that a run uses; StoreBusy if a run writes to a store for
@@ -87,9 +83,11 @@ def gc(
         previews = stack.enter_context(closing(_Previews(home)))
         names = store_names(home)
         if yes:
-            for name in names:
-                lock = home.exclusive(f".{name}.lock", wait_seconds=wait, tidies=False)
-                stack.enter_context(lock)
+            locks = [
+                home.exclusive(f".{name}.lock", wait_seconds=wait, tidies=False) for name in names
+            ]
+            # Of all stores, whatever is removed: a run over any may show a preview again.
+            home = home.guarded(Leases([stack.enter_context(lock) for lock in locks]))
         pinned = pins_of(home)
         doomed, kept = _judge(home, names, stores, pinned)
         pieces = [
@@ -216,7 +214,7 @@ def _leftovers(root: Place, names: Sequence[str], previews: _Previews) -> Iterat
                 previews.in_use(batch["input_digest"].to_pylist())
         except VocoError as error:
             raise VocoError(f"{error}; nothing was removed") from error
-        previews.in_use(record.input_digest for record in inside.waiting)
+        previews.in_use(record.input_digest for record in waiting(root / name, inside))
         for what, why, found in (
             ("leftovers", "chunks and records that no catalogue lists", inside.leftovers),
             ("temporary", "of killed runs", inside.stale),
@@ -228,18 +226,18 @@ def _leftovers(root: Place, names: Sequence[str], previews: _Previews) -> Iterat
 def _old_runs(root: Place, keep: int | None, previews: _Previews) -> Iterator[_Piece]:
     """Runs beyond the last `keep`. Notes which previews the others show."""
     objects: dict[str, list[Object]] = {}
-    for key, size in root.sizes(RUNS):
+    for key, size in root.sizes(runs.FOLDER):
         name = key.split("/")[1]
-        if RUN_ID.fullmatch(name):
+        if runs.ID.fullmatch(name):
             objects.setdefault(name, []).append((key, size))
     names = sorted(objects)
     old = [] if keep is None else names[: max(0, len(names) - keep)]
     for name in names:
         if name not in old:
-            previews.in_use(_digests_of_run(root / RUNS / name))
+            previews.in_use(_digests_of_run(root / runs.FOLDER / name))
     for name in old:
         why = f"beyond the last {keep}"
-        yield _Piece.of("run", f"{RUNS}/{name}", why, objects[name])
+        yield _Piece.of("run", f"{runs.FOLDER}/{name}", why, objects[name])
 
 
 def _digests_of_run(run: Place) -> Iterator[str]:
@@ -253,9 +251,5 @@ def _digests_of_run(run: Place) -> Iterator[str]:
 def _small_things(root: Place, names: Sequence[str], pinned: list[Pin]) -> Iterator[_Piece]:
     gone = [(pin.key, root.size(pin.key) or 0) for pin in pinned if pin.state == "gone"]
     yield _Piece.of("pins", pins.FOLDER, "their runs were removed", gone)
-    stale = [
-        (key, size)
-        for key, size in root.sizes()
-        if key.partition("/")[0] not in (PRIVATE, *names) and is_stale(root, key)
-    ]
-    yield _Piece.of("temporary", ".", "of killed runs", stale)
+    torn = list(stale(root, outside=(PRIVATE, *names)))
+    yield _Piece.of("temporary", ".", "of killed runs", torn)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -16,7 +14,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from voco_data import catalogue, fanout, ledger, leftovers, pseudonyms, qc_page
+from voco_data import catalogue, fanout, ledger, leftovers, pseudonyms, qc_page, runs
 from voco_data.account import ledger_rows
 from voco_data.cohort import Cohort
 from voco_data.errors import InputError, StoreCorrupt, writing_under
@@ -261,8 +259,7 @@ def _publish(
     clock: Stopwatch,
 ) -> PreprocessSummary:
     """Write ledger and report under runs/, and summarise."""
-    started = time.strftime("%Y%m%dT%H%M%S")
-    run = root / "runs" / f"{started}-preprocess-{secrets.token_hex(3)}"
+    run = root / runs.FOLDER / runs.new_id()
     count: Counter[tuple[str, str]] = Counter()
     ledger.write(run, _tallied(rows, count))
     with run.fetched(ledger.KEY) as path:

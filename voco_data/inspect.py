@@ -69,12 +69,7 @@ def existing_root(root: str | Path | Place) -> Place:
 
 def store_names(root: Place) -> list[str]:
     """Folder names of the stores under a root, sorted; also of those that do not open."""
-    folder = root.local()
-    if folder is not None:
-        names = {path.name for path in folder.iterdir() if path.is_dir()}
-    else:
-        names = {name for name, sep, _ in (key.partition("/") for key, _ in root.sizes()) if sep}
-    return sorted(name for name in names if STORE_NAME.fullmatch(name))
+    return sorted(name for name in root.folders() if STORE_NAME.fullmatch(name))
 
 
 def _row(store: Store, pins: list[Pin]) -> dict[str, object]:

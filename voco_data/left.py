@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from voco_data import ledger, preview, pseudonyms
-from voco_data.forget_runs import REPORT, RUNS, Names, runs_of
+from voco_data.forget_runs import REPORT, Names, runs_of
 from voco_data.freshness import KEY as FRESHNESS
 from voco_data.inspect import store_names
 from voco_data.place import Place
+from voco_data.runs import FOLDER as RUNS
 
 TEXTS = (".csv", ".html", ".json", ".log", ".txt")
 
@@ -21,14 +23,17 @@ def still_named(root: Place, ids: Collection[str]) -> Iterator[str]:
     ours = (*store_names(root), preview.FOLDER, pseudonyms.FOLDER, FRESHNESS)
     runs = {f"{RUNS}/{run}/{name}" for run in runs_of(root) for name in (ledger.KEY, REPORT)}
     names = Names(ids)
-    for key in sorted(key for key, _ in root.sizes()):
-        if key.partition("/")[0] in ours or key in runs:
-            continue
-        if key.endswith(TEXTS):
-            if names.in_text(root.read(key).decode("latin-1")):
+    keys = (key for key, _ in root.sizes() if key.partition("/")[0] not in ours)
+    for key in sorted(key for key in keys if key not in runs):
+        with suppress(FileNotFoundError):  # of a training run that lives, and has removed it since
+            if _says(root, key, names):
                 yield key
-        elif key.endswith(".parquet") and _in_table(root, key, names):
-            yield key
+
+
+def _says(root: Place, key: str, names: Names) -> bool:
+    if key.endswith(TEXTS):
+        return names.in_text(root.read(key).decode("latin-1"))
+    return key.endswith(".parquet") and _in_table(root, key, names)
 
 
 def _in_table(root: Place, key: str, names: Names) -> bool:

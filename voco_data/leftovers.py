@@ -1,4 +1,8 @@
-"""What killed runs leave behind: temporary files, and folders of runs that wrote nothing."""
+"""What killed runs leave behind: temporary files, and folders of runs that wrote nothing.
+
+Others may write under a root too: a training run whose folder lies there. What we sweep is what
+`voco preprocess` itself makes, and no more.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from voco_data import atomic
+from voco_data import atomic, lock, runs
 from voco_data.place import Place
 
 LOCK = ".voco.lock"
-SHARED_FOLDERS = ("previews", "private", "runs")
-"""Folders of a root that all its runs write into."""
+SHARED_FOLDERS = ("previews", "private")
+"""Folders of a root that all its runs write into, beside each run's own."""
 
 
 @contextmanager
@@ -40,26 +44,40 @@ def using(home: Place) -> Iterator[None]:
         os.close(descriptor)
 
 
+def sweep_alone(home: Place, *, wait_seconds: float) -> None:
+    """Sweep what all stores of a root share, once no run writes there.
+
+    Raises StoreBusy if one still does after `wait_seconds`.
+    """
+    root = home.local()
+    if root is not None:
+        with lock.exclusive(root / LOCK, wait_seconds=wait_seconds):
+            sweep_root(home)
+
+
 def sweep_store(place: Place) -> None:
     """Remove all temporary files below a store whose lock we hold."""
     store = place.local()
-    if store is None:
-        return
-    for folder, _, names in os.walk(store):
-        _remove_temporaries(Path(folder), names)
+    if store is not None:
+        _sweep(store)
 
 
 def sweep_root(home: Place) -> None:
     """Remove temporary files of a root that nobody else uses, outside its stores."""
     root = home.local()
     assert root is not None
-    _remove_temporaries(root, [path.name for path in root.iterdir()])
-    for name in SHARED_FOLDERS:
-        for folder, _, names in os.walk(root / name):
-            _remove_temporaries(Path(folder), names)
-    for run in (root / "runs").glob("*"):
+    _remove_temporaries(root, [path.name for path in root.iterdir() if path.is_file()])
+    ours = runs.folders(root)
+    for folder in (*(root / name for name in SHARED_FOLDERS), *ours):
+        _sweep(folder)
+    for run in ours:
         with contextlib.suppress(OSError):  # a folder with a ledger stays
             run.rmdir()
+
+
+def _sweep(top: Path) -> None:
+    for folder, _, names in os.walk(top):
+        _remove_temporaries(Path(folder), names)
 
 
 def _remove_temporaries(folder: Path, names: list[str]) -> None:

@@ -7,8 +7,9 @@ same protocol holds on a disk and in an object store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,23 @@ class Lease(Protocol):
 
     def check(self) -> None:
         """Raise StoreBusy if the right was lost to another writer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """Several leases as one, for what must not be done unless all of them hold."""
+
+    leases: Sequence[Lease]
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether every writer before gave its lease back."""
+        return all(lease.ended_well for lease in self.leases)
+
+    def check(self) -> None:
+        """Raise StoreBusy if one of them was lost."""
+        for lease in self.leases:
+            lease.check()
 
 
 class Readable(Protocol):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pyarrow as pa
 
 from voco_data import spill, tables
 from voco_data.errors import StoreCorrupt
 from voco_data.place import Place
+from voco_data.record import FOLDER as RECORDS
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +30,16 @@ class Rows:
         self._store = store
         self._table = spill.connect(_SCHEMA)
         self.lost = False
-        """Whether the table could not be read."""
+        """Whether the table could not be read, or is not there although there are records."""
         try:
             pairs = tables.lines(store, KEY, _COLUMNS.names)
             self._table.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", pairs)
         except StoreCorrupt as error:
             log.warning("%s; it is made again from the records", error)
             self._table.execute("DELETE FROM rows")
+            self.lost = True
+        if not (self.lost or self.size) and _is_gone(store):
+            log.warning("%s/%s: the table is gone; it is made again from the records", store, KEY)
             self.lost = True
 
     def close(self) -> None:
@@ -62,11 +66,6 @@ class Rows:
         found = self._table.execute("SELECT 1 FROM rows WHERE row = ?", (row,))
         return found.fetchone() is not None
 
-    def numbers(self) -> Iterator[int]:
-        """All rows, sorted."""
-        found = self._table.execute("SELECT DISTINCT row FROM rows ORDER BY row")
-        return (row for (row,) in found)
-
     def forget(self, keys: Iterable[str]) -> None:
         """Forget these series."""
         self._table.executemany("DELETE FROM rows WHERE key = ?", ((key,) for key in keys))
@@ -83,3 +82,8 @@ class Rows:
         """Write the table, atomically."""
         pairs = self._table.execute("SELECT key, row FROM rows ORDER BY row, key")
         tables.write(self._store, KEY, _COLUMNS, pairs)
+
+
+def _is_gone(store: Place) -> bool:
+    """A store without the table and without records is a new one."""
+    return store.size(KEY) is None and any(True for _ in store.sizes(RECORDS))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from voco_data.chunk_codec import Compression, encode
 from voco_data.errors import StoreCorrupt
 from voco_data.held import Held
 from voco_data.place import Lease, Place
-from voco_data.record import Record, record_key, series_key, write_record
+from voco_data.record import Record, record_key, rows_with_record, series_key, write_record
 from voco_data.rows import Rows
 from voco_data.seals import Seals, in_pieces
 from voco_data.spec import StoreSpec
@@ -46,9 +47,14 @@ class StoreWriter:
     def take_up(self, *, deep: bool = False) -> None:
         """Find out what the store holds, and what of it is damaged; `deep` reads all bytes."""
         self._load()
-        if self._anew or not self._lease.ended_well:
+        if self._anew or self._rows.lost or not self._lease.ended_well:
             self._take_up_holes()
         self._find_damage(deep=deep)
+
+    @property
+    def lease(self) -> Lease:
+        """Our right to the store."""
+        return self._lease
 
     def close(self) -> None:
         """Let go of the tables on disk."""
@@ -99,12 +105,17 @@ class StoreWriter:
         self._gone += gone
 
     def compact(self) -> None:
-        """Bring catalogue, `valid` and N up to date with what was noted."""
+        """Bring catalogue, `valid` and N up to date with what was noted. Plans end here."""
         self._lease.check()
-        size = self.held.size
-        self._rows.cut(size)
+        self._rows.cut(self.held.size)
         self._name_rows()  # those that were planned anew, and found unchanged, keep what they had
         self._rows.save()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Bring them up to date; what an interrupted run planned stays planned."""
+        self._lease.check()
+        size = self.held.size
         store_arrays.resize(self.place, size)
         store_arrays.write_valid(self.place, self.held.rows(), size)
         if self._noted or self._anew or self.place.size(catalogue.KEY) is None:
@@ -139,7 +150,11 @@ class StoreWriter:
 
     def _take_up_holes(self) -> None:
         """Rows without a line: adopt what an interrupted run committed, remove what it left."""
-        for row in range(max(store_arrays.length(self.place), self._rows.size, self.held.size)):
+        end = max(store_arrays.length(self.place), self._rows.size, self.held.size)
+        beyond: list[int] = []
+        if self._rows.lost:
+            beyond = sorted(row for row in rows_with_record(self.place) if row >= end)
+        for row in chain(range(end), beyond):
             if self.held.has_row(row):
                 continue
             known = self._rows.lost or self._rows.has(row)
@@ -157,7 +172,7 @@ class StoreWriter:
             for found in damage.check_rows(self.place, self.spec, stamps):
                 self._take_finding(found, stamps[found.row])
         if self._noted:
-            self.compact()
+            self._settle()
         self._seals.save()
 
     def _take_finding(self, found: damage.Checked, stamp: str) -> None:
