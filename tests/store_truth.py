@@ -125,7 +125,7 @@ def snapshot(root: Path) -> dict[str, Any]:
         if path.suffix == ".parquet":
             found[name] = sorted(map(repr, pq.ParquetFile(path).read().to_pylist()))
         else:
-            found[name] = b"" if path.suffix == ".lock" else path.read_bytes()
+            found[name] = b"" if path.suffix in (".lock", ".fence") else path.read_bytes()
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 import pytest
 
 from tests.ct_files import body, write_slices
-from voco_data import fanout
+from voco_data import cluster, fanout
 from voco_data.cohort import SeriesEntry
 from voco_data.folder import Folder
 from voco_data.known import KnownInputs
 from voco_data.place import Place
 from voco_data.reasons import Reason
+from voco_data.record import read_record, series_key
 from voco_data.spec import StoreSpec
+from voco_data.store import chunk_key
 from voco_data.store_writer import writing
-from voco_data.worker import SeriesTask, Target
+from voco_data.worker import SeriesTask, Target, fill_series
 
 SPEC = StoreSpec(profile="small", grid=(4, 8, 8))
 
@@ -37,6 +40,10 @@ class Trap(type(Path())):  # type: ignore[misc]  # the concrete class of a path
         os._exit(1)
 
 
+def key(index: int) -> str:
+    return series_key("p", f"s{index}", "")
+
+
 def tasks(folder: Path, store: Place, count: int) -> list[SeriesTask]:
     made = []
     for index in range(count):
@@ -45,7 +52,7 @@ def tasks(folder: Path, store: Place, count: int) -> list[SeriesTask]:
         entry = SeriesEntry("dicom", "p", "", f"s{index}", str(index), files, f"{index:032x}")
         target = (Target(store, SPEC, index),)
         ids = ("dicom", "kept", "p", "", f"s{index}", "")
-        task = SeriesTask(f"k{index}", folder, entry, *ids, target, Folder(folder))
+        task = SeriesTask(key(index), folder, entry, *ids, target, Folder(folder))
         made.append(task)
     return made
 
@@ -60,28 +67,93 @@ def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
             for batch in fanout.run_processes(fanout.batches(todo, 2), known, 2)
             for outcome in batch
         }
-    assert set(outcomes) == {f"k{index}" for index in range(6)}
-    assert outcomes["k2"].reason == Reason.WORKER_DIED
+    assert set(outcomes) == set(map(key, range(6)))
+    assert outcomes[key(2)].reason == Reason.WORKER_DIED
     for index in (0, 1, 3, 4, 5):
-        assert outcomes[f"k{index}"].reason is None
-        assert [record.row for record in outcomes[f"k{index}"].records] == [index]
+        assert outcomes[key(index)].reason is None
+        assert [record.row for record in outcomes[key(index)].records] == [index]
 
 
-def test_a_dask_worker_that_dies_costs_its_series_and_no_other(tmp_path: Path) -> None:
+def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:
+    with writing(Folder(tmp_path), SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.place, 20)
+        todo[10] = replace(todo[10], base=Trap(todo[10].base))
+        known = {writer.place.name: KnownInputs()}
+        outcomes = {
+            outcome.key: outcome
+            for batch in fanout.run_processes([todo], known, 1)
+            for outcome in batch
+        }
+        for task in todo:
+            expected = () if task is todo[10] else (read_record(writer.place, task.targets[0].row),)
+            assert outcomes[task.key].records == expected
+    assert len(outcomes) == 20
+    assert outcomes[key(10)].reason == Reason.WORKER_DIED
+    assert all(outcomes[key(index)].earlier for index in range(10))
+    assert not any(outcomes[key(index)].earlier for index in range(11, 20))
+
+
+@pytest.mark.parametrize("harm", ["chunk", "preview", "record of another", "files changed"])
+def test_only_what_is_whole_and_of_these_files_counts_as_committed(
+    tmp_path: Path, harm: str
+) -> None:
+    with writing(Folder(tmp_path), SPEC) as writer:
+        task, other = tasks(tmp_path / "ct", writer.place, 2)
+        known = {writer.place.name: KnownInputs()}
+        first = fill_series(task, known)
+        assert fill_series(task, known, again=True) == replace(first, earlier=True)
+        chunk = writer.place.path / chunk_key(0)
+        if harm == "chunk":
+            chunk.write_bytes(bytes(chunk.stat().st_size))
+        elif harm == "preview":
+            next(tmp_path.glob("ct/previews/*/*.jpg")).unlink()
+        elif harm == "record of another":
+            fill_series(replace(other, targets=task.targets), known)
+        else:
+            task = replace(task, entry=replace(task.entry, stat_digest="f" * 32))
+        found = fill_series(task, known, again=True)
+        assert not found.earlier
+        assert found.input_digest == first.input_digest
+        assert read_record(writer.place, 0) == found.records[0]
+        assert fill_series(task, known, again=True).earlier
+
+
+def test_a_dask_worker_ends_a_batch_that_nobody_waits_for(tmp_path: Path) -> None:
+    from dask.distributed import Client, LocalCluster
+
+    with (
+        writing(Folder(tmp_path), SPEC) as writer,
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as local,
+        Client(local, set_as_default=False) as client,
+    ):
+        todo = tasks(tmp_path / "ct", writer.place, 60)
+        known = {writer.place.name: KnownInputs()}
+        batch = client.submit(cluster._fill, todo, known, pure=False)
+        while not list(tmp_path.glob("*.zarr/volumes/records/*/*.json")):
+            time.sleep(0.001)
+        batch.cancel()
+        client.submit(os.getpid, pure=False).result()  # its one thread is free
+        assert len(list(tmp_path.glob("*.zarr/volumes/records/*/*.json"))) < 60
+
+
+def test_a_dask_worker_that_dies_costs_its_series_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "BATCHES_PER_WORKER", 2)
     with writing(Folder(tmp_path), SPEC) as writer:
         todo = tasks(tmp_path / "ct", writer.place, 4)
         todo[1] = replace(todo[1], base=Trap(todo[1].base))
         known = {writer.place.name: KnownInputs()}
         outcomes = {
             outcome.key: outcome
-            for batch in fanout.run_dask([todo[:2], todo[2:]], known, "local", 1)
+            for batch in cluster.run_dask(todo, known, "local", 1)
             for outcome in batch
         }
-    assert outcomes.pop("k1").reason == Reason.WORKER_DIED
+    assert outcomes.pop(key(1)).reason == Reason.WORKER_DIED
     assert {key for key, outcome in outcomes.items() if outcome.reason is None} == {
-        "k0",
-        "k2",
-        "k3",
+        key(0),
+        key(2),
+        key(3),
     }
 
 
@@ -93,3 +165,22 @@ def test_batches_cover_everything_once_and_stay_small(series: int, workers: int,
     cut = list(fanout.batches(numbers, workers))
     assert [number for batch in cut for number in batch] == numbers
     assert max(len(batch) for batch in cut) == size
+
+
+@pytest.mark.parametrize(
+    ("series", "threads", "size", "most"),
+    [
+        (640, 2, 20, 32),
+        (100_000, 16, 256, 391),
+        (131_072, 16, 256, 512),
+        (1_000_000, 16, 1954, 512),
+        (1_000_000, 100, 625, 1600),  # more batches, so that 100 workers end together
+    ],
+)
+def test_a_large_archive_has_larger_batches_on_a_cluster(
+    series: int, threads: int, size: int, most: int
+) -> None:
+    cut = list(fanout.pieces(series, threads, cluster.largest_batch(series)))
+    assert [number for piece in cut for number in piece] == list(range(series))
+    assert max(map(len, cut)) == size
+    assert len(cut) == most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,15 +192,29 @@ def test_a_killed_run_is_taken_up_where_it_stopped(tmp_path: Path) -> None:
 
 def test_a_changed_series_keeps_the_row_that_a_killed_run_planned(tmp_path: Path) -> None:
     """Although a later row was committed, and the catalogue still lists the old one."""
-    fill(tmp_path, ["a", "b"])
+    names = {record(0, volume(0), name).key: name for name in "abc"}
+    changed, later = sorted(names)[:2]
+    (old,) = set(names) - {changed, later}
+
+    def commit_at(writer: StoreWriter, row: int, key: str) -> None:
+        made = record(row, volume(row), names[key])
+        commit_volume(writer.place, made, volume(row))
+        writer.note(made)
+
     with writing(Folder(tmp_path), SPEC) as writer:
-        writer.assign(["a", "c", "d"])
-        assert [writer.row_of(name) for name in "acd"] == [2, 3, 4]
-        commit(writer, "d")
+        writer.assign([changed, old])
+        commit_at(writer, 0, changed)
+        commit_at(writer, 1, old)
+        writer.compact()
+    with suppress(KeyboardInterrupt), writing(Folder(tmp_path), SPEC) as writer:
+        writer.assign([changed, later])
+        assert (writer.row_of(changed), writer.row_of(later)) == (2, 3)
+        commit_at(writer, 3, later)
+        raise KeyboardInterrupt
     with writing(Folder(tmp_path), SPEC) as writer:
-        assert list(writer.held.rows()) == [0, 1, 4]
-        writer.assign(["a", "c"])
-        assert [writer.row_of(name) for name in "ac"] == [2, 3]
+        assert list(writer.held.rows()) == [0, 1, 3]
+        writer.assign([changed])
+        assert writer.row_of(changed) == 2
 
 
 def test_a_refused_series_leaves_a_hole(tmp_path: Path) -> None:

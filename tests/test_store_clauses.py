@@ -113,7 +113,14 @@ CLAUSES: dict[int, tuple[str, ...]] = {
         "test_leftovers::test_what_killed_runs_left_goes_and_what_a_training_writes_stays",
         "test_leftovers::test_nobody_sweeps_what_a_forget_is_writing",
     ),
-    27: ("test_kill::test_a_random_moment",),
+    27: (
+        "test_kill::test_a_random_moment",
+        "test_fence::test_a_worker_of_a_run_that_was_killed_writes_nothing_in_the_next",
+        "test_fence::test_a_commit_under_way_is_waited_for",
+        "test_fence::test_whoever_takes_the_lock_shuts_late_workers_out",
+        "test_kill_dask::test_workers_that_outlive_their_client_change_nothing",
+        "test_kill_dask::test_a_worker_in_the_middle_of_a_commit_holds_up_the_next_run",
+    ),
     28: (
         "test_bucket::test_a_large_object_goes_up_in_parts_and_is_there_whole_or_not_at_all",
         "test_object_store::test_a_killed_run_is_gone_on_with",

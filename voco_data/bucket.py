@@ -10,7 +10,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
@@ -243,6 +243,10 @@ class Bucket:
     def guarded(self, lease: Lease) -> Guarded:
         """This place, written to only while `lease` holds. Arrives elsewhere without the guard."""
         return Guarded(self.bucket, self.prefix, self.access, lease)
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Workers hold no lease: what they write late is the same, or is found. See STORE.md."""
+        return nullcontext()
 
     def free_bytes(self) -> None:
         """Nobody says."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voco_data import atomic, lock
+from voco_data.errors import StoreBusy
+from voco_data.fence import Fence
 from voco_data.place import Lease
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +111,22 @@ class Folder:
         with lock.exclusive(
             self.path / key, wait_seconds=wait_seconds, tidies=tidies
         ) as ended_well:
-            yield Held(ended_well)
+            fence = Fence((self.path / key).with_suffix(".fence"))
+            fence.close()
+            try:
+                yield Held(ended_well, fence)
+            finally:
+                _close_behind(fence)
 
-    def guarded(self, lease: Lease) -> Folder:  # noqa: ARG002
-        """The folder itself: a lock of this machine cannot be lost."""
-        return self
+    def guarded(self, lease: Lease) -> Folder:
+        """The folder, whose workers may commit until the lock of one store is let go."""
+        if not isinstance(lease, Held):
+            return self  # several stores are held to remove from them: no worker commits
+        return Fenced(self.path, lease.fence, lease.fence.open())
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Belongs to no run, and is not held up."""
+        return contextlib.nullcontext()
 
     def free_bytes(self) -> int:
         """Free space of the disk."""
@@ -122,10 +138,32 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
+class Fenced(Folder):
+    """A folder as the workers of one run get it: they commit while the run lasts."""
+
+    fence: Fence
+    token: str
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Commit in the block. Raises StoreBusy once the run is over."""
+        return self.fence.passing(self.token)
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """A lock of this machine: it ends with its process, and no sooner."""
 
     ended_well: bool
+    fence: Fence
+    """Keeps out workers of earlier runs."""
 
     def check(self) -> None:
         """Nothing can take it away."""
+
+
+def _close_behind(fence: Fence) -> None:
+    """At the end of a run. Where that fails, the next run does it before it looks at anything."""
+    try:
+        fence.close()
+    except (OSError, StoreBusy) as error:
+        log.warning("workers of this run may still be writing (%s)", error)

@@ -14,7 +14,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from voco_data import catalogue, fanout, ledger, leftovers, pseudonyms, qc_page, runs
+from voco_data import catalogue, cluster, fanout, ledger, leftovers, pseudonyms, qc_page, runs
 from voco_data.account import ledger_rows
 from voco_data.cohort import Cohort
 from voco_data.errors import InputError, StoreCorrupt, writing_under
@@ -209,10 +209,10 @@ def cores() -> int:
 
 def _fill(plan: Plan, workers: int, dask: str | None, progress: bool) -> Iterator[SeriesOutcome]:
     """Run all tasks; a bar shows series per second and the time left."""
-    todo = fanout.batches(plan.tasks, workers)
     if dask is not None:
-        results = fanout.run_dask(todo, plan.known, dask, workers)
+        results = cluster.run_dask(plan.tasks, plan.known, dask, workers)
     else:
+        todo = fanout.batches(plan.tasks, workers)
         results = fanout.run_processes(todo, plan.known, min(workers, max(1, len(plan.tasks))))
     return _counted(results, len(plan.tasks), progress)
 

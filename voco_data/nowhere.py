@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -57,6 +57,10 @@ class Nowhere:
     def guarded(self, lease: Lease) -> Nowhere:
         """Nothing to guard."""
         return self
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Nothing can go wrong."""
+        return nullcontext()
 
     def size(self, key: str) -> int | None:
         """There is nothing."""

@@ -116,6 +116,9 @@ class Place(Protocol):
     def guarded(self, lease: Lease) -> Place:
         """This place for the one writer: once the lease is lost, writes raise StoreBusy."""
 
+    def committing(self) -> AbstractContextManager[None]:
+        """Around the writes of one commit. Raises StoreBusy if the worker's run is over."""
+
     def free_bytes(self) -> int | None:
         """What still fits here; None where nothing says."""
 

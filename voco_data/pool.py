@@ -36,14 +36,17 @@ class Pool:
     def __init__(self, executor: ProcessPoolExecutor) -> None:
         self._executor = executor
 
-    def submit(self, batch: Batch) -> Future[list[SeriesOutcome]]:
-        """Hand in a batch. Raises BrokenProcessPool where no process can be had any more."""
+    def submit(self, batch: Batch, *, again: bool = False) -> Future[list[SeriesOutcome]]:
+        """Hand in a batch, `again` if a process that had it died.
+
+        Raises BrokenProcessPool where no process can be had any more.
+        """
         with (
             _ctrl_c_later(),
             _callers_script_hidden(),
         ):  # a pool starts its processes as work comes in
             try:
-                return self._executor.submit(_fill, batch)
+                return self._executor.submit(_fill, batch, again)
             except (EOFError, OSError) as error:  # the server that forks them has died
                 raise BrokenProcessPool("no process could be started") from error
 
@@ -138,11 +141,11 @@ def _end_with_the_coordinator() -> None:
     os._exit(1)
 
 
-def _fill(batch: Batch) -> list[SeriesOutcome]:
+def _fill(batch: Batch, again: bool) -> list[SeriesOutcome]:
     outcomes = []
     for task in batch:
         if _stop is not None and _stop.is_set():
             break  # nobody waits for the rest; what is committed stays
         with end_when_stuck(TIME_LIMIT_S):
-            outcomes += fill_batch([task], _known, TIME_LIMIT_S)
+            outcomes += fill_batch([task], _known, TIME_LIMIT_S, again=again)
     return outcomes

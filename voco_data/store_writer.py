@@ -223,9 +223,14 @@ def commit_volume(
     volume: npt.NDArray[np.uint8],
     compression: Compression = "none",
 ) -> None:
-    """Write the chunk as the store's spec says, then the record; both whole or absent."""
-    store.write(chunk_key(record.row), encode(volume, compression))
-    write_record(store, record)
+    """Write the chunk as the store's spec says, then the record; both whole or absent.
+
+    Raises StoreBusy if the run that `store` was handed to workers for is over.
+    """
+    chunk = encode(volume, compression)
+    with store.committing():
+        store.write(chunk_key(record.row), chunk)
+        write_record(store, record)
 
 
 def checksum(volume: npt.NDArray[np.uint8]) -> str:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from voco_data import histogram, preview
+from voco_data import damage, histogram, preview
 from voco_data.box import Box
 from voco_data.cohort import SeriesEntry
 from voco_data.deadline import deadline
-from voco_data.errors import InputError, SeriesRefused, StoreUnreachable, unwritable
+from voco_data.errors import InputError, SeriesRefused, StoreBusy, StoreUnreachable, unwritable
 from voco_data.given_box import GivenBox
 from voco_data.known import KnownInputs
 from voco_data.place import Place
@@ -75,42 +75,65 @@ class SeriesOutcome:
     """Records that were committed, one a store that missed the series."""
     reason: Reason | None = None
     detail: str = ""
+    earlier: bool = False
+    """Whether a worker that has died had committed it."""
 
 
 def fill_batch(
-    tasks: Sequence[SeriesTask], known: Mapping[str, KnownInputs], limit_s: float = math.inf
+    tasks: Sequence[SeriesTask],
+    known: Mapping[str, KnownInputs],
+    limit_s: float = math.inf,
+    *,
+    again: bool = False,
 ) -> list[SeriesOutcome]:
     """Fill a batch of series, one at a time: memory is that of one series.
 
-    A series may take `limit_s` seconds until it is decoded.
+    A series may take `limit_s` seconds until it is decoded. `again`: a worker that has died may
+    have committed some of them.
     """
     with warnings.catch_warnings():
         # pydicom warns about every oddity of every header; what matters becomes a reason code.
         warnings.filterwarnings("ignore", module=r"pydicom\.")
-        return [fill_series(task, known, limit_s) for task in tasks]
+        return [fill_series(task, known, limit_s, again=again) for task in tasks]
 
 
 def fill_series(
-    task: SeriesTask, known: Mapping[str, KnownInputs], limit_s: float = math.inf
+    task: SeriesTask,
+    known: Mapping[str, KnownInputs],
+    limit_s: float = math.inf,
+    *,
+    again: bool = False,
 ) -> SeriesOutcome:
     """Decode one series and commit it to the targets that do not hold it.
 
-    `known` says what each store (by folder name) held when the run began.
+    `known` says what each store (by folder name) held when the run began. `again`: what a worker
+    that has died committed is taken as it is. Raises StoreBusy if the run is over.
     """
     try:
+        done = _committed(task) if again else {}
+        if done and len(done) == len(task.targets) and _drawn(task, done):
+            whole = tuple(done.values())
+            digest = whole[0].input_digest
+            return SeriesOutcome(task.key, task.memory_key, digest, whole, earlier=True)
         with deadline(limit_s):
             prepared = prepare(task.base, task.entry, task.targets[0].spec, task.given)
             digest = prepared.input_digest
             identity = (task.patient_id, task.series_uid)
             missing = [t for t in task.targets if not known[t.store.name].holds(digest, identity)]
             found = boxes(prepared, [target.spec for target in missing])
-        records = [_commit(task, target, prepared, found[target.spec]) for target in missing]
+        records = [
+            done[target]
+            if target in done and done[target].input_digest == digest
+            else _commit(task, target, prepared, found[target.spec])
+            for target in missing
+        ]
         if missing:
-            _draw(task.root, prepared, found[missing[0].spec])
+            with missing[0].store.committing():
+                _draw(task.root, prepared, found[missing[0].spec])
         return SeriesOutcome(task.key, task.memory_key, digest, tuple(records))
     except SeriesRefused as refusal:
         return _refused(task, refusal.reason, refusal.detail)
-    except (InputError, StoreUnreachable):  # the bucket is gone, or not ours
+    except (InputError, StoreUnreachable, StoreBusy):  # the bucket is gone, or not ours
         raise
     except OSError as error:  # a store that cannot be written ends the run
         raise unwritable(task.root, error) from error
@@ -126,6 +149,29 @@ def fill_series(
 
 def _refused(task: SeriesTask, reason: Reason, detail: str) -> SeriesOutcome:
     return SeriesOutcome(task.key, task.memory_key, reason=reason, detail=detail)
+
+
+def _committed(task: SeriesTask) -> dict[Target, Record]:
+    """What stands in the rows of the task, whole and of these files.
+
+    When the run was planned nothing whole stood there, so a worker of this run committed it.
+    """
+    found = {
+        target: damage.check_row(target.store, target.spec, target.row).record
+        for target in task.targets
+    }
+    return {
+        target: record
+        for target, record in found.items()
+        if record is not None
+        and (record.key, record.stat_digest) == (task.key, task.entry.stat_digest)
+    }
+
+
+def _drawn(task: SeriesTask, done: Mapping[Target, Record]) -> bool:
+    """Whether these records are of one input, and its preview is there: the last to be written."""
+    digests = {record.input_digest for record in done.values()}
+    return len(digests) == 1 and task.root.size(preview.key_of(digests.pop())) is not None
 
 
 def _commit(task: SeriesTask, target: Target, prepared: Prepared, box: Box) -> Record:

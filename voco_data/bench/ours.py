@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from voco_data.bench.series import entry_of
-from voco_data.folder import Folder
+from voco_data.fence import Fence
+from voco_data.folder import Fenced, Folder
 from voco_data.known import KnownInputs
 from voco_data.spec import FINETUNE, PRETRAIN
 from voco_data.store_writer import writing
@@ -23,7 +24,9 @@ def prepare(folder: Path, out: Path) -> Callable[[], None]:
     for spec in specs:
         with writing(Folder(out), spec) as writer:
             writer.assign(sorted(str(row) for row in range(ROWS)))
-            targets.append(Target(writer.place, spec, 0))
+        # The run above is over; here is another that lasts.
+        fence = Fence(out / f".{spec.name}.fence")
+        targets.append(Target(Fenced(out / spec.name, fence, fence.open()), spec, 0))
     known = {target.store.name: KnownInputs() for target in targets}
     entry = entry_of(folder, folder.parent)
     done = 0
