@@ -93,7 +93,7 @@ def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:
     assert not any(outcomes[key(index)].earlier for index in range(11, 20))
 
 
-@pytest.mark.parametrize("harm", ["chunk", "preview", "record of another", "files changed"])
+@pytest.mark.parametrize("harm", ["chunk", "record of another", "files changed"])
 def test_only_what_is_whole_and_of_these_files_counts_as_committed(
     tmp_path: Path, harm: str
 ) -> None:
@@ -105,8 +105,6 @@ def test_only_what_is_whole_and_of_these_files_counts_as_committed(
         chunk = writer.place.path / chunk_key(0)
         if harm == "chunk":
             chunk.write_bytes(bytes(chunk.stat().st_size))
-        elif harm == "preview":
-            next(tmp_path.glob("ct/previews/*/*.jpg")).unlink()
         elif harm == "record of another":
             fill_series(replace(other, targets=task.targets), known)
         else:
@@ -116,6 +114,22 @@ def test_only_what_is_whole_and_of_these_files_counts_as_committed(
         assert found.input_digest == first.input_digest
         assert read_record(writer.place, 0) == found.records[0]
         assert fill_series(task, known, again=True).earlier
+
+
+def test_who_dies_before_a_record_has_left_its_preview(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run takes up records, and draws nothing for them."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("voco_data.worker.commit_volume", die)
+    with writing(Folder(tmp_path), SPEC) as writer:
+        (task,) = tasks(tmp_path / "ct", writer.place, 1)
+        with pytest.raises(KeyboardInterrupt):
+            fill_series(task, {writer.place.name: KnownInputs()})
+    assert len(list(tmp_path.glob("ct/previews/*/*.jpg"))) == 1
 
 
 def test_a_dask_worker_ends_a_batch_that_nobody_waits_for(tmp_path: Path) -> None:

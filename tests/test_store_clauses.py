@@ -39,7 +39,11 @@ CLAUSES: dict[int, tuple[str, ...]] = {
         "test_resample::test_shrinking_is_the_exact_area_average",
         "test_resample::test_growing_is_linear_at_the_centres",
     ),
-    9: ("test_kill::test_a_random_moment", "test_kill::test_every_change_of_a_file"),
+    9: (
+        "test_kill::test_a_random_moment",
+        "test_kill::test_every_change_of_a_file",
+        "test_fanout::test_who_dies_before_a_record_has_left_its_preview",
+    ),
     10: (
         "test_store::test_a_damaged_chunk_is_refused_by_series_name",
         "test_store::test_a_damaged_record_is_refused",

@@ -111,7 +111,7 @@ def fill_series(
     """
     try:
         done = _committed(task) if again else {}
-        if done and len(done) == len(task.targets) and _drawn(task, done):
+        if done and len(done) == len(task.targets) and _of_one_input(done):
             whole = tuple(done.values())
             digest = whole[0].input_digest
             return SeriesOutcome(task.key, task.memory_key, digest, whole, earlier=True)
@@ -121,15 +121,15 @@ def fill_series(
             identity = (task.patient_id, task.series_uid)
             missing = [t for t in task.targets if not known[t.store.name].holds(digest, identity)]
             found = boxes(prepared, [target.spec for target in missing])
+        if missing:  # first: who dies on the way leaves no record without a preview
+            with missing[0].store.committing():
+                _draw(task.root, prepared, found[missing[0].spec])
         records = [
             done[target]
             if target in done and done[target].input_digest == digest
             else _commit(task, target, prepared, found[target.spec])
             for target in missing
         ]
-        if missing:
-            with missing[0].store.committing():
-                _draw(task.root, prepared, found[missing[0].spec])
         return SeriesOutcome(task.key, task.memory_key, digest, tuple(records))
     except SeriesRefused as refusal:
         return _refused(task, refusal.reason, refusal.detail)
@@ -168,10 +168,8 @@ def _committed(task: SeriesTask) -> dict[Target, Record]:
     }
 
 
-def _drawn(task: SeriesTask, done: Mapping[Target, Record]) -> bool:
-    """Whether these records are of one input, and its preview is there: the last to be written."""
-    digests = {record.input_digest for record in done.values()}
-    return len(digests) == 1 and task.root.size(preview.key_of(digests.pop())) is not None
+def _of_one_input(done: Mapping[Target, Record]) -> bool:
+    return len({record.input_digest for record in done.values()}) == 1
 
 
 def _commit(task: SeriesTask, target: Target, prepared: Prepared, box: Box) -> Record:
