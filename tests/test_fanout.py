@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from voco_data.cohort import SeriesEntry
 from voco_data.folder import Folder
 from voco_data.known import KnownInputs
 from voco_data.place import Place
+from voco_data.pool import Batch
 from voco_data.reasons import Reason
 from voco_data.record import read_record, series_key
 from voco_data.spec import StoreSpec
@@ -148,6 +150,32 @@ def test_a_dask_worker_ends_a_batch_that_nobody_waits_for(tmp_path: Path) -> Non
         batch.cancel()
         client.submit(os.getpid, pure=False).result()  # its one thread is free
         assert len(list(tmp_path.glob("*.zarr/volumes/records/*/*.json"))) < 60
+
+
+def test_however_many_series_end_their_process_the_tries_come_to_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One in twenty, so that hardly any batch is without."""
+    passes: list[int] = []
+
+    def drain(todo: Iterator[Batch], *_: object, **__: object) -> Iterator[Any]:
+        found = list(todo)
+        passes.extend([max(map(len, found))] if found else [])
+        yield from (list(batch) for batch in found if not any(map(is_deadly, batch)))
+        return [batch for batch in found if any(map(is_deadly, batch))]
+
+    def is_deadly(task: Any) -> bool:
+        return bool(task % 20 == 0)
+
+    def alone(suspects: Sequence[Any], _known: object) -> Iterator[Any]:
+        return ([one] for one in suspects)
+
+    monkeypatch.setattr(fanout, "_drain_pool", drain)
+    monkeypatch.setattr(fanout, "one_by_one", alone)
+    numbers: Any = list(range(10_000))
+    found = fanout.run_processes(fanout.batches(numbers, 2), {}, 2)
+    assert sorted(one for batch in found for one in batch) == numbers
+    assert passes == sorted(set(passes), reverse=True)
 
 
 def test_a_dask_worker_that_dies_costs_its_series_and_no_other(

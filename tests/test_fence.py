@@ -14,7 +14,7 @@ import pytest
 from tests import store_truth
 from tests.small_stores import make_record
 from voco_data import fence
-from voco_data.errors import StoreBusy
+from voco_data.errors import StoreBusy, VocoError
 from voco_data.folder import Folder
 from voco_data.place import Place
 from voco_data.record import Record
@@ -48,6 +48,13 @@ def test_a_worker_commits_while_its_run_lasts(tmp_path: Path) -> None:
         writer.note(record())
         writer.compact()
     store_truth.check_finished(tmp_path)
+
+
+def test_a_worker_that_does_not_see_the_root_says_so(tmp_path: Path) -> None:
+    late: Place = pickle.loads(handed_out(tmp_path / "root"))
+    (tmp_path / "root").rename(tmp_path / "elsewhere")
+    with pytest.raises(VocoError, match="every worker must see the root under the same path"):
+        commit_volume(late, record(), VOLUME)
 
 
 def test_a_worker_of_a_run_that_ended_writes_nothing(tmp_path: Path) -> None:
@@ -126,7 +133,7 @@ def test_a_commit_under_way_is_waited_for(
         worker.start()
         assert began.wait(60)
     assert "workers of this run may still be writing" in caplog.text
-    busy = pytest.raises(StoreBusy, match=r"a worker of a run that is over .* for 0\.2 s")
+    busy = pytest.raises(StoreBusy, match=r"workers of a run that is over .* for 0\.2 s")
     with busy, writing(Folder(tmp_path), SPEC):
         raise AssertionError
     monkeypatch.setattr(fence, "PATIENCE_S", 60.0)

@@ -228,10 +228,15 @@ def test_runs_that_learned_from_the_patient_are_named(kept: Path, tmp_path: Path
     digest = {"stores": [{"digest": SMALL.digest}]}
     (run / "run.json").write_text(json.dumps(digest))
     pd.DataFrame({"patient_id": [PATIENT]}).to_parquet(run / "labels.parquet")
+    (run / "table.parquet").write_bytes(b"PAR1" + bytes(range(64)) + b"\x20\0\0\0PAR1")
+    (run / "note.txt").symlink_to("/proc/self/mem")
     pin(Store.open(root / SMALL.name), run, "finetune")
     told = forget(root, PATIENT, yes=True)
     assert told.learned_by == (str(run),)
-    assert told.left == ("runs/training/labels.parquet",)
+    labels, note, table = told.left
+    assert labels == "runs/training/labels.parquet"
+    assert note == "runs/training/note.txt (cannot be read: Input/output error)"
+    assert table.startswith("runs/training/table.parquet (cannot be read: ")
 
 
 @pytest.mark.parametrize("patient", ["*", "anna*", "../bert-4712", "anna", "", " ", ".*"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import resource
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import pytest
 import xxhash
 import zarr
 
+from voco_data import catalogue
 from voco_data.errors import InputError, StoreBusy, StoreCorrupt
 from voco_data.folder import Folder
+from voco_data.held import Held
 from voco_data.record import Record, read_record, record_key
 from voco_data.spec import StoreSpec
 from voco_data.store import Store, chunk_key
@@ -246,6 +249,26 @@ def test_a_changed_series_gets_a_new_row_and_leaves_its_old_one(tmp_path: Path) 
     assert np.array_equal(store.read(2), volume(9))
     assert not (path / chunk_key(0)).exists()
     assert read_record(Folder(path), 0) is None
+
+
+def test_a_line_that_was_written_over_by_an_older_one_is_no_hit() -> None:
+    """A late worker put what a series was before into the row of another one."""
+    with closing(Held()) as held:
+        for row, name in ((1, "a"), (2, "b")):
+            held.replace(catalogue.line(record(row, volume(row), name)))
+        assert held.replace(catalogue.line(record(1, volume(1), "b"))) == [1]
+        assert list(held.rows()) == [2]
+
+
+def test_a_table_is_not_damaged_because_descriptors_are_scarce(tmp_path: Path) -> None:
+    path = fill(tmp_path, ["a"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            next(catalogue.batches(Folder(path), ["row"]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_a_series_was_before_does_not_come_back(tmp_path: Path) -> None:

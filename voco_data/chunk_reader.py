@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.chunk_codec import Compression, DamagedChunk, decode, longest
-from voco_data.mapped_files import MappedFiles
+from voco_data.mapped_files import Identity, MappedFile, MappedFiles, ReplacedChunk
 
 _ALIGNMENT = 64
 _files = MappedFiles()
@@ -29,55 +29,72 @@ def aligned(size: int) -> npt.NDArray[np.uint8]:
     return room[start : start + size]
 
 
-def read_chunk(path: str, compression: Compression, out: npt.NDArray[np.uint8]) -> None:
-    """Read and decode a chunk into `out`, uint8 and C-contiguous.
+def read_chunk(
+    path: str,
+    compression: Compression,
+    out: npt.NDArray[np.uint8],
+    known: Identity | None = None,
+) -> Identity:
+    """Read and decode a chunk into `out`, uint8 and C-contiguous; gives what file it was.
 
-    Raises OSError, or DamagedChunk where the sizes cannot be right.
+    Raises OSError, DamagedChunk where the sizes cannot be right, and ReplacedChunk if it is not
+    the file that is `known`. The other functions do so too.
     """
-    flat = out.reshape(-1)
+    flat, file = out.reshape(-1), _file(path, known)
     if compression == "none":
         if flat.ctypes.data % 32:
-            flat[:] = _whole(path, flat.size, flat.size, _scratch(flat.size))
+            flat[:] = _whole(path, file, flat.size, flat.size, _scratch(flat.size))
         else:
-            _whole(path, flat.size, flat.size, flat)
-        return
-    file, most = _files.get(path), longest(flat.size, compression)
+            _whole(path, file, flat.size, flat.size, flat)
+        return file.identity
+    most = longest(flat.size, compression)
     _check_size(path, file.size, 0, most)
     frame = file.mapped()
     if frame is None:
-        frame = _whole(path, 0, most, _scratch(most))
+        frame = _whole(path, file, 0, most, _scratch(most))
     decode(frame.data, flat.data)
+    return file.identity
 
 
-def read_floats(path: str, compression: Compression, out: npt.NDArray[np.float32]) -> None:
+def read_floats(
+    path: str, compression: Compression, out: npt.NDArray[np.float32], known: Identity | None = None
+) -> None:
     """Read a chunk as `read_chunk` does, and convert its values on the way."""
     flat = out.reshape(-1)
     if compression == "none":
-        _whole(path, flat.size, flat.size, flat)
+        _whole(path, _file(path, known), flat.size, flat.size, flat)
         return
     values = _scratch(flat.size, "values")
-    read_chunk(path, compression, values)
+    read_chunk(path, compression, values, known)
     np.copyto(flat, values)
 
 
-def read_parts(path: str, starts: Sequence[int], size: int, out: npt.NDArray[np.uint8]) -> None:
+def read_parts(
+    path: str,
+    starts: Sequence[int],
+    size: int,
+    out: npt.NDArray[np.uint8],
+    known: Identity | None = None,
+) -> None:
     """Bytes `starts[i]` and the following of an uncompressed chunk of `size` bytes into `out[i]`.
 
-    `out` is uint8 (n, length), C-contiguous. Raises OSError, or DamagedChunk.
+    `out` is uint8 (n, length), C-contiguous.
     """
-    file = _files.get(path)
+    file = _file(path, known)
     _check_size(path, file.size, size, size)
     for start, part in zip(starts, out, strict=True):
         if file.read_into(part, start) < part.size:
             raise DamagedChunk("the chunk shrank while being read")
 
 
-def read_part(path: str, start: int, size: int, out: npt.NDArray[Any]) -> None:
+def read_part(
+    path: str, start: int, size: int, out: npt.NDArray[Any], known: Identity | None = None
+) -> None:
     """Bytes `start` and the following of an uncompressed chunk of `size` bytes into `out`.
 
-    `out` is uint8 or float32, C-contiguous. Raises OSError, or DamagedChunk.
+    `out` is uint8 or float32, C-contiguous.
     """
-    file = _files.get(path)
+    file = _file(path, known)
     if file.size != size:
         _check_size(path, file.size, size, size)
     if file.read_into(out.reshape(-1), start) < out.size:
@@ -89,9 +106,17 @@ def forget(path: str) -> None:
     _files.drop(path)
 
 
-def _whole(path: str, least: int, most: int, room: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """All of the file, in the first bytes of `room`."""
+def _file(path: str, known: Identity | None) -> MappedFile:
     file = _files.get(path)
+    if known is not None and file.identity != known:
+        raise ReplacedChunk
+    return file
+
+
+def _whole(
+    path: str, file: MappedFile, least: int, most: int, room: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """All of the file, in the first bytes of `room`."""
     _check_size(path, file.size, least, most)
     found = room[: file.size]
     if file.read_into(found) < file.size:

@@ -7,14 +7,17 @@ batch a retry. Without its scheduler the run ends, in one line: the cluster is i
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import islice
 from typing import Any
 
+from voco_data.deadline import end_when_stuck
 from voco_data.errors import InputError, VocoError
 from voco_data.fanout import IN_FLIGHT_PER_WORKER, LARGEST_BATCH, batches, pieces, run_processes
 from voco_data.pool import TIME_LIMIT_S, Batch, Known
+from voco_data.version import VERSION
 from voco_data.worker import SeriesOutcome, SeriesTask, fill_batch
 
 log = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ WORKERLESS_S = 30.0
 NO_SCHEDULER = (
     "the Dask scheduler is gone, or does not answer; what is finished stays: start it, run again"
 )
-NO_WORKERS = "the Dask cluster has no workers left; what is finished stays: start some, run again"
+NO_WORKERS = "the Dask cluster has no workers; what is finished stays: start some, run again"
 
 
 def run_dask(
@@ -129,7 +132,14 @@ class _Cluster:
                     raise _NotYet from None
         if isinstance(error, KilledWorker | _Unwanted):
             raise _WorkerDied from error
-        raise error
+        if isinstance(error, VocoError | OSError):
+            raise error
+        # What a series may raise is an outcome: this one comes from the cluster itself.
+        raise VocoError(
+            f"the Dask cluster cannot do voco's work ({type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}); its scheduler and workers need the same voco as "
+            f"here, {VERSION}"
+        ) from error
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -223,7 +233,7 @@ def _drain(
     shared = cluster.share(known)
     flying: dict[Any, range] = {}
     suspects: list[range] = []
-    workerless = 0.0
+    workerless, asked = 0.0, time.monotonic()
     while True:
         slots = IN_FLIGHT_PER_WORKER * max(1, threads)
         for piece in islice(todo, max(0, slots - len(flying))):
@@ -231,14 +241,15 @@ def _drain(
         if not flying:
             break
         done = cluster.done(list(flying))
-        if not done:
-            threads = cluster.threads()  # workers may come and go
-            workerless = 0.0 if threads else workerless + PATIENCE_S
-            if workerless >= WORKERLESS_S:
-                if not cluster.ours:
-                    raise VocoError(NO_WORKERS)
-                suspects += [*flying.values(), *todo]  # a cluster of our own is replaced by us
-                break
+        if time.monotonic() - asked >= PATIENCE_S:
+            threads, now = cluster.threads(), time.monotonic()  # workers may come and go
+            workerless = 0.0 if threads or done else workerless + now - asked
+            asked = now
+        if not done and workerless >= WORKERLESS_S:
+            if not cluster.ours:
+                raise VocoError(NO_WORKERS)
+            suspects += [*flying.values(), *todo]  # a cluster of our own is replaced by us
+            break
         for future in done:
             try:
                 outcomes = cluster.outcomes(future)
@@ -270,7 +281,10 @@ def _fill(batch: Batch, known: Known) -> list[SeriesOutcome]:
         if state is None or state.state == "cancelled":
             raise _Unwanted
         again = misses < LOOKS or task.root.local() is not None
-        (outcome,) = fill_batch([task], known, TIME_LIMIT_S, again=again)
+        # A thread cannot be stopped. Its process can, if it does nothing else.
+        alone = worker.state.nthreads == 1
+        with end_when_stuck(TIME_LIMIT_S) if alone else nullcontext():
+            (outcome,) = fill_batch([task], known, TIME_LIMIT_S, again=again)
         misses = 0 if outcome.earlier else misses + 1
         outcomes.append(outcome)
     return outcomes

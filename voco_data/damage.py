@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from voco_data import catalogue
 from voco_data.catalogue import Line
-from voco_data.errors import StoreCorrupt
+from voco_data.errors import StoreCorrupt, VocoError
 from voco_data.place import Place
 from voco_data.record import Record, read_record, rows_with_record
 from voco_data.seals import in_pieces
@@ -45,7 +45,7 @@ def check_rows(store: Place, spec: StoreSpec, rows: Iterable[int]) -> Iterator[C
 
 
 def check_row(store: Place, spec: StoreSpec, row: int) -> Checked:
-    """Read and hash record and chunk of one row. Raises OSError where that is no fault of them."""
+    """Read and hash record and chunk of one row. Raises VocoError if we cannot read them here."""
     try:
         record = read_record(store, row)
         if record is None:
@@ -55,6 +55,11 @@ def check_row(store: Place, spec: StoreSpec, row: int) -> Checked:
         Store.of_records(store, spec, [record]).read(row)
     except StoreCorrupt as error:
         return Checked(row, str(error))
+    except OSError as error:
+        what = error.strerror or str(error)
+        raise VocoError(
+            f"{store}: row {row} cannot be read ({what}): that is no damage; see to it, run again"
+        ) from error
     return Checked(row, record=record)
 
 

@@ -24,6 +24,8 @@ LARGEST_BATCH = 256
 BATCHES_PER_WORKER = 16
 ALONE_FROM = 16
 """Batches of so many series at most are tried again a series at a time, others in smaller ones."""
+SMALLER = 4
+"""So many times, at least. However many series end their process, the tries come to an end."""
 
 KILLED = "the process that read it died twice (out of memory, a crash, or stuck in a decoder)"
 
@@ -35,9 +37,11 @@ def pieces(count: int, workers: int, largest: int = LARGEST_BATCH) -> Iterator[r
         yield range(start, min(count, start + size))
 
 
-def batches(tasks: Sequence[SeriesTask], workers: int) -> Iterator[Batch]:
+def batches(
+    tasks: Sequence[SeriesTask], workers: int, largest: int = LARGEST_BATCH
+) -> Iterator[Batch]:
     """The tasks in batches for `workers` processes, made as they are asked for."""
-    for piece in pieces(len(tasks), workers):
+    for piece in pieces(len(tasks), workers, largest):
         yield tasks[piece.start : piece.stop]
 
 
@@ -55,9 +59,10 @@ def run_processes(
         while more := (yield from _drain_pool(remaining, known, workers, again=again)):
             lost += more
         suspects = [task for batch in lost for task in batch]
-        if max(map(len, lost), default=0) <= ALONE_FROM:
+        longest = max(map(len, lost), default=0)
+        if longest <= ALONE_FROM:
             break
-        todo, again = batches(suspects, workers), True
+        todo, again = batches(suspects, workers, longest // SMALLER), True
     yield from one_by_one(suspects, known)
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from voco_data.errors import StoreBusy
+from voco_data.errors import StoreBusy, VocoError
 
 PATIENCE_S = 10.0
 """A commit takes milliseconds; a worker that takes longer over it stands still."""
@@ -50,6 +51,11 @@ class Fence:
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError as error:
+            if not self.path.parent.is_dir():
+                raise VocoError(
+                    f"{self.path.parent}: not there on {socket.gethostname()}; every worker must "
+                    "see the root under the same path"
+                ) from error
             raise StoreBusy(_over(self.path)) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a change of the token at most
@@ -71,8 +77,8 @@ class Fence:
                 except BlockingIOError:
                     if time.monotonic() >= deadline:
                         raise StoreBusy(
-                            f"{self.path.parent}: a worker of a run that is over has been writing "
-                            f"here for {PATIENCE_S:g} s; end it, or wait for it"
+                            f"{self.path.parent}: workers of a run that is over have been writing "
+                            f"here for {PATIENCE_S:g} s; end them, or wait for them"
                         ) from None
                     time.sleep(_POLL_SECONDS)
             yield descriptor

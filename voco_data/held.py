@@ -138,7 +138,9 @@ class Held:
         ).fetchall()
         gone = [row for (row,) in old]
         if gone and max(gone) > flat["row"]:
-            return [flat["row"]]
+            gone = [flat["row"]]  # whatever was listed there was written over
+            self.drop(gone)
+            return gone
         self.drop(gone)
         self._insert([flat], fresh=True)
         return gone

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,15 +18,22 @@ TEXTS = (".csv", ".html", ".json", ".log", ".txt")
 
 
 def still_named(root: Place, ids: Collection[str]) -> Iterator[str]:
-    """Keys of texts and tables that name one of the ids, beside stores and preprocess runs."""
+    """Keys of texts and tables that name one of the ids, beside stores and preprocess runs.
+
+    What cannot be read may name it too, and says so beside its key.
+    """
     ours = (*store_names(root), preview.FOLDER, pseudonyms.FOLDER, FRESHNESS)
     runs = {f"{RUNS}/{run}/{name}" for run in runs_of(root) for name in (ledger.KEY, REPORT)}
     names = Names(ids)
     keys = (key for key, _ in root.sizes() if key.partition("/")[0] not in ours)
     for key in sorted(key for key in keys if key not in runs):
-        with suppress(FileNotFoundError):  # of a training run that lives, and has removed it since
+        try:
             if _says(root, key, names):
                 yield key
+        except FileNotFoundError:  # of a training run that lives, and has removed it since
+            pass
+        except OSError as error:
+            yield f"{key} (cannot be read: {error.strerror or error})"
 
 
 def _says(root: Place, key: str, names: Names) -> bool:

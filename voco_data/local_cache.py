@@ -56,9 +56,10 @@ class LocalCache:
             if total + len(data) > self.limit_bytes:
                 total = self._make_room(len(data))
             used.write(total + len(data))
-        path = self._path(name)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        atomic.write_bytes(path, data, mode=0o600)
+            # Before others may count: they would not see it, and keep too many.
+            path = self._path(name)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            atomic.write_bytes(path, data, mode=0o600)
         return path
 
     def drop(self, name: str) -> None:

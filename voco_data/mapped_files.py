@@ -1,4 +1,4 @@
-"""Files that are read again and again, copied out of where they lie in the page cache."""
+"""Chunk files that are read again and again, copied out of where they lie in the page cache."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import BoundedSemaphore, Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from voco_data.chunk_codec import DamagedChunk
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -40,20 +42,32 @@ _mapping_lock = Lock()
 _FAILED = ctypes.c_void_p(-1).value
 
 
+Identity = tuple[int, int, int, int]
+"""Device, inode, size and time of change: another file under the same path has another one."""
+
+
+class ReplacedChunk(DamagedChunk):
+    """Under the path lies another file, or other bytes, than when it was first asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("its file was replaced, or changed, while it was in use")
+
+
 class MappedFile:
-    """A file for reading, as long as it was when first asked for.
+    """A file for reading, as it was when first asked for.
 
     What is read once is read by a system call; from the second time on it is copied out of a
     mapping, which takes half the time or less where the kernel's own copy is slow. Where it cannot
     be mapped, every read is a call. A disk that fails under a mapping ends the process by SIGBUS,
-    as with np.memmap; a file that shrank is noticed before.
+    as with np.memmap; a file that was replaced, changed or cut short is noticed before.
     """
 
-    __slots__ = ("_descriptor", "_mapping", "_path", "_read_before", "size")
+    __slots__ = ("_descriptor", "_mapping", "_path", "_read_before", "identity", "size")
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self.size = os.stat(path).st_size  # noqa: PTH116  twice as fast as Path.stat
+        self.identity = _identity(os.stat(path))  # noqa: PTH116  twice as fast as Path.stat
+        self.size = self.identity[2]
         """Bytes."""
         self._read_before = False
         self._mapping: Bytes | None = None
@@ -68,48 +82,70 @@ class MappedFile:
     def read_into(self, part: npt.NDArray[Any], start: int = 0) -> int:
         """Fill `part` (n,) with the bytes from `start` on; returns how many there were.
 
-        `part` is uint8, or float32: then the bytes are converted on the way. Raises OSError.
+        `part` is uint8, or float32: then the bytes are converted on the way. Raises OSError,
+        ReplacedChunk.
         """
         array = self.mapped()
         if array is None:
             read = _call if part.dtype == np.uint8 else _cast
-            with _opened(self._path) as descriptor:
+            with self._opened() as descriptor:
                 return read(descriptor, part, start)
         found = array[start : start + part.size]
         np.copyto(part[: found.size], found)
         return found.size
 
     def mapped(self) -> Bytes | None:
-        """All bytes where they lie, from the second time on; none of a file that shrank.
+        """All bytes where they lie, from the second time on. Raises OSError, ReplacedChunk.
 
         They stay there for as long as anyone refers to them.
         """
         if self._mapping is None:
             if self._read_before and self.size:
-                with suppress(OSError):  # no memory left, or a file system without mappings
-                    self._map()
+                self._map()
             self._read_before = True
-        elif self._shrank():
-            return self._mapping[:0]
+        else:
+            self._check()
         return self._mapping
 
     def _map(self) -> None:
-        with _opened(self._path) as descriptor:
-            if os.fstat(descriptor).st_size < self.size:
+        with self._opened() as descriptor:
+            try:
+                mapping = _map(descriptor, self.size)
+            except OSError:  # no memory left, or a file system without mappings: read by calls
                 return
-            mapping = _map(descriptor, self.size)
             with _mapping_lock:  # two threads may both have come here
                 if self._mapping is None and _kept.acquire(blocking=False):
-                    self._descriptor = os.dup(descriptor)
+                    self._keep(descriptor)
                 self._mapping = mapping
 
-    def _shrank(self) -> bool:
-        if self._descriptor is not None:
-            return os.fstat(self._descriptor).st_size < self.size
+    def _keep(self, descriptor: int) -> None:
         try:
-            return os.stat(self._path).st_size < self.size  # noqa: PTH116
+            self._descriptor = os.dup(descriptor)
+        except OSError:  # none is left: the path is asked instead
+            _kept.release()
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """A descriptor of the very file."""
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _identity(os.fstat(descriptor)) != self.identity:
+                raise ReplacedChunk
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _check(self) -> None:
+        try:
+            found = os.stat(self._path if self._descriptor is None else self._descriptor)  # noqa: PTH116
         except FileNotFoundError:  # its bytes stay while they are mapped
-            return False
+            return
+        if _identity(found) != self.identity:
+            raise ReplacedChunk
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _map(descriptor: int, size: int) -> Bytes:
@@ -123,15 +159,6 @@ def _map(descriptor: int, size: int) -> Bytes:
     array: Bytes = np.frombuffer(memoryview(memory), np.uint8)
     array.flags.writeable = False
     return array
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _call(descriptor: int, part: Bytes, start: int) -> int:

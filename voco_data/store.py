@@ -26,6 +26,7 @@ from voco_data import catalogue, chunk_reader
 from voco_data.chunk_cache import ChunkCache
 from voco_data.chunk_codec import DamagedChunk, decode
 from voco_data.errors import InputError, StoreCorrupt, is_of_the_file
+from voco_data.mapped_files import Identity, ReplacedChunk
 from voco_data.place import Place, place_of
 from voco_data.record import Record
 from voco_data.spec import StoreSpec
@@ -61,7 +62,7 @@ class Store:
         rows = self.rows.tolist()
         self._checksums = dict(zip(rows, found["chunk_checksum"].to_pylist(), strict=True))
         self._series = dict(zip(rows, found["series_uid"].to_pylist(), strict=True))
-        self._checked: set[int] = set()
+        self._checked: dict[int, Identity] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the store itself."""
@@ -131,19 +132,34 @@ class Store:
         elif out.shape != grid or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous uint8 {grid}, got {out.dtype} {out.shape}")
         compression = self.spec.compression
-        if row in self._checked:
-            self._reading(row, lambda path: chunk_reader.read_chunk(path, compression, out))
-        else:
+
+        def read(path: str, known: Identity) -> None:
+            chunk_reader.read_chunk(path, compression, out, known)
+
+        if not self._read_again(row, read):
             self._reading(row, lambda path: self._read_first(row, path, out))
         return out
 
     def _read_first(self, row: int, path: str, out: npt.NDArray[np.uint8]) -> None:
-        """The first read of a row in this process: check the bytes."""
+        """The first read of a file in this process: check the bytes."""
         chunk_reader.forget(path)
-        chunk_reader.read_chunk(path, self.spec.compression, out)
+        found = chunk_reader.read_chunk(path, self.spec.compression, out)
         if xxhash.xxh3_128_hexdigest(out.data) != self._checksums[row]:
             raise DamagedChunk("its bytes do not match the checksum")
-        self._checked.add(row)
+        if self._folder is not None or self._cache is not None:
+            self._checked[row] = found
+
+    def _read_again(self, row: int, read: Callable[[str, Identity], None]) -> bool:
+        """Read a row whose file was checked. False if none was, or it is another file now."""
+        known = self._checked.get(row)
+        if known is None:
+            return False
+        try:
+            self._reading(row, lambda path: read(path, known))
+        except ReplacedChunk:
+            self._checked.pop(row, None)
+            return False
+        return True
 
     def read_slices(
         self, row: int, indices: Sequence[int], out: npt.NDArray[np.uint8] | None = None
@@ -162,13 +178,15 @@ class Store:
             raise ValueError(f"out must be C-contiguous uint8 {shape}, got {out.dtype} {out.shape}")
         if any(not 0 <= index < depth for index in indices):
             raise IndexError(f"slices are 0 to {depth - 1}, got {list(indices)}")
-        if row not in self._checked or self.spec.compression != "none":
-            np.take(self.read(row, self._whole_volume()), indices, axis=0, out=out)
-            return out
         plane = height * width
         starts = [int(index) * plane for index in indices]
         flat = out.reshape(len(indices), plane)
-        self._reading(row, lambda path: chunk_reader.read_parts(path, starts, depth * plane, flat))
+
+        def read(path: str, known: Identity) -> None:
+            chunk_reader.read_parts(path, starts, depth * plane, flat, known)
+
+        if self.spec.compression != "none" or not self._read_again(row, read):
+            np.take(self.read(row, self._whole_volume()), indices, axis=0, out=out)
         return out
 
     def read_floats(self, row: int, out: npt.NDArray[np.float32]) -> None:
@@ -176,15 +194,17 @@ class Store:
 
         Converts on the way, in less time than a second look at the bytes takes. Raises as `read`.
         """
-        if row not in self._checked or self._folder is None:
-            np.copyto(out, self.read(row, self._whole_volume()))
-            return
         if out.shape != self.grid or out.dtype != np.float32 or not out.flags.c_contiguous:
             raise ValueError(
                 f"out must be C-contiguous float32 {self.grid}, got {out.dtype} {out.shape}"
             )
         compression = self.spec.compression
-        self._reading(row, lambda path: chunk_reader.read_floats(path, compression, out))
+
+        def read(path: str, known: Identity) -> None:
+            chunk_reader.read_floats(path, compression, out, known)
+
+        if not self._read_again(row, read):
+            np.copyto(out, self.read(row, self._whole_volume()))
 
     def read_slice(self, row: int, index: int, out: npt.NDArray[Any]) -> None:
         """Slice `index` of the volume at `row` into `out` (Y, X), uint8 or float32, C-contiguous.
@@ -192,14 +212,17 @@ class Store:
         `read_slices` for one, without what that costs: a slice is read in microseconds.
         """
         depth, height, width = self.spec.grid
-        if row not in self._checked or self._folder is None or self.spec.compression != "none":
+        known = self._checked.get(row)
+        if known is None or self._folder is None or self.spec.compression != "none":
             np.copyto(out, self.read_slices(row, (index,))[0])
             return
         if out.shape != (height, width) or not 0 <= index < depth:
             raise ValueError(f"no slice {index} into {out.shape}: the grid is {self.spec.grid}")
         path, plane = f"{self._folder}/{row}/0/0/0", height * width
         try:
-            chunk_reader.read_part(path, index * plane, depth * plane, out)
+            chunk_reader.read_part(path, index * plane, depth * plane, out, known)
+        except ReplacedChunk:
+            np.copyto(out, self.read_slices(row, (index,))[0])
         except (OSError, DamagedChunk) as error:
             if self._may_be_sound(error):
                 raise
@@ -218,12 +241,17 @@ class Store:
         return volume
 
     def _reading(self, row: int, read: Callable[[str], None]) -> None:
-        """Let `read` have the chunk's file. Raises StoreCorrupt that names the series, OSError."""
+        """Let `read` have the chunk's file.
+
+        Raises StoreCorrupt that names the series, ReplacedChunk, OSError.
+        """
         try:
             if self._folder is not None:
                 read(f"{self._folder}/{row}/0/0/0")
                 return
             self._reading_copy(row, read)
+        except ReplacedChunk:
+            raise
         except (OSError, DamagedChunk, StoreCorrupt) as error:
             if self._may_be_sound(error):
                 raise
@@ -236,6 +264,8 @@ class Store:
             path = str(self._cache.file(chunk_key(row), self._checksums[row]))
             try:
                 read(path)
+            except ReplacedChunk:
+                raise
             except (FileNotFoundError, DamagedChunk):
                 self._cache.drop(self._checksums[row])
             else:

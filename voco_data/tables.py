@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from voco_data.errors import StoreCorrupt
+from voco_data.errors import StoreCorrupt, is_of_the_file
 from voco_data.place import Place
 
 PIECE = 10_000
@@ -77,12 +77,18 @@ def mapped(place: Place, key: str, columns: Collection[str]) -> pq.ParquetFile |
 
 @contextmanager
 def complaining(place: Place, key: str) -> Iterator[None]:
-    """What Arrow raises of a table becomes StoreCorrupt: a damaged footer may raise anything."""
+    """What Arrow raises of a table becomes StoreCorrupt: a damaged footer may raise anything.
+
+    A lack of descriptors, of memory or of leave to read says nothing of the table, and stays so.
+    """
     try:
         yield
-    except StoreCorrupt:
+    except (StoreCorrupt, MemoryError):
         raise
     except Exception as error:
+        # Arrow's own complaints of the bytes have no number.
+        if isinstance(error, OSError) and error.errno is not None and not is_of_the_file(error):
+            raise
         raise StoreCorrupt(
             f"{place}/{key}: the table cannot be read ({type(error).__name__})"
         ) from error

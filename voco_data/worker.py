@@ -17,7 +17,7 @@ from voco_data import damage, histogram, preview
 from voco_data.box import Box
 from voco_data.cohort import SeriesEntry
 from voco_data.deadline import deadline
-from voco_data.errors import InputError, SeriesRefused, StoreBusy, StoreUnreachable, unwritable
+from voco_data.errors import SeriesRefused, VocoError, unwritable
 from voco_data.given_box import GivenBox
 from voco_data.known import KnownInputs
 from voco_data.place import Place
@@ -133,7 +133,7 @@ def fill_series(
         return SeriesOutcome(task.key, task.memory_key, digest, tuple(records))
     except SeriesRefused as refusal:
         return _refused(task, refusal.reason, refusal.detail)
-    except (InputError, StoreUnreachable, StoreBusy):  # the bucket is gone, or not ours
+    except VocoError:  # a bucket is gone, or not ours; the run is over; a row cannot be read
         raise
     except OSError as error:  # a store that cannot be written ends the run
         raise unwritable(task.root, error) from error

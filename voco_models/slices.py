@@ -18,7 +18,7 @@ from voco_models.host_buffers import HostBuffer, HostBuffers
 from voco_models.order import Order
 from voco_models.read_ahead import READER_THREADS, read_ahead
 
-AT_ONCE = 32
+AT_ONCE = 64
 """Slices that one thread reads in one go. A slice takes microseconds, as handing it over does."""
 
 
