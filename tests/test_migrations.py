@@ -13,7 +13,8 @@ import voco_data
 from flows.command import main
 from voco_data.errors import InputError
 from voco_data.spec import ALGORITHM_VERSION
-from voco_data.store import FORMAT, Store
+from voco_data.store import Store
+from voco_data.store_spec import FORMAT
 
 
 def noted(change: str) -> set[int]:

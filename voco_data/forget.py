@@ -23,7 +23,7 @@ from voco_data.inspect import existing_root, store_names
 from voco_data.left import still_named
 from voco_data.pins import pins_of, users
 from voco_data.place import Leases, Place
-from voco_data.store import read_spec
+from voco_data.store_spec import read_spec
 from voco_data.store_writer import StoreWriter, writing
 
 log = logging.getLogger(__name__)

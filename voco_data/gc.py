@@ -24,7 +24,7 @@ from voco_data.pins import Pin, pins_of, users
 from voco_data.place import Leases, Place
 from voco_data.pseudonyms import FOLDER as PRIVATE
 from voco_data.spec import ALGORITHM_VERSION
-from voco_data.store import read_spec
+from voco_data.store_spec import read_spec
 
 log = logging.getLogger(__name__)
 

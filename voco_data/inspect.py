@@ -12,7 +12,8 @@ from voco_data.errors import InputError, VocoError
 from voco_data.pins import Pin, pins_of, users
 from voco_data.place import Place, place_of, root_of
 from voco_data.spec import ALGORITHM_VERSION
-from voco_data.store import FORMAT, Store
+from voco_data.store import Store
+from voco_data.store_spec import FORMAT
 
 STORE_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}-[0-9a-f]{12}\.zarr")
 """`<profile>-<digest>.zarr`; nothing else under a root is taken for a store."""

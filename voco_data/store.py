@@ -7,12 +7,10 @@ caller's memory. Chunks of a store in a bucket come through the cache of this ma
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,14 +23,12 @@ import xxhash
 from voco_data import catalogue, chunk_reader
 from voco_data.chunk_cache import ChunkCache
 from voco_data.chunk_codec import DamagedChunk, decode
-from voco_data.errors import InputError, StoreCorrupt, is_of_the_file
+from voco_data.errors import StoreCorrupt, is_of_the_file
 from voco_data.mapped_files import Identity, ReplacedChunk
 from voco_data.place import Place, place_of
 from voco_data.record import Record
 from voco_data.spec import StoreSpec
-
-FORMAT = 1
-"""Version of the layout on disk that this code reads and writes."""
+from voco_data.store_spec import read_spec
 
 
 class Store:
@@ -314,29 +310,6 @@ def chunk_folder(row: int) -> str:
     return f"{CHUNKS}/{row}"
 
 
-def read_spec(store: Place) -> StoreSpec:
-    """The spec in the store's own metadata, checked against its digest and the folder's name."""
-    attributes = _group_attributes(store)
-    if attributes.get("format") != FORMAT:
-        raise InputError(
-            f"{store}: store format {attributes.get('format')!r}, expected {FORMAT}; use the voco "
-            "that made it, or make a new store with voco preprocess (see Migrations in STORE.md)"
-        )
-    other = sorted(set(attributes["spec"]) ^ {field.name for field in fields(StoreSpec)})
-    if other:
-        raise InputError(
-            f"{store}: another version of voco made it, their specs differ in {', '.join(other)}; "
-            "make a new store with voco preprocess (see Migrations in STORE.md)"
-        )
-    spec = StoreSpec.from_mapping(attributes["spec"])
-    if spec.digest != attributes.get("spec_digest") or store.name != spec.name:
-        raise InputError(
-            f"{store}: the spec inside gives {spec.name}, which is not this store's digest and "
-            "name; the spec was edited or the folder renamed: restore it, or preprocess anew"
-        )
-    return spec
-
-
 def _checksum_of(spec: StoreSpec) -> Callable[[bytes], str]:
     """How the checksum of a volume is found from the bytes of its chunk. Raises StoreCorrupt."""
 
@@ -351,17 +324,3 @@ def _checksum_of(spec: StoreSpec) -> Callable[[bytes], str]:
         return xxhash.xxh3_128_hexdigest(volume.data)
 
     return checksum
-
-
-def _group_attributes(store: Place) -> dict[str, Any]:
-    try:
-        metadata = json.loads(store.read("zarr.json"))
-        attributes = metadata["attributes"]["voco"]
-        if not isinstance(attributes["spec"], dict):
-            raise TypeError("spec is not an object")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{store}: expected a store made by voco preprocess "
-            f"(a folder <profile>-<digest>.zarr), cannot read its metadata ({error})"
-        ) from error
-    return dict(attributes)

@@ -16,7 +16,7 @@ from zarr.storage import MemoryStore
 from voco_data.chunk_codec import BLOSC
 from voco_data.place import Place
 from voco_data.spec import StoreSpec
-from voco_data.store import FORMAT
+from voco_data.store_spec import FORMAT
 
 VALID_CHUNK = 65536
 ARRAYS = ("volumes", "valid")

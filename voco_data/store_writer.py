@@ -23,7 +23,8 @@ from voco_data.record import Record, record_key, rows_with_record, series_key, w
 from voco_data.rows import Rows
 from voco_data.seals import Seals, in_pieces
 from voco_data.spec import StoreSpec
-from voco_data.store import chunk_folder, chunk_key, read_spec
+from voco_data.store import chunk_folder, chunk_key
+from voco_data.store_spec import read_spec
 
 log = logging.getLogger(__name__)
 

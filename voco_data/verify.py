@@ -12,7 +12,8 @@ from voco_data.held import Held
 from voco_data.place import Place, place_of
 from voco_data.record import FOLDER, row_of_record
 from voco_data.spec import StoreSpec
-from voco_data.store import CHUNKS, chunk_key, read_spec, row_of_chunk
+from voco_data.store import CHUNKS, chunk_key, row_of_chunk
+from voco_data.store_spec import read_spec
 
 
 @dataclass(frozen=True, slots=True)
