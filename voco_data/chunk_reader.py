@@ -87,18 +87,11 @@ def read_parts(
             raise DamagedChunk("the chunk shrank while being read")
 
 
-def read_part(
-    path: str, start: int, size: int, out: npt.NDArray[Any], known: Identity | None = None
-) -> None:
-    """Bytes `start` and the following of an uncompressed chunk of `size` bytes into `out`.
-
-    `out` is uint8 or float32, C-contiguous.
-    """
+def view(path: str, size: int, known: Identity) -> npt.NDArray[np.uint8] | None:
+    """All bytes of an uncompressed chunk of `size` bytes where they lie; None if they do not."""
     file = _file(path, known)
-    if file.size != size:
-        _check_size(path, file.size, size, size)
-    if file.read_into(out.reshape(-1), start) < out.size:
-        raise DamagedChunk("the chunk shrank while being read")
+    _check_size(path, file.size, size, size)
+    return file.mapped()
 
 
 def forget(path: str) -> None:

@@ -62,7 +62,7 @@ class MappedFile:
     as with np.memmap; a file that was replaced, changed or cut short is noticed before.
     """
 
-    __slots__ = ("_descriptor", "_mapping", "_path", "_read_before", "identity", "size")
+    __slots__ = ("_descriptor", "_mapping", "_path", "_read_before", "_slot", "identity", "size")
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -77,7 +77,7 @@ class MappedFile:
         descriptor: int | None = getattr(self, "_descriptor", None)
         if descriptor is not None:
             os.close(descriptor)
-            _kept.release()
+            self._slot.release()
 
     def read_into(self, part: npt.NDArray[Any], start: int = 0) -> int:
         """Fill `part` (n,) with the bytes from `start` on; returns how many there were.
@@ -115,14 +115,14 @@ class MappedFile:
                 return
             with _mapping_lock:  # two threads may both have come here
                 if self._mapping is None and _kept.acquire(blocking=False):
-                    self._keep(descriptor)
+                    self._keep(descriptor, _kept)
                 self._mapping = mapping
 
-    def _keep(self, descriptor: int) -> None:
+    def _keep(self, descriptor: int, slot: BoundedSemaphore) -> None:
         try:
-            self._descriptor = os.dup(descriptor)
+            self._slot, self._descriptor = slot, os.dup(descriptor)
         except OSError:  # none is left: the path is asked instead
-            _kept.release()
+            slot.release()
 
     @contextmanager
     def _opened(self) -> Iterator[int]:

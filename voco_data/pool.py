@@ -7,13 +7,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from types import FrameType
+from typing import Any
 
 from voco_data.deadline import end_when_stuck
 from voco_data.known import KnownInputs
@@ -25,6 +29,10 @@ Known = Mapping[str, KnownInputs]
 TIME_LIMIT_S = 600.0
 """What one series may take; a large one takes seconds."""
 
+
+LAST_S = 5.0
+"""Between the ends of the first process and the last: all are told when nothing is left to do."""
+_POLL_S = 0.01
 
 _known: Known = {}
 _stop: Event | None = None
@@ -56,18 +64,52 @@ def pool(workers: int, known: Known) -> Iterator[Pool]:
     """`workers` processes. At the end each finishes the series in hand, and no other."""
     # Forked from a server that has imported what they need, and runs no threads: a plain fork is
     # unsafe beside the threads of zarr and of a Prefect flow.
-    context = multiprocessing.get_context("forkserver")
+    context = _Recording()
     context.set_forkserver_preload(["voco_data.worker"])
     _start_server()
     stop = context.Event()
     executor = ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(known, stop)
     )
-    with executor:
-        try:
-            yield Pool(executor)
-        finally:
-            stop.set()
+    try:
+        yield Pool(executor)
+    finally:
+        stop.set()
+        _end(executor, context.started)
+
+
+class _Recording(ForkServerContext):
+    """Remembers which processes were made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[BaseProcess] = []
+
+    def Process(self, *args: Any, **more: Any) -> BaseProcess:  # type: ignore[override]  # noqa: N802  the name is Python's
+        process = super().Process(*args, **more)
+        self.started.append(process)
+        return process
+
+
+def _end(executor: ProcessPoolExecutor, processes: Sequence[BaseProcess]) -> None:
+    """Wait until all have ended, and end those that cannot.
+
+    They are told to end one after the other, through a pipe whose lock a waiting process holds.
+    One that is killed just then never gives it back, and the others would wait for ever.
+    """
+    executor.shutdown(wait=False)
+    started = [process for process in processes if process.pid is not None]
+    sentinels = [process.sentinel for process in started]
+    if sentinels:
+        connection.wait(sentinels)
+        deadline = time.monotonic() + LAST_S
+        while len(connection.wait(sentinels, timeout=0)) < len(sentinels):
+            if time.monotonic() > deadline:
+                for process in started:
+                    process.kill()
+                break
+            time.sleep(_POLL_S)
+    executor.shutdown()
 
 
 def _start_server() -> None:

@@ -202,27 +202,30 @@ class Store:
         if not self._read_again(row, read):
             np.copyto(out, self.read(row, self._whole_volume()))
 
-    def read_slice(self, row: int, index: int, out: npt.NDArray[Any]) -> None:
-        """Slice `index` of the volume at `row` into `out` (Y, X), uint8 or float32, C-contiguous.
+    def view_slice(self, row: int, index: int) -> npt.NDArray[np.uint8]:
+        """Slice `index` of the volume at `row`, uint8 (Y, X), where it lies in the page cache.
 
-        `read_slices` for one, without what that costs: a slice is read in microseconds.
+        To be read only, and soon: a file that is cut short meanwhile ends the process. A copy
+        where it cannot be had so. Raises as `read_slices`.
         """
         depth, height, width = self.spec.grid
         known = self._checked.get(row)
         if known is None or self._folder is None or self.spec.compression != "none":
-            np.copyto(out, self.read_slices(row, (index,))[0])
-            return
-        if out.shape != (height, width) or not 0 <= index < depth:
-            raise ValueError(f"no slice {index} into {out.shape}: the grid is {self.spec.grid}")
+            return self.read_slices(row, (index,)).reshape(height, width)
+        if not 0 <= index < depth:
+            raise IndexError(f"slices are 0 to {depth - 1}, got {index}")
         path, plane = f"{self._folder}/{row}/0/0/0", height * width
         try:
-            chunk_reader.read_part(path, index * plane, depth * plane, out, known)
+            whole = chunk_reader.view(path, depth * plane, known)
         except ReplacedChunk:
-            np.copyto(out, self.read_slices(row, (index,))[0])
+            whole = None
         except (OSError, DamagedChunk) as error:
             if self._may_be_sound(error):
                 raise
             raise self._corrupt(row, error) from error
+        if whole is None:
+            return self.read_slices(row, (index,)).reshape(height, width)
+        return whole[index * plane : (index + 1) * plane].reshape(height, width)
 
     @cached_property
     def _local(self) -> threading.local:
