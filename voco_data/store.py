@@ -11,6 +11,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from voco_data.place import Place, place_of
 from voco_data.record import Record
 from voco_data.spec import StoreSpec
 from voco_data.store_spec import read_spec
+
+_TRIES = 3
 
 
 class Store:
@@ -138,8 +141,13 @@ class Store:
 
     def _read_first(self, row: int, path: str, out: npt.NDArray[np.uint8]) -> None:
         """The first read of a file in this process: check the bytes."""
-        chunk_reader.forget(path)
-        found = chunk_reader.read_chunk(path, self.spec.compression, out)
+        for _ in range(_TRIES):
+            chunk_reader.forget(path)
+            with suppress(ReplacedChunk):  # a run is just rebuilding it
+                found = chunk_reader.read_chunk(path, self.spec.compression, out)
+                break
+        else:
+            raise DamagedChunk("its file is replaced again and again")
         if xxhash.xxh3_128_hexdigest(out.data) != self._checksums[row]:
             raise DamagedChunk("its bytes do not match the checksum")
         if self._folder is not None or self._cache is not None:
