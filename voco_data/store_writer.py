@@ -41,6 +41,8 @@ class StoreWriter:
         self._rows = Rows(place)
         self._seals = Seals(place)
         self._gone: list[int] = []
+        self._checked: set[int] = set()
+        """Rows that are fresh, and sealed as they were before their check."""
         self._noted = False
         self._anew = False
         """The catalogue on disk cannot be built upon."""
@@ -125,7 +127,8 @@ class StoreWriter:
                 self._remove(row)
             self._seals.drop(self._gone)
             for row, stamp, _ in self._seals.look(self.held.fresh_rows()):
-                self._seals.set(row, stamp)
+                if row not in self._checked:
+                    self._seals.set(row, stamp)
             self.held.settle()
             self._gone, self._noted, self._anew = [], False, False
         self._seals.save()
@@ -187,6 +190,7 @@ class StoreWriter:
             return
         self._seals.set(found.row, stamp)
         if damage.differing(found.record, line):
+            self._checked.add(found.row)
             self.note(found.record)
 
     def _remove(self, row: int) -> None:
