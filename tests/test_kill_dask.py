@@ -159,7 +159,7 @@ def test_a_worker_in_the_middle_of_a_commit_holds_up_the_next_run(
     assert chaos.zygote.end() == -9
     line = words(chaos.archives["first"], root, chaos.specs)
     assert chaos.zygote.run(line, chaos.log, shared=True) == 1
-    assert "a worker of a run that is over has been writing" in last_line(chaos.log.read_text())
+    assert "workers of a run that is over have been writing" in last_line(chaos.log.read_text())
     cluster.open_gate()
     cluster.settle()
     assert store_truth.committed(root)  # what it had in hand was committed
