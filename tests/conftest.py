@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -40,3 +41,21 @@ def real_ct() -> Path:
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server with one empty bucket, one a test process."""
     yield from serve(tmp_path_factory.mktemp("s3"))
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """`main` sets up logging for its process, to a stderr that a test may have replaced: undo it.
+
+    Before a test too, as fixtures of a module may have called it.
+    """
+    _reset_loggers()
+    yield
+    _reset_loggers()
+
+
+def _reset_loggers() -> None:
+    for name in ("voco_data", "voco_models", "flows"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.handlers, logger.propagate = [], True

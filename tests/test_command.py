@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,17 +26,6 @@ from voco_data.errors import InputError, StoreBusy
 from voco_data.folder import Folder
 
 PROJECT = Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def loggers_as_before() -> Iterator[None]:
-    """`main` sets up logging for its process; undo it for the tests that follow."""
-    ours = [logging.getLogger(name) for name in ("voco_data", "voco_models", "flows")]
-    before = [(logger.level, list(logger.handlers), logger.propagate) for logger in ours]
-    yield
-    for logger, (level, handlers, propagate) in zip(ours, before, strict=True):
-        logger.setLevel(level)
-        logger.handlers, logger.propagate = handlers, propagate
 
 
 Replace = Callable[..., dict[str, Any]]
