@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pytest
 from small_stores import make_store, random_volumes
 
-from voco_data import chunk_reader, mapped_files
+from voco_data import chunk_reader
 from voco_data.chunk_codec import Compression, DamagedChunk, decode, encode
 from voco_data.chunk_reader import aligned
 from voco_data.damage import check_row
@@ -250,9 +250,7 @@ def test_a_file_that_was_replaced_is_checked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Compression, kept: int
 ) -> None:
     """By another volume, as when a row is given away after a patient was forgotten."""
-    monkeypatch.setattr("voco_data.mapped_files._kept", threading.BoundedSemaphore(kept or 1))
-    if not kept:
-        mapped_files._kept.acquire()
+    monkeypatch.setattr("voco_data.mapped_files._kept", threading.BoundedSemaphore(kept))
     store = make_store(tmp_path, VOLUMES, compression=compression)
     reads: tuple[Callable[[], object], ...] = (
         lambda: store.read(0),
@@ -281,8 +279,7 @@ from pathlib import Path
 from voco_data import mapped_files
 from voco_data.folder import Folder
 from voco_data.store import Store, chunk_key
-mapped_files._kept = threading.BoundedSemaphore(1)
-mapped_files._kept.acquire()
+mapped_files._kept = threading.BoundedSemaphore(0)
 store = Store.open(sys.argv[1])
 for _ in range(3):
     before = store.read(0).tobytes()

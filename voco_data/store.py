@@ -32,6 +32,7 @@ from voco_data.spec import StoreSpec
 from voco_data.store_spec import read_spec
 
 _TRIES = 3
+"""Of a first read: a run may just be replacing the file."""
 
 
 class Store:
@@ -143,7 +144,7 @@ class Store:
         """The first read of a file in this process: check the bytes."""
         for _ in range(_TRIES):
             chunk_reader.forget(path)
-            with suppress(ReplacedChunk):  # a run is just rebuilding it
+            with suppress(ReplacedChunk):
                 found = chunk_reader.read_chunk(path, self.spec.compression, out)
                 break
         else:
