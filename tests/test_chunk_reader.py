@@ -21,8 +21,8 @@ import pytest
 from small_stores import make_store, random_volumes
 
 from voco_data import chunk_reader
+from voco_data.aligned import aligned
 from voco_data.chunk_codec import Compression, DamagedChunk, decode, encode
-from voco_data.chunk_reader import aligned
 from voco_data.damage import check_row
 from voco_data.errors import StoreCorrupt, VocoError
 from voco_data.folder import Folder

@@ -1,8 +1,6 @@
 """Chunk files of one local folder, read straight into the caller's memory.
 
 A read costs a copy out of the page cache: no metadata is looked up, and nothing is allocated.
-A system call copies at half the speed or less into memory that does not begin at a multiple of 32
-bytes; there a detour over aligned memory is faster.
 """
 
 from __future__ import annotations
@@ -14,19 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from voco_data.aligned import aligned
 from voco_data.chunk_codec import Compression, DamagedChunk, decode, longest
 from voco_data.mapped_files import Identity, MappedFile, MappedFiles, ReplacedChunk
 
-_ALIGNMENT = 64
 _files = MappedFiles()
 _local = threading.local()
-
-
-def aligned(size: int) -> npt.NDArray[np.uint8]:
-    """`size` bytes, uint8 (size,), that begin at a multiple of 64."""
-    room = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % _ALIGNMENT
-    return room[start : start + size]
 
 
 def read_chunk(
@@ -42,10 +33,7 @@ def read_chunk(
     """
     flat, file = out.reshape(-1), _file(path, known)
     if compression == "none":
-        if flat.ctypes.data % 32:
-            flat[:] = _whole(path, file, flat.size, flat.size, _scratch(flat.size))
-        else:
-            _whole(path, file, flat.size, flat.size, flat)
+        _whole(path, file, flat.size, flat.size, flat)
         return file.identity
     most = longest(flat.size, compression)
     _check_size(path, file.size, 0, most)

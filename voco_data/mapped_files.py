@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from voco_data.aligned import aligned
 from voco_data.chunk_codec import DamagedChunk
 
 Bytes = npt.NDArray[np.uint8]
@@ -87,7 +88,9 @@ class MappedFile:
         """
         array = self.mapped()
         if array is None:
-            read = _call if part.dtype == np.uint8 else _cast
+            # The kernel copies at half the speed into memory that begins at no multiple of 32.
+            straight = part.dtype == np.uint8 and part.ctypes.data % 32 == 0
+            read = _call if straight else _cast
             with self._opened() as descriptor:
                 return read(descriptor, part, start)
         found = array[start : start + part.size]
@@ -173,7 +176,7 @@ def _call(descriptor: int, part: Bytes, start: int) -> int:
 
 def _cast(descriptor: int, part: npt.NDArray[Any], start: int) -> int:
     """By way of a few bytes that stay in the processor's cache."""
-    room, done = np.empty(_PIECE, np.uint8), 0
+    room, done = aligned(_PIECE), 0
     while done < part.size:
         piece = room[: part.size - done]
         count = _call(descriptor, piece, start + done)

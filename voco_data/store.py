@@ -22,6 +22,7 @@ import pandas as pd
 import xxhash
 
 from voco_data import catalogue, chunk_reader
+from voco_data.aligned import aligned
 from voco_data.chunk_cache import ChunkCache
 from voco_data.chunk_codec import DamagedChunk, decode
 from voco_data.errors import StoreCorrupt, is_of_the_file
@@ -128,7 +129,7 @@ class Store:
             raise KeyError(row)
         grid = self.spec.grid
         if out is None:
-            out = chunk_reader.aligned(grid[0] * grid[1] * grid[2]).reshape(grid)
+            out = aligned(grid[0] * grid[1] * grid[2]).reshape(grid)
         elif out.shape != grid or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous uint8 {grid}, got {out.dtype} {out.shape}")
         compression = self.spec.compression
@@ -178,7 +179,7 @@ class Store:
         depth, height, width = self.spec.grid
         shape = (len(indices), height, width)
         if out is None:
-            out = chunk_reader.aligned(len(indices) * height * width).reshape(shape)
+            out = aligned(len(indices) * height * width).reshape(shape)
         elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous uint8 {shape}, got {out.dtype} {out.shape}")
         if any(not 0 <= index < depth for index in indices):
@@ -245,7 +246,7 @@ class Store:
         volume: npt.NDArray[np.uint8] | None = getattr(self._local, "volume", None)
         if volume is None:
             z, y, x = self.spec.grid
-            volume = self._local.volume = chunk_reader.aligned(z * y * x).reshape(self.spec.grid)
+            volume = self._local.volume = aligned(z * y * x).reshape(self.spec.grid)
         return volume
 
     def _reading(self, row: int, read: Callable[[str], None]) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_data.chunk_reader import aligned
+from voco_data.aligned import aligned
 
 
 class HostBuffer:

@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from voco_models.bench.answering import ANSWER
 
 ABSENT = 3
 """Exit code of a contestant whose library is not installed."""
+
+SETTLE_S = 0.1
+"""Between two repeats. The workers of one contestant still read ahead when its turn is over."""
 
 _IMPORT = """
 import importlib, sys
@@ -96,6 +100,7 @@ def medians(
                 absent[name] = None
         for _ in range(repeats):
             for contestant in running:
+                time.sleep(SETTLE_S)
                 for name, value in contestant.ask().items():
                     found[name].append(value)
     finally:

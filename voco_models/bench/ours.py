@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from voco_data.chunk_reader import aligned
+from voco_data.aligned import aligned
 from voco_data.store import Store
 from voco_models.bench.answering import answer, seconds_a_batch
 from voco_models.bench.volumes import memmap
