@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from voco_data.errors import VocoError
 from voco_data.store import Store
 from voco_models.bench import loader, machine, volumes
+from voco_models.bench.answering import BATCHES, UNHEEDED, seconds_a_batch
 from voco_models.bench.asking import medians, row
 
 
@@ -116,6 +120,21 @@ def test_contestants_are_asked_in_turn(tmp_path: Path, monkeypatch: pytest.Monke
     found = medians(wanted, tmp_path, repeats=3)
     assert (tmp_path / "order").read_text() == "ab" + "ababab"  # each once to be warm
     assert found == {"a": 5.0, "b": 6.0}  # the middle one of 3, 5, 7 and of 4, 6, 8
+
+
+def test_batches_that_were_read_ahead_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that stands still for them, and goes on by two seconds for each of the others."""
+    now = 0.0
+
+    def batches() -> Iterator[torch.Tensor]:
+        nonlocal now
+        for number in itertools.count():
+            now += 0 if number % (UNHEEDED + BATCHES) < UNHEEDED else 2
+            yield torch.zeros(3, dtype=torch.uint8)
+
+    monkeypatch.setattr("voco_models.bench.answering.time.perf_counter", lambda: now)
+    measure = seconds_a_batch("x", batches())
+    assert [measure(), measure()] == [{"x": 2.0}, {"x": 2.0}]
 
 
 def test_a_library_that_is_not_there_is_a_gap(

@@ -26,7 +26,7 @@ from voco_data.chunk_codec import Compression, DamagedChunk, decode, encode
 from voco_data.damage import check_row
 from voco_data.errors import StoreCorrupt, VocoError
 from voco_data.folder import Folder
-from voco_data.mapped_files import MappedFiles
+from voco_data.mapped_files import MappedFile, MappedFiles, ReplacedChunk
 from voco_data.store import Store, chunk_key
 
 GRID = (5, 24, 32)
@@ -65,6 +65,21 @@ def test_volumes_come_back_into_any_memory(
         assert store.read(row, out) is out
         assert np.array_equal(out, volume)
         assert np.array_equal(store.read(row), volume)  # the second time unchecked
+
+
+@pytest.mark.parametrize("compression", BOTH)
+def test_first_reads_come_back_piece_by_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Compression
+) -> None:
+    """As floats, and into memory where a system call would be slow."""
+    monkeypatch.setattr("voco_data.mapped_files._PIECE", 1000)
+    path = make_store(tmp_path, VOLUMES, compression=compression).path
+    assert np.array_equal(Store.open(path).read(0, misaligned(GRID, 1)), VOLUMES[0])
+    store, floats = Store.open(path), np.empty(GRID, np.float32)
+    store.read(1)
+    chunk_reader.forget(str(path / chunk_key(1)))
+    store.read_floats(1, floats)
+    assert np.array_equal(floats, VOLUMES[1])
 
 
 @pytest.mark.parametrize("compression", BOTH)
@@ -269,6 +284,19 @@ def test_a_file_that_was_replaced_is_checked_again(
             read()
         folder.write(chunk_key(0), good)
         assert np.array_equal(store.read(0), VOLUMES[0])
+
+
+@pytest.mark.parametrize("reads", [0, 1])
+def test_a_file_that_is_replaced_before_it_is_opened_is_noticed(tmp_path: Path, reads: int) -> None:
+    """The first read goes by a system call, the second by a mapping."""
+    path, out = tmp_path / "chunk", aligned(100)
+    path.write_bytes(bytes(100))
+    file = MappedFile(str(path))
+    for _ in range(reads):
+        assert file.read_into(out) == 100
+    Folder(tmp_path).write("chunk", bytes(range(100)))
+    with pytest.raises(ReplacedChunk):
+        file.read_into(out)
 
 
 def test_a_chunk_that_is_cut_short_and_rebuilt_under_a_reader_is_read_anew(tmp_path: Path) -> None:

@@ -1,32 +1,21 @@
-"""The index of odd archives: what the walk meets, DICOMDIR, masks; every file is accounted for."""
+"""The index of odd archives: what the walk meets, whose ids show; every file is accounted for."""
 
 from __future__ import annotations
 
-import gc
-import gzip
 import logging
 import os
 import socket
-import struct
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.fileset import FileSet
-from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from tests.headers import indexed, reasons, write_header, write_stack
-from voco_data.cohort import MaskFile
+from tests.headers import indexed, reasons, touch, write_header, write_stack
 from voco_data.errors import InputError, VocoError
 from voco_data.layouts import plain
 from voco_data.layouts.index import index
-from voco_data.layouts.masks import mask_kind
 from voco_data.spill import connect, spilling
 
 
@@ -200,235 +189,6 @@ def test_progress_and_the_log_say_how_fast(
     )
 
 
-# DICOMDIR
-
-
-@pytest.fixture
-def disc(tmp_path: Path) -> Path:
-    """A disc with three slices of each of two series, as pydicom writes it."""
-    files = FileSet()
-    for series in (1, 2):
-        for k in range(3):
-            tags = {"SOPInstanceUID": f"1.2.{series}.{k}", "InstanceNumber": k, "PatientName": "x"}
-            tags |= {"SeriesNumber": series, "StudyDate": "20200101", "StudyTime": "0101"}
-            path = tmp_path / "made" / f"{series}-{k}"
-            write_header(path, SeriesInstanceUID=f"1.2.{series}", StudyID="1", **tags)
-            dataset = pydicom.dcmread(path)
-            dataset.file_meta.MediaStorageSOPInstanceUID = tags["SOPInstanceUID"]
-            files.add(dataset)
-    files.write(tmp_path / "disc")
-    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-        del files  # leaves its temporary folder to the garbage collector
-        gc.collect()
-    return tmp_path / "disc"
-
-
-def test_a_folder_with_a_dicomdir(disc: Path) -> None:
-    entries, odd = indexed(disc)
-    assert [len(entry.files) for entry in entries] == [3, 3]
-    assert reasons(odd) == {"DICOMDIR": "not_an_image"}
-
-
-def test_a_dicomdir_as_source_gives_the_files_that_it_lists(disc: Path) -> None:
-    write_header(disc / "not-listed", SeriesInstanceUID="1.9")
-    first = indexed(disc / "DICOMDIR")
-    assert [len(entry.files) for entry in first[0]] == [3, 3]
-    assert reasons(first[1]) == {"DICOMDIR": "not_an_image"}
-    for path in sorted(disc.rglob("*"), key=lambda p: len(p.parts), reverse=True):
-        if path.name != "DICOMDIR":
-            path.rename(path.with_name(path.name.lower()))
-    assert [len(entry.files) for entry in indexed(disc / "DICOMDIR")[0]] == [3, 3]
-
-
-def dicomdir(path: Path, *references: list[str] | str) -> Path:
-    """A DICOMDIR with one image record a reference."""
-    items = []
-    for reference in references:
-        item = Dataset()
-        item.DirectoryRecordType = "IMAGE"
-        item.ReferencedFileID = reference
-        items.append(item)
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = "1.4"
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.FileSetID = ""
-    dataset.DirectoryRecordSequence = Sequence(items)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
-
-
-def test_references_that_leave_the_folder_are_never_read(tmp_path: Path) -> None:
-    disc = tmp_path / "disc"
-    write_stack(disc / "CT", 3)
-    write_header(tmp_path / "SECRET")
-    (disc / "LINK").symlink_to(tmp_path / "SECRET")
-    references: list[list[str] | str] = [["CT", f"{k:03d}"] for k in (0, 1, 2, 2)]
-    bad: list[list[str] | str] = [
-        ["..", "SECRET"],
-        ["CT", "..", "..", "SECRET"],
-        f"{tmp_path}/SECRET",
-        ["", "etc", "passwd"],
-        ["CT", "999"],
-        "LINK",
-    ]
-    (entry,), odd = indexed(dicomdir(disc / "DICOMDIR", *references, *bad))
-    assert len(entry.files) == 3
-    assert reasons(odd) == {
-        "DICOMDIR": "not_an_image",
-        "../SECRET": "unreadable",
-        "CT/../../SECRET": "unreadable",
-        f"{tmp_path}/SECRET": "unreadable",
-        "/etc/passwd": "unreadable",
-        "CT/999": "unreadable",
-        "LINK": "not_medical",
-    }
-
-
-def test_a_broken_dicomdir_is_one_line(tmp_path: Path) -> None:
-    path = dicomdir(tmp_path / "DICOMDIR", ["CT", "000"])
-    whole = path.read_bytes()
-    for size in range(400, len(whole), 7):
-        path.write_bytes(whole[:size])
-        try:
-            indexed(path)
-        except InputError as error:
-            assert "DICOMDIR is broken" in str(error)  # noqa: PT017
-    path.write_bytes(whole.replace(b"CS\x06\x00CT\\000", b"UN\0\0" + struct.pack("<I", 2**32 - 9)))
-    with pytest.raises(InputError, match="DICOMDIR is broken"):
-        indexed(path)
-
-
-# Masks
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("a_seg.nii.gz", "nifti"),
-        ("Segmentation.nrrd", "nrrd"),
-        ("liver.seg.nrrd", "nrrd"),
-        ("LiverMask.nii", "nifti"),
-        ("CTMask1.nii", "nifti"),
-        ("organ-labels.nii.gz", "nifti"),
-        ("masks/liver.nii.gz", "nifti"),
-        ("Segmentations/spleen.nrrd", "nrrd"),
-        ("scan.nii.gz", None),
-        ("segovia.nii.gz", None),
-        ("unmasked.nrrd", None),
-        ("mask.dcm", None),
-        ("masks/deep/liver.nii.gz", None),
-    ],
-)
-def test_masks_by_name(path: str, kind: str | None) -> None:
-    assert mask_kind(path) == kind
-
-
-def touch(*paths: Path) -> None:
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress(b""))
-
-
-def test_masks_around_a_dicom_series(tmp_path: Path) -> None:
-    write_stack(tmp_path / "p" / "ct", 3)
-    near = ["p/above_mask.nii.gz", "p/ct/in.seg.nrrd", "p/ct/masks/liver.nii", "p/ct/labels/x.nrrd"]
-    far = ["p/other/mask.nii.gz", "mask.nii.gz", "p/ct/deep/masks/y.nii.gz"]
-    touch(*(tmp_path / name for name in near + far), tmp_path / "p" / "ct" / "scan.nrrd")
-    (entry,), odd = indexed(tmp_path)
-    assert len(entry.files) == 3
-    assert [mask.path for mask in entry.masks] == sorted(near)
-    assert entry.masks[0] == MaskFile("p/above_mask.nii.gz", "nifti", "unknown")
-    expected = dict.fromkeys(near + far, "mask") | {"p/ct/scan.nrrd": "not_medical"}
-    assert reasons(odd) == expected
-    assert {f.path for f in odd if "no series" in f.detail} == set(far)
-
-
-def test_masks_around_nifti_images(tmp_path: Path) -> None:
-    touch(tmp_path / "one" / "ct.nii.gz", tmp_path / "one" / "segmentations" / "liver.nii.gz")
-    for name in ("case1", "case2", "case1_mask", "case12_seg", "all_labels"):
-        touch(tmp_path / "two" / f"{name}.nii.gz")
-    entries, _ = indexed(tmp_path)
-    masks = {e.source: [mask.path for mask in e.masks] for e in entries}
-    assert masks == {
-        "one/ct.nii.gz": ["one/segmentations/liver.nii.gz"],
-        "two/case1.nii.gz": [
-            f"two/{name}.nii.gz" for name in ("all_labels", "case12_seg", "case1_mask")
-        ],
-        "two/case2.nii.gz": [f"two/{name}.nii.gz" for name in ("all_labels", "case12_seg")],
-    }
-
-
-def test_a_mask_that_may_be_anybodys_is_nobodys(tmp_path: Path) -> None:
-    touch(*(tmp_path / f"case{k}.nii" for k in range(101)), tmp_path / "mask.nii")
-    entries, odd = indexed(tmp_path)
-    assert not any(entry.masks for entry in entries)
-    assert reasons(odd) == {"mask.nii": "mask"}
-
-
-def test_a_mask_that_comes_later_makes_its_series_new_and_no_other(tmp_path: Path) -> None:
-    write_stack(tmp_path / "a", 3)
-    write_stack(tmp_path / "b", 3, SeriesInstanceUID="1.9")
-    before = [entry.stat_digest for entry in indexed(tmp_path)[0]]
-    touch(tmp_path / "a" / "mask.nii")
-    after = [entry.stat_digest for entry in indexed(tmp_path)[0]]
-    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True]
-    os.utime(tmp_path / "a" / "mask.nii", (1, 1))
-    assert indexed(tmp_path)[0][0].stat_digest not in (before[0], after[0])
-
-
-def write_seg(path: Path, *series: str, **tags: object) -> None:
-    items = []
-    for uid in series:
-        item = Dataset()
-        item.SeriesInstanceUID = uid
-        items.append(item)
-    seg = {"Modality": "SEG", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}
-    seg |= {"SeriesInstanceUID": "1.8", "ReferencedSeriesSequence": Sequence(items)}
-    write_header(path, **(seg | tags))
-
-
-def test_dicom_segmentations_go_where_they_refer_to(tmp_path: Path) -> None:
-    write_stack(tmp_path / "a", 3, prefix="soft", ConvolutionKernel="soft")
-    write_stack(tmp_path / "a", 3, prefix="bone", ConvolutionKernel="bone")
-    write_stack(tmp_path / "b", 3, PatientID="q")
-    write_seg(tmp_path / "elsewhere" / "seg", "1.2")
-    write_seg(tmp_path / "lost", "1.99")
-    write_seg(tmp_path / "none")
-    entries, odd = indexed(tmp_path)
-    masks = (MaskFile("elsewhere/seg", "dicom_seg", "unknown"),)
-    assert [(e.patient_id, e.masks) for e in entries] == [("p", masks), ("p", masks), ("q", ())]
-    assert reasons(odd) == dict.fromkeys(["elsewhere/seg", "lost", "none"], "mask")
-    assert [f.path for f in odd if "no series" in f.detail] == ["lost", "none"]
-
-
-def test_masks_of_the_public_layouts(tmp_path: Path) -> None:
-    ratic, flare = tmp_path / "ratic", tmp_path / "flare"
-    for series in ("21", "22"):
-        touch(ratic / "train_images" / "10" / series / "1.dcm")
-    touch(ratic / "train_series_meta.csv", ratic / "segmentations" / "21.nii")
-    touch(ratic / "segmentations" / "99.nii.gz")
-    entries, odd = indexed(ratic)
-    mask = MaskFile("segmentations/21.nii", "nifti", "ratic")
-    assert [entry.masks for entry in entries] == [(mask,), ()]
-    assert reasons(odd) == {
-        "train_series_meta.csv": "not_medical",
-        "segmentations/21.nii": "mask",
-        "segmentations/99.nii.gz": "mask",
-    }
-    touch(flare / "imagesTr2200" / "1-500" / "FLARE23_0001_0000.nii.gz")
-    touch(flare / "imagesTr2200" / "FLARE23_0002_0000.nii.gz")
-    touch(flare / "labelsTr2200" / "FLARE23_0001.nii.gz", flare / "readme.txt")
-    entries, odd = indexed(flare)
-    mask = MaskFile("labelsTr2200/FLARE23_0001.nii.gz", "nifti", "flare")
-    assert [entry.masks for entry in entries] == [(mask,), ()]
-    assert reasons(odd) == {
-        "(another file 1).txt": "not_medical",
-        "labelsTr2200/FLARE23_0001.nii.gz": "mask",
-    }
-
-
 FLARE, RATIC = "images/FLARE23_0001_0000.nii.gz", "train_images/10/21/1.dcm"
 
 
@@ -475,9 +235,6 @@ def test_a_public_layout_never_shows_names_that_are_not_its_own(tmp_path: Path, 
     assert len(hidden) == 9
     assert {"(another file 2).dcm", "(another file 3).dcm", "(another file 7)"} <= set(hidden)
     assert reasons(odd).get("train_series_meta.csv", "not_medical") == "not_medical"
-
-
-# NIfTI
 
 
 def patients(source: Path) -> dict[str, str]:

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.aligned import aligned
-from voco_data.chunk_codec import DamagedChunk
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -47,11 +46,11 @@ Identity = tuple[int, int, int, int]
 """Device, inode, size and time of change: another file under the same path has another one."""
 
 
-class ReplacedChunk(DamagedChunk):
-    """Under the path lies another file, or other bytes, than when it was first asked for."""
+class ReplacedChunk(Exception):
+    """Under the path lies another file, or other bytes, than when it was first asked for.
 
-    def __init__(self) -> None:
-        super().__init__("its file was replaced, or changed, while it was in use")
+    No damage: whoever meets it looks at the file anew.
+    """
 
 
 class MappedFile:
@@ -67,7 +66,7 @@ class MappedFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self.identity = _identity(os.stat(path))  # noqa: PTH116  twice as fast as Path.stat
+        self.identity = _identity(path)
         self.size = self.identity[2]
         """Bytes."""
         self._read_before = False
@@ -132,7 +131,7 @@ class MappedFile:
         """A descriptor of the very file."""
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if _identity(os.fstat(descriptor)) != self.identity:
+            if _identity(descriptor) != self.identity:
                 raise ReplacedChunk
             yield descriptor
         finally:
@@ -140,14 +139,16 @@ class MappedFile:
 
     def _check(self) -> None:
         try:
-            found = os.stat(self._path if self._descriptor is None else self._descriptor)  # noqa: PTH116
+            found = _identity(self._path if self._descriptor is None else self._descriptor)
         except FileNotFoundError:  # its bytes stay while they are mapped
             return
-        if _identity(found) != self.identity:
+        if found != self.identity:
             raise ReplacedChunk
 
 
-def _identity(found: os.stat_result) -> Identity:
+def _identity(file: str | int) -> Identity:
+    """Of a path or a descriptor."""
+    found = os.stat(file)  # noqa: PTH116  twice as fast as Path.stat, and takes both
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 

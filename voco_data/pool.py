@@ -28,8 +28,6 @@ Known = Mapping[str, KnownInputs]
 
 TIME_LIMIT_S = 600.0
 """What one series may take; a large one takes seconds."""
-
-
 LAST_S = 5.0
 """Between the ends of the first process and the last: all are told when nothing is left to do."""
 _POLL_S = 0.01

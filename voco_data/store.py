@@ -163,7 +163,6 @@ class Store:
         try:
             self._reading(row, lambda path: read(path, known))
         except ReplacedChunk:
-            self._checked.pop(row, None)
             return False
         return True
 
@@ -259,8 +258,6 @@ class Store:
                 read(f"{self._folder}/{row}/0/0/0")
                 return
             self._reading_copy(row, read)
-        except ReplacedChunk:
-            raise
         except (OSError, DamagedChunk, StoreCorrupt) as error:
             if self._may_be_sound(error):
                 raise
@@ -273,8 +270,6 @@ class Store:
             path = str(self._cache.file(chunk_key(row), self._checksums[row]))
             try:
                 read(path)
-            except ReplacedChunk:
-                raise
             except (FileNotFoundError, DamagedChunk):
                 self._cache.drop(self._checksums[row])
             else:
