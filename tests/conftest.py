@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from s3_server import S3Server, serve
+from selenium import webdriver
 
 import voco_models  # noqa: F401  sets how OpenMP waits, before any test imports torch
+from tests import browser
 
 # Before anything imports Prefect: its home, database and settings are the tests' own.
 os.environ |= {
@@ -41,6 +43,13 @@ def real_ct() -> Path:
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server with one empty bucket, one a test process."""
     yield from serve(tmp_path_factory.mktemp("s3"))
+
+
+@pytest.fixture(scope="session")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """A real browser, one a test process."""
+    with browser.chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,35 +11,12 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 from tests import browser, qc_cohort
-from voco_data import preview, qc_page, qc_rows
+from tests.qc_report import FALLBACK, NAMED, ODD_SPACING, SCRIPT, Page, rows, uid
+from voco_data import preview, qc_page
 from voco_data.box import Box
 from voco_data.folder import Folder
-from voco_data.ledger import LedgerRow
-
-SCRIPT = "<script>document.title='owned'</script>"
-ODD_SPACING, FALLBACK, NAMED = 33, 13, 5
-"""Numbers of the odd series of `rows`, and of the one whose source is a script."""
-
-
-def rows() -> list[LedgerRow]:
-    """40 series: 36 unremarkable ones or odd in one thing, 3 refused, 1 skipped; and one file."""
-    made = [qc_cohort.kept(number) for number in range(36)]
-    made[ODD_SPACING] = replace(made[ODD_SPACING], spacing_z_mm=8.0)
-    made[FALLBACK] = replace(made[FALLBACK], box_confidence=0.3, box_method="whole")
-    made[NAMED] = replace(made[NAMED], source=f"{SCRIPT}/&amp;")
-    made += [qc_cohort.refused(number) for number in (100, 101, 103)]
-    made.append(LedgerRow("series", "sc", "9.9", "p", "skipped", "derived", f"SC {SCRIPT}"))
-    made.append(LedgerRow("file", "notes.txt", "", "", "skipped", "not_medical", "text"))
-    return made
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    with browser.chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -54,79 +29,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Page:
-    """What a person sees and does."""
-
-    def __init__(self, chrome: webdriver.Chrome, path: Path) -> None:
-        self.chrome = chrome
-        for log in chrome.log_types:  # what is left of the page before
-            chrome.get_log(log)
-        chrome.get(path.as_uri())
-        self.wait(lambda: self.script("return performance.getEntriesByName('usable').length"))
-
-    def script(self, code: str, *values: object) -> object:
-        return self.chrome.execute_script(code, *values)
-
-    def wait(self, condition: Callable[[], object]) -> None:
-        WebDriverWait(self.chrome, 10, poll_frequency=0.02).until(lambda _: condition())
-
-    def names(self) -> list[str]:
-        """Names of the visible rows, from the top."""
-        found = self.script(
-            "return [...document.querySelectorAll('#series tbody tr')].filter(r => !r.hidden)"
-            ".map(r => r.querySelector('.open').textContent)"
-        )
-        assert isinstance(found, list)
-        return found
-
-    def column(self, key: str) -> list[str]:
-        """Visible texts of a column, from the top."""
-        found = self.script(
-            "const heads = [...document.querySelectorAll('#series thead th')];"
-            "const at = heads.findIndex(h => h.querySelector(`[data-key=${arguments[0]}]`));"
-            "return [...document.querySelectorAll('#series tbody tr')].filter(r => !r.hidden)"
-            ".map(r => r.cells[at].textContent)",
-            key,
-        )
-        assert isinstance(found, list)
-        return found
-
-    def click(self, selector: str) -> None:
-        self.chrome.find_element(By.CSS_SELECTOR, selector).click()
-
-    def chip(self, value: str) -> None:
-        self.click(f".chip[data-value={value}]")
-
-    def text(self, selector: str) -> str:
-        return self.chrome.find_element(By.CSS_SELECTOR, selector).text
-
-    def order_of(self, key: str) -> str:
-        """aria-sort of a column's head."""
-        said = self.script(
-            "return document.querySelector(`[data-key=${arguments[0]}]`).closest('th').ariaSort",
-            key,
-        )
-        return str(said)
-
-    def press(self, key: str) -> None:
-        ActionChains(self.chrome).send_keys(key).perform()
-
-    def find(self, words: str) -> None:
-        field = self.chrome.find_element(By.ID, "find")
-        field.clear()
-        field.send_keys(words)
-
-    def is_open(self) -> bool:
-        return bool(self.script("return document.getElementById('detail').open"))
-
-
 @pytest.fixture
 def page(chrome: webdriver.Chrome, report: Path) -> Page:
     return Page(chrome, report)
-
-
-def uid(number: int) -> str:
-    return qc_cohort.kept(number).series_uid
 
 
 def test_outliers_come_first_and_say_why(page: Page) -> None:
@@ -332,9 +237,6 @@ def ink(page: Page, canvas: str) -> float:
     return float(share)
 
 
-# --- the drawn box ---------------------------------------------------------------------------
-
-
 def test_the_drawn_box_is_where_the_box_is(chrome: webdriver.Chrome, tmp_path: Path) -> None:
     hu = np.full((40, 60, 80), -1000, np.int16)  # 200 by 120 by 160 mm
     box = Box((10, 15, 20), (30, 45, 70), "profile", 0.9)
@@ -372,111 +274,6 @@ def orange(plane: browser.Pixels) -> tuple[tuple[float, float, float, float], in
         assert side.any(axis=0).sum() == np.ptp(xs) + 1
     edges = ((xs.min() + 1) / width, xs.max() / width, (ys.min() + 1) / height, ys.max() / height)
     return edges, width
-
-
-# --- a thousand, and more ----------------------------------------------------------------------
-
-
-def test_a_thousand_series_load(chrome: webdriver.Chrome, tmp_path: Path) -> None:
-    _, _, page = load(chrome, tmp_path, 1000)
-    assert (tmp_path / "report.html").stat().st_size < 25e6
-    assert len(page.names()) == 1000
-    assert page.script("return document.images.length") == 970  # all that were kept
-    page.chip("refused")
-    assert len(page.names()) == 20
-    assert browser.requests(chrome) == [(tmp_path / "report.html").as_uri()]
-
-
-@pytest.mark.slow
-def test_a_thousand_series_load_in_three_seconds(tmp_path: Path) -> None:
-    with browser.chromium(tmp_path / "profile", watched=False) as quick:
-        seconds = [load(quick, tmp_path, 1000)[1] for _ in range(3)]
-    assert min(seconds) < 3  # the other two may have waited for other tests
-
-
-def test_beyond_its_room_the_page_keeps_rows_and_says_so(
-    chrome: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(qc_page, "PICTURE_CHARACTERS", 200_000)
-    monkeypatch.setattr(qc_rows, "FILES", 2)
-    files = [LedgerRow("file", f"{n}.txt", "", "", "skipped", "not_medical") for n in range(5)]
-    ledger = qc_cohort.write(tmp_path, [*rows(), *files])
-    path = tmp_path / "report.html"
-    path.write_text(qc_page.render("many", ledger, Folder(tmp_path)))
-    page = Page(chrome, path)
-    pictured = page.script("return document.images.length")
-    assert isinstance(pictured, int)
-    assert 5 <= pictured < 36
-    caption = page.text("#series caption")
-    assert f"shows pictures of the first {pictured} series" in caption
-    assert f"those of the other {36 - pictured} are in previews/" in caption
-    assert "4 more files that belong to no series are in the ledger" in caption
-    assert len(page.names()) == 42
-    first = page.script("return document.querySelector('tr:has(img) .open').textContent")
-    assert first == uid(ODD_SPACING)  # outliers have theirs
-
-
-def test_of_too_many_series_the_oddest_are_shown(
-    chrome: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(qc_rows, "SERIES", 9)
-    path = tmp_path / "report.html"
-    path.write_text(qc_page.render("many", qc_cohort.write(tmp_path, rows()), Folder(tmp_path)))
-    page = Page(chrome, path)
-    names = page.names()
-    assert len(names) == 9 + 1  # and the file
-    refused = [row.series_uid for row in rows() if row.status == "refused"]
-    assert set(refused) <= set(names)
-    assert uid(ODD_SPACING) in names
-    assert "31 more are in the ledger" in page.text("#series caption")
-
-
-def test_many_rows_come_in_pieces(
-    chrome: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(qc_page, "ROWS_SHOWN", 10)
-    path = tmp_path / "report.html"
-    path.write_text(qc_page.render("many", qc_cohort.write(tmp_path, rows()), Folder(tmp_path)))
-    page = Page(chrome, path)
-    assert page.names()[:3] == ["1.2.3.100", "1.2.3.101", "1.2.3.103"]
-    assert len(page.names()) == 10
-    assert page.text("#shown") == "41 of 41 rows"
-    assert page.text("#more") == "Show 10 of 31 more rows"
-    page.click("#more")
-    assert len(page.names()) == 20
-    page.click("thead [data-key=scan_mm]")  # sorts all, not only those on screen
-    lengths = [float(text) for text in page.column("scan_mm")]
-    assert lengths == sorted(lengths)
-    assert lengths[0] == min(row.z_high_mm - row.z_low_mm for row in rows()[:36])  # type: ignore[operator]
-    page.chip("derived")
-    assert page.names() == ["9.9"]
-    assert not page.chrome.find_element(By.ID, "more").is_displayed()
-
-
-def load(chrome: webdriver.Chrome, root: Path, series: int) -> tuple[float, float, Page]:
-    """Seconds until the page is usable, and until every picture is decoded; the page.
-
-    The browser leaves pictures that are far away alone, so a reader waits for the first only.
-    """
-    ledger = qc_cohort.write(root, list(qc_cohort.cohort(series)))
-    path = root / "report.html"
-    path.write_text(qc_page.render("voco preprocess: dicom", ledger, Folder(root)))
-    page = Page(chrome, path)
-    usable, decoded = chrome.execute_async_script(
-        "const done = arguments[0], usable = performance.getEntriesByName('usable')[0].startTime;"
-        "const images = [...document.images], before = performance.now();"
-        "for (const image of images) image.loading = 'eager';"
-        "Promise.all(images.map((image) => image.decode()))"
-        ".then(() => done([usable, usable + performance.now() - before]));"
-    )
-    print(
-        f"{series:,} series: {path.stat().st_size / 1e6:.1f} MB, usable after "
-        f"{usable / 1000:.2f} s, with all pictures decoded {decoded / 1000:.2f} s"
-    )
-    return usable / 1000, decoded / 1000, page
-
-
-# --- the text ----------------------------------------------------------------------------------
 
 
 def test_the_same_ledger_gives_the_same_page(report: Path) -> None:
