@@ -10,13 +10,13 @@ from typing import Final
 from markupsafe import Markup
 
 from flows.recipes import DemoRecipe
-from voco_data import qc
-from voco_data.page import ENVIRONMENT, Section, render
-from voco_data.place import place_of
-from voco_models import report
-from voco_models.chart import Line, line_chart
-from voco_models.finetune_recipes import finetune_recipe
-from voco_models.history import read_history
+from voco_data.qc.html import ENVIRONMENT, Section, render
+from voco_data.qc.sections import sections as qc_sections
+from voco_data.storage.base import place_of
+from voco_models.evaluation import report
+from voco_models.evaluation.chart import Line, line_chart
+from voco_models.stages.finetune_recipes import finetune_recipe
+from voco_models.training.history import read_history
 
 RECIPE: Final = ENVIRONMENT.from_string("""
 <p>This cohort is made up: bodies are drawn from a seed, some organs are hurt, and the scans are
@@ -48,7 +48,7 @@ def demo_page(
     for archive, ledger in ledgers.items():
         sections += [
             replace(section, title=f"{archive}: {section.title[0].lower()}{section.title[1:]}")
-            for section in qc.sections(Path(ledger), place_of(root))
+            for section in qc_sections(Path(ledger), place_of(root))
         ]
     sections.append(Section("Pretraining", _pretraining(run / "pretrain")))
     sections += report.sections(run / "finetune")

@@ -19,7 +19,9 @@ from flows.where import Where
 @task(name="train classifier", cache_policy=NO_CACHE)
 def train_classifier(store: Where, labels: Path, out: Path, **options: Any) -> Summary:
     """Train the folds; checkpoints and predictions land in the run folder `out`."""
-    from voco_models import finetune as stage  # here: a machine without torch can still deploy
+    from voco_models.stages import (
+        finetune as stage,  # here: a machine without torch can still deploy
+    )
 
     summary = stage.finetune(store, labels, out, pseudonymise=renaming_of(store), **options)
     return plain(summary.to_json())

@@ -9,8 +9,10 @@ from pathlib import Path
 
 def renaming_of(store: str | Path) -> Callable[[str], str] | None:
     """How the root of `store` renames patients; None where it keeps their ids."""
-    from voco_data import pseudonyms  # here: it needs pandas, and `voco --help` does not
-    from voco_data.place import root_of
+    from voco_data.deidentification import (
+        pseudonyms,  # here: it needs pandas, and `voco --help` does not
+    )
+    from voco_data.storage.base import root_of
 
     hidden = pseudonyms.load(root_of(store))
     return None if hidden is None else partial(hidden, "patient")

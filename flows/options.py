@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from voco_data.place import in_bucket, path_or_url
+from voco_data.storage.base import in_bucket, path_or_url
 
 USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")

@@ -27,10 +27,10 @@ Uneven: TypeAlias = Literal["refuse", "resample"]
 )
 def preprocess_archive(source: Path, root: Where, **options: Any) -> Summary:
     """Index, read, crop, resample and store; spreads over processes or Dask by itself."""
-    from voco_data import ingest  # here: a machine without pydicom can still deploy the flow
+    from voco_data.ingest import run  # here: a machine without pydicom can still deploy the flow
 
     bar = sys.stderr.isatty()  # a person is watching; a worker's log is no place for it
-    return plain(ingest.preprocess(source, root, progress=bar, **options).to_json())
+    return plain(run.preprocess(source, root, progress=bar, **options).to_json())
 
 
 @flow(name="preprocess")

@@ -18,7 +18,9 @@ from flows.where import Where
 @task(name="pretrain backbone", cache_policy=NO_CACHE)
 def pretrain_backbone(stores: list[Where], out: Path, **options: Any) -> Summary:
     """Train student and teacher; checkpoints land in the run folder `out`."""
-    from voco_models import pretrain as stage  # here: a machine without torch can still deploy
+    from voco_models.stages import (
+        pretrain as stage,  # here: a machine without torch can still deploy
+    )
 
     return plain(stage.pretrain(stores, out, **options).to_json())
 

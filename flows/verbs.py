@@ -28,16 +28,16 @@ def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
     """Fill the stores of an archive, or say what that would take."""
     if args.estimate:
         return _estimate(args)
-    from voco_data import ingest
+    from voco_data.ingest import run
 
-    return ingest.preprocess(
+    return run.preprocess(
         args.source, args.root, dask=args.dask, wait=args.wait, **_wishes(args)
     ).to_json()
 
 
 def _estimate(args: argparse.Namespace) -> Mapping[str, object]:
     from voco_data.errors import InputError
-    from voco_data.estimate import estimate
+    from voco_data.ingest.estimate import estimate
 
     if args.dask is not None:
         raise InputError("--estimate measures this machine; leave --dask out")
@@ -67,46 +67,46 @@ def store(args: argparse.Namespace) -> Mapping[str, object]:
 
 
 def _ls(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data import inspect
+    from voco_data.maintenance import listing
 
-    return inspect.list_stores(args.root)
+    return listing.list_stores(args.root)
 
 
 def _info(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data import inspect
+    from voco_data.maintenance import listing
 
-    return inspect.describe(args.store)
+    return listing.describe(args.store)
 
 
 def _verify(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data import verify
+    from voco_data.maintenance import verify
 
     return verify.verify(args.store).to_json()
 
 
 def _gc(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data import gc
+    from voco_data.maintenance import garbage
 
-    return gc.gc(
+    return garbage.gc(
         args.root, stores=args.store, keep_runs=args.keep_runs, yes=args.yes, wait=args.wait
     ).to_json()
 
 
 def _export(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data import export
+    from voco_data.maintenance import export
 
     return export.export(args.store, args.row, args.out).to_json()
 
 
 def _forget(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data import forget
+    from voco_data.erasure import patient
 
-    return forget.forget(args.root, args.patient, yes=args.yes, wait=args.wait).to_json()
+    return patient.forget(args.root, args.patient, yes=args.yes, wait=args.wait).to_json()
 
 
 def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
     """Pretrain a backbone on stores."""
-    from voco_models import pretrain as stage
+    from voco_models.stages import pretrain as stage
 
     return stage.pretrain(
         args.stores,
@@ -120,7 +120,7 @@ def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
 
 def finetune(args: argparse.Namespace) -> Mapping[str, object]:
     """Train a classifier on one store and its labels."""
-    from voco_models import finetune as stage
+    from voco_models.stages import finetune as stage
 
     return stage.finetune(
         args.store,
@@ -138,7 +138,7 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
 
 def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
     """Score one run on its test patients."""
-    from voco_models import evaluate as stage
+    from voco_models.stages import evaluate as stage
 
     return stage.evaluate(args.run, args.out).to_json()
 

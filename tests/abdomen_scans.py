@@ -9,15 +9,15 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.abdomen import find_box
-from voco_data.geometry import Triple
-from voco_data.phantom.anatomy import PatientModel, scanned_abdomen_mm
+from voco_data.cropping.abdomen import find_box
+from voco_data.phantom.patient.model import PatientModel, scanned_abdomen_mm
+from voco_data.phantom.patient.points import F32
+from voco_data.phantom.patient.pose import Scan
+from voco_data.phantom.patient.shapes import Capsule, cover
+from voco_data.phantom.patient.skeleton import ISCHIUM_BOTTOM_MM
 from voco_data.phantom.plan import CohortSpec, plan_patient
-from voco_data.phantom.points import F32
 from voco_data.phantom.render import LOWEST_HU, acquire, render
-from voco_data.phantom.scan import Scan
-from voco_data.phantom.shapes import Capsule, cover
-from voco_data.phantom.skeleton import ISCHIUM_BOTTOM_MM
+from voco_data.volumes.geometry import Triple
 
 LEAST_ABDOMEN_MM = 120.0
 """A varied scan shows at least this much of the abdomen of a body of scale 1."""

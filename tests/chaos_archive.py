@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.ct_files import body, write_slices
-from voco_data.spec import StoreSpec
+from voco_data.store.spec import StoreSpec
 
 SPECS = (
     StoreSpec(profile="small", grid=(6, 24, 24)),

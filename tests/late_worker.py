@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from voco_data import store_writer, worker
 from voco_data.errors import StoreBusy
+from voco_data.executors import worker
+from voco_data.store import writer
 
 
 def gated(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,4 +39,4 @@ def dask_setup(_worker: object) -> None:
     if os.environ["VOCO_GATE_AT"] == "commit":
         worker.commit_volume = gated(worker.commit_volume)
     else:
-        store_writer.write_record = gated(store_writer.write_record)
+        writer.write_record = gated(writer.write_record)

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.ct_files import body
-from voco_data import ledger, preview
-from voco_data.box import Box
-from voco_data.folder import Folder
-from voco_data.ledger import LedgerRow
+from voco_data.qc import ledger, preview
+from voco_data.qc.ledger import LedgerRow
+from voco_data.storage.local import Folder
+from voco_data.volumes.box import Box
 
 REFUSED = (
     ("too_few_slices", "4 slices, at least 8 are needed"),

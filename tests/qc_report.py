@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests import qc_cohort
-from voco_data.ledger import LedgerRow
+from voco_data.qc.ledger import LedgerRow
 
 SCRIPT = "<script>document.title='owned'</script>"
 ODD_SPACING, FALLBACK, NAMED = 33, 13, 5

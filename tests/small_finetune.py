@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from small_stores import make_store, random_volumes
 
-from voco_data.labels import GRADES, ORGANS
-from voco_data.store import Store
-from voco_models.augment3d import Augmentation
-from voco_models.finetune_recipes import FINETUNE_RECIPES, FinetuneRecipe
-from voco_models.volume_view import VolumeView
+from voco_data.labels.table import GRADES, ORGANS
+from voco_data.store.reader import Store
+from voco_models.data.augment3d import Augmentation
+from voco_models.data.volume_view import VolumeView
+from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, FinetuneRecipe
 
 PATIENTS = 14
 GRID = (4, 32, 32)

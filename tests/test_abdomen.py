@@ -18,13 +18,13 @@ from abdomen_figure import (
 )
 from abdomen_scans import Error, Summary, TrueScan, measure, planned_scan, summarise, varied_scan
 
-from voco_data.abdomen import find_box
-from voco_data.dicom.series import read_series
-from voco_data.gaps import GapPolicy
-from voco_data.nifti import read_nifti
-from voco_data.phantom.anatomy import scanned_abdomen_mm
+from voco_data.cropping.abdomen import find_box
+from voco_data.dicom.series.reader import read_series
+from voco_data.nifti.reader import read_nifti
+from voco_data.phantom.patient.model import scanned_abdomen_mm
 from voco_data.phantom.plan import CohortSpec, plan_patient
 from voco_data.phantom.render import acquire, render
+from voco_data.volumes.slice_spacing import GapPolicy
 
 NONE = (0.0, 0.0, 0.0)
 GROSS_MM = 60.0

@@ -13,7 +13,7 @@ from voco_data.bench import ingest as table
 from voco_data.bench.ingest import Row, bench_ingest
 from voco_data.bench.peers import naive, pydicom_headers, simpleitk, torch_area
 from voco_data.bench.series import write_bench_series
-from voco_data.spec import FINETUNE, PRETRAIN
+from voco_data.store.spec import FINETUNE, PRETRAIN
 
 SMALL = {"slices": 48, "matrix": 96}
 

@@ -12,7 +12,7 @@ import torch
 import zarr
 
 from voco_data.errors import VocoError
-from voco_data.store import Store
+from voco_data.store.reader import Store
 from voco_models.bench import loader, machine, volumes
 from voco_models.bench.answering import BATCHES, UNHEEDED, seconds_a_batch
 from voco_models.bench.asking import medians, row

@@ -14,15 +14,15 @@ import pytest
 from tests import store_truth
 from tests.chaos_archive import SPECS, make_archive, write_specs
 from tests.ct_files import body, write_slices
-from voco_data import damage
 from voco_data.errors import InputError, StoreCorrupt
-from voco_data.folder import Folder
-from voco_data.ingest import PreprocessSummary, preprocess
-from voco_data.place import Place
-from voco_data.seals import Seals
-from voco_data.spec import StoreSpec
-from voco_data.store import Store
-from voco_data.verify import verify
+from voco_data.ingest.run import PreprocessSummary, preprocess
+from voco_data.maintenance.verify import verify
+from voco_data.storage.base import Place
+from voco_data.storage.local import Folder
+from voco_data.store import integrity
+from voco_data.store.reader import Store
+from voco_data.store.spec import StoreSpec
+from voco_data.store.verified import Seals
 
 ROW = 2
 STORE = SPECS[0].name
@@ -165,15 +165,15 @@ def seal(store: Path) -> None:
 def test_what_changes_while_it_is_checked_is_not_sealed(
     rotten: Rotten, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_row = damage.check_row
+    check_row = integrity.check_row
 
-    def check_and_harm(store: Place, spec: StoreSpec, row: int) -> damage.Checked:
+    def check_and_harm(store: Place, spec: StoreSpec, row: int) -> integrity.Checked:
         found = check_row(store, spec, row)
         if spec.name == STORE and row == ROW:
             flip(rotten.root / CHUNK)
         return found
 
-    monkeypatch.setattr("voco_data.damage.check_row", check_and_harm)
+    monkeypatch.setattr("voco_data.store.integrity.check_row", check_and_harm)
     os.utime(rotten.root / CHUNK)  # touched: it is checked, and found right
     assert rotten.run().cached == 7
     monkeypatch.undo()

@@ -12,13 +12,13 @@ import pytest
 from obstore.store import MemoryStore
 from s3_server import BUCKET, S3Server, use
 
-from voco_data import bucket
-from voco_data.bucket import Bucket
 from voco_data.errors import InputError, StoreBusy, StoreUnreachable
-from voco_data.inspect import store_names
-from voco_data.place import Lease, in_bucket, place_of, root_of
-from voco_data.record import record_key
-from voco_data.store import chunk_key
+from voco_data.maintenance.listing import store_names
+from voco_data.storage import object_store
+from voco_data.storage.base import Lease, in_bucket, place_of, root_of
+from voco_data.storage.object_store import Bucket
+from voco_data.store.reader import chunk_key
+from voco_data.store.record import record_key
 
 NOBODY = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
 
@@ -170,7 +170,7 @@ def test_a_writer_does_not_remember_every_volume(
     place: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = MemoryStore()
-    monkeypatch.setattr(bucket, "_client", lambda *_: memory)
+    monkeypatch.setattr(object_store, "_client", lambda *_: memory)
     ours = place.guarded(Always())
     for key in ("volumes/zarr.json", "volumes/c/0/0/0/0"):
         place.write(key, b"1")

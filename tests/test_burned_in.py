@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.ct_files import body
-from voco_data.burned_in import looks_like_text
+from voco_data.deidentification.burned_in import looks_like_text
 from voco_data.phantom.plan import CohortSpec, plan_patient
 from voco_data.phantom.render import acquire, render
 

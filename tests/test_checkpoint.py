@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from voco_data.errors import InputError, VocoError
-from voco_models import checkpoint
-from voco_models.backbones import TINY_BACKBONE, create_backbone
-from voco_models.history import HISTORY, History, read_history
-from voco_models.provenance import differences, make_provenance
+from voco_models.networks.backbones import TINY_BACKBONE, create_backbone
+from voco_models.training import checkpoint
+from voco_models.training.history import HISTORY, History, read_history
+from voco_models.training.provenance import differences, make_provenance
 
 OLD: dict[str, Any] = {
     "stage": "pretrain",

@@ -15,14 +15,14 @@ import xxhash
 from s3_server import BUCKET, S3Server, use
 from small_stores import make_store, random_volumes
 
-from voco_data import chunk_reader
-from voco_data.bucket import Bucket
-from voco_data.catalogue import Lines
-from voco_data.chunk_cache import ChunkCache
 from voco_data.errors import InputError, StoreCorrupt
-from voco_data.local_cache import LocalCache, user_cache
-from voco_data.record import read_record
-from voco_data.store import Store, chunk_key
+from voco_data.storage.disk_cache import LocalCache, user_cache
+from voco_data.storage.object_store import Bucket
+from voco_data.store.catalogue import Lines
+from voco_data.store.chunks import reader
+from voco_data.store.chunks.cache import ChunkCache
+from voco_data.store.reader import Store, chunk_key
+from voco_data.store.record import read_record
 
 GRID = (4, 16, 16)
 CHUNK = 4 * 16 * 16
@@ -196,7 +196,7 @@ def test_slices_of_a_copy_that_made_room_are_fetched_again(
     store.read(0)
     (copy,) = copies(tmp_path)
     copy.unlink()
-    chunk_reader.forget(str(copy))  # as when many others were read since
+    reader.forget(str(copy))  # as when many others were read since
     assert np.array_equal(store.read_slices(0, [2, 0]), expected[[2, 0]])
 
 

@@ -20,14 +20,14 @@ import numpy.typing as npt
 import pytest
 from small_stores import make_store, random_volumes
 
-from voco_data import chunk_reader
-from voco_data.aligned import aligned
-from voco_data.chunk_codec import Compression, DamagedChunk, decode, encode
-from voco_data.damage import check_row
 from voco_data.errors import StoreCorrupt, VocoError
-from voco_data.folder import Folder
-from voco_data.mapped_files import MappedFile, MappedFiles, ReplacedChunk
-from voco_data.store import Store, chunk_key
+from voco_data.storage.local import Folder
+from voco_data.store.chunks import reader
+from voco_data.store.chunks.aligned import aligned
+from voco_data.store.chunks.codec import Compression, DamagedChunk, decode, encode
+from voco_data.store.chunks.mapped_files import MappedFile, MappedFiles, ReplacedChunk
+from voco_data.store.integrity import check_row
+from voco_data.store.reader import Store, chunk_key
 
 GRID = (5, 24, 32)
 VOLUMES = random_volumes(4, GRID)
@@ -72,12 +72,12 @@ def test_first_reads_come_back_piece_by_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Compression
 ) -> None:
     """As floats, and into memory where a system call would be slow."""
-    monkeypatch.setattr("voco_data.mapped_files._PIECE", 1000)
+    monkeypatch.setattr("voco_data.store.chunks.mapped_files._PIECE", 1000)
     path = make_store(tmp_path, VOLUMES, compression=compression).path
     assert np.array_equal(Store.open(path).read(0, misaligned(GRID, 1)), VOLUMES[0])
     store, floats = Store.open(path), np.empty(GRID, np.float32)
     store.read(1)
-    chunk_reader.forget(str(path / chunk_key(1)))
+    reader.forget(str(path / chunk_key(1)))
     store.read_floats(1, floats)
     assert np.array_equal(floats, VOLUMES[1])
 
@@ -242,7 +242,7 @@ def test_mapped_files_are_bounded_and_go(tmp_path: Path) -> None:
 def test_few_descriptors_stay_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Compression
 ) -> None:
-    monkeypatch.setattr("voco_data.mapped_files._kept", threading.BoundedSemaphore(2))
+    monkeypatch.setattr("voco_data.store.chunks.mapped_files._kept", threading.BoundedSemaphore(2))
     store = make_store(tmp_path, VOLUMES, compression=compression)
     before = n_open()
     for _ in range(3):
@@ -255,7 +255,7 @@ def test_few_descriptors_stay_open(
         with pytest.raises(StoreCorrupt, match=f"series-00{row}"):
             store.read(row)
     for row in range(4):
-        chunk_reader.forget(str(chunk(store, row)))
+        reader.forget(str(chunk(store, row)))
     assert n_open() == before
 
 
@@ -265,7 +265,9 @@ def test_a_file_that_was_replaced_is_checked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Compression, kept: int
 ) -> None:
     """By another volume, as when a row is given away after a patient was forgotten."""
-    monkeypatch.setattr("voco_data.mapped_files._kept", threading.BoundedSemaphore(kept))
+    monkeypatch.setattr(
+        "voco_data.store.chunks.mapped_files._kept", threading.BoundedSemaphore(kept)
+    )
     store = make_store(tmp_path, VOLUMES, compression=compression)
     reads: tuple[Callable[[], object], ...] = (
         lambda: store.read(0),
@@ -279,7 +281,7 @@ def test_a_file_that_was_replaced_is_checked_again(
         good = chunk(store).read_bytes()
         folder = Folder(store.path)
         folder.write(chunk_key(0), encode(VOLUMES[1], compression))
-        chunk_reader.forget(str(chunk(store)))  # as when many others were read since
+        reader.forget(str(chunk(store)))  # as when many others were read since
         with pytest.raises(StoreCorrupt, match=r"series-000.*checksum"):
             read()
         folder.write(chunk_key(0), good)
@@ -350,7 +352,7 @@ def test_files_that_cannot_be_mapped_are_read_all_the_same(
     def refuse(_descriptor: int, _size: int) -> None:
         raise OSError(errno.ENODEV, "No such device")
 
-    monkeypatch.setattr("voco_data.mapped_files._map", refuse)
+    monkeypatch.setattr("voco_data.store.chunks.mapped_files._map", refuse)
     for compression in BOTH:
         store = make_store(tmp_path / compression, VOLUMES, compression=compression)
         for _ in range(3):

@@ -10,22 +10,22 @@ import torch
 from small_stores import make_store, random_volumes
 
 from voco_data.errors import InputError
-from voco_data.labels import ORGANS
-from voco_data.spec import FINETUNE
-from voco_models import metrics
-from voco_models.augment3d import Augmentation, X, Y, Z, apply_draws
-from voco_models.backbones import TINY_BACKBONE, create_backbone
-from voco_models.classifier import (
+from voco_data.labels.table import ORGANS
+from voco_data.store.spec import FINETUNE
+from voco_models.data.augment3d import Augmentation, X, Y, Z, apply_draws
+from voco_models.data.loader import Batch
+from voco_models.data.volume_view import ReducedVolumes, VolumeView, average
+from voco_models.data.window import Contrast, contrast_of
+from voco_models.evaluation import metrics
+from voco_models.networks.backbones import TINY_BACKBONE, create_backbone
+from voco_models.networks.classifier import (
     ClassificationObjective,
     SliceSequenceClassifier,
     loss_weights,
     predict,
     weighted_cross_entropy,
 )
-from voco_models.contrast import Contrast, contrast_of
-from voco_models.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
-from voco_models.loader import Batch
-from voco_models.volume_view import ReducedVolumes, VolumeView, average
+from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
 
 WEIGHTS = (1.0, 2.0, 4.0)
 

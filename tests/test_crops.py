@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from voco_data.errors import InputError
-from voco_models.augment import IntensityAugment, normalise
-from voco_models.crops import Boxes, CropPlan, extract, overlap_targets
+from voco_models.data.intensity import IntensityAugment, normalise
+from voco_models.objectives.crops import Boxes, CropPlan, extract, overlap_targets
 
 PLAN = CropPlan((192, 192))
 

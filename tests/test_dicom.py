@@ -18,13 +18,13 @@ from pydicom.encaps import encapsulate
 
 from tests.ct_files import body, write_slices
 from voco_data.dicom.header import parse_header, read_dataset
-from voco_data.dicom.modality import parse_modalities
-from voco_data.dicom.pixels import PixelReader
-from voco_data.dicom.series import read_series
+from voco_data.dicom.pixels.decode import PixelReader
+from voco_data.dicom.pixels.modality import parse_modalities
+from voco_data.dicom.series.reader import read_series
 from voco_data.errors import SeriesRefused
-from voco_data.gaps import GapPolicy
 from voco_data.reasons import Reason
-from voco_data.volume import Volume
+from voco_data.volumes.slice_spacing import GapPolicy
+from voco_data.volumes.volume import Volume
 
 
 def read(paths: list[Path]) -> Volume:

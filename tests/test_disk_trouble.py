@@ -16,8 +16,8 @@ from tests import store_truth
 from tests.chaos_archive import make_archive, words, write_specs
 from tests.zygote import Zygote
 from voco_data.errors import VocoError
-from voco_data.ingest import preprocess
-from voco_data.room import SPARE_BYTES
+from voco_data.ingest.disk_space import SPARE_BYTES
+from voco_data.ingest.run import preprocess
 
 WATCH_S = 60.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from voco_data.ledger import LedgerRow
+from voco_data.qc.ledger import LedgerRow
 from voco_data.reasons import SKIPPED, Reason
 
 ROOT = Path(__file__).parent.parent

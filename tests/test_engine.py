@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
-from voco_models import checkpoint
-from voco_models.engine import (
+from voco_models.data.loader import Batch
+from voco_models.data.sampling import step_seed
+from voco_models.training import checkpoint
+from voco_models.training.engine import (
     Diverged,
     FitConfig,
     FitSummary,
@@ -27,10 +29,8 @@ from voco_models.engine import (
     choose_device,
     fit,
 )
-from voco_models.history import HISTORY, read_history
-from voco_models.loader import Batch
-from voco_models.order import step_seed
-from voco_models.schedule import cosine_between, warmup_cosine
+from voco_models.training.history import HISTORY, read_history
+from voco_models.training.schedule import cosine_between, warmup_cosine
 
 CPU = torch.device("cpu")
 CONFIG = FitConfig(

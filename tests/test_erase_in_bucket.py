@@ -27,17 +27,17 @@ from test_forget import OTHER, PATIENT, SMALL, add_patients, fill, traces_of
 from test_gc import GRID, old_store
 
 from flows.command import main
-from voco_data import pseudonyms
+from voco_data.deidentification import pseudonyms
+from voco_data.erasure.patient import forget
 from voco_data.errors import InputError, StoreBusy
-from voco_data.folder import Folder
-from voco_data.forget import forget
-from voco_data.gc import gc
-from voco_data.lease import Held
-from voco_data.place import place_of
-from voco_data.spec import StoreSpec
-from voco_data.store import Store, chunk_key
-from voco_data.store_writer import commit_volume, writing
-from voco_data.verify import verify
+from voco_data.maintenance.garbage import gc
+from voco_data.maintenance.verify import verify
+from voco_data.storage.base import place_of
+from voco_data.storage.lease import Held
+from voco_data.storage.local import Folder
+from voco_data.store.reader import Store, chunk_key
+from voco_data.store.spec import StoreSpec
+from voco_data.store.writer import commit_volume, writing
 
 PROJECT = Path(__file__).parent.parent
 STRAY = f"previews/00/{0:032x}.jpg"

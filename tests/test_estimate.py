@@ -14,11 +14,11 @@ import pytest
 from flows.command import main
 from tests.ct_files import body, write_slices
 from voco_data.errors import InputError, VocoError
-from voco_data.estimate import estimate, times
-from voco_data.folder import Folder
-from voco_data.ingest import preprocess
-from voco_data.room import check_room, needed_bytes
-from voco_data.spec import StoreSpec
+from voco_data.ingest.disk_space import check_room, needed_bytes
+from voco_data.ingest.estimate import estimate, times
+from voco_data.ingest.run import preprocess
+from voco_data.storage.local import Folder
+from voco_data.store.spec import StoreSpec
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
 OTHER = StoreSpec(profile="other", grid=(4, 16, 16))
@@ -152,7 +152,9 @@ def test_room_counts_previews_and_records(monkeypatch: pytest.MonkeyPatch, tmp_p
     def free(bytes_: int) -> Any:
         return lambda path: SimpleNamespace(free=bytes_)
 
-    monkeypatch.setattr("voco_data.folder.shutil.disk_usage", free(needed_bytes({SMALL: 1000})))
+    monkeypatch.setattr(
+        "voco_data.storage.local.shutil.disk_usage", free(needed_bytes({SMALL: 1000}))
+    )
     check_room(Folder(tmp_path), {SMALL: 1000})
     with pytest.raises(VocoError, match="1001 series"):
         check_room(Folder(tmp_path), {SMALL: 1001})
@@ -182,7 +184,7 @@ def test_a_full_disk_stops_a_run_before_it_starts(
         write_slices(tmp_path / "more" / str(number), body(seed=20 + number), tags=tags)
     need = needed_bytes({SMALL: 3, OTHER: 3})
     usage = SimpleNamespace(free=need - 1)
-    monkeypatch.setattr("voco_data.folder.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("voco_data.storage.local.shutil.disk_usage", lambda path: usage)
     with pytest.raises(VocoError, match="3 series; free some space"):
         preprocess(tmp_path / "more", tmp_path / "root", spec_file=specs, workers=1)
     usage.free = need

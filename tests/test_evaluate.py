@@ -12,11 +12,12 @@ import pytest
 from small_finetune import RECIPE, small_cohort
 
 from voco_data.errors import InputError
-from voco_data.labels import ORGANS
-from voco_models import checkpoint, metrics, predictions
-from voco_models.decision import fit_decision, write_decision
-from voco_models.evaluate import evaluate, measure
-from voco_models.finetune import finetune
+from voco_data.labels.table import ORGANS
+from voco_models.evaluation import metrics, predictions
+from voco_models.evaluation.decision import fit_decision, write_decision
+from voco_models.stages.evaluate import evaluate, measure
+from voco_models.stages.finetune import finetune
+from voco_models.training import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from small_stores import make_store, random_volumes
 from flows.command import main
 from tests.ct_files import body, write_slices
 from voco_data.errors import InputError
-from voco_data.export import export
-from voco_data.ingest import preprocess
-from voco_data.spec import StoreSpec
+from voco_data.ingest.run import preprocess
+from voco_data.maintenance.export import export
+from voco_data.store.spec import StoreSpec
 
 SPEC = StoreSpec(profile="small", grid=(10, 40, 44), crop="none")
 QUARTER = 0.25

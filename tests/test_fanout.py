@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 
 from tests.ct_files import body, write_slices
-from voco_data import cluster, fanout
 from voco_data.cohort import SeriesEntry
-from voco_data.folder import Folder
-from voco_data.known import KnownInputs
-from voco_data.place import Place
-from voco_data.pool import Batch
+from voco_data.executors import batches, dask
+from voco_data.executors.process_pool import Batch
+from voco_data.executors.worker import SeriesTask, Target, fill_series
 from voco_data.reasons import Reason
-from voco_data.record import read_record, series_key
-from voco_data.spec import StoreSpec
-from voco_data.store import chunk_key
-from voco_data.store_writer import writing
-from voco_data.worker import SeriesTask, Target, fill_series
+from voco_data.storage.base import Place
+from voco_data.storage.local import Folder
+from voco_data.store.input_digests import KnownInputs
+from voco_data.store.reader import chunk_key
+from voco_data.store.record import read_record, series_key
+from voco_data.store.spec import StoreSpec
+from voco_data.store.writer import writing
 
 SPEC = StoreSpec(profile="small", grid=(4, 8, 8))
 
@@ -66,7 +66,7 @@ def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
         known = {writer.place.name: KnownInputs()}
         outcomes = {
             outcome.key: outcome
-            for batch in fanout.run_processes(fanout.batches(todo, 2), known, 2)
+            for batch in batches.run_processes(batches.batches(todo, 2), known, 2)
             for outcome in batch
         }
     assert set(outcomes) == set(map(key, range(6)))
@@ -83,7 +83,7 @@ def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:
         known = {writer.place.name: KnownInputs()}
         outcomes = {
             outcome.key: outcome
-            for batch in fanout.run_processes([todo], known, 1)
+            for batch in batches.run_processes([todo], known, 1)
             for outcome in batch
         }
         for task in todo:
@@ -126,7 +126,7 @@ def test_who_dies_before_a_record_has_left_its_preview(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("voco_data.worker.commit_volume", die)
+    monkeypatch.setattr("voco_data.executors.worker.commit_volume", die)
     with writing(Folder(tmp_path), SPEC) as writer:
         (task,) = tasks(tmp_path / "ct", writer.place, 1)
         with pytest.raises(KeyboardInterrupt):
@@ -144,7 +144,7 @@ def test_a_dask_worker_ends_a_batch_that_nobody_waits_for(tmp_path: Path) -> Non
     ):
         todo = tasks(tmp_path / "ct", writer.place, 60)
         known = {writer.place.name: KnownInputs()}
-        batch = client.submit(cluster._fill, todo, known, pure=False)
+        batch = client.submit(dask._fill, todo, known, pure=False)
         while not list(tmp_path.glob("*.zarr/volumes/records/*/*.json")):
             time.sleep(0.001)
         batch.cancel()
@@ -170,10 +170,10 @@ def test_however_many_series_end_their_process_the_tries_come_to_an_end(
     def alone(suspects: Sequence[Any], _known: object) -> Iterator[Any]:
         return ([one] for one in suspects)
 
-    monkeypatch.setattr(fanout, "_drain_pool", drain)
-    monkeypatch.setattr(fanout, "one_by_one", alone)
+    monkeypatch.setattr(batches, "_drain_pool", drain)
+    monkeypatch.setattr(batches, "one_by_one", alone)
     numbers: Any = list(range(10_000))
-    found = fanout.run_processes(fanout.batches(numbers, 2), {}, 2)
+    found = batches.run_processes(batches.batches(numbers, 2), {}, 2)
     assert sorted(one for batch in found for one in batch) == numbers
     assert passes == sorted(set(passes), reverse=True)
 
@@ -181,14 +181,14 @@ def test_however_many_series_end_their_process_the_tries_come_to_an_end(
 def test_a_dask_worker_that_dies_costs_its_series_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "BATCHES_PER_WORKER", 2)
+    monkeypatch.setattr(batches, "BATCHES_PER_WORKER", 2)
     with writing(Folder(tmp_path), SPEC) as writer:
         todo = tasks(tmp_path / "ct", writer.place, 4)
         todo[1] = replace(todo[1], base=Trap(todo[1].base))
         known = {writer.place.name: KnownInputs()}
         outcomes = {
             outcome.key: outcome
-            for batch in cluster.run_dask(todo, known, "local", 1)
+            for batch in dask.run_dask(todo, known, "local", 1)
             for outcome in batch
         }
     assert outcomes.pop(key(1)).reason == Reason.WORKER_DIED
@@ -204,7 +204,7 @@ def test_a_dask_worker_that_dies_costs_its_series_and_no_other(
 )
 def test_batches_cover_everything_once_and_stay_small(series: int, workers: int, size: int) -> None:
     numbers: Any = list(range(series))
-    cut = list(fanout.batches(numbers, workers))
+    cut = list(batches.batches(numbers, workers))
     assert [number for batch in cut for number in batch] == numbers
     assert max(len(batch) for batch in cut) == size
 
@@ -222,7 +222,7 @@ def test_batches_cover_everything_once_and_stay_small(series: int, workers: int,
 def test_a_large_archive_has_larger_batches_on_a_cluster(
     series: int, threads: int, size: int, most: int
 ) -> None:
-    cut = list(fanout.pieces(series, threads, cluster.largest_batch(series)))
+    cut = list(batches.pieces(series, threads, dask.largest_batch(series)))
     assert [number for piece in cut for number in piece] == list(range(series))
     assert max(map(len, cut)) == size
     assert len(cut) == most

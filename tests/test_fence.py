@@ -13,13 +13,13 @@ import pytest
 
 from tests import store_truth
 from tests.small_stores import make_record
-from voco_data import fence
 from voco_data.errors import StoreBusy, VocoError
-from voco_data.folder import Folder
-from voco_data.place import Place
-from voco_data.record import Record
-from voco_data.spec import StoreSpec
-from voco_data.store_writer import commit_volume, writing
+from voco_data.storage import fence
+from voco_data.storage.base import Place
+from voco_data.storage.local import Folder
+from voco_data.store.record import Record
+from voco_data.store.spec import StoreSpec
+from voco_data.store.writer import commit_volume, writing
 
 SPEC = StoreSpec(profile="small", grid=(2, 4, 4))
 VOLUME = np.ones(SPEC.grid, np.uint8)

@@ -14,14 +14,14 @@ from small_finetune import GRID, PATIENTS, RECIPE, grades_of, small_cohort, writ
 from small_stores import make_store, random_volumes
 
 from voco_data.errors import InputError
-from voco_data.labels import ORGANS
-from voco_data.splits import Split
-from voco_data.store import Store
-from voco_models import checkpoint
-from voco_models.backbones import create_backbone
-from voco_models.finetune import FinetuneSummary, finetune
-from voco_models.finetune_plan import make_plan
-from voco_models.predictions import CHANCES, COLUMNS, TRUTHS, read_predictions
+from voco_data.labels.splits import Split
+from voco_data.labels.table import ORGANS
+from voco_data.store.reader import Store
+from voco_models.evaluation.predictions import CHANCES, COLUMNS, TRUTHS, read_predictions
+from voco_models.networks.backbones import create_backbone
+from voco_models.stages.finetune import FinetuneSummary, finetune
+from voco_models.stages.finetune_plan import make_plan
+from voco_models.training import checkpoint
 
 
 @pytest.fixture(scope="module")

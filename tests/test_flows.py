@@ -35,12 +35,12 @@ from flows.pretrain import pretrain
 from flows.recipes import TINY
 from flows.retrain import retrain
 from flows.retries import worth_retrying
-from voco_data import pseudonyms
+from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
-from voco_data.folder import Folder
-from voco_data.spec import FINETUNE, PRETRAIN
-from voco_models.finetune_recipes import FINETUNE_RECIPES
-from voco_models.pretrain_recipes import PRETRAIN_RECIPES
+from voco_data.storage.local import Folder
+from voco_data.store.spec import FINETUNE, PRETRAIN
+from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
+from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
 
 pytestmark = pytest.mark.xdist_group("embedded prefect")  # one server for the whole file
 
@@ -54,10 +54,10 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "demo": demo,
 }
 STAGES = {
-    "preprocess": "voco_data.ingest",
-    "pretrain": "voco_models.pretrain",
-    "finetune": "voco_models.finetune",
-    "evaluate": "voco_models.evaluate",
+    "preprocess": "voco_data.ingest.run",
+    "pretrain": "voco_models.stages.pretrain",
+    "finetune": "voco_models.stages.finetune",
+    "evaluate": "voco_models.stages.evaluate",
 }
 
 
@@ -244,8 +244,12 @@ def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     short_finetune = replace(small_finetune.RECIPE, name="tiny", epochs=1)
     cohort = replace(TINY, patients=12, unlabelled=2, matrix=64, slices=24)
     monkeypatch.setattr("flows.demo.TINY", cohort)
-    monkeypatch.setattr("voco_models.pretrain_recipes.PRETRAIN_RECIPES", {"tiny": short_pretrain})
-    monkeypatch.setattr("voco_models.finetune_recipes.FINETUNE_RECIPES", {"tiny": short_finetune})
+    monkeypatch.setattr(
+        "voco_models.stages.pretrain_recipes.PRETRAIN_RECIPES", {"tiny": short_pretrain}
+    )
+    monkeypatch.setattr(
+        "voco_models.stages.finetune_recipes.FINETUNE_RECIPES", {"tiny": short_finetune}
+    )
 
 
 @pytest.mark.usefixtures("embedded", "small_demo")

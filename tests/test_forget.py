@@ -17,20 +17,21 @@ import pytest
 
 from flows.command import main
 from tests.ct_files import body, write_slices
-from voco_data import atomic, pseudonyms
+from voco_data.deidentification import pseudonyms
+from voco_data.erasure.patient import forget
+from voco_data.erasure.residue import still_named
 from voco_data.errors import InputError
-from voco_data.folder import Folder
-from voco_data.forget import forget
-from voco_data.freshness import Freshness, Seen
-from voco_data.gc import gc
-from voco_data.ingest import PreprocessSummary, preprocess
-from voco_data.left import still_named
-from voco_data.pins import pin
+from voco_data.ingest.run import PreprocessSummary, preprocess
+from voco_data.ingest.seen_files import Freshness, Seen
+from voco_data.maintenance.garbage import gc
+from voco_data.maintenance.pins import pin
+from voco_data.maintenance.verify import verify
 from voco_data.reasons import Reason
-from voco_data.spec import StoreSpec
-from voco_data.store import Store
-from voco_data.store_writer import writing
-from voco_data.verify import verify
+from voco_data.storage import atomic
+from voco_data.storage.local import Folder
+from voco_data.store.reader import Store
+from voco_data.store.spec import StoreSpec
+from voco_data.store.writer import writing
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
 OTHER = StoreSpec(profile="other", grid=(4, 16, 16))
@@ -352,7 +353,7 @@ def test_a_store_that_gc_removed_meanwhile_is_no_matter(
         return []
 
     with monkeypatch.context() as patch:
-        patch.setattr("voco_data.forget._previews_of", remove)
+        patch.setattr("voco_data.erasure.patient._previews_of", remove)
         told = forget(root, PATIENT)
     assert [store["store"] for store in told.stores] == [SMALL.name]
     assert told.series == 2

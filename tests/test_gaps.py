@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ct_files import body, write_slices
-from voco_data.dicom.series import read_series
+from voco_data.dicom.series.reader import read_series
 from voco_data.errors import SeriesRefused
-from voco_data.gaps import MAX_BRIDGED_MM, GapPolicy, even_positions
 from voco_data.reasons import Reason
+from voco_data.volumes.slice_spacing import MAX_BRIDGED_MM, GapPolicy, even_positions
 
 REFUSE = GapPolicy(0.05)
 RESAMPLE = GapPolicy(0.05, "resample")

@@ -18,15 +18,15 @@ from small_stores import make_record, make_store, random_volumes
 from flows.command import main
 from tests.ct_files import body, write_slices
 from voco_data.errors import InputError, StoreBusy, VocoError
-from voco_data.folder import Folder
-from voco_data.gc import GcSummary, gc
-from voco_data.ingest import preprocess
-from voco_data.pins import pin
-from voco_data.record import record_key, write_record
-from voco_data.spec import ALGORITHM_VERSION, StoreSpec
-from voco_data.store import Store, chunk_key
-from voco_data.store_writer import commit_volume, writing
-from voco_data.verify import verify
+from voco_data.ingest.run import preprocess
+from voco_data.maintenance.garbage import GcSummary, gc
+from voco_data.maintenance.pins import pin
+from voco_data.maintenance.verify import verify
+from voco_data.storage.local import Folder
+from voco_data.store.reader import Store, chunk_key
+from voco_data.store.record import record_key, write_record
+from voco_data.store.spec import ALGORITHM_VERSION, StoreSpec
+from voco_data.store.writer import commit_volume, writing
 
 GRID = (2, 8, 8)
 DAY_S = 24 * 3600

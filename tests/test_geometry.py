@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from voco_data.errors import SeriesRefused
-from voco_data.geometry import Geometry
 from voco_data.reasons import Reason
+from voco_data.volumes.geometry import Geometry
 
 AXES = np.eye(3)[::-1]  # z, y, x as LPS unit vectors
 

@@ -16,8 +16,8 @@ import xxhash
 
 from tests.ct_files import write_slices
 from voco_data.cohort import SeriesEntry
-from voco_data.preprocess import boxes, prepare, to_grid
-from voco_data.spec import ALGORITHM_VERSION, FINETUNE, PRETRAIN
+from voco_data.preprocessing.recipe import boxes, prepare, to_grid
+from voco_data.store.spec import ALGORITHM_VERSION, FINETUNE, PRETRAIN
 
 SHAPE = (40, 120, 132)
 SPACING_MM = (8.0, 3.0, 3.0)
@@ -110,7 +110,7 @@ def test_pixels_change_only_with_the_algorithm_version(
     found = hashes(tmp_path / "scan", write(tmp_path / "scan"))
     assert found == known, (
         f"the pixels of {write.__name__!r} are not those of algorithm version {ALGORITHM_VERSION}. "
-        "If they were meant to change, bump ALGORITHM_VERSION in voco_data/spec.py, and pin "
+        "If they were meant to change, bump ALGORITHM_VERSION in voco_data/store/spec.py, and pin "
         f"the new ones here: {write.__name__!r}: {found}"
     )
 

@@ -16,7 +16,7 @@ from tests.headers import indexed, reasons, touch, write_header, write_stack
 from voco_data.errors import InputError, VocoError
 from voco_data.layouts import plain
 from voco_data.layouts.index import index
-from voco_data.spill import connect, spilling
+from voco_data.storage.scratch_db import connect, spilling
 
 
 def test_the_order_of_the_file_system_does_not_matter(

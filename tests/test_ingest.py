@@ -19,13 +19,13 @@ import zarr
 
 from tests.ct_files import body, write_slices
 from tests.headers import indexed
-from voco_data import pseudonyms
+from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
-from voco_data.folder import Folder
-from voco_data.ingest import PreprocessSummary, preprocess
-from voco_data.spec import PROFILES, StoreSpec
-from voco_data.store import Store
-from voco_data.store_writer import writing
+from voco_data.ingest.run import PreprocessSummary, preprocess
+from voco_data.storage.local import Folder
+from voco_data.store.reader import Store
+from voco_data.store.spec import PROFILES, StoreSpec
+from voco_data.store.writer import writing
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
 OTHER = StoreSpec(profile="other", grid=(4, 16, 16))
@@ -289,7 +289,7 @@ def test_processes_and_one_thread_make_the_same_store(bench: Bench) -> None:
 def test_a_script_without_a_guard_runs_once(bench: Bench, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from voco_data.ingest import preprocess\n"
+        "from voco_data.ingest.run import preprocess\n"
         "print('once')\n"
         f"found = preprocess({str(bench.archive)!r}, {str(bench.root)!r}, "
         f"spec_file={str(bench.specs)!r}, workers=2)\n"

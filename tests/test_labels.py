@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from voco_data.errors import InputError
-from voco_data.labels import Labels, join_labels, read_labels
+from voco_data.labels.table import Labels, join_labels, read_labels
 
 HEADER = (
     "patient_id,bowel_healthy,bowel_injury,extravasation_healthy,extravasation_injury,"

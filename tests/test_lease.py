@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from s3_server import BUCKET, S3Server, use
 
-from voco_data.bucket import Bucket
 from voco_data.errors import InputError, StoreBusy
-from voco_data.lease import Tagged, holding
+from voco_data.storage.lease import Tagged, holding
+from voco_data.storage.object_store import Bucket
 
 KEY = ".some.lock"
 SHORT_S = 4.0

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.ct_files import body, write_slices
-from voco_data import forget_runs, leftovers, lock
+from voco_data.erasure import run_files
+from voco_data.erasure.patient import forget
 from voco_data.errors import StoreBusy
-from voco_data.folder import Folder
-from voco_data.forget import forget
-from voco_data.gc import gc
-from voco_data.ingest import preprocess
-from voco_data.spec import StoreSpec
+from voco_data.ingest.run import preprocess
+from voco_data.maintenance.garbage import gc
+from voco_data.storage import locks
+from voco_data.storage.local import Folder
+from voco_data.storage.root import LOCK, using
+from voco_data.store.spec import StoreSpec
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
 RUN = "20260101T000000-preprocess-0123ab"
@@ -100,7 +102,7 @@ def test_what_nobody_has_written_to_for_a_day_goes_wherever_it_lies(
 
 def test_a_forget_waits_for_the_runs_of_a_root(root: Path) -> None:
     """Also for one whose store is not there yet: its torn files cannot be told from dead ones."""
-    with leftovers.using(Folder(root)), pytest.raises(StoreBusy, match="another run"):
+    with using(Folder(root)), pytest.raises(StoreBusy, match="another run"):
         forget_anna(root)
     forget_anna(root)
 
@@ -111,10 +113,10 @@ def test_nobody_sweeps_what_a_forget_is_writing(
     held = []
 
     def looking(*args: object) -> None:
-        with pytest.raises(StoreBusy), lock.exclusive(root / leftovers.LOCK):
+        with pytest.raises(StoreBusy), locks.exclusive(root / LOCK):
             pytest.fail("another run was alone in the root")
         held.append(args)
 
-    monkeypatch.setattr(forget_runs, "forget_in", looking)
+    monkeypatch.setattr(run_files, "forget_in", looking)
     forget_anna(root)
     assert held

@@ -16,19 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_stores import make_store, random_volumes
 
-from voco_data.chunk_codec import Compression
 from voco_data.errors import InputError, StoreCorrupt
-from voco_data.store import Store, chunk_key
-from voco_models import free_memory
-from voco_models import loader as loader_module
-from voco_models import resident as resident_module
-from voco_models.host_buffers import HostBuffers
-from voco_models.items import Item, items_of
-from voco_models.loader import Batch, Loader
-from voco_models.order import epoch_order, step_seed
-from voco_models.read_ahead import AHEAD
-from voco_models.resident import Residence, make_resident
-from voco_models.slices import SliceLoader
+from voco_data.store.chunks.codec import Compression
+from voco_data.store.reader import Store, chunk_key
+from voco_models.data import free_memory
+from voco_models.data import loader as loader_module
+from voco_models.data import resident as resident_module
+from voco_models.data.items import Item, items_of
+from voco_models.data.loader import Batch, Loader
+from voco_models.data.pinned_buffers import HostBuffers
+from voco_models.data.prefetch import AHEAD
+from voco_models.data.resident import Residence, make_resident
+from voco_models.data.sampling import epoch_order, step_seed
+from voco_models.data.slice_loader import SliceLoader
 
 CPU = torch.device("cpu")
 GRID = (2, 3, 4)

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.crops import CropPlan
-from voco_models.health import (
+from voco_models.objectives.collapse import (
     PATIENCE,
     CollapseWatch,
     Levels,
     constant_levels,
     effective_rank,
 )
-from voco_models.losses import (
+from voco_models.objectives.crops import CropPlan
+from voco_models.objectives.losses import (
     LEGACY_EPSILON,
     LOG_FLOOR,
     LossOptions,

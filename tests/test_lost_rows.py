@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from small_stores import make_record, make_store, random_volumes
 
-from voco_data import catalogue
-from voco_data.folder import Folder
-from voco_data.record import record_key
-from voco_data.rows import KEY as ROWS
-from voco_data.rows import Rows
-from voco_data.spec import StoreSpec
-from voco_data.store import Store, chunk_key
-from voco_data.store_writer import commit_volume, writing
-from voco_data.verify import verify
+from voco_data.maintenance.verify import verify
+from voco_data.storage.local import Folder
+from voco_data.store import catalogue
+from voco_data.store.reader import Store, chunk_key
+from voco_data.store.record import record_key
+from voco_data.store.row_ids import KEY as ROWS
+from voco_data.store.row_ids import Rows
+from voco_data.store.spec import StoreSpec
+from voco_data.store.writer import commit_volume, writing
 
 GRID = (2, 8, 8)
 SPEC = StoreSpec("small", GRID)

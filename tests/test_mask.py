@@ -18,17 +18,17 @@ from pydicom.sr.codedict import codes
 
 from tests.ct_files import body, write_slices
 from voco_data.cohort import MaskFile
-from voco_data.dicom.seg import read_seg
-from voco_data.dicom.series import read_series
-from voco_data.gaps import GapPolicy
-from voco_data.geometry import Geometry
-from voco_data.mask import Mask, MaskMisplacedError, place
-from voco_data.mask_files import read_placed
-from voco_data.organs import RATIC, find_organs, known_name
+from voco_data.dicom.series.reader import read_series
+from voco_data.masks.dicom_seg import read_seg
+from voco_data.masks.files import read_placed
+from voco_data.masks.organs import RATIC, find_organs, known_name
+from voco_data.masks.placement import Mask, MaskMisplacedError, place
 from voco_data.phantom.plan import CohortSpec, plan_patient
 from voco_data.phantom.ratic import write_patient
 from voco_data.phantom.render import render
-from voco_data.volume import Volume
+from voco_data.volumes.geometry import Geometry
+from voco_data.volumes.slice_spacing import GapPolicy
+from voco_data.volumes.volume import Volume
 
 SHAPE = (24, 60, 60)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from voco_data.box import Box
+from voco_data.cropping.external_boxes import GivenBox, read_boxes
+from voco_data.cropping.organ_box import include_organs
 from voco_data.errors import InputError, SeriesRefused
-from voco_data.geometry import CANONICAL_AXES, Geometry
-from voco_data.given_box import GivenBox, read_boxes
-from voco_data.masked_box import include_organs
-from voco_data.organs import OrganBounds
+from voco_data.masks.organs import OrganBounds
 from voco_data.reasons import Reason
+from voco_data.volumes.box import Box
+from voco_data.volumes.geometry import CANONICAL_AXES, Geometry
 
 SHAPE = (60, 100, 120)
 SPACING = (5.0, 2.0, 2.0)

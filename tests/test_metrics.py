@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from voco_data.labels import ORGANS
-from voco_models import metrics
-from voco_models.bootstrap import bootstrap
-from voco_models.metrics import GROUP_WEIGHTS
+from voco_data.labels.table import ORGANS
+from voco_models.evaluation import metrics
+from voco_models.evaluation.bootstrap import bootstrap
+from voco_models.evaluation.metrics import GROUP_WEIGHTS
 
 
 def binary(injured: list[float]) -> np.ndarray:

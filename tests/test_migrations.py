@@ -12,9 +12,9 @@ from small_stores import make_store, random_volumes
 import voco_data
 from flows.command import main
 from voco_data.errors import InputError
-from voco_data.spec import ALGORITHM_VERSION
-from voco_data.store import Store
-from voco_data.store_spec import FORMAT
+from voco_data.store.metadata import FORMAT
+from voco_data.store.reader import Store
+from voco_data.store.spec import ALGORITHM_VERSION
 
 
 def noted(change: str) -> set[int]:

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from tests.ct_files import write_slices
-from voco_data.dicom.modality import parse_modalities
-from voco_data.dicom.pixels import PixelReader
+from voco_data.dicom.pixels.decode import PixelReader
+from voco_data.dicom.pixels.modality import parse_modalities
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 

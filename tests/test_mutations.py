@@ -18,12 +18,12 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 from tests.ct_files import body, write_slices
 from tests.mutations import mutate
 from voco_data.dicom.header import parse_header, read_dataset
-from voco_data.dicom.seg import read_seg
-from voco_data.dicom.series import read_series
+from voco_data.dicom.series.reader import read_series
 from voco_data.errors import SeriesRefused
-from voco_data.gaps import GapPolicy
-from voco_data.nifti import read_nifti
-from voco_data.nrrd import read_nrrd
+from voco_data.masks.dicom_seg import read_seg
+from voco_data.masks.nrrd import read_nrrd
+from voco_data.nifti.reader import read_nifti
+from voco_data.volumes.slice_spacing import GapPolicy
 
 FILES = 5_000
 MOST_SECONDS = 10.0

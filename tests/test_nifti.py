@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tests.ct_files import body
-from voco_data.dicom.series import read_series
+from voco_data.dicom.series.reader import read_series
 from voco_data.errors import SeriesRefused
-from voco_data.gaps import GapPolicy
-from voco_data.nifti import read_nifti
+from voco_data.nifti.reader import read_nifti
 from voco_data.reasons import Reason
-from voco_data.volume import may_be_hu
+from voco_data.volumes.slice_spacing import GapPolicy
+from voco_data.volumes.volume import may_be_hu
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:

@@ -31,15 +31,16 @@ from flows.command import main
 from flows.ids import renaming_of
 from flows.preprocess import preprocess as preprocess_flow
 from flows.pretrain import pretrain as pretrain_flow
-from voco_data import catalogue, pseudonyms
+from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt
-from voco_data.ingest import PreprocessSummary, preprocess
-from voco_data.place import place_of
-from voco_data.spec import StoreSpec
-from voco_data.store import Store
-from voco_data.verify import verify
-from voco_models.finetune import finetune
-from voco_models.pretrain import pretrain
+from voco_data.ingest.run import PreprocessSummary, preprocess
+from voco_data.maintenance.verify import verify
+from voco_data.storage.base import place_of
+from voco_data.store import catalogue
+from voco_data.store.reader import Store
+from voco_data.store.spec import StoreSpec
+from voco_models.stages.finetune import finetune
+from voco_models.stages.pretrain import pretrain
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
 OTHER = StoreSpec(profile="other", grid=(4, 16, 16))

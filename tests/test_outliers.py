@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from voco_data import outliers
-from voco_data.outliers import FEWEST, LIMIT, MEASURES, Verdict, spreads, verdict
+from voco_data.qc import outliers
+from voco_data.qc.outliers import FEWEST, LIMIT, MEASURES, Verdict, spreads, verdict
 
 
 def judge(cohort: list[dict[str, Any]]) -> list[Verdict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from voco_data.phantom.anatomy import (
+from voco_data.phantom.patient.model import (
     abdomen_range_mm,
     make_patient,
     organ_extents,

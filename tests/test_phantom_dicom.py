@@ -7,8 +7,8 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from voco_data.phantom.anatomy import make_patient
 from voco_data.phantom.dicom_series import DicomStyle, write_series
+from voco_data.phantom.patient.model import make_patient
 from voco_data.phantom.protocol import make_scan
 from voco_data.phantom.render import acquire, render
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from voco_data.phantom.points import Points, lattice
-from voco_data.phantom.shapes import (
+from voco_data.phantom.patient.points import Points, lattice
+from voco_data.phantom.patient.shapes import (
     Capsule,
     Carved,
     Disc,

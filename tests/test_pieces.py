@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from voco_data.burned_in import _fewest_pieces
-from voco_data.pieces import label
+from voco_data.cropping.components import label
+from voco_data.deidentification.burned_in import _fewest_pieces
 
 IN_PLANE = np.zeros((3, 3, 3), np.uint8)
 IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)

@@ -11,12 +11,12 @@ import pytest
 from small_finetune import RECIPE, small_cohort
 from small_stores import make_store, random_volumes
 
-from voco_data.folder import Folder
-from voco_data.inspect import describe, list_stores
-from voco_data.pins import Pin, pin, pins_of, users
-from voco_data.store import Store
-from voco_models.finetune import finetune
-from voco_models.pretrain import pretrain
+from voco_data.maintenance.listing import describe, list_stores
+from voco_data.maintenance.pins import Pin, pin, pins_of, users
+from voco_data.storage.local import Folder
+from voco_data.store.reader import Store
+from voco_models.stages.finetune import finetune
+from voco_models.stages.pretrain import pretrain
 
 
 @pytest.fixture

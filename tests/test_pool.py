@@ -8,23 +8,23 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from voco_data import pool
+from voco_data.executors import process_pool
 
 
 def test_who_waits_for_a_lock_of_the_dead_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last to end never hears that it should: its neighbour was killed with the pipe's lock."""
-    monkeypatch.setattr(pool, "LAST_S", 0.2)
+    monkeypatch.setattr(process_pool, "LAST_S", 0.2)
     context = multiprocessing.get_context("spawn")
     quick, stuck = context.Process(target=int), context.Process(target=time.sleep, args=(600,))
     quick.start()
     stuck.start()
     never_started = context.Process(target=int)
-    pool._end(ProcessPoolExecutor(1, mp_context=context), [quick, stuck, never_started])
+    process_pool._end(ProcessPoolExecutor(1, mp_context=context), [quick, stuck, never_started])
     stuck.join(10)
     assert quick.exitcode == 0
     assert stuck.exitcode == -9
 
 
 def test_a_pool_that_got_no_work_ends() -> None:
-    with pool.pool(2, {}):
+    with process_pool.pool(2, {}):
         pass

@@ -13,17 +13,17 @@ import torch
 from small_stores import make_store, random_volumes
 
 from voco_data.errors import InputError, StoreCorrupt
-from voco_data.store import Store, chunk_key
-from voco_models import checkpoint
-from voco_models import resident as resident_module
-from voco_models.backbones import TINY_BACKBONE, create_backbone
-from voco_models.engine import FitConfig
-from voco_models.history import read_history
-from voco_models.losses import LossOptions
-from voco_models.pretrain import adapt_to_volumes, pretrain
-from voco_models.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe, pretrain_recipe
-from voco_models.resident import Residence
-from voco_models.voco2d import Voco2d, Voco2dConfig
+from voco_data.store.reader import Store, chunk_key
+from voco_models.data import resident as resident_module
+from voco_models.data.resident import Residence
+from voco_models.networks.backbones import TINY_BACKBONE, create_backbone
+from voco_models.objectives.losses import LossOptions
+from voco_models.objectives.voco2d import Voco2d, Voco2dConfig
+from voco_models.stages.pretrain import adapt_to_volumes, pretrain
+from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe, pretrain_recipe
+from voco_models.training import checkpoint
+from voco_models.training.engine import FitConfig
+from voco_models.training.history import read_history
 
 GRID = (4, 96, 96)
 QUICK = PretrainRecipe(

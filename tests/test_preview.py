@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from voco_data import histogram, preview
-from voco_data.box import Box
-from voco_data.folder import Folder
+from voco_data.qc import preview
+from voco_data.storage.local import Folder
+from voco_data.volumes import hu_histogram
+from voco_data.volumes.box import Box
 
 SPACING_MM = (5.0, 2.0, 2.0)
 SHAPE = (40, 60, 80)  # 200 by 120 by 160 mm
@@ -97,7 +98,7 @@ def test_the_histogram_is_that_of_the_box(tmp_path: Path) -> None:
     found = preview.read(Folder(tmp_path), "p.jpg")
     assert found is not None
     filled = {k: n for k, n in enumerate(found.histogram) if n}
-    assert filled == {(40 + 1024) // 20: 20 * 30 * 45, histogram.BINS - 1: 20 * 30 * 5}
+    assert filled == {(40 + 1024) // 20: 20 * 30 * 45, hu_histogram.BINS - 1: 20 * 30 * 5}
 
 
 def test_what_is_no_preview_is_none(tmp_path: Path) -> None:
@@ -119,13 +120,18 @@ def test_the_same_scan_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_percentiles_of_the_tissue() -> None:
     hu = np.concatenate([np.full(5000, -1000), np.arange(-100, 101).repeat(10)]).astype(np.int16)
-    counts = histogram.count(hu)
+    counts = hu_histogram.count(hu)
     assert sum(counts) == hu.size
     for percent in (5, 50, 95):
         expected = np.percentile(np.arange(-100, 101), percent)
-        assert histogram.tissue_percentile(counts, percent) == pytest.approx(expected, abs=2)
-    assert histogram.tissue_percentile(histogram.count(np.full(9, -900, np.int16)), 50) is None
-    assert histogram.count(np.array([-32768, 32767], np.int16))[:: histogram.BINS - 1] == [1, 1]
+        assert hu_histogram.tissue_percentile(counts, percent) == pytest.approx(expected, abs=2)
+    assert (
+        hu_histogram.tissue_percentile(hu_histogram.count(np.full(9, -900, np.int16)), 50) is None
+    )
+    assert hu_histogram.count(np.array([-32768, 32767], np.int16))[:: hu_histogram.BINS - 1] == [
+        1,
+        1,
+    ]
 
 
 @pytest.mark.slow

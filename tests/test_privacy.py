@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from tests.ct_files import body, write_slices
-from voco_data.spec import StoreSpec
+from voco_data.store.spec import StoreSpec
 
 # The planted values break the rules of their fields, and pydicom says so as it writes them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -14,18 +14,17 @@ from selenium.webdriver.common.keys import Keys
 
 from tests import browser, qc_cohort
 from tests.qc_report import FALLBACK, NAMED, ODD_SPACING, SCRIPT, Page, rows, uid
-from voco_data import preview, qc_page
-from voco_data.box import Box
-from voco_data.folder import Folder
+from voco_data.qc import preview
+from voco_data.qc.report import render
+from voco_data.storage.local import Folder
+from voco_data.volumes.box import Box
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("root")
     path = root / "report.html"
-    path.write_text(
-        qc_page.render("voco preprocess: dicom", qc_cohort.write(root, rows()), Folder(root))
-    )
+    path.write_text(render("voco preprocess: dicom", qc_cohort.write(root, rows()), Folder(root)))
     return path
 
 
@@ -244,7 +243,7 @@ def test_the_drawn_box_is_where_the_box_is(chrome: webdriver.Chrome, tmp_path: P
     ledger = qc_cohort.write(tmp_path, [row], pictures=False)
     preview.write(Folder(tmp_path), preview.key_of(row.input_digest), hu, (5.0, 2.0, 2.0), box)
     path = tmp_path / "report.html"
-    path.write_text(qc_page.render("one", ledger, Folder(tmp_path)))
+    path.write_text(render("one", ledger, Folder(tmp_path)))
     page = Page(chrome, path)
     thumb = browser.pixels(page.chrome.find_element(By.CSS_SELECTOR, "tr .thumb"))
     found = [orange(plane) for plane in np.split(thumb, len(preview.PLANES), axis=1)]
@@ -278,15 +277,12 @@ def orange(plane: browser.Pixels) -> tuple[tuple[float, float, float, float], in
 
 def test_the_same_ledger_gives_the_same_page(report: Path) -> None:
     ledger = report.parent / "runs" / "run" / "ledger.parquet"
-    assert (
-        qc_page.render("voco preprocess: dicom", ledger, Folder(report.parent))
-        == report.read_text()
-    )
+    assert render("voco preprocess: dicom", ledger, Folder(report.parent)) == report.read_text()
 
 
 def test_an_empty_ledger_is_a_page_too(chrome: webdriver.Chrome, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    path.write_text(qc_page.render("nothing", qc_cohort.write(tmp_path, []), Folder(tmp_path)))
+    path.write_text(render("nothing", qc_cohort.write(tmp_path, []), Folder(tmp_path)))
     page = Page(chrome, path)
     assert page.names() == []
     assert page.chrome.get_log("browser") == []

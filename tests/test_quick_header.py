@@ -15,8 +15,8 @@ from tests.ct_files import body, write_slices
 from tests.headers import write_header
 from tests.mutations import mutate
 from voco_data.dicom.header import Header, parse_header, read_dataset
-from voco_data.dicom.quick_header import QuickReader
-from voco_data.dicom.stack import StackKey, stack_key
+from voco_data.dicom.series.header_scan import QuickReader
+from voco_data.dicom.stack_key import StackKey, stack_key
 from voco_data.errors import SeriesRefused
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"

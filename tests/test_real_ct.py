@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from voco_data.dicom.series import read_series
-from voco_data.gaps import GapPolicy
-from voco_data.ingest import preprocess
-from voco_data.nifti import read_grid, read_nifti
-from voco_data.store import Store
-from voco_data.volume import Volume
+from voco_data.dicom.series.reader import read_series
+from voco_data.ingest.run import preprocess
+from voco_data.nifti.reader import read_grid, read_nifti
+from voco_data.store.reader import Store
+from voco_data.volumes.slice_spacing import GapPolicy
+from voco_data.volumes.volume import Volume
 
 pytestmark = [pytest.mark.real_ct, pytest.mark.xdist_group("real ct")]
 

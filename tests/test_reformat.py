@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ct_files import write_slices
-from voco_data.dicom.series import read_series
-from voco_data.gaps import GapPolicy
-from voco_data.geometry import CANONICAL_AXES, Geometry
-from voco_data.reformat import canonical_grid, labels_to_axes, to_axes
-from voco_data.volume import AIR_HU, Volume
+from voco_data.dicom.series.reader import read_series
+from voco_data.preprocessing.reorient import canonical_grid, labels_to_axes, to_axes
+from voco_data.volumes.geometry import CANONICAL_AXES, Geometry
+from voco_data.volumes.slice_spacing import GapPolicy
+from voco_data.volumes.volume import AIR_HU, Volume
 
 
 def points_mm(geometry: Geometry) -> npt.NDArray[np.float64]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from voco_data.resample import axis_weights, resample_to_uint8
+from voco_data.preprocessing.resample import axis_weights, resample_to_uint8
 
 LOW, WIDTH, FLOOR = -150.0, 400.0, -1024
 HALF_A_GREY_LEVEL = 0.5 + 1e-3

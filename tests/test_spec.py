@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from voco_data import spec
 from voco_data.errors import InputError
-from voco_data.spec import FINETUNE, PRETRAIN, StoreSpec, distinct, read_spec_file
+from voco_data.store import spec
+from voco_data.store.spec import FINETUNE, PRETRAIN, StoreSpec, distinct, read_spec_file
 
 OTHER = {
     "profile": "other",
@@ -86,5 +86,5 @@ def test_two_specs_of_one_name_are_refused() -> None:
 
 
 def test_the_stores_document_shows_a_name_of_today() -> None:
-    text = (Path(spec.__file__).parent / "STORE.md").read_text()
+    text = (Path(spec.__file__).parents[1] / "STORE.md").read_text()
     assert PRETRAIN.name in text

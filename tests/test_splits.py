@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from voco_data.errors import InputError
-from voco_data.splits import Split, holders_of_one_volume, make_split
+from voco_data.labels.splits import Split, holders_of_one_volume, make_split
 
 
 @st.composite

@@ -14,14 +14,14 @@ import pytest
 import xxhash
 import zarr
 
-from voco_data import catalogue
 from voco_data.errors import InputError, StoreBusy, StoreCorrupt
-from voco_data.folder import Folder
-from voco_data.held import Held
-from voco_data.record import Record, read_record, record_key
-from voco_data.spec import StoreSpec
-from voco_data.store import Store, chunk_key
-from voco_data.store_writer import StoreWriter, checksum, commit_volume, writing
+from voco_data.storage.local import Folder
+from voco_data.store import catalogue
+from voco_data.store.index import Held
+from voco_data.store.reader import Store, chunk_key
+from voco_data.store.record import Record, read_record, record_key
+from voco_data.store.spec import StoreSpec
+from voco_data.store.writer import StoreWriter, checksum, commit_volume, writing
 
 SPEC = StoreSpec(profile="tiny", grid=(2, 3, 4))
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.small_stores import make_store, random_volumes
 from voco_data.errors import InputError
-from voco_data.store import Store
+from voco_data.store.reader import Store
 
 TESTS = Path(__file__).parent
 DOCUMENT = TESTS.parent / "voco_data" / "STORE.md"
@@ -201,8 +201,8 @@ def test_every_clause_has_a_test_that_exists() -> None:
 def test_a_record_says_where_its_volume_was(tmp_path: Path) -> None:
     """The way back: a voxel that the test placed lies where the record's numbers put it."""
     from tests.ct_files import body, write_slices
-    from voco_data.ingest import preprocess
-    from voco_data.spec import StoreSpec
+    from voco_data.ingest.run import preprocess
+    from voco_data.store.spec import StoreSpec
 
     hu = body()
     hu[17, 20:24, 40:44] = 1000

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from tests.ct_files import body, write_slices
 from tests.mutations import mutate
-from voco_data.arena import LARGEST_KEPT, Arena
-from voco_data.dicom.quick_header import QuickReader
-from voco_data.dicom.rle import SLACK, rle_planes
-from voco_data.dicom.series import read_thoroughly
-from voco_data.dicom.straight import read_straight
+from voco_data.dicom.pixels.rle import SLACK, rle_planes
+from voco_data.dicom.series.fast_reader import read_straight
+from voco_data.dicom.series.header_scan import QuickReader
+from voco_data.dicom.series.reader import read_thoroughly
 from voco_data.errors import SeriesRefused
-from voco_data.gaps import GapPolicy
-from voco_data.volume import Volume
+from voco_data.volumes.buffers import LARGEST_KEPT, Arena
+from voco_data.volumes.slice_spacing import GapPolicy
+from voco_data.volumes.volume import Volume
 
 GAPS = GapPolicy(0.05)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from voco_data.labels import ORGANS
-from voco_models import decision, metrics, predictions
-from voco_models.calibration import IDENTITY, fit_calibration
-from voco_models.thresholds import Thresholds, decide, fit_thresholds, macro_f1
+from voco_data.labels.table import ORGANS
+from voco_models.evaluation import decision, metrics, predictions
+from voco_models.evaluation.calibration import IDENTITY, fit_calibration
+from voco_models.evaluation.thresholds import Thresholds, decide, fit_thresholds, macro_f1
 
 WEIGHTS = (1.0, 2.0, 4.0)
 

@@ -13,10 +13,10 @@ import pytest
 
 from tests import store_truth
 from tests.chaos_archive import SPECS, make_archive, words, write_specs
-from voco_data import pseudonyms
+from voco_data.deidentification import pseudonyms
 from voco_data.errors import VocoError
-from voco_data.folder import Folder
-from voco_data.store_writer import writing
+from voco_data.storage.local import Folder
+from voco_data.store.writer import writing
 
 PROJECT = Path(__file__).parent.parent
 

@@ -10,14 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
-from voco_models.augment import IntensityAugment, normalise
-from voco_models.backbones import TINY_BACKBONE, Backbone, create_backbone
-from voco_models.encoder import Encoder
-from voco_models.loader import Batch
-from voco_models.losses import LossOptions, agreement_loss, cosines, inter_cosines, reg_loss
-from voco_models.projector import Projector
-from voco_models.teacher import Teacher
-from voco_models.voco2d import Voco2d, Voco2dConfig
+from voco_models.data.intensity import IntensityAugment, normalise
+from voco_models.data.loader import Batch
+from voco_models.networks.backbones import TINY_BACKBONE, Backbone, create_backbone
+from voco_models.networks.encoder import Encoder
+from voco_models.networks.projector import Projector
+from voco_models.networks.teacher import Teacher
+from voco_models.objectives.losses import (
+    LossOptions,
+    agreement_loss,
+    cosines,
+    inter_cosines,
+    reg_loss,
+)
+from voco_models.objectives.voco2d import Voco2d, Voco2dConfig
 
 PLANE = (96, 96)
 SMALL = Voco2dConfig(projector_width=16, embedding=8)

@@ -13,8 +13,8 @@ import xarray
 import zarr
 from small_stores import make_store, random_volumes
 
-from voco_data.chunk_codec import Compression
-from voco_data.store import Store
+from voco_data.store.chunks.codec import Compression
+from voco_data.store.reader import Store
 
 VOLUMES = random_volumes(3, (4, 12, 10))
 DIMENSIONS = ("series", "z", "y", "x")

@@ -156,11 +156,7 @@ def _choose_server(*, shared: bool) -> None:
 def _serve() -> None:
     from multiprocessing import get_context
 
-    import voco_data.fanout
-    import voco_data.ingest
-    import voco_data.worker  # noqa: F401
-
-    get_context("forkserver").set_forkserver_preload(["voco_data.worker"])
+    get_context("forkserver").set_forkserver_preload(["voco_data.executors.worker"])
     servers.ensure_running()
     for line in sys.stdin:
         request = json.loads(line)

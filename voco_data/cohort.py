@@ -1,7 +1,7 @@
 """What an archive holds before any pixel is read: its series, and files that belong to none.
 
-The cohort lies in a table on disk (`voco_data/spill.py`). A series is built when it is asked for,
-so an archive of any size takes the same memory.
+The cohort lies in a table on disk (`voco_data/storage/scratch_db.py`). A series is built when it is
+asked for, so an archive of any size takes the same memory.
 """
 
 from __future__ import annotations

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from voco_data.abdomen import find_box
-from voco_data.dicom.quick_header import quick_reader
-from voco_data.dicom.rle import SLACK, planes_to_hu, rle_planes
-from voco_data.dicom.straight import Decoder, linear
-from voco_data.resample import resample_to_uint8
-from voco_data.spec import FINETUNE, PRETRAIN
-from voco_data.volume import AIR_HU
+from voco_data.cropping.abdomen import find_box
+from voco_data.dicom.pixels.rle import SLACK, planes_to_hu, rle_planes
+from voco_data.dicom.series.fast_reader import Decoder, linear
+from voco_data.dicom.series.header_scan import quick_reader
+from voco_data.preprocessing.resample import resample_to_uint8
+from voco_data.store.spec import FINETUNE, PRETRAIN
+from voco_data.volumes.volume import AIR_HU
 
 Decode = Callable[[npt.NDArray[np.uint8], int, int, npt.NDArray[np.int16]], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from voco_data.dicom.quick_header import quick_reader
+from voco_data.dicom.series.header_scan import quick_reader
 
 
 def prepare(folder: Path, out: Path) -> Callable[[], None]:  # noqa: ARG001

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from voco_data.bench.series import entry_of
-from voco_data.fence import Fence
-from voco_data.folder import Fenced, Folder
-from voco_data.known import KnownInputs
-from voco_data.spec import FINETUNE, PRETRAIN
-from voco_data.store_writer import writing
-from voco_data.worker import SeriesTask, Target, fill_series
+from voco_data.executors.worker import SeriesTask, Target, fill_series
+from voco_data.storage.fence import Fence
+from voco_data.storage.local import Fenced, Folder
+from voco_data.store.input_digests import KnownInputs
+from voco_data.store.spec import FINETUNE, PRETRAIN
+from voco_data.store.writer import writing
 
 ROWS = 64
 """Rows that are filled one after the other, so that every volume is a new file."""

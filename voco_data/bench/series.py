@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from voco_data.cohort import SeriesEntry
-from voco_data.phantom.anatomy import PatientModel, make_patient
 from voco_data.phantom.dicom_series import DicomStyle, write_series
+from voco_data.phantom.patient.model import PatientModel, make_patient
+from voco_data.phantom.patient.pose import Scan, exact
 from voco_data.phantom.protocol import make_scan
 from voco_data.phantom.render import acquire, render
-from voco_data.phantom.scan import Scan, exact
 
 SLICES, MATRIX = 300, 512
 SEED = 20_230

@@ -11,10 +11,10 @@ import pydicom.config
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from voco_data.dicom.counted import LARGEST_HEADER_VALUE, CountedFile
+from voco_data.dicom.bounded_file import LARGEST_HEADER_VALUE, CountedFile
+from voco_data.dicom.defined_terms import known_modality, known_uid
 from voco_data.dicom.deflated import check_inflated_size
-from voco_data.dicom.take import Taker
-from voco_data.dicom.terms import known_modality, known_uid
+from voco_data.dicom.values import Taker
 from voco_data.errors import SeriesRefused, unreadable
 from voco_data.reasons import Reason
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voco_data.cohort import ArchiveFile, Cohort, OddFile
-from voco_data.dicom.directory import is_directory, referenced_files
+from voco_data.dicom.dicomdir import is_directory, referenced_files
 from voco_data.errors import InputError
 from voco_data.layouts import flare, plain, ratic
 from voco_data.layouts.companions import hide_names, is_companion
@@ -19,7 +19,7 @@ from voco_data.layouts.progress import Bar
 from voco_data.layouts.table import SCHEMA, IndexTable
 from voco_data.layouts.walk import look_at_file, walk, wanted
 from voco_data.reasons import Reason
-from voco_data.spill import spilling
+from voco_data.storage.scratch_db import spilling
 
 log = logging.getLogger(__name__)
 

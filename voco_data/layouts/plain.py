@@ -9,18 +9,18 @@ from collections.abc import Collection
 from pathlib import Path
 
 from voco_data.cohort import OddFile
-from voco_data.deadline import deadline
-from voco_data.dicom.directory import is_directory
+from voco_data.dicom.dicomdir import is_directory
 from voco_data.dicom.header import parse_header, read_dataset
-from voco_data.dicom.quick_header import Quick, quick_reader
-from voco_data.dicom.stack import segmented_series, stack_key
+from voco_data.dicom.series.header_scan import Quick, quick_reader
+from voco_data.dicom.stack_key import segmented_series, stack_key
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.masks import Masks, is_nrrd, mask_kind
 from voco_data.layouts.progress import Bar
 from voco_data.layouts.stacks import Stacks
 from voco_data.layouts.table import IndexTable, as_text
-from voco_data.nifti import is_nifti
+from voco_data.nifti.reader import is_nifti
 from voco_data.reasons import Reason
+from voco_data.time_limit import deadline
 
 _SNIFFED = 1024
 

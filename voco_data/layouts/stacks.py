@@ -31,12 +31,12 @@ import numpy.typing as npt
 import xxhash
 
 from voco_data.dicom.header import Header
-from voco_data.dicom.stack import StackKey
+from voco_data.dicom.stack_key import StackKey
 from voco_data.errors import SeriesRefused
-from voco_data.gaps import GapPolicy, even_positions
-from voco_data.geometry import Triple
 from voco_data.layouts.table import IndexTable, as_text, common_folder
-from voco_data.spill import printable
+from voco_data.storage.scratch_db import printable
+from voco_data.volumes.geometry import Triple
+from voco_data.volumes.slice_spacing import GapPolicy, even_positions
 
 SPACING_TOLERANCE = 1e-3
 """Pixel spacings that differ by a smaller fraction are one."""

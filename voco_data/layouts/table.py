@@ -13,9 +13,9 @@ from operator import itemgetter
 from typing import Literal
 
 from voco_data.cohort import ArchiveFile, MaskKind, MaskLabels, OddFile, stat_digest
-from voco_data.geometry import Triple
 from voco_data.reasons import Reason
-from voco_data.spill import printable
+from voco_data.storage.scratch_db import printable
+from voco_data.volumes.geometry import Triple
 
 SCHEMA = """
 CREATE TABLE folders (id INTEGER PRIMARY KEY, path BLOB);

@@ -17,12 +17,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
-from voco_data.atomic import write_text
 from voco_data.errors import InputError
 from voco_data.phantom.nifti import write_nifti
 from voco_data.phantom.plan import CohortSpec, plan_patient, plan_unlabelled
 from voco_data.phantom.ratic import PatientRows, write_patient, write_tables
 from voco_data.phantom.render import acquire, render
+from voco_data.storage.atomic import write_text
 
 __all__ = ["CohortPaths", "CohortSpec", "write_cohort"]
 

@@ -14,9 +14,9 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 from rle.utils import encode_pixel_data
 
-from voco_data.phantom.anatomy import PatientModel
+from voco_data.phantom.patient.model import PatientModel
+from voco_data.phantom.patient.pose import Scan
 from voco_data.phantom.render import acquire, render
-from voco_data.phantom.scan import Scan
 from voco_data.phantom.tags import TagRow, tag_row
 
 RESCALE_INTERCEPT = 1024

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from voco_data.phantom.scan import Scan
+from voco_data.phantom.patient.pose import Scan
 
 
 def write_nifti(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from voco_data.errors import InputError
-from voco_data.phantom.anatomy import Extent, PatientModel, make_patient, organ_extents
 from voco_data.phantom.dicom_series import DicomStyle
+from voco_data.phantom.patient.model import Extent, PatientModel, make_patient, organ_extents
+from voco_data.phantom.patient.pose import PhaseName, Scan
 from voco_data.phantom.protocol import Coverage, make_scan
-from voco_data.phantom.scan import PhaseName, Scan
 
 MOST_PATIENTS = 32_000
 """Beyond it series ids would repeat."""

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from voco_data.phantom.anatomy import PatientModel
-from voco_data.phantom.scan import Phase, PhaseName, Scan, exact
+from voco_data.phantom.patient.model import PatientModel
+from voco_data.phantom.patient.pose import Phase, PhaseName, Scan, exact
 
 Coverage = Literal["abdomen", "chest_to_thigh", "short"]
 """`short` scans end inside a solid organ's range."""

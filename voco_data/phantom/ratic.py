@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from voco_data.atomic import replacing, write_text
 from voco_data.phantom.dicom_series import write_series
-from voco_data.phantom.injury import ORGAN_GROUPS
 from voco_data.phantom.nifti import write_nifti
+from voco_data.phantom.patient.injury import ORGAN_GROUPS
 from voco_data.phantom.plan import PatientPlan, SeriesPlan
 from voco_data.phantom.render import Rendering, acquire, render
+from voco_data.storage.atomic import replacing, write_text
 
 _TWO, _THREE = ("healthy", "injury"), ("healthy", "low", "high")
 _LABELS = {"bowel": _TWO, "extravasation": _TWO} | dict.fromkeys(ORGAN_GROUPS, _THREE)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from voco_data.phantom.anatomy import PatientModel
-from voco_data.phantom.bowel import GAS_HU, WALL_MM, Loop
-from voco_data.phantom.points import F32, Bounds, Points, grow
-from voco_data.phantom.scan import Phase, Scan
-from voco_data.phantom.shapes import Capsule, Carved, Ellipsoid, Grown, Shape, cover
-from voco_data.phantom.skeleton import (
+from voco_data.phantom.patient.bowel import GAS_HU, WALL_MM, Loop
+from voco_data.phantom.patient.model import PatientModel
+from voco_data.phantom.patient.points import F32, Bounds, Points, grow
+from voco_data.phantom.patient.pose import Phase, Scan
+from voco_data.phantom.patient.shapes import Capsule, Carved, Ellipsoid, Grown, Shape, cover
+from voco_data.phantom.patient.skeleton import (
     Canal,
     IliacWings,
     Ribs,
@@ -26,8 +26,8 @@ from voco_data.phantom.skeleton import (
     sacrum,
     sternum,
 )
-from voco_data.phantom.trunk import BelowDiaphragm, Cavity, Couch, Lungs, Wall
-from voco_data.phantom.viscera import ORGAN_LABELS, WATER_HU
+from voco_data.phantom.patient.trunk import BelowDiaphragm, Cavity, Couch, Lungs, Wall
+from voco_data.phantom.patient.viscera import ORGAN_LABELS, WATER_HU
 
 AIR_HU, LOWEST_HU, HIGHEST_HU = -1000.0, -1024, 3071
 """Air, and the range of HU that an acquired scan is clipped to."""

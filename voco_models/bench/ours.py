@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from voco_data.aligned import aligned
-from voco_data.store import Store
+from voco_data.store.chunks.aligned import aligned
+from voco_data.store.reader import Store
 from voco_models.bench.answering import answer, seconds_a_batch
 from voco_models.bench.volumes import memmap
-from voco_models.items import items_of
-from voco_models.loader import Loader
-from voco_models.slices import SliceLoader
+from voco_models.data.items import items_of
+from voco_models.data.loader import Loader
+from voco_models.data.slice_loader import SliceLoader
 
 CPU = torch.device("cpu")
 BATCH = 4

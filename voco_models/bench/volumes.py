@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.chunk_codec import Compression
-from voco_data.folder import Folder
-from voco_data.record import Record
-from voco_data.spec import StoreSpec
-from voco_data.store import Store, chunk_key
-from voco_data.store_writer import checksum, commit_volume, writing
+from voco_data.storage.local import Folder
+from voco_data.store.chunks.codec import Compression
+from voco_data.store.reader import Store, chunk_key
+from voco_data.store.record import Record
+from voco_data.store.spec import StoreSpec
+from voco_data.store.writer import checksum, commit_volume, writing
 
 GRID = (32, 192, 192)
 VOLUMES = 128

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.spec import FINETUNE, PRETRAIN
+from voco_data.store.spec import FINETUNE, PRETRAIN
 
 GRIDS = (PRETRAIN.grid, FINETUNE.grid)
 LOW_HU, WIDTH_HU = PRETRAIN.window_low_hu, PRETRAIN.window_width_hu

@@ -9,7 +9,7 @@ from pathlib import Path
 def prepare(folder: Path, out: Path) -> Callable[[], None]:  # noqa: ARG001
     """The header of every file in `folder`."""
     from voco_data.dicom.header import parse_header, read_dataset
-    from voco_data.dicom.stack import stack_key
+    from voco_data.dicom.stack_key import stack_key
 
     paths = sorted(folder.iterdir())
 

@@ -1,0 +1,1 @@
+"""The box of the abdomen: found from HU, led by organ masks, or taken from a table."""

@@ -1,0 +1,147 @@
+"""The patient in a CT volume: a coarse sample, the body without couch and tubes, its middle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from voco_data.cropping.components import label
+from voco_data.volumes.geometry import Triple
+from voco_data.volumes.volume import AIR_HU
+
+Mask = npt.NDArray[np.bool_]
+
+COARSE_MM = 4.0
+"""Everything is searched on voxels of about this size."""
+BODY_SLICE_MM = 12.0
+"""The body itself changes slowly from slice to slice: it is found on every so many mm."""
+TISSUE_HU = -300
+HIGHEST_HU = 3071
+"""Only metal has more."""
+OPENING_MM = 20.0
+"""Thinner things are not body: couch, blankets, tubes."""
+LIMB_SHARE = 0.5
+"""A piece with more than this share of the largest one's voxels is body too."""
+NORMAL_QUARTILE = 0.6745
+"""Half of a normal distribution lies within so many standard deviations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coarse:
+    """A volume (z, y, x) sampled to about COARSE_MM, not averaged: thin bone keeps its HU."""
+
+    hu: npt.NDArray[np.int16]
+    step: tuple[int, int, int]
+    """Voxels of the volume from one sample to the next."""
+    spacing_mm: Triple
+
+    @property
+    def pixel_mm2(self) -> float:
+        """Area of a pixel."""
+        return self.spacing_mm[1] * self.spacing_mm[2]
+
+    @property
+    def slice_mm(self) -> float:
+        """Distance of slices."""
+        return self.spacing_mm[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The body in a coarse volume."""
+
+    mask: Mask
+    """(Z, Y, X), holes filled: lungs and gas are inside."""
+    area_mm2: npt.NDArray[np.float64]
+    """Area of each slice, shape (Z,)."""
+    column: npt.NDArray[np.intp]
+    """Of each slice, the column with half the body on either side; shape (Z,)."""
+    row: npt.NDArray[np.intp]
+    """Of each slice, the row with half the body in front and half behind; shape (Z,)."""
+    noise_hu: float
+    """Standard deviation of the noise in soft tissue."""
+
+
+def sample(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> Coarse:
+    """Every n-th voxel along each axis; padding is raised to air, metal lowered to HIGHEST_HU."""
+    sz, sy, sx = (max(1, round(COARSE_MM / s)) for s in spacing_mm)
+    z, y, x = spacing_mm
+    picked = np.clip(hu[::sz, ::sy, ::sx], AIR_HU, HIGHEST_HU)
+    return Coarse(picked, (sz, sy, sx), (z * sz, y * sy, x * sx))
+
+
+def find_body(coarse: Coarse) -> Body:
+    """The largest piece of tissue once its holes are filled and thin things are opened away.
+
+    The opening is in the plane. A second piece of like size counts too: a scan of the legs has
+    two. Without tissue the mask is empty.
+    """
+    every = max(1, round(BODY_SLICE_MM / coarse.slice_mm))
+    tissue = fill_holes(coarse.hu[::every] > TISSUE_HU)
+    _, y_mm, x_mm = coarse.spacing_mm
+    pieces, count = label(_open(tissue, OPENING_MM / y_mm, OPENING_MM / x_mm))
+    sizes = np.bincount(pieces[:, ::2, ::2].ravel(), minlength=count + 1)
+    sizes[0] = 0
+    keep = sizes >= LIMB_SHARE * sizes.max()
+    keep[0] = False
+    pieces = keep[pieces]
+    mask = np.asarray(np.repeat(pieces, every, axis=0)[: len(coarse.hu)], bool)
+    columns, rows = mask.sum(axis=1), mask.sum(axis=2)
+    return Body(
+        mask=mask,
+        area_mm2=columns.sum(axis=1) * coarse.pixel_mm2,
+        column=_median(columns),
+        row=_median(rows),
+        noise_hu=_noise(coarse.hu[::every], mask[::every]),
+    )
+
+
+def fill_holes(mask: Mask) -> Mask:
+    """Fill, slice by slice, whatever background the slice's border does not reach."""
+    labels, count = label(~mask, across=False)
+    outside = np.zeros(count + 1, bool)
+    for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
+        outside[edge.ravel()] = True
+    outside[0] = False  # label 0 is the mask itself
+    return np.asarray(~outside[labels], bool)
+
+
+def _noise(hu: npt.NDArray[np.int16], mask: Mask) -> float:
+    """From differences of pixels two columns apart; edges of organs hardly move their median."""
+    near, far = hu[:, ::4, :-2:2], hu[:, ::4, 2::2]
+    soft = mask[:, ::4, :-2:2] & (near > TISSUE_HU) & (far > TISSUE_HU)
+    if not soft.any():
+        return 0.0
+    return float(np.median(np.abs(near[soft] - far[soft])) / (NORMAL_QUARTILE * np.sqrt(2.0)))
+
+
+def _median(counts: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """For each row of (Z, N) counts, the index where half of the sum is reached."""
+    running = counts.cumsum(axis=1)
+    return np.asarray((2 * running >= running[:, -1:]).argmax(axis=1), np.intp)
+
+
+def _open(mask: Mask, rows: float, columns: float) -> Mask:
+    """Open in the plane by a rectangle of about `rows` x `columns` pixels, odd, at least 3.
+
+    What lies beyond the picture's border counts as more of the same.
+    """
+    radii = tuple(max(1, round((size - 1) / 2)) for size in (rows, columns))
+    eroded = mask
+    for axis, radius in zip((1, 2), radii, strict=True):
+        eroded = ~_dilated(~eroded, axis, radius)
+    for axis, radius in zip((1, 2), radii, strict=True):
+        eroded = _dilated(eroded, axis, radius)
+    return eroded
+
+
+def _dilated(mask: Mask, axis: int, radius: int) -> Mask:
+    """Dilate along one axis by `radius` pixels to either side."""
+    grown = mask.copy()
+    here, there = np.moveaxis(grown, axis, 0), np.moveaxis(mask, axis, 0)
+    for shift in range(1, radius + 1):
+        here[shift:] |= there[:-shift]
+        here[:-shift] |= there[shift:]
+    return grown

@@ -1,0 +1,112 @@
+"""Boxes made elsewhere, by a model say, that come to us as a table: they are data, not code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from voco_data.errors import InputError, SeriesRefused
+from voco_data.reasons import Reason
+from voco_data.volumes.box import Box
+from voco_data.volumes.geometry import Canonical
+
+NEEDED = ("series_uid", "z_low_mm", "z_high_mm")
+OPTIONAL = ("y_low_mm", "y_high_mm", "x_low_mm", "x_high_mm")
+_MAKER = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBox:
+    """One series' box in LPS mm, voxel edges included; NaN in the plane means: find the body."""
+
+    z_low_mm: float
+    z_high_mm: float
+    y_low_mm: float
+    y_high_mm: float
+    x_low_mm: float
+    x_high_mm: float
+    made_by: str
+    """What made it: a run's digest, a model's name and version."""
+    confidence: float
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every field."""
+        text = json.dumps({k: repr(v) for k, v in asdict(self).items()}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def on(self, where: Canonical, found: Box) -> Box:
+        """The voxels that this box covers, at least half; in the plane `found` where it is open.
+
+        Raises SeriesRefused(BOX_OUTSIDE) if it covers none.
+        """
+        low = np.array([self.z_low_mm, self.y_low_mm, self.x_low_mm])
+        high = np.array([self.z_high_mm, self.y_high_mm, self.x_high_mm])
+        edges = np.asarray(where.first_mm) - 0.5 * np.asarray(where.spacing_mm)
+        start = np.rint((low - edges) / where.spacing_mm)
+        stop = np.rint((high - edges) / where.spacing_mm)
+        start = np.where(np.isnan(start), found.start, np.maximum(start, 0)).astype(int)
+        stop = np.where(np.isnan(stop), found.stop, np.minimum(stop, where.shape)).astype(int)
+        if (start >= stop).any():
+            raise SeriesRefused(Reason.BOX_OUTSIDE, f"the box of {self.made_by} misses the scan")
+        a, b, c = start.tolist()
+        d, e, f = stop.tolist()
+        return Box((a, b, c), (d, e, f), f"given:{self.made_by}", self.confidence)
+
+
+def read_boxes(path: Path) -> dict[str, GivenBox]:
+    """Boxes by series id, from CSV or Parquet. Raises InputError that names the row.
+
+    Columns: series_uid, z_low_mm, z_high_mm; optional y and x likewise, made_by, confidence.
+    """
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype={"series_uid": "string", "made_by": "string"})
+    except (OSError, ValueError) as error:
+        raise InputError(f"boxes {path}: cannot be read as a table ({error})") from error
+    missing = sorted(set(NEEDED) - set(table.columns))
+    if missing:
+        raise InputError(f"boxes {path}: expected the columns {', '.join(NEEDED)}; no {missing[0]}")
+    found: dict[str, GivenBox] = {}
+    for number, row in enumerate(table.to_dict("records"), start=1):
+        series = str(row["series_uid"]).strip()
+        if series in found:
+            raise InputError(f"boxes {path}: row {number}: a second box of series {series}")
+        found[series] = _box(row, f"boxes {path}: row {number}")
+    return found
+
+
+def _filled(row: Mapping[Any, Any], name: str, default: object) -> object:
+    """The value of an optional column; the default where the cell is blank."""
+    value = row.get(name, default)
+    return default if pd.isna(value) else value
+
+
+def _box(row: Mapping[Any, Any], where: str) -> GivenBox:
+    try:
+        numbers = {name: float(str(row.get(name, "nan"))) for name in (*NEEDED[1:], *OPTIONAL)}
+        confidence = float(str(_filled(row, "confidence", 1.0)))
+    except ValueError as error:
+        raise InputError(f"{where}: expected numbers in mm ({error})") from error
+    made_by = str(_filled(row, "made_by", "table"))
+    if not _MAKER.fullmatch(made_by):
+        raise InputError(f"{where}: made_by must be letters, digits and ._:-, got {made_by!r}")
+    for axis in "zyx":
+        low, high = numbers[f"{axis}_low_mm"], numbers[f"{axis}_high_mm"]
+        ordered = low < high and math.isfinite(low) and math.isfinite(high)
+        if not ordered and not (axis != "z" and math.isnan(low) and math.isnan(high)):
+            raise InputError(f"{where}: expected {axis}_low_mm below {axis}_high_mm")
+    if not 0.0 <= confidence <= 1.0:
+        raise InputError(f"{where}: confidence must be from 0 to 1, got {confidence}")
+    return GivenBox(**numbers, made_by=made_by, confidence=confidence)

@@ -1,0 +1,1 @@
+"""Pseudonyms for ids, and a guard against text burned into pixels."""

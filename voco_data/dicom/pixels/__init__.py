@@ -1,0 +1,1 @@
+"""Encoded frames to stored values, and stored values to HU."""

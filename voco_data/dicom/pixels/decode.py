@@ -1,0 +1,243 @@
+"""Encoded bytes to stored values: the decoder for each transfer syntax, bits and sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+
+from voco_data.dicom.defined_terms import known_uid
+from voco_data.dicom.header import transfer_syntax
+from voco_data.dicom.pixels.codestream import Claim, check_rle_header, jpeg2k_claim, jpeg_claim
+from voco_data.dicom.values import Taker
+from voco_data.errors import SeriesRefused
+from voco_data.reasons import Reason
+
+Raw = npt.NDArray[np.generic]
+Stored = npt.NDArray[np.integer]
+
+UNCOMPRESSED = frozenset(
+    {
+        "1.2.840.10008.1.2",  # implicit VR little endian
+        "1.2.840.10008.1.2.1",  # explicit VR little endian
+        "1.2.840.10008.1.2.1.99",  # deflated; pydicom inflates the whole data set
+        "1.2.840.10008.1.2.2",  # explicit VR big endian, retired
+    }
+)
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+RLE = "1.2.840.10008.1.2.5"
+
+UNDEFINED = 0xFFFFFFFF
+"""Length of encapsulated pixel data (PS3.5 A.4)."""
+END_MARKER = b"\xff\xd9"
+"""EOI of JPEG and JPEG-LS (T.81 B.1.1.3), EOC of JPEG 2000 (T.800 A.4.4)."""
+ENDING = 16
+"""Bytes of padding that may follow it, with the marker."""
+
+Codec = tuple[Callable[[bytes], Raw], Callable[[bytes], Claim]]
+_JPEG: Codec = (imagecodecs.jpeg_decode, jpeg_claim)
+_JPEG_LS: Codec = (imagecodecs.jpegls_decode, jpeg_claim)
+_JPEG_2000: Codec = (imagecodecs.jpeg2k_decode, jpeg2k_claim)
+
+LOSSLESS: dict[str, Codec] = {
+    "1.2.840.10008.1.2.4.57": _JPEG,  # JPEG lossless, process 14
+    "1.2.840.10008.1.2.4.70": _JPEG,  # JPEG lossless, first-order prediction
+    "1.2.840.10008.1.2.4.80": _JPEG_LS,  # JPEG-LS lossless
+    "1.2.840.10008.1.2.4.90": _JPEG_2000,  # JPEG 2000 lossless
+}
+LOSSY: dict[str, Codec] = {
+    "1.2.840.10008.1.2.4.51": _JPEG,  # JPEG extended, process 4
+    "1.2.840.10008.1.2.4.53": _JPEG,  # JPEG spectral selection, process 8, retired
+    "1.2.840.10008.1.2.4.55": _JPEG,  # JPEG full progression, process 12, retired
+    "1.2.840.10008.1.2.4.81": _JPEG_LS,  # JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.91": _JPEG_2000,  # JPEG 2000, may be lossless or not
+}
+"""Accepted, and flagged `lossy`: up to some tens of HU of error. 8-bit JPEG is refused."""
+
+_ENCODED = LOSSLESS | LOSSY
+
+
+def is_lossy(syntax: str) -> bool:
+    """Whether pixels of this transfer syntax may differ from what the scanner measured."""
+    return syntax in LOSSY
+
+
+def check_syntax(syntax: str) -> None:
+    """Raise SeriesRefused(UNSUPPORTED_SYNTAX) for what we do not decode."""
+    if syntax not in UNCOMPRESSED and syntax != RLE and syntax not in _ENCODED:
+        raise SeriesRefused(Reason.UNSUPPORTED_SYNTAX, f"transfer syntax {known_uid(syntax)}")
+
+
+@dataclass(frozen=True, slots=True)
+class PixelFormat:
+    """How the stored values of one object are encoded."""
+
+    syntax: str
+    shape: tuple[int, int]
+    """Rows, columns."""
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+
+    @classmethod
+    def of(cls, dataset: Dataset, shape: tuple[int, int]) -> PixelFormat:
+        """The format that a header gives. Raises SeriesRefused."""
+        take = Taker(dataset)
+        syntax = transfer_syntax(dataset)
+        check_syntax(syntax)
+        allocated = take.integer("BitsAllocated", 16)
+        if allocated not in (16, 32):
+            raise SeriesRefused(Reason.UNREADABLE, f"BitsAllocated is {allocated}")
+        stored = take.integer("BitsStored", allocated)
+        high = take.integer("HighBit", stored - 1)
+        if not (1 <= stored <= allocated > high >= stored - 1):
+            raise SeriesRefused(Reason.UNREADABLE, f"BitsStored {stored}, HighBit {high}")
+        representation = take.integer("PixelRepresentation", 0)
+        if representation not in (0, 1):
+            raise SeriesRefused(Reason.UNREADABLE, f"PixelRepresentation is {representation}")
+        return cls(syntax, shape, allocated, stored, high, representation == 1)
+
+    def values(self, encoded: bytes | memoryview) -> Stored:
+        """Stored values of one encoded frame with their sign (PS3.5 8.1.1), (rows, columns)."""
+        if self.syntax in UNCOMPRESSED:
+            kind = np.dtype(f"{'>' if self.syntax == BIG_ENDIAN else '<'}u{self.allocated // 8}")
+            raw: Raw = np.frombuffer(encoded, kind).reshape(self.shape)
+        else:
+            raw = self._decode(bytes(encoded))
+            if self.syntax != RLE:
+                return self.with_sign(raw, _ENCODED[self.syntax][1](bytes(encoded)).bits)
+        return self.with_sign(raw)
+
+    def with_sign(self, raw: Raw, precision: int = 64) -> Stored:
+        """Keep BitsStored bits that end at HighBit, extend the sign if the pixels are signed.
+
+        An encoded frame of fewer bits (`precision`) has its sign at the highest of these.
+        """
+        width = raw.dtype.itemsize * 8
+        bits = min(self.stored, precision, width)
+        high = self.high if bits == self.stored and self.high < width else bits - 1
+        unsigned = raw.astype(f"u{width // 8}").view(f"u{width // 8}")
+        left = np.left_shift(unsigned, width - 1 - high)
+        target = left.view(f"i{width // 8}") if self.signed else left
+        kept: Stored = np.right_shift(target, width - bits)
+        return kept
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame, decoded."""
+        return self.shape[0] * self.shape[1] * self.allocated // 8
+
+    def _decode(self, frame: bytes) -> Raw:
+        try:
+            raw = self._rle(frame) if self.syntax == RLE else self._codec(frame)
+        except SeriesRefused:
+            raise
+        except Exception as error:  # each codec has its own errors for broken bytes
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"pixels do not decode ({type(error).__name__})"
+            ) from error
+        if raw.shape != self.shape:
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"pixels decode to {raw.shape}, the header says {self.shape}"
+            )
+        return raw
+
+    def _rle(self, frame: bytes) -> Raw:
+        """PS3.5 Annex G: byte planes, most significant first."""
+        check_rle_header(frame, self.allocated // 8)
+        kind = np.dtype(f"<u{self.allocated // 8}")
+        raw: Raw = np.frombuffer(imagecodecs.dicomrle_decode(frame, kind), kind)
+        if raw.size != self.shape[0] * self.shape[1]:
+            raise ValueError(f"{raw.size} pixels")
+        return raw.reshape(self.shape)
+
+    def _codec(self, frame: bytes) -> Raw:
+        decode, claim_of = _ENCODED[self.syntax]
+        claim = claim_of(frame)
+        if (claim.rows, claim.columns, claim.components) != (*self.shape, 1):
+            raise SeriesRefused(
+                Reason.UNREADABLE,
+                f"an encoded frame of {claim.rows} x {claim.columns} x {claim.components}, the "
+                f"header says {self.shape[0]} x {self.shape[1]}",
+            )
+        if claim.signed and not self.signed:
+            raise SeriesRefused(Reason.UNREADABLE, "signed samples, the header says unsigned")
+        if claim.bits <= 8 and self.stored > 8:
+            raise SeriesRefused(
+                Reason.UNSUPPORTED_SYNTAX, f"{claim.bits} bits a pixel cannot be HU"
+            )
+        if END_MARKER not in frame[-ENDING:]:  # some codecs fill what is missing without a word
+            raise SeriesRefused(Reason.UNREADABLE, "an encoded frame without its end")
+        return decode(frame)
+
+
+class PixelReader:
+    """The frames of one data set, as encoded bytes until they are asked for."""
+
+    def __init__(self, dataset: Dataset, shape: tuple[int, int], frames: int = 1) -> None:
+        """Check sizes against the bytes that are there. Raises SeriesRefused.
+
+        `shape` is (rows, columns) by the header. Nothing is allocated here.
+        """
+        self._format = PixelFormat.of(dataset, shape)
+        self._frames = self._split(_pixel_bytes(dataset), frames)
+
+    def __len__(self) -> int:
+        """Frames."""
+        return len(self._frames)
+
+    def stored(self, frame: int) -> Stored:
+        """Stored values of one frame with their sign (PS3.5 8.1.1), (rows, columns)."""
+        return self._format.values(self._frames[frame])
+
+    def _split(self, value: bytes, frames: int) -> list[memoryview | bytes]:
+        """One piece of encoded bytes a frame."""
+        if self._format.syntax in UNCOMPRESSED:
+            size = self._format.frame_bytes
+            need = size * frames
+            # A padding byte may make the length even (PS3.5 7.1.1); more is another image.
+            if not need <= len(value) <= need + 1:
+                raise SeriesRefused(
+                    Reason.UNREADABLE, f"pixel data has {len(value)} bytes, expected {need}"
+                )
+            view = memoryview(value)
+            return [view[frame * size : (frame + 1) * size] for frame in range(frames)]
+        try:
+            pieces: list[memoryview | bytes] = list(_encapsulated(value, frames))
+        except Exception as error:  # pydicom's errors for broken fragments are many
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"fragments do not parse ({type(error).__name__})"
+            ) from error
+        if len(pieces) != frames:
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"{len(pieces)} encoded frames, the header says {frames}"
+            )
+        return pieces
+
+
+def _pixel_bytes(dataset: Dataset) -> bytes:
+    try:
+        element = dataset.get_item("PixelData")
+        claim = element.length if isinstance(element, RawDataElement) else UNDEFINED
+        value = dataset.get("PixelData")
+    except Exception as error:  # converting a hostile value may raise anything
+        raise SeriesRefused(Reason.UNREADABLE, "PixelData does not parse") from error
+    if not isinstance(value, bytes) or not value:
+        raise SeriesRefused(Reason.UNREADABLE, "rows and columns, but no pixel data to its end")
+    if claim not in (UNDEFINED, len(value)):
+        raise SeriesRefused(
+            Reason.UNREADABLE, f"{len(value)} bytes of pixel data where {claim} are claimed"
+        )
+    return value
+
+
+def _encapsulated(value: bytes, frames: int) -> Iterator[bytes]:
+    """PS3.5 A.4: fragments joined to frames, by offset table or, without one, by end markers."""
+    yield from generate_frames(value, number_of_frames=frames)

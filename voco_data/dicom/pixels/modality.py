@@ -1,0 +1,127 @@
+"""Stored values to HU: slope and intercept or a modality LUT, and padding (PS3.3 C.11.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from scipy import ndimage
+
+from voco_data.dicom.pixels.decode import Stored
+from voco_data.dicom.values import Taker
+from voco_data.errors import SeriesRefused
+from voco_data.reasons import Reason
+from voco_data.volumes.volume import AIR_HU
+
+Table = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Modality:
+    """The modality transformation of one frame."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    table: Table | None = None
+    """HU of stored value `first` and those after it, instead of slope and intercept."""
+    first: int = 0
+    padding: tuple[int, int] | None = None
+    """Lowest and highest stored value that says: nothing was measured here."""
+
+    def to_hu(self, stored: Stored) -> npt.NDArray[np.int16]:
+        """HU as int16, rounded half to even where the slope is a fraction; padding is air."""
+        hu: npt.NDArray[np.number]
+        if self.table is not None:
+            at = np.clip(stored.astype(np.int64) - self.first, 0, len(self.table) - 1)
+            hu = np.rint(self.table[at])
+        elif self.slope == 1.0 and self.intercept.is_integer():
+            hu = stored.astype(np.int64) + int(self.intercept)
+        else:
+            hu = np.rint(stored * self.slope + self.intercept)
+        limits = np.iinfo(np.int16)
+        result = np.clip(hu, limits.min, limits.max).astype(np.int16)
+        if self.padding is not None:
+            low, high = self.padding
+            # Fields of -2000 or -3024 stay what they are here; only what lies above air is lowered.
+            padded = (stored >= low) & (stored <= high) & (result > AIR_HU)
+            if padded.any():
+                result[_from_the_border(padded)] = AIR_HU
+        return result
+
+
+def parse_modalities(dataset: Dataset, frames: int) -> list[Modality]:
+    """The transformation of each frame. Raises SeriesRefused: UNREADABLE, DERIVED if not to HU.
+
+    A missing slope is 1 and a missing intercept 0 (PS3.3 C.8.2.1 requires both; RATIC lacks some).
+    """
+    padding = _padding(Taker(dataset))
+    return [_modality(take, padding) for take in Taker.of_frames(dataset, frames)]
+
+
+def _modality(take: Taker, padding: tuple[int, int] | None) -> Modality:
+    tables = take.items("ModalityLUTSequence")
+    if tables:
+        first, table = _table(tables[0], signed=take.integer("PixelRepresentation", 0) == 1)
+        return Modality(table=table, first=first, padding=padding)
+    slope = take.number("RescaleSlope", 1.0)
+    if slope == 0.0:
+        raise SeriesRefused(Reason.UNREADABLE, "RescaleSlope is 0")
+    return Modality(slope, take.number("RescaleIntercept", 0.0), padding=padding)
+
+
+def _from_the_border(padded: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The padding that reaches the border of the picture: inside, that value was measured."""
+    labels, _ = ndimage.label(padded)
+    edges = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+    outside = np.unique(np.concatenate(edges))
+    return np.isin(labels, outside[outside > 0])
+
+
+def _padding(take: Taker) -> tuple[int, int] | None:
+    """PixelPaddingValue and PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2), with the pixels' sign.
+
+    None where there is none, or none that a stored value can have.
+    """
+    allocated = take.integer("BitsAllocated", 16)
+    bits = take.integer("BitsStored", allocated)
+    signed = take.integer("PixelRepresentation", 0) == 1
+
+    def stored(keyword: str) -> int | None:
+        text = take.text(keyword)
+        if not text:
+            return None
+        value = take.integer(keyword, 0)
+        # The tag's sign may differ from that of the pixels; its bits do not.
+        if signed and value >= 1 << (allocated - 1):
+            value -= 1 << allocated
+        elif not signed and value < 0:
+            value += 1 << allocated
+        low = -(1 << (bits - 1)) if signed else 0
+        return value if low <= value < low + (1 << bits) else None
+
+    value, limit = stored("PixelPaddingValue"), stored("PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    return (value, value) if limit is None else (min(value, limit), max(value, limit))
+
+
+def _table(item: Dataset, *, signed: bool) -> tuple[int, Table]:
+    """First mapped stored value, and the HU of it and those after it (PS3.3 C.11.1.1)."""
+    take = Taker(item)
+    kind = take.text("ModalityLUTType").upper()
+    if kind != "HU":
+        raise SeriesRefused(Reason.DERIVED, "a modality LUT to something else than HU")
+    descriptor = take.numbers("LUTDescriptor", 3)
+    if descriptor is None:
+        raise SeriesRefused(Reason.UNREADABLE, "a modality LUT without a descriptor")
+    length, first = int(descriptor[0]) or 65536, int(descriptor[1])
+    data = item.get("LUTData")
+    values = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.atleast_1d(data)
+    if values.dtype.kind not in "iu" or len(values) != length:
+        raise SeriesRefused(Reason.UNREADABLE, f"a modality LUT of {len(values)} for {length}")
+    if signed and first >= 1 << 15:
+        first -= 1 << 16
+    # HU below 0 are written as two's complement of 16 bits, as no unsigned value can hold them.
+    return first, values.astype(np.uint16).view(np.int16).astype(np.float64)

@@ -1,0 +1,1 @@
+"""The files of one DICOM series to a volume."""

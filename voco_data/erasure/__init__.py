@@ -1,0 +1,1 @@
+"""Erase a patient from everything under a root."""

@@ -1,0 +1,1 @@
+"""Spread series over processes of this machine, or over a Dask cluster."""

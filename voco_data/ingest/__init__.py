@@ -1,0 +1,1 @@
+"""The preprocess stage: an archive into stores that are up to date with it."""

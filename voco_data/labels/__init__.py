@@ -1,0 +1,1 @@
+"""Injury labels of patients, and splits by patient."""

@@ -1,0 +1,1 @@
+"""List, verify, clean and export stores."""

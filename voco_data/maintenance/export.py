@@ -1,0 +1,112 @@
+"""One volume of a store as a NIfTI file that lies over the scan it was made from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from voco_data.errors import InputError
+from voco_data.storage.base import Place
+from voco_data.store.reader import Store
+from voco_data.store.record import Record, read_record
+from voco_data.store.spec import StoreSpec
+from voco_data.volumes.geometry import CANONICAL_AXES
+
+SUFFIXES = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSummary:
+    """What was written."""
+
+    file: str
+    row: int
+    series_uid: str
+    patient_id: str
+    grid: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    """(z, y, x) of the file's voxels."""
+    window_hu: tuple[float, float]
+    """HU outside were clipped when the store was made."""
+
+    def to_json(self) -> dict[str, object]:
+        """As `voco store export --json` prints it."""
+        return asdict(self)
+
+
+def export(store: str | Path | Place, row: int, out: str | Path | None = None) -> ExportSummary:
+    """Write the volume at `row` to `out` (`<profile>-<row>.nii.gz` in the working folder).
+
+    Voxels are HU, as far as 256 steps over the window tell them. Raises InputError for a row that
+    is not there, another file type, or a file that exists; StoreCorrupt for damaged bytes.
+    """
+    opened = Store.open(store)
+    path = Path(f"{opened.spec.profile}-{row}.nii.gz") if out is None else Path(out)
+    if not path.name.endswith(SUFFIXES):
+        raise InputError(f"{path}: expected a name that ends in .nii.gz or .nii")
+    if path.exists():
+        raise InputError(f"{path}: exists already; give another --out")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: expected a folder that is there")
+    rows = opened.catalogue["row"]
+    record = read_record(opened.place, row) if (rows == row).any() else None
+    if record is None:
+        there = f"{len(rows)} from {rows.min()} to {rows.max()}" if len(rows) else "none"
+        raise InputError(f"{opened.place}: no volume has row {row}; rows that are there: {there}")
+    # Here: nibabel comes with the ingest extra, and a machine that only trains has none.
+    from voco_data.nifti.writer import write_nifti
+
+    affine, spec = index_to_lps(record, spec_grid := opened.grid), opened.spec
+    text = f"voco {spec.name[: -len('.zarr')]} row {row}, HU clipped to the window"
+    write_nifti(path, to_hu(opened.read(row), spec), affine, text)
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+    return ExportSummary(
+        file=str(path),
+        row=row,
+        series_uid=record.series_uid,
+        patient_id=record.patient_id,
+        grid=spec_grid,
+        spacing_mm=(z, y, x),
+        window_hu=(spec.window_low_hu, spec.window_low_hu + spec.window_width_hu),
+    )
+
+
+def to_hu(volume: npt.NDArray[np.uint8], spec: StoreSpec) -> npt.NDArray[np.int16]:
+    """HU that grey values mean, rounded: `level - width / 2 + v / 255 * width`."""
+    values = spec.window_low_hu + np.arange(256) / 255 * spec.window_width_hu
+    table = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    return table[volume]
+
+
+def index_to_lps(record: Record, grid: tuple[int, int, int]) -> npt.NDArray[np.float64]:
+    """(4, 4): index (x, y, z, 1) of a voxel of the grid to LPS mm.
+
+    Grid voxel g covers the canonical voxels from start + g * n_in / n_out to the next, so its
+    centre is at start + (g + 1/2) * n_in / n_out - 1/2. From there it is the scanner's own index
+    by permutation and flips, and its own axes, which may be a few degrees off the patient's. A
+    scan that was resampled has a canonical grid of its own, along the patient's axes.
+    """
+    steps, first = [], np.zeros(3)
+    if record.resampled:
+        z, y, x = record.canonical_first_mm
+        first += (x, y, z)
+        for axis, spacing in zip(CANONICAL_AXES, record.spacing_mm, strict=True):
+            steps.append(np.asarray(axis) * spacing)
+    else:
+        first += record.origin_mm
+        for native, flipped in zip(record.permutation, record.flips, strict=True):
+            step = np.asarray(record.axes[native]) * record.native_spacing_mm[native]
+            if flipped:
+                first += (record.shape[native] - 1) * step
+            steps.append(-step if flipped else step)
+    matrix = np.eye(4)
+    cut = zip(steps, record.box_start, record.box_stop, grid, strict=True)
+    for column, (step, start, stop, n_out) in zip((2, 1, 0), cut, strict=True):
+        scale = (stop - start) / n_out
+        matrix[:3, column] = step * scale
+        first = first + step * (start + scale / 2 - 0.5)
+    matrix[:3, 3] = first
+    return matrix

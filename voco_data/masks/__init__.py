@@ -1,0 +1,1 @@
+"""Label maps: read from files and placed on their series by geometry."""

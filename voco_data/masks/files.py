@@ -1,0 +1,73 @@
+"""Label maps from files: NIfTI, NRRD and DICOM SEG, each with its own geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from voco_data.cohort import MaskFile
+from voco_data.errors import SeriesRefused
+from voco_data.masks.dicom_seg import read_seg
+from voco_data.masks.nrrd import read_nrrd
+from voco_data.masks.organs import VOCABULARIES
+from voco_data.masks.placement import Labels, Mask, MaskMisplacedError, PlacedMask, place
+from voco_data.nifti.reader import read_grid
+from voco_data.reasons import Reason
+from voco_data.volumes.geometry import Geometry
+
+MAX_LABEL = 65_535
+
+
+def read_placed(
+    base: Path, files: Sequence[MaskFile], on: Geometry
+) -> tuple[PlacedMask | None, tuple[str, ...]]:
+    """The masks of a series on its grid, and flags: `mask`, `mask_misplaced`, `mask_unreadable`.
+
+    Where several masks lie on one series, the later one keeps what the earlier one left free.
+    A mask that does not read or fit is left out and flagged: the series stands without it.
+    """
+    placed: PlacedMask | None = None
+    flags: set[str] = set()
+    for file in files:
+        try:
+            found = place(_read(base / file.path, file), on)
+        except MaskMisplacedError:
+            flags.add("mask_misplaced")
+        except Exception:  # noqa: BLE001  whatever a mask does, its series stands without it
+            flags.add("mask_unreadable")
+        else:
+            flags.add("mask")
+            placed = found if placed is None else _join(placed, found)
+    return placed, tuple(sorted(flags))
+
+
+def _read(path: Path, file: MaskFile) -> Mask:
+    """Read one label map. Raises SeriesRefused."""
+    if file.kind == "dicom_seg":
+        return read_seg(path)
+    values, geometry = read_grid(path) if file.kind == "nifti" else read_nrrd(path)
+    return Mask(_labels(values), geometry, VOCABULARIES[file.labels])
+
+
+def _labels(values: npt.NDArray[np.generic]) -> Labels:
+    """Whole numbers from 0, as label maps have. Raises SeriesRefused(MASK)."""
+    rounded = np.rint(values)
+    if not np.array_equal(rounded, values) or values.min() < 0 or values.max() > MAX_LABEL:
+        raise SeriesRefused(Reason.MASK, "values that are not labels")
+    return np.asarray(rounded, np.uint16)
+
+
+def _join(first: PlacedMask, second: PlacedMask) -> PlacedMask:
+    """Both in one map: labels of `second` that mean something else get new numbers."""
+    labels, names = first.labels.copy(), dict(first.names)
+    taken = int(max(labels.max(), *names, 0))
+    for number in np.unique(second.labels[second.labels > 0]).tolist():
+        name = second.names.get(number, f"label_{number}")
+        known = [n for n, other in names.items() if other == name]
+        target = known[0] if known else (taken := taken + 1)
+        names[target] = name
+        labels[(second.labels == number) & (labels == 0)] = target
+    return PlacedMask(labels, names)

@@ -1,0 +1,77 @@
+"""Organs by name: what the numbers of a label map mean, and where each organ lies."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from voco_data.volumes.geometry import Canonical, Triple
+
+RATIC = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "bowel"}
+FLARE = {
+    1: "liver",
+    2: "kidney_right",
+    3: "spleen",
+    4: "pancreas",
+    5: "aorta",
+    6: "inferior_vena_cava",
+    7: "adrenal_right",
+    8: "adrenal_left",
+    9: "gallbladder",
+    10: "oesophagus",
+    11: "stomach",
+    12: "duodenum",
+    13: "kidney_left",
+    14: "tumour",
+}
+VOCABULARIES: dict[str, dict[int, str]] = {"ratic": RATIC, "flare": FLARE, "unknown": {}}
+
+ABDOMINAL = frozenset(
+    {
+        *("liver", "spleen", "kidney", "kidney_left", "kidney_right", "bowel", "pancreas"),
+        *("adrenal_right", "adrenal_left", "gallbladder", "stomach", "duodenum"),
+    }
+)
+"""Organs that lie in the abdomen whole: a box must hold them. The aorta goes on into the chest."""
+
+UNDER_THE_DOME = frozenset({"liver", "spleen"})
+"""The highest of these is the top of the abdomen."""
+
+Index = tuple[int, int, int]
+
+
+def known_name(text: str) -> str:
+    """The organ that a free text names, in any order of words; empty if we know none such."""
+    words = sorted(re.findall(r"[a-z]+", text.lower()))
+    return next((name for name in sorted(_KNOWN) if sorted(name.split("_")) == words), "")
+
+
+_KNOWN = {*RATIC.values(), *FLARE.values(), "kidney"}
+
+
+@dataclass(frozen=True, slots=True)
+class OrganBounds:
+    """Where one organ lies in a canonical volume: voxels start..stop-1 along (z, y, x)."""
+
+    start: Index
+    stop: Index
+
+    def in_mm(self, where: Canonical) -> tuple[Triple, Triple]:
+        """Lowest and highest LPS coordinate (z, y, x), voxel edges included."""
+        return where.edge_mm(self.start), where.edge_mm(self.stop)
+
+
+def find_organs(labels: npt.NDArray[np.integer], names: dict[int, str]) -> dict[str, OrganBounds]:
+    """Bounds of every label of a canonical label map (z, y, x); `label_7` where it has no name."""
+    found: dict[str, OrganBounds] = {}
+    for number, bounds in enumerate(ndimage.find_objects(labels), start=1):
+        if bounds is not None:
+            z, y, x = bounds
+            found[names.get(number, f"label_{number}")] = OrganBounds(
+                (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
+            )
+    return found

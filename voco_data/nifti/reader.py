@@ -1,0 +1,212 @@
+"""NIfTI in: the header through nibabel, the voxels in one bounded pass over the file.
+
+SimpleITK would read a truncated .nii.gz without a word and turn NaN into 0, so it is not asked.
+The pass goes on to the end of the file, because only there gzip says whether the bytes were right.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+
+from voco_data.errors import SeriesRefused, unreadable
+from voco_data.limits import check_voxels
+from voco_data.reasons import Reason
+from voco_data.volumes.geometry import Geometry
+from voco_data.volumes.volume import Volume
+
+# What matters of a header becomes a reason code; nibabel's own repairs would only bury it.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+
+MAX_LABEL = 255
+"""A map of whole numbers up to this, without anything lighter than water, is a label map."""
+LOWEST_LABEL = -50
+"""Some label maps mark what is to be ignored with -1."""
+
+FORMS_TOLERANCE_VOXELS = 0.5
+"""qform and sform may place a corner this far apart, in voxels: their numbers are rounded."""
+
+STEP = 2**20
+TAIL_BYTES = 64 * STEP
+"""What may follow the last voxel: padding, or a second copy of nothing."""
+
+GZIP_RATIO = 1100
+"""Deflate cannot make bytes more than 1032 times smaller."""
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+
+Values = npt.NDArray[Any]
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether the name ends as a NIfTI file's does."""
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def read_nifti(path: Path, *, min_slices: int) -> Volume:
+    """Read a 3D NIfTI of HU. The slice index is the file's third axis, the row its second.
+
+    The affine is nibabel's choice: sform if its code is set, else qform. Raises SeriesRefused:
+    UNREADABLE, NOT_A_VOLUME, NOT_CT (a label map), MISSING_GEOMETRY (no affine), AFFINES_DISAGREE,
+    BAD_GEOMETRY, TOO_FEW_SLICES.
+    """
+    with _Reader(path) as reader:
+        shape = reader.geometry.shape
+        if shape[0] < min_slices:
+            raise SeriesRefused(
+                Reason.TOO_FEW_SLICES, f"{shape[0]} slices, at least {min_slices} are needed"
+            )
+        hu = np.empty(shape, np.int16)
+        maybe_labels, limits = True, np.iinfo(np.int16)
+        for index, plane in enumerate(reader.planes()):
+            whole = np.rint(plane)
+            maybe_labels = (
+                maybe_labels
+                and plane.min() >= LOWEST_LABEL
+                and plane.max() <= MAX_LABEL
+                and np.array_equal(whole, plane)
+            )
+            hu[index] = np.clip(whole, limits.min, limits.max)
+        if maybe_labels:
+            raise SeriesRefused(Reason.NOT_CT, "a label map: small whole numbers and no air")
+        return Volume(hu, reader.geometry, (-1,) * shape[0], "nifti")
+
+
+def read_grid(path: Path) -> tuple[Values, Geometry]:
+    """The voxels of a 3D NIfTI, whatever they mean, (slice, row, column). Raises SeriesRefused."""
+    with _Reader(path) as reader:
+        return np.stack(list(reader.planes())), reader.geometry
+
+
+class _Reader:
+    """One file, opened: its geometry at once, its planes one by one."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = _open(path)
+            self._header: Any = _header(self._file)
+        except SeriesRefused:
+            raise
+        except Exception as error:  # nibabel and gzip have many for broken bytes
+            raise _unreadable(error) from error
+        self._dtype = np.dtype(self._header.get_data_dtype())
+        self.geometry = _geometry(self._header, self._dtype)
+        self._check_size(path)
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def planes(self) -> Iterator[Values]:
+        """(row, column) planes from the first to the last, scaled. Checks the end of the file."""
+        rows, columns = self.geometry.shape[1:]
+        try:
+            slope, intercept = self._header.get_slope_inter()
+            self._file.seek(int(self._header.get_data_offset()))
+            for _ in range(self.geometry.shape[0]):
+                data = self._file.read(rows * columns * self._dtype.itemsize)
+                plane = np.frombuffer(data, self._dtype).reshape(rows, columns)
+                if slope is not None and (slope, intercept) != (1.0, 0.0):
+                    plane = plane * slope + intercept
+                if plane.dtype.kind == "f" and not np.isfinite(plane).all():
+                    raise SeriesRefused(Reason.UNREADABLE, "voxels that are not finite")
+                yield plane
+            for _ in range(TAIL_BYTES // STEP):
+                if not self._file.read(STEP):
+                    return
+            raise SeriesRefused(Reason.UNREADABLE, "goes on long after its last voxel")
+        except SeriesRefused:
+            raise
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            OverflowError,
+            zlib.error,
+            nibabel.spatialimages.HeaderDataError,
+        ) as error:
+            raise _unreadable(error) from error
+
+    def _check_size(self, path: Path) -> None:
+        """Compare the header's claim with the bytes that are there, before anything is read."""
+        claim = math.prod(self.geometry.shape) * self._dtype.itemsize
+        size = path.stat().st_size
+        if claim > size * (GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
+            raise SeriesRefused(
+                Reason.UNREADABLE, f"the header claims {claim} bytes of voxels, the file has {size}"
+            )
+
+
+def _unreadable(error: Exception) -> SeriesRefused:
+    if isinstance(error, OSError):
+        return unreadable(error, "NIfTI does not read")
+    return SeriesRefused(Reason.UNREADABLE, f"NIfTI does not read ({type(error).__name__})")
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.name.lower().endswith(".gz"):
+        return cast(IO[bytes], gzip.open(path))
+    return path.open("rb")
+
+
+def _header(file: IO[bytes]) -> Any:
+    """The NIfTI-1 or NIfTI-2 header at the start of a file."""
+    start = file.read(4)
+    file.seek(0)
+    second = int.from_bytes(start, "little") == 540 or int.from_bytes(start, "big") == 540
+    kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
+    return kind.from_fileobj(file)
+
+
+def _geometry(header: Any, dtype: np.dtype[Any]) -> Geometry:
+    """Check the header's claims, and turn its affine into origin, unit axes and spacing in LPS."""
+    shape = tuple(header.get_data_shape())
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise SeriesRefused(Reason.NOT_A_VOLUME, f"{len(shape)} dimensions, expected 3")
+    check_voxels(shape)
+    if dtype.kind not in "iuf":
+        raise SeriesRefused(Reason.NOT_CT, f"voxels of type {dtype}")
+    affine = _affine(header, shape)
+    columns = RAS_TO_LPS @ affine[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
+    if not np.isfinite(affine).all() or lengths.min() == 0:
+        raise SeriesRefused(Reason.BAD_GEOMETRY, "the affine has an axis without length")
+    x, y, z = (columns / lengths).T.tolist()
+    sx, sy, sz = (float(round(n, 6)) for n in lengths)
+    ox, oy, oz = (RAS_TO_LPS @ affine[:3, 3]).tolist()
+    axes = (tuple(z), tuple(y), tuple(x))
+    return Geometry((shape[2], shape[1], shape[0]), (sz, sy, sx), (ox, oy, oz), axes)
+
+
+def _affine(header: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Voxel to RAS mm. Raises SeriesRefused: MISSING_GEOMETRY or AFFINES_DISAGREE."""
+    try:
+        has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+        if not has_sform and not has_qform:
+            raise SeriesRefused(Reason.MISSING_GEOMETRY, "neither sform nor qform is set")
+        sform, qform = header.get_sform(), header.get_qform() if has_qform else None
+    except (ValueError, nibabel.spatialimages.HeaderDataError) as error:
+        raise SeriesRefused(Reason.BAD_GEOMETRY, "the affine does not parse") from error
+    if qform is None or not has_sform:
+        return np.asarray(sform if has_sform else qform, np.float64)
+    corners = np.array([(*np.multiply(shape, c) - np.array(c), 1) for c in np.ndindex(2, 2, 2)]).T
+    apart = np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max()
+    voxel = np.linalg.norm(sform[:3, :3], axis=0).min()
+    if not apart <= FORMS_TOLERANCE_VOXELS * voxel:
+        raise SeriesRefused(
+            Reason.AFFINES_DISAGREE, f"qform and sform place a corner {apart:.1f} mm apart"
+        )
+    return np.asarray(sform, np.float64)

@@ -1,0 +1,173 @@
+"""One made-up patient: sizes, pose, organs and injuries, drawn with an explicit generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from voco_data.phantom.patient.bowel import Loop, make_colon, make_small_bowel
+from voco_data.phantom.patient.injury import (
+    ORGAN_GROUPS,
+    Bleed,
+    BowelInjury,
+    Grade,
+    Injury,
+    OrganGroup,
+    make_bleed,
+    make_bowel_injury,
+    make_injury,
+)
+from voco_data.phantom.patient.points import Vector, lattice
+from voco_data.phantom.patient.pose import Pose, Scan
+from voco_data.phantom.patient.skeleton import ISCHIUM_BOTTOM_MM
+from voco_data.phantom.patient.trunk import Trunk
+from voco_data.phantom.patient.viscera import SOLID_ORGANS, Viscera, make_viscera
+
+BOWEL_PREVALENCE = 0.05
+BLEED_PREVALENCE = 0.03
+BLEED_PREVALENCE_HIGH = 0.3
+"""Chance of a bleed when an organ has a high grade."""
+LARGEST_SHIFT_HU = 8.0
+"""How far a patient's parenchyma may be from its phase's enhancement."""
+EXTENT_STEP_MM = 3.0
+"""Step of the lattice on which extents are measured, in the standard body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Lowest and highest corner (x, y, z) of an organ in the scanner's LPS frame, in mm."""
+
+    low_mm: Vector
+    high_mm: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class PatientModel:
+    """Everything that is true of a patient, whatever the scan."""
+
+    sex: Literal["F", "M"]
+    age: int
+    pose: Pose
+    trunk: Trunk
+    viscera: Viscera
+    colon: tuple[Loop, ...]
+    small_bowel: tuple[Loop, ...]
+    parenchyma_hu: Vector
+    """What this patient's kidneys, liver and spleen differ by from the phase, in HU."""
+    injuries: tuple[Injury, ...]
+    bowel_injury: BowelInjury | None
+    bleed: Bleed | None
+
+    def grade(self, organ: OrganGroup) -> Literal["healthy", "low", "high"]:
+        """The class of an organ."""
+        for injury in self.injuries:
+            if injury.organ == organ:
+                return injury.grade
+        return "healthy"
+
+    @property
+    def any_injury(self) -> bool:
+        """Whether anything is hurt."""
+        return bool(self.injuries or self.bowel_injury or self.bleed)
+
+
+def make_patient(rng: np.random.Generator, *, injury_prevalence: float = 0.35) -> PatientModel:
+    """Draw a patient. Each organ is hurt with `injury_prevalence`, low and high alike."""
+    trunk = Trunk(
+        fat_mm=rng.uniform(11, 36),
+        right_dome_mm=rng.uniform(198, 214),
+        left_dome_mm=rng.uniform(186, 200),
+        mediastinum_mm=rng.uniform(32, 40),
+    )
+    pose = _make_pose(rng)
+    viscera = make_viscera(rng, trunk)
+    colon, small_bowel = make_colon(rng), make_small_bowel(rng)
+    injuries = _make_injuries(rng, viscera, trunk, injury_prevalence)
+    hurt_bowel = rng.random() < BOWEL_PREVALENCE
+    shifts = np.clip(rng.normal(0, 4, size=3), -LARGEST_SHIFT_HU, LARGEST_SHIFT_HU)
+    kidney, liver, spleen = (float(v) for v in shifts)
+    return PatientModel(
+        sex="F" if rng.random() < 0.5 else "M",
+        age=int(rng.integers(18, 86)),
+        pose=pose,
+        trunk=trunk,
+        viscera=viscera,
+        colon=colon,
+        small_bowel=small_bowel,
+        parenchyma_hu=(kidney, liver, spleen),
+        injuries=injuries,
+        bowel_injury=make_bowel_injury(rng, small_bowel) if hurt_bowel else None,
+        bleed=_maybe_bleed(rng, injuries),
+    )
+
+
+def _make_pose(rng: np.random.Generator) -> Pose:
+    size = rng.normal(1.0, 0.05)
+    x, y, z = (float(np.clip(size * rng.normal(1.0, 0.025), 0.85, 1.15)) for _ in range(3))
+    return Pose(
+        scale=(x, y, z),
+        turn_rad=float(rng.normal(0, 0.035)),
+        shift_mm=(rng.uniform(-12, 12), rng.uniform(-15, 15), rng.uniform(-900, 200)),
+    )
+
+
+def _make_injuries(
+    rng: np.random.Generator, viscera: Viscera, trunk: Trunk, prevalence: float
+) -> tuple[Injury, ...]:
+    injuries = []
+    for organ in ORGAN_GROUPS:
+        if rng.random() >= prevalence:
+            continue
+        grade: Grade = "high" if rng.random() < 0.5 else "low"
+        solid = str(rng.choice(["left_kidney", "right_kidney"])) if organ == "kidney" else organ
+        shape = viscera.solid(solid)
+        injuries.append(make_injury(rng, organ, solid, shape, trunk, grade))
+    return tuple(injuries)
+
+
+def _maybe_bleed(rng: np.random.Generator, injuries: tuple[Injury, ...]) -> Bleed | None:
+    """A bleed in a badly hurt organ, or, rarely, among the bowel."""
+    high = [injury for injury in injuries if injury.grade == "high"]
+    chance = BLEED_PREVALENCE_HIGH if high else BLEED_PREVALENCE
+    if rng.random() >= chance:
+        return None
+    if high:
+        return make_bleed(rng, high[int(rng.integers(len(high)))].centre)
+    return make_bleed(rng, (rng.uniform(-50, 50), rng.uniform(-50, -10), rng.uniform(-60, 40)))
+
+
+def organ_extents(patient: PatientModel) -> dict[str, Extent]:
+    """Extent of each of `SOLID_ORGANS`, whatever is scanned, to within `EXTENT_STEP_MM`."""
+    extents = {}
+    for name in SOLID_ORGANS:
+        shape = patient.viscera.solid(name)
+        points = lattice(shape.bounds(), EXTENT_STEP_MM)
+        hit = shape.distance(points) < 0
+        z, y, x = (np.flatnonzero(hit.any(axis=a)) for a in ((1, 2), (0, 2), (0, 1)))
+        xs, ys, zs = points.x[0, 0, x], points.y[0, y, 0], points.z[z, 0, 0]
+        low = (float(xs[0]), float(ys[0]), float(zs[0]))
+        high = (float(xs[-1]), float(ys[-1]), float(zs[-1]))
+        extents[name] = Extent(*patient.pose.box_to_scanner((low, high)))
+    return extents
+
+
+def abdomen_range_mm(patient: PatientModel) -> tuple[float, float]:
+    """Lowest and highest z (LPS, mm) of the abdomen and pelvis of a patient.
+
+    Our definition: from the bottom of the ischial tuberosities, the floor of the pelvis, to the
+    top of liver or spleen, whichever is higher. That holds all solid organs and the whole bowel.
+    A scan may show only a part of it, see `scanned_abdomen_mm`.
+    """
+    extents = organ_extents(patient)
+    top = max(extents["liver"].high_mm[2], extents["spleen"].high_mm[2])
+    bottom = patient.pose.to_scanner((0.0, 0.0, ISCHIUM_BOTTOM_MM))[2]
+    return bottom, top
+
+
+def scanned_abdomen_mm(patient: PatientModel, scan: Scan) -> tuple[float, float]:
+    """The part of `abdomen_range_mm` that lies between the first and the last plane of a scan."""
+    bottom, top = abdomen_range_mm(patient)
+    low, high = float(scan.z_mm[0]), float(scan.z_mm[-1])
+    return max(bottom, low), min(top, high)

@@ -1,0 +1,72 @@
+"""Volumes that no permutation brings to the canonical axes: resampled onto them, once.
+
+A gantry tilt shears the grid, an oblique reformat turns it. Both are one affine map from the
+canonical grid to the scanner's index, and one linear interpolation.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from voco_data.limits import check_voxels
+from voco_data.volumes.geometry import CANONICAL_AXES, Geometry, nearest_axes
+from voco_data.volumes.volume import AIR_HU, Volume
+
+SLACK = 1e-6
+"""Voxels of rounding before an extent counts as one voxel longer."""
+
+
+def to_axes(volume: Volume) -> Volume:
+    """`volume` on the smallest canonical grid that holds it; what was not scanned is air.
+
+    Every canonical axis takes the spacing of the scanner's nearest axis. Slices are mixed, so
+    instance numbers are lost. Flags say why: `tilt_corrected` or `reoriented`.
+    """
+    native = volume.geometry
+    grid = canonical_grid(native)
+    check_voxels(grid.shape)
+    to_native = np.linalg.inv(native.index_to_mm) @ grid.index_to_mm
+    hu: npt.NDArray[np.int16] = np.empty(grid.shape, np.int16)
+    # SciPy rounds to the nearest integer where it writes integers.
+    ndimage.affine_transform(
+        volume.hu,
+        to_native[:3, :3],
+        to_native[:3, 3],
+        output=hu,
+        order=1,
+        mode="constant",
+        cval=AIR_HU,
+    )
+    flag = "tilt_corrected" if native.sheared else "reoriented"
+    return Volume(hu, grid, (), volume.transfer_syntax, (*volume.flags, flag))
+
+
+def labels_to_axes(
+    labels: npt.NDArray[np.uint16], native: Geometry, grid: Geometry
+) -> npt.NDArray[np.uint16]:
+    """Labels on `native` at the voxels of `grid`: the nearest one's, 0 outside."""
+    to_native = np.linalg.inv(native.index_to_mm) @ grid.index_to_mm
+    out: npt.NDArray[np.uint16] = np.empty(grid.shape, np.uint16)
+    ndimage.affine_transform(
+        labels, to_native[:3, :3], to_native[:3, 3], output=out, order=0, mode="constant"
+    )
+    return out
+
+
+def canonical_grid(native: Geometry) -> Geometry:
+    """The smallest grid along the canonical axes that covers the corners of `native`."""
+    picked, _ = nearest_axes(native.axes)
+    spacing = np.array([native.spacing_mm[axis] for axis in picked])
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in native.shape)))).T
+    points = native.index_to_mm @ np.vstack([corners, np.ones(8)])
+    along = np.asarray(CANONICAL_AXES) @ points[:3]
+    low, high = along.min(axis=1), along.max(axis=1)
+    z, y, x = (math.floor(n + SLACK) + 1 for n in (high - low) / spacing)
+    sz, sy, sx = spacing.tolist()
+    oz, oy, ox = low.tolist()
+    return Geometry((z, y, x), (sz, sy, sx), (ox, oy, oz), CANONICAL_AXES)

@@ -1,0 +1,114 @@
+"""The ledger of a run: a row a series found, and a row a file that belongs to none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from voco_data.storage.base import Place
+from voco_data.storage.scratch_db import printable, spilling
+
+KEY = "ledger.parquet"
+
+Status = Literal["stored", "cached", "refused", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One line. Ids and source are those that may be written; lengths in mm, LPS."""
+
+    kind: Literal["series", "file"]
+    source: str
+    series_uid: str
+    patient_id: str
+    status: Status
+    reason: str = ""
+    """A code of voco_data.reasons where the row is refused or skipped."""
+    detail: str = ""
+    n_slices: int | None = None
+    rows: int | None = None
+    columns: int | None = None
+    spacing_z_mm: float | None = None
+    spacing_y_mm: float | None = None
+    spacing_x_mm: float | None = None
+    z_low_mm: float | None = None
+    """Lowest z that the scan covers."""
+    z_high_mm: float | None = None
+    """Highest z that the scan covers."""
+    transfer_syntax: str = ""
+    box_method: str = ""
+    box_z_low_mm: float | None = None
+    box_z_high_mm: float | None = None
+    box_confidence: float | None = None
+    hu_p5: float | None = None
+    hu_median: float | None = None
+    hu_p95: float | None = None
+    """Percentiles of HU above air inside the box."""
+    flags: str = ""
+    """Separated by blanks."""
+    input_digest: str = ""
+    duplicate_of: str = ""
+    """Series id of the first series with equal content, where the row is flagged `duplicate`."""
+
+
+_TYPES = {
+    "n_slices": "Int64",
+    "rows": "Int64",
+    "columns": "Int64",
+    "spacing_z_mm": "float64",
+    "spacing_y_mm": "float64",
+    "spacing_x_mm": "float64",
+    "z_low_mm": "float64",
+    "z_high_mm": "float64",
+    "box_z_low_mm": "float64",
+    "box_z_high_mm": "float64",
+    "box_confidence": "float64",
+    "hu_p5": "float64",
+    "hu_median": "float64",
+    "hu_p95": "float64",
+}
+_NAMES = [field.name for field in fields(LedgerRow)]
+_ROWS_A_GROUP = 2_000
+
+
+def write(run: Place, rows: Iterable[LedgerRow]) -> None:
+    """Write the ledger of a run as Parquet, sorted by source, atomically.
+
+    Rows are sorted on disk and written by row groups: memory does not grow with their number.
+    """
+    schema = _schema()
+    with spilling("CREATE TABLE lines (source TEXT, series_uid TEXT, line TEXT);") as lines:
+        lines.executemany("INSERT INTO lines VALUES (?, ?, ?)", map(_line, rows))
+        found = lines.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
+        with (
+            run.replacing(KEY) as temporary,
+            pq.ParquetWriter(temporary, schema) as writer,
+        ):
+            for group in _in_groups(line for (line,) in found):
+                columns = [list(column) for column in zip(*group, strict=True)]
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _line(row: LedgerRow) -> tuple[str, str, str]:
+    found = (getattr(row, name) for name in _NAMES)
+    values = [printable(value) if isinstance(value, str) else value for value in found]
+    return (printable(row.source), printable(row.series_uid), json.dumps(values))
+
+
+def _in_groups(lines: Iterator[str]) -> Iterator[list[list[object]]]:
+    while group := [json.loads(line) for line in islice(lines, _ROWS_A_GROUP)]:
+        yield group
+
+
+def _schema() -> pa.Schema:
+    """Arrow's types, with those of pandas beside them, so that it reads back what was meant."""
+    table = pd.DataFrame(columns=_NAMES)
+    table = table.astype({name: _TYPES.get(name, "string") for name in _NAMES})
+    return pa.Schema.from_pandas(table, preserve_index=False)

@@ -1,0 +1,158 @@
+"""Which rows of a ledger a page shows: refused ones, then the oddest, and how odd they are.
+
+The ledger is read in pieces, twice: once for what is usual, once to compare. Memory depends on
+what is shown, not on how large the archive is.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import xxhash
+
+from voco_data.qc import outliers
+
+SERIES = 5_000
+"""Rows for series; RATIC has 4,711."""
+FILES = 1_000
+"""Rows for files that belong to no series; an archive may hold a hundred times more."""
+BATCH_ROWS = 4_096
+KEPT = ("stored", "cached")
+
+LedgerLine = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the page."""
+
+    ledger: LedgerLine
+    """The ledger's values; None where there is none."""
+    measures: dict[str, float | None]
+    """What is worked out from them: keys as in voco_data.qc.outliers."""
+    score: float | None
+    """None for what was not kept."""
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Rows in the page's order, and what is known of all the others."""
+
+    rows: list[Row]
+    counts: Mapping[str, Counter[str]]
+    """How often every value of `kind`, `status` and `reason` occurs in the ledger."""
+    kept: int
+    patients: int
+    """Among what was kept."""
+    outliers: int
+
+
+def choose(ledger: Path) -> Chosen:
+    """Of a ledger, at most SERIES series and FILES files: refused first, then the oddest."""
+    survey = _Survey()
+    for line in _lines(ledger):
+        survey.add(line)
+    usual = outliers.spreads(survey.columns())
+    rows = _Top()
+    for line in _lines(ledger):
+        rows.add(_row(line, usual))
+    return Chosen(rows.sorted(), survey.counts, survey.kept, survey.patients(), rows.outliers)
+
+
+def _lines(ledger: Path) -> Iterator[LedgerLine]:
+    with pq.ParquetFile(ledger) as file:
+        for batch in file.iter_batches(BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
+class _Survey:
+    """What is usual among the series, gathered in one pass: 8 bytes a series and measure."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {
+            name: Counter() for name in ("kind", "status", "reason")
+        }
+        self._values = {measure.key: array("d") for measure in outliers.MEASURES}
+        self._patients = array("Q")
+
+    def add(self, line: LedgerLine) -> None:
+        for name, counter in self.counts.items():
+            if line[name]:
+                counter[line[name]] += 1
+        if line["kind"] == "series" and line["status"] in KEPT:
+            self._patients.append(xxhash.xxh3_64_intdigest(line["patient_id"].encode()))
+            found = line | _measures(line)
+            for key, values in self._values.items():
+                values.append(float("nan") if found[key] is None else found[key])
+
+    @property
+    def kept(self) -> int:
+        return len(self._patients)
+
+    def patients(self) -> int:
+        return len(np.unique(np.frombuffer(self._patients, np.uint64)))
+
+    def columns(self) -> outliers.Columns:
+        return {key: np.frombuffer(values, np.float64) for key, values in self._values.items()}
+
+
+class _Top:
+    """The first rows of the page's order, among all that are added in the ledger's order."""
+
+    def __init__(self) -> None:
+        self._heaps: dict[str, list[tuple[tuple[float, ...], Row]]] = {"series": [], "file": []}
+        self._added = 0
+        self.outliers = 0
+
+    def add(self, row: Row) -> None:
+        self.outliers += bool(row.score)
+        self._added += 1
+        heap = self._heaps[row.ledger["kind"]]
+        # A heap gives its smallest: the last in order. The number makes every rank another.
+        ranked = ((*(-part for part in _oddness(row)), -self._added), row)
+        if len(heap) < (SERIES if row.ledger["kind"] == "series" else FILES):
+            heapq.heappush(heap, ranked)
+        else:
+            heapq.heappushpop(heap, ranked)
+
+    def sorted(self) -> list[Row]:
+        ranked = sorted(chain(*self._heaps.values()), key=lambda item: item[0], reverse=True)
+        return [row for _, row in ranked]
+
+
+def _oddness(row: Row) -> tuple[int, float]:
+    """Refused first, series before files; then by score; what is no CT comes last."""
+    group = {"refused": 0, "skipped": 4}.get(row.ledger["status"], 2)
+    return group + (row.ledger["kind"] == "file"), -(row.score or 0.0)
+
+
+def _row(line: LedgerLine, usual: outliers.Spreads) -> Row:
+    if line["kind"] != "series" or line["status"] not in KEPT:
+        return Row(line, {}, None, ())
+    measures = _measures(line)
+    verdict = outliers.verdict(line | measures, usual)
+    return Row(line, measures, verdict.score, verdict.why)
+
+
+def _measures(line: LedgerLine) -> dict[str, float | None]:
+    def between(low: str, high: str) -> float | None:
+        return None if line[low] is None or line[high] is None else float(line[high] - line[low])
+
+    columns, spacing = line["columns"], line["spacing_x_mm"]
+    return {
+        "scan_mm": between("z_low_mm", "z_high_mm"),
+        "box_mm": between("box_z_low_mm", "box_z_high_mm"),
+        "box_above_mm": between("z_low_mm", "box_z_low_mm"),
+        "field_mm": None if columns is None or spacing is None else float(columns * spacing),
+        **{name: line[name] for name in ("hu_p5", "hu_median", "hu_p95")},
+    }

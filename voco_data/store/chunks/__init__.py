@@ -1,0 +1,1 @@
+"""Chunk files: encoding, reading into memory, caching."""

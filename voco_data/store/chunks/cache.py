@@ -1,0 +1,66 @@
+"""Chunks of a store that lies elsewhere, as files of this machine: what training reads.
+
+A copy is named by the checksum of its volume, so it cannot be stale, and equal volumes share it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from voco_data.errors import StoreCorrupt
+from voco_data.storage.base import Place
+from voco_data.storage.disk_cache import SIZE_VARIABLE, LocalCache, user_cache
+
+log = logging.getLogger(__name__)
+
+
+class ChunkCache:
+    """Yields a local path for a chunk; several threads and processes may ask at once."""
+
+    def __init__(
+        self,
+        store: Place,
+        encoding: str,
+        checksum: Callable[[bytes], str],
+        cache: LocalCache | None = None,
+    ) -> None:
+        """`encoding` names how chunks are written; `checksum` is that of a chunk's volume."""
+        self._store = store
+        self._encoding = encoding
+        self._checksum = checksum
+        self._cache = cache or user_cache()
+
+    def expect(self, total_bytes: int) -> None:
+        """Say so if what will be read does not fit."""
+        if total_bytes > self._cache.limit_bytes:
+            log.warning(
+                "%s: %.1f GB of volumes, and a cache of %.1f GB: most are fetched again in every "
+                "epoch; raise %s",
+                *(self._store, total_bytes / 1e9, self._cache.limit_bytes / 1e9, SIZE_VARIABLE),
+            )
+
+    def file(self, key: str, expected: str) -> Path:
+        """The chunk's file, fetched and checked if it is not here.
+
+        Raises StoreCorrupt if the object is gone or its volume has another checksum. A file may
+        go when others need the room: who opens it and finds none asks again.
+        """
+        name = self._name(expected)
+        if (path := self._cache.find(name)) is not None:
+            return path
+        try:
+            data = self._store.read(key)
+        except FileNotFoundError as error:
+            raise StoreCorrupt("its chunk is missing") from error
+        if self._checksum(data) != expected:
+            raise StoreCorrupt("its bytes do not match the checksum")
+        return self._cache.keep(name, data)
+
+    def drop(self, expected: str) -> None:
+        """Forget a copy that turned out damaged."""
+        self._cache.drop(self._name(expected))
+
+    def _name(self, expected: str) -> str:
+        return f"{expected}-{self._encoding}"

@@ -1,0 +1,180 @@
+"""The record of one stored series: the truth about a row, one small JSON file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import xxhash
+
+from voco_data.errors import StoreCorrupt, is_of_the_file
+from voco_data.storage.base import Place
+
+FOLDER = "volumes/records"
+"""Inside the array's folder, where no Zarr tool takes it for a member of the group."""
+
+ROWS_PER_FOLDER = 1000
+"""Records lie in folders of this many rows, so that no folder grows without bound."""
+
+_KEY = re.compile(rf"{FOLDER}/\d{{6,}}/(\d{{9,}})\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything a reader may want to know about one volume. Lengths in mm, axes in LPS."""
+
+    row: int
+    """Index along the first axis of `volumes`."""
+    spec_digest: str
+    """Digest of the store's spec."""
+    input_digest: str
+    """XXH3-128 over pixels, geometry and the digest of what drove the box."""
+    content_digest: str
+    """XXH3-128 over the canonical HU alone: equal volumes share it, whatever their ids or files."""
+    stat_digest: str
+    """Path, size and time of change of the files it was read from, hashed."""
+    chunk_checksum: str
+    """XXH3-128 of the decoded chunk."""
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    ids: str
+    """`kept` or `pseudonym`."""
+    layout: str
+    source: str
+    """Path relative to the archive where ids are kept, else a pseudonym."""
+    transfer_syntax: str
+    shape: tuple[int, int, int]
+    """Slices, rows, columns before resampling, in the scanner's order."""
+    spacing_mm: tuple[float, float, float]
+    """(z, y, x) of the canonical axes before resampling."""
+    origin_mm: tuple[float, float, float]
+    """LPS position of the first voxel in the scanner's order."""
+    axes: tuple[tuple[float, float, float], ...]
+    """Unit LPS directions of the scanner's slice, row and column index."""
+    native_spacing_mm: tuple[float, float, float]
+    """Spacing along the scanner's slice, row and column index."""
+    permutation: tuple[int, int, int]
+    """Canonical axis i is the scanner's axis permutation[i]."""
+    flips: tuple[bool, bool, bool]
+    """Canonical axis i runs against the scanner's index."""
+    resampled: bool
+    """A tilt or an oblique orientation was resampled: then permutation and flips are those of the
+    canonical grid itself."""
+    canonical_shape: tuple[int, int, int]
+    """Voxels of the canonical volume (z, y, x) that the box was cut from."""
+    canonical_first_mm: tuple[float, float, float]
+    """(z, y, x): LPS position of the centre of the first canonical voxel."""
+    box_method: str
+    """Who made the box: `profile`, `body`, `whole`, `mask`, or `given:` and its maker."""
+    box_confidence: float
+    """0 to 1; below 0.5 the box is a fallback."""
+    box_low_mm: tuple[float, float, float]
+    """(z, y, x): lowest LPS coordinate inside the box."""
+    box_high_mm: tuple[float, float, float]
+    """(z, y, x): highest LPS coordinate inside the box."""
+    box_start: tuple[int, int, int]
+    """First canonical voxel (z, y, x) of the box."""
+    box_stop: tuple[int, int, int]
+    """One past the last canonical voxel (z, y, x) of the box."""
+    hu_p5: float | None
+    """5th percentile of HU above air inside the box; None where there is none."""
+    hu_median: float | None
+    hu_p95: float | None
+    organs: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]]
+    """Organs that masks show: lowest and highest LPS coordinate (z, y, x), voxel edges included."""
+    instance_numbers: tuple[int, ...]
+    """DICOM InstanceNumber of every slice, from inferior to superior; -1 where there is none."""
+    flags: tuple[str, ...]
+    """Remarks that did not stop the series, such as `dropped_duplicates`."""
+    versions: dict[str, str]
+    """Versions of the software that made the pixels."""
+
+    @property
+    def key(self) -> str:
+        """The series' name within its archive, across runs."""
+        return series_key(self.patient_id, self.series_uid, self.source)
+
+    def to_json(self) -> str:
+        """JSON text with its own checksum."""
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        body = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return json.dumps({"xxh3_128": _checksum(body), "record": body}) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Record:
+        """Parse and check. Raises StoreCorrupt that names `where`."""
+        try:
+            outer = json.loads(text)
+            body = outer["record"]
+            if _checksum(body) != outer["xxh3_128"]:
+                raise StoreCorrupt(f"{where}: the record does not match its checksum")
+            return cls(**_typed(json.loads(body)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreCorrupt(f"{where}: the record cannot be read ({error})") from error
+
+
+def series_key(patient_id: str, series_uid: str, source: str) -> str:
+    """Names a series within its archive, across runs; `source` may hold bytes that are no text."""
+    text = "\0".join((patient_id, series_uid, source))
+    return xxhash.xxh3_128_hexdigest(text.encode(errors="surrogateescape"))
+
+
+def record_key(row: int) -> str:
+    """Where the record of `row` lies inside the store."""
+    return f"{FOLDER}/{row // ROWS_PER_FOLDER:06d}/{row:09d}.json"
+
+
+def row_of_record(key: str) -> int | None:
+    """The row whose record has this key; None for other objects."""
+    found = _KEY.fullmatch(key)
+    return None if found is None else int(found[1])
+
+
+def rows_with_record(store: Place) -> Iterator[int]:
+    """Rows whose record is there, in no order. Nothing is read."""
+    found = (row_of_record(key) for key, _ in store.sizes(FOLDER))
+    return (row for row in found if row is not None)
+
+
+def write_record(store: Place, record: Record) -> None:
+    """Commit: from this single atomic write on, the row exists."""
+    store.write(record_key(record.row), record.to_json().encode())
+
+
+def read_record(store: Place, row: int) -> Record | None:
+    """The record of `row`, or None where the row is a hole. Raises StoreCorrupt, OSError."""
+    key = record_key(row)
+    try:
+        text = store.read(key).decode()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if not is_of_the_file(error):
+            raise
+        what = error.strerror
+        raise StoreCorrupt(f"{store}/{key}: the record cannot be read ({what})") from error
+    except UnicodeDecodeError as error:
+        raise StoreCorrupt(f"{store}/{key}: the record is not text ({error})") from error
+    return Record.from_json(text, f"{store}/{key}")
+
+
+def _checksum(body: str) -> str:
+    return xxhash.xxh3_128_hexdigest(body.encode())
+
+
+def _typed(data: dict[str, Any]) -> dict[str, Any]:
+    """JSON lists back to tuples; unknown fields are an error, as are missing ones."""
+    names = {f.name for f in fields(Record)}
+    if set(data) != names:
+        raise ValueError(f"fields differ: {sorted(names ^ set(data))}")
+    return {key: _tuples(value) for key, value in data.items()}
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Arrays of HU with geometry, and boxes in them."""

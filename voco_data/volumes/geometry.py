@@ -1,0 +1,191 @@
+"""Where voxels lie in the patient: LPS millimetres, and the way to the canonical axes and back.
+
+Canonical: index grows toward superior (z), posterior (y) and left (x), which are the directions
++S, +P and +L of DICOM's patient coordinate system (PS3.3 C.7.6.2.1.1). A scanner's grid may be
+sheared: a tilted gantry steps along a direction that is not the normal of its slices.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from voco_data.errors import SeriesRefused
+from voco_data.reasons import Reason
+
+Triple = tuple[float, float, float]
+
+CANONICAL_AXES: tuple[Triple, Triple, Triple] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+"""Unit LPS directions of the canonical z, y and x index."""
+
+ORTHOGONAL_TOLERANCE = 1e-3
+"""Largest cosine between two axes that count as perpendicular."""
+
+SPACING_RANGE_MM = (0.05, 50.0)
+"""Spacings outside are not from a CT scanner."""
+
+FARTHEST_MM = 100_000.0
+"""No scanner has a coordinate beyond."""
+
+
+MIN_VOLUME = 0.5
+"""Smallest volume that three unit axes may span: they lie in no plane, whatever the tilt."""
+
+
+def unit(vector: Sequence[float]) -> Triple:
+    """`vector` with length 1."""
+    x, y, z = vector
+    length = math.hypot(x, y, z)
+    if not length > 0:
+        raise SeriesRefused(Reason.BAD_GEOMETRY, "an axis without length")
+    return (x / length, y / length, z / length)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """A regular grid in the patient, in the order of the array's (slice, row, column) index."""
+
+    shape: tuple[int, int, int]
+    """Voxels along (slice, row, column)."""
+    spacing_mm: Triple
+    """Distance between voxels along each index."""
+    origin_mm: Triple
+    """LPS position of the centre of voxel (0, 0, 0)."""
+    axes: tuple[Triple, Triple, Triple]
+    """Unit LPS direction of each index."""
+
+    def __post_init__(self) -> None:
+        if any(n < 1 for n in self.shape):
+            raise SeriesRefused(Reason.BAD_GEOMETRY, f"empty volume {self.shape}")
+        low, high = SPACING_RANGE_MM
+        if not all(low <= s <= high for s in self.spacing_mm):
+            raise SeriesRefused(
+                Reason.BAD_GEOMETRY,
+                f"spacing {tuple(round(s, 4) for s in self.spacing_mm)} mm is outside {low}-{high}",
+            )
+        matrix = np.asarray(self.axes)
+        if not np.isfinite(matrix).all() or not np.isfinite(self.origin_mm).all():
+            raise SeriesRefused(Reason.BAD_GEOMETRY, "position or orientation is not finite")
+        if np.abs(self.origin_mm).max() > FARTHEST_MM:
+            raise SeriesRefused(Reason.BAD_GEOMETRY, f"position {self.origin_mm} is out of reach")
+        if np.abs(np.linalg.norm(matrix, axis=1) - 1).max() > ORTHOGONAL_TOLERANCE:
+            raise SeriesRefused(Reason.BAD_GEOMETRY, "axes are not unit vectors")
+        if abs(np.linalg.det(matrix)) < MIN_VOLUME:
+            raise SeriesRefused(Reason.BAD_GEOMETRY, "axes lie nearly in one plane")
+
+    @property
+    def extent_mm(self) -> Triple:
+        """Length covered along each index, voxel edges included."""
+        z, y, x = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return (z, y, x)
+
+    @property
+    def sheared(self) -> bool:
+        """Whether two axes are not perpendicular."""
+        matrix = np.asarray(self.axes)
+        return bool(np.abs(matrix @ matrix.T - np.eye(3)).max() > ORTHOGONAL_TOLERANCE)
+
+    @property
+    def index_to_mm(self) -> npt.NDArray[np.float64]:
+        """(4, 4): homogeneous index (slice, row, column, 1) to LPS (x, y, z, 1) in mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.asarray(self.axes).T * np.asarray(self.spacing_mm)
+        matrix[:3, 3] = self.origin_mm
+        return matrix
+
+    def is_aligned(self, tolerance_deg: float) -> bool:
+        """Whether permuting and flipping is enough: no shear, and every axis near the patient's."""
+        _, cosines = nearest_axes(self.axes)
+        return not self.sheared and _angle_deg(cosines) <= tolerance_deg
+
+    def canonical(self, tolerance_deg: float) -> Canonical:
+        """The permutation and flips that bring the array to the canonical axes.
+
+        For grids that are aligned; `voco_data.preprocessing.reorient` resamples the others onto
+        such a grid.
+        """
+        if not self.is_aligned(tolerance_deg):
+            _, cosines = nearest_axes(self.axes)
+            raise ValueError(
+                f"{_angle_deg(cosines):.1f} degrees off the patient's axes, or sheared"
+            )
+        return self.turned()
+
+    def turned(self) -> Canonical:
+        """The permutation and flips that come nearest to the canonical axes, however far off."""
+        nearest, cosines = nearest_axes(self.axes)
+        fz, fy, fx = (bool(c < 0) for c in cosines)
+        return Canonical(self, nearest, (fz, fy, fx))
+
+
+def nearest_axes(
+    axes: tuple[Triple, Triple, Triple],
+) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
+    """The scanner's axis for canonical z, y and x, each used once, and the cosines between."""
+    cosines = np.asarray(CANONICAL_AXES) @ np.asarray(axes).T
+    best = max(
+        itertools.permutations(range(3)),
+        key=lambda order: float(np.abs(cosines[range(3), order]).sum()),
+    )
+    z, y, x = best
+    return (z, y, x), cosines[range(3), best]
+
+
+def _angle_deg(cosines: npt.NDArray[np.float64]) -> float:
+    return math.degrees(math.acos(min(1.0, float(np.abs(cosines).min()))))
+
+
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """A geometry seen along the canonical axes: how to permute and flip, and where voxels lie."""
+
+    native: Geometry
+    permutation: tuple[int, int, int]
+    """Canonical axis i is the scanner's axis permutation[i]."""
+    flips: tuple[bool, bool, bool]
+    """Canonical axis i runs against the scanner's index."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along canonical (z, y, x)."""
+        z, y, x = (self.native.shape[p] for p in self.permutation)
+        return (z, y, x)
+
+    @property
+    def spacing_mm(self) -> Triple:
+        """Spacing along canonical (z, y, x)."""
+        z, y, x = (self.native.spacing_mm[p] for p in self.permutation)
+        return (z, y, x)
+
+    @property
+    def first_mm(self) -> Triple:
+        """Canonical (z, y, x) coordinate, in LPS mm, of the centre of canonical voxel (0, 0, 0)."""
+        origin = np.asarray(self.native.origin_mm)
+        for axis, flipped in zip(self.permutation, self.flips, strict=True):
+            if flipped:
+                steps = (self.native.shape[axis] - 1) * self.native.spacing_mm[axis]
+                origin = origin + steps * np.asarray(self.native.axes[axis])
+        return (float(origin[2]), float(origin[1]), float(origin[0]))
+
+    def edge_mm(self, index: tuple[int, int, int]) -> Triple:
+        """Canonical (z, y, x) coordinate, in LPS mm, of the lower edges of a canonical voxel."""
+        z, y, x = (
+            first + (i - 0.5) * step
+            for first, i, step in zip(self.first_mm, index, self.spacing_mm, strict=True)
+        )
+        return (z, y, x)
+
+    def view(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """`array` in the scanner's order as a view along the canonical axes. Nothing is copied."""
+        turned = array.transpose(self.permutation)
+        return turned[tuple(slice(None, None, -1) if f else slice(None) for f in self.flips)]
+
+    def back(self, array: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+        """The inverse of `view`: an array along the canonical axes in the scanner's order."""
+        turned = array[tuple(slice(None, None, -1) if f else slice(None) for f in self.flips)]
+        return turned.transpose(np.argsort(self.permutation))

@@ -1,0 +1,90 @@
+"""Volumes that stay in memory for a whole training, on the host or on the device, as uint8.
+
+Each is read, and checked, once. Batches taken from here are those that streaming would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from voco_data.errors import InputError
+from voco_models.data.free_memory import free_bytes
+from voco_models.data.items import Item
+
+Residence = Literal["none", "ram", "device"]
+RESIDENCES: tuple[Residence, ...] = ("none", "ram", "device")
+_AT_ONCE = 16
+"""Volumes in flight to a device."""
+
+
+class Resident:
+    """The volumes of some items, one uint8 tensor (N, Z, Y, X)."""
+
+    def __init__(
+        self, items: Sequence[Item], device: torch.device, threads: int, *, on_device: bool
+    ) -> None:
+        """Read all of them to `device`. `on_device`: batches are used where they are.
+
+        Raises InputError if they do not fit, and what a reader raises, such as StoreCorrupt.
+        """
+        unique = {_key(item): item for item in items}
+        grid = items[0].store.grid
+        need = len(unique) * grid[0] * grid[1] * grid[2]
+        free = free_bytes(device)
+        if need > free:
+            where = "in RAM" if device.type == "cpu" else f"on {device}"
+            raise InputError(
+                f"resident: {len(unique)} volumes of {grid} need {need} bytes {where}, "
+                f"{free} are free; train without --resident, or on fewer volumes"
+            )
+        self.volumes = torch.empty((len(unique), *grid), dtype=torch.uint8, device=device)
+        self.on_device = on_device
+        self._items = list(unique.values())
+        self._places = {key: place for place, key in enumerate(unique)}
+        with ThreadPoolExecutor(threads, thread_name_prefix="voco-reader") as pool:
+            for start in range(0, len(self._items), _AT_ONCE):
+                part = self._items[start : start + _AT_ONCE]
+                target = self.volumes[start : start + len(part)]
+                host = target if device.type == "cpu" else torch.empty_like(target, device="cpu")
+                for read in [
+                    pool.submit(item.store.read, item.row, out)
+                    for item, out in zip(part, host.numpy(), strict=True)
+                ]:
+                    read.result()
+                if host is not target:
+                    target.copy_(host)
+
+    def places(self, items: Sequence[Item]) -> Tensor:
+        """Index of each item in `volumes`, int64 (len(items),). KeyError if one is not here."""
+        return torch.tensor([self._places[_key(item)] for item in items], dtype=torch.int64)
+
+    def batch(self, places: Tensor) -> Tensor:
+        """The volumes at `places`, uint8 (B, Z, Y, X), a copy, where they live."""
+        return self.volumes.index_select(0, places.to(self.volumes.device))
+
+    def read_into(self, place: int, out: npt.NDArray[Any]) -> None:
+        """Copy the volume at `place`, which is in RAM, to `out`, uint8 or float32."""
+        torch.from_numpy(out).copy_(self.volumes[place])
+
+
+def make_resident(
+    items: Sequence[Item], residence: Residence, device: torch.device, threads: int
+) -> Resident | None:
+    """The items' volumes in RAM or on `device`; None where they are to be streamed."""
+    if residence not in RESIDENCES:
+        raise InputError(f"resident: expected one of {', '.join(RESIDENCES)}, got {residence!r}")
+    if residence == "none":
+        return None
+    if residence == "device":
+        return Resident(items, device, threads, on_device=True)
+    return Resident(items, torch.device("cpu"), threads, on_device=False)
+
+
+def _key(item: Item) -> tuple[int, int]:
+    return (id(item.store), item.row)

@@ -1,0 +1,119 @@
+"""Batches of single slices, drawn from all slices of all volumes. Threads read ahead."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from voco_data.errors import InputError
+from voco_models.data.pinned_buffers import HostBuffer, HostBuffers
+from voco_models.data.prefetch import READER_THREADS, read_ahead
+from voco_models.data.sampling import Order
+
+AT_ONCE = 64
+"""Slices that one thread reads in one go. A slice takes microseconds, as handing it over does."""
+
+
+class SliceSource(Protocol):
+    """What the loader needs of a `voco_data.store.reader.Store`. Read from by several threads."""
+
+    rows: npt.NDArray[np.int64]
+    """int64 (N,): every stored row."""
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Shape (Z, Y, X) of every volume."""
+
+    def view_slice(self, row: int, index: int) -> npt.NDArray[np.uint8]:
+        """One slice of the volume at `row`, uint8 (Y, X), to be read only."""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceBatch:
+    """Slices of many volumes."""
+
+    slices: Tensor
+    """uint8 (B, Y, X), on the device; float32 where the loader was asked for it."""
+    items: Tensor
+    """int64 (B,), on the CPU: index of each slice's volume in the loader's `volumes`."""
+    indices: Tensor
+    """int64 (B,), on the CPU: place of each slice in its volume."""
+
+
+class SliceLoader:
+    """Batches of uint8 slices. An epoch visits every slice of every volume once, as far as full
+    batches go; order, ranks and memory are as in `voco_models.data.loader.Loader`.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[SliceSource],
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+        threads: int = READER_THREADS,
+        dtype: torch.dtype = torch.uint8,
+    ) -> None:
+        grids = {store.grid for store in stores}
+        if len(grids) != 1:
+            raise InputError(f"expected stores of one grid, got {sorted(grids)}")
+        self.volumes = [(store, row) for store in stores for row in store.rows.tolist()]
+        """Every stored volume, store by store, in row order."""
+        self.device = device
+        self.dtype = dtype
+        self.threads = threads
+        self._depth, *self._plane = grids.pop()
+        self.order = Order(len(self.volumes) * self._depth, batch_size, seed, rank, world)
+        self._shape = (batch_size, *self._plane)
+
+    def at(self, step: int) -> Generator[SliceBatch, None, None]:
+        """Batches number `step`, `step + 1`, ... without end. Close it to stop the readers."""
+        buffers = HostBuffers(self._shape, self.device, self.dtype)
+
+        def start(pool: ThreadPoolExecutor, step: int) -> _Begun:
+            wanted, buffer = self.order.indices_at(step), buffers.take()
+            parts = range(0, len(wanted), AT_ONCE)
+            reads = [pool.submit(self._fill, buffer, first, wanted) for first in parts]
+            return _Begun(buffer, wanted, reads)
+
+        return read_ahead(itertools.count(step), start, self._finish, self.threads)
+
+    def _fill(self, buffer: HostBuffer, first: int, wanted: npt.NDArray[np.int64]) -> None:
+        """Read some slices. Runs in a reader thread."""
+        buffer.ready()
+        views = []
+        for number in wanted[first : first + AT_ONCE].tolist():
+            index, z = divmod(number, self._depth)
+            store, row = self.volumes[index]
+            views.append(store.view_slice(row, z))
+        room = buffer.array[first : first + len(views)]
+        # One call: with a call a slice, threads would wait for one another's.
+        np.concatenate(views, out=room.reshape(-1, self._plane[1]))
+
+    def _finish(self, begun: _Begun) -> SliceBatch:
+        for read in begun.reads:
+            read.result()
+        items, indices = np.divmod(begun.wanted, self._depth)
+        return SliceBatch(
+            slices=begun.buffer.send(len(items), self.device),
+            items=torch.from_numpy(items),
+            indices=torch.from_numpy(indices),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    buffer: HostBuffer
+    wanted: npt.NDArray[np.int64]
+    reads: list[Future[None]]

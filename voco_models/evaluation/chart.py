@@ -1,0 +1,108 @@
+"""Line charts as small inline SVG, drawn by a template: no library, no script."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from voco_data.errors import VocoError
+from voco_models.evaluation.html import render
+
+WIDTH, HEIGHT = 640.0, 260.0
+LEFT, RIGHT, TOP, BOTTOM = 60.0, 20.0, 14.0, 46.0
+"""Margins around the plotting area, in px."""
+COLOURS = ("#0b6bcb", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#0e7490")
+"""One a line, in order; distinct in lightness too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A named curve; points that are not finite break it."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise ValueError(f"line {self.name}: {len(self.x)} x and {len(self.y)} y")
+
+
+def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str) -> str:
+    """An SVG element with axes, ticks, labels and a legend. VocoError if nothing can be drawn."""
+    points = [
+        (x, y)
+        for line in lines
+        for x, y in zip(line.x, line.y, strict=True)
+        if math.isfinite(x) and math.isfinite(y)
+    ]
+    if not points:
+        raise VocoError(f"chart {title!r}: there is no finite point to draw")
+    x_ticks = ticks(min(x for x, _ in points), max(x for x, _ in points))
+    y_ticks = ticks(min(y for _, y in points), max(y for _, y in points))
+    x_axis = _Axis(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT)
+    y_axis = _Axis(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    return render(
+        "chart.svg",
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        right=WIDTH - RIGHT,
+        top=TOP,
+        bottom=HEIGHT - BOTTOM,
+        x_ticks=[(x_axis.place(t), _text(t, x_ticks)) for t in x_ticks],
+        y_ticks=[(y_axis.place(t), _text(t, y_ticks)) for t in y_ticks],
+        curves=[
+            {
+                "name": line.name,
+                "colour": COLOURS[i % len(COLOURS)],
+                "pieces": _pieces(line, x_axis, y_axis),
+            }
+            for i, line in enumerate(lines)
+        ],
+    )
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten apart) that span [low, high]."""
+    if high <= low:
+        margin = abs(low) / 2 or 1.0
+        low, high = low - margin, low + margin
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [k * step for k in range(first, last + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    low: float
+    high: float
+    start_px: float
+    stop_px: float
+
+    def place(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start_px + share * (self.stop_px - self.start_px), 2)
+
+
+def _pieces(line: Line, x_axis: _Axis, y_axis: _Axis) -> list[str]:
+    """Points of each unbroken piece, as SVG wants them."""
+    pieces: list[list[str]] = [[]]
+    for x, y in zip(line.x, line.y, strict=True):
+        if math.isfinite(x) and math.isfinite(y):
+            pieces[-1].append(f"{x_axis.place(x)},{y_axis.place(y)}")
+        else:
+            pieces.append([])
+    return [" ".join(piece) for piece in pieces if piece]
+
+
+def _text(value: float, every: Sequence[float]) -> str:
+    """The tick's value with the digits that its step needs."""
+    digits = max(0, -math.floor(math.log10(every[1] - every[0]) + 1e-9))
+    return f"{value:,.{digits}f}"

@@ -1,0 +1,182 @@
+"""The classifier's part of a report, as sections that any page can hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from voco_data.errors import InputError
+from voco_data.labels.table import GRADES
+from voco_data.qc.html import Section
+from voco_models.evaluation.chart import Line, line_chart
+from voco_models.evaluation.html import render
+from voco_models.training import checkpoint
+from voco_models.training.history import read_history
+
+METRICS, REPORT = "metrics.json", "report.html"
+LEAD = "A slice-sequence classifier, scored on patients that it has never seen. Research use only."
+
+_NAMES = {
+    "rsna_organ_3": ("rsna_organ_3", "↓"),
+    "rsna_organ_3_any": ("rsna_organ_3_any", "↓"),
+    "rsna_official_6": ("rsna_official_6", "↓"),
+    "mean_average_precision": ("mAP", "↑"),
+    "macro_precision": ("Macro precision", "↑"),
+    "macro_recall": ("Macro recall", "↑"),
+}
+_ARMS = {
+    "model": "Model",
+    "model_uncalibrated": "Model before calibration",
+    "training_prior": "Constant: priors of the training labels",
+    "training_weight_optimal": "Constant: weight-optimal for the training labels",
+    "test_best_constant": "Constant: best for the test labels",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PaperRow:
+    """A line of the paper's Table 1."""
+
+    backbone: str
+    setting: str
+    rsna: float
+    mean_ap: float
+    precision: float
+    recall: float
+
+
+PAPER_TABLE_1 = (
+    PaperRow("EfficientNetV2-T", "without 2D-VoCo", 0.4133, 59.47, 60.84, 49.37),
+    PaperRow("EfficientNetV2-T", "2D-VoCo", 0.3818, 58.71, 65.88, 53.13),
+    PaperRow("EfficientNetV2-T", "2D-VoCo, RATIC and FLARE23", 0.3777, 60.98, 66.71, 53.90),
+    PaperRow("EfficientNetV2-S", "without 2D-VoCo", 0.4009, 59.20, 62.28, 52.05),
+    PaperRow("EfficientNetV2-S", "2D-VoCo", 0.3925, 60.13, 63.84, 49.09),
+    PaperRow("EfficientNetV2-S", "2D-VoCo, RATIC and FLARE23", 0.3817, 61.91, 66.47, 54.88),
+)
+"""Chen and Chiu, arXiv 2601.14593, Table 1."""
+
+
+def sections(run: Path, results: dict[str, Any] | None = None) -> list[Section]:
+    """Sections of a fine-tuning run: scores, organs, curves, the run, the paper's results.
+
+    `results` is what `voco_models.stages.evaluate.measure` gives; read from `RUN/metrics.json` if
+    None.
+    """
+    numbers = read_results(run) if results is None else results
+    description = checkpoint.read_run(run)
+    return [
+        Section("Scores on held-out patients", _scores(numbers, description)),
+        Section("Organ by organ", _organs(numbers)),
+        Section("Training of the classifier", _curves(run, description)),
+        Section("The fine-tuning run", _facts(numbers, description)),
+        Section("The paper's own results", render("paper.html", rows=PAPER_TABLE_1)),
+    ]
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """`metrics.json` of an evaluation. InputError if there is none."""
+    path = folder / METRICS
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected the numbers of voco evaluate") from error
+
+
+def _scores(numbers: dict[str, Any], description: dict[str, Any]) -> str:
+    rsna = [name for name in numbers["scores"] if name.startswith("rsna_")]
+    return render(
+        "scores.html",
+        test_patients=numbers["test_patients"],
+        folds=description["recipe"]["n_folds"],
+        percent=f"{100 * numbers['level']:g}",
+        resamples=f"{numbers['resamples']:,}",
+        constant_groups=numbers["constant_groups"],
+        rsna=rsna,
+        scores=[
+            {
+                "name": _NAMES[name][0],
+                "arrow": _NAMES[name][1],
+                **{key: f"{value:.4f}" for key, value in interval.items()},
+            }
+            for name, interval in numbers["scores"].items()
+        ],
+        arms=[
+            {
+                "name": _ARMS[arm],
+                "scores": [f"{scores[name]:.4f}" for name in rsna],
+                "gain": _gain(numbers["gains"].get(arm), rsna[0]),
+            }
+            for arm, scores in numbers["arms"].items()
+        ],
+    )
+
+
+def _gain(gains: dict[str, dict[str, float]] | None, name: str) -> str:
+    if gains is None:
+        return ""
+    return "{value:+.4f} ({low:+.4f} to {high:+.4f})".format(**gains[name])
+
+
+def _organs(numbers: dict[str, Any]) -> str:
+    return render(
+        "organs.html",
+        grades=GRADES,
+        organs=[
+            {
+                "name": name,
+                "loss": f"{organ['loss']:.4f}",
+                "precisions": [_or_dash(organ["average_precision"].get(g)) for g in GRADES],
+                "thresholds": [f"{t:.2f}" for t in numbers["decision"]["thresholds"][name]],
+                "confusion": organ["confusion"],
+            }
+            for name, organ in numbers["organs"].items()
+        ],
+    )
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _curves(run: Path, description: dict[str, Any]) -> str:
+    lines = []
+    for fold in range(description["recipe"]["n_folds"]):
+        rows = read_history(run / f"fold-{fold}")
+        steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
+        lines.append(Line(f"fold {fold + 1}", steps, losses))
+    chart = line_chart(lines, title="Training loss", x_label="step", y_label="loss")
+    return render("curves.html", chart=Markup(chart))
+
+
+def _facts(numbers: dict[str, Any], description: dict[str, Any]) -> str:
+    recipe = description["recipe"]
+    stores = ", ".join(f"{s['name']} ({s['volumes']} volumes)" for s in description["stores"])
+    view = recipe["view"]
+    facts: Sequence[tuple[str, object]] = (
+        ("Recipe", recipe["name"]),
+        ("Backbone", f"{recipe['backbone']}, starting from {description['init']}"),
+        ("Input", f"{view['slices']} slices of {view['size_px']} px ({view['reduce']})"),
+        ("Store", stores),
+        ("Patients", f"{numbers['training_patients']} training, {numbers['test_patients']} test"),
+        ("Series", description["series"]),
+        ("Folds", recipe["n_folds"]),
+        ("Seed", recipe["seed"]),
+        ("Split", description["split"]),
+        ("Labels (SHA-256)", description["labels_sha256"]),
+        ("voco", description["voco"] or "not installed"),
+        ("Commit", description["commit"] or "unknown"),
+        ("torch, timm", f"{description['torch']}, {description['timm']}"),
+    )
+    return render("run.html", facts=facts, pretraining=_pretraining(description))
+
+
+def _pretraining(description: dict[str, Any]) -> str | None:
+    provenance = description["pretraining"]
+    if provenance is None:
+        return None
+    return ", ".join(f"{s['name']} ({s['volumes']} volumes)" for s in provenance["stores"])

@@ -1,0 +1,1 @@
+"""Backbones, encoders, heads and the classifier."""

@@ -1,0 +1,168 @@
+"""The 2D-VoCo objective: student, EMA teacher, three losses. The step reads like the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from voco_data.errors import InputError
+from voco_models.data.intensity import IntensityAugment, normalise
+from voco_models.data.loader import Batch
+from voco_models.networks.backbones import Backbone
+from voco_models.networks.encoder import Encoder, Feature, Level
+from voco_models.networks.teacher import Teacher
+from voco_models.objectives.collapse import effective_rank
+from voco_models.objectives.crops import Boxes, CropPlan, TargetMode, extract, overlap_targets
+from voco_models.objectives.losses import (
+    LossOptions,
+    agreement_loss,
+    cosines,
+    inter_cosines,
+    inter_loss,
+    reg_loss,
+)
+from voco_models.training.engine import Objective
+from voco_models.training.schedule import cosine_between
+
+
+@dataclass(frozen=True, slots=True)
+class Voco2dConfig:
+    """Every choice of the method. The defaults are the paper's where its code agrees."""
+
+    grid: int = 3
+    """Base crops a side."""
+    n_random: int = 2
+    """Random crops a volume."""
+    encode_px: int | None = None
+    """Crops are resized to this side before the backbone; None leaves them as they are cut."""
+    target: TargetMode = "overlap"
+    level: Level = "volume"
+    feature: Feature = "map"
+    projector_width: int = 2048
+    embedding: int = 2048
+    """Length of an embedding."""
+    teacher: Literal["ema", "legacy"] = "ema"
+    """See `Teacher`."""
+    momentum: float = 0.9
+    """Of the teacher, at the first step."""
+    momentum_end: float = 0.9
+    """Of the teacher, at the horizon; half a cosine in between."""
+    slice_stride: int = 1
+    """Use every n-th slice, from a random first one: cheaper steps that still see every slice."""
+    loss: LossOptions = field(default_factory=LossOptions)
+    augment: IntensityAugment = field(default_factory=IntensityAugment)
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.momentum <= 1 and 0 <= self.momentum_end <= 1):
+            raise InputError("recipe: momentum and momentum_end must be from 0 to 1")
+        if self.slice_stride < 1 or (self.encode_px is not None and self.encode_px < 1):
+            raise InputError("recipe: slice_stride and encode_px must be at least 1")
+        if self.projector_width < 1 or self.embedding < 1:
+            raise InputError("recipe: projector_width and embedding must be at least 1")
+        if self.target not in ("overlap", "iou") or self.level not in ("volume", "slice"):
+            raise InputError("recipe: target must be overlap or iou, level volume or slice")
+        if self.feature not in ("map", "gap") or self.teacher not in ("ema", "legacy"):
+            raise InputError("recipe: feature must be map or gap, teacher ema or legacy")
+
+
+class Voco2d(Objective):
+    """Self-supervision by position: cosines between crops equal their overlap.
+
+    All draws come from `batch.seed`, so the result is a function of the weights and the batch.
+    """
+
+    base_corners: Tensor
+
+    def __init__(self, backbone: Backbone, plane: tuple[int, int], config: Voco2dConfig) -> None:
+        """`plane` is (Y, X) of the volumes. Raises InputError if the grid does not divide it."""
+        super().__init__()
+        self.config = config
+        self.plan = CropPlan(plane, config.grid, config.n_random)
+        self.student = Encoder(
+            backbone,
+            self.plan.size,
+            encode_px=config.encode_px,
+            level=config.level,
+            feature=config.feature,
+            projector_width=config.projector_width,
+            embedding=config.embedding,
+        )
+        self.teacher = Teacher(self.student, legacy=config.teacher == "legacy")
+        self.register_buffer("base_corners", self.plan.base().corners, persistent=False)
+
+    def compile_backbones(self) -> None:
+        """Compile both backbones in place; the names in checkpoints do not change."""
+        self.student.backbone.compile()
+        self.teacher.encoder.backbone.compile()
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars `loss` = `intra` + `inter` + `reg`, and what tells how it goes.
+
+        `intra_student`, count of `nonfinite` cosines, and effective `rank` of the base crops.
+        """
+        options = self.config.loss
+        crops, target = self.crops_and_targets(batch)
+        sizes = [self.config.n_random, self.config.grid**2]
+        student_random, student_base = self.student(crops).split(sizes, dim=-2)
+        teacher_random, teacher_base = self.teacher(crops).split(sizes, dim=-2)
+
+        cosine = cosines(student_random, teacher_base)
+        if options.direction == "symmetric":
+            cosine = (cosine + cosines(teacher_random, student_base)) / 2
+        if self.config.level == "slice":
+            target = target[:, None].expand_as(cosine)
+        intra = agreement_loss(cosine, target, options)
+
+        inter = reg = cosine.new_zeros(())
+        if options.inter != "off":
+            inter = inter_loss(
+                inter_cosines(student_random, student_base, options.inter),
+                inter_cosines(teacher_random, teacher_base, options.inter),
+                options,
+            )
+        if options.reg != "off":
+            reg = reg_loss(student_base, options.reg)
+        return {
+            "loss": intra + inter + reg,
+            "intra": intra,
+            "inter": inter,
+            "reg": reg,
+            "intra_student": self._intra_student(student_random, student_base, target),
+            "nonfinite": (~cosine.isfinite()).sum(),
+            "rank": effective_rank(student_base),
+        }
+
+    @torch.no_grad()
+    def _intra_student(self, random: Tensor, base: Tensor, target: Tensor) -> Tensor:
+        """The intra loss with the student on both sides: an honest sign of learning.
+
+        A student can lower `intra` by turning away from its teacher, which lags behind, without
+        telling crops apart; it cannot turn away from itself.
+        """
+        return agreement_loss(cosines(random, base), target, self.config.loss)
+
+    def after_step(self, progress: float) -> None:
+        """Move the teacher toward the student."""
+        config = self.config
+        momentum = cosine_between(config.momentum, config.momentum_end, progress)
+        self.teacher.follow(self.student, momentum)
+
+    @torch.no_grad()
+    def crops_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Normalised crops (B, n + m, Z', h, w), random ones first, and targets (B, n, m)."""
+        device = batch.volumes.device
+        host = torch.Generator().manual_seed(batch.seed)
+        random = self.plan.draw(len(batch.volumes), host).to(device)
+        base = Boxes(self.base_corners, self.plan.size)
+        stride = min(self.config.slice_stride, batch.volumes.shape[1])
+        first = int(torch.randint(stride, (), generator=host))
+        volumes = batch.volumes[:, first::stride]
+        crops = normalise(torch.cat([extract(volumes, random), extract(volumes, base)], dim=1))
+        if not self.config.augment.is_identity:
+            parameters = self.config.augment.draw(tuple(crops.shape[:2]), host)
+            noise = torch.Generator(device).manual_seed(batch.seed)
+            crops = parameters.apply(crops, noise)
+        return crops, overlap_targets(random, base, self.config.target)

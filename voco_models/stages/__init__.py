@@ -1,0 +1,1 @@
+"""Pretraining, fine-tuning and evaluation as stages, with their recipes."""

@@ -1,0 +1,200 @@
+"""Evaluation of a fine-tuning run on its held-out patients: numbers, intervals and a page.
+
+OUT/metrics.json    every number of the page
+OUT/report.html     self-contained
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from voco_data.errors import InputError, VocoError
+from voco_data.labels.table import BINARY_GROUPS, GRADES, ORGANS
+from voco_data.qc import html
+from voco_data.storage import atomic
+from voco_models.evaluation import metrics, predictions, report
+from voco_models.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, bootstrap
+from voco_models.evaluation.decision import Decision, read_decision
+from voco_models.evaluation.metrics import GROUP_WEIGHTS, ORGAN, Float, Int
+from voco_models.stages.finetune import LABELS, STAGE
+from voco_models.training import checkpoint
+
+BOOTSTRAP_SEED = 20260101
+"""Intervals are part of the result: the same run has the same intervals."""
+
+Groups = dict[str, Float]
+Truth = dict[str, Int]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSummary:
+    """The headline of an evaluation, and where the rest is."""
+
+    run: Path
+    report: Path
+    metrics: Path
+    test_patients: int
+    scores: dict[str, Interval]
+    """RSNA scores, mAP, macro precision and recall."""
+    gain: Interval
+    """`rsna_organ_3` of the constant training priors less the model's: positive is better."""
+
+    @property
+    def beats_prior(self) -> bool:
+        """Whether the whole interval of the gain is above 0."""
+        return self.gain.low > 0
+
+    def to_json(self) -> dict[str, object]:
+        """As plain values."""
+        return asdict(self) | {
+            "run": str(self.run),
+            "report": str(self.report),
+            "metrics": str(self.metrics),
+            "beats_prior": self.beats_prior,
+        }
+
+
+def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
+    """Score the run's held-out patients; write `metrics.json` and `report.html` into `out`, or
+    into the run. Raises InputError if `run` is no finished fine-tuning run.
+    """
+    folder = Path(run)
+    target = folder if out is None else Path(out)
+    description = checkpoint.read_run(folder)
+    if description.get("stage") != STAGE or not description.get("finished"):
+        raise InputError(
+            f"{folder}: expected a finished fine-tuning run; finish it with "
+            "voco finetune ... --resume, or give another folder"
+        )
+    results = measure(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(target / report.METRICS, json.dumps(results, indent=2) + "\n")
+        title = f"Injury classifier: {description['recipe']['name']}"
+        text = html.render(title, report.sections(folder, results), lead=report.LEAD)
+        atomic.write_text(target / report.REPORT, text)
+    except OSError as error:
+        raise VocoError(f"{target}: cannot write the evaluation ({error.strerror})") from error
+    return EvaluateSummary(
+        run=folder,
+        report=target / report.REPORT,
+        metrics=target / report.METRICS,
+        test_patients=int(results["test_patients"]),
+        scores={name: Interval(**value) for name, value in results["scores"].items()},
+        gain=Interval(**results["gains"]["training_prior"][ORGAN]),
+    )
+
+
+def measure(run: Path) -> dict[str, Any]:
+    """Every number of the evaluation, as plain values."""
+    table = predictions.read_predictions(run / predictions.FILE)
+    test = predictions.patient_lines(table, "test")
+    labels = pd.read_parquet(run / LABELS).set_index("patient_id")
+    training = labels.drop(index=test["patient_id"].tolist())
+    decision = read_decision(run)
+    truths = _truths(labels.loc[test["patient_id"].tolist()])
+    arms = _arms(test, decision, _truths(training), truths)
+    decided = decision.classes(predictions.organ_probabilities(test))
+    return {
+        "test_patients": len(test),
+        "training_patients": len(training),
+        "resamples": RESAMPLES,
+        "level": LEVEL,
+        **_scores(arms, truths, decided),
+        "arms": {name: metrics.rsna_scores(arm, truths) for name, arm in arms.items()},
+        "organs": _organs(arms["model"], truths, decided),
+        "decision": json.loads(decision.to_json()),
+        "constant_groups": [group for group in BINARY_GROUPS if group in truths],
+    }
+
+
+def _truths(labels: pd.DataFrame) -> Truth:
+    """Classes of every group that the labels have."""
+    groups = [group for group in (*BINARY_GROUPS, *ORGANS) if group in labels.columns]
+    return {group: labels[group].to_numpy(np.int64) for group in groups}
+
+
+def _arms(
+    test: pd.DataFrame, decision: Decision, training: Truth, truths: Truth
+) -> dict[str, Groups]:
+    """Predictions of the model and of the constants it must beat, for the same test patients.
+
+    The model has no heads for bowel and extravasation: there it predicts the training priors, as
+    the constant it is first compared with does, so that it gains nothing by them.
+    """
+    raw = predictions.organ_probabilities(test)
+
+    def constant(make: Callable[[str], Float]) -> Groups:
+        return {group: np.tile(make(group), (len(test), 1)) for group in truths}
+
+    prior = constant(lambda g: metrics.prior_constant(training[g], len(GROUP_WEIGHTS[g])))
+    return {
+        "model": prior | decision.probabilities(raw),
+        "model_uncalibrated": prior | raw,
+        "training_prior": prior,
+        "training_weight_optimal": constant(
+            lambda g: metrics.optimal_constant(training[g], GROUP_WEIGHTS[g])
+        ),
+        "test_best_constant": constant(
+            lambda g: metrics.optimal_constant(truths[g], GROUP_WEIGHTS[g], absent=0.0)
+        ),
+    }
+
+
+def _scores(arms: dict[str, Groups], truths: Truth, decided: Truth) -> dict[str, Any]:
+    """Scores of the model and its paired gains over the constants, with intervals."""
+    terms = {name: metrics.patient_terms(arm, truths) for name, arm in arms.items()}
+    constants = [name for name in arms if name not in ("model", "model_uncalibrated")]
+
+    def statistic(counts: Float) -> dict[str, Float]:
+        model = terms["model"].scores(counts)
+        scores = {name: model[name] for name in metrics.SCORES if name in model}
+        precision, recall = metrics.macro_precision_recall(decided, truths, counts)
+        values = {
+            **scores,
+            "mean_average_precision": metrics.mean_average_precision(arms["model"], truths, counts),
+            "macro_precision": precision,
+            "macro_recall": recall,
+        }
+        for constant in constants:
+            other = terms[constant].scores(counts)
+            values |= {f"{constant}/{name}": other[name] - score for name, score in scores.items()}
+        return values
+
+    count = len(truths[ORGANS[0]])
+    intervals = bootstrap(statistic, count, np.random.default_rng(BOOTSTRAP_SEED))
+    gains: dict[str, dict[str, Any]] = {constant: {} for constant in constants}
+    for key, interval in intervals.items():
+        if "/" in key:
+            constant, name = key.split("/")
+            gains[constant][name] = interval.to_json()
+    plain = {key: interval.to_json() for key, interval in intervals.items() if "/" not in key}
+    return {"scores": plain, "gains": gains}
+
+
+def _organs(model: Groups, truths: Truth, decided: Truth) -> dict[str, Any]:
+    """Loss, average precisions and confusion counts of each organ."""
+    found: dict[str, Any] = {}
+    everyone = metrics.once(len(decided[ORGANS[0]]))
+    for organ in ORGANS:
+        truth = truths[organ]
+        present = [c for c in range(len(GRADES)) if (truth == c).any()]
+        found[organ] = {
+            "loss": metrics.weighted_log_loss(model[organ], truth, GROUP_WEIGHTS[organ]),
+            "average_precision": {
+                GRADES[c]: float(
+                    metrics.average_precision(model[organ][:, c], truth == c, everyone)[0]
+                )
+                for c in present
+            },
+            "absent": [grade for c, grade in enumerate(GRADES) if c not in present],
+            "confusion": metrics.confusion(truth, decided[organ]).tolist(),
+        }
+    return found

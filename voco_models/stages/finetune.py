@@ -1,0 +1,333 @@
+"""Fine-tuning: one classifier a fold through the engine, and everyone's predictions.
+
+RUN/run.json              recipe, provenance, labels' digest, what is finished
+RUN/split.json            which patients test and validate
+RUN/labels.parquet        labels of the run's patients, under the store's ids
+RUN/fold-<i>/             checkpoint.pt, history.csv; predictions.parquet once it is finished
+RUN/predictions.parquet   out-of-fold and test, a line a series and a line a patient
+RUN/decision.json         calibration and thresholds, from the out-of-fold lines
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from voco_data.errors import InputError
+from voco_data.labels.table import ORGANS, Labels
+from voco_data.maintenance import pins
+from voco_data.storage import atomic
+from voco_data.store.reader import Store
+from voco_models.data.loader import Loader
+from voco_models.data.prefetch import READER_THREADS
+from voco_models.data.resident import Residence, Resident, make_resident
+from voco_models.data.sampling import step_seed
+from voco_models.evaluation import predictions
+from voco_models.evaluation.decision import fit_decision, write_decision
+from voco_models.networks.backbones import create_backbone
+from voco_models.networks.classifier import (
+    ClassificationObjective,
+    SliceSequenceClassifier,
+    loss_weights,
+    predict,
+)
+from voco_models.stages.finetune_plan import Plan, Series, make_plan
+from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
+from voco_models.training import checkpoint
+from voco_models.training.engine import FitConfig, Row, check_out, choose_device, fit
+from voco_models.training.provenance import differences
+
+log = logging.getLogger(__name__)
+
+SPLIT, LABELS = "split.json", "labels.parquet"
+STAGE = "finetune"
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneSummary:
+    """What a call of `finetune` did."""
+
+    run: Path
+    recipe: str
+    init: str
+    patients: int
+    series: int
+    test_patients: int
+    folds: int
+    folds_finished: int
+    steps: int
+    """Optimiser steps done, over all folds and calls."""
+    total_steps: int
+    finished: bool
+    seconds: float
+    """Of this call."""
+
+    def to_json(self) -> dict[str, object]:
+        """As plain values."""
+        return asdict(self) | {"run": str(self.run)}
+
+
+def finetune(
+    store: str | Path | Store,
+    labels: str | Path,
+    out: str | Path,
+    *,
+    init: str | Path = "scratch",
+    recipe: str | FinetuneRecipe = "default",
+    max_steps: int | None = None,
+    resume: bool = False,
+    allow_unlabelled: bool = False,
+    device: str | torch.device | None = None,
+    pseudonymise: Callable[[str], str] | None = None,
+    resident: Residence = "none",
+) -> FinetuneSummary:
+    """Train one classifier a fold on the store's volumes and predict every patient once.
+
+    `max_steps` counts steps over all folds from the beginning of the run, and only stops. With
+    `resume`, finished folds are kept and the unfinished one goes on as if never stopped.
+    `resident` keeps all volumes in memory, as the recipe looks at them, and changes no batch.
+    Raises InputError before anything is written if the inputs do not fit together.
+    """
+    began = time.perf_counter()
+    run, target = Path(out), choose_device(device)
+    opened = store if isinstance(store, Store) else Store.open(store)
+    plan = make_plan(
+        opened,
+        Path(labels),
+        finetune_recipe(recipe),
+        init=init,
+        allow_unlabelled=allow_unlabelled,
+        pseudonymise=pseudonymise,
+    )
+    _check_run(run, plan, resume=resume)
+    held = make_resident(plan.items(plan.series), resident, target, READER_THREADS)
+    _write_plan(run, plan)
+    pins.pin(opened, run, STAGE)
+    steps, tables = 0, []
+    for fold in range(plan.recipe.n_folds):
+        allowed = None if max_steps is None else max_steps - steps
+        done, table = _run_fold(run, plan, fold, target, allowed, held)
+        steps += done
+        if table is None:
+            break
+        tables.append(table)
+    finished = len(tables) == plan.recipe.n_folds
+    if finished:
+        _write_predictions(run, plan, tables)
+        checkpoint.write_run(run, _description(plan, finished=True))
+    return FinetuneSummary(
+        run=run,
+        recipe=plan.recipe.name,
+        init=plan.first.name,
+        patients=len(plan.labels),
+        series=len(plan.series),
+        test_patients=len(plan.split.test),
+        folds=plan.recipe.n_folds,
+        folds_finished=len(tables),
+        steps=steps,
+        total_steps=sum(plan.steps(fold) for fold in range(plan.recipe.n_folds)),
+        finished=finished,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _run_fold(
+    run: Path,
+    plan: Plan,
+    fold: int,
+    device: torch.device,
+    max_steps: int | None,
+    resident: Resident | None,
+) -> tuple[int, pd.DataFrame | None]:
+    """Train and predict a fold, or go on with it. Returns its steps so far, and its predictions
+    once it is finished.
+    """
+    folder = run / f"fold-{fold}"
+    if (folder / predictions.FILE).exists():
+        return plan.steps(fold), predictions.read_predictions(folder / predictions.FILE)
+    begun = (folder / checkpoint.CHECKPOINT).exists()
+    if max_steps is not None and max_steps <= 0 and not begun:
+        return 0, None
+    series = plan.series.of(plan.split.training(fold))
+    objective = _objective(plan, fold, series)
+    summary = fit(
+        objective,
+        Loader(
+            plan.items(series),
+            batch_size=plan.recipe.batch_size,
+            seed=step_seed(plan.recipe.seed, fold),
+            device=device,
+            targets=plan.grades(series),
+            resident=resident,
+        ),
+        _fit_config(plan, fold),
+        out=folder,
+        device=device,
+        max_steps=max_steps,
+        resume=begun,
+        provenance=plan.provenance | {"fold": fold},
+        on_log=lambda row: _log_row(plan, fold, row),
+    )
+    if not summary.finished:
+        return summary.last_step, None
+    table = _predict_fold(plan, fold, objective.classifier, device, resident)
+    predictions.write_predictions(folder / predictions.FILE, table)
+    return summary.last_step, table
+
+
+def _objective(plan: Plan, fold: int, series: Series) -> ClassificationObjective:
+    """The fold's classifier with its first weights, and its loss."""
+    recipe = plan.recipe
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(step_seed(recipe.seed, fold))
+        backbone = create_backbone(recipe.backbone)
+        classifier = SliceSequenceClassifier(
+            backbone,
+            hidden=recipe.hidden,
+            layers=recipe.layers,
+            dropout=recipe.dropout,
+            pooling=recipe.pooling,
+            feature_norm=recipe.feature_norm,
+            over_slices=recipe.over_slices,
+            images_per_call=recipe.images_per_call,
+        )
+    if plan.first.weights is not None:
+        backbone.load_state_dict(plan.first.weights, strict=True)
+    weights = loss_weights(plan.grades(series), recipe.class_weights)
+    return ClassificationObjective(
+        classifier, recipe.view, recipe.augmentation, weights, plan.contrast
+    )
+
+
+def _fit_config(plan: Plan, fold: int) -> FitConfig:
+    recipe, steps = plan.recipe, plan.steps(fold)
+    return FitConfig(
+        total_steps=steps,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        warmup_steps=round(recipe.warmup_fraction * steps),
+        final_lr_fraction=recipe.final_lr_fraction,
+        clip_norm=recipe.clip_norm,
+        log_every=recipe.log_every,
+        checkpoint_every=recipe.checkpoint_every,
+        seed=step_seed(recipe.seed, fold),
+    )
+
+
+def _predict_fold(
+    plan: Plan,
+    fold: int,
+    classifier: SliceSequenceClassifier,
+    device: torch.device,
+    resident: Resident | None,
+) -> pd.DataFrame:
+    """Predictions of the fold's model for its validation series and for the test series."""
+    parts = (("oof", plan.split.folds[fold]), ("test", plan.split.test))
+    tables = []
+    for split, patients in parts:
+        series = plan.series.of(patients)
+        tables.append(
+            predictions.series_table(
+                split=split,
+                fold=fold,
+                patients=series.patients,
+                series=series.uids,
+                probabilities=_predict_series(plan, series, classifier, device, resident),
+                grades=plan.grades(series).numpy(),
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _predict_series(
+    plan: Plan,
+    series: Series,
+    classifier: SliceSequenceClassifier,
+    device: torch.device,
+    resident: Resident | None,
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(N, 3, 3) in the order of `series`."""
+    size = min(plan.recipe.batch_size, len(series))
+    loader = Loader(plan.items(series), batch_size=size, seed=0, device=device, resident=resident)
+    classifier.eval()
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        batches = [
+            predict(classifier, plan.recipe.view, batch.volumes, plan.recipe.flips, plan.contrast)
+            for batch in loader.once()
+        ]
+    return torch.cat(batches).cpu().numpy()
+
+
+def _write_predictions(run: Path, plan: Plan, tables: list[pd.DataFrame]) -> None:
+    """Out-of-fold lines, the mean of all models for the test lines, and the frozen decision."""
+    oof = [table[table["split"] == "oof"] for table in tables]
+    test = [table[table["split"] == "test"].reset_index(drop=True) for table in tables]
+    series = pd.concat([*oof, predictions.mean_over_folds(test)], ignore_index=True)
+    patients = predictions.to_patients(series, plan.recipe.patient)
+    predictions.write_predictions(
+        run / predictions.FILE, pd.concat([series, patients], ignore_index=True)
+    )
+    out_of_fold = predictions.patient_lines(patients, "oof")
+    write_decision(run, fit_decision(out_of_fold, calibrate=plan.recipe.calibrate))
+
+
+def _check_run(run: Path, plan: Plan, *, resume: bool) -> None:
+    """InputError unless `run` can be written and is new, or is this very experiment to resume."""
+    check_out(run, resume=False)
+    exists = (run / checkpoint.RUN).exists()
+    if exists and not resume:
+        raise InputError(f"{run}: already holds a run; go on with --resume or give another --out")
+    if resume and not exists:
+        raise InputError(f"{run}: nothing to resume, it holds no {checkpoint.RUN}")
+    if not exists:
+        return
+    before = checkpoint.read_run(run)
+    changed = differences(before, _description(plan, finished=False))
+    if before.get("labels_sha256") != plan.labels.sha256:
+        changed.append("the label table")
+    if changed:
+        raise InputError(f"{run}: cannot resume: {'; '.join(changed)}; give another --out")
+
+
+def _write_plan(run: Path, plan: Plan) -> None:
+    """What the run is, before the first step. Resuming writes the same again."""
+    if not (run / checkpoint.RUN).exists():
+        checkpoint.write_run(run, _description(plan, finished=False))
+    atomic.write_text(run / SPLIT, plan.split.to_json() + "\n")
+    with atomic.replacing(run / LABELS) as temporary:
+        labels_table(plan.labels).to_parquet(temporary, index=False)
+
+
+def _description(plan: Plan, *, finished: bool) -> dict[str, Any]:
+    return plan.provenance | {
+        "labels_sha256": plan.labels.sha256,
+        "patients": len(plan.labels),
+        "series": len(plan.series),
+        "pretraining": plan.first.provenance,
+        "finished": finished,
+    }
+
+
+def labels_table(labels: Labels) -> pd.DataFrame:
+    """patient_id and the class of every group, a line a patient."""
+    organs = {organ: labels.organs[:, i] for i, organ in enumerate(ORGANS)}
+    return pd.DataFrame({"patient_id": list(labels.patient_ids)} | organs | labels.binary)
+
+
+def _log_row(plan: Plan, fold: int, row: Row) -> None:
+    log.info(
+        "fold %d of %d: step %d of %d, loss %.4f",
+        fold + 1,
+        plan.recipe.n_folds,
+        row["step"],
+        plan.steps(fold),
+        row["loss"],
+    )

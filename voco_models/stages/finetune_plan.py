@@ -1,0 +1,181 @@
+"""Everything that fine-tuning decides before it starts: labels, split, volumes, first weights.
+
+Making a plan writes nothing and raises InputError for whatever cannot work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from voco_data.errors import InputError
+from voco_data.labels.splits import Split, holders_of_one_volume, make_split
+from voco_data.labels.table import LabelledPatients, Labels, join_labels, read_labels
+from voco_data.store.reader import Store
+from voco_models.data.items import Item, VolumeSource
+from voco_models.data.volume_view import ReducedVolumes
+from voco_models.data.window import Contrast, contrast_of
+from voco_models.networks.backbones import Backbone, create_backbone
+from voco_models.stages.finetune_recipes import FinetuneRecipe
+from voco_models.training import checkpoint
+from voco_models.training.provenance import make_provenance
+
+SCRATCH, IMAGENET = "scratch", "imagenet"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The labelled series of a store, in row order; lists of equal length."""
+
+    rows: list[int]
+    uids: list[str]
+    patients: list[str]
+    """Patient ids as in the split and the labels."""
+
+    def of(self, patients: Sequence[str]) -> Series:
+        """The series of `patients`."""
+        wanted = set(patients)
+        chosen = [i for i, patient in enumerate(self.patients) if patient in wanted]
+        return Series(
+            rows=[self.rows[i] for i in chosen],
+            uids=[self.uids[i] for i in chosen],
+            patients=[self.patients[i] for i in chosen],
+        )
+
+    def __len__(self) -> int:
+        """How many series."""
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstWeights:
+    """What the backbone starts from."""
+
+    name: str
+    """`scratch`, `imagenet`, or `run:` and the digest of the file of weights."""
+    weights: dict[str, Tensor] | None
+    """None: drawn at random in each fold."""
+    provenance: dict[str, Any] | None
+    """Of the pretraining run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A fine-tuning run that can start."""
+
+    recipe: FinetuneRecipe
+    volumes: VolumeSource
+    labels: Labels
+    """Of the store's patients."""
+    series: Series
+    contrast: Contrast
+    split: Split
+    first: FirstWeights
+    provenance: dict[str, Any]
+
+    def items(self, series: Series) -> list[Item]:
+        """What a loader needs to read `series`."""
+        return [Item(self.volumes, row) for row in series.rows]
+
+    def grades(self, series: Series) -> Tensor:
+        """Grades of each series' patient, int64 (N, 3)."""
+        return torch.from_numpy(self.labels.organs[self.labels.rows(series.patients)]).long()
+
+    def steps(self, fold: int) -> int:
+        """Optimiser steps of a fold."""
+        series = self.series.of(self.split.training(fold))
+        return self.recipe.epochs * (len(series) // self.recipe.batch_size)
+
+
+def make_plan(
+    store: Store,
+    labels: Path,
+    recipe: FinetuneRecipe,
+    *,
+    init: str | Path,
+    allow_unlabelled: bool = False,
+    pseudonymise: Callable[[str], str] | None = None,
+) -> Plan:
+    """Check the inputs against each other and decide everything that a run needs."""
+    recipe.view.check(store.grid)
+    joined = join_labels(
+        read_labels(labels),
+        store.catalogue["patient_id"].tolist(),
+        allow_unlabelled=allow_unlabelled,
+        pseudonymise=pseudonymise,
+    )
+    table = store.catalogue
+    persons = [joined.person.get(str(patient), str(patient)) for patient in table["patient_id"]]
+    split = make_split(
+        joined.labels.patient_ids,
+        joined.labels.organs,
+        n_folds=recipe.n_folds,
+        seed=recipe.seed,
+        linked=holders_of_one_volume(persons, table["content_digest"]),
+    )
+    first = first_weights(init, recipe)
+    shrink = recipe.view.reduce == "average"
+    plan = Plan(
+        recipe=recipe,
+        volumes=ReducedVolumes(store, recipe.view.shape) if shrink else store,
+        labels=joined.labels,
+        contrast=contrast_of(recipe.window_hu, store.spec),
+        series=_labelled_series(store, joined),
+        split=split,
+        first=first,
+        provenance=make_provenance(
+            "finetune", recipe.to_json(), [store], split=split.digest, init=first.name
+        ),
+    )
+    for fold in range(recipe.n_folds):
+        if plan.steps(fold) == 0:
+            raise InputError(
+                f"fold {fold} would train on {len(plan.series.of(split.training(fold)))} series, "
+                f"fewer than the recipe's batch of {recipe.batch_size}; label more patients"
+            )
+    return plan
+
+
+def first_weights(init: str | Path, recipe: FinetuneRecipe) -> FirstWeights:
+    """The weights that `init` names: scratch, imagenet, or the folder of a pretraining run."""
+    if init == SCRATCH:
+        create_backbone(recipe.backbone)
+        return FirstWeights(SCRATCH, None, None)
+    if init == IMAGENET:
+        backbone = create_backbone(recipe.backbone, pretrained=True)
+        return FirstWeights(IMAGENET, backbone.state_dict(), None)
+    run = Path(init)
+    file = run / checkpoint.BACKBONE
+    if not file.is_file():
+        raise InputError(
+            f"init: expected {SCRATCH}, {IMAGENET} or the folder of a finished pretraining run "
+            f"with {checkpoint.BACKBONE}, got {init}"
+        )
+    backbone, provenance = checkpoint.load_backbone(run)
+    _check_backbone(backbone, recipe, run)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    return FirstWeights(f"run:{digest}", backbone.state_dict(), provenance)
+
+
+def _check_backbone(backbone: Backbone, recipe: FinetuneRecipe, run: Path) -> None:
+    if backbone.name != recipe.backbone or backbone.in_chans != 1:
+        raise InputError(
+            f"init: {run} holds {backbone.name} with {backbone.in_chans} channels, the recipe "
+            f"{recipe.name} needs {recipe.backbone} with 1; use the recipe that fits the run"
+        )
+
+
+def _labelled_series(store: Store, joined: LabelledPatients) -> Series:
+    table = store.catalogue
+    table = table[table["patient_id"].isin(list(joined.person))].sort_values("row")
+    return Series(
+        rows=[int(row) for row in table["row"]],
+        uids=[str(uid) for uid in table["series_uid"]],
+        patients=[joined.person[str(patient)] for patient in table["patient_id"]],
+    )

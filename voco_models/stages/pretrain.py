@@ -1,0 +1,204 @@
+"""The self-supervised stage: stores in, a run folder with a backbone out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from voco_data.errors import InputError
+from voco_data.maintenance import pins
+from voco_data.storage.base import in_bucket
+from voco_data.store.reader import Store
+from voco_models.data.items import items_of
+from voco_models.data.loader import Loader
+from voco_models.data.resident import Residence
+from voco_models.data.sampling import step_seed
+from voco_models.networks.backbones import create_backbone
+from voco_models.objectives.collapse import CollapseWatch, constant_levels
+from voco_models.objectives.voco2d import Voco2d
+from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
+from voco_models.training import checkpoint
+from voco_models.training.engine import Row, check_out, choose_device, fit
+from voco_models.training.provenance import make_provenance, plain
+
+log = logging.getLogger(__name__)
+
+STAGE = "pretrain"
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainSummary:
+    """What the stage did."""
+
+    run: Path
+    recipe: str
+    device: str
+    stores: tuple[str, ...]
+    volumes: int
+    first_step: int
+    last_step: int
+    total_steps: int
+    loss: float | None
+    """Mean over the last steps; None if no step was left to take."""
+    notes: tuple[str, ...]
+    """What was done otherwise than the recipe says, and why."""
+    alarms: tuple[str, ...]
+    """Signs of collapse."""
+    seconds: float
+    """Time in training, over all resumes."""
+    checkpoint: Path
+    backbone: Path
+    history: Path
+
+    def to_json(self) -> dict[str, object]:
+        """The same as plain JSON values."""
+        values: dict[str, object] = plain(asdict(self))
+        return values
+
+
+def pretrain(
+    stores: Sequence[str | Path],
+    out: str | Path,
+    *,
+    recipe: str | PretrainRecipe = "default",
+    max_steps: int | None = None,
+    resume: bool = False,
+    device: str | torch.device | None = None,
+    resident: Residence = "none",
+) -> PretrainSummary:
+    """Pretrain a backbone with 2D-VoCo on every volume of `stores`; write the run to `out`.
+
+    `max_steps` counts from the beginning of the run and only stops it; go on with `resume`.
+    `resident` keeps all volumes in memory, and changes no batch.
+    Everything is checked before anything is written: InputError for a folder that is no store,
+    stores that do not fit together or the recipe, an empty store, an unknown recipe, a place that
+    cannot be written, or a run that is (or is not) there. Diverged if the loss is not finite.
+    """
+    name = recipe if isinstance(recipe, str) else "custom"
+    wanted = pretrain_recipe(recipe) if isinstance(recipe, str) else recipe
+    if max_steps is not None and max_steps < 1:
+        raise InputError(f"max steps: expected at least 1, got {max_steps}")
+    place = choose_device(device)
+    opened = open_matching(stores)
+    items = items_of(opened)
+    used, notes = adapt_to_volumes(wanted, len(items))
+    objective = build_objective(used, opened[0].grid)
+    # A batch norm needs two rows: a single volume fills the batch with itself, cropped elsewhere.
+    filled = items if len(items) > 1 else items * used.batch_size
+    check_out(Path(out), resume=resume)  # before volumes are read
+    loader = Loader(
+        filled,
+        batch_size=used.batch_size,
+        seed=used.fit.seed,
+        device=place,
+        resident=resident,
+    )
+    watch = CollapseWatch(constant_levels(objective.plan, used.voco.target, used.voco.loss))
+    run = Path(out)
+
+    for note in notes:
+        log.warning("%s", note)
+    provenance = make_provenance(STAGE, asdict(used), opened)
+    if not resume:
+        checkpoint.write_run(
+            run, {"stage": STAGE, "recipe_name": name, "notes": notes, "provenance": provenance}
+        )
+    for store in opened:
+        pins.pin(store, run, STAGE)
+    if used.compile and place.type == "cuda":
+        objective.compile_backbones()
+
+    def on_log(row: Row) -> None:
+        watch(row)
+        log.info(
+            "step %d of %d: loss %.4f (intra %.4f, inter %.4f, reg %.4f), rank %.1f, %.0f s",
+            *(int(row["step"]), used.fit.total_steps, row["loss"], row["intra"], row["inter"]),
+            *(row["reg"], row["rank"], row["seconds"]),
+        )
+
+    done = fit(
+        objective,
+        loader,
+        used.fit,
+        out=run,
+        device=place,
+        max_steps=max_steps,
+        resume=resume,
+        provenance=provenance,
+        on_log=on_log,
+    )
+    return PretrainSummary(
+        run=run,
+        recipe=name,
+        device=str(place),
+        stores=tuple(str(store.place) for store in opened),
+        volumes=len(items),
+        first_step=done.first_step,
+        last_step=done.last_step,
+        total_steps=done.total_steps,
+        loss=done.loss,
+        notes=tuple(notes),
+        alarms=tuple(watch.alarms),
+        seconds=done.seconds,
+        checkpoint=done.checkpoint,
+        backbone=checkpoint.save_backbone(run, objective.student.backbone, provenance),
+        history=done.history,
+    )
+
+
+def open_matching(paths: Sequence[str | Path]) -> list[Store]:
+    """Open stores that can be trained on together: one grid, one window, none twice, not empty."""
+    if not paths:
+        raise InputError("stores: expected at least one store, got none")
+    if len({path if in_bucket(path) else Path(path).resolve() for path in paths}) < len(paths):
+        raise InputError("stores: the same store was given twice; give each store once")
+    stores = [Store.open(path) for path in paths]
+    first = stores[0]
+    for store in stores:
+        if not len(store):
+            raise InputError(
+                f"{store.place}: the store holds no volumes; preprocess series into it"
+            )
+        for what, ours, theirs in (
+            ("grid", first.grid, store.grid),
+            ("window level", first.spec.window_level_hu, store.spec.window_level_hu),
+            ("window width", first.spec.window_width_hu, store.spec.window_width_hu),
+        ):
+            if ours != theirs:
+                raise InputError(
+                    f"{store.place}: {what} {theirs} differs from {ours} of {first.place}; "
+                    "give stores of one spec"
+                )
+    return stores
+
+
+def adapt_to_volumes(recipe: PretrainRecipe, volumes: int) -> tuple[PretrainRecipe, list[str]]:
+    """The recipe that so few volumes allow, and what was changed. Most often nothing.
+
+    A batch never holds more volumes than there are. With a single one there is no other volume to
+    compare with, so the inter-volume loss is off, and the batch is that volume twice with
+    different random crops.
+    """
+    if volumes >= max(2, recipe.batch_size):
+        return recipe, []
+    if volumes > 1:
+        note = f"only {volumes} volumes: the batch size is {volumes} instead of {recipe.batch_size}"
+        return dataclasses.replace(recipe, batch_size=volumes), [note]
+    notes = ["only 1 volume: every batch is that volume twice, with different random crops"]
+    voco = recipe.voco
+    if voco.loss.inter != "off":
+        notes.append("only 1 volume: the inter-volume loss is off, it needs two")
+        voco = dataclasses.replace(voco, loss=dataclasses.replace(voco.loss, inter="off"))
+    return dataclasses.replace(recipe, batch_size=2, voco=voco), notes
+
+
+def build_objective(recipe: PretrainRecipe, grid: tuple[int, int, int]) -> Voco2d:
+    """The objective with fresh weights, a function of the recipe's seed. `grid` is (Z, Y, X)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(step_seed(recipe.fit.seed, 0))
+        return Voco2d(create_backbone(recipe.backbone), (grid[1], grid[2]), recipe.voco)

@@ -1,0 +1,77 @@
+"""Recipes of the self-supervised stage, by name: the whole experiment in one frozen value.
+
+voco pretrain STORE --out RUN --recipe default    one GPU; no score of ours measured yet
+voco pretrain STORE --out RUN --recipe tiny       2 CPU cores, under a minute; for the demo
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from voco_data.errors import InputError
+from voco_models.networks.backbones import DEFAULT_BACKBONE, TINY_BACKBONE
+from voco_models.objectives.voco2d import Voco2dConfig
+from voco_models.training.engine import FitConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainRecipe:
+    """Network, method and training."""
+
+    fit: FitConfig
+    backbone: str = DEFAULT_BACKBONE
+    """Any timm CNN."""
+    voco: Voco2dConfig = field(default_factory=Voco2dConfig)
+    batch_size: int = 4
+    """Volumes a step."""
+    compile: bool = True
+    """Compile the backbones, on CUDA only."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2 and self.voco.loss.inter != "off":
+            raise InputError("recipe: the inter-volume loss needs batch_size >= 2, or inter off")
+
+
+PRETRAIN_RECIPES = MappingProxyType(
+    {
+        # The paper's network and the authors' training settings.
+        "default": PretrainRecipe(
+            fit=FitConfig(
+                total_steps=250_000,
+                warmup_steps=5_000,
+                lr=1e-4,
+                weight_decay=0.01,
+                amsgrad=True,
+                log_every=50,
+                checkpoint_every=1_000,
+            ),
+        ),
+        # The same method with everything small, and 4 of the 32 slices a step. In so few steps a
+        # teacher that follows sooner learns more.
+        "tiny": PretrainRecipe(
+            fit=FitConfig(
+                total_steps=100,
+                warmup_steps=10,
+                lr=1e-3,
+                weight_decay=0.01,
+                amsgrad=True,
+                log_every=5,
+                checkpoint_every=50,
+            ),
+            backbone=TINY_BACKBONE,
+            voco=Voco2dConfig(
+                projector_width=256, embedding=128, slice_stride=8, momentum=0.5, momentum_end=0.5
+            ),
+        ),
+    }
+)
+
+
+def pretrain_recipe(name: str) -> PretrainRecipe:
+    """The recipe of that name. InputError that lists the names if there is none."""
+    try:
+        return PRETRAIN_RECIPES[name]
+    except KeyError:
+        known = ", ".join(sorted(PRETRAIN_RECIPES))
+        raise InputError(f"recipe: expected one of {known}, got {name!r}") from None

@@ -1,0 +1,119 @@
+"""Files of a run: written whole, forced to disk, read back without executing anything.
+
+RUN/checkpoint.pt   objective, optimiser, step, history window, provenance: enough to go on
+RUN/backbone.pt     a backbone's name and weights: enough to start another stage from
+RUN/run.json        stage, recipe and provenance, for people and for `voco evaluate`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from voco_data.errors import InputError, VocoError
+from voco_models.networks.backbones import Backbone, create_backbone
+
+FORMAT = 1
+"""Version of the dictionaries in `checkpoint.pt` and `backbone.pt`."""
+CHECKPOINT = "checkpoint.pt"
+BACKBONE = "backbone.pt"
+RUN = "run.json"
+
+
+def save(path: Path, payload: dict[str, Any]) -> None:
+    """Write tensors and plain values to `path`: all of it or none of it, also after a power cut.
+
+    Raises VocoError if it cannot be written (a full disk); what was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: a killed run leaves one file
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **payload}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise VocoError(f"{path}: cannot write it ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote, on the CPU, with `weights_only`. InputError if it cannot be read."""
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: expected a file of a voco run, found none") from error
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: expected a file of a voco run, cannot read it") from error
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise InputError(f"{path}: expected format {FORMAT} of a voco run, got something else")
+    return payload
+
+
+def save_backbone(run: Path, backbone: Backbone, provenance: dict[str, Any]) -> Path:
+    """Write `RUN/backbone.pt`; returns its path."""
+    path = run / BACKBONE
+    save(
+        path,
+        {
+            "name": backbone.name,
+            "in_chans": backbone.in_chans,
+            "weights": backbone.state_dict(),
+            "provenance": provenance,
+        },
+    )
+    return path
+
+
+def load_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
+    """The backbone of a run folder or of a `backbone.pt`, on the CPU, with its provenance.
+
+    Raises InputError if there is none or if the weights do not fit, strictly.
+    """
+    file = path / BACKBONE if path.is_dir() else path
+    payload = load(file)
+    try:
+        backbone = create_backbone(payload["name"], in_chans=payload["in_chans"])
+        backbone.load_state_dict(payload["weights"], strict=True)
+        return backbone, payload["provenance"]
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{file}: expected a backbone that voco wrote, got other keys") from error
+
+
+def write_run(run: Path, description: dict[str, Any]) -> None:
+    """Write `RUN/run.json` (makes the folder)."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        temporary = run / f".{RUN}.tmp"
+        temporary.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+        temporary.replace(run / RUN)
+    except OSError as error:
+        raise VocoError(f"{run}: cannot write the run ({error.strerror})") from error
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """Read `RUN/run.json`. InputError if it is no run."""
+    try:
+        description = json.loads((run / RUN).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run}: expected the folder of a voco run, with {RUN}") from error
+    if not isinstance(description, dict):
+        raise InputError(f"{run / RUN}: expected a JSON object")
+    return description
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the rename itself to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,240 @@
+"""One training loop for every objective. It never asks which model it has.
+
+Every draw of a step comes from (seed, step): the loader's order, the seed in the batch, and
+torch's default generators (dropout). So a checkpoint needs no generator state, and a resumed run
+gives the same losses as one that was never stopped: bit for bit on a CPU with the same number of
+threads.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from voco_data.errors import InputError
+from voco_models.data.loader import Batch
+from voco_models.data.sampling import step_seed
+from voco_models.training import checkpoint
+from voco_models.training.disk_space import check_room, checkpoint_bytes
+from voco_models.training.history import HISTORY, History
+from voco_models.training.interrupt import Interruption
+from voco_models.training.objective import BatchSource, Objective
+from voco_models.training.schedule import warmup_cosine
+from voco_models.training.train_state import Diverged, Row, TrainState
+
+__all__ = [
+    "BatchSource",
+    "Diverged",
+    "FitConfig",
+    "FitSummary",
+    "Objective",
+    "Row",
+    "TrainState",
+    "check_out",
+    "choose_device",
+    "fit",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """How to train; everything the optimiser and the loop need to know."""
+
+    total_steps: int
+    """Horizon of the schedule. Stopping early does not change it."""
+    lr: float
+    """Peak learning rate of AdamW."""
+    weight_decay: float
+    warmup_steps: int = 0
+    amsgrad: bool = False
+    final_lr_fraction: float = 0.0
+    """Learning rate at the horizon, as a fraction of the peak."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient, or no limit."""
+    log_every: int = 50
+    """Steps in a row of the history; its values are means over them."""
+    checkpoint_every: int = 1000
+    seed: int = 0
+    amp: bool = True
+    """bf16 autocast, on CUDA only."""
+
+    def __post_init__(self) -> None:
+        if self.total_steps < 1 or self.log_every < 1 or self.checkpoint_every < 1:
+            raise InputError("recipe: total_steps, log_every and checkpoint_every must be >= 1")
+        if not 0 <= self.warmup_steps <= self.total_steps:
+            raise InputError("recipe: warmup_steps must be from 0 to total_steps")
+        if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.final_lr_fraction <= 1:
+            raise InputError("recipe: lr must be > 0, weight_decay >= 0, final_lr_fraction in 0..1")
+
+
+@dataclass(frozen=True, slots=True)
+class FitSummary:
+    """What `fit` did."""
+
+    first_step: int
+    last_step: int
+    total_steps: int
+    loss: float | None
+    """Loss in the last row of the history written; None if no step was taken."""
+    seconds: float
+    checkpoint: Path
+    history: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the horizon of the recipe is reached."""
+        return self.last_step >= self.total_steps
+
+
+def choose_device(name: str | torch.device | None = None) -> torch.device:
+    """The named device, or CUDA where there is one, else the CPU. InputError if not available."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device: expected cpu or cuda, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device: expected cpu or cuda, got {name!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device: {name} was asked for, but no CUDA device is available; use cpu")
+    return device
+
+
+def fit(
+    objective: Objective,
+    batches: BatchSource,
+    config: FitConfig,
+    *,
+    out: Path,
+    device: torch.device,
+    max_steps: int | None = None,
+    resume: bool = False,
+    provenance: dict[str, Any],
+    on_log: Callable[[Row], None] | None = None,
+) -> FitSummary:
+    """Train `objective` up to step min(max_steps, total_steps); write checkpoint and history.
+
+    `max_steps` counts from the beginning of the run, not of this call, and only stops: the
+    schedule belongs to `config`. Raises InputError before writing if `out` holds a checkpoint and
+    `resume` is false, or the other way round, or if the checkpoint is of another experiment;
+    VocoError if the disk has no room for a checkpoint; Diverged for a loss that is not finite. On
+    SIGINT and SIGTERM the step is finished, a checkpoint saved, and the signal raised again.
+    """
+    check_out(out, resume=resume)
+    saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
+    check_room(out, checkpoint_bytes(objective, amsgrad=config.amsgrad))
+    objective = objective.to(device)
+    state = TrainState(objective, _adamw(objective, config, device))
+    if saved is not None:
+        state.restore(saved, provenance)
+    first, loss = state.step, None
+    stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
+    if first < stop:
+        loss = _loop(state, batches, config, stop, out, provenance, on_log)
+    return FitSummary(
+        first_step=first,
+        last_step=state.step,
+        total_steps=config.total_steps,
+        loss=loss,
+        seconds=state.seconds,
+        checkpoint=out / checkpoint.CHECKPOINT,
+        history=out / HISTORY,
+    )
+
+
+def check_out(out: Path, *, resume: bool) -> None:
+    """InputError unless `out` can be written and holds a checkpoint exactly when `resume` is on."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: expected a folder for the run, found a file; give another --out")
+    holder = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(holder, os.W_OK | os.X_OK):
+        raise InputError(f"{out}: expected a place that can be written, {holder} cannot")
+    exists = (out / checkpoint.CHECKPOINT).exists()
+    if exists and not resume:
+        raise InputError(f"{out}: already holds a run; go on with --resume or give another --out")
+    if resume and not exists:
+        raise InputError(f"{out}: nothing to resume, it holds no {checkpoint.CHECKPOINT}")
+
+
+def _adamw(objective: Objective, config: FitConfig, device: torch.device) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        objective.parameter_groups(),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        amsgrad=config.amsgrad,
+        fused=device.type == "cuda",
+    )
+
+
+def _loop(
+    state: TrainState,
+    batches: BatchSource,
+    config: FitConfig,
+    stop: int,
+    out: Path,
+    provenance: dict[str, Any],
+    on_log: Callable[[Row], None] | None,
+) -> float:
+    """Steps up to `stop`, or to a signal. Returns the loss of the last row written."""
+    device = next(state.objective.parameters()).device
+    out.mkdir(parents=True, exist_ok=True)
+    history = History(out, after=state.step, every=config.log_every, last=config.total_steps)
+    state.objective.train()
+    clock = time.perf_counter() - state.seconds
+    cuda = [device] if device.type == "cuda" else []
+    with (
+        Interruption() as interruption,
+        torch.random.fork_rng(devices=cuda),
+        closing(batches.at(state.step)) as stream,
+    ):
+        while True:
+            lr = _step(state, next(stream), config, device)
+            leaving = state.step == stop or interruption.arrived is not None
+            in_rhythm = state.step % config.log_every == 0 or state.step == config.total_steps
+            if in_rhythm or leaving:
+                means = state.means()
+                state.seconds = time.perf_counter() - clock
+                row = {"step": float(state.step), "lr": lr, **means, "seconds": state.seconds}
+                history.append(row)
+                if on_log is not None:
+                    on_log(row)
+            if in_rhythm:
+                state.window.clear()
+            if leaving or state.step % config.checkpoint_every == 0:
+                state.save(out, provenance)
+            if leaving:
+                return means["loss"]
+
+
+def _step(state: TrainState, batch: Batch, config: FitConfig, device: torch.device) -> float:
+    """One step of the optimiser; returns the learning rate used."""
+    factor = warmup_cosine(
+        state.step,
+        total=config.total_steps,
+        warmup=config.warmup_steps,
+        final_fraction=config.final_lr_fraction,
+    )
+    for group in state.optimizer.param_groups:
+        group["lr"] = config.lr * factor * group.get("lr_scale", 1.0)
+    torch.manual_seed(step_seed(config.seed, state.step))
+    autocast = config.amp and device.type == "cuda"
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+        parts = state.objective(batch)
+    state.optimizer.zero_grad(set_to_none=True)
+    parts["loss"].backward()
+    if config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(state.objective.parameters(), config.clip_norm)
+    state.optimizer.step()
+    state.step += 1
+    state.objective.after_step(state.step / config.total_steps)
+    state.window.append({name: value.detach() for name, value in parts.items()})
+    return config.lr * factor

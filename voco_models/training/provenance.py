@@ -1,0 +1,114 @@
+"""Where a run comes from: enough to say whether two runs are the same experiment."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from voco_data.store.reader import Store
+
+EXPERIMENT = ("stage", "recipe", "stores", "split", "init")
+"""What must be equal for a run to be resumed. Versions may differ; they are recorded only."""
+
+
+def make_provenance(
+    stage: str,
+    recipe: Mapping[str, Any],
+    stores: Sequence[Store],
+    *,
+    split: str | None = None,
+    init: str | None = None,
+) -> dict[str, Any]:
+    """Plain values that go into every file of a run.
+
+    `recipe` is the recipe as a dictionary; `split` the digest of the patient split; `init` says
+    which weights training started from.
+    """
+    return {
+        "stage": stage,
+        "recipe": plain(recipe),
+        "stores": [describe_store(store) for store in stores],
+        "split": split,
+        "init": init,
+        "voco": _version("voco"),
+        "torch": str(torch.__version__),
+        "timm": _version("timm"),
+        "commit": _commit(),
+    }
+
+
+def describe_store(store: Store) -> dict[str, Any]:
+    """Name, spec digest, number of volumes, and a digest of which volumes they are."""
+    table = store.catalogue
+    content = hashlib.sha256()
+    for row, digest in zip(table["row"].tolist(), table["input_digest"].tolist(), strict=True):
+        content.update(f"{row} {digest}\n".encode())
+    return {
+        "name": store.place.name,
+        "digest": store.digest,
+        "volumes": len(table),
+        "content": content.hexdigest()[:12],
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What makes `now` another experiment than `before`, a short phrase each."""
+    return [
+        f"{path} was {old!r}, is {new!r}"
+        for name in EXPERIMENT
+        for path, old, new in _walk(name, before.get(name), now.get(name))
+    ]
+
+
+def plain(value: Any) -> Any:
+    """The value with mappings as dict, sequences as list and paths as text: JSON round-trips it."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _walk(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = [*old, *(name for name in new if name not in old)]
+        return [
+            change
+            for name in names
+            for change in _walk(f"{path}.{name}", old.get(name), new.get(name))
+        ]
+    return [] if old == new else [(path, old, new)]
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the checkout this file is tracked in, or None (installed package, no git)."""
+    here = Path(__file__).resolve()
+    command = ["git", "-C", str(here.parent)]
+    try:
+        subprocess.run(
+            [*command, "ls-files", "--error-unmatch", here.name],
+            check=True,
+            capture_output=True,
+            timeout=10,
+        )
+        head = subprocess.run(
+            [*command, "rev-parse", "HEAD"], check=True, capture_output=True, timeout=10, text=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip()

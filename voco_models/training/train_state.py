@@ -1,0 +1,103 @@
+"""Everything that changes during training, and its way to disk and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from voco_data.errors import InputError, VocoError
+from voco_models.training import checkpoint
+from voco_models.training.objective import Objective
+from voco_models.training.provenance import differences
+
+Row = dict[str, float]
+"""One line of the history: step, lr, loss, other parts, seconds."""
+
+
+class Diverged(VocoError):
+    """The loss or a weight is not a finite number. Nothing was saved after the last good step."""
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Everything that changes during training."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    """Steps done."""
+    seconds: float = 0.0
+    """Time spent in `fit`, over all resumes."""
+    window: list[dict[str, Tensor]] = field(default_factory=list)
+    """Scalars of the steps since the last row of the history."""
+
+    def means(self) -> Row:
+        """Means over the window. Diverged if a loss in it is not finite."""
+        rows = self._numbers()
+        return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+    def save(self, run: Path, provenance: dict[str, Any]) -> None:
+        """Write `RUN/checkpoint.pt`. Diverged, and nothing written, if anything is not finite."""
+        window = self._numbers()
+        weights = self.objective.state_dict()
+        for name, tensor in weights.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise Diverged(f"step {self.step}: {name} is not finite; no checkpoint was saved")
+        checkpoint.save(
+            run / checkpoint.CHECKPOINT,
+            {
+                "objective": weights,
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "seconds": self.seconds,
+                "window": window,
+                "provenance": provenance,
+            },
+        )
+
+    def restore(self, saved: dict[str, Any], provenance: dict[str, Any]) -> None:
+        """Become what was saved. InputError if that was another experiment or network."""
+        changed = differences(saved["provenance"], provenance)
+        if changed:
+            raise InputError(
+                f"cannot resume: {'; '.join(changed)}; start a new run in another --out"
+            )
+        try:
+            self.objective.load_state_dict(saved["objective"], strict=True)
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                "cannot resume: the checkpoint's weights do not fit this network (another version "
+                "of voco or timm?); start a new run in another --out"
+            ) from error
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        device = next(self.objective.parameters()).device
+        self.window = [
+            {
+                name: torch.tensor(value, dtype=torch.float64, device=device)
+                for name, value in parts.items()
+            }
+            for parts in saved["window"]
+        ]
+
+    def _numbers(self) -> list[Row]:
+        """The window as plain numbers; this is where the loop waits for the device."""
+        if not self.window:
+            return []
+        names = list(self.window[0])
+        columns = [torch.stack([parts[name].double() for parts in self.window]) for name in names]
+        values = torch.stack(columns, dim=1).cpu().tolist()
+        rows = [dict(zip(names, line, strict=True)) for line in values]
+        for step, row in enumerate(rows, start=self.step - len(rows) + 1):
+            if not math.isfinite(row["loss"]):
+                parts = ", ".join(f"{name} {value:.6g}" for name, value in row.items())
+                raise Diverged(
+                    f"step {step}: the loss is not finite ({parts}); nothing was saved since the "
+                    "last checkpoint; lower the learning rate, or set clip_norm"
+                )
+        return rows
