@@ -12,7 +12,7 @@ def renaming_of(store: str | Path) -> Callable[[str], str] | None:
     from voco_data.deidentification import (
         pseudonyms,  # here: it needs pandas, and `voco --help` does not
     )
-    from voco_data.storage.base import root_of
+    from voco_data.storage.urls import parent_storage
 
-    hidden = pseudonyms.load(root_of(store))
+    hidden = pseudonyms.load(parent_storage(store))
     return None if hidden is None else partial(hidden, "patient")

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from voco_data.storage.base import in_bucket, path_or_url
+from voco_data.storage.urls import is_bucket_url, path_or_url
 
 USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
@@ -63,7 +63,7 @@ def seconds(text: str) -> float:
 
 def local(text: str) -> Path:
     """A path of this machine."""
-    if in_bucket(text):
+    if is_bucket_url(text):
         raise argparse.ArgumentTypeError(f"expected a path of this machine, got {text}")
     return Path(text)
 

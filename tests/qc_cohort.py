@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tests.ct_files import body
 from voco_data.qc import ledger, preview
 from voco_data.qc.ledger import LedgerRow
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.volumes.box import Box
 
 REFUSED = (
@@ -34,7 +34,7 @@ def write(root: Path, rows: list[LedgerRow], *, pictures: bool = True) -> Path:
             # eight pictures and call it a thousand.
             path.write_bytes(_picture(int(row.input_digest, 16) % 8) + row.input_digest.encode())
     run = root / "runs" / "run"
-    ledger.write(Folder(run), rows)
+    ledger.write(LocalStorage(run), rows)
     return run / ledger.KEY
 
 
@@ -98,9 +98,9 @@ def _picture(seed: int) -> bytes:
     hu = body((80, 160, 160), seed) + _noise((80, 160, 160), seed)
     box = Box((12 + seed, 20, 8), (64, 140, 152), "profile", 0.9)
     with tempfile.TemporaryDirectory() as folder:
-        place = Folder(Path(folder))
-        preview.write(place, "picture.jpg", hu.astype(np.int16), (5.0, 2.4, 2.4), box)
-        return place.read("picture.jpg")
+        storage = LocalStorage(Path(folder))
+        preview.write(storage, "picture.jpg", hu.astype(np.int16), (5.0, 2.4, 2.4), box)
+        return storage.read("picture.jpg")
 
 
 def _noise(shape: tuple[int, int, int], seed: int) -> npt.NDArray[np.int16]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.store.chunks.codec import Compression
 from voco_data.store.reader import Store
 from voco_data.store.record import Record
@@ -78,14 +78,14 @@ def make_store(
         compression=compression,
     )
     names = [f"{index:03d}" for index in range(len(volumes))]
-    with writing(Folder(root), spec) as writer:
+    with writing(LocalStorage(root), spec) as writer:
         writer.assign(names)
         for name, volume in zip(names, volumes, strict=True):
             record = make_record(writer.row_of(name), volume, spec, name)
-            commit_volume(writer.place, record, volume, compression)
+            commit_volume(writer.storage, record, volume, compression)
             writer.note(record)
         writer.compact()
-        return Store.open(writer.place)
+        return Store.open(writer.storage)
 
 
 def random_volumes(n: int, grid: tuple[int, int, int], seed: int = 0) -> npt.NDArray[np.uint8]:

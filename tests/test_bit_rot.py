@@ -17,12 +17,12 @@ from tests.ct_files import body, write_slices
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.maintenance.verify import verify
-from voco_data.storage.base import Place
-from voco_data.storage.local import Folder
+from voco_data.storage.base import Storage
+from voco_data.storage.local import LocalStorage
 from voco_data.store import integrity
 from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
-from voco_data.store.verified import Seals
+from voco_data.store.verified import VerifiedStamps
 
 ROW = 2
 STORE = SPECS[0].name
@@ -156,7 +156,7 @@ def test_a_plain_rerun_finds_it_by_itself(rotten: Rotten, file: str, harm: str) 
 
 def seal(store: Path) -> None:
     """Make the seal match, as if nothing had been written."""
-    with closing(Seals(Folder(store))) as seals:
+    with closing(VerifiedStamps(LocalStorage(store))) as seals:
         for row, stamp, _ in seals.look([ROW]):
             seals.set(row, stamp)
         seals.save()
@@ -167,7 +167,7 @@ def test_what_changes_while_it_is_checked_is_not_sealed(
 ) -> None:
     check_row = integrity.check_row
 
-    def check_and_harm(store: Place, spec: StoreSpec, row: int) -> integrity.Checked:
+    def check_and_harm(store: Storage, spec: StoreSpec, row: int) -> integrity.RowCheck:
         found = check_row(store, spec, row)
         if spec.name == STORE and row == ROW:
             flip(rotten.root / CHUNK)

@@ -17,11 +17,12 @@ from small_stores import make_store, random_volumes
 
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.storage.disk_cache import LocalCache, user_cache
-from voco_data.storage.object_store import Bucket
+from voco_data.storage.object_store import ObjectStorage
 from voco_data.store.catalogue import Lines
 from voco_data.store.chunks import reader
 from voco_data.store.chunks.cache import ChunkCache
-from voco_data.store.reader import Store, chunk_key
+from voco_data.store.keys import chunk_key
+from voco_data.store.reader import Store
 from voco_data.store.record import read_record
 
 GRID = (4, 16, 16)
@@ -136,15 +137,15 @@ def remote(
     tmp_path: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
-) -> Bucket:
+) -> ObjectStorage:
     """A store of four volumes in a bucket."""
     use(monkeypatch, s3_server.environment | {"VOCO_CACHE": str(tmp_path / "cache")})
     local = make_store(tmp_path / "stores", random_volumes(4, GRID))
-    place = Bucket.of(f"s3://{BUCKET}/{request.node.name}/{local.place.name}")
+    storage = ObjectStorage.of(f"s3://{BUCKET}/{request.node.name}/{local.storage.name}")
     for path in local.path.rglob("*"):
         if path.is_file():
-            place.write(path.relative_to(local.path).as_posix(), path.read_bytes())
-    return place
+            storage.write(path.relative_to(local.path).as_posix(), path.read_bytes())
+    return storage
 
 
 def copies(tmp_path: Path) -> list[Path]:
@@ -152,7 +153,7 @@ def copies(tmp_path: Path) -> list[Path]:
 
 
 def test_a_chunk_is_fetched_once_by_a_machine(
-    remote: Bucket, s3_server: S3Server, tmp_path: Path
+    remote: ObjectStorage, s3_server: S3Server, tmp_path: Path
 ) -> None:
     expected = random_volumes(4, GRID)
     store = Store.open(remote)
@@ -168,7 +169,7 @@ def test_a_chunk_is_fetched_once_by_a_machine(
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
-def test_a_damaged_copy_is_fetched_again(remote: Bucket, tmp_path: Path, how: str) -> None:
+def test_a_damaged_copy_is_fetched_again(remote: ObjectStorage, tmp_path: Path, how: str) -> None:
     expected = random_volumes(4, GRID)[0]
     Store.open(remote).read(0)
     (path,) = copies(tmp_path)
@@ -184,12 +185,13 @@ def test_a_damaged_copy_is_fetched_again(remote: Bucket, tmp_path: Path, how: st
 
 @pytest.mark.parametrize("compression", ["none", "lz4"])
 def test_slices_of_a_copy_that_made_room_are_fetched_again(
-    remote: Bucket, tmp_path: Path, compression: str
+    remote: ObjectStorage, tmp_path: Path, compression: str
 ) -> None:
     expected = random_volumes(4, GRID)[0]
     if compression == "lz4":
         local = make_store(tmp_path / "lz4", random_volumes(4, GRID), compression="lz4")
-        remote = Bucket(remote.bucket, f"{remote.prefix}/{local.place.name}", remote.access)
+        prefix = f"{remote.prefix}/{local.storage.name}"
+        remote = ObjectStorage(remote.bucket, prefix, remote.access)
         for path in filter(Path.is_file, local.path.rglob("*")):
             remote.write(path.relative_to(local.path).as_posix(), path.read_bytes())
     store = Store.open(remote)
@@ -200,13 +202,13 @@ def test_slices_of_a_copy_that_made_room_are_fetched_again(
     assert np.array_equal(store.read_slices(0, [2, 0]), expected[[2, 0]])
 
 
-def test_a_damaged_object_is_told_with_what_finds_it(remote: Bucket) -> None:
+def test_a_damaged_object_is_told_with_what_finds_it(remote: ObjectStorage) -> None:
     remote.write(chunk_key(3), bytes(CHUNK))
     with pytest.raises(StoreCorrupt, match="--deep"):
         Store.open(remote).read(3)
 
 
-def test_a_damaged_object_is_never_kept(remote: Bucket, tmp_path: Path) -> None:
+def test_a_damaged_object_is_never_kept(remote: ObjectStorage, tmp_path: Path) -> None:
     remote.write(chunk_key(3), bytes(CHUNK))
     store = Store.open(remote)
     for _ in range(2):
@@ -215,7 +217,7 @@ def test_a_damaged_object_is_never_kept(remote: Bucket, tmp_path: Path) -> None:
     assert copies(tmp_path) == []
 
 
-def test_a_row_that_was_made_anew_is_not_read_from_the_old_copy(remote: Bucket) -> None:
+def test_a_row_that_was_made_anew_is_not_read_from_the_old_copy(remote: ObjectStorage) -> None:
     old = random_volumes(4, GRID)[0]
     store = Store.open(remote)
     assert np.array_equal(store.read(0), old)
@@ -229,7 +231,7 @@ def test_a_row_that_was_made_anew_is_not_read_from_the_old_copy(remote: Bucket) 
 
 
 def test_threads_may_read_at_once_from_a_cache_that_is_too_small(
-    remote: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    remote: ObjectStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("VOCO_CACHE_GB", str(2 * CHUNK / 1e9))
     expected, store = random_volumes(4, GRID), Store.open(remote)
@@ -249,9 +251,9 @@ def test_threads_may_read_at_once_from_a_cache_that_is_too_small(
 
 
 def test_trouble_of_the_network_is_not_blamed_on_the_store(
-    remote: Bucket, s3_server: S3Server
+    remote: ObjectStorage, s3_server: S3Server
 ) -> None:
-    class Broken(Bucket):
+    class Broken(ObjectStorage):
         def read(self, key: str) -> bytes:
             if "/c/" in key:
                 raise OSError("the line is cut")

@@ -21,13 +21,14 @@ import pytest
 from small_stores import make_store, random_volumes
 
 from voco_data.errors import StoreCorrupt, VocoError
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.store.chunks import reader
 from voco_data.store.chunks.aligned import aligned
 from voco_data.store.chunks.codec import Compression, DamagedChunk, decode, encode
 from voco_data.store.chunks.mapped_files import MappedFile, MappedFiles, ReplacedChunk
 from voco_data.store.integrity import check_row
-from voco_data.store.reader import Store, chunk_key
+from voco_data.store.keys import chunk_key
+from voco_data.store.reader import Store
 
 GRID = (5, 24, 32)
 VOLUMES = random_volumes(4, GRID)
@@ -39,9 +40,9 @@ def chunk(store: Store, row: int = 0) -> Path:
     return store.path / chunk_key(row)
 
 
-def flip(store: Store, good: bytes, place: int, bit: int = 4) -> None:
+def flip(store: Store, good: bytes, storage: int, bit: int = 4) -> None:
     bad = bytearray(good)
-    bad[place] ^= 1 << bit
+    bad[storage] ^= 1 << bit
     chunk(store).write_bytes(bad)
 
 
@@ -111,8 +112,8 @@ def test_rot_anywhere_in_a_chunk_is_found_whatever_is_read_of_it(
 ) -> None:
     store = make_store(tmp_path, VOLUMES, compression=compression)
     good = chunk(store).read_bytes()
-    for place in np.linspace(16, len(good) - 1, 40).astype(int).tolist():
-        flip(store, good, place)
+    for storage in np.linspace(16, len(good) - 1, 40).astype(int).tolist():
+        flip(store, good, storage)
         with pytest.raises(StoreCorrupt, match="series-000"):
             read(Store.open(store.path), 0)
 
@@ -121,8 +122,8 @@ def test_rot_in_the_header_of_a_frame_gives_no_other_voxels(tmp_path: Path) -> N
     store = make_store(tmp_path, VOLUMES, compression="lz4")
     good = chunk(store).read_bytes()
     refused = 0
-    for place, bit in itertools.product(range(16), range(8)):
-        flip(store, good, place, bit)
+    for storage, bit in itertools.product(range(16), range(8)):
+        flip(store, good, storage, bit)
         with contextlib.suppress(StoreCorrupt):
             assert np.array_equal(Store.open(store.path).read(0), VOLUMES[0])
             continue
@@ -279,7 +280,7 @@ def test_a_file_that_was_replaced_is_checked_again(
         for _ in range(3):
             store.read(0)
         good = chunk(store).read_bytes()
-        folder = Folder(store.path)
+        folder = LocalStorage(store.path)
         folder.write(chunk_key(0), encode(VOLUMES[1], compression))
         reader.forget(str(chunk(store)))  # as when many others were read since
         with pytest.raises(StoreCorrupt, match=r"series-000.*checksum"):
@@ -296,7 +297,7 @@ def test_a_file_that_is_replaced_before_it_is_opened_is_noticed(tmp_path: Path, 
     file = MappedFile(str(path))
     for _ in range(reads):
         assert file.read_into(out) == 100
-    Folder(tmp_path).write("chunk", bytes(range(100)))
+    LocalStorage(tmp_path).write("chunk", bytes(range(100)))
     with pytest.raises(ReplacedChunk):
         file.read_into(out)
 
@@ -306,9 +307,10 @@ def test_a_chunk_that_is_cut_short_and_rebuilt_under_a_reader_is_read_anew(tmp_p
     program = """
 import os, sys, threading
 from pathlib import Path
-from voco_data import mapped_files
-from voco_data.folder import Folder
-from voco_data.store import Store, chunk_key
+from voco_data.storage.local import LocalStorage
+from voco_data.store.chunks import mapped_files
+from voco_data.store.keys import chunk_key
+from voco_data.store.reader import Store
 mapped_files._kept = threading.BoundedSemaphore(0)
 store = Store.open(sys.argv[1])
 for _ in range(3):
@@ -316,7 +318,7 @@ for _ in range(3):
 path = store.path / chunk_key(0)
 good = path.read_bytes()
 os.truncate(path, 10)
-Folder(store.path).write(chunk_key(0), good)
+LocalStorage(store.path).write(chunk_key(0), good)
 assert store.read(0).tobytes() == before
 """
     store = make_store(tmp_path, random_volumes(1, (8, 64, 64)))
@@ -341,7 +343,7 @@ def test_a_lack_of_descriptors_is_not_blamed_on_the_store(tmp_path: Path) -> Non
         store.read(0)
     assert not isinstance(caught.value, StoreCorrupt)
     with descriptors(3), pytest.raises(VocoError, match=r"Too many open files.*no damage"):
-        check_row(store.place, store.spec, 0)
+        check_row(store.storage, store.spec, 0)
     assert chunk(store).stat().st_mtime_ns == before.st_mtime_ns
     assert np.array_equal(store.read(0), VOLUMES[0])
 

@@ -16,9 +16,9 @@ from dataclasses import replace
 import numpy as np
 
 from tests.small_stores import make_record
-from voco_data import fanout, ingest
-from voco_data.store_writer import commit_volume
-from voco_data.worker import SeriesOutcome
+from voco_data.ingest import run
+from voco_data.store.writer import commit_volume
+from voco_data.executors.worker import SeriesOutcome
 
 GRID = np.zeros((2, 2, 2), np.uint8)
 
@@ -56,9 +56,9 @@ def simulated(todo, known, workers):
 
 
 if __name__ == "__main__":
-    fanout.run_processes = simulated
+    run.run_processes = simulated
     began = time.monotonic()
-    summary = ingest.preprocess(sys.argv[1], sys.argv[2], spec_file=sys.argv[3])
+    summary = run.preprocess(sys.argv[1], sys.argv[2], spec_file=sys.argv[3])
     print(json.dumps({
         "stored": summary.stored,
         "cached": summary.cached,

@@ -23,7 +23,7 @@ from flows.command import main
 from flows.summary import flatten, plain
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 
 PROJECT = Path(__file__).parent.parent
 
@@ -145,7 +145,7 @@ def test_labels_join_through_the_key_of_the_stores_root(replace: Replace, tmp_pa
     words = ["finetune", str(tmp_path / "a.zarr"), "--labels", "l", "--out", "run"]
     assert main(words) == 0
     assert seen["pseudonymise"] is None
-    hidden = pseudonyms.load_or_make(Folder(tmp_path))
+    hidden = pseudonyms.load_or_make(LocalStorage(tmp_path))
     assert main(words) == 0
     assert seen["pseudonymise"]("patient 7") == hidden("patient", "patient 7")
 

@@ -32,10 +32,11 @@ from voco_data.erasure.patient import forget
 from voco_data.errors import InputError, StoreBusy
 from voco_data.maintenance.garbage import gc
 from voco_data.maintenance.verify import verify
-from voco_data.storage.base import place_of
-from voco_data.storage.lease import Held
-from voco_data.storage.local import Folder
-from voco_data.store.reader import Store, chunk_key
+from voco_data.storage.lease import ObjectLease
+from voco_data.storage.local import LocalStorage
+from voco_data.storage.urls import open_storage
+from voco_data.store.keys import chunk_key
+from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import commit_volume, writing
 
@@ -52,7 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_patients(folder / "archive")
     for _ in range(2):
         fill(folder / "archive", folder / "root")
-    home = Folder(folder / "root")
+    home = LocalStorage(folder / "root")
     old_store(home.path)
     (home / SMALL.name).write(chunk_key(77), b"stray")
     home.write(STRAY, b"jpg")
@@ -60,8 +61,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with writing(home, half) as writer:  # killed: a volume, and a chunk without its record
         writer.assign(["a", "b"])
         volume = random_volumes(1, GRID)[0]
-        commit_volume(writer.place, make_record(1, volume, half, "b"), volume)
-        writer.place.write(chunk_key(0), volume.data)
+        commit_volume(writer.storage, make_record(1, volume, half, "b"), volume)
+        writer.storage.write(chunk_key(0), volume.data)
     return home.path
 
 
@@ -86,7 +87,7 @@ class Twins:
         """Both as they were made; the private folder is on this machine for both."""
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(self.made, self.folder)
-        home = place_of(self.url)
+        home = open_storage(self.url)
         home.remove_folder("")
         for key, data in files(self.folder).items():
             home.write(key, data)
@@ -181,9 +182,9 @@ def test_looking_says_the_same(twins: Twins, capsys: pytest.CaptureFixture[str])
         images = []
         for name, root in (("here", twins.folder), ("there", twins.url)):
             out = twins.tmp / f"{Path(store).stem}-{name}.nii.gz"
-            place = store.replace("ROOT", str(root))
-            row = str(Store.open(place).rows[-1])
-            told(capsys, root, "export", place, row, "--out", str(out))
+            path = store.replace("ROOT", str(root))
+            row = str(Store.open(path).rows[-1])
+            told(capsys, root, "export", path, row, "--out", str(out))
             images.append(gzip.decompress(out.read_bytes()))
         assert images[0] == images[1]
     assert twins.there() == before
@@ -213,7 +214,7 @@ def test_a_patient_is_forgotten_as_well(twins: Twins, capsys: pytest.CaptureFixt
     assert twins.there() == before
     assert of_both(capsys, twins, "forget", "ROOT", PATIENT, "--yes") == dry | {"removed": True}
     assert twins.there() == twins.here()
-    private = pseudonyms.folder_of(place_of(twins.url))
+    private = pseudonyms.folder_of(open_storage(twins.url))
     assert files(private).keys() == files(twins.folder / "private").keys()
     for data in (*twins.server.objects(f"{twins.prefix}/").values(), *files(private).values()):
         tables = meaning("x.parquet", data) if data[:4] == b"PAR1" else data.decode("latin-1")
@@ -270,7 +271,7 @@ def troubled(
     with monkeypatch.context() as patch:
         patch.setattr(obstore, "put", trouble.change(obstore.put))
         patch.setattr(obstore, "delete", trouble.change(obstore.delete))
-        patch.setattr(Held, "check", trouble.check)
+        patch.setattr(ObjectLease, "check", trouble.check)
         yield trouble
 
 
@@ -329,7 +330,7 @@ def test_without_its_leases_nothing_changes_any_more(
 
 def strays(twins: Twins) -> StoreSpec:
     """Only a sound store, and hundreds of chunks that no catalogue lists: gc takes a while."""
-    home = place_of(twins.url)
+    home = open_storage(twins.url)
     home.remove_folder("")
     store = make_store(twins.tmp / "sound", random_volumes(3, GRID))
     for key, data in files(store.path).items():
@@ -364,11 +365,11 @@ def test_a_gc_that_comes_back_from_a_long_sleep_removes_nothing(twins: Twins) ->
     wait_for_removals(twins, process)
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        with writing(place_of(twins.url), spec, wait_seconds=60) as writer:
+        with writing(open_storage(twins.url), spec, wait_seconds=60) as writer:
             writer.assign(["x"])
             volume = random_volumes(1, GRID, seed=4)[0]
             row = STRAYS[-1]  # as a run does that has grown to there
-            commit_volume(writer.place, make_record(row, volume, spec, "x"), volume)
+            commit_volume(writer.storage, make_record(row, volume, spec, "x"), volume)
             before = twins.there()
     finally:
         os.kill(process.pid, signal.SIGCONT)
@@ -396,6 +397,6 @@ def test_a_killed_gc_is_finished_by_the_next(twins: Twins) -> None:
     chunks = {key for key in twins.there() if key.startswith(f"{spec.name}/volumes/c/")}
     assert chunks == {f"{spec.name}/{chunk_key(row)}" for row in range(3)}
     assert np.array_equal(
-        [np.frombuffer(place_of(store).read(chunk_key(row)), np.uint8) for row in range(3)],
+        [np.frombuffer(open_storage(store).read(chunk_key(row)), np.uint8) for row in range(3)],
         random_volumes(3, GRID).reshape(3, -1),
     )

@@ -14,10 +14,10 @@ import pytest
 from flows.command import main
 from tests.ct_files import body, write_slices
 from voco_data.errors import InputError, VocoError
-from voco_data.ingest.disk_space import check_room, needed_bytes
+from voco_data.ingest.disk_space import check_disk_space, needed_bytes
 from voco_data.ingest.estimate import estimate, times
 from voco_data.ingest.run import preprocess
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.store.spec import StoreSpec
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
@@ -155,9 +155,9 @@ def test_room_counts_previews_and_records(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(
         "voco_data.storage.local.shutil.disk_usage", free(needed_bytes({SMALL: 1000}))
     )
-    check_room(Folder(tmp_path), {SMALL: 1000})
+    check_disk_space(LocalStorage(tmp_path), {SMALL: 1000})
     with pytest.raises(VocoError, match="1001 series"):
-        check_room(Folder(tmp_path), {SMALL: 1001})
+        check_disk_space(LocalStorage(tmp_path), {SMALL: 1001})
 
 
 def test_what_a_run_really_takes_is_no_more_than_was_counted(

@@ -17,10 +17,10 @@ from voco_data.executors import batches, dask
 from voco_data.executors.process_pool import Batch
 from voco_data.executors.worker import SeriesTask, Target, fill_series
 from voco_data.reasons import Reason
-from voco_data.storage.base import Place
-from voco_data.storage.local import Folder
-from voco_data.store.input_digests import KnownInputs
-from voco_data.store.reader import chunk_key
+from voco_data.storage.base import Storage
+from voco_data.storage.local import LocalStorage
+from voco_data.store.input_digests import InputDigests
+from voco_data.store.keys import chunk_key
 from voco_data.store.record import read_record, series_key
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import writing
@@ -46,7 +46,7 @@ def key(index: int) -> str:
     return series_key("p", f"s{index}", "")
 
 
-def tasks(folder: Path, store: Place, count: int) -> list[SeriesTask]:
+def tasks(folder: Path, store: Storage, count: int) -> list[SeriesTask]:
     made = []
     for index in range(count):
         paths = write_slices(folder / str(index), body((10, 20, 20), seed=index))
@@ -54,16 +54,16 @@ def tasks(folder: Path, store: Place, count: int) -> list[SeriesTask]:
         entry = SeriesEntry("dicom", "p", "", f"s{index}", str(index), files, f"{index:032x}")
         target = (Target(store, SPEC, index),)
         ids = ("dicom", "kept", "p", "", f"s{index}", "")
-        task = SeriesTask(key(index), folder, entry, *ids, target, Folder(folder))
+        task = SeriesTask(key(index), folder, entry, *ids, target, LocalStorage(folder))
         made.append(task)
     return made
 
 
 def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
-    with writing(Folder(tmp_path), SPEC) as writer:
-        todo = tasks(tmp_path / "ct", writer.place, 6)
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.storage, 6)
         todo[2] = replace(todo[2], layout=Bomb())  # type: ignore[arg-type]
-        known = {writer.place.name: KnownInputs()}
+        known = {writer.storage.name: InputDigests()}
         outcomes = {
             outcome.key: outcome
             for batch in batches.run_processes(batches.batches(todo, 2), known, 2)
@@ -77,17 +77,19 @@ def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:
-    with writing(Folder(tmp_path), SPEC) as writer:
-        todo = tasks(tmp_path / "ct", writer.place, 20)
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.storage, 20)
         todo[10] = replace(todo[10], base=Trap(todo[10].base))
-        known = {writer.place.name: KnownInputs()}
+        known = {writer.storage.name: InputDigests()}
         outcomes = {
             outcome.key: outcome
             for batch in batches.run_processes([todo], known, 1)
             for outcome in batch
         }
         for task in todo:
-            expected = () if task is todo[10] else (read_record(writer.place, task.targets[0].row),)
+            expected = (
+                () if task is todo[10] else (read_record(writer.storage, task.targets[0].row),)
+            )
             assert outcomes[task.key].records == expected
     assert len(outcomes) == 20
     assert outcomes[key(10)].reason == Reason.WORKER_DIED
@@ -99,12 +101,12 @@ def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:
 def test_only_what_is_whole_and_of_these_files_counts_as_committed(
     tmp_path: Path, harm: str
 ) -> None:
-    with writing(Folder(tmp_path), SPEC) as writer:
-        task, other = tasks(tmp_path / "ct", writer.place, 2)
-        known = {writer.place.name: KnownInputs()}
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        task, other = tasks(tmp_path / "ct", writer.storage, 2)
+        known = {writer.storage.name: InputDigests()}
         first = fill_series(task, known)
         assert fill_series(task, known, again=True) == replace(first, earlier=True)
-        chunk = writer.place.path / chunk_key(0)
+        chunk = writer.storage.path / chunk_key(0)
         if harm == "chunk":
             chunk.write_bytes(bytes(chunk.stat().st_size))
         elif harm == "record of another":
@@ -114,7 +116,7 @@ def test_only_what_is_whole_and_of_these_files_counts_as_committed(
         found = fill_series(task, known, again=True)
         assert not found.earlier
         assert found.input_digest == first.input_digest
-        assert read_record(writer.place, 0) == found.records[0]
+        assert read_record(writer.storage, 0) == found.records[0]
         assert fill_series(task, known, again=True).earlier
 
 
@@ -127,10 +129,10 @@ def test_who_dies_before_a_record_has_left_its_preview(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("voco_data.executors.worker.commit_volume", die)
-    with writing(Folder(tmp_path), SPEC) as writer:
-        (task,) = tasks(tmp_path / "ct", writer.place, 1)
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        (task,) = tasks(tmp_path / "ct", writer.storage, 1)
         with pytest.raises(KeyboardInterrupt):
-            fill_series(task, {writer.place.name: KnownInputs()})
+            fill_series(task, {writer.storage.name: InputDigests()})
     assert len(list(tmp_path.glob("ct/previews/*/*.jpg"))) == 1
 
 
@@ -138,12 +140,12 @@ def test_a_dask_worker_ends_a_batch_that_nobody_waits_for(tmp_path: Path) -> Non
     from dask.distributed import Client, LocalCluster
 
     with (
-        writing(Folder(tmp_path), SPEC) as writer,
+        writing(LocalStorage(tmp_path), SPEC) as writer,
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as local,
         Client(local, set_as_default=False) as client,
     ):
-        todo = tasks(tmp_path / "ct", writer.place, 60)
-        known = {writer.place.name: KnownInputs()}
+        todo = tasks(tmp_path / "ct", writer.storage, 60)
+        known = {writer.storage.name: InputDigests()}
         batch = client.submit(dask._fill, todo, known, pure=False)
         while not list(tmp_path.glob("*.zarr/volumes/records/*/*.json")):
             time.sleep(0.001)
@@ -182,10 +184,10 @@ def test_a_dask_worker_that_dies_costs_its_series_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "BATCHES_PER_WORKER", 2)
-    with writing(Folder(tmp_path), SPEC) as writer:
-        todo = tasks(tmp_path / "ct", writer.place, 4)
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.storage, 4)
         todo[1] = replace(todo[1], base=Trap(todo[1].base))
-        known = {writer.place.name: KnownInputs()}
+        known = {writer.storage.name: InputDigests()}
         outcomes = {
             outcome.key: outcome
             for batch in dask.run_dask(todo, known, "local", 1)

@@ -37,7 +37,7 @@ from flows.retrain import retrain
 from flows.retries import worth_retrying
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.store.spec import FINETUNE, PRETRAIN
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
@@ -168,7 +168,7 @@ def test_training_flows_call_their_stages(tmp_path: Path, calls: Calls) -> None:
 
 
 def test_labels_join_through_the_key_of_the_stores_root(tmp_path: Path, calls: Calls) -> None:
-    hidden = pseudonyms.load_or_make(Folder(tmp_path))
+    hidden = pseudonyms.load_or_make(LocalStorage(tmp_path))
     finetune(tmp_path / "a", tmp_path / "l.csv", tmp_path / "run")
     assert calls["finetune"]["pseudonymise"]("7") == hidden("patient", "7")
 

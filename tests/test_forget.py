@@ -19,16 +19,16 @@ from flows.command import main
 from tests.ct_files import body, write_slices
 from voco_data.deidentification import pseudonyms
 from voco_data.erasure.patient import forget
-from voco_data.erasure.residue import still_named
+from voco_data.erasure.residue import find_residue
 from voco_data.errors import InputError
 from voco_data.ingest.run import PreprocessSummary, preprocess
-from voco_data.ingest.seen_files import Freshness, Seen
+from voco_data.ingest.seen_files import Seen, SeenFiles
 from voco_data.maintenance.garbage import gc
 from voco_data.maintenance.pins import pin
 from voco_data.maintenance.verify import verify
 from voco_data.reasons import Reason
 from voco_data.storage import atomic
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import writing
@@ -256,7 +256,7 @@ def test_a_store_that_is_being_filled_is_busy(
 ) -> None:
     root = copy_of(hidden, tmp_path)
     before = all_volumes(root)
-    with writing(Folder(root), OTHER):
+    with writing(LocalStorage(root), OTHER):
         thread_code: list[int] = []
         call = lambda: thread_code.append(main(["store", "forget", str(root), PATIENT, "--yes"]))  # noqa: E731
         thread = threading.Thread(target=call)
@@ -289,7 +289,7 @@ def dying_at(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[list[str]
         return dying
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "remove", change("remove", Folder.remove))
+        patch.setattr(LocalStorage, "remove", change("remove", LocalStorage.remove))
         patch.setattr(Path, "unlink", change("unlink", Path.unlink))
         patch.setattr(Path, "replace", change("replace", Path.replace))
         yield done
@@ -375,15 +375,15 @@ def test_what_a_training_run_removes_meanwhile_is_no_matter(
     for key in ("runs/training/a.csv", "runs/training/b.parquet", "runs/training/c.txt"):
         (root / key).parent.mkdir(exist_ok=True)
         (root / key).write_text(PATIENT)
-    ours = Folder.sizes
+    ours = LocalStorage.sizes
 
-    def vanishing(self: Folder, folder: str = "") -> Iterator[tuple[str, int]]:
+    def vanishing(self: LocalStorage, folder: str = "") -> Iterator[tuple[str, int]]:
         yield from list(ours(self, folder))
         for name in ("a.csv", "b.parquet") if not folder else ():
             (root / "runs/training" / name).unlink(missing_ok=True)
 
-    monkeypatch.setattr(Folder, "sizes", vanishing)
-    assert list(still_named(Folder(root), [PATIENT])) == ["runs/training/c.txt"]
+    monkeypatch.setattr(LocalStorage, "sizes", vanishing)
+    assert list(find_residue(LocalStorage(root), [PATIENT])) == ["runs/training/c.txt"]
 
 
 def test_the_key_stays_and_others_map_entries_too(hidden: Path, tmp_path: Path) -> None:
@@ -394,17 +394,17 @@ def test_the_key_stays_and_others_map_entries_too(hidden: Path, tmp_path: Path) 
     assert (root / "private" / "ids.key").read_bytes() == key
     assert set(pseudonyms_of(root, NEIGHBOUR, THIRD)) == others
     assert (root / "private" / "ids.parquet").stat().st_mode & 0o777 == 0o600
-    assert pseudonyms.load(Folder(root)) is not None
+    assert pseudonyms.load(LocalStorage(root)) is not None
 
 
 def test_what_was_remembered_of_the_files_is_forgotten(tmp_path: Path) -> None:
-    home = Folder(tmp_path)
-    with closing(Freshness(home)) as freshness:
+    home = LocalStorage(tmp_path)
+    with closing(SeenFiles(home)) as freshness:
         freshness.remember("a", Seen("1" * 32, None, ""))
         freshness.remember("b", Seen("2" * 32, None, ""))
         freshness.remember("c", Seen("", Reason.TOO_THIN, "covers 12.5 mm"))
         freshness.save()
-    with closing(Freshness(home)) as freshness:
+    with closing(SeenFiles(home)) as freshness:
         freshness.forget(["1" * 32], [(Reason.TOO_THIN, "covers 12.5 mm")])
         freshness.save()
     assert pq.read_table(tmp_path / "freshness.parquet")["key"].to_pylist() == ["b"]

@@ -22,9 +22,10 @@ from voco_data.ingest.run import preprocess
 from voco_data.maintenance.garbage import GcSummary, gc
 from voco_data.maintenance.pins import pin
 from voco_data.maintenance.verify import verify
-from voco_data.storage.local import Folder
-from voco_data.store.reader import Store, chunk_key
-from voco_data.store.record import record_key, write_record
+from voco_data.storage.local import LocalStorage
+from voco_data.store.keys import chunk_key, record_key
+from voco_data.store.reader import Store
+from voco_data.store.record import write_record
 from voco_data.store.spec import ALGORITHM_VERSION, StoreSpec
 from voco_data.store.writer import commit_volume, writing
 
@@ -36,11 +37,11 @@ def old_store(root: Path, profile: str = "old") -> Path:
     """A store as an older version of voco left it."""
     volumes = random_volumes(2, GRID)
     spec = StoreSpec(profile, GRID, algorithm_version=ALGORITHM_VERSION - 1)
-    with writing(Folder(root), spec) as writer:
+    with writing(LocalStorage(root), spec) as writer:
         writer.assign(["0", "1"])
         for name, volume in zip("01", volumes, strict=True):
             made = make_record(writer.row_of(name), volume, spec, name)
-            commit_volume(writer.place, made, volume)
+            commit_volume(writer.storage, made, volume)
             writer.note(made)
         writer.compact()
     return root / spec.name
@@ -115,7 +116,7 @@ def test_what_a_newer_version_made_is_left_alone(root: Path) -> None:
     metadata["attributes"]["voco"]["format"] = 99
     (old / "zarr.json").write_text(json.dumps(metadata))
     newer = replace(StoreSpec("newer", GRID), algorithm_version=ALGORITHM_VERSION + 1)
-    with writing(Folder(root), newer) as writer:
+    with writing(LocalStorage(root), newer) as writer:
         writer.assign([])
     before = files(root)
     summary = gc(root, yes=True)
@@ -127,9 +128,9 @@ def test_leftovers_inside_a_store_that_stays(root: Path) -> None:
     (store,) = root.glob("new-*.zarr")
     opened = Store.open(store)
     volume = opened.read(0)
-    place = Folder(store)
-    place.write(chunk_key(7), volume.data)  # killed before its record
-    write_record(place, make_record(8, volume, opened.spec, "lost"))  # its chunk was removed
+    storage = LocalStorage(store)
+    storage.write(chunk_key(7), volume.data)  # killed before its record
+    write_record(storage, make_record(8, volume, opened.spec, "lost"))  # its chunk was removed
     torn = store / "volumes" / "c" / ".0.123.0123abcd.tmp"
     torn.write_bytes(b"half")
     fresh = store / "volumes" / "c" / ".0.124.0123abcd.tmp"
@@ -149,13 +150,13 @@ def test_what_an_interrupted_run_committed_is_no_leftover(root: Path) -> None:
     """The next run takes it up; gc must not take it away."""
     volumes = random_volumes(2, GRID, seed=5)
     spec = StoreSpec("half", GRID)
-    with writing(Folder(root), spec) as writer:
+    with writing(LocalStorage(root), spec) as writer:
         writer.assign(["a", "b"])
-        commit_volume(writer.place, make_record(1, volumes[1], spec, "b"), volumes[1])
-        writer.place.write(chunk_key(0), np.ascontiguousarray(volumes[0]).data)
+        commit_volume(writer.storage, make_record(1, volumes[1], spec, "b"), volumes[1])
+        writer.storage.write(chunk_key(0), np.ascontiguousarray(volumes[0]).data)
     summary = gc(root, yes=True)
     assert told(summary) == {("leftovers", spec.name): 2 * 8 * 8}
-    with writing(Folder(root), spec) as writer:
+    with writing(LocalStorage(root), spec) as writer:
         assert list(writer.held.rows()) == [1]
     assert np.array_equal(Store.open(root / spec.name).read(1), volumes[1])
 
@@ -176,12 +177,14 @@ def test_a_store_whose_tables_are_lost_keeps_its_volumes(
     """Catalogue and rows are made from the records: while those read, nothing is garbage."""
     (store,) = root.glob("new-*.zarr")
     spec = Store.open(store).spec
-    with writing(Folder(root), spec) as writer:  # a run that was killed after its first volume
+    with writing(
+        LocalStorage(root), spec
+    ) as writer:  # a run that was killed after its first volume
         writer.assign(["x", "y"])
         volume = random_volumes(1, GRID, seed=9)[0]
         for name in "xy":
-            writer.place.write(chunk_key(writer.row_of(name)), volume.data)
-        write_record(writer.place, make_record(writer.row_of("x"), volume, spec, "x"))
+            writer.storage.write(chunk_key(writer.row_of(name)), volume.data)
+        write_record(writer.storage, make_record(writer.row_of("x"), volume, spec, "x"))
     for table in tables:
         harm(store / "volumes" / f"{table}.parquet")
     before = files(store)
@@ -193,7 +196,7 @@ def test_a_store_whose_tables_are_lost_keeps_its_volumes(
     summary = gc(root, yes=True)
     assert told(summary) == {("leftovers", store.name): 2 * 8 * 8}  # the chunk of y
     assert files(store).keys() == before.keys() - {chunk_key(4)}
-    with writing(Folder(root), spec) as writer:
+    with writing(LocalStorage(root), spec) as writer:
         assert list(writer.held.rows()) == [0, 1, 2, 3]
     assert verify(store).problems == ()
 
@@ -201,10 +204,10 @@ def test_a_store_whose_tables_are_lost_keeps_its_volumes(
 def test_a_record_under_anothers_row_is_a_leftover(root: Path) -> None:
     (store,) = root.glob("new-*.zarr")
     (store / "volumes" / "rows.parquet").unlink()
-    place = Folder(store)
-    place.write(record_key(9), place.read(record_key(1)))
+    storage = LocalStorage(store)
+    storage.write(record_key(9), storage.read(record_key(1)))
     assert told(gc(root, yes=True)).keys() == {("leftovers", store.name)}
-    assert place.size(record_key(9)) is None
+    assert storage.size(record_key(9)) is None
 
 
 @pytest.fixture
@@ -256,7 +259,7 @@ def test_a_busy_store_is_one_line_and_exit_code_1(
 ) -> None:
     old = old_store(root)
     before = files(root)
-    with Folder(root).exclusive(f".{old.name}.lock", wait_seconds=0):
+    with LocalStorage(root).exclusive(f".{old.name}.lock", wait_seconds=0):
         assert main(["store", "gc", str(root), "--yes"]) == 1
         assert capsys.readouterr().err.count("\n") == 1
         assert main(["store", "gc", str(root), "--json"]) == 0  # looking needs no lock
@@ -279,24 +282,24 @@ def test_a_removal_that_dies_anywhere_is_finished_or_undone(
     """A half-removed store is what its next writer can go on with, and the next gc removes it."""
     store = make_store(root, random_volumes(3, GRID), profile="named")
     spec, name = store.spec, store.path.name
-    remove: Any = Folder.remove
+    remove: Any = LocalStorage.remove
     number = len(files(store.path))
     for survivors in range(number):
         copy = Path(shutil.copytree(root, tmp_path / str(survivors)))
         left = [survivors]
 
-        def dying(self: Folder, key: str, left: list[int] = left) -> None:
+        def dying(self: LocalStorage, key: str, left: list[int] = left) -> None:
             if not left[0]:
                 raise Killed
             left[0] -= 1
             remove(self, key)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Folder, "remove", dying)
+            patch.setattr(LocalStorage, "remove", dying)
             with pytest.raises(Killed):
                 gc(copy, stores=[name], yes=True)
         again = Path(shutil.copytree(copy, tmp_path / f"again-{survivors}"))
-        with writing(Folder(copy), spec) as writer:  # someone wants it back
+        with writing(LocalStorage(copy), spec) as writer:  # someone wants it back
             kept = sorted(writer.held.rows())
         reopened = Store.open(copy / name)
         for row in kept:
@@ -307,5 +310,5 @@ def test_a_removal_that_dies_anywhere_is_finished_or_undone(
 
 def test_another_process_may_wait(root: Path) -> None:
     (name,) = (path.name for path in root.glob("new-*.zarr"))
-    with Folder(root).exclusive(f".{name}.lock", wait_seconds=0), pytest.raises(StoreBusy):
+    with LocalStorage(root).exclusive(f".{name}.lock", wait_seconds=0), pytest.raises(StoreBusy):
         gc(root, yes=True, wait=0.3)

@@ -16,7 +16,7 @@ from tests.headers import indexed, reasons, touch, write_header, write_stack
 from voco_data.errors import InputError, VocoError
 from voco_data.layouts import plain
 from voco_data.layouts.index import index
-from voco_data.storage.scratch_db import connect, spilling
+from voco_data.storage.scratch_db import open_scratch_db, scratch_tables
 
 
 def test_the_order_of_the_file_system_does_not_matter(
@@ -155,7 +155,7 @@ def test_the_index_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     with index(tmp_path / "ct") as cohort:
         assert len(cohort) == 1
         assert list((tmp_path / "tmp").iterdir()) == []
-    filler = connect("CREATE TABLE t (b BLOB);")
+    filler = open_scratch_db("CREATE TABLE t (b BLOB);")
     filler.executemany("INSERT INTO t VALUES (?)", ((bytes(2**20),) for _ in range(16)))
     assert list((tmp_path / "tmp").iterdir()) == [], "it has no name, so a kill leaves nothing"
     filler.close()
@@ -163,7 +163,7 @@ def test_the_index_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_full_temporary_folder_is_one_line() -> None:
     def fill() -> None:
-        with spilling("PRAGMA max_page_count=10; CREATE TABLE t (b);") as spill:
+        with scratch_tables("PRAGMA max_page_count=10; CREATE TABLE t (b);") as spill:
             spill.executemany("INSERT INTO t VALUES (?)", ((bytes(10_000),) for _ in range(100)))
 
     with pytest.raises(VocoError, match="set TMPDIR"):

@@ -14,12 +14,13 @@ from tests.headers import write_header
 PROGRAM = """
 import json, sys, time, tracemalloc
 from pathlib import Path
-from voco_data import ledger, pseudonyms
-from voco_data.folder import Folder
+from voco_data.deidentification import pseudonyms
 from voco_data.layouts.index import index
-from voco_data.plan import NamedCohort
+from voco_data.ingest.plan import NamedCohort
+from voco_data.qc import ledger
+from voco_data.storage.local import LocalStorage
 
-source, root, trace = Path(sys.argv[1]), Folder(Path(sys.argv[2])), sys.argv[3] == "trace"
+source, root, trace = Path(sys.argv[1]), LocalStorage(Path(sys.argv[2])), sys.argv[3] == "trace"
 if trace:
     tracemalloc.start()
 began = time.monotonic()

@@ -22,7 +22,7 @@ from tests.headers import indexed
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
 from voco_data.ingest.run import PreprocessSummary, preprocess
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.store.reader import Store
 from voco_data.store.spec import PROFILES, StoreSpec
 from voco_data.store.writer import writing
@@ -315,7 +315,7 @@ def test_ids_become_pseudonyms_and_labels_still_join(bench: Bench) -> None:
     summary = bench.run()
     names = set(bench.ledger(summary)["patient_id"])
     assert not names & {"one", "two"}
-    key = pseudonyms.load(Folder(bench.root))
+    key = pseudonyms.load(LocalStorage(bench.root))
     assert key is not None
     assert names == {key("patient", "one"), key("patient", "two")}
     path = bench.root / "private" / "ids.key"
@@ -407,7 +407,7 @@ def test_an_unwritable_root_is_one_line(bench: Bench, tmp_path: Path) -> None:
 
 def test_a_busy_store_is_one_line(bench: Bench) -> None:
     bench.root.mkdir()
-    with writing(Folder(bench.root), SMALL), pytest.raises(StoreBusy, match="another run"):
+    with writing(LocalStorage(bench.root), SMALL), pytest.raises(StoreBusy, match="another run"):
         bench.run()
 
 

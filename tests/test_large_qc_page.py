@@ -12,7 +12,7 @@ from tests import browser, qc_cohort
 from tests.qc_report import ODD_SPACING, Page, rows, uid
 from voco_data.qc import report, report_rows
 from voco_data.qc.ledger import LedgerRow
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 
 
 def test_a_thousand_series_load(chrome: webdriver.Chrome, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_beyond_its_room_the_page_keeps_rows_and_says_so(
     files = [LedgerRow("file", f"{n}.txt", "", "", "skipped", "not_medical") for n in range(5)]
     ledger = qc_cohort.write(tmp_path, [*rows(), *files])
     path = tmp_path / "report.html"
-    path.write_text(report.render("many", ledger, Folder(tmp_path)))
+    path.write_text(report.render("many", ledger, LocalStorage(tmp_path)))
     page = Page(chrome, path)
     pictured = page.script("return document.images.length")
     assert isinstance(pictured, int)
@@ -59,7 +59,9 @@ def test_of_too_many_series_the_oddest_are_shown(
 ) -> None:
     monkeypatch.setattr(report_rows, "SERIES", 9)
     path = tmp_path / "report.html"
-    path.write_text(report.render("many", qc_cohort.write(tmp_path, rows()), Folder(tmp_path)))
+    path.write_text(
+        report.render("many", qc_cohort.write(tmp_path, rows()), LocalStorage(tmp_path))
+    )
     page = Page(chrome, path)
     names = page.names()
     assert len(names) == 9 + 1  # and the file
@@ -74,7 +76,9 @@ def test_many_rows_come_in_pieces(
 ) -> None:
     monkeypatch.setattr(report, "ROWS_SHOWN", 10)
     path = tmp_path / "report.html"
-    path.write_text(report.render("many", qc_cohort.write(tmp_path, rows()), Folder(tmp_path)))
+    path.write_text(
+        report.render("many", qc_cohort.write(tmp_path, rows()), LocalStorage(tmp_path))
+    )
     page = Page(chrome, path)
     assert page.names()[:3] == ["1.2.3.100", "1.2.3.101", "1.2.3.103"]
     assert len(page.names()) == 10
@@ -98,7 +102,7 @@ def load(chrome: webdriver.Chrome, root: Path, series: int) -> tuple[float, floa
     """
     ledger = qc_cohort.write(root, list(qc_cohort.cohort(series)))
     path = root / "report.html"
-    path.write_text(report.render("voco preprocess: dicom", ledger, Folder(root)))
+    path.write_text(report.render("voco preprocess: dicom", ledger, LocalStorage(root)))
     page = Page(chrome, path)
     usable, decoded = chrome.execute_async_script(
         "const done = arguments[0], usable = performance.getEntriesByName('usable')[0].startTime;"

@@ -17,54 +17,54 @@ import pytest
 from s3_server import BUCKET, S3Server, use
 
 from voco_data.errors import InputError, StoreBusy
-from voco_data.storage.lease import Tagged, holding
-from voco_data.storage.object_store import Bucket
+from voco_data.storage.lease import Tagged, hold_lease
+from voco_data.storage.object_store import ObjectStorage
 
 KEY = ".some.lock"
 SHORT_S = 4.0
 
 
 @pytest.fixture
-def place(
+def storage(
     s3_server: S3Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Bucket:
+) -> ObjectStorage:
     use(monkeypatch, s3_server.environment)
-    return Bucket.of(f"s3://{BUCKET}/{request.node.name}")
+    return ObjectStorage.of(f"s3://{BUCKET}/{request.node.name}")
 
 
-def state(place: Bucket) -> dict[str, object]:
-    found: dict[str, object] = json.loads(place.read(KEY))
+def state(storage: ObjectStorage) -> dict[str, object]:
+    found: dict[str, object] = json.loads(storage.read(KEY))
     return found
 
 
-def test_one_at_a_time_and_the_token_grows(place: Bucket) -> None:
-    with holding(place, KEY, wait_seconds=0) as lease:
+def test_one_at_a_time_and_the_token_grows(storage: ObjectStorage) -> None:
+    with hold_lease(storage, KEY, wait_seconds=0) as lease:
         lease.check()
-        assert state(place)["free"] is False
+        assert state(storage)["free"] is False
         said = f"process {os.getpid()}.* --wait .* ends in"
-        with pytest.raises(StoreBusy, match=said), holding(place, KEY, wait_seconds=0):
+        with pytest.raises(StoreBusy, match=said), hold_lease(storage, KEY, wait_seconds=0):
             pytest.fail("two held it")
-    assert state(place)["free"] is True
-    with holding(place, KEY, wait_seconds=0):
-        assert state(place)["token"] == 2
-    assert [key for key, _ in place.sizes()] == [KEY]  # nothing else stays behind
+    assert state(storage)["free"] is True
+    with hold_lease(storage, KEY, wait_seconds=0):
+        assert state(storage)["token"] == 2
+    assert [key for key, _ in storage.sizes()] == [KEY]  # nothing else stays behind
 
 
-def test_it_is_renewed_for_as_long_as_it_is_held(place: Bucket) -> None:
-    with holding(place, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
+def test_it_is_renewed_for_as_long_as_it_is_held(storage: ObjectStorage) -> None:
+    with hold_lease(storage, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
         time.sleep(SHORT_S + 2)
         lease.check()
-        with pytest.raises(StoreBusy), holding(place, KEY, wait_seconds=0):
+        with pytest.raises(StoreBusy), hold_lease(storage, KEY, wait_seconds=0):
             pytest.fail("it was taken from one that lives")
 
 
-def test_of_many_that_wait_each_has_its_turn_alone(place: Bucket) -> None:
+def test_of_many_that_wait_each_has_its_turn_alone(storage: ObjectStorage) -> None:
     inside, worst, done = 0, 0, 0
     count = threading.Lock()
 
     def contend() -> None:
         nonlocal inside, worst, done
-        with holding(place, KEY, wait_seconds=200):
+        with hold_lease(storage, KEY, wait_seconds=200):
             with count:
                 inside += 1
                 worst = max(worst, inside)
@@ -79,22 +79,23 @@ def test_of_many_that_wait_each_has_its_turn_alone(place: Bucket) -> None:
     for thread in threads:
         thread.join()
     assert (worst, done) == (1, 5)
-    assert state(place)["token"] == 5
+    assert state(storage)["token"] == 5
 
 
 HOLDER = """
     import sys, time
-    from voco_data.bucket import Bucket
-    from voco_data.lease import holding
-    with holding(Bucket.of(sys.argv[1]), sys.argv[2], wait_seconds=0, seconds=float(sys.argv[3])):
+    from voco_data.storage.lease import hold_lease
+    from voco_data.storage.object_store import ObjectStorage
+    where = ObjectStorage.of(sys.argv[1])
+    with hold_lease(where, sys.argv[2], wait_seconds=0, seconds=float(sys.argv[3])):
         print("held", flush=True)
         time.sleep(300)
 """
 
 
-def hold_elsewhere(place: Bucket, s3_server: S3Server) -> subprocess.Popen[bytes]:
+def hold_elsewhere(storage: ObjectStorage, s3_server: S3Server) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLDER), str(place), KEY, str(SHORT_S)],
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(storage), KEY, str(SHORT_S)],
         cwd=Path(__file__).parent.parent,
         env=os.environ | s3_server.environment,
         stdout=subprocess.PIPE,
@@ -106,94 +107,100 @@ def hold_elsewhere(place: Bucket, s3_server: S3Server) -> subprocess.Popen[bytes
     return process
 
 
-def test_a_killed_holder_blocks_until_its_lease_ends(place: Bucket, s3_server: S3Server) -> None:
-    process = hold_elsewhere(place, s3_server)
+def test_a_killed_holder_blocks_until_its_lease_ends(
+    storage: ObjectStorage, s3_server: S3Server
+) -> None:
+    process = hold_elsewhere(storage, s3_server)
     process.send_signal(signal.SIGKILL)
     process.wait()
     said = f"process {process.pid}.* its lease ends in [1-9] s"
-    with pytest.raises(StoreBusy, match=said), holding(place, KEY, wait_seconds=0):
+    with pytest.raises(StoreBusy, match=said), hold_lease(storage, KEY, wait_seconds=0):
         pytest.fail("its lease had not ended")
-    with holding(place, KEY, wait_seconds=30):
-        assert state(place)["token"] == 2
+    with hold_lease(storage, KEY, wait_seconds=30):
+        assert state(storage)["token"] == 2
 
 
-def test_an_ended_lease_is_taken_without_waiting(place: Bucket, s3_server: S3Server) -> None:
-    process = hold_elsewhere(place, s3_server)
+def test_an_ended_lease_is_taken_without_waiting(
+    storage: ObjectStorage, s3_server: S3Server
+) -> None:
+    process = hold_elsewhere(storage, s3_server)
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(SHORT_S + 2)
-    with holding(place, KEY, wait_seconds=0):
-        assert state(place)["token"] == 2
+    with hold_lease(storage, KEY, wait_seconds=0):
+        assert state(storage)["token"] == 2
 
 
-def test_ctrl_c_gives_the_lease_back(place: Bucket, s3_server: S3Server) -> None:
-    process = hold_elsewhere(place, s3_server)
+def test_ctrl_c_gives_the_lease_back(storage: ObjectStorage, s3_server: S3Server) -> None:
+    process = hold_elsewhere(storage, s3_server)
     process.send_signal(signal.SIGINT)
     process.wait()
-    with holding(place, KEY, wait_seconds=0):
-        assert state(place)["token"] == 2
+    with hold_lease(storage, KEY, wait_seconds=0):
+        assert state(storage)["token"] == 2
 
 
 class Cut:
     """A bucket behind a line that can be cut: then our renewals do not arrive."""
 
-    def __init__(self, place: Bucket) -> None:
-        self.place = place
+    def __init__(self, storage: ObjectStorage) -> None:
+        self.storage = storage
         self.dead = False
 
     def tagged(self, key: str, patience_s: float | None = None) -> Tagged | None:
         self._line()
-        return self.place.tagged(key, patience_s)
+        return self.storage.tagged(key, patience_s)
 
     def put_if(
         self, key: str, data: bytes | memoryview, tag: str | None, patience_s: float | None = None
     ) -> str | None:
         self._line()
-        return self.place.put_if(key, data, tag, patience_s)
+        return self.storage.put_if(key, data, tag, patience_s)
 
     def remove(self, key: str) -> None:
         self._line()
-        self.place.remove(key)
+        self.storage.remove(key)
 
     def _line(self) -> None:
         if self.dead:
             raise OSError("the line is cut")
 
 
-def test_a_holder_that_comes_back_after_another_took_over_may_not_write(place: Bucket) -> None:
-    line = Cut(place)
-    with holding(line, KEY, wait_seconds=0, seconds=SHORT_S) as lost:
+def test_a_holder_that_comes_back_after_another_took_over_may_not_write(
+    storage: ObjectStorage,
+) -> None:
+    line = Cut(storage)
+    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lost:
         line.dead = True
-        with holding(place, KEY, wait_seconds=30) as lease:
+        with hold_lease(storage, KEY, wait_seconds=30) as lease:
             with pytest.raises(OSError, match="cut"):
                 lost.check()  # too old to be trusted, and nobody to ask
             line.dead = False
             with pytest.raises(StoreBusy, match="lost to another run"):
                 lost.check()
             with pytest.raises(StoreBusy):
-                place.guarded(lost).write("k", b"1")
+                storage.guarded(lost).write("k", b"1")
             lease.check()
-            place.guarded(lease).write("k", b"2")
-    assert state(place)["token"] == 2
-    assert place.read("k") == b"2"
+            storage.guarded(lease).write("k", b"2")
+    assert state(storage)["token"] == 2
+    assert storage.read("k") == b"2"
 
 
-def test_a_short_silence_does_no_harm(place: Bucket) -> None:
-    line = Cut(place)
-    with holding(line, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
+def test_a_short_silence_does_no_harm(storage: ObjectStorage) -> None:
+    line = Cut(storage)
+    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
         line.dead = True
         time.sleep(SHORT_S + 2)  # nobody else came meanwhile
         line.dead = False
         lease.check()
-        assert state(place)["free"] is False
-    assert state(place)["free"] is True
+        assert state(storage)["free"] is False
+    assert state(storage)["free"] is True
 
 
 class Deaf(Cut):
     """Some answers to our writes are lost: the library sent them again, and met its own object."""
 
-    def __init__(self, place: Bucket) -> None:
-        super().__init__(place)
+    def __init__(self, storage: ObjectStorage) -> None:
+        super().__init__(storage)
         self.lost = 0
 
     def put_if(
@@ -206,17 +213,17 @@ class Deaf(Cut):
         return None
 
 
-def test_an_answer_that_is_lost_does_not_cost_the_lease(place: Bucket) -> None:
-    line = Deaf(place)
+def test_an_answer_that_is_lost_does_not_cost_the_lease(storage: ObjectStorage) -> None:
+    line = Deaf(storage)
     line.lost = 1  # that to the first write of all
-    with holding(line, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
-        assert state(place)["token"] == 1
+    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
+        assert state(storage)["token"] == 1
         line.lost = 1
         time.sleep(SHORT_S + 1)
         lease.check()
         line.lost = 1
     assert line.lost == 0
-    assert state(place)["free"] is True
+    assert state(storage)["free"] is True
 
 
 def test_a_store_that_ignores_conditions_is_refused() -> None:
@@ -241,20 +248,20 @@ def test_a_store_that_ignores_conditions_is_refused() -> None:
             del self.found[key]
 
     with ExitStack() as stack, pytest.raises(InputError, match="ignores conditional writes"):
-        stack.enter_context(holding(Careless(), KEY, wait_seconds=0))
+        stack.enter_context(hold_lease(Careless(), KEY, wait_seconds=0))
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "1e9", "nan"])
 def test_a_time_that_is_none_is_refused(
-    place: Bucket, monkeypatch: pytest.MonkeyPatch, text: str
+    storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv("VOCO_LEASE_SECONDS", text)
     with ExitStack() as stack, pytest.raises(InputError, match="VOCO_LEASE_SECONDS"):
-        stack.enter_context(holding(place, KEY, wait_seconds=0))
+        stack.enter_context(hold_lease(storage, KEY, wait_seconds=0))
 
 
-def test_what_is_no_lease_is_left_alone(place: Bucket) -> None:
-    place.write(KEY, b"hello")
+def test_what_is_no_lease_is_left_alone(storage: ObjectStorage) -> None:
+    storage.write(KEY, b"hello")
     with ExitStack() as stack, pytest.raises(InputError, match="expected a lease"):
-        stack.enter_context(holding(place, KEY, wait_seconds=0))
-    assert place.read(KEY) == b"hello"
+        stack.enter_context(hold_lease(storage, KEY, wait_seconds=0))
+    assert storage.read(KEY) == b"hello"

@@ -16,8 +16,8 @@ from voco_data.errors import StoreBusy
 from voco_data.ingest.run import preprocess
 from voco_data.maintenance.garbage import gc
 from voco_data.storage import locks
-from voco_data.storage.local import Folder
-from voco_data.storage.root import LOCK, using
+from voco_data.storage.local import LocalStorage
+from voco_data.storage.root import LOCK, root_in_use
 from voco_data.store.spec import StoreSpec
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
@@ -102,7 +102,7 @@ def test_what_nobody_has_written_to_for_a_day_goes_wherever_it_lies(
 
 def test_a_forget_waits_for_the_runs_of_a_root(root: Path) -> None:
     """Also for one whose store is not there yet: its torn files cannot be told from dead ones."""
-    with using(Folder(root)), pytest.raises(StoreBusy, match="another run"):
+    with root_in_use(LocalStorage(root)), pytest.raises(StoreBusy, match="another run"):
         forget_anna(root)
     forget_anna(root)
 
@@ -113,7 +113,7 @@ def test_nobody_sweeps_what_a_forget_is_writing(
     held = []
 
     def looking(*args: object) -> None:
-        with pytest.raises(StoreBusy), locks.exclusive(root / LOCK):
+        with pytest.raises(StoreBusy), locks.hold_lock(root / LOCK):
             pytest.fail("another run was alone in the root")
         held.append(args)
 

@@ -18,7 +18,8 @@ from small_stores import make_store, random_volumes
 
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.store.chunks.codec import Compression
-from voco_data.store.reader import Store, chunk_key
+from voco_data.store.keys import chunk_key
+from voco_data.store.reader import Store
 from voco_models.data import free_memory
 from voco_models.data import loader as loader_module
 from voco_models.data import resident as resident_module

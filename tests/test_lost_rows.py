@@ -11,12 +11,12 @@ import pytest
 from small_stores import make_record, make_store, random_volumes
 
 from voco_data.maintenance.verify import verify
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.store import catalogue
-from voco_data.store.reader import Store, chunk_key
-from voco_data.store.record import record_key
+from voco_data.store.keys import chunk_key, record_key
+from voco_data.store.reader import Store
 from voco_data.store.row_ids import KEY as ROWS
-from voco_data.store.row_ids import Rows
+from voco_data.store.row_ids import RowIds
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import commit_volume, writing
 
@@ -34,35 +34,35 @@ def garble(path: Path) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Folder:
+def home(tmp_path: Path) -> LocalStorage:
     """A store of three volumes."""
     make_store(tmp_path, VOLUMES[:3])
-    return Folder(tmp_path)
+    return LocalStorage(tmp_path)
 
 
-def kept(home: Folder) -> dict[int, str]:
+def kept(home: LocalStorage) -> dict[int, str]:
     store = Store.open(home / SPEC.name)
-    assert verify(store.place).problems == ()
+    assert verify(store.storage).problems == ()
     return dict(zip(store.rows.tolist(), store.catalogue["series_uid"], strict=True))
 
 
 def test_a_new_store_has_lost_nothing(tmp_path: Path) -> None:
-    place = Folder(tmp_path) / SPEC.name
-    assert not Rows(place).lost
-    with writing(Folder(tmp_path), SPEC) as writer:
+    storage = LocalStorage(tmp_path) / SPEC.name
+    assert not RowIds(storage).lost
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign(["a"])  # and is killed before the first volume
     (tmp_path / SPEC.name / ROWS).unlink()
-    assert not Rows(place).lost
+    assert not RowIds(storage).lost
 
 
 @pytest.mark.parametrize("harm", [unlink, garble])
 @pytest.mark.parametrize("also", ["nothing", "mark", "metadata"])
 def test_what_a_killed_run_committed_keeps_its_row(
-    home: Folder, harm: Callable[[Path], None], also: str
+    home: LocalStorage, harm: Callable[[Path], None], also: str
 ) -> None:
     with writing(home, SPEC) as writer:
         writer.assign(["x", "y"])
-        commit_volume(writer.place, make_record(4, VOLUMES[4], SPEC, "y"), VOLUMES[4])
+        commit_volume(writer.storage, make_record(4, VOLUMES[4], SPEC, "y"), VOLUMES[4])
         (home.path / f".{SPEC.name}.lock").unlink()  # its process ended here
         (home.path / f".{SPEC.name}.lock").write_text("1\n")
     store = home.path / SPEC.name
@@ -75,7 +75,7 @@ def test_what_a_killed_run_committed_keeps_its_row(
     with writing(home, SPEC) as writer:
         writer.assign(["z"])
         assert writer.row_of("z") == 5
-        commit_volume(writer.place, record := make_record(5, VOLUMES[5], SPEC, "z"), VOLUMES[5])
+        commit_volume(writer.storage, record := make_record(5, VOLUMES[5], SPEC, "z"), VOLUMES[5])
         writer.note(record)
         writer.compact()
     names = ["000", "001", "002", "y", "z"]
@@ -87,24 +87,24 @@ def test_what_a_killed_run_committed_keeps_its_row(
 @pytest.mark.parametrize("harm", [unlink, garble])
 @pytest.mark.parametrize("tables", [[ROWS], [ROWS, catalogue.KEY]])
 def test_what_was_replaced_does_not_return(
-    home: Folder, harm: Callable[[Path], None], tables: list[str]
+    home: LocalStorage, harm: Callable[[Path], None], tables: list[str]
 ) -> None:
-    place = home / SPEC.name
-    old = {key: place.read(key) for key in (chunk_key(1), record_key(1))}
+    storage = home / SPEC.name
+    old = {key: storage.read(key) for key in (chunk_key(1), record_key(1))}
     changed = replace(make_record(3, VOLUMES[5], SPEC, "001"), input_digest="f" * 32)
     with writing(home, SPEC) as writer:
         writer.assign([changed.key])
         assert writer.row_of(changed.key) == 3
-        commit_volume(writer.place, changed, VOLUMES[5])
+        commit_volume(writer.storage, changed, VOLUMES[5])
         writer.note(changed)
         writer.compact()
     for key, data in old.items():  # it was killed before it removed them
-        place.write(key, data)
+        storage.write(key, data)
     for table in tables:
-        harm(place.path / table)
+        harm(storage.path / table)
     with writing(home, SPEC) as writer:
         writer.assign([])
         writer.compact()
     assert kept(home) == {0: "series-000", 2: "series-002", 3: "series-001"}
-    assert np.array_equal(Store.open(place).read(3), VOLUMES[5])
-    assert all(place.size(key) is None for key in old)
+    assert np.array_equal(Store.open(storage).read(3), VOLUMES[5])
+    assert all(storage.size(key) is None for key in old)

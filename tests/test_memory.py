@@ -18,7 +18,7 @@ SERIES_MB = 40 * 256 * 256 * 2 / 2**20
 
 PROGRAM = """
 import sys
-from voco_data.ingest import preprocess
+from voco_data.ingest.run import preprocess
 
 if __name__ == "__main__":
     summary = preprocess(sys.argv[1], sys.argv[2], specs=["pretrain"], workers=2)

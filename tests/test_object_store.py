@@ -35,7 +35,7 @@ from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.maintenance.verify import verify
-from voco_data.storage.base import place_of
+from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue
 from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
@@ -87,7 +87,7 @@ class Bench:
         return self.server.objects(f"{self.prefix}/")
 
     def lists(self, spec: StoreSpec) -> pd.DataFrame:
-        return catalogue.read(place_of(self.url) / spec.name)
+        return catalogue.read(open_storage(self.url) / spec.name)
 
 
 def tags(number: int) -> dict[str, object]:
@@ -141,7 +141,7 @@ def test_a_bucket_ends_up_with_what_a_folder_does(bench: Bench) -> None:
     metadata = {key: data for key, data in here.items() if key.endswith("zarr.json")}
     assert metadata == {key: data for key, data in there.items() if key.endswith("zarr.json")}
     for spec in (SMALL, OTHER):
-        table = catalogue.read(place_of(bench.tmp / "root") / spec.name)
+        table = catalogue.read(open_storage(bench.tmp / "root") / spec.name)
         pd.testing.assert_frame_equal(bench.lists(spec), table)
     run = remote.ledger.rpartition("/")[0]
     assert run.startswith(f"{bench.url}/runs/")
@@ -228,10 +228,10 @@ def test_damage_is_found_where_it_is_and_not_in_the_cache(bench: Bench) -> None:
 
 
 def upload(local: Store, bench: Bench) -> str:
-    place = place_of(bench.url) / local.place.name
+    storage = open_storage(bench.url) / local.storage.name
     for key, data in files(local.path).items():
-        place.write(key, data)
-    return str(place)
+        storage.write(key, data)
+    return str(storage)
 
 
 def test_a_classifier_learns_the_same_from_a_bucket(bench: Bench) -> None:
@@ -423,7 +423,7 @@ def test_names_stay_on_the_machine_that_has_the_key(
 ) -> None:
     with caplog.at_level("INFO"):
         path = bench.run(bench.url, keep_ids=False).stores["small"]
-    folder = pseudonyms.folder_of(place_of(bench.url))
+    folder = pseudonyms.folder_of(open_storage(bench.url))
     assert str(folder) in caplog.text
     assert folder.is_relative_to(bench.tmp / "data")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -452,4 +452,4 @@ def test_another_spec_is_another_store_beside_it(bench: Bench) -> None:
     wider = replace(SMALL, window_width_hu=500.0)
     (bench.tmp / "specs.json").write_text(wider.canonical_json())
     assert bench.run(bench.url).stores == {"small": f"{bench.url}/{wider.name}"}
-    assert set(place_of(bench.url).folders()) >= {SMALL.name, OTHER.name, wider.name}
+    assert set(open_storage(bench.url).folders()) >= {SMALL.name, OTHER.name, wider.name}

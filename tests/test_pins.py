@@ -13,7 +13,7 @@ from small_stores import make_store, random_volumes
 
 from voco_data.maintenance.listing import describe, list_stores
 from voco_data.maintenance.pins import Pin, pin, pins_of, users
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.store.reader import Store
 from voco_models.stages.finetune import finetune
 from voco_models.stages.pretrain import pretrain
@@ -33,14 +33,14 @@ def run_of(folder: Path, *digests: str) -> Path:
 
 
 def only_pin(root: Path) -> Pin:
-    (found,) = pins_of(Folder(root))
+    (found,) = pins_of(LocalStorage(root))
     return found
 
 
 def test_pretraining_pins_every_store(tmp_path: Path) -> None:
     stores = [
-        make_store(tmp_path / place, random_volumes(3, (2, 48, 48), seed), profile=place)
-        for seed, place in enumerate(("here", "there"))
+        make_store(tmp_path / name, random_volumes(3, (2, 48, 48), seed), profile=name)
+        for seed, name in enumerate(("here", "there"))
     ]
     pretrain([s.path for s in stores], tmp_path / "run", recipe="tiny", max_steps=1, device="cpu")
     for made in stores:
@@ -71,14 +71,14 @@ def test_fine_tuning_pins_its_store_once_however_often_it_goes_on(tmp_path: Path
 def test_a_root_that_cannot_be_written_is_a_warning(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(self: Folder, key: str, data: bytes) -> None:
+    def refuse(self: LocalStorage, key: str, data: bytes) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Folder, "write", refuse)
+    monkeypatch.setattr(LocalStorage, "write", refuse)
     with caplog.at_level(logging.WARNING):
         pin(store, tmp_path / "run", "pretrain")
     assert "Read-only file system" in caplog.text
-    assert pins_of(Folder(tmp_path / "root")) == []
+    assert pins_of(LocalStorage(tmp_path / "root")) == []
 
 
 def test_a_pin_counts_while_its_run_names_the_spec(store: Store, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_what_is_no_pin_is_named_and_ignored(
     folder.mkdir()
     (folder / "odd.json").write_text("{")
     with caplog.at_level(logging.WARNING):
-        assert pins_of(Folder(tmp_path / "root")) == []
+        assert pins_of(LocalStorage(tmp_path / "root")) == []
     assert "odd.json" in caplog.text
 
 

@@ -13,7 +13,8 @@ import torch
 from small_stores import make_store, random_volumes
 
 from voco_data.errors import InputError, StoreCorrupt
-from voco_data.store.reader import Store, chunk_key
+from voco_data.store.keys import chunk_key
+from voco_data.store.reader import Store
 from voco_models.data import resident as resident_module
 from voco_models.data.resident import Residence
 from voco_models.networks.backbones import TINY_BACKBONE, create_backbone

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from voco_data.qc import preview
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.volumes import hu_histogram
 from voco_data.volumes.box import Box
 
@@ -24,8 +24,8 @@ SLOT = preview.SLOT_PX
 
 def planes(hu: npt.NDArray[np.int16], folder: Path) -> list[npt.NDArray[np.int16]]:
     """The three slots as grey values."""
-    preview.write(Folder(folder), "p.jpg", hu, SPACING_MM, BOX)
-    found = preview.read(Folder(folder), "p.jpg")
+    preview.write(LocalStorage(folder), "p.jpg", hu, SPACING_MM, BOX)
+    found = preview.read(LocalStorage(folder), "p.jpg")
     assert found is not None
     with Image.open(folder / found.key) as image:
         assert image.size == (3 * SLOT, SLOT)
@@ -73,7 +73,7 @@ def test_the_boxes_surround_what_is_in_them(tmp_path: Path) -> None:
     hu = np.full(SHAPE, -1000, np.int16)
     hu[10:30, 15:45, 20:70] = 400  # the box, filled
     slots = planes(hu, tmp_path)
-    found = preview.read(Folder(tmp_path), "p.jpg")
+    found = preview.read(LocalStorage(tmp_path), "p.jpg")
     assert found is not None
     for slot, (left, top, width, height) in enumerate(found.boxes):
         ys, xs = np.nonzero(slots[slot] > 128)
@@ -83,9 +83,13 @@ def test_the_boxes_surround_what_is_in_them(tmp_path: Path) -> None:
         assert ys.max() + 1 == pytest.approx(top + height, abs=1.5)
     # 150 mm of 200, from 50 mm above the feet end: the box is not in the middle of a high scan.
     preview.write(
-        Folder(tmp_path), "p.jpg", hu, SPACING_MM, Box((0, 0, 0), (10, 60, 80), "profile", 0.9)
+        LocalStorage(tmp_path),
+        "p.jpg",
+        hu,
+        SPACING_MM,
+        Box((0, 0, 0), (10, 60, 80), "profile", 0.9),
     )
-    low = preview.read(Folder(tmp_path), "p.jpg")
+    low = preview.read(LocalStorage(tmp_path), "p.jpg")
     assert low is not None
     assert low.boxes[1][1] == pytest.approx(0.75 * SLOT, abs=0.2)  # at the bottom: feet
 
@@ -95,26 +99,26 @@ def test_the_histogram_is_that_of_the_box(tmp_path: Path) -> None:
     hu[10:30, 15:45, 20:70] = 40
     hu[10:30, 15:45, 20:25] = 3000
     planes(hu, tmp_path)
-    found = preview.read(Folder(tmp_path), "p.jpg")
+    found = preview.read(LocalStorage(tmp_path), "p.jpg")
     assert found is not None
     filled = {k: n for k, n in enumerate(found.histogram) if n}
     assert filled == {(40 + 1024) // 20: 20 * 30 * 45, hu_histogram.BINS - 1: 20 * 30 * 5}
 
 
 def test_what_is_no_preview_is_none(tmp_path: Path) -> None:
-    assert preview.read(Folder(tmp_path), "absent.jpg") is None
+    assert preview.read(LocalStorage(tmp_path), "absent.jpg") is None
     (tmp_path / "text.jpg").write_text("hello")
-    assert preview.read(Folder(tmp_path), "text.jpg") is None
+    assert preview.read(LocalStorage(tmp_path), "text.jpg") is None
     Image.new("L", (8, 8)).save(tmp_path / "plain.jpg")
-    assert preview.read(Folder(tmp_path), "plain.jpg") is None
+    assert preview.read(LocalStorage(tmp_path), "plain.jpg") is None
     Image.new("L", (8, 8)).save(tmp_path / "later.jpg", comment=b'{"format": 99}')
-    assert preview.read(Folder(tmp_path), "later.jpg") is None
+    assert preview.read(LocalStorage(tmp_path), "later.jpg") is None
 
 
 def test_the_same_scan_gives_the_same_bytes(tmp_path: Path) -> None:
     hu = np.random.default_rng(0).integers(-200, 300, SHAPE, np.int16)
     for name in "ab":
-        preview.write(Folder(tmp_path), name, hu, SPACING_MM, BOX)
+        preview.write(LocalStorage(tmp_path), name, hu, SPACING_MM, BOX)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -141,7 +145,7 @@ def test_a_preview_costs_little(tmp_path: Path) -> None:
     times = []
     for _ in range(9):
         began = time.perf_counter()
-        preview.write(Folder(tmp_path), "p.jpg", hu, (1.0, 0.8, 0.8), box)
+        preview.write(LocalStorage(tmp_path), "p.jpg", hu, (1.0, 0.8, 0.8), box)
         times.append(time.perf_counter() - began)
     print(f"preview.write: {1000 * statistics.median(times):.1f} ms")
     assert min(times) < 0.015

@@ -16,7 +16,7 @@ from tests import browser, qc_cohort
 from tests.qc_report import FALLBACK, NAMED, ODD_SPACING, SCRIPT, Page, rows, uid
 from voco_data.qc import preview
 from voco_data.qc.report import render
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.volumes.box import Box
 
 
@@ -24,7 +24,9 @@ from voco_data.volumes.box import Box
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("root")
     path = root / "report.html"
-    path.write_text(render("voco preprocess: dicom", qc_cohort.write(root, rows()), Folder(root)))
+    path.write_text(
+        render("voco preprocess: dicom", qc_cohort.write(root, rows()), LocalStorage(root))
+    )
     return path
 
 
@@ -241,9 +243,11 @@ def test_the_drawn_box_is_where_the_box_is(chrome: webdriver.Chrome, tmp_path: P
     box = Box((10, 15, 20), (30, 45, 70), "profile", 0.9)
     row = qc_cohort.kept(1)
     ledger = qc_cohort.write(tmp_path, [row], pictures=False)
-    preview.write(Folder(tmp_path), preview.key_of(row.input_digest), hu, (5.0, 2.0, 2.0), box)
+    preview.write(
+        LocalStorage(tmp_path), preview.key_of(row.input_digest), hu, (5.0, 2.0, 2.0), box
+    )
     path = tmp_path / "report.html"
-    path.write_text(render("one", ledger, Folder(tmp_path)))
+    path.write_text(render("one", ledger, LocalStorage(tmp_path)))
     page = Page(chrome, path)
     thumb = browser.pixels(page.chrome.find_element(By.CSS_SELECTOR, "tr .thumb"))
     found = [orange(plane) for plane in np.split(thumb, len(preview.PLANES), axis=1)]
@@ -277,12 +281,14 @@ def orange(plane: browser.Pixels) -> tuple[tuple[float, float, float, float], in
 
 def test_the_same_ledger_gives_the_same_page(report: Path) -> None:
     ledger = report.parent / "runs" / "run" / "ledger.parquet"
-    assert render("voco preprocess: dicom", ledger, Folder(report.parent)) == report.read_text()
+    assert (
+        render("voco preprocess: dicom", ledger, LocalStorage(report.parent)) == report.read_text()
+    )
 
 
 def test_an_empty_ledger_is_a_page_too(chrome: webdriver.Chrome, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    path.write_text(render("nothing", qc_cohort.write(tmp_path, []), Folder(tmp_path)))
+    path.write_text(render("nothing", qc_cohort.write(tmp_path, []), LocalStorage(tmp_path)))
     page = Page(chrome, path)
     assert page.names() == []
     assert page.chrome.get_log("browser") == []

@@ -15,7 +15,7 @@ from tests.ct_files import body, write_slices
 from tests.headers import write_header
 from tests.mutations import mutate
 from voco_data.dicom.header import Header, parse_header, read_dataset
-from voco_data.dicom.series.header_scan import QuickReader
+from voco_data.dicom.series.header_scan import HeaderScanner
 from voco_data.dicom.stack_key import StackKey, stack_key
 from voco_data.errors import SeriesRefused
 
@@ -82,7 +82,7 @@ def thorough(path: Path) -> tuple[Header, StackKey] | None:
 
 
 def quick(path: Path) -> tuple[Header, StackKey] | None:
-    found = QuickReader().header(path)
+    found = HeaderScanner().header(path)
     return None if found is None else (found.header, found.kind.stack)
 
 
@@ -223,7 +223,7 @@ def test_headers_without_pixels_are_pydicoms(tmp_path: Path) -> None:
 
 def test_slices_of_one_kind_differ_in_position_and_number_alone(tmp_path: Path) -> None:
     paths = write_slices(tmp_path, body((8, 12, 12)))
-    reader = QuickReader()
+    reader = HeaderScanner()
     for number, path in enumerate(paths, start=1):
         found = reader.header(path)
         assert found is not None

@@ -12,7 +12,7 @@ from torch import nn
 
 from voco_data.errors import VocoError
 from voco_models.stages.pretrain import pretrain
-from voco_models.training.disk_space import check_room, checkpoint_bytes
+from voco_models.training.disk_space import check_disk_space, checkpoint_bytes
 
 
 def test_a_checkpoint_is_weights_and_two_moments(tmp_path: Path) -> None:
@@ -40,4 +40,4 @@ def test_too_little_room_is_said_before_the_first_step(
         pretrain([store.path], tmp_path / "run", recipe="tiny", max_steps=1, device="cpu")
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
     monkeypatch.undo()
-    check_room(tmp_path / "not" / "there", 1)
+    check_disk_space(tmp_path / "not" / "there", 1)

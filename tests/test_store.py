@@ -15,11 +15,12 @@ import xxhash
 import zarr
 
 from voco_data.errors import InputError, StoreBusy, StoreCorrupt
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.store import catalogue
-from voco_data.store.index import Held
-from voco_data.store.reader import Store, chunk_key
-from voco_data.store.record import Record, read_record, record_key
+from voco_data.store.index import StoreIndex
+from voco_data.store.keys import chunk_key, record_key
+from voco_data.store.reader import Store
+from voco_data.store.record import Record, read_record
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import StoreWriter, checksum, commit_volume, writing
 
@@ -73,7 +74,7 @@ def record(row: int, pixels: npt.NDArray[np.uint8], name: str) -> Record:
 
 
 def fill(root: Path, names: list[str], *, compact: bool = True) -> Path:
-    with writing(Folder(root), SPEC) as writer:
+    with writing(LocalStorage(root), SPEC) as writer:
         writer.assign(sorted(names))
         for name in names:
             commit(writer, name)
@@ -86,7 +87,7 @@ def commit(writer: StoreWriter, name: str) -> None:
     """Commit a volume that is made from its row."""
     row = writer.row_of(name)
     made = record(row, volume(row), name)
-    commit_volume(writer.place, made, volume(row))
+    commit_volume(writer.storage, made, volume(row))
     writer.note(made)
 
 
@@ -148,10 +149,10 @@ def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     file = path / record_key(0)
     file.write_text(file.read_text().replace("p-a", "p-b"))
     with pytest.raises(StoreCorrupt, match="checksum"):
-        read_record(Folder(path), 0)
+        read_record(LocalStorage(path), 0)
     file.write_text("{")
     with pytest.raises(StoreCorrupt, match="cannot be read"):
-        read_record(Folder(path), 0)
+        read_record(LocalStorage(path), 0)
 
 
 def test_an_edited_spec_or_a_renamed_store_does_not_open(tmp_path: Path) -> None:
@@ -177,11 +178,11 @@ def test_what_is_no_store(tmp_path: Path, content: str | None) -> None:
 
 def test_a_killed_run_is_taken_up_where_it_stopped(tmp_path: Path) -> None:
     path = tmp_path / SPEC.name
-    with writing(Folder(tmp_path), SPEC) as writer:
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign(["a", "b", "c"])
         commit(writer, "b")
     assert len(Store.open(path)) == 0  # readers go by the catalogue
-    with writing(Folder(tmp_path), SPEC) as writer:
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
         assert list(writer.held.rows()) == [1]  # what was committed is not lost
         writer.assign(["a", "c"])
         assert [writer.row_of(name) for name in "ac"] == [0, 2]  # those of an undisturbed run
@@ -201,27 +202,27 @@ def test_a_changed_series_keeps_the_row_that_a_killed_run_planned(tmp_path: Path
 
     def commit_at(writer: StoreWriter, row: int, key: str) -> None:
         made = record(row, volume(row), names[key])
-        commit_volume(writer.place, made, volume(row))
+        commit_volume(writer.storage, made, volume(row))
         writer.note(made)
 
-    with writing(Folder(tmp_path), SPEC) as writer:
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign([changed, old])
         commit_at(writer, 0, changed)
         commit_at(writer, 1, old)
         writer.compact()
-    with suppress(KeyboardInterrupt), writing(Folder(tmp_path), SPEC) as writer:
+    with suppress(KeyboardInterrupt), writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign([changed, later])
         assert (writer.row_of(changed), writer.row_of(later)) == (2, 3)
         commit_at(writer, 3, later)
         raise KeyboardInterrupt
-    with writing(Folder(tmp_path), SPEC) as writer:
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
         assert list(writer.held.rows()) == [0, 1, 3]
         writer.assign([changed])
         assert writer.row_of(changed) == 2
 
 
 def test_a_refused_series_leaves_a_hole(tmp_path: Path) -> None:
-    with writing(Folder(tmp_path), SPEC) as writer:
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign(["a", "b", "c"])
         commit(writer, "a")
         commit(writer, "c")
@@ -236,11 +237,11 @@ def test_a_refused_series_leaves_a_hole(tmp_path: Path) -> None:
 
 def test_a_changed_series_gets_a_new_row_and_leaves_its_old_one(tmp_path: Path) -> None:
     path = fill(tmp_path, ["a", "b"])
-    with writing(Folder(tmp_path), SPEC) as writer:
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign(["a"])
         assert writer.row_of("a") == 2
         changed = replace(record(2, volume(9), "a"), input_digest="f" * 32)
-        commit_volume(writer.place, changed, volume(9))
+        commit_volume(writer.storage, changed, volume(9))
         assert np.array_equal(Store.open(path).read(0), volume(0))  # the old one still reads
         writer.note(changed)
         writer.compact()
@@ -248,12 +249,12 @@ def test_a_changed_series_gets_a_new_row_and_leaves_its_old_one(tmp_path: Path) 
     assert store.catalogue["row"].tolist() == [1, 2]
     assert np.array_equal(store.read(2), volume(9))
     assert not (path / chunk_key(0)).exists()
-    assert read_record(Folder(path), 0) is None
+    assert read_record(LocalStorage(path), 0) is None
 
 
 def test_a_line_that_was_written_over_by_an_older_one_is_no_hit() -> None:
     """A late worker put what a series was before into the row of another one."""
-    with closing(Held()) as held:
+    with closing(StoreIndex()) as held:
         for row, name in ((1, "a"), (2, "b")):
             held.replace(catalogue.line(record(row, volume(row), name)))
         assert held.replace(catalogue.line(record(1, volume(1), "b"))) == [1]
@@ -266,7 +267,7 @@ def test_a_table_is_not_damaged_because_descriptors_are_scarce(tmp_path: Path) -
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            next(catalogue.batches(Folder(path), ["row"]))
+            next(catalogue.batches(LocalStorage(path), ["row"]))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -275,15 +276,15 @@ def test_what_a_series_was_before_does_not_come_back(tmp_path: Path) -> None:
     """A run was killed after the catalogue, before it removed the old row; then tables are lost."""
     path = fill(tmp_path, ["a", "b"])
     old = {key: (path / key).read_bytes() for key in (chunk_key(0), record_key(0))}
-    with writing(Folder(tmp_path), SPEC) as writer:
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign(["a"])
         commit(writer, "a")
         writer.compact()
     for key, data in old.items():
-        Folder(path).write(key, data)
+        LocalStorage(path).write(key, data)
     for name in ("catalogue", "rows"):
         (path / f"volumes/{name}.parquet").write_bytes(b"lost")
-    with writing(Folder(tmp_path), SPEC) as writer:
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
         assert list(writer.held.rows()) == [1, 2]
         writer.assign(["a", "b"])
         writer.compact()
@@ -294,10 +295,10 @@ def test_what_a_series_was_before_does_not_come_back(tmp_path: Path) -> None:
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with (
-        writing(Folder(tmp_path), SPEC),
+        writing(LocalStorage(tmp_path), SPEC),
         pytest.raises(StoreBusy, match="another run"),
-        writing(Folder(tmp_path), SPEC, wait_seconds=0.3),
+        writing(LocalStorage(tmp_path), SPEC, wait_seconds=0.3),
     ):
         pass
-    with writing(Folder(tmp_path), SPEC):  # and the lock is free again
+    with writing(LocalStorage(tmp_path), SPEC):  # and the lock is free again
         pass

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tests.ct_files import body, write_slices
 from tests.mutations import mutate
 from voco_data.dicom.pixels.rle import SLACK, rle_planes
-from voco_data.dicom.series.fast_reader import read_straight
-from voco_data.dicom.series.header_scan import QuickReader
+from voco_data.dicom.series.fast_reader import read_fast
+from voco_data.dicom.series.header_scan import HeaderScanner
 from voco_data.dicom.series.reader import read_thoroughly
 from voco_data.errors import SeriesRefused
-from voco_data.volumes.buffers import LARGEST_KEPT, Arena
+from voco_data.volumes.buffers import LARGEST_KEPT, ReusedBuffer
 from voco_data.volumes.slice_spacing import GapPolicy
 from voco_data.volumes.volume import Volume
 
@@ -56,7 +56,7 @@ def check_same(quick: Volume | None, thorough: Volume) -> None:
 )
 def test_pixels_of_every_kind(tmp_path: Path, tags: dict[str, Any], rle: bool) -> None:
     paths = write_slices(tmp_path, body((9, 20, 24)), rle=rle, tags=tags)
-    check_same(read_straight(paths, GAPS, 3), read_thoroughly(paths, GAPS, 3))
+    check_same(read_fast(paths, GAPS, 3), read_thoroughly(paths, GAPS, 3))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_every_orientation(
     hu = body((9, 20, 24))
     paths = write_slices(tmp_path, hu, orientation=orientation, step_mm=step_mm, rle=True)
     paths = paths[3:] + paths[:3]  # names say nothing
-    check_same(read_straight(paths, GAPS, 3), read_thoroughly(paths, GAPS, 3))
+    check_same(read_fast(paths, GAPS, 3), read_thoroughly(paths, GAPS, 3))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_is_refused_is_left_to_the_thorough_reader(
     tmp_path: Path, tags: dict[str, Any]
 ) -> None:
     paths = write_slices(tmp_path, body((9, 20, 24)), tags=tags)
-    assert read_straight(paths, GAPS, 3) is None
+    assert read_fast(paths, GAPS, 3) is None
     with pytest.raises(SeriesRefused):
         read_thoroughly(paths, GAPS, 3)
 
@@ -112,7 +112,7 @@ def test_damaged_series_give_none_or_the_thorough_volume(tmp_path: Path) -> None
         damaged = tmp_path / "damaged"
         damaged.write_bytes(mutate(paths[1].read_bytes(), seed))
         files = [paths[0], damaged, *paths[2:]]
-        found = read_straight(files, GAPS, 3)
+        found = read_fast(files, GAPS, 3)
         if found is not None:
             read += 1
             check_same(found, read_thoroughly(files, GAPS, 3))
@@ -124,14 +124,14 @@ def test_a_file_that_changes_between_the_two_looks(
 ) -> None:
     paths = write_slices(tmp_path, body((6, 20, 24)))
     other = write_slices(tmp_path / "other", body((6, 20, 24)), tags={"PatientID": "other"})
-    whole = QuickReader.slice
+    whole = HeaderScanner.slice
 
-    def changed(self: QuickReader, *args: Any) -> Any:
+    def changed(self: HeaderScanner, *args: Any) -> Any:
         paths[3].write_bytes(other[3].read_bytes())
         return whole(self, *args)
 
-    monkeypatch.setattr(QuickReader, "slice", changed)
-    assert read_straight(paths, GAPS, 3) is None
+    monkeypatch.setattr(HeaderScanner, "slice", changed)
+    assert read_fast(paths, GAPS, 3) is None
 
 
 def planes(frame: bytes, pixels: int) -> bytes | None:
@@ -207,7 +207,7 @@ def test_any_bytes_are_decoded_within_bounds(frame: bytes, pixels: int) -> None:
 
 
 def test_the_arena_lends_nothing_twice() -> None:
-    arena = Arena()
+    arena = ReusedBuffer()
     first = arena.take((4, 5, 6))
     first[:] = 1
     view = first[::-1, 1:].transpose(2, 0, 1)
@@ -221,7 +221,7 @@ def test_the_arena_lends_nothing_twice() -> None:
 
 
 def test_the_arena_keeps_no_outlier() -> None:
-    arena = Arena()
+    arena = ReusedBuffer()
     arena.take((2, 3))
     kept = arena._buffer
     assert arena.take((LARGEST_KEPT,)).size == LARGEST_KEPT  # virtual: nothing touches it

@@ -15,7 +15,7 @@ from tests import store_truth
 from tests.chaos_archive import SPECS, make_archive, words, write_specs
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import VocoError
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.store.writer import writing
 
 PROJECT = Path(__file__).parent.parent
@@ -40,7 +40,7 @@ def test_a_second_run_waits_or_says_why_not(tmp_path: Path) -> None:
     archive, specs = make_archive(tmp_path / "archive"), write_specs(tmp_path / "specs.json")
     root = tmp_path / "root"
     line = words(archive, root, specs, "--workers", "1")
-    with writing(Folder(root), SPECS[0]):
+    with writing(LocalStorage(root), SPECS[0]):
         code, errors = end(start(line))
         assert code == 1
         assert "another run (process" in errors.splitlines()[-1]
@@ -97,9 +97,9 @@ def test_two_runs_with_their_specs_crosswise_do_not_wait_for_each_other(tmp_path
 
 def _name(root: Path, barrier: object, names: object) -> None:
     barrier.wait()  # type: ignore[attr-defined]
-    hide = pseudonyms.load_or_make(Folder(root))
+    hide = pseudonyms.load_or_make(LocalStorage(root))
     names.put(hide("patient", "x"))  # type: ignore[attr-defined]
-    pseudonyms.save_map(Folder(root), hide)
+    pseudonyms.save_map(LocalStorage(root), hide)
 
 
 def test_one_key_however_many_make_it_at_once(tmp_path: Path) -> None:
@@ -126,5 +126,5 @@ def test_a_damaged_key_is_refused_not_replaced(tmp_path: Path, text: str) -> Non
     path = tmp_path / "private" / "ids.key"
     path.write_text(text)
     with pytest.raises(VocoError, match="expected a key of 64 hex digits"):
-        pseudonyms.load_or_make(Folder(tmp_path))
+        pseudonyms.load_or_make(LocalStorage(tmp_path))
     assert path.read_text() == text

@@ -18,8 +18,8 @@ import xxhash
 
 from voco_data.cropping.abdomen import find_box
 from voco_data.dicom.pixels.rle import SLACK, planes_to_hu, rle_planes
-from voco_data.dicom.series.fast_reader import Decoder, linear
-from voco_data.dicom.series.header_scan import quick_reader
+from voco_data.dicom.series.fast_reader import Decoder, integer_rescale
+from voco_data.dicom.series.header_scan import header_scanner
 from voco_data.preprocessing.resample import resample_to_uint8
 from voco_data.store.spec import FINETUNE, PRETRAIN
 from voco_data.volumes.volume import AIR_HU
@@ -29,7 +29,7 @@ Decode = Callable[[npt.NDArray[np.uint8], int, int, npt.NDArray[np.int16]], None
 
 def prepare(folder: Path, out: Path) -> Callable[[], None]:
     """Both grids of the RLE series in `folder`; places and frames are known beforehand."""
-    reader, decoder = quick_reader(), Decoder()
+    reader, decoder = header_scanner(), Decoder()
     found = []
     for path in folder.iterdir():
         read = decoder.read(path)
@@ -43,7 +43,7 @@ def prepare(folder: Path, out: Path) -> Callable[[], None]:
     spacing_mm = (found[1][0] - found[0][0], *header.spacing_mm)
     frames = [(str(path), start, length) for _, path, _, start, length in found]
     how = kind.decoding
-    integers = None if how is None else linear(how.pixels, how.modality)
+    integers = None if how is None else integer_rescale(how.pixels, how.modality)
     if integers is None:
         raise RuntimeError("the benchmark's series is not linear")
     arena = np.zeros(shape, np.int16)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from voco_data.dicom.series.header_scan import quick_reader
+from voco_data.dicom.series.header_scan import header_scanner
 
 
 def prepare(folder: Path, out: Path) -> Callable[[], None]:  # noqa: ARG001
     """The header of every file in `folder`."""
     paths = sorted(folder.iterdir())
-    reader = quick_reader()
+    reader = header_scanner()
 
     def run() -> None:
         for path in paths:

@@ -9,8 +9,8 @@ from pathlib import Path
 from voco_data.bench.series import entry_of
 from voco_data.executors.worker import SeriesTask, Target, fill_series
 from voco_data.storage.fence import Fence
-from voco_data.storage.local import Fenced, Folder
-from voco_data.store.input_digests import KnownInputs
+from voco_data.storage.local import FencedLocalStorage, LocalStorage
+from voco_data.store.input_digests import InputDigests
 from voco_data.store.spec import FINETUNE, PRETRAIN
 from voco_data.store.writer import writing
 
@@ -22,12 +22,12 @@ def prepare(folder: Path, out: Path) -> Callable[[], None]:
     """Fill the next row of both stores below `out` with the series in `folder`."""
     specs, targets = (PRETRAIN, FINETUNE), []
     for spec in specs:
-        with writing(Folder(out), spec) as writer:
+        with writing(LocalStorage(out), spec) as writer:
             writer.assign(sorted(str(row) for row in range(ROWS)))
         # The run above is over; here is another that lasts.
         fence = Fence(out / f".{spec.name}.fence")
-        targets.append(Target(Fenced(out / spec.name, fence, fence.open()), spec, 0))
-    known = {target.store.name: KnownInputs() for target in targets}
+        targets.append(Target(FencedLocalStorage(out / spec.name, fence, fence.open()), spec, 0))
+    known = {target.store.name: InputDigests() for target in targets}
     entry = entry_of(folder, folder.parent)
     done = 0
 
@@ -47,7 +47,7 @@ def prepare(folder: Path, out: Path) -> Callable[[], None]:
                 series_uid=str(row),
                 source=folder.name,
                 targets=tuple(replace(target, row=row) for target in targets),
-                root=Folder(out),
+                root=LocalStorage(out),
             ),
             known,
         )

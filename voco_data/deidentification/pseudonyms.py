@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from voco_data.errors import InputError, VocoError
 from voco_data.storage import atomic, locks, scratch_db
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
+from voco_data.storage.root import PRIVATE_FOLDER
 
 log = logging.getLogger(__name__)
 
-FOLDER = "private"
 PRIVATE_VARIABLE = "VOCO_PRIVATE"
 KEY_FILE = "ids.key"
 MAP_FILE = "ids.parquet"
@@ -64,7 +64,7 @@ class Pseudonymiser:
         message = f"{kind}\0{original.strip()}".encode(errors="surrogateescape")
         code = hmac.new(self._key, message, hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
         pseudonym = f"{kind[0]}{code}"
-        self.keep([(kind, pseudonym, scratch_db.printable(original))])
+        self.keep([(kind, pseudonym, scratch_db.escape_undecodable(original))])
         return pseudonym
 
     def close(self) -> None:
@@ -74,9 +74,9 @@ class Pseudonymiser:
 
     def keep(self, pairs: Iterable[tuple[str, str, str]]) -> None:
         """Remember (kind, pseudonym, original); what is remembered already stays."""
-        with scratch_db.said_when_full():
+        with scratch_db.translate_disk_full():
             if self._pairs is None:
-                self._pairs = scratch_db.connect(_PAIRS)
+                self._pairs = scratch_db.open_scratch_db(_PAIRS)
             self._pairs.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", pairs)
 
     def pairs(self) -> Iterator[tuple[str, str, str]]:
@@ -85,7 +85,7 @@ class Pseudonymiser:
             yield from self._pairs.execute("SELECT * FROM pairs ORDER BY kind, pseudonym")
 
 
-def folder_of(root: Place) -> Path:
+def folder_of(root: Storage) -> Path:
     """Where the key and the map of a root lie: on this machine, and outside every store.
 
     In a folder beside the stores. Those of a bucket are in the user's data folder, or in
@@ -93,7 +93,7 @@ def folder_of(root: Place) -> Path:
     """
     folder = root.local()
     if folder is not None:
-        return folder / FOLDER
+        return folder / PRIVATE_FOLDER
     if named := os.environ.get(PRIVATE_VARIABLE):
         home = Path(named)
     else:
@@ -101,7 +101,7 @@ def folder_of(root: Place) -> Path:
     return home / hashlib.sha256(str(root).encode()).hexdigest()[:12]
 
 
-def load(root: Place) -> Pseudonymiser | None:
+def load(root: Storage) -> Pseudonymiser | None:
     """The pseudonymiser of a root, or None where no pseudonyms were ever made.
 
     Raises VocoError where the key is damaged: another key would give every patient a second name.
@@ -123,7 +123,7 @@ def passing() -> Pseudonymiser:
     return Pseudonymiser(secrets.token_bytes(KEY_BYTES))
 
 
-def load_or_make(root: Place) -> Pseudonymiser:
+def load_or_make(root: Storage) -> Pseudonymiser:
     """The pseudonymiser of a root; the key is made once, readable by its owner only.
 
     The key appears whole: of two runs that make one at once, the second takes that of the first.
@@ -137,7 +137,7 @@ def load_or_make(root: Place) -> Pseudonymiser:
     path = folder / KEY_FILE
     if not path.exists():
         key = f"{secrets.token_hex(KEY_BYTES)}\n".encode()
-        with locks.exclusive(folder / LOCK_FILE, wait_seconds=LOCK_S, mode=0o600):
+        with locks.hold_lock(folder / LOCK_FILE, wait_seconds=LOCK_S, mode=0o600):
             if not path.exists():
                 atomic.write_bytes(path, key, mode=0o600)
         if root.local() is None:
@@ -150,7 +150,7 @@ def load_or_make(root: Place) -> Pseudonymiser:
     return found
 
 
-def _check_fingerprint(root: Place, folder: Path) -> None:
+def _check_fingerprint(root: Storage, folder: Path) -> None:
     try:
         expected = root.read(FINGERPRINT).decode(errors="replace").strip()
     except FileNotFoundError:
@@ -163,7 +163,7 @@ def _check_fingerprint(root: Place, folder: Path) -> None:
         )
 
 
-def read_map(root: Place) -> Iterator[tuple[str, str, str]]:
+def read_map(root: Storage) -> Iterator[tuple[str, str, str]]:
     """(kind, pseudonym, original) of the private map; nothing where there is none."""
     path = folder_of(root) / MAP_FILE
     if path.exists():
@@ -172,7 +172,7 @@ def read_map(root: Place) -> Iterator[tuple[str, str, str]]:
                 yield from zip(*(column.to_pylist() for column in batch), strict=True)
 
 
-def save_map(root: Place, pseudonymiser: Pseudonymiser) -> None:
+def save_map(root: Storage, pseudonymiser: Pseudonymiser) -> None:
     """Add the pairs to the private map, so that the owner can find a patient again."""
     with changing_map(root):
         pseudonymiser.keep(read_map(root))
@@ -180,13 +180,13 @@ def save_map(root: Place, pseudonymiser: Pseudonymiser) -> None:
 
 
 @contextmanager
-def changing_map(root: Place) -> Iterator[None]:
+def changing_map(root: Storage) -> Iterator[None]:
     """Be the one who reads and replaces the private map."""
-    with locks.exclusive(folder_of(root) / LOCK_FILE, wait_seconds=LOCK_S, mode=0o600):
+    with locks.hold_lock(folder_of(root) / LOCK_FILE, wait_seconds=LOCK_S, mode=0o600):
         yield
 
 
-def write_map(root: Place, pairs: Iterator[tuple[str, str, str]]) -> None:
+def write_map(root: Storage, pairs: Iterator[tuple[str, str, str]]) -> None:
     """Replace the private map, atomically. Within `changing_map`."""
     with atomic.replacing(folder_of(root) / MAP_FILE) as temporary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

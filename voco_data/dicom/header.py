@@ -14,7 +14,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 from voco_data.dicom.bounded_file import LARGEST_HEADER_VALUE, CountedFile
 from voco_data.dicom.defined_terms import known_modality, known_uid
 from voco_data.dicom.deflated import check_inflated_size
-from voco_data.dicom.values import Taker
+from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused, unreadable
 from voco_data.reasons import Reason
 
@@ -139,12 +139,12 @@ def parse_header(dataset: Dataset, path: Path) -> Header:
 
 def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
     """The header of every frame; one for a single-frame image. Raises as `parse_header`."""
-    frames = _check_object(Taker(dataset))
-    takes = Taker.of_frames(dataset, frames)
+    frames = _check_object(DatasetValues(dataset))
+    takes = DatasetValues.of_frames(dataset, frames)
     return [_header(take, dataset, path, frames, frame) for frame, take in enumerate(takes)]
 
 
-def _check_object(take: Taker) -> int:
+def _check_object(take: DatasetValues) -> int:
     """Raise for whatever is not CT, and count the frames. A missing Modality says nothing."""
     sop_class, modality = take.text("SOPClassUID"), take.text("Modality").upper()
     kind = f"modality {known_modality(modality)}, {known_uid(sop_class)}"
@@ -164,7 +164,7 @@ def _check_object(take: Taker) -> int:
     return frames
 
 
-def _header(take: Taker, dataset: Dataset, path: Path, frames: int, frame: int) -> Header:
+def _header(take: DatasetValues, dataset: Dataset, path: Path, frames: int, frame: int) -> Header:
     _check_values(take)
     rows, columns = take.integer("Rows", 0), take.integer("Columns", 0)
     if rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
@@ -196,7 +196,7 @@ def _header(take: Taker, dataset: Dataset, path: Path, frames: int, frame: int) 
     )
 
 
-def _check_values(take: Taker) -> None:
+def _check_values(take: DatasetValues) -> None:
     """Raise DERIVED for a frame whose values are not HU."""
     kinds = take.codes("ImageType") | take.codes("FrameType")
     if "LOCALIZER" in kinds:

@@ -26,7 +26,7 @@ CONVERTED = "UnassignedPerFrameConvertedAttributesSequence"
 """Where a legacy-converted object keeps what its frames were (PS3.3 C.7.6.16.2.25.2)."""
 
 
-class Taker:
+class DatasetValues:
     """Takes values; a malformed one is SeriesRefused(UNREADABLE), a missing one a default."""
 
     def __init__(self, dataset: Dataset, groups: Sequence[Dataset] = (), frame: int = 0) -> None:
@@ -35,7 +35,7 @@ class Taker:
         self._frame = frame
 
     @classmethod
-    def of_frames(cls, dataset: Dataset, frames: int) -> list[Taker]:
+    def of_frames(cls, dataset: Dataset, frames: int) -> list[DatasetValues]:
         """Values of each frame: its own functional groups, then the shared ones, then the top.
 
         Raises SeriesRefused(UNREADABLE) if the object claims other frames than it describes.
@@ -106,8 +106,8 @@ class Taker:
         try:
             if not self._groups:
                 return self.integer("InstanceNumber", -1)
-            for converted in Taker(self._groups[0]).items(CONVERTED):
-                return Taker(converted).integer("InstanceNumber", self._frame + 1)
+            for converted in DatasetValues(self._groups[0]).items(CONVERTED):
+                return DatasetValues(converted).integer("InstanceNumber", self._frame + 1)
         except SeriesRefused:
             return -1
         return self._frame + 1
@@ -115,7 +115,7 @@ class Taker:
     def _find(self, keyword: str) -> Any:
         for group in self._groups:
             for macro in MACROS:
-                for item in Taker(group).items(macro)[:1]:
+                for item in DatasetValues(group).items(macro)[:1]:
                     if keyword in item:
                         return self._get(item, keyword)
         return self._get(self._dataset, keyword)

@@ -12,7 +12,7 @@ import xxhash
 from voco_data.deidentification import pseudonyms
 from voco_data.erasure.run_files import Traces
 from voco_data.storage import atomic
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
 
 JOURNALS = "forgetting"
 """Folder of the journals, inside the private folder."""
@@ -59,14 +59,14 @@ def _larger(ours: Mapping[str, int], theirs: Mapping[str, int]) -> dict[str, int
     return {name: max(ours.get(name, 0), theirs.get(name, 0)) for name in names}
 
 
-def journals(home: Place) -> list[tuple[Path, Journal]]:
+def journals(home: Storage) -> list[tuple[Path, Journal]]:
     """Those of forgets that did not end."""
     folder = pseudonyms.folder_of(home) / JOURNALS
     files = sorted(folder.glob("*.json"))
     return [(path, Journal.from_json(path.read_bytes())) for path in files]
 
 
-def write_journal(home: Place, journal: Journal) -> None:
+def write_journal(home: Storage, journal: Journal) -> None:
     """Keep a journal, readable by its owner only."""
     private = pseudonyms.folder_of(home)
     for folder in (private, private / JOURNALS):

@@ -15,18 +15,25 @@ from pathlib import Path
 from voco_data.deidentification import pseudonyms
 from voco_data.erasure import run_files
 from voco_data.erasure.journal import JOURNALS, Journal, journals, write_journal
-from voco_data.erasure.residue import still_named
+from voco_data.erasure.residue import find_residue
 from voco_data.erasure.search import find, others
 from voco_data.errors import InputError
 from voco_data.ingest.seen_files import KEY as FRESHNESS
-from voco_data.ingest.seen_files import Freshness
-from voco_data.maintenance.listing import existing_root, store_names
+from voco_data.ingest.seen_files import SeenFiles
 from voco_data.maintenance.pins import pins_of, users
 from voco_data.maintenance.removal import listing, remove, stale
 from voco_data.qc import preview
-from voco_data.storage.base import Leases, Place
-from voco_data.storage.root import sweep_alone, sweep_store, using
+from voco_data.storage.atomic import sweep_store
+from voco_data.storage.base import Leases, Storage
+from voco_data.storage.root import (
+    PRIVATE_FOLDER,
+    existing_root,
+    root_in_use,
+    store_names,
+    sweep_idle_root,
+)
 from voco_data.store import catalogue
+from voco_data.store.keys import WRITE_ONCE
 from voco_data.store.metadata import read_spec
 from voco_data.store.writer import StoreWriter, writing
 
@@ -59,7 +66,7 @@ class ForgetSummary:
 
 
 def forget(
-    root: str | Path | Place, patient: str, *, yes: bool = False, wait: float = 0.0
+    root: str | Path | Storage, patient: str, *, yes: bool = False, wait: float = 0.0
 ) -> ForgetSummary:
     """Say what `patient` left under `root`; with `yes`, remove it, under the locks of all stores.
 
@@ -72,7 +79,7 @@ def forget(
         raise InputError("patient: expected an id or a pseudonym, got an empty text")
     with ExitStack() as stack:
         writers = _alone(home, stack, wait) if yes else []
-        home = home.guarded(Leases([writer.lease for writer in writers]))
+        home = home.guarded(Leases([writer.lease for writer in writers]), WRITE_ONCE)
         journal = find(home, patient)
         for _, old in journals(home):
             if set(old.ids) & set(journal.ids):
@@ -91,13 +98,13 @@ def forget(
         return _summary(home, journal, len(alone), removed=yes)
 
 
-def _alone(home: Place, stack: ExitStack, wait: float) -> list[StoreWriter]:
+def _alone(home: Storage, stack: ExitStack, wait: float) -> list[StoreWriter]:
     """Every store under its lock. What an interrupted run had committed is taken up.
 
     Torn files of killed runs go now, when nobody writes what all stores share.
     """
-    sweep_alone(home, wait_seconds=wait)
-    stack.enter_context(using(home))
+    sweep_idle_root(home, wait_seconds=wait)
+    stack.enter_context(root_in_use(home))
     found = []
     for name in store_names(home):
         try:
@@ -111,7 +118,7 @@ def _alone(home: Place, stack: ExitStack, wait: float) -> list[StoreWriter]:
     return found
 
 
-def _previews_of(home: Place, journal: Journal) -> list[str]:
+def _previews_of(home: Storage, journal: Journal) -> list[str]:
     """Previews of the patient's scans that are there; other patients' equal scans keep theirs."""
     digests = {*journal.traces.digests}
     for line in others(home, journal.ids, ["input_digest"]):
@@ -121,24 +128,24 @@ def _previews_of(home: Place, journal: Journal) -> list[str]:
 
 
 def _apply(
-    home: Place, journal: Journal, writers: Sequence[StoreWriter], previews: Sequence[str]
+    home: Storage, journal: Journal, writers: Sequence[StoreWriter], previews: Sequence[str]
 ) -> None:
     """Every step; each may have been done before. The map goes last: it finds the patient again."""
     for writer in writers:
         _forget_in_store(writer, journal)
     if home.size(FRESHNESS) is not None:
-        with closing(Freshness(home)) as freshness:
+        with closing(SeenFiles(home)) as freshness:
             remarks = [(reason, detail) for reason, detail in journal.traces.remarks]
             freshness.forget(journal.traces.digests, remarks)
             freshness.save()
     remove(home, previews)
     for run in journal.runs:
         run_files.forget_in(home, run, journal.ids, journal.traces.sources, journal.traces.series)
-    remove(home, [key for key, _ in stale(home, (pseudonyms.FOLDER, *store_names(home)))])
+    remove(home, [key for key, _ in stale(home, (PRIVATE_FOLDER, *store_names(home)))])
     _forget_in_private(home, journal)
 
 
-def _forget_in_private(home: Place, journal: Journal) -> None:
+def _forget_in_private(home: Storage, journal: Journal) -> None:
     """Out of the map, then away with the journals, and with what killed runs left beside both."""
     private = pseudonyms.folder_of(home)
     pending = private / JOURNALS
@@ -163,7 +170,7 @@ def _forget_in_store(writer: StoreWriter, journal: Journal) -> None:
     """Rows, records and chunks; and what no catalogue lists: nobody can say whose that is."""
     rows = [
         row
-        for batch in catalogue.batches(writer.place, ["row", "patient_id"])
+        for batch in catalogue.batches(writer.storage, ["row", "patient_id"])
         for row, patient in zip(
             batch["row"].to_pylist(), batch["patient_id"].to_pylist(), strict=True
         )
@@ -171,12 +178,12 @@ def _forget_in_store(writer: StoreWriter, journal: Journal) -> None:
     ]
     writer.drop(rows, journal.traces.keys)
     writer.compact()
-    inside = listing(writer.place)
-    remove(writer.place, (key for key, _ in inside.leftovers))
-    sweep_store(writer.place)
+    inside = listing(writer.storage)
+    remove(writer.storage, (key for key, _ in inside.leftovers))
+    sweep_store(writer.storage)
 
 
-def _summary(home: Place, journal: Journal, previews: int, *, removed: bool) -> ForgetSummary:
+def _summary(home: Storage, journal: Journal, previews: int, *, removed: bool) -> ForgetSummary:
     pinned = pins_of(home)
     stores: list[dict[str, object]] = []
     for name, series in journal.stores.items():
@@ -194,5 +201,5 @@ def _summary(home: Place, journal: Journal, previews: int, *, removed: bool) -> 
         previews=previews,
         map_entries=len(journal.pairs),
         learned_by=tuple(sorted(learned)),
-        left=tuple(still_named(home, journal.ids)),
+        left=tuple(find_residue(home, journal.ids)),
     )

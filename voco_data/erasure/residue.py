@@ -7,23 +7,22 @@ from collections.abc import Collection, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from voco_data.deidentification import pseudonyms
-from voco_data.erasure.run_files import REPORT, Names, runs_of
+from voco_data.erasure.run_files import Names, runs_of
 from voco_data.ingest.seen_files import KEY as FRESHNESS
-from voco_data.maintenance.listing import store_names
-from voco_data.qc import ledger, preview
-from voco_data.storage.base import Place
-from voco_data.storage.run_folders import FOLDER as RUNS
+from voco_data.qc import ledger
+from voco_data.storage.base import Storage
+from voco_data.storage.root import PREVIEWS_FOLDER, PRIVATE_FOLDER, REPORT, store_names
+from voco_data.storage.root import RUNS_FOLDER as RUNS
 
 TEXTS = (".csv", ".html", ".json", ".log", ".txt")
 
 
-def still_named(root: Place, ids: Collection[str]) -> Iterator[str]:
+def find_residue(root: Storage, ids: Collection[str]) -> Iterator[str]:
     """Keys of texts and tables that name one of the ids, beside stores and preprocess runs.
 
     What cannot be read may name it too, and says so beside its key.
     """
-    ours = (*store_names(root), preview.FOLDER, pseudonyms.FOLDER, FRESHNESS)
+    ours = (*store_names(root), PREVIEWS_FOLDER, PRIVATE_FOLDER, FRESHNESS)
     runs = {f"{RUNS}/{run}/{name}" for run in runs_of(root) for name in (ledger.KEY, REPORT)}
     names = Names(ids)
     keys = (key for key, _ in root.sizes() if key.partition("/")[0] not in ours)
@@ -37,13 +36,13 @@ def still_named(root: Place, ids: Collection[str]) -> Iterator[str]:
             yield f"{key} (cannot be read: {error.strerror or error})"
 
 
-def _says(root: Place, key: str, names: Names) -> bool:
+def _says(root: Storage, key: str, names: Names) -> bool:
     if key.endswith(TEXTS):
         return names.in_text(root.read(key).decode("latin-1"))
     return key.endswith(".parquet") and _in_table(root, key, names)
 
 
-def _in_table(root: Place, key: str, names: Names) -> bool:
+def _in_table(root: Storage, key: str, names: Names) -> bool:
     try:
         with root.fetched(key) as path, pq.ParquetFile(path) as file:
             texts = [

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from voco_data.qc import ledger, report
-from voco_data.storage.base import Place
-from voco_data.storage.run_folders import FOLDER as RUNS
+from voco_data.storage.base import Storage
+from voco_data.storage.root import REPORT
+from voco_data.storage.root import RUNS_FOLDER as RUNS
 
 FACTS = ("kind", "series_uid", "patient_id", "source", "reason", "detail", "input_digest")
 """Columns of a ledger that lead from a patient to everything else."""
-REPORT = "report.html"
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
 
 
@@ -64,13 +64,13 @@ class Names:
         return self._pattern.search(text) is not None
 
 
-def runs_of(root: Place) -> list[str]:
+def runs_of(root: Storage) -> list[str]:
     """Ids of the runs under a root that have a ledger."""
     keys = (key.split("/") for key, _ in root.sizes(RUNS))
     return sorted(parts[1] for parts in keys if len(parts) == 3 and parts[2] == ledger.KEY)
 
 
-def rows_in(run: Place, ids: Collection[str], sources: Collection[str]) -> list[dict[str, str]]:
+def rows_in(run: Storage, ids: Collection[str], sources: Collection[str]) -> list[dict[str, str]]:
     """The patient's rows of a ledger: its series, and files whose path names it."""
     names = Names(ids)
     found: list[dict[str, str]] = []
@@ -81,7 +81,11 @@ def rows_in(run: Place, ids: Collection[str], sources: Collection[str]) -> list[
 
 
 def forget_in(
-    root: Place, name: str, ids: Collection[str], sources: Collection[str], series: Collection[str]
+    root: Storage,
+    name: str,
+    ids: Collection[str],
+    sources: Collection[str],
+    series: Collection[str],
 ) -> None:
     """Rewrite the ledger of a run without the patient, and its report from it.
 

@@ -9,15 +9,15 @@ from voco_data.deidentification import pseudonyms
 from voco_data.erasure import run_files
 from voco_data.erasure.journal import Journal
 from voco_data.erasure.run_files import Names, Traces
-from voco_data.maintenance.listing import store_names
 from voco_data.maintenance.removal import listing, waiting
-from voco_data.storage.base import Place
-from voco_data.storage.run_folders import FOLDER as RUNS
+from voco_data.storage.base import Storage
+from voco_data.storage.root import RUNS_FOLDER as RUNS
+from voco_data.storage.root import store_names
 from voco_data.store import catalogue
 from voco_data.store.record import series_key
 
 
-def find(home: Place, patient: str) -> Journal:
+def find(home: Storage, patient: str) -> Journal:
     """All that names a patient, by the archive's id or by the pseudonym."""
     ids, pairs = _named_in_map(home, patient)
     journal = Journal(ids, pairs=pairs)
@@ -54,7 +54,7 @@ def find(home: Place, patient: str) -> Journal:
     return journal
 
 
-def _named_in_map(home: Place, patient: str) -> tuple[list[str], list[list[str]]]:
+def _named_in_map(home: Storage, patient: str) -> tuple[list[str], list[list[str]]]:
     """All ids of the patient, and map entries that name it: its own, and files named after it."""
     ids = {patient}
     hide = pseudonyms.load(home)
@@ -76,7 +76,7 @@ def _named_in_map(home: Place, patient: str) -> tuple[list[str], list[list[str]]
     return sorted(ids), pairs
 
 
-def _lines_of(store: Place, ids: Collection[str]) -> Iterator[dict[str, str]]:
+def _lines_of(store: Storage, ids: Collection[str]) -> Iterator[dict[str, str]]:
     """What a store holds of a patient: catalogue lines, and records that wait to be taken up."""
     names = ["patient_id", "study_uid", "series_uid", "source", "input_digest"]
     for batch in catalogue.batches(store, names):
@@ -86,7 +86,7 @@ def _lines_of(store: Place, ids: Collection[str]) -> Iterator[dict[str, str]]:
             yield {name: getattr(record, name) for name in names}
 
 
-def _pairs_of(home: Place, journal: Journal, studies: Collection[str]) -> list[list[str]]:
+def _pairs_of(home: Storage, journal: Journal, studies: Collection[str]) -> list[list[str]]:
     """Entries of the private map that belong to the patient and to nobody else."""
     columns = {"series": "series_uid", "study": "study_uid", "source": "source"}
     theirs = {
@@ -106,7 +106,7 @@ def _pairs_of(home: Place, journal: Journal, studies: Collection[str]) -> list[l
     return [list(pair) for pair in sorted(pairs)]
 
 
-def others(home: Place, ids: Collection[str], columns: Sequence[str]) -> Iterator[dict[str, str]]:
+def others(home: Storage, ids: Collection[str], columns: Sequence[str]) -> Iterator[dict[str, str]]:
     """Lines of all other patients in all stores."""
     for name in store_names(home):
         for batch in catalogue.batches(home / name, ["patient_id", *columns]):

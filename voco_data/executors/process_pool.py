@@ -20,11 +20,11 @@ from types import FrameType
 from typing import Any
 
 from voco_data.executors.worker import SeriesOutcome, SeriesTask, fill_batch
-from voco_data.store.input_digests import KnownInputs
+from voco_data.store.input_digests import InputDigests
 from voco_data.time_limit import end_when_stuck
 
 Batch = Sequence[SeriesTask]
-Known = Mapping[str, KnownInputs]
+Known = Mapping[str, InputDigests]
 
 TIME_LIMIT_S = 600.0
 """What one series may take; a large one takes seconds."""

@@ -19,9 +19,9 @@ from voco_data.errors import SeriesRefused, VocoError, unwritable
 from voco_data.preprocessing.recipe import Prepared, boxes, prepare, to_grid
 from voco_data.qc import preview
 from voco_data.reasons import Reason
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
 from voco_data.store import integrity
-from voco_data.store.input_digests import KnownInputs
+from voco_data.store.input_digests import InputDigests
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import checksum, commit_volume
@@ -39,7 +39,7 @@ VERSIONS = {"voco": VERSION, "numpy": np.__version__, "python": platform.python_
 class Target:
     """A store that may miss the series, and the row it would get there."""
 
-    store: Place
+    store: Storage
     spec: StoreSpec
     row: int
 
@@ -58,7 +58,7 @@ class SeriesTask:
     series_uid: str
     source: str
     targets: tuple[Target, ...]
-    root: Place
+    root: Storage
     """Where the preview goes."""
     memory_key: str = ""
     """Under which the run remembers what became of these files."""
@@ -83,7 +83,7 @@ class SeriesOutcome:
 
 def fill_batch(
     tasks: Sequence[SeriesTask],
-    known: Mapping[str, KnownInputs],
+    known: Mapping[str, InputDigests],
     limit_s: float = math.inf,
     *,
     again: bool = False,
@@ -101,7 +101,7 @@ def fill_batch(
 
 def fill_series(
     task: SeriesTask,
-    known: Mapping[str, KnownInputs],
+    known: Mapping[str, InputDigests],
     limit_s: float = math.inf,
     *,
     again: bool = False,
@@ -182,7 +182,7 @@ def _commit(task: SeriesTask, target: Target, prepared: Prepared, box: Box) -> R
     return record
 
 
-def _draw(root: Place, prepared: Prepared, box: Box) -> None:
+def _draw(root: Storage, prepared: Prepared, box: Box) -> None:
     """The preview for the report. The series stands without it."""
     key = preview.key_of(prepared.input_digest)
     try:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 from voco_data.errors import VocoError
-from voco_data.storage.base import Place
-from voco_data.storage.local import Folder
+from voco_data.storage.base import Storage
+from voco_data.storage.local import LocalStorage
 from voco_data.store.spec import StoreSpec
 
 SPARE_BYTES = 64 * 2**20
@@ -33,7 +33,7 @@ def needed_bytes(new: Mapping[StoreSpec, int]) -> int:
     return stores + previews + SPARE_BYTES if stores else 0
 
 
-def check_room(root: Place, new: Mapping[StoreSpec, int]) -> None:
+def check_disk_space(root: Storage, new: Mapping[StoreSpec, int]) -> None:
     """Refuse to start a run that could not end. Raises VocoError."""
     free, need = free_bytes(root), max(needed_bytes(new), SPARE_BYTES)
     if free is not None and free < need:
@@ -43,10 +43,10 @@ def check_room(root: Place, new: Mapping[StoreSpec, int]) -> None:
         )
 
 
-def free_bytes(root: Place) -> int | None:
+def free_bytes(root: Storage) -> int | None:
     """Free space where a root is, or would be made; None where nothing says."""
     folder = root.local()
     if folder is None:
         return root.free_bytes()
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return Folder(there).free_bytes()
+    return LocalStorage(there).free_bytes()

@@ -21,14 +21,15 @@ from voco_data.errors import StoreCorrupt
 from voco_data.executors.batches import run_processes
 from voco_data.executors.worker import SeriesTask
 from voco_data.ingest.disk_space import free_bytes, needed_bytes, volume_bytes
-from voco_data.ingest.plan import NamedCohort, Plan, by_rules
+from voco_data.ingest.plan import IngestPlan, NamedCohort, by_rules
 from voco_data.ingest.run import check_boxes, choose_specs, cores
-from voco_data.ingest.seen_files import Freshness, memory_key
+from voco_data.ingest.seen_files import SeenFiles, memory_key
 from voco_data.layouts.index import index
-from voco_data.storage.base import Place, place_of
-from voco_data.storage.null import Nowhere
+from voco_data.storage.base import Storage
+from voco_data.storage.null import NullStorage
+from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue, integrity
-from voco_data.store.index import Held
+from voco_data.store.index import StoreIndex
 from voco_data.store.spec import StoreSpec
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def estimate(
     """
     wanted = choose_specs(specs, spec_file, uneven)
     given = {} if boxes is None else read_boxes(Path(boxes))
-    home = place_of(root)
+    home = open_storage(root)
     count = workers or cores()
     with ExitStack() as stack:
         cohort = stack.enter_context(
@@ -104,15 +105,15 @@ def estimate(
             hidden = stack.enter_context(closing(pseudonyms.load(home) or pseudonyms.passing()))
         series = NamedCohort(cohort, hidden, given)
         looks = [stack.enter_context(closing(_Look(home, spec))) for spec in wanted]
-        freshness = stack.enter_context(closing(Freshness(home)))
+        freshness = stack.enter_context(closing(SeenFiles(home)))
         for look in looks:
             freshness.adopt(look.held.digests(), look.spec)
         memory = None if deep else freshness
-        plan = stack.enter_context(closing(Plan(home, series, looks, memory)))
+        plan = stack.enter_context(closing(IngestPlan(home, series, looks, memory)))
         refused = 0 if memory is None else _refused(series, looks, memory, plan)
         done = _probe(plan, count)
         seconds, between = times(done, count, len(plan.tasks))
-        new = {look.spec: plan.new[look.place.name] for look in looks}
+        new = {look.spec: plan.new[look.storage.name] for look in looks}
         free, need = free_bytes(home), needed_bytes(new)
         return Estimate(
             series=len(cohort),
@@ -133,10 +134,10 @@ def estimate(
 class _Look:
     """A store as it is, for a plan that will not be carried out."""
 
-    def __init__(self, root: Place, spec: StoreSpec) -> None:
-        self.place = root / spec.name
+    def __init__(self, root: Storage, spec: StoreSpec) -> None:
+        self.storage = root / spec.name
         self.spec = spec
-        self.held = Held()
+        self.held = StoreIndex()
         with ExitStack() as undo:
             undo.callback(self.held.close)
             self._load()
@@ -145,13 +146,13 @@ class _Look:
     def _load(self) -> None:
         """As a run would: where there is no catalogue that reads, from the records."""
         try:
-            self.held.load(self.place)
+            self.held.load(self.storage)
         except StoreCorrupt as error:
             log.warning("%s; a run will make it again from the records", error)
         else:
-            if self.place.size(catalogue.KEY) is not None:
+            if self.storage.size(catalogue.KEY) is not None:
                 return
-        for record in integrity.recover(self.place):
+        for record in integrity.recover(self.storage):
             self.held.replace(catalogue.line(record))
 
     def close(self) -> None:
@@ -165,7 +166,9 @@ class _Look:
         return 0
 
 
-def _refused(series: NamedCohort, looks: Sequence[_Look], freshness: Freshness, plan: Plan) -> int:
+def _refused(
+    series: NamedCohort, looks: Sequence[_Look], freshness: SeenFiles, plan: IngestPlan
+) -> int:
     """Series that are known to be refused, and are not read again for any store."""
     groups = by_rules(looks)
 
@@ -176,7 +179,7 @@ def _refused(series: NamedCohort, looks: Sequence[_Look], freshness: Freshness, 
     return sum(not plan.wants(item.head.number) and is_refused(item.stat_digest) for item in series)
 
 
-def _probe(plan: Plan, workers: int) -> list[float]:
+def _probe(plan: IngestPlan, workers: int) -> list[float]:
     """Read some series, evenly spread over the archive. When each was done, in s from the start."""
     total = len(plan.tasks)
     count = min(total, workers * PROBED_A_WORKER)
@@ -188,8 +191,8 @@ def _probe(plan: Plan, workers: int) -> list[float]:
 
 
 def _into_nothing(task: SeriesTask) -> SeriesTask:
-    targets = tuple(replace(t, store=Nowhere(t.store.name)) for t in task.targets)
-    return replace(task, root=Nowhere("root"), targets=targets)
+    targets = tuple(replace(t, store=NullStorage(t.store.name)) for t in task.targets)
+    return replace(task, root=NullStorage("root"), targets=targets)
 
 
 def times(

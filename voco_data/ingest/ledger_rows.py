@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from voco_data.ingest.plan import NamedCohort, NamedSeries, by_rules
-from voco_data.ingest.results import Outcomes, Result
-from voco_data.ingest.seen_files import Freshness, memory_key
+from voco_data.ingest.results import Result, RunResults
+from voco_data.ingest.seen_files import SeenFiles, memory_key
 from voco_data.qc.ledger import LedgerRow, Status
 from voco_data.reasons import SKIPPED, Reason
 from voco_data.store.catalogue import Line
@@ -22,7 +22,7 @@ FACTS = (
 
 
 def ledger_rows(
-    series: NamedCohort, outcomes: Outcomes, freshness: Freshness, writers: Sequence[StoreWriter]
+    series: NamedCohort, outcomes: RunResults, freshness: SeenFiles, writers: Sequence[StoreWriter]
 ) -> Iterator[LedgerRow]:
     """A row a series, and a row a file that belongs to none, one at a time.
 

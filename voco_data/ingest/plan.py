@@ -15,11 +15,11 @@ from voco_data.cohort import Cohort, OddFile, SeriesHead
 from voco_data.cropping.external_boxes import GivenBox
 from voco_data.deidentification.pseudonyms import Pseudonymiser
 from voco_data.executors.worker import SeriesTask, Target
-from voco_data.ingest.seen_files import Freshness, memory_key
+from voco_data.ingest.seen_files import SeenFiles, memory_key
 from voco_data.storage import scratch_db
-from voco_data.storage.base import Place
-from voco_data.store.index import Held
-from voco_data.store.input_digests import Identity
+from voco_data.storage.base import Storage
+from voco_data.store.index import StoreIndex
+from voco_data.store.input_digests import SeriesIdentity
 from voco_data.store.record import series_key
 from voco_data.store.spec import StoreSpec
 
@@ -41,7 +41,7 @@ class NamedSeries:
     source: str
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> SeriesIdentity:
         """Patient and series id."""
         return (self.patient_id, self.series_uid)
 
@@ -105,9 +105,9 @@ class NamedCohort:
 class Filling(Protocol):
     """A store as a plan sees it: a StoreWriter, or a look at what would be written."""
 
-    place: Place
+    storage: Storage
     spec: StoreSpec
-    held: Held
+    held: StoreIndex
 
     def assign(self, keys: Iterable[str]) -> None:
         """Give rows to series."""
@@ -136,7 +136,7 @@ class Tasks(Sequence[SeriesTask]):
 
     def __init__(
         self,
-        root: Place,
+        root: Storage,
         series: NamedCohort,
         writers: Sequence[Filling],
         table: sqlite3.Connection,
@@ -179,7 +179,7 @@ class Tasks(Sequence[SeriesTask]):
             series_uid=item.series_uid,
             source=item.source,
             targets=tuple(
-                Target(writer.place, writer.spec, writer.row_of(item.key))
+                Target(writer.storage, writer.spec, writer.row_of(item.key))
                 for writer in _chosen(self._writers, chosen)
             ),
             root=self._root,
@@ -188,22 +188,22 @@ class Tasks(Sequence[SeriesTask]):
         )
 
 
-class Plan:
+class IngestPlan:
     """What the run will do. It lies on disk: `close` gives the space back."""
 
     def __init__(
         self,
-        root: Place,
+        root: Storage,
         series: NamedCohort,
         writers: Sequence[Filling],
-        freshness: Freshness | None,
+        freshness: SeenFiles | None,
     ) -> None:
         """Compare the cohort with the stores. `freshness` None means: trust nothing, read all."""
-        self._table = scratch_db.connect(_TABLES)
+        self._table = scratch_db.open_scratch_db(_TABLES)
         self._table.executemany(
             "INSERT OR IGNORE INTO present VALUES (?, ?)", (item.identity for item in series)
         )
-        self.known = {w.place.name: w.held.known(self._is_present) for w in writers}
+        self.known = {w.storage.name: w.held.known(self._is_present) for w in writers}
         """What each store, by folder name, held when the run began."""
         self.new: Counter[str] = Counter()
         """Series to read whose patient and id the store, by folder name, does not hold."""
@@ -237,7 +237,7 @@ class Plan:
         return found.fetchone() is not None
 
     def _wanted(
-        self, series: NamedCohort, writers: Sequence[Filling], freshness: Freshness | None
+        self, series: NamedCohort, writers: Sequence[Filling], freshness: SeenFiles | None
     ) -> Iterator[tuple[int, str, str, int]]:
         """(number, key, memory key, stores as bits) of every series that is to be read."""
         groups = by_rules(writers)
@@ -247,12 +247,12 @@ class Plan:
                 missing = self._missing(item, group, key, freshness)
                 if missing:
                     self.new.update(
-                        w.place.name for w in missing if not w.held.has_series(item.identity)
+                        w.storage.name for w in missing if not w.held.has_series(item.identity)
                     )
                     yield item.head.number, item.key, key, _bits(writers, missing)
 
     def _missing(
-        self, item: NamedSeries, group: Group, key: str, freshness: Freshness | None
+        self, item: NamedSeries, group: Group, key: str, freshness: SeenFiles | None
     ) -> Group:
         """The stores that may miss the series: all of them, while nothing is known of it."""
         seen = None if freshness is None else freshness.look_up(key)
@@ -261,10 +261,12 @@ class Plan:
         if seen.reason is not None:
             return ()
         return tuple(
-            w for w in group if not self.known[w.place.name].holds(seen.input_digest, item.identity)
+            w
+            for w in group
+            if not self.known[w.storage.name].holds(seen.input_digest, item.identity)
         )
 
-    def _is_present(self, identity: Identity) -> bool:
+    def _is_present(self, identity: SeriesIdentity) -> bool:
         found = self._table.execute(
             "SELECT 1 FROM present WHERE patient_id = ? AND series_uid = ?", identity
         )

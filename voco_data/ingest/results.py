@@ -27,11 +27,11 @@ class Result:
     """Spec digest of a store that it was committed to, and its row there."""
 
 
-class Outcomes:
+class RunResults:
     """Results by the key of their series."""
 
     def __init__(self) -> None:
-        self._table = scratch_db.connect(_TABLE)
+        self._table = scratch_db.open_scratch_db(_TABLE)
 
     def close(self) -> None:
         """Give the disk space back."""
@@ -41,7 +41,7 @@ class Outcomes:
         """Keep one outcome; its records are the store's affair."""
         first = outcome.records[0] if outcome.records else None
         store, row = ("", -1) if first is None else (first.spec_digest, first.row)
-        detail = scratch_db.printable(outcome.detail)
+        detail = scratch_db.escape_undecodable(outcome.detail)
         self._table.execute(
             "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)",
             (outcome.key, outcome.input_digest, outcome.reason or "", detail, store, row),

@@ -21,26 +21,24 @@ from voco_data.errors import InputError, StoreCorrupt, writing_under
 from voco_data.executors.batches import batches, run_processes
 from voco_data.executors.dask import run_dask
 from voco_data.executors.worker import SeriesOutcome
-from voco_data.ingest.disk_space import check_room
+from voco_data.ingest.disk_space import check_disk_space
 from voco_data.ingest.ledger_rows import ledger_rows
-from voco_data.ingest.plan import NamedCohort, Plan
-from voco_data.ingest.results import Outcomes
-from voco_data.ingest.seen_files import Freshness, Seen
+from voco_data.ingest.plan import IngestPlan, NamedCohort
+from voco_data.ingest.results import RunResults
+from voco_data.ingest.seen_files import Seen, SeenFiles
 from voco_data.ingest.stopwatch import Stopwatch
 from voco_data.layouts.index import index
 from voco_data.qc import ledger
 from voco_data.qc.report import render
 from voco_data.reasons import TRANSIENT
-from voco_data.storage import run_folders
-from voco_data.storage.base import Place, place_of
-from voco_data.storage.root import using
+from voco_data.storage.base import Storage
+from voco_data.storage.root import REPORT, RUNS_FOLDER, new_run_id, root_in_use
+from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue
 from voco_data.store.spec import PROFILES, StoreSpec, distinct, read_spec_file
 from voco_data.store.writer import StoreWriter, writing
 
 log = logging.getLogger(__name__)
-
-REPORT = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +107,22 @@ def preprocess(
         )
         clock.lap("index")
         check_boxes(cohort, given, boxes)
-        home = _usable(place_of(root))
-        check_room(home, {spec: _beyond(home, spec, len(cohort)) for spec in wanted})
+        home = _usable(open_storage(root))
+        check_disk_space(home, {spec: _beyond(home, spec, len(cohort)) for spec in wanted})
         stack.enter_context(writing_under(home))
-        stack.enter_context(using(home))
+        stack.enter_context(root_in_use(home))
         writers = _open_stores(stack, home, wanted, wait, deep=deep)
         hidden = None if keep_ids or cohort.public_ids else pseudonyms.load_or_make(home)
         series = NamedCohort(cohort, hidden, given)
-        freshness = stack.enter_context(closing(Freshness(home)))
+        freshness = stack.enter_context(closing(SeenFiles(home)))
         for writer in writers:
             freshness.adopt(writer.held.digests(), writer.spec)
         plan = stack.enter_context(
-            closing(Plan(home, series, writers, None if deep else freshness))
+            closing(IngestPlan(home, series, writers, None if deep else freshness))
         )
-        check_room(home, {writer.spec: plan.new[writer.place.name] for writer in writers})
+        check_disk_space(home, {writer.spec: plan.new[writer.storage.name] for writer in writers})
         clock.lap("look-up")
-        outcomes = stack.enter_context(closing(Outcomes()))
+        outcomes = stack.enter_context(closing(RunResults()))
         for outcome in _fill(plan, workers or cores(), dask, progress):
             _note(outcome, outcomes, writers, freshness)
         for writer in writers:
@@ -169,7 +167,7 @@ def check_boxes(cohort: Cohort, given: Mapping[str, GivenBox], boxes: str | Path
         )
 
 
-def _usable(home: Place) -> Place:
+def _usable(home: Storage) -> Storage:
     """Make the root and check that files can be written there."""
     root = home.local()
     if root is None:
@@ -186,11 +184,11 @@ def _usable(home: Place) -> Place:
         raise InputError(
             f"{root}: cannot be written ({error.strerror}); give a folder of your own as --root"
         ) from error
-    return place_of(root.resolve())
+    return open_storage(root.resolve())
 
 
 def _open_stores(
-    stack: ExitStack, home: Place, specs: Sequence[StoreSpec], wait: float, *, deep: bool
+    stack: ExitStack, home: Storage, specs: Sequence[StoreSpec], wait: float, *, deep: bool
 ) -> list[StoreWriter]:
     """The stores under their locks, which are taken by name: two runs never wait crosswise."""
     opened = {
@@ -200,7 +198,7 @@ def _open_stores(
     return [opened[spec] for spec in specs]
 
 
-def _beyond(root: Place, spec: StoreSpec, series: int) -> int:
+def _beyond(root: Storage, spec: StoreSpec, series: int) -> int:
     """Series that a store must lack, by their number: known before its lock is taken."""
     try:
         held = catalogue.count(root / spec.name)
@@ -214,7 +212,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _fill(plan: Plan, workers: int, dask: str | None, progress: bool) -> Iterator[SeriesOutcome]:
+def _fill(
+    plan: IngestPlan, workers: int, dask: str | None, progress: bool
+) -> Iterator[SeriesOutcome]:
     """Run all tasks; a bar shows series per second and the time left."""
     if dask is not None:
         results = run_dask(plan.tasks, plan.known, dask, workers)
@@ -235,9 +235,9 @@ def _counted(
 
 def _note(
     outcome: SeriesOutcome,
-    outcomes: Outcomes,
+    outcomes: RunResults,
     writers: Sequence[StoreWriter],
-    freshness: Freshness,
+    freshness: SeenFiles,
 ) -> None:
     """Take up what was committed, and remember what was learnt."""
     outcomes.note(outcome)
@@ -259,14 +259,14 @@ def _tallied(
 
 
 def _publish(
-    root: Place,
+    root: Storage,
     cohort: Cohort,
     rows: Iterable[ledger.LedgerRow],
     writers: Sequence[StoreWriter],
     clock: Stopwatch,
 ) -> PreprocessSummary:
     """Write ledger and report under runs/, and summarise."""
-    run = root / run_folders.FOLDER / run_folders.new_id()
+    run = root / RUNS_FOLDER / new_run_id()
     count: Counter[tuple[str, str]] = Counter()
     ledger.write(run, _tallied(rows, count))
     with run.fetched(ledger.KEY) as path:
@@ -282,7 +282,7 @@ def _publish(
         skipped=count["series", "skipped"] + count["file", "skipped"],
         refused_files=count["file", "refused"],
         layout=cohort.layout,
-        stores={writer.spec.profile: str(writer.place) for writer in writers},
+        stores={writer.spec.profile: str(writer.storage) for writer in writers},
         ledger=f"{run}/{ledger.KEY}",
         report=f"{run}/{REPORT}",
         files=cohort.n_files,

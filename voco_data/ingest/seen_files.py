@@ -16,7 +16,7 @@ import xxhash
 from voco_data.errors import StoreCorrupt
 from voco_data.reasons import Reason
 from voco_data.storage import parquet, scratch_db
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
 from voco_data.store.spec import ALGORITHM_VERSION, StoreSpec
 from voco_data.version import VERSION
 
@@ -41,12 +41,12 @@ class Seen:
     detail: str
 
 
-class Freshness:
+class SeenFiles:
     """The memory of one root, on disk while a run uses it."""
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: Storage) -> None:
         self._root = root
-        self._seen = scratch_db.connect(_TABLE)
+        self._seen = scratch_db.open_scratch_db(_TABLE)
         self._forgotten: list[tuple[str, tuple[str, ...]]] = []
         self._load()
 
@@ -75,7 +75,7 @@ class Freshness:
         """Keep what a run has learnt; `save` writes it."""
         self._seen.execute(
             "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)",
-            (key, seen.input_digest, seen.reason or "", scratch_db.printable(seen.detail)),
+            (key, seen.input_digest, seen.reason or "", scratch_db.escape_undecodable(seen.detail)),
         )
 
     def forget(self, digests: Iterable[str], remarks: Iterable[tuple[str, str]]) -> int:
@@ -105,14 +105,14 @@ class Freshness:
             self._load()
             self._drop_forgotten()  # the file still had it
             found = self._seen.execute("SELECT key, input_digest, reason, detail FROM seen")
-            parquet.write(self._root, KEY, _COLUMNS, found)
+            parquet.write_table(self._root, KEY, _COLUMNS, found)
 
     def _load(self) -> None:
         """Take up the file; what this run knows already stays. A damaged one is left alone."""
         try:
             self._seen.executemany(
                 "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?)",
-                parquet.lines(self._root, KEY, _COLUMNS.names),
+                parquet.iter_rows(self._root, KEY, _COLUMNS.names),
             )
         except StoreCorrupt as error:
             log.warning("%s; it is made anew", error)

@@ -19,7 +19,7 @@ from voco_data.layouts.progress import Bar
 from voco_data.layouts.table import SCHEMA, IndexTable
 from voco_data.layouts.walk import look_at_file, walk, wanted
 from voco_data.reasons import Reason
-from voco_data.storage.scratch_db import spilling
+from voco_data.storage.scratch_db import scratch_tables
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def index(
         raise InputError(f"{source}: no such file or folder; give the folder of the CT archive")
     began = time.monotonic()
     base = source.parent if source.is_file() else source
-    with spilling(SCHEMA) as connection:
+    with scratch_tables(SCHEMA) as connection:
         table = IndexTable(connection)
         with Bar("find", shown=progress) as bar:
             seen = _find(source, table, include, exclude, bar)

@@ -15,7 +15,7 @@ from voco_data.cohort import MaskKind, OddFile
 from voco_data.dicom.stack_key import Segmented
 from voco_data.layouts.table import IndexTable
 from voco_data.reasons import Reason
-from voco_data.storage.scratch_db import printable
+from voco_data.storage.scratch_db import escape_undecodable
 
 WORDS = frozenset({"seg", "segmentation", "segmentations", "mask", "masks", "label", "labels"})
 FOLDERS = frozenset({"segmentations", "masks", "labels"})
@@ -86,11 +86,11 @@ class Masks:
         """A DICOM SEG that refers to series by UID."""
         self._sql.execute(
             "INSERT INTO found_segs VALUES (?, ?, ?)",
-            (file, os.fsencode(path), printable(segmented.patient_id)),
+            (file, os.fsencode(path), escape_undecodable(segmented.patient_id)),
         )
         self._sql.executemany(
             "INSERT INTO seg_series VALUES (?, ?)",
-            ((file, printable(uid)) for uid in segmented.series_uids),
+            ((file, escape_undecodable(uid)) for uid in segmented.series_uids),
         )
 
     def offer(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from voco_data.cohort import OddFile
 from voco_data.dicom.dicomdir import is_directory
 from voco_data.dicom.header import parse_header, read_dataset
-from voco_data.dicom.series.header_scan import Quick, quick_reader
+from voco_data.dicom.series.header_scan import ScannedHeader, header_scanner
 from voco_data.dicom.stack_key import segmented_series, stack_key
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.masks import Masks, is_nrrd, mask_kind
@@ -111,10 +111,10 @@ def _add_dicom(
     return True
 
 
-def _quick(path: Path) -> Quick | None:
+def _quick(path: Path) -> ScannedHeader | None:
     """The header of a plain slice; None for all that pydicom should look at, errors too."""
     try:
-        return quick_reader().header(path)
+        return header_scanner().header(path)
     except OSError:
         return None
 

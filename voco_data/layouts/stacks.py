@@ -34,7 +34,7 @@ from voco_data.dicom.header import Header
 from voco_data.dicom.stack_key import StackKey
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.table import IndexTable, as_text, common_folder
-from voco_data.storage.scratch_db import printable
+from voco_data.storage.scratch_db import escape_undecodable
 from voco_data.volumes.geometry import Triple
 from voco_data.volumes.slice_spacing import GapPolicy, even_positions
 
@@ -95,15 +95,15 @@ class Stacks:
             "groups",
             ("patient", "study", "uid", "place"),
             (
-                printable(header.patient_id),
-                printable(header.study_uid),
-                printable(header.series_uid),
+                escape_undecodable(header.patient_id),
+                escape_undecodable(header.study_uid),
+                escape_undecodable(header.series_uid),
                 place,
             ),
         )
         value = json.dumps(_geometry(header))
         geometry = self._intern("geometries", ("grp", "value"), (group, value))
-        traits = self._intern("traits", TRAITS, tuple(map(printable, key)))
+        traits = self._intern("traits", TRAITS, tuple(map(escape_undecodable, key)))
         self._table.add_slice(
             file, None, geometry, traits, position_mm=header.position_mm, frames=header.frames
         )

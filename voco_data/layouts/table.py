@@ -14,7 +14,7 @@ from typing import Literal
 
 from voco_data.cohort import ArchiveFile, MaskKind, MaskLabels, OddFile, stat_digest
 from voco_data.reasons import Reason
-from voco_data.storage.scratch_db import printable
+from voco_data.storage.scratch_db import escape_undecodable
 from voco_data.volumes.geometry import Triple
 
 SCHEMA = """
@@ -75,7 +75,7 @@ class IndexTable:
         """A file that belongs to no series."""
         self.connection.execute(
             "INSERT INTO odd VALUES (?, ?, ?)",
-            (printable(file.path), file.reason, printable(file.detail)),
+            (escape_undecodable(file.path), file.reason, escape_undecodable(file.detail)),
         )
 
     def drop_repeats(self) -> None:
@@ -112,7 +112,7 @@ class IndexTable:
         stack: str = "",
     ) -> int:
         """A series, still without files; gives its number."""
-        row = (kind, printable(patient), "", printable(uid), grp, stack)
+        row = (kind, escape_undecodable(patient), "", escape_undecodable(uid), grp, stack)
         cursor = self.connection.execute(
             "INSERT INTO series (kind, patient, study, uid, grp, stack) VALUES (?, ?, ?, ?, ?, ?)",
             row,
@@ -147,7 +147,7 @@ class IndexTable:
         """A mask of every series with this id, and the row that says so."""
         self.connection.execute("CREATE INDEX IF NOT EXISTS series_uid ON series (uid)")
         found = self.connection.execute(
-            "SELECT id FROM series WHERE uid = ?", (printable(uid),)
+            "SELECT id FROM series WHERE uid = ?", (escape_undecodable(uid),)
         ).fetchall()
         for (series,) in found:
             self.add_mask(series, file, kind, labels)
@@ -219,7 +219,7 @@ def common_folder(first: bytes, last: bytes) -> bytes:
 
 def as_text(path: bytes) -> str:
     """A path as ledgers and records can hold it; `.` for the archive itself."""
-    return printable(os.fsdecode(path)) or "."
+    return escape_undecodable(os.fsdecode(path)) or "."
 
 
 def _common_prefix(one: bytes, other: bytes) -> bytes:

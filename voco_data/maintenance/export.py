@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.errors import InputError
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
 from voco_data.store.reader import Store
 from voco_data.store.record import Record, read_record
 from voco_data.store.spec import StoreSpec
@@ -37,7 +37,7 @@ class ExportSummary:
         return asdict(self)
 
 
-def export(store: str | Path | Place, row: int, out: str | Path | None = None) -> ExportSummary:
+def export(store: str | Path | Storage, row: int, out: str | Path | None = None) -> ExportSummary:
     """Write the volume at `row` to `out` (`<profile>-<row>.nii.gz` in the working folder).
 
     Voxels are HU, as far as 256 steps over the window tell them. Raises InputError for a row that
@@ -52,10 +52,10 @@ def export(store: str | Path | Place, row: int, out: str | Path | None = None) -
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: expected a folder that is there")
     rows = opened.catalogue["row"]
-    record = read_record(opened.place, row) if (rows == row).any() else None
+    record = read_record(opened.storage, row) if (rows == row).any() else None
     if record is None:
         there = f"{len(rows)} from {rows.min()} to {rows.max()}" if len(rows) else "none"
-        raise InputError(f"{opened.place}: no volume has row {row}; rows that are there: {there}")
+        raise InputError(f"{opened.storage}: no volume has row {row}; rows that are there: {there}")
     # Here: nibabel comes with the ingest extra, and a machine that only trains has none.
     from voco_data.nifti.writer import write_nifti
 

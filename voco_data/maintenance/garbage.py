@@ -16,10 +16,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from voco_data.deidentification.pseudonyms import FOLDER as PRIVATE
 from voco_data.errors import InputError, VocoError
 from voco_data.maintenance import pins
-from voco_data.maintenance.listing import existing_root, store_names
 from voco_data.maintenance.pins import Pin, pins_of, users
 from voco_data.maintenance.removal import (
     Object,
@@ -30,10 +28,13 @@ from voco_data.maintenance.removal import (
     stale,
     waiting,
 )
-from voco_data.qc import ledger, preview
-from voco_data.storage import run_folders, scratch_db
-from voco_data.storage.base import Leases, Place
+from voco_data.qc import ledger
+from voco_data.storage import scratch_db
+from voco_data.storage.base import Leases, Storage
+from voco_data.storage.root import PREVIEWS_FOLDER, RUN_ID, RUNS_FOLDER, existing_root, store_names
+from voco_data.storage.root import PRIVATE_FOLDER as PRIVATE
 from voco_data.store import catalogue
+from voco_data.store.keys import WRITE_ONCE
 from voco_data.store.metadata import read_spec
 from voco_data.store.spec import ALGORITHM_VERSION
 
@@ -74,7 +75,7 @@ class GcSummary:
 
 
 def gc(
-    root: str | Path | Place,
+    root: str | Path | Storage,
     *,
     stores: Sequence[str] = (),
     keep_runs: int | None = None,
@@ -98,7 +99,8 @@ def gc(
                 home.exclusive(f".{name}.lock", wait_seconds=wait, tidies=False) for name in names
             ]
             # Of all stores, whatever is removed: a run over any may show a preview again.
-            home = home.guarded(Leases([stack.enter_context(lock) for lock in locks]))
+            leases = Leases([stack.enter_context(lock) for lock in locks])
+            home = home.guarded(leases, WRITE_ONCE)
         pinned = pins_of(home)
         doomed, kept = _judge(home, names, stores, pinned)
         pieces = [
@@ -136,14 +138,14 @@ class _Piece:
 class _Previews:
     """All previews of a root, less those that turn out to be in use. On disk."""
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: Storage) -> None:
         # Before any store is looked at: a run that adds previews meanwhile holds a store's lock.
-        self._table = scratch_db.connect(_PREVIEWS)
+        self._table = scratch_db.open_scratch_db(_PREVIEWS)
         self._table.executemany(
             "INSERT OR IGNORE INTO previews VALUES (?, ?, ?)",
             (
                 (key.rpartition("/")[2].removesuffix(".jpg"), key, size)
-                for key, size in root.sizes(preview.FOLDER)
+                for key, size in root.sizes(PREVIEWS_FOLDER)
                 if key.endswith(".jpg")
             ),
         )
@@ -159,11 +161,11 @@ class _Previews:
 
     def unused(self) -> Iterator[_Piece]:
         found = self._table.execute("SELECT key, size FROM previews ORDER BY key").fetchall()
-        yield _Piece.of("previews", preview.FOLDER, "no store and no ledger names them", found)
+        yield _Piece.of("previews", PREVIEWS_FOLDER, "no store and no ledger names them", found)
 
 
 def _judge(
-    root: Place, names: Sequence[str], named: Sequence[str], pinned: list[Pin]
+    root: Storage, names: Sequence[str], named: Sequence[str], pinned: list[Pin]
 ) -> tuple[dict[str, str], list[str]]:
     """Stores that go, with the reason; and remarks on those that stay although they are odd."""
     doomed: dict[str, str] = {}
@@ -180,12 +182,12 @@ def _judge(
     for name in names:
         if name in doomed:
             continue
-        place = root / name
-        if place.size("zarr.json") is None and _is_hollow(place):
+        storage = root / name
+        if storage.size("zarr.json") is None and _is_hollow(storage):
             doomed[name] = "its making or removal was interrupted"
             continue
         try:
-            version = read_spec(place).algorithm_version
+            version = read_spec(storage).algorithm_version
         except VocoError as error:
             kept.append(str(error))
             continue
@@ -200,7 +202,7 @@ def _judge(
     return doomed, kept
 
 
-def _is_hollow(store: Place) -> bool:
+def _is_hollow(store: Storage) -> bool:
     """Whether a folder has the metadata of arrays at most."""
     return all(key.endswith("zarr.json") for key, _ in store.sizes())
 
@@ -209,14 +211,14 @@ def _runs_of(using: list[Pin]) -> str:
     return ", ".join(f"{pin.run} ({pin.stage}, {pin.state})" for pin in using)
 
 
-def _whole_stores(root: Place, doomed: Mapping[str, str]) -> Iterator[_Piece]:
+def _whole_stores(root: Storage, doomed: Mapping[str, str]) -> Iterator[_Piece]:
     for name, why in doomed.items():
         sizes = dict((root / name).sizes())
         objects = [(f"{name}/{key}", sizes[key]) for key in in_safe_order(sizes)]
         yield _Piece.of("store", name, why, objects)
 
 
-def _leftovers(root: Place, names: Sequence[str], previews: _Previews) -> Iterator[_Piece]:
+def _leftovers(root: Storage, names: Sequence[str], previews: _Previews) -> Iterator[_Piece]:
     """Inside the stores that stay. Notes which previews they need."""
     for name in names:
         try:
@@ -234,24 +236,24 @@ def _leftovers(root: Place, names: Sequence[str], previews: _Previews) -> Iterat
             yield _Piece.of(what, name, why, objects)
 
 
-def _old_runs(root: Place, keep: int | None, previews: _Previews) -> Iterator[_Piece]:
+def _old_runs(root: Storage, keep: int | None, previews: _Previews) -> Iterator[_Piece]:
     """Runs beyond the last `keep`. Notes which previews the others show."""
     objects: dict[str, list[Object]] = {}
-    for key, size in root.sizes(run_folders.FOLDER):
+    for key, size in root.sizes(RUNS_FOLDER):
         name = key.split("/")[1]
-        if run_folders.ID.fullmatch(name):
+        if RUN_ID.fullmatch(name):
             objects.setdefault(name, []).append((key, size))
     names = sorted(objects)
     old = [] if keep is None else names[: max(0, len(names) - keep)]
     for name in names:
         if name not in old:
-            previews.in_use(_digests_of_run(root / run_folders.FOLDER / name))
+            previews.in_use(_digests_of_run(root / RUNS_FOLDER / name))
     for name in old:
         why = f"beyond the last {keep}"
-        yield _Piece.of("run", f"{run_folders.FOLDER}/{name}", why, objects[name])
+        yield _Piece.of("run", f"{RUNS_FOLDER}/{name}", why, objects[name])
 
 
-def _digests_of_run(run: Place) -> Iterator[str]:
+def _digests_of_run(run: Storage) -> Iterator[str]:
     if run.size(ledger.KEY) is None:
         return
     with run.fetched(ledger.KEY) as path, pq.ParquetFile(path) as file:
@@ -259,7 +261,7 @@ def _digests_of_run(run: Place) -> Iterator[str]:
             yield from filter(None, batch["input_digest"].to_pylist())
 
 
-def _small_things(root: Place, names: Sequence[str], pinned: list[Pin]) -> Iterator[_Piece]:
+def _small_things(root: Storage, names: Sequence[str], pinned: list[Pin]) -> Iterator[_Piece]:
     gone = [(pin.key, root.size(pin.key) or 0) for pin in pinned if pin.state == "gone"]
     yield _Piece.of("pins", pins.FOLDER, "their runs were removed", gone)
     torn = list(stale(root, outside=(PRIVATE, *names)))

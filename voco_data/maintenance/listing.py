@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import Counter
 from pathlib import Path
 
-from voco_data.errors import InputError, VocoError
+from voco_data.errors import VocoError
 from voco_data.maintenance.pins import Pin, pins_of, users
-from voco_data.storage.base import Place, place_of, root_of
+from voco_data.storage.base import Storage
+from voco_data.storage.root import existing_root, store_names
+from voco_data.storage.urls import parent_storage
 from voco_data.store.metadata import FORMAT
 from voco_data.store.reader import Store
 from voco_data.store.spec import ALGORITHM_VERSION
 
-STORE_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}-[0-9a-f]{12}\.zarr")
-"""`<profile>-<digest>.zarr`; nothing else under a root is taken for a store."""
 
-
-def list_stores(root: str | Path | Place) -> dict[str, object]:
+def list_stores(root: str | Path | Storage) -> dict[str, object]:
     """A row a store under `root`, sorted by name, and a line for each that cannot be opened.
 
     InputError if there is no root.
@@ -35,17 +33,17 @@ def list_stores(root: str | Path | Place) -> dict[str, object]:
     return {"stores": rows, "problems": problems}
 
 
-def describe(store: str | Path | Place) -> dict[str, object]:
+def describe(store: str | Path | Storage) -> dict[str, object]:
     """Everything about one store: its row of `list_stores`, spec, users, flags, formats, times."""
     opened = Store.open(store)
-    place, table = opened.place, opened.catalogue
-    pins = users(pins_of(root_of(str(place))), place.name)
+    storage, table = opened.storage, opened.catalogue
+    pins = users(pins_of(parent_storage(str(storage))), storage.name)
     flags = Counter(flag for text in table["flags"] for flag in text.split())
     return _row(opened, pins) | {
         "format": FORMAT,
         "algorithm_version": opened.spec.algorithm_version,
-        "created": _when(place, "zarr.json"),
-        "last_written": _when(place, "volumes/catalogue.parquet"),
+        "created": _when(storage, "zarr.json"),
+        "last_written": _when(storage, "volumes/catalogue.parquet"),
         "layouts": dict(Counter(table["layout"])),
         "ids": dict(Counter(table["ids"])),
         "transfer_syntaxes": dict(Counter(table["transfer_syntax"])),
@@ -59,39 +57,25 @@ def describe(store: str | Path | Place) -> dict[str, object]:
     }
 
 
-def existing_root(root: str | Path | Place) -> Place:
-    """The place of a root that is there. Raises InputError."""
-    home = place_of(root)
-    folder = home.local()
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"{home}: expected a folder that voco preprocess made with --root")
-    return home
-
-
-def store_names(root: Place) -> list[str]:
-    """Folder names of the stores under a root, sorted; also of those that do not open."""
-    return sorted(name for name in root.folders() if STORE_NAME.fullmatch(name))
-
-
 def _row(store: Store, pins: list[Pin]) -> dict[str, object]:
     z, y, x = store.grid
     return {
-        "name": store.place.name,
-        "path": str(store.place),
+        "name": store.storage.name,
+        "path": str(store.storage),
         "profile": store.spec.profile,
         "digest": store.digest,
         "grid": [z, y, x],
         "series": len(store),
         "patients": int(store.catalogue["patient_id"].nunique()),
         "volume_bytes": len(store) * z * y * x,
-        "bytes": sum(size for _, size in store.place.sizes()),
+        "bytes": sum(size for _, size in store.storage.sizes()),
         "runs": len(pins),
         "current": store.spec.algorithm_version == ALGORITHM_VERSION,
         "spec": json.loads(store.spec.canonical_json()),
     }
 
 
-def _when(store: Place, key: str) -> str | None:
+def _when(store: Storage, key: str) -> str | None:
     """When a file was last written, UTC; None where nothing says."""
     folder = store.local()
     if folder is None or store.size(key) is None:

@@ -20,7 +20,8 @@ from typing import Any, Literal
 import xxhash
 
 from voco_data.errors import VocoError
-from voco_data.storage.base import Place, root_of
+from voco_data.storage.base import Storage
+from voco_data.storage.urls import parent_storage
 from voco_data.store.reader import Store
 
 log = logging.getLogger(__name__)
@@ -72,23 +73,23 @@ def pin(store: Store, run: Path, stage: str) -> None:
         run=str(run.absolute()),
         machine=platform.node(),
         stage=stage,
-        store=store.place.name,
+        store=store.storage.name,
         spec_digest=store.digest,
         when=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    root = root_of(str(store.place))
+    root = parent_storage(str(store.storage))
     try:
         root.write(made.key, json.dumps(asdict(made), indent=2).encode())
     except (OSError, VocoError) as error:
         log.warning(
             "%s: cannot note that this run uses %s (%s); keep the store while you need it",
             root,
-            store.place.name,
+            store.storage.name,
             error,
         )
 
 
-def pins_of(root: Place) -> list[Pin]:
+def pins_of(root: Storage) -> list[Pin]:
     """All pins under a root, the oldest first. One that cannot be read is named in a warning."""
     return sorted(_read_all(root), key=lambda pin: (pin.when, pin.run))
 
@@ -98,7 +99,7 @@ def users(pins: list[Pin], store: str) -> list[Pin]:
     return [pin for pin in pins if pin.store == store and pin.state != "gone"]
 
 
-def _read_all(root: Place) -> Iterator[Pin]:
+def _read_all(root: Storage) -> Iterator[Pin]:
     for key, _ in root.sizes(FOLDER):
         if not key.endswith(".json"):
             continue

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from voco_data.errors import StoreCorrupt
 from voco_data.storage import atomic
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
 from voco_data.store import catalogue
-from voco_data.store.reader import row_of_chunk
-from voco_data.store.record import FOLDER as RECORDS
-from voco_data.store.record import Record, read_record, row_of_record
+from voco_data.store.keys import RECORDS as RECORDS
+from voco_data.store.keys import row_of_chunk, row_of_record
+from voco_data.store.record import Record, read_record
 from voco_data.store.row_ids import KEY as ROWS
-from voco_data.store.row_ids import Rows
+from voco_data.store.row_ids import RowIds
 
 STALE_S = 24 * 3600.0
 """A temporary file that has not changed for so long belongs to a killed run."""
@@ -26,15 +26,15 @@ Object = tuple[str, int]
 """Key and bytes."""
 
 
-def remove(place: Place, keys: Iterable[str]) -> None:
+def remove(storage: Storage, keys: Iterable[str]) -> None:
     """Remove objects one by one, in this order."""
     for key in keys:
-        place.remove(key)
+        storage.remove(key)
 
 
-def prune(place: Place, folder: str) -> None:
+def prune(storage: Storage, folder: str) -> None:
     """Remove the empty folders at and below `folder`; a bucket has none."""
-    root = place.local()
+    root = storage.local()
     if root is None:
         return
     for where, _, _ in os.walk(root / folder, topdown=False):
@@ -57,10 +57,10 @@ class Listing:
     stale: list[Object] = field(default_factory=list)
     """Temporary files of killed runs."""
     waiting: list[int] = field(default_factory=list)
-    """Rows of records that a run committed and no catalogue lists; the next run takes them up."""
+    """RowIds of records that a run committed and no catalogue lists; the next run takes them up."""
 
 
-def listing(store: Place) -> Listing:
+def listing(store: Storage) -> Listing:
     """Walk over a store once. Records that an interrupted run committed are no leftovers.
 
     Only what the tables of a store say is certain: where the catalogue or the rows are lost, any
@@ -81,7 +81,7 @@ def listing(store: Place) -> Listing:
             found.stale.append((key, size))
     if not loose:
         return found
-    with closing(Rows(store)) as rows:
+    with closing(RowIds(store)) as rows:
         certain &= not rows.lost
         for row, objects in sorted(loose.items()):
             if (not certain or rows.has(row)) and _readable(store, row) is not None:
@@ -91,12 +91,12 @@ def listing(store: Place) -> Listing:
     return found
 
 
-def waiting(store: Place, found: Listing) -> Iterator[Record]:
+def waiting(store: Storage, found: Listing) -> Iterator[Record]:
     """The records that wait, one at a time; one that is gone meanwhile is left out."""
     return filter(None, (_readable(store, row) for row in found.waiting))
 
 
-def stale(root: Place, outside: Collection[str]) -> Iterator[Object]:
+def stale(root: Storage, outside: Collection[str]) -> Iterator[Object]:
     """Temporary files of killed runs below a root, `outside` these folders; a bucket has none."""
     if root.local() is None:
         return
@@ -105,9 +105,9 @@ def stale(root: Place, outside: Collection[str]) -> Iterator[Object]:
             yield key, size
 
 
-def is_stale(place: Place, key: str) -> bool:
+def is_stale(storage: Storage, key: str) -> bool:
     """Whether an object is the temporary file of a run that was killed a day ago or longer."""
-    folder = place.local()
+    folder = storage.local()
     if folder is None or not atomic.is_temporary(key.rpartition("/")[2]):
         return False
     try:
@@ -134,7 +134,7 @@ def in_safe_order(keys: Iterable[str]) -> Iterator[str]:
     return iter(sorted(keys, key=rank))
 
 
-def _readable(store: Place, row: int) -> Record | None:
+def _readable(store: Storage, row: int) -> Record | None:
     """The record of a row, if it reads, and is of this row."""
     try:
         record = read_record(store, row)

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from voco_data.dicom.defined_terms import known_uid
 from voco_data.dicom.header import MAX_FRAMES, MAX_PIXELS, Triple, read_dataset, transfer_syntax
 from voco_data.dicom.pixels.decode import RLE, UNCOMPRESSED
-from voco_data.dicom.values import Taker
+from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused
 from voco_data.limits import check_voxels
 from voco_data.masks.organs import known_name
@@ -31,14 +31,14 @@ def read_seg(path: Path) -> Mask:
     stays. Raises SeriesRefused.
     """
     dataset = read_dataset(path, pixels=True)
-    take = Taker(dataset)
+    take = DatasetValues(dataset)
     if take.text("SOPClassUID") != SEGMENTATION:
         raise SeriesRefused(Reason.NOT_CT, "no DICOM segmentation")
     frames = take.integer("NumberOfFrames", 1)
     rows, columns = take.integer("Rows", 0), take.integer("Columns", 0)
     if not 1 <= frames <= MAX_FRAMES or rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
         raise SeriesRefused(Reason.UNREADABLE, f"{frames} frames of {rows} x {columns}")
-    takes = Taker.of_frames(dataset, frames)
+    takes = DatasetValues.of_frames(dataset, frames)
     positions = np.array([_numbers(t, "ImagePositionPatient", 3) for t in takes])
     orientation = _numbers(takes[0], "ImageOrientationPatient", 6)
     spacing = _numbers(takes[0], "PixelSpacing", 2)
@@ -63,7 +63,7 @@ def read_seg(path: Path) -> Mask:
     return Mask(labels, geometry, _names(take))
 
 
-def _numbers(take: Taker, keyword: str, count: int) -> tuple[float, ...]:
+def _numbers(take: DatasetValues, keyword: str, count: int) -> tuple[float, ...]:
     found = take.numbers(keyword, count)
     if found is None:
         raise SeriesRefused(Reason.MISSING_GEOMETRY, f"a frame without {keyword}")
@@ -75,7 +75,7 @@ def _triple(values: list[float] | tuple[float, ...]) -> Triple:
     return (x, y, z)
 
 
-def _segment(take: Taker) -> int:
+def _segment(take: DatasetValues) -> int:
     """ReferencedSegmentNumber of a frame (PS3.3 C.8.20.3.1)."""
     return take.integer("ReferencedSegmentNumber", 1)
 
@@ -93,7 +93,7 @@ def _even(depths: npt.NDArray[np.float64], default: float) -> tuple[npt.NDArray[
 
 def _frames(dataset: Dataset, shape: tuple[int, int], frames: int) -> npt.NDArray[np.bool_]:
     """(frames, rows, columns): what each frame marks."""
-    syntax, take = transfer_syntax(dataset), Taker(dataset)
+    syntax, take = transfer_syntax(dataset), DatasetValues(dataset)
     bits, value = take.integer("BitsAllocated", 1), dataset.get("PixelData")
     if syntax == RLE or syntax not in UNCOMPRESSED or bits not in (1, 8):
         raise SeriesRefused(
@@ -109,10 +109,12 @@ def _frames(dataset: Dataset, shape: tuple[int, int], frames: int) -> npt.NDArra
     return (np.frombuffer(value, np.uint8, count) >= half).reshape(frames, *shape)
 
 
-def _names(take: Taker) -> dict[int, str]:
+def _names(take: DatasetValues) -> dict[int, str]:
     """Segment numbers whose label is an organ that we know; free text goes no further."""
     named = {
-        Taker(item).integer("SegmentNumber", 0): known_name(Taker(item).text("SegmentLabel"))
+        DatasetValues(item).integer("SegmentNumber", 0): known_name(
+            DatasetValues(item).text("SegmentLabel")
+        )
         for item in take.items("SegmentSequence")
     }
     return {number: name for number, name in named.items() if name}

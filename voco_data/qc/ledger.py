@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from voco_data.storage.base import Place
-from voco_data.storage.scratch_db import printable, spilling
+from voco_data.storage.base import Storage
+from voco_data.storage.scratch_db import escape_undecodable, scratch_tables
 
 KEY = "ledger.parquet"
 
@@ -78,13 +78,13 @@ _NAMES = [field.name for field in fields(LedgerRow)]
 _ROWS_A_GROUP = 2_000
 
 
-def write(run: Place, rows: Iterable[LedgerRow]) -> None:
+def write(run: Storage, rows: Iterable[LedgerRow]) -> None:
     """Write the ledger of a run as Parquet, sorted by source, atomically.
 
     Rows are sorted on disk and written by row groups: memory does not grow with their number.
     """
     schema = _schema()
-    with spilling("CREATE TABLE lines (source TEXT, series_uid TEXT, line TEXT);") as lines:
+    with scratch_tables("CREATE TABLE lines (source TEXT, series_uid TEXT, line TEXT);") as lines:
         lines.executemany("INSERT INTO lines VALUES (?, ?, ?)", map(_line, rows))
         found = lines.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
         with (
@@ -98,8 +98,8 @@ def write(run: Place, rows: Iterable[LedgerRow]) -> None:
 
 def _line(row: LedgerRow) -> tuple[str, str, str]:
     found = (getattr(row, name) for name in _NAMES)
-    values = [printable(value) if isinstance(value, str) else value for value in found]
-    return (printable(row.source), printable(row.series_uid), json.dumps(values))
+    values = [escape_undecodable(value) if isinstance(value, str) else value for value in found]
+    return (escape_undecodable(row.source), escape_undecodable(row.series_uid), json.dumps(values))
 
 
 def _in_groups(lines: Iterator[str]) -> Iterator[list[list[object]]]:

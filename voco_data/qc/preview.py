@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from voco_data.storage.base import Place, Readable
+from voco_data.storage.base import ObjectReader, Storage
+from voco_data.storage.root import PREVIEWS_FOLDER
 from voco_data.volumes import hu_histogram
 from voco_data.volumes.box import Box
 from voco_data.volumes.geometry import Triple
 
-FOLDER = "previews"
 PLANES = ("axial", "coronal", "sagittal")
 SLOT_PX = 192
 """A picture is three square slots side by side, a plane in the middle of each."""
@@ -35,7 +35,7 @@ Rectangle = tuple[float, float, float, float]
 class Preview:
     """What a preview file says of its scan."""
 
-    root: Readable
+    root: ObjectReader
     key: str
     """A JPEG, without the box: a line would blur in it. Not kept: a run may have many."""
     boxes: tuple[Rectangle, ...]
@@ -50,10 +50,10 @@ class Preview:
 
 def key_of(input_digest: str) -> str:
     """Where the preview of a decoded input lies under a root."""
-    return f"{FOLDER}/{input_digest[:2]}/{input_digest}.jpg"
+    return f"{PREVIEWS_FOLDER}/{input_digest[:2]}/{input_digest}.jpg"
 
 
-def write(root: Place, key: str, hu: npt.NDArray[np.int16], spacing_mm: Triple, box: Box) -> None:
+def write(root: Storage, key: str, hu: npt.NDArray[np.int16], spacing_mm: Triple, box: Box) -> None:
     """Write axial, coronal and sagittal planes through the box's centre, the box and the HU.
 
     `hu` is canonical (z, y, x). Axial: anterior up, patient's right on the left. Coronal and
@@ -74,7 +74,7 @@ def write(root: Place, key: str, hu: npt.NDArray[np.int16], spacing_mm: Triple, 
     root.write(key, buffer.getvalue())
 
 
-def read(root: Readable, key: str) -> Preview | None:
+def read(root: ObjectReader, key: str) -> Preview | None:
     """The preview under `key`; None if there is none that this version wrote."""
     try:
         with Image.open(io.BytesIO(root.read(key))) as image:  # reads the head alone

@@ -22,7 +22,8 @@ from markupsafe import Markup
 from voco_data.qc import outliers, preview
 from voco_data.qc.html import ENVIRONMENT
 from voco_data.qc.report_rows import Row, choose
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
+from voco_data.storage.root import PREVIEWS_FOLDER
 from voco_data.volumes import hu_histogram
 
 PICTURE_CHARACTERS = 22_000_000
@@ -51,7 +52,7 @@ class Entry:
     look: preview.Preview | None
 
 
-def render(title: str, ledger: Path, root: Place) -> str:
+def render(title: str, ledger: Path, root: Storage) -> str:
     """The page as text, for the ledger of one run; previews come from `root`."""
     found = choose(ledger)
     entries = _entries(found.rows, root)
@@ -80,7 +81,7 @@ def render(title: str, ledger: Path, root: Place) -> str:
             for kind in ("series", "file")
         },
         unpictured=sum(e.look is not None for e in entries) - len(pictures),
-        folder=preview.FOLDER,
+        folder=PREVIEWS_FOLDER,
         slot=preview.SLOT_PX,
         width=len(preview.PLANES) * preview.SLOT_PX,
         planes=preview.PLANES,
@@ -90,9 +91,9 @@ def render(title: str, ledger: Path, root: Place) -> str:
     )
 
 
-def _entries(rows: Sequence[Row], root: Place) -> list[Entry]:
+def _entries(rows: Sequence[Row], root: Storage) -> list[Entry]:
     """Rows with the previews of those that were kept."""
-    pictures = root.cached(preview.FOLDER)
+    pictures = root.cached(PREVIEWS_FOLDER)
 
     def entry(row: Row) -> Entry:
         kept = row.score is not None

@@ -13,7 +13,8 @@ import pandas as pd
 from voco_data.qc import preview
 from voco_data.qc.html import ENVIRONMENT, Section
 from voco_data.reasons import Reason
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
+from voco_data.storage.root import PREVIEWS_FOLDER
 
 PICTURES = 12
 """Previews on a page; the lowest confidence first."""
@@ -21,7 +22,7 @@ LISTED = 500
 """Rows of a table on a page; the ledger has all."""
 
 
-def sections(ledger: Path, root: Place) -> list[Section]:
+def sections(ledger: Path, root: Storage) -> list[Section]:
     """Sections for the ledger of one run; previews come from `root`."""
     table = pd.read_parquet(ledger)
     return [
@@ -64,12 +65,12 @@ def _refused(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _pictures(table: pd.DataFrame, root: Place) -> list[dict[str, Any]]:
+def _pictures(table: pd.DataFrame, root: Storage) -> list[dict[str, Any]]:
     kept = table[table["status"].isin(["stored", "cached"])].sort_values(
         ["box_confidence", "source"]
     )
     found: list[dict[str, Any]] = []
-    previews = root.cached(preview.FOLDER)
+    previews = root.cached(PREVIEWS_FOLDER)
     for row in kept.head(PICTURES).to_dict("records"):
         look = preview.read(previews, preview.key_of(str(row["input_digest"])))
         if look is not None:

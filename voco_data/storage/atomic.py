@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from voco_data.storage.base import Storage
+
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
@@ -46,3 +48,23 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep_store(storage: Storage) -> None:
+    """Remove all temporary files below a store whose lock we hold."""
+    store = storage.local()
+    if store is not None:
+        sweep_folder(store)
+
+
+def sweep_folder(top: Path) -> None:
+    """Remove all temporary files below a folder."""
+    for folder, _, names in os.walk(top):
+        remove_temporaries(Path(folder), names)
+
+
+def remove_temporaries(folder: Path, names: list[str]) -> None:
+    """Remove those of the files `names` in a folder that are temporary."""
+    for name in names:
+        if is_temporary(name):
+            (folder / name).unlink(missing_ok=True)

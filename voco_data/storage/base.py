@@ -13,10 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from voco_data.errors import InputError
-
-BUCKET_SCHEMES = ("s3://",)
-
 
 class Lease(Protocol):
     """One writer's right to a place, while it is held."""
@@ -46,14 +42,14 @@ class Leases:
             lease.check()
 
 
-class Readable(Protocol):
+class ObjectReader(Protocol):
     """Objects that can be read."""
 
     def read(self, key: str) -> bytes:
         """The object's bytes. Raises FileNotFoundError."""
 
 
-class Place(Protocol):
+class Storage(Protocol):
     """A folder of objects. Can be sent to another process."""
 
     @property
@@ -63,7 +59,7 @@ class Place(Protocol):
     def __str__(self) -> str:
         """As a user would write it: a path, or a URL."""
 
-    def __truediv__(self, folder: str) -> Place:
+    def __truediv__(self, folder: str) -> Storage:
         """The place below this one."""
 
     def read(self, key: str) -> bytes:
@@ -96,7 +92,7 @@ class Place(Protocol):
     def folders(self) -> Iterator[str]:
         """Names of the folders directly below, in no order."""
 
-    def cached(self, folder: str) -> Readable:
+    def cached(self, folder: str) -> ObjectReader:
         """The objects below a folder, by their keys here, for one who reads many of them often."""
 
     def fetched(self, key: str) -> AbstractContextManager[Path]:
@@ -113,8 +109,12 @@ class Place(Protocol):
         Not `tidies`: what a killed writer left stays for the next to put in order.
         """
 
-    def guarded(self, lease: Lease) -> Place:
-        """This place for the one writer: once the lease is lost, writes raise StoreBusy."""
+    def guarded(self, lease: Lease, write_once: tuple[str, ...] = ()) -> Storage:
+        """This storage for the one writer: once the lease is lost, writes raise StoreBusy.
+
+        Objects whose keys begin with one of `write_once` are never replaced, so their versions need
+        not be remembered.
+        """
 
     def committing(self) -> AbstractContextManager[None]:
         """Around the writes of one commit. Raises StoreBusy if the worker's run is over."""
@@ -124,48 +124,3 @@ class Place(Protocol):
 
     def local(self) -> Path | None:
         """The folder on this machine, or None for a bucket."""
-
-
-def place_of(where: str | Path | Place) -> Place:
-    """The place that a path or a URL names."""
-    if isinstance(where, Path):
-        return _local(where)
-    if isinstance(where, str):
-        if where.startswith(BUCKET_SCHEMES):
-            return _bucket(where)
-        return _local(Path(where))
-    return where
-
-
-def root_of(store: str | Path) -> Place:
-    """The place that a store lies in."""
-    if in_bucket(store):
-        return place_of(str(store).rstrip("/").rpartition("/")[0])
-    return place_of(Path(store).absolute().parent)
-
-
-def in_bucket(where: str | Path) -> bool:
-    """Whether this is the URL of an object store, and not a path."""
-    return isinstance(where, str) and where.startswith(BUCKET_SCHEMES)
-
-
-def path_or_url(text: str | Path) -> str | Path:
-    """A URL as it is, anything else as a path: a path would lose one of the URL's slashes."""
-    return text if in_bucket(text) else Path(text)
-
-
-def _bucket(url: str) -> Place:
-    # A library of its own: only those who use a bucket install it.
-    try:
-        from voco_data.storage.object_store import Bucket
-    except ModuleNotFoundError as error:
-        if error.name != "obstore":
-            raise
-        raise InputError(f"{url}: object stores need obstore: pip install 'voco[s3]'") from error
-    return Bucket.of(url)
-
-
-def _local(path: Path) -> Place:
-    from voco_data.storage.local import Folder
-
-    return Folder(path)

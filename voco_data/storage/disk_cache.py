@@ -157,8 +157,8 @@ class _Remote(Protocol):
 class TaggedObjects:
     """Objects of a remote folder, known by ETag: each is fetched once by this machine."""
 
-    def __init__(self, place: _Remote, tags: Mapping[str, str]) -> None:
-        self._place = place
+    def __init__(self, storage: _Remote, tags: Mapping[str, str]) -> None:
+        self._place = storage
         self._tags = tags
         self._cache = user_cache()
 

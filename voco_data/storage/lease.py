@@ -101,14 +101,14 @@ _FIRST = State("", "", 0, 0.0, 0, free=True)
 
 
 @contextmanager
-def holding(
+def hold_lease(
     store: Conditional,
     key: str,
     *,
     wait_seconds: float,
     seconds: float | None = None,
     tidies: bool = True,
-) -> Iterator[Held]:
+) -> Iterator[ObjectLease]:
     """Hold the lease at `key`, renewed by a thread until the block ends.
 
     `seconds` is how long it outlives a holder that was killed; by default VOCO_LEASE_SECONDS, or
@@ -116,7 +116,7 @@ def holding(
     still holds it after `wait_seconds`.
     """
     lasting = _seconds() if seconds is None else seconds
-    held = Held(store, key, *_acquire(store, key, wait_seconds, lasting))
+    held = ObjectLease(store, key, *_acquire(store, key, wait_seconds, lasting))
     try:
         held.start()
         yield held
@@ -126,7 +126,7 @@ def holding(
         held.release()
 
 
-class Held:
+class ObjectLease:
     """A lease in our hands, while it is."""
 
     def __init__(self, store: Conditional, key: str, state: State, tag: str, sent: float) -> None:

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """A folder. See `voco_data.storage.base.Place`."""
+class LocalStorage:
+    """A folder. See `voco_data.storage.base.Storage`."""
 
     path: Path
 
@@ -34,9 +34,9 @@ class Folder:
         """The path."""
         return str(self.path)
 
-    def __truediv__(self, folder: str) -> Folder:
+    def __truediv__(self, folder: str) -> LocalStorage:
         """A folder below this one."""
-        return Folder(self.path / folder)
+        return LocalStorage(self.path / folder)
 
     def read(self, key: str) -> bytes:
         """Bytes of a file."""
@@ -90,7 +90,7 @@ class Folder:
         """Names of the folders directly below."""
         return (path.name for path in self.path.iterdir() if path.is_dir())
 
-    def cached(self, folder: str) -> Folder:  # noqa: ARG002
+    def cached(self, folder: str) -> LocalStorage:  # noqa: ARG002
         """The folder itself: the system keeps what is read often in memory."""
         return self
 
@@ -106,23 +106,25 @@ class Folder:
         return atomic.replacing(self.path / key)
 
     @contextmanager
-    def exclusive(self, key: str, *, wait_seconds: float, tidies: bool = True) -> Iterator[Held]:
+    def exclusive(
+        self, key: str, *, wait_seconds: float, tidies: bool = True
+    ) -> Iterator[LocalLock]:
         """Hold a lock file, which its process cannot lose while it lives."""
-        with locks.exclusive(
+        with locks.hold_lock(
             self.path / key, wait_seconds=wait_seconds, tidies=tidies
         ) as ended_well:
             fence = Fence((self.path / key).with_suffix(".fence"))
             fence.close()
             try:
-                yield Held(ended_well, fence)
+                yield LocalLock(ended_well, fence)
             finally:
                 _close_behind(fence)
 
-    def guarded(self, lease: Lease) -> Folder:
+    def guarded(self, lease: Lease, write_once: tuple[str, ...] = ()) -> LocalStorage:  # noqa: ARG002
         """The folder, whose workers may commit until the lock of one store is let go."""
-        if not isinstance(lease, Held):
+        if not isinstance(lease, LocalLock):
             return self  # several stores are held to remove from them: no worker commits
-        return Fenced(self.path, lease.fence, lease.fence.open())
+        return FencedLocalStorage(self.path, lease.fence, lease.fence.open())
 
     def committing(self) -> AbstractContextManager[None]:
         """Belongs to no run, and is not held up."""
@@ -138,7 +140,7 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
-class Fenced(Folder):
+class FencedLocalStorage(LocalStorage):
     """A folder as the workers of one run get it: they commit while the run lasts."""
 
     fence: Fence
@@ -150,7 +152,7 @@ class Fenced(Folder):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LocalLock:
     """A lock of this machine: it ends with its process, and no sooner."""
 
     ended_well: bool

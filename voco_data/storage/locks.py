@@ -15,7 +15,7 @@ _POLL_SECONDS = 0.2
 
 
 @contextmanager
-def exclusive(
+def hold_lock(
     path: Path, *, wait_seconds: float = 0.0, mode: int = 0o644, tidies: bool = True
 ) -> Iterator[bool]:
     """Hold the lock file `path`; yields whether its last holder ended well.

@@ -13,8 +13,8 @@ from voco_data.storage.base import Lease
 
 
 @dataclass(frozen=True, slots=True)
-class Nowhere:
-    """A place that keeps nothing. See `voco_data.storage.base.Place`."""
+class NullStorage:
+    """A place that keeps nothing. See `voco_data.storage.base.Storage`."""
 
     name: str
 
@@ -22,9 +22,9 @@ class Nowhere:
         """Not a path."""
         return f"nowhere ({self.name})"
 
-    def __truediv__(self, folder: str) -> Nowhere:
+    def __truediv__(self, folder: str) -> NullStorage:
         """Nothing below either."""
-        return Nowhere(folder)
+        return NullStorage(folder)
 
     def read(self, key: str) -> bytes:
         """There is nothing."""
@@ -50,11 +50,11 @@ class Nowhere:
         """There is nothing."""
         return iter(())
 
-    def cached(self, folder: str) -> Nowhere:
+    def cached(self, folder: str) -> NullStorage:
         """Nothing to keep."""
         return self
 
-    def guarded(self, lease: Lease) -> Nowhere:
+    def guarded(self, lease: Lease, write_once: tuple[str, ...] = ()) -> NullStorage:
         """Nothing to guard."""
         return self
 

@@ -24,12 +24,10 @@ from obstore.store import S3Store
 
 from voco_data.errors import InputError, StoreBusy
 from voco_data.storage import scratch_db
-from voco_data.storage.base import Lease, Readable
+from voco_data.storage.base import Lease, ObjectReader
 from voco_data.storage.disk_cache import TaggedObjects
-from voco_data.storage.lease import Tagged, holding
-from voco_data.storage.object_store_errors import said_plainly
-from voco_data.store.reader import CHUNKS
-from voco_data.store.record import FOLDER as RECORDS
+from voco_data.storage.lease import Tagged, hold_lease
+from voco_data.storage.object_store_errors import translate_obstore_errors
 
 SCHEME = "s3://"
 DEFAULT_REGION = "us-east-1"
@@ -43,8 +41,6 @@ ABSENT = ""
 """In place of an ETag: there was no object."""
 PAGE = 1000
 """Keys in one answer of a listing: S3's most."""
-MANY = (f"{CHUNKS}/", f"{RECORDS}/")
-"""Objects that are as many as the series, and that a coordinator never replaces."""
 
 _STAMPS = "CREATE TABLE stamps (key TEXT PRIMARY KEY, stamp TEXT) WITHOUT ROWID;"
 
@@ -111,8 +107,8 @@ def _client(bucket: str, access: Access, patience_s: float | None = None) -> S3S
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """A prefix of a bucket. See `voco_data.storage.base.Place`."""
+class ObjectStorage:
+    """A prefix of a bucket. See `voco_data.storage.base.Storage`."""
 
     bucket: str
     prefix: str
@@ -120,7 +116,7 @@ class Bucket:
     access: Access = field(repr=False)
 
     @classmethod
-    def of(cls, url: str) -> Bucket:
+    def of(cls, url: str) -> ObjectStorage:
         """The place that `s3://bucket/prefix` names. Raises InputError."""
         bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
         parts = [part for part in prefix.split("/") if part]
@@ -137,9 +133,9 @@ class Bucket:
         """The URL."""
         return f"{SCHEME}{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
 
-    def __truediv__(self, folder: str) -> Bucket:
+    def __truediv__(self, folder: str) -> ObjectStorage:
         """The place below this one."""
-        return Bucket(self.bucket, self._full(folder), self.access)
+        return ObjectStorage(self.bucket, self._full(folder), self.access)
 
     def read(self, key: str) -> bytes:
         """Bytes of an object."""
@@ -176,7 +172,7 @@ class Bucket:
         """Bytes and ETag of each object, from a listing that is kept on disk meanwhile."""
         remaining = iter(keys)
         for first in remaining:  # nothing is listed for nobody
-            with scratch_db.spilling(_STAMPS) as table:
+            with scratch_db.scratch_tables(_STAMPS) as table:
                 listed = ((key, f"{size} {tag}") for key, size, tag in self._listed(folder))
                 table.executemany("INSERT OR REPLACE INTO stamps VALUES (?, ?)", listed)
                 for key in chain([first], remaining):
@@ -207,7 +203,7 @@ class Bucket:
         for path in found["common_prefixes"]:
             yield path.rpartition("/")[2]
 
-    def cached(self, folder: str) -> Readable:
+    def cached(self, folder: str) -> ObjectReader:
         """The objects of a folder through the local cache: those that are here cost nothing.
 
         Costs a listing. An object is known by its ETag, so what was replaced is fetched anew.
@@ -238,11 +234,11 @@ class Bucket:
         self, key: str, *, wait_seconds: float, tidies: bool = True
     ) -> AbstractContextManager[Lease]:
         """Hold a lease, which others can see and which ends by itself. See STORE.md."""
-        return holding(self, key, wait_seconds=wait_seconds, tidies=tidies)
+        return hold_lease(self, key, wait_seconds=wait_seconds, tidies=tidies)
 
-    def guarded(self, lease: Lease) -> Guarded:
-        """This place, written to only while `lease` holds. Arrives elsewhere without the guard."""
-        return Guarded(self.bucket, self.prefix, self.access, lease)
+    def guarded(self, lease: Lease, write_once: tuple[str, ...] = ()) -> LeasedObjectStorage:
+        """This storage, written to only while `lease` holds. Pickling drops the guard."""
+        return LeasedObjectStorage(self.bucket, self.prefix, self.access, lease, write_once)
 
     def committing(self) -> AbstractContextManager[None]:
         """Workers hold no lease: what they write late is the same, or is found. See STORE.md."""
@@ -306,7 +302,7 @@ class Bucket:
 
     @contextmanager
     def _asking(self, key: str, patience_s: float | None = None) -> Iterator[S3Store]:
-        with said_plainly(f"{self}/{key}".rstrip("/")):
+        with translate_obstore_errors(f"{self}/{key}".rstrip("/")):
             yield _client(self.bucket, self.access, patience_s)
 
 
@@ -316,7 +312,7 @@ def _flat(data: bytes | memoryview) -> bytes | memoryview:
 
 
 @dataclass(frozen=True)
-class Guarded(Bucket):
+class LeasedObjectStorage(ObjectStorage):
     """The place of the one writer: what it replaces must still be what it saw there.
 
     A writer that lost its lease without knowing, say in a machine that stood still, meets the
@@ -324,16 +320,19 @@ class Guarded(Bucket):
     """
 
     lease: Lease
-    # Few: the tables and the metadata of a store, ledgers and reports. See MANY.
+    write_once: tuple[str, ...] = ()
+    """Beginnings of the keys of objects that are never replaced: their versions are not kept."""
     _seen: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
-    def __reduce__(self) -> tuple[type[Bucket], tuple[str, str, Access]]:
+    def __reduce__(self) -> tuple[type[ObjectStorage], tuple[str, str, Access]]:
         """Workers get the plain place: what they write is new."""
-        return (Bucket, (self.bucket, self.prefix, self.access))
+        return (ObjectStorage, (self.bucket, self.prefix, self.access))
 
-    def __truediv__(self, folder: str) -> Guarded:
+    def __truediv__(self, folder: str) -> LeasedObjectStorage:
         """The place below, under the same lease."""
-        return Guarded(self.bucket, self._full(folder), self.access, self.lease)
+        return LeasedObjectStorage(
+            self.bucket, self._full(folder), self.access, self.lease, self.write_once
+        )
 
     def write(self, key: str, data: bytes | memoryview) -> None:
         """Replace what was seen. Raises StoreBusy if it is not there any more."""
@@ -369,7 +368,7 @@ class Guarded(Bucket):
             self._seen[key] = ABSENT
 
     def _saw(self, key: str, tag: str | None) -> None:
-        if tag is not None and not key.startswith(MANY):
+        if tag is not None and not key.startswith(self.write_once):
             self._seen[key] = tag
 
     def _upload(self, key: str, path: Path) -> None:

@@ -19,7 +19,7 @@ _CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
 @contextmanager
-def said_plainly(where: str) -> Iterator[None]:
+def translate_obstore_errors(where: str) -> Iterator[None]:
     """Turn errors of obstore that may arise inside into ours; `where` is the URL.
 
     InputError: no such bucket, no credentials, not allowed. StoreUnreachable: no answer.

@@ -12,7 +12,7 @@ CACHE_KIB = 1024
 """Memory of one spill; the rest is on disk."""
 
 
-def connect(schema: str) -> sqlite3.Connection:
+def open_scratch_db(schema: str) -> sqlite3.Connection:
     """A new, empty database with the tables of `schema`.
 
     A database without a name is SQLite's own temporary file in TMPDIR (else /var/tmp or /tmp).
@@ -28,18 +28,18 @@ def connect(schema: str) -> sqlite3.Connection:
 
 
 @contextmanager
-def spilling(schema: str) -> Iterator[sqlite3.Connection]:
-    """`connect`, closed at the end. Raises VocoError where the temporary folder is full."""
-    connection = connect(schema)
+def scratch_tables(schema: str) -> Iterator[sqlite3.Connection]:
+    """`open_scratch_db`, closed at the end. Raises VocoError where the temporary folder is full."""
+    connection = open_scratch_db(schema)
     try:
-        with said_when_full():
+        with translate_disk_full():
             yield connection
     finally:
         connection.close()
 
 
 @contextmanager
-def said_when_full() -> Iterator[None]:
+def translate_disk_full() -> Iterator[None]:
     """Raises VocoError where the temporary folder is full."""
     try:
         yield
@@ -50,6 +50,6 @@ def said_when_full() -> Iterator[None]:
         ) from error
 
 
-def printable(text: str) -> str:
+def escape_undecodable(text: str) -> str:
     """`text` as UTF-8 can hold it: bytes of a file name that are no text become escapes."""
     return text.encode(errors="backslashreplace").decode()

@@ -13,7 +13,7 @@ from zarr.abc.buffer import Buffer
 from zarr.codecs import BloscCodec, BytesCodec
 from zarr.storage import MemoryStore
 
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
 from voco_data.store.chunks.codec import BLOSC
 from voco_data.store.metadata import FORMAT
 from voco_data.store.spec import StoreSpec
@@ -23,59 +23,59 @@ ARRAYS = ("volumes", "valid")
 _DECISIVE = ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "codecs", "fill_value")
 
 
-def ensure(place: Place, spec: StoreSpec) -> None:
+def ensure(storage: Storage, spec: StoreSpec) -> None:
     """Write what metadata is missing or cannot be read; what reads is left for `read_spec`.
 
     The arrays come first: a folder without group metadata is no store yet.
     """
-    lacking = [name for name in ARRAYS if not _describes(place, f"{name}/zarr.json", spec, name)]
+    lacking = [name for name in ARRAYS if not _describes(storage, f"{name}/zarr.json", spec, name)]
     if lacking:
         documents = _arrays(spec)
         for name in lacking:
-            place.write(f"{name}/zarr.json", documents[name])
-    if _attributes(place) is None:
+            storage.write(f"{name}/zarr.json", documents[name])
+    if _attributes(storage) is None:
         attributes = {
             "format": FORMAT,
             "spec": json.loads(spec.canonical_json()),
             "spec_digest": spec.digest,
         }
         group = {"zarr_format": 3, "node_type": "group", "attributes": {"voco": attributes}}
-        place.write("zarr.json", json.dumps(group, indent=2).encode())
+        storage.write("zarr.json", json.dumps(group, indent=2).encode())
 
 
-def length(place: Place) -> int:
+def length(storage: Storage) -> int:
     """N of `volumes`."""
-    shape = json.loads(place.read("volumes/zarr.json"))["shape"]
+    shape = json.loads(storage.read("volumes/zarr.json"))["shape"]
     return int(shape[0])
 
 
-def resize(place: Place, size: int) -> None:
+def resize(storage: Storage, size: int) -> None:
     """Set N of both arrays. The metadata files are replaced atomically."""
     for name in ARRAYS:
         key = f"{name}/zarr.json"
-        metadata = json.loads(place.read(key))
+        metadata = json.loads(storage.read(key))
         if metadata["shape"][0] != size:
             metadata["shape"][0] = size
-            place.write(key, json.dumps(metadata, indent=2).encode())
+            storage.write(key, json.dumps(metadata, indent=2).encode())
 
 
-def write_valid(place: Place, rows: Iterable[int], size: int) -> None:
+def write_valid(storage: Storage, rows: Iterable[int], size: int) -> None:
     """Write the chunks of `valid` that are not as they should be: true at `rows`, of `size`."""
-    for key, chunk in _wrong_chunks(place, rows, size):
-        place.write(key, chunk)
+    for key, chunk in _wrong_chunks(storage, rows, size):
+        storage.write(key, chunk)
 
 
-def problems(place: Place, spec: StoreSpec, rows: Iterable[int], size: int) -> Iterator[str]:
+def problems(storage: Storage, spec: StoreSpec, rows: Iterable[int], size: int) -> Iterator[str]:
     """What is wrong with the arrays' metadata and with `valid`, for a store of these rows."""
-    wrong = [name for name in ARRAYS if not _describes(place, f"{name}/zarr.json", spec, name)]
+    wrong = [name for name in ARRAYS if not _describes(storage, f"{name}/zarr.json", spec, name)]
     yield from (f"{name}/zarr.json does not describe the array" for name in wrong)
-    if not wrong and length(place) != size:
-        yield f"volumes/zarr.json gives {length(place)} rows, expected {size}"
-    for key, _ in _wrong_chunks(place, rows, size):
+    if not wrong and length(storage) != size:
+        yield f"volumes/zarr.json gives {length(storage)} rows, expected {size}"
+    for key, _ in _wrong_chunks(storage, rows, size):
         yield f"{key} does not say which rows hold a volume"
 
 
-def _wrong_chunks(place: Place, rows: Iterable[int], size: int) -> Iterator[tuple[str, bytes]]:
+def _wrong_chunks(storage: Storage, rows: Iterable[int], size: int) -> Iterator[tuple[str, bytes]]:
     """Key and right bytes of each chunk of `valid` that has other bytes, or none."""
     valid = np.zeros((-(-size // VALID_CHUNK), VALID_CHUNK), np.bool_)
     flat = valid.reshape(-1)
@@ -83,23 +83,23 @@ def _wrong_chunks(place: Place, rows: Iterable[int], size: int) -> Iterator[tupl
         flat[row] = True
     for number, chunk in enumerate(valid):
         key, data = f"valid/c/{number}", chunk.tobytes()
-        if place.size(key) != len(data) or place.read(key) != data:
+        if storage.size(key) != len(data) or storage.read(key) != data:
             yield key, data
 
 
-def _attributes(place: Place) -> dict[str, Any] | None:
+def _attributes(storage: Storage) -> dict[str, Any] | None:
     """Our attributes of a group; None where they are missing or cannot be read."""
     try:
-        found = json.loads(place.read("zarr.json"))["attributes"]["voco"]
+        found = json.loads(storage.read("zarr.json"))["attributes"]["voco"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def _describes(place: Place, key: str, spec: StoreSpec, name: str) -> bool:
+def _describes(storage: Storage, key: str, spec: StoreSpec, name: str) -> bool:
     """Whether a metadata file is the one of our array, whatever N it gives."""
     try:
-        found = json.loads(place.read(key))
+        found = json.loads(storage.read(key))
         size = found["shape"][0]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return False

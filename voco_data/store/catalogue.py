@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from voco_data.storage import parquet
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
 from voco_data.store.record import Record
 
 KEY = "volumes/catalogue.parquet"
@@ -86,20 +86,20 @@ def line(record: Record) -> Line:
     return flat
 
 
-def batches(store: Place, columns: Sequence[str] = tuple(COLUMNS)) -> Iterator[pa.RecordBatch]:
+def batches(store: Storage, columns: Sequence[str] = tuple(COLUMNS)) -> Iterator[pa.RecordBatch]:
     """The catalogue's lines in pieces, sorted by row; none where no run has finished yet.
 
     Raises StoreCorrupt if it cannot be read.
     """
-    return parquet.batches(store, KEY, columns, _ROWS_A_GROUP)
+    return parquet.iter_batches(store, KEY, columns, _ROWS_A_GROUP)
 
 
-def count(store: Place) -> int:
+def count(store: Storage) -> int:
     """How many lines; 0 where no run has finished yet. Raises StoreCorrupt. Reads no line."""
-    return parquet.count(store, KEY)
+    return parquet.count_rows(store, KEY)
 
 
-def read(store: Place) -> pd.DataFrame:
+def read(store: Storage) -> pd.DataFrame:
     """The whole catalogue as a table; empty where no run has finished yet."""
     return Snapshot(store).table()
 
@@ -110,16 +110,16 @@ class Snapshot:
     The file stays mapped, so a run that replaces it meanwhile does not change what is read.
     """
 
-    def __init__(self, store: Place) -> None:
+    def __init__(self, store: Storage) -> None:
         self._store = store
-        self._file = parquet.mapped(store, KEY, COLUMNS)
+        self._file = parquet.open_mapped(store, KEY, COLUMNS)
 
     def read(self, columns: Collection[str] = tuple(COLUMNS)) -> pa.Table:
         """Some columns, every line, sorted by row. Raises StoreCorrupt if they cannot be read."""
         wanted = pa.schema([SCHEMA.field(name) for name in columns])
         if self._file is None:
             return wanted.empty_table()
-        with parquet.complaining(self._store, KEY):
+        with parquet.translate_arrow_errors(self._store, KEY):
             return self._file.read(columns=list(columns), use_threads=False).cast(wanted)
 
     def table(self) -> pd.DataFrame:
@@ -148,7 +148,7 @@ def _for_pandas(table: pa.Table) -> pd.DataFrame:
 
 
 def rewrite(
-    store: Place, gone: Collection[int], fresh: Iterable[Line], *, anew: bool = False
+    store: Storage, gone: Collection[int], fresh: Iterable[Line], *, anew: bool = False
 ) -> None:
     """Replace the catalogue, atomically: without the rows `gone`, with the lines `fresh`.
 
@@ -156,7 +156,7 @@ def rewrite(
     there unread.
     """
     lines = _Pieces(fresh)
-    with parquet.writer(store, KEY, SCHEMA) as writer:
+    with parquet.open_writer(store, KEY, SCHEMA) as writer:
         for batch in () if anew else batches(store):
             last = batch["row"][-1].as_py()
             added = lines.up_to(last)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from voco_data.storage import scratch_db
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
 from voco_data.store import catalogue
 from voco_data.store.catalogue import Line
-from voco_data.store.input_digests import Identity, KnownInputs
+from voco_data.store.input_digests import InputDigests, SeriesIdentity
 
 _SCHEMA = """
 CREATE TABLE held (
@@ -31,7 +31,7 @@ FACTS = [name for name in catalogue.COLUMNS if name != "instance_numbers"]
 """Instance numbers are most of a catalogue, and no look-up asks for them."""
 
 
-class Held:
+class StoreIndex:
     """The lines of one store. Lines of this run are `fresh` until the catalogue has them.
 
     A line that is damaged stays in the catalogue until its series is read again; no look-up
@@ -39,9 +39,9 @@ class Held:
     """
 
     def __init__(self) -> None:
-        self._table = scratch_db.connect(_SCHEMA)
+        self._table = scratch_db.open_scratch_db(_SCHEMA)
 
-    def load(self, store: Place) -> None:
+    def load(self, store: Storage) -> None:
         """Take up the catalogue. Raises StoreCorrupt; then nothing is held."""
         try:
             # All columns are read, so that damage in any of them shows now.
@@ -85,7 +85,7 @@ class Held:
         found = self._table.execute("SELECT 1 FROM whole WHERE row = ?", (row,))
         return found.fetchone() is not None
 
-    def has_series(self, identity: Identity) -> bool:
+    def has_series(self, identity: SeriesIdentity) -> bool:
         """Whether a series of this patient and id is held, whatever its pixels were."""
         patient_id, series_uid = identity
         found = self._table.execute(
@@ -109,7 +109,7 @@ class Held:
         """The first line with this input digest."""
         return self._line("whole", "input_digest", input_digest)
 
-    def first_of_content(self, content_digest: str) -> Identity | None:
+    def first_of_content(self, content_digest: str) -> SeriesIdentity | None:
         """Patient and series of the first series, by series id, with these HU."""
         found = self._table.execute(
             "SELECT patient_id, series_uid FROM whole WHERE content_digest = ?"
@@ -118,10 +118,10 @@ class Held:
         ).fetchone()
         return None if found is None else (found[0], found[1])
 
-    def known(self, is_present: Callable[[Identity], bool]) -> KnownInputs:
+    def known(self, is_present: Callable[[SeriesIdentity], bool]) -> InputDigests:
         """The input digests, as workers ask for them. `is_present`: in the archive of this run."""
         lines = self._table.execute("SELECT input_digest, patient_id, series_uid FROM whole")
-        return KnownInputs.of(
+        return InputDigests.of(
             ((digest, (patient, series)) for digest, patient, series in lines),
             self._number("SELECT COUNT(*) FROM whole"),
             is_present,

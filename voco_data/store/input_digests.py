@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-Identity = tuple[str, str]
+SeriesIdentity = tuple[str, str]
 """Patient and series id, as records keep them."""
 
 _EMPTY = np.empty(0, "S32")
 
 
-class KnownInputs:
+class InputDigests:
     """Input digests of one store, so that a moved, copied or renamed archive still hits.
 
     A digest alone is a hit, unless the record belongs to another series of the same archive:
@@ -28,10 +28,10 @@ class KnownInputs:
     @classmethod
     def of(
         cls,
-        held: Iterable[tuple[str, Identity]],
+        held: Iterable[tuple[str, SeriesIdentity]],
         count: int,
-        is_present: Callable[[Identity], bool],
-    ) -> KnownInputs:
+        is_present: Callable[[SeriesIdentity], bool],
+    ) -> InputDigests:
         """From the input digest and identity of `count` held series.
 
         `is_present` says whether a series of that identity is in the archive of this run.
@@ -42,7 +42,7 @@ class KnownInputs:
         keys.sort()
         return cls(keys)
 
-    def holds(self, digest: str, identity: Identity) -> bool:
+    def holds(self, digest: str, identity: SeriesIdentity) -> bool:
         """Whether the series `identity` with this input digest is in the store."""
         return self._has(digest) or self._has(_with_identity(digest, identity))
 
@@ -52,5 +52,5 @@ class KnownInputs:
         return at < len(self._keys) and bool(self._keys[at] == wanted)
 
 
-def _with_identity(digest: str, identity: Identity) -> str:
+def _with_identity(digest: str, identity: SeriesIdentity) -> str:
     return xxhash.xxh3_128_hexdigest("\0".join((digest, *identity)).encode())

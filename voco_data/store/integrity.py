@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from voco_data.errors import StoreCorrupt, VocoError
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
 from voco_data.store import catalogue
 from voco_data.store.catalogue import Line
 from voco_data.store.reader import Store
@@ -27,7 +27,7 @@ _THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class RowCheck:
     """What was found of one row."""
 
     row: int
@@ -37,30 +37,30 @@ class Checked:
     """The record of a whole row."""
 
 
-def check_rows(store: Place, spec: StoreSpec, rows: Iterable[int]) -> Iterator[Checked]:
+def check_rows(store: Storage, spec: StoreSpec, rows: Iterable[int]) -> Iterator[RowCheck]:
     """Read and hash record and chunk of every row, several at a time, in the order of `rows`."""
     with ThreadPoolExecutor(_THREADS) as threads:
         for piece in in_pieces(rows):
             yield from threads.map(lambda row: check_row(store, spec, row), piece)
 
 
-def check_row(store: Place, spec: StoreSpec, row: int) -> Checked:
+def check_row(store: Storage, spec: StoreSpec, row: int) -> RowCheck:
     """Read and hash record and chunk of one row. Raises VocoError if we cannot read them here."""
     try:
         record = read_record(store, row)
         if record is None:
-            return Checked(row, "its record is missing")
+            return RowCheck(row, "its record is missing")
         if record.row != row or record.spec_digest != spec.digest:
-            return Checked(row, "its record is that of another row or store")
+            return RowCheck(row, "its record is that of another row or store")
         Store.of_records(store, spec, [record]).read(row)
     except StoreCorrupt as error:
-        return Checked(row, str(error))
+        return RowCheck(row, str(error))
     except OSError as error:
         what = error.strerror or str(error)
         raise VocoError(
             f"{store}: row {row} cannot be read ({what}): that is no damage; see to it, run again"
         ) from error
-    return Checked(row, record=record)
+    return RowCheck(row, record=record)
 
 
 def differing(record: Record, line: Line) -> list[str]:
@@ -69,7 +69,7 @@ def differing(record: Record, line: Line) -> list[str]:
     return [name for name, value in line.items() if said[name] != value]
 
 
-def recover(store: Place) -> Iterator[Record]:
+def recover(store: Storage) -> Iterator[Record]:
     """All records of a store that read, in no order, for a catalogue that was lost."""
     for row in rows_with_record(store):
         try:

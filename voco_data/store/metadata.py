@@ -7,14 +7,14 @@ from dataclasses import fields
 from typing import Any
 
 from voco_data.errors import InputError
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
 from voco_data.store.spec import StoreSpec
 
 FORMAT = 1
 """Version of the layout on disk that this code reads and writes."""
 
 
-def read_spec(store: Place) -> StoreSpec:
+def read_spec(store: Storage) -> StoreSpec:
     """The spec in the store's own metadata, checked against its digest and the folder's name."""
     attributes = _group_attributes(store)
     if attributes.get("format") != FORMAT:
@@ -37,7 +37,7 @@ def read_spec(store: Place) -> StoreSpec:
     return spec
 
 
-def _group_attributes(store: Place) -> dict[str, Any]:
+def _group_attributes(store: Storage) -> dict[str, Any]:
     try:
         metadata = json.loads(store.read("zarr.json"))
         attributes = metadata["attributes"]["voco"]

@@ -8,7 +8,6 @@ caller's memory. Chunks of a store in a bucket come through the cache of this ma
 from __future__ import annotations
 
 import math
-import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -22,13 +21,15 @@ import pandas as pd
 import xxhash
 
 from voco_data.errors import StoreCorrupt, is_of_the_file
-from voco_data.storage.base import Place, place_of
+from voco_data.storage.base import Storage
+from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue
 from voco_data.store.chunks import reader
 from voco_data.store.chunks.aligned import aligned
 from voco_data.store.chunks.cache import ChunkCache
 from voco_data.store.chunks.codec import DamagedChunk, decode
-from voco_data.store.chunks.mapped_files import Identity, ReplacedChunk
+from voco_data.store.chunks.mapped_files import FileIdentity, ReplacedChunk
+from voco_data.store.keys import CHUNKS, chunk_key
 from voco_data.store.metadata import read_spec
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
@@ -46,15 +47,15 @@ class Store:
 
     def __init__(
         self,
-        place: Place,
+        storage: Storage,
         spec: StoreSpec,
         lines: catalogue.Snapshot | catalogue.Lines,
         cache: ChunkCache | None = None,
     ) -> None:
         """`cache` is where chunks of a remote store are read; None: from the place itself."""
-        self.place = place
+        self.storage = storage
         self._cache = cache
-        folder = place.local()
+        folder = storage.local()
         self._folder = None if folder is None else f"{folder}/{CHUNKS}"
         self.spec = spec
         self._lines = lines
@@ -64,25 +65,25 @@ class Store:
         rows = self.rows.tolist()
         self._checksums = dict(zip(rows, found["chunk_checksum"].to_pylist(), strict=True))
         self._series = dict(zip(rows, found["series_uid"].to_pylist(), strict=True))
-        self._checked: dict[int, Identity] = {}
+        self._checked: dict[int, FileIdentity] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the store itself."""
-        return (Store.open, (self.place,))
+        return (Store.open, (self.storage,))
 
     @classmethod
-    def open(cls, path: str | Path | Place, *, cached: bool = True) -> Store:
+    def open(cls, path: str | Path | Storage, *, cached: bool = True) -> Store:
         """Open the store at `path`, a folder or a URL.
 
         Chunks of a store elsewhere come through the local cache, unless `cached` is false.
         Raises InputError if it is not a store, is of a newer format, or its spec was edited.
         """
-        place = place_of(path)
-        spec, lines = read_spec(place), catalogue.Snapshot(place)
-        if not cached or place.local() is not None:
-            return cls(place, spec, lines)
-        cache = ChunkCache(place, spec.digest, _checksum_of(spec))
-        store = cls(place, spec, lines, cache)
+        storage = open_storage(path)
+        spec, lines = read_spec(storage), catalogue.Snapshot(storage)
+        if not cached or storage.local() is not None:
+            return cls(storage, spec, lines)
+        cache = ChunkCache(storage, spec.digest, _checksum_of(spec))
+        store = cls(storage, spec, lines, cache)
         cache.expect(len(store) * math.prod(spec.grid))
         return store
 
@@ -95,14 +96,14 @@ class Store:
         return self._lines.table()
 
     @classmethod
-    def of_records(cls, place: Place, spec: StoreSpec, records: Iterable[Record]) -> Store:
+    def of_records(cls, storage: Storage, spec: StoreSpec, records: Iterable[Record]) -> Store:
         """A store of these rows alone, whatever its catalogue says."""
-        return cls(place, spec, catalogue.Lines(records))
+        return cls(storage, spec, catalogue.Lines(records))
 
     @property
     def path(self) -> Path:
         """The store's folder on this machine. A store in a bucket has none."""
-        folder = self.place.local()
+        folder = self.storage.local()
         assert folder is not None
         return folder
 
@@ -135,7 +136,7 @@ class Store:
             raise ValueError(f"out must be C-contiguous uint8 {grid}, got {out.dtype} {out.shape}")
         compression = self.spec.compression
 
-        def read(path: str, known: Identity) -> None:
+        def read(path: str, known: FileIdentity) -> None:
             reader.read_chunk(path, compression, out, known)
 
         if not self._read_again(row, read):
@@ -156,7 +157,7 @@ class Store:
         if self._folder is not None or self._cache is not None:
             self._checked[row] = found
 
-    def _read_again(self, row: int, read: Callable[[str, Identity], None]) -> bool:
+    def _read_again(self, row: int, read: Callable[[str, FileIdentity], None]) -> bool:
         """Read a row whose file was checked. False if none was, or it is another file now."""
         known = self._checked.get(row)
         if known is None:
@@ -188,7 +189,7 @@ class Store:
         starts = [int(index) * plane for index in indices]
         flat = out.reshape(len(indices), plane)
 
-        def read(path: str, known: Identity) -> None:
+        def read(path: str, known: FileIdentity) -> None:
             reader.read_parts(path, starts, depth * plane, flat, known)
 
         if self.spec.compression != "none" or not self._read_again(row, read):
@@ -206,7 +207,7 @@ class Store:
             )
         compression = self.spec.compression
 
-        def read(path: str, known: Identity) -> None:
+        def read(path: str, known: FileIdentity) -> None:
             reader.read_floats(path, compression, out, known)
 
         if not self._read_again(row, read):
@@ -276,7 +277,7 @@ class Store:
             else:
                 return
         # Into a file of our own, which makes room for nobody.
-        with self.place.fetched(chunk_key(row)) as copy:
+        with self.storage.fetched(chunk_key(row)) as copy:
             try:
                 read(str(copy))
             finally:
@@ -289,34 +290,14 @@ class Store:
         return self._folder is None or not is_of_the_file(error)
 
     def _corrupt(self, row: int, error: OSError | DamagedChunk | StoreCorrupt) -> StoreCorrupt:
-        self.place.touch(chunk_key(row))  # the next run over its series looks at it again
+        self.storage.touch(chunk_key(row))  # the next run over its series looks at it again
         what = (error.strerror if isinstance(error, OSError) else None) or str(error)
         # An object cannot be touched: only a run that reads everything finds it.
         again = "voco preprocess" if self._folder is not None else "voco preprocess --deep"
         return StoreCorrupt(
-            f"{self.place.name}: series {self._series[row]} (row {row}): {what}; "
+            f"{self.storage.name}: series {self._series[row]} (row {row}): {what}; "
             f"rerun {again} to rebuild it"
         )
-
-
-CHUNKS = "volumes/c"
-_CHUNK_KEY = re.compile(rf"{CHUNKS}/(\d+)/0/0/0")
-
-
-def chunk_key(row: int) -> str:
-    """Key of the chunk that is volume `row` (Zarr v3 default chunk key encoding)."""
-    return f"{chunk_folder(row)}/0/0/0"
-
-
-def row_of_chunk(key: str) -> int | None:
-    """The row whose chunk has this key; None for other objects."""
-    found = _CHUNK_KEY.fullmatch(key)
-    return None if found is None else int(found[1])
-
-
-def chunk_folder(row: int) -> str:
-    """Folder that holds the chunk of volume `row`, and nothing else."""
-    return f"{CHUNKS}/{row}"
 
 
 def _checksum_of(spec: StoreSpec) -> Callable[[bytes], str]:

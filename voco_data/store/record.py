@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,15 +10,8 @@ from typing import Any
 import xxhash
 
 from voco_data.errors import StoreCorrupt, is_of_the_file
-from voco_data.storage.base import Place
-
-FOLDER = "volumes/records"
-"""Inside the array's folder, where no Zarr tool takes it for a member of the group."""
-
-ROWS_PER_FOLDER = 1000
-"""Records lie in folders of this many rows, so that no folder grows without bound."""
-
-_KEY = re.compile(rf"{FOLDER}/\d{{6,}}/(\d{{9,}})\.json")
+from voco_data.storage.base import Storage
+from voco_data.store.keys import RECORDS, record_key, row_of_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,29 +115,18 @@ def series_key(patient_id: str, series_uid: str, source: str) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode(errors="surrogateescape"))
 
 
-def record_key(row: int) -> str:
-    """Where the record of `row` lies inside the store."""
-    return f"{FOLDER}/{row // ROWS_PER_FOLDER:06d}/{row:09d}.json"
-
-
-def row_of_record(key: str) -> int | None:
-    """The row whose record has this key; None for other objects."""
-    found = _KEY.fullmatch(key)
-    return None if found is None else int(found[1])
-
-
-def rows_with_record(store: Place) -> Iterator[int]:
+def rows_with_record(store: Storage) -> Iterator[int]:
     """Rows whose record is there, in no order. Nothing is read."""
-    found = (row_of_record(key) for key, _ in store.sizes(FOLDER))
+    found = (row_of_record(key) for key, _ in store.sizes(RECORDS))
     return (row for row in found if row is not None)
 
 
-def write_record(store: Place, record: Record) -> None:
+def write_record(store: Storage, record: Record) -> None:
     """Commit: from this single atomic write on, the row exists."""
     store.write(record_key(record.row), record.to_json().encode())
 
 
-def read_record(store: Place, row: int) -> Record | None:
+def read_record(store: Storage, row: int) -> Record | None:
     """The record of `row`, or None where the row is a hole. Raises StoreCorrupt, OSError."""
     key = record_key(row)
     try:

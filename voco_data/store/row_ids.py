@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from voco_data.errors import StoreCorrupt
 from voco_data.storage import parquet, scratch_db
-from voco_data.storage.base import Place
-from voco_data.store.record import FOLDER as RECORDS
+from voco_data.storage.base import Storage
+from voco_data.store.keys import RECORDS as RECORDS
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +23,16 @@ CREATE INDEX by_row ON rows (row);
 _COLUMNS = pa.schema([("key", pa.string()), ("row", pa.int64())])
 
 
-class Rows:
+class RowIds:
     """Series key to row, for one store. Keys name a series of an archive across runs."""
 
-    def __init__(self, store: Place) -> None:
+    def __init__(self, store: Storage) -> None:
         self._store = store
-        self._table = scratch_db.connect(_SCHEMA)
+        self._table = scratch_db.open_scratch_db(_SCHEMA)
         self.lost = False
         """Whether the table could not be read, or is not there although there are records."""
         try:
-            pairs = parquet.lines(store, KEY, _COLUMNS.names)
+            pairs = parquet.iter_rows(store, KEY, _COLUMNS.names)
             self._table.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", pairs)
         except StoreCorrupt as error:
             log.warning("%s; it is made again from the records", error)
@@ -81,9 +81,9 @@ class Rows:
     def save(self) -> None:
         """Write the table, atomically."""
         pairs = self._table.execute("SELECT key, row FROM rows ORDER BY row, key")
-        parquet.write(self._store, KEY, _COLUMNS, pairs)
+        parquet.write_table(self._store, KEY, _COLUMNS, pairs)
 
 
-def _is_gone(store: Place) -> bool:
+def _is_gone(store: Storage) -> bool:
     """A store without the table and without records is a new one."""
     return store.size(KEY) is None and any(True for _ in store.sizes(RECORDS))

@@ -16,9 +16,8 @@ import xxhash
 
 from voco_data.errors import StoreCorrupt
 from voco_data.storage import parquet, scratch_db
-from voco_data.storage.base import Place
-from voco_data.store.reader import CHUNKS, chunk_key
-from voco_data.store.record import FOLDER, record_key
+from voco_data.storage.base import Storage
+from voco_data.store.keys import CHUNKS, RECORDS, chunk_key, record_key
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +27,17 @@ _TABLE = "CREATE TABLE seals (row INTEGER PRIMARY KEY, stamp TEXT);"
 _PIECE = 10_000
 
 
-class Seals:
+class VerifiedStamps:
     """The stamps of one store's rows, on disk while a run uses them."""
 
-    def __init__(self, store: Place) -> None:
+    def __init__(self, store: Storage) -> None:
         self._store = store
-        self._table = scratch_db.connect(_TABLE)
+        self._table = scratch_db.open_scratch_db(_TABLE)
         self._changed = False
         try:
             self._table.executemany(
                 "INSERT OR REPLACE INTO seals VALUES (?, ?)",
-                parquet.lines(store, KEY, _COLUMNS.names),
+                parquet.iter_rows(store, KEY, _COLUMNS.names),
             )
         except StoreCorrupt as error:
             log.warning("%s; every volume is checked", error)
@@ -70,14 +69,14 @@ class Seals:
         """Write the stamps, atomically, if any has changed."""
         if self._changed:
             found = self._table.execute("SELECT row, stamp FROM seals ORDER BY row")
-            parquet.write(self._store, KEY, _COLUMNS, found)
+            parquet.write_table(self._store, KEY, _COLUMNS, found)
             self._changed = False
 
     def _stamps(self, rows: Iterable[int]) -> Iterator[tuple[int, str]]:
         """Row, and one digest for how its chunk and its record look; empty where one is missing."""
         one, two, three = tee(rows, 3)
         chunks = self._store.stamps(CHUNKS, map(chunk_key, one))
-        records = self._store.stamps(FOLDER, map(record_key, two))
+        records = self._store.stamps(RECORDS, map(record_key, two))
         for row, chunk, record in zip(three, chunks, records, strict=True):
             whole = chunk and record
             yield row, xxhash.xxh3_128_hexdigest(f"{chunk}/{record}".encode()) if whole else ""

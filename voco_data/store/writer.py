@@ -15,17 +15,17 @@ import numpy.typing as npt
 import xxhash
 
 from voco_data.errors import StoreCorrupt
-from voco_data.storage.base import Lease, Place
-from voco_data.storage.root import sweep_store
+from voco_data.storage.atomic import sweep_store
+from voco_data.storage.base import Lease, Storage
 from voco_data.store import arrays, catalogue, integrity
 from voco_data.store.chunks.codec import Compression, encode
-from voco_data.store.index import Held
+from voco_data.store.index import StoreIndex
+from voco_data.store.keys import WRITE_ONCE, chunk_folder, chunk_key, record_key
 from voco_data.store.metadata import read_spec
-from voco_data.store.reader import chunk_folder, chunk_key
-from voco_data.store.record import Record, record_key, rows_with_record, series_key, write_record
-from voco_data.store.row_ids import Rows
+from voco_data.store.record import Record, rows_with_record, series_key, write_record
+from voco_data.store.row_ids import RowIds
 from voco_data.store.spec import StoreSpec
-from voco_data.store.verified import Seals, in_pieces
+from voco_data.store.verified import VerifiedStamps, in_pieces
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +33,17 @@ log = logging.getLogger(__name__)
 class StoreWriter:
     """A store held for writing. Make one with `writing`."""
 
-    def __init__(self, place: Place, spec: StoreSpec, lease: Lease) -> None:
-        self.place = place
+    def __init__(self, storage: Storage, spec: StoreSpec, lease: Lease) -> None:
+        self.storage = storage
         self.spec = spec
-        self.held = Held()
+        self.held = StoreIndex()
         """What the store holds whole, with what an interrupted run had committed."""
         self._lease = lease
-        self._rows = Rows(place)
-        self._seals = Seals(place)
+        self._rows = RowIds(storage)
+        self._seals = VerifiedStamps(storage)
         self._gone: list[int] = []
         self._checked: set[int] = set()
-        """Rows that are fresh, and sealed as they were before their check."""
+        """RowIds that are fresh, and sealed as they were before their check."""
         self._noted = False
         self._anew = False
         """The catalogue on disk cannot be built upon."""
@@ -82,7 +82,7 @@ class StoreWriter:
                 free += 1
         self._lease.check()
         self._rows.save()
-        arrays.resize(self.place, max(self._rows.size, self.held.size))
+        arrays.resize(self.storage, max(self._rows.size, self.held.size))
 
     def row_of(self, key: str) -> int:
         """The row that `assign` gave. Raises KeyError."""
@@ -120,10 +120,10 @@ class StoreWriter:
         """Bring them up to date; what an interrupted run planned stays planned."""
         self._lease.check()
         size = self.held.size
-        arrays.resize(self.place, size)
-        arrays.write_valid(self.place, self.held.rows(), size)
-        if self._noted or self._anew or self.place.size(catalogue.KEY) is None:
-            catalogue.rewrite(self.place, self._gone, self.held.fresh(), anew=self._anew)
+        arrays.resize(self.storage, size)
+        arrays.write_valid(self.storage, self.held.rows(), size)
+        if self._noted or self._anew or self.storage.size(catalogue.KEY) is None:
+            catalogue.rewrite(self.storage, self._gone, self.held.fresh(), anew=self._anew)
             for row in self._gone:  # only now: no reader of the new catalogue goes there
                 self._remove(row)
             self._seals.drop(self._gone)
@@ -137,13 +137,13 @@ class StoreWriter:
     def _load(self) -> None:
         """Take up the catalogue; where it is lost or does not read, it is made from the records."""
         try:
-            self.held.load(self.place)
-            self._anew = self.place.size(catalogue.KEY) is None
+            self.held.load(self.storage)
+            self._anew = self.storage.size(catalogue.KEY) is None
         except StoreCorrupt as error:
             log.warning("%s; it is made again from the records", error)
             self._anew = True
         if self._anew:
-            for record in integrity.recover(self.place):
+            for record in integrity.recover(self.storage):
                 self.note(record)
         if self._anew or self._rows.lost or self._rows.size == 0:
             self._name_rows()
@@ -154,16 +154,16 @@ class StoreWriter:
             self._rows.set(series_key(*names), row)
 
     def _take_up_holes(self) -> None:
-        """Rows without a line: adopt what an interrupted run committed, remove what it left."""
-        end = max(arrays.length(self.place), self._rows.size, self.held.size)
+        """RowIds without a line: adopt what an interrupted run committed, remove what it left."""
+        end = max(arrays.length(self.storage), self._rows.size, self.held.size)
         beyond: list[int] = []
         if self._rows.lost:
-            beyond = sorted(row for row in rows_with_record(self.place) if row >= end)
+            beyond = sorted(row for row in rows_with_record(self.storage) if row >= end)
         for row in chain(range(end), beyond):
             if self.held.has_row(row):
                 continue
             known = self._rows.lost or self._rows.has(row)
-            found = integrity.check_row(self.place, self.spec, row) if known else None
+            found = integrity.check_row(self.storage, self.spec, row) if known else None
             if found is not None and found.record is not None:
                 self.note(found.record)
             else:
@@ -174,13 +174,13 @@ class StoreWriter:
         for piece in in_pieces(self._seals.look(self.held.rows())):
             # Stamps of before the bytes are read: what changes meanwhile breaks its seal.
             stamps = {row: stamp for row, stamp, broken in piece if broken or deep}
-            for found in integrity.check_rows(self.place, self.spec, stamps):
+            for found in integrity.check_rows(self.storage, self.spec, stamps):
                 self._take_finding(found, stamps[found.row])
         if self._noted:
             self._settle()
         self._seals.save()
 
-    def _take_finding(self, found: integrity.Checked, stamp: str) -> None:
+    def _take_finding(self, found: integrity.RowCheck, stamp: str) -> None:
         """Seal a row that is whole; a damaged one is no hit for anyone."""
         line = self.held.at(found.row)
         assert line is not None
@@ -196,13 +196,13 @@ class StoreWriter:
 
     def _remove(self, row: int) -> None:
         """Take a row away: the record first, so that it never stands without its chunk."""
-        self.place.remove(record_key(row))
-        self.place.remove_folder(chunk_folder(row))
+        self.storage.remove(record_key(row))
+        self.storage.remove_folder(chunk_folder(row))
 
 
 @contextmanager
 def writing(
-    root: Place, spec: StoreSpec, *, wait_seconds: float = 0.0, deep: bool = False
+    root: Storage, spec: StoreSpec, *, wait_seconds: float = 0.0, deep: bool = False
 ) -> Iterator[StoreWriter]:
     """The store of `spec` under `root`, made if absent, held under its lock.
 
@@ -210,12 +210,12 @@ def writing(
     longer than `wait_seconds`.
     """
     with root.exclusive(f".{spec.name}.lock", wait_seconds=wait_seconds) as lease:
-        place = (root / spec.name).guarded(lease)
+        storage = (root / spec.name).guarded(lease, WRITE_ONCE)
         if not lease.ended_well:
-            sweep_store(place)
-        arrays.ensure(place, spec)
-        read_spec(place)
-        writer = StoreWriter(place, spec, lease)
+            sweep_store(storage)
+        arrays.ensure(storage, spec)
+        read_spec(storage)
+        writer = StoreWriter(storage, spec, lease)
         try:
             writer.take_up(deep=deep)
             yield writer
@@ -224,7 +224,7 @@ def writing(
 
 
 def commit_volume(
-    store: Place,
+    store: Storage,
     record: Record,
     volume: npt.NDArray[np.uint8],
     compression: Compression = "none",

@@ -15,7 +15,7 @@ _REFERENCES = 3
 """To a buffer that nobody uses: the arena's, a variable here, and the argument of the count."""
 
 
-class Arena:
+class ReusedBuffer:
     """Lends int16 arrays. What it lent is never lent again while anything refers to it."""
 
     def __init__(self) -> None:
@@ -36,9 +36,9 @@ class Arena:
 _of_thread = threading.local()
 
 
-def arena() -> Arena:
+def reused_buffer() -> ReusedBuffer:
     """The arena of this thread."""
     if not hasattr(_of_thread, "arena"):
-        _of_thread.arena = Arena()
-    found: Arena = _of_thread.arena
+        _of_thread.arena = ReusedBuffer()
+    found: ReusedBuffer = _of_thread.arena
     return found

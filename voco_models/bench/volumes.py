@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.storage.local import Folder
+from voco_data.storage.local import LocalStorage
 from voco_data.store.chunks.codec import Compression
-from voco_data.store.reader import Store, chunk_key
+from voco_data.store.keys import chunk_key
+from voco_data.store.reader import Store
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import checksum, commit_volume, writing
@@ -80,11 +81,11 @@ def _volume(index: int) -> npt.NDArray[np.uint8]:
 def _store(folder: Path, volumes: npt.NDArray[np.uint8], compression: Compression) -> Path:
     spec = StoreSpec("bench", GRID, compression=compression)
     names = [f"{index:05d}" for index in range(len(volumes))]
-    with writing(Folder(folder), spec) as writer:
+    with writing(LocalStorage(folder), spec) as writer:
         writer.assign(names)
         for name, volume in zip(names, volumes, strict=True):
             record = _record(writer.row_of(name), name, volume, spec)
-            commit_volume(writer.place, record, volume, compression)
+            commit_volume(writer.storage, record, volume, compression)
             writer.note(record)
         writer.compact()
     return folder / spec.name
@@ -97,7 +98,7 @@ def _large(
     spec = StoreSpec("large", GRID)
     checksums = Store.open(small).catalogue["chunk_checksum"].tolist()
     names = [f"{index:05d}" for index in range(size)]
-    with writing(Folder(folder), spec) as writer:
+    with writing(LocalStorage(folder), spec) as writer:
         writer.assign(names)
         first = _record(0, "", volume, spec)
         for index, name in enumerate(names):

@@ -39,7 +39,7 @@ from voco_models.networks.classifier import (
     loss_weights,
     predict,
 )
-from voco_models.stages.finetune_plan import Plan, Series, make_plan
+from voco_models.stages.finetune_plan import FinetunePlan, Series, make_plan
 from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
 from voco_models.training import checkpoint
 from voco_models.training.engine import FitConfig, Row, check_out, choose_device, fit
@@ -141,7 +141,7 @@ def finetune(
 
 def _run_fold(
     run: Path,
-    plan: Plan,
+    plan: FinetunePlan,
     fold: int,
     device: torch.device,
     max_steps: int | None,
@@ -183,7 +183,7 @@ def _run_fold(
     return summary.last_step, table
 
 
-def _objective(plan: Plan, fold: int, series: Series) -> ClassificationObjective:
+def _objective(plan: FinetunePlan, fold: int, series: Series) -> ClassificationObjective:
     """The fold's classifier with its first weights, and its loss."""
     recipe = plan.recipe
     with torch.random.fork_rng(devices=[]):
@@ -207,7 +207,7 @@ def _objective(plan: Plan, fold: int, series: Series) -> ClassificationObjective
     )
 
 
-def _fit_config(plan: Plan, fold: int) -> FitConfig:
+def _fit_config(plan: FinetunePlan, fold: int) -> FitConfig:
     recipe, steps = plan.recipe, plan.steps(fold)
     return FitConfig(
         total_steps=steps,
@@ -223,7 +223,7 @@ def _fit_config(plan: Plan, fold: int) -> FitConfig:
 
 
 def _predict_fold(
-    plan: Plan,
+    plan: FinetunePlan,
     fold: int,
     classifier: SliceSequenceClassifier,
     device: torch.device,
@@ -248,7 +248,7 @@ def _predict_fold(
 
 
 def _predict_series(
-    plan: Plan,
+    plan: FinetunePlan,
     series: Series,
     classifier: SliceSequenceClassifier,
     device: torch.device,
@@ -266,7 +266,7 @@ def _predict_series(
     return torch.cat(batches).cpu().numpy()
 
 
-def _write_predictions(run: Path, plan: Plan, tables: list[pd.DataFrame]) -> None:
+def _write_predictions(run: Path, plan: FinetunePlan, tables: list[pd.DataFrame]) -> None:
     """Out-of-fold lines, the mean of all models for the test lines, and the frozen decision."""
     oof = [table[table["split"] == "oof"] for table in tables]
     test = [table[table["split"] == "test"].reset_index(drop=True) for table in tables]
@@ -279,7 +279,7 @@ def _write_predictions(run: Path, plan: Plan, tables: list[pd.DataFrame]) -> Non
     write_decision(run, fit_decision(out_of_fold, calibrate=plan.recipe.calibrate))
 
 
-def _check_run(run: Path, plan: Plan, *, resume: bool) -> None:
+def _check_run(run: Path, plan: FinetunePlan, *, resume: bool) -> None:
     """InputError unless `run` can be written and is new, or is this very experiment to resume."""
     check_out(run, resume=False)
     exists = (run / checkpoint.RUN).exists()
@@ -297,7 +297,7 @@ def _check_run(run: Path, plan: Plan, *, resume: bool) -> None:
         raise InputError(f"{run}: cannot resume: {'; '.join(changed)}; give another --out")
 
 
-def _write_plan(run: Path, plan: Plan) -> None:
+def _write_plan(run: Path, plan: FinetunePlan) -> None:
     """What the run is, before the first step. Resuming writes the same again."""
     if not (run / checkpoint.RUN).exists():
         checkpoint.write_run(run, _description(plan, finished=False))
@@ -306,7 +306,7 @@ def _write_plan(run: Path, plan: Plan) -> None:
         labels_table(plan.labels).to_parquet(temporary, index=False)
 
 
-def _description(plan: Plan, *, finished: bool) -> dict[str, Any]:
+def _description(plan: FinetunePlan, *, finished: bool) -> dict[str, Any]:
     return plan.provenance | {
         "labels_sha256": plan.labels.sha256,
         "patients": len(plan.labels),
@@ -322,7 +322,7 @@ def labels_table(labels: Labels) -> pd.DataFrame:
     return pd.DataFrame({"patient_id": list(labels.patient_ids)} | organs | labels.binary)
 
 
-def _log_row(plan: Plan, fold: int, row: Row) -> None:
+def _log_row(plan: FinetunePlan, fold: int, row: Row) -> None:
     log.info(
         "fold %d of %d: step %d of %d, loss %.4f",
         fold + 1,

@@ -66,7 +66,7 @@ class FirstWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FinetunePlan:
     """A fine-tuning run that can start."""
 
     recipe: FinetuneRecipe
@@ -101,7 +101,7 @@ def make_plan(
     init: str | Path,
     allow_unlabelled: bool = False,
     pseudonymise: Callable[[str], str] | None = None,
-) -> Plan:
+) -> FinetunePlan:
     """Check the inputs against each other and decide everything that a run needs."""
     recipe.view.check(store.grid)
     joined = join_labels(
@@ -121,7 +121,7 @@ def make_plan(
     )
     first = first_weights(init, recipe)
     shrink = recipe.view.reduce == "average"
-    plan = Plan(
+    plan = FinetunePlan(
         recipe=recipe,
         volumes=ReducedVolumes(store, recipe.view.shape) if shrink else store,
         labels=joined.labels,

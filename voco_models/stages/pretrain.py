@@ -12,7 +12,7 @@ import torch
 
 from voco_data.errors import InputError
 from voco_data.maintenance import pins
-from voco_data.storage.base import in_bucket
+from voco_data.storage.urls import is_bucket_url
 from voco_data.store.reader import Store
 from voco_models.data.items import items_of
 from voco_models.data.loader import Loader
@@ -83,7 +83,7 @@ def pretrain(
     wanted = pretrain_recipe(recipe) if isinstance(recipe, str) else recipe
     if max_steps is not None and max_steps < 1:
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
-    place = choose_device(device)
+    storage = choose_device(device)
     opened = open_matching(stores)
     items = items_of(opened)
     used, notes = adapt_to_volumes(wanted, len(items))
@@ -95,7 +95,7 @@ def pretrain(
         filled,
         batch_size=used.batch_size,
         seed=used.fit.seed,
-        device=place,
+        device=storage,
         resident=resident,
     )
     watch = CollapseWatch(constant_levels(objective.plan, used.voco.target, used.voco.loss))
@@ -110,7 +110,7 @@ def pretrain(
         )
     for store in opened:
         pins.pin(store, run, STAGE)
-    if used.compile and place.type == "cuda":
+    if used.compile and storage.type == "cuda":
         objective.compile_backbones()
 
     def on_log(row: Row) -> None:
@@ -126,7 +126,7 @@ def pretrain(
         loader,
         used.fit,
         out=run,
-        device=place,
+        device=storage,
         max_steps=max_steps,
         resume=resume,
         provenance=provenance,
@@ -135,8 +135,8 @@ def pretrain(
     return PretrainSummary(
         run=run,
         recipe=name,
-        device=str(place),
-        stores=tuple(str(store.place) for store in opened),
+        device=str(storage),
+        stores=tuple(str(store.storage) for store in opened),
         volumes=len(items),
         first_step=done.first_step,
         last_step=done.last_step,
@@ -155,14 +155,14 @@ def open_matching(paths: Sequence[str | Path]) -> list[Store]:
     """Open stores that can be trained on together: one grid, one window, none twice, not empty."""
     if not paths:
         raise InputError("stores: expected at least one store, got none")
-    if len({path if in_bucket(path) else Path(path).resolve() for path in paths}) < len(paths):
+    if len({path if is_bucket_url(path) else Path(path).resolve() for path in paths}) < len(paths):
         raise InputError("stores: the same store was given twice; give each store once")
     stores = [Store.open(path) for path in paths]
     first = stores[0]
     for store in stores:
         if not len(store):
             raise InputError(
-                f"{store.place}: the store holds no volumes; preprocess series into it"
+                f"{store.storage}: the store holds no volumes; preprocess series into it"
             )
         for what, ours, theirs in (
             ("grid", first.grid, store.grid),
@@ -171,7 +171,7 @@ def open_matching(paths: Sequence[str | Path]) -> list[Store]:
         ):
             if ours != theirs:
                 raise InputError(
-                    f"{store.place}: {what} {theirs} differs from {ours} of {first.place}; "
+                    f"{store.storage}: {what} {theirs} differs from {ours} of {first.storage}; "
                     "give stores of one spec"
                 )
     return stores

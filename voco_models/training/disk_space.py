@@ -24,7 +24,7 @@ def checkpoint_bytes(objective: nn.Module, *, amsgrad: bool = False) -> int:
     return int(state + (MOMENTS + amsgrad) * trained)
 
 
-def check_room(out: Path, need: int) -> None:
+def check_disk_space(out: Path, need: int) -> None:
     """Raise VocoError unless `need` bytes, twice and some spare, are free where `out` will be."""
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     free, wanted = shutil.disk_usage(there).free, COPIES * need + SPARE_BYTES

@@ -23,7 +23,7 @@ from voco_data.errors import InputError
 from voco_models.data.loader import Batch
 from voco_models.data.sampling import step_seed
 from voco_models.training import checkpoint
-from voco_models.training.disk_space import check_room, checkpoint_bytes
+from voco_models.training.disk_space import check_disk_space, checkpoint_bytes
 from voco_models.training.history import HISTORY, History
 from voco_models.training.interrupt import Interruption
 from voco_models.training.objective import BatchSource, Objective
@@ -131,7 +131,7 @@ def fit(
     """
     check_out(out, resume=resume)
     saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
-    check_room(out, checkpoint_bytes(objective, amsgrad=config.amsgrad))
+    check_disk_space(out, checkpoint_bytes(objective, amsgrad=config.amsgrad))
     objective = objective.to(device)
     state = TrainState(objective, _adamw(objective, config, device))
     if saved is not None:

@@ -50,7 +50,7 @@ def describe_store(store: Store) -> dict[str, Any]:
     for row, digest in zip(table["row"].tolist(), table["input_digest"].tolist(), strict=True):
         content.update(f"{row} {digest}\n".encode())
     return {
-        "name": store.place.name,
+        "name": store.storage.name,
         "digest": store.digest,
         "volumes": len(table),
         "content": content.hexdigest()[:12],

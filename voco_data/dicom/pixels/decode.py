@@ -15,7 +15,7 @@ from pydicom.encaps import generate_frames
 from voco_data.dicom.defined_terms import known_uid
 from voco_data.dicom.header import transfer_syntax
 from voco_data.dicom.pixels.codestream import Claim, check_rle_header, jpeg2k_claim, jpeg_claim
-from voco_data.dicom.values import Taker
+from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 
@@ -89,7 +89,7 @@ class PixelFormat:
     @classmethod
     def of(cls, dataset: Dataset, shape: tuple[int, int]) -> PixelFormat:
         """The format that a header gives. Raises SeriesRefused."""
-        take = Taker(dataset)
+        take = DatasetValues(dataset)
         syntax = transfer_syntax(dataset)
         check_syntax(syntax)
         allocated = take.integer("BitsAllocated", 16)

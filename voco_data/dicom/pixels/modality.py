@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from scipy import ndimage
 
 from voco_data.dicom.pixels.decode import Stored
-from voco_data.dicom.values import Taker
+from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 from voco_data.volumes.volume import AIR_HU
@@ -56,11 +56,11 @@ def parse_modalities(dataset: Dataset, frames: int) -> list[Modality]:
 
     A missing slope is 1 and a missing intercept 0 (PS3.3 C.8.2.1 requires both; RATIC lacks some).
     """
-    padding = _padding(Taker(dataset))
-    return [_modality(take, padding) for take in Taker.of_frames(dataset, frames)]
+    padding = _padding(DatasetValues(dataset))
+    return [_modality(take, padding) for take in DatasetValues.of_frames(dataset, frames)]
 
 
-def _modality(take: Taker, padding: tuple[int, int] | None) -> Modality:
+def _modality(take: DatasetValues, padding: tuple[int, int] | None) -> Modality:
     tables = take.items("ModalityLUTSequence")
     if tables:
         first, table = _table(tables[0], signed=take.integer("PixelRepresentation", 0) == 1)
@@ -79,7 +79,7 @@ def _from_the_border(padded: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.isin(labels, outside[outside > 0])
 
 
-def _padding(take: Taker) -> tuple[int, int] | None:
+def _padding(take: DatasetValues) -> tuple[int, int] | None:
     """PixelPaddingValue and PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2), with the pixels' sign.
 
     None where there is none, or none that a stored value can have.
@@ -109,7 +109,7 @@ def _padding(take: Taker) -> tuple[int, int] | None:
 
 def _table(item: Dataset, *, signed: bool) -> tuple[int, Table]:
     """First mapped stored value, and the HU of it and those after it (PS3.3 C.11.1.1)."""
-    take = Taker(item)
+    take = DatasetValues(item)
     kind = take.text("ModalityLUTType").upper()
     if kind != "HU":
         raise SeriesRefused(Reason.DERIVED, "a modality LUT to something else than HU")

@@ -81,7 +81,7 @@ KEY_BYTES = 16_384
 Bytes = npt.NDArray[np.uint8]
 
 
-class Walk:
+class ElementScanner:
     """A walker with the arrays that it writes to, used again for every file."""
 
     __slots__ = ("_key", "_key_view", "fields", "places")
@@ -96,7 +96,7 @@ class Walk:
         self._key_view = self._key.data
 
     def go(self, data: Bytes, size: int) -> int:
-        """Walk data[:size]: WALKED up to the pixel data, else SHORT or ODD."""
+        """ElementScanner data[:size]: WALKED up to the pixel data, else SHORT or ODD."""
         return int(_walk(data, size, self.places, self._key, self.fields))
 
     @property

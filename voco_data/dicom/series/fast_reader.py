@@ -21,10 +21,15 @@ import numpy.typing as npt
 from voco_data.dicom.pixels.decode import RLE, UNCOMPRESSED, PixelFormat
 from voco_data.dicom.pixels.modality import Modality
 from voco_data.dicom.pixels.rle import SLACK, planes_to_hu, rle_planes, to_hu
-from voco_data.dicom.series.header_scan import Decoding, Quick, QuickReader, quick_reader
+from voco_data.dicom.series.header_scan import (
+    Decoding,
+    HeaderScanner,
+    ScannedHeader,
+    header_scanner,
+)
 from voco_data.dicom.series.slice_order import SAME_POSITION_MM, depths_of, header_flags, stack_of
 from voco_data.errors import SeriesRefused
-from voco_data.volumes.buffers import arena
+from voco_data.volumes.buffers import reused_buffer
 from voco_data.volumes.slice_spacing import GapPolicy
 from voco_data.volumes.volume import AIR_HU, Volume, content_state
 
@@ -34,7 +39,7 @@ _INT16 = np.iinfo(np.int16)
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class IntegerRescale:
     """16-bit pixels to HU in integers: what the kernels take."""
 
     mask: np.uint16
@@ -50,7 +55,7 @@ class Linear:
 
 
 @cache
-def linear(pixels: PixelFormat, modality: Modality) -> Linear | None:
+def integer_rescale(pixels: PixelFormat, modality: Modality) -> IntegerRescale | None:
     """The integers of a format and a transformation; None where it takes more than these.
 
     Padding needs its surroundings, unless what it marks lies at air or below.
@@ -62,7 +67,7 @@ def linear(pixels: PixelFormat, modality: Modality) -> Linear | None:
         return None
     if modality.padding is not None and modality.padding[1] + add > AIR_HU:
         return None
-    return Linear(
+    return IntegerRescale(
         np.uint16((1 << pixels.stored) - 1),
         np.int32(1 << (pixels.stored - 1) if pixels.signed else 0),
         np.int32(_INT16.min - add),
@@ -111,7 +116,7 @@ class Decoder:
             done = self.decode(start, length, how, plane)
             out[:] = plane
             return done
-        integers = linear(pixels, how.modality)
+        integers = integer_rescale(pixels, how.modality)
         raw = pixels.syntax in UNCOMPRESSED
         if raw and not 0 <= length - pixels.frame_bytes <= 1:
             return False
@@ -147,12 +152,12 @@ def _decoder() -> Decoder:
     return found
 
 
-def read_straight(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -> Volume | None:
+def read_fast(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -> Volume | None:
     """The volume of a plain series; None where the thorough reader should look.
 
     Its HU lie in the canonical order in memory, and `hu` is a view in the scanner's order.
     """
-    reader = quick_reader()
+    reader = header_scanner()
     try:
         slices = []
         for path in files:
@@ -166,7 +171,7 @@ def read_straight(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -> Vo
 
 
 def _fill(
-    reader: QuickReader, slices: Sequence[Quick], gaps: GapPolicy, min_slices: int
+    reader: HeaderScanner, slices: Sequence[ScannedHeader], gaps: GapPolicy, min_slices: int
 ) -> Volume | None:
     headers = [item.header for item in slices]
     if not headers or np.diff(np.sort(depths_of(headers))).min(initial=np.inf) < SAME_POSITION_MM:
@@ -175,7 +180,7 @@ def _fill(
     if stack.even.resampled:
         return None
     where = stack.geometry.turned()
-    canonical = arena().take(where.shape)
+    canonical = reused_buffer().take(where.shape)
     native = where.back(canonical)
     along, upward = where.permutation[0] == 0, not where.flips[0]
     state, decoder = content_state(canonical.shape), _decoder()

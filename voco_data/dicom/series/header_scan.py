@@ -25,7 +25,7 @@ from voco_data.dicom.deflated import DEFLATED
 from voco_data.dicom.header import Header, Triple, parse_header
 from voco_data.dicom.pixels.decode import UNCOMPRESSED, PixelFormat
 from voco_data.dicom.pixels.modality import Modality, parse_modalities
-from voco_data.dicom.series.element_scan import SHORT, UNDEFINED, WALKED, Walk
+from voco_data.dicom.series.element_scan import SHORT, UNDEFINED, WALKED, ElementScanner
 from voco_data.dicom.stack_key import DIRECTORY_CLASS, StackKey, stack_key
 from voco_data.errors import SeriesRefused
 
@@ -70,7 +70,7 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
-class Quick:
+class ScannedHeader:
     """One file of one slice, walked."""
 
     header: Header
@@ -79,15 +79,15 @@ class Quick:
     """The shared elements, as they stand in the file."""
 
 
-class QuickReader:
+class HeaderScanner:
     """Walks files; a thread has one, whose buffers are used again."""
 
     def __init__(self) -> None:
-        self._walk = Walk()
+        self._walk = ElementScanner()
         self._start = np.zeros(FIRST_READ, np.uint8)
         self._kinds: dict[bytes, Kind] = {}
 
-    def header(self, path: Path) -> Quick | None:
+    def header(self, path: Path) -> ScannedHeader | None:
         """The header of a file, whatever follows it; None if pydicom should read it.
 
         Nothing is read of the pixels beyond the first kilobytes. Raises OSError.
@@ -106,7 +106,7 @@ class QuickReader:
             os.close(descriptor)
         return self.parse(data, path) if found == WALKED else None
 
-    def slice(self, data: Bytes, size: int, path: Path) -> tuple[Quick, int, int] | None:
+    def slice(self, data: Bytes, size: int, path: Path) -> tuple[ScannedHeader, int, int] | None:
         """Header, start and length of the one encoded frame of a whole file, data[:size].
 
         None if the file, to its last byte, is not plainly right.
@@ -128,7 +128,7 @@ class QuickReader:
             return None
         return quick, *frame
 
-    def parse(self, data: Bytes, path: Path) -> Quick | None:
+    def parse(self, data: Bytes, path: Path) -> ScannedHeader | None:
         """What the last walk over `data` found."""
         key = self._walk.key
         count, _, _, _, at_position, at_number = self._walk.fields[:6].tolist()
@@ -153,17 +153,17 @@ class QuickReader:
                 self._kinds.clear()
             self._kinds[key] = kind
         header = replace(kind.header, path=path, instance_number=number, position_mm=position)
-        return Quick(header, kind, key)
+        return ScannedHeader(header, kind, key)
 
 
 _of_thread = threading.local()
 
 
-def quick_reader() -> QuickReader:
+def header_scanner() -> HeaderScanner:
     """The reader of this thread."""
     if not hasattr(_of_thread, "reader"):
-        _of_thread.reader = QuickReader()
-    reader: QuickReader = _of_thread.reader
+        _of_thread.reader = HeaderScanner()
+    reader: HeaderScanner = _of_thread.reader
     return reader
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from voco_data.dicom.header import Header, parse_frames, read_dataset
 from voco_data.dicom.pixels.decode import PixelReader
 from voco_data.dicom.pixels.modality import Modality, parse_modalities
-from voco_data.dicom.series.fast_reader import read_straight
+from voco_data.dicom.series.fast_reader import read_fast
 from voco_data.dicom.series.slice_order import (
     SAME_POSITION_MM,
     check_alike,
@@ -51,7 +51,7 @@ def read_series(files: Sequence[Path], *, gaps: GapPolicy, min_slices: int) -> V
     The HU may lie in the memory of `voco_data.volumes.buffers`, which is used again once nothing
     refers to them.
     """
-    return read_straight(files, gaps, min_slices) or read_thoroughly(files, gaps, min_slices)
+    return read_fast(files, gaps, min_slices) or read_thoroughly(files, gaps, min_slices)
 
 
 def read_thoroughly(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -> Volume:

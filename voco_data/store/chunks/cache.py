@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from voco_data.errors import StoreCorrupt
-from voco_data.storage.base import Place
+from voco_data.storage.base import Storage
 from voco_data.storage.disk_cache import SIZE_VARIABLE, LocalCache, user_cache
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class ChunkCache:
 
     def __init__(
         self,
-        store: Place,
+        store: Storage,
         encoding: str,
         checksum: Callable[[bytes], str],
         cache: LocalCache | None = None,

@@ -42,7 +42,7 @@ _mapping_lock = Lock()
 _FAILED = ctypes.c_void_p(-1).value
 
 
-Identity = tuple[int, int, int, int]
+FileIdentity = tuple[int, int, int, int]
 """Device, inode, size and time of change: another file under the same path has another one."""
 
 
@@ -146,7 +146,7 @@ class MappedFile:
             raise ReplacedChunk
 
 
-def _identity(file: str | int) -> Identity:
+def _identity(file: str | int) -> FileIdentity:
     """Of a path or a descriptor."""
     found = os.stat(file)  # noqa: PTH116  twice as fast as Path.stat, and takes both
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from voco_data.store.chunks.aligned import aligned
 from voco_data.store.chunks.codec import Compression, DamagedChunk, decode, longest
-from voco_data.store.chunks.mapped_files import Identity, MappedFile, MappedFiles, ReplacedChunk
+from voco_data.store.chunks.mapped_files import FileIdentity, MappedFile, MappedFiles, ReplacedChunk
 
 _files = MappedFiles()
 _local = threading.local()
@@ -24,8 +24,8 @@ def read_chunk(
     path: str,
     compression: Compression,
     out: npt.NDArray[np.uint8],
-    known: Identity | None = None,
-) -> Identity:
+    known: FileIdentity | None = None,
+) -> FileIdentity:
     """Read and decode a chunk into `out`, uint8 and C-contiguous; gives what file it was.
 
     Raises OSError, DamagedChunk where the sizes cannot be right, and ReplacedChunk if it is not
@@ -45,7 +45,10 @@ def read_chunk(
 
 
 def read_floats(
-    path: str, compression: Compression, out: npt.NDArray[np.float32], known: Identity | None = None
+    path: str,
+    compression: Compression,
+    out: npt.NDArray[np.float32],
+    known: FileIdentity | None = None,
 ) -> None:
     """Read a chunk as `read_chunk` does, and convert its values on the way."""
     flat = out.reshape(-1)
@@ -62,7 +65,7 @@ def read_parts(
     starts: Sequence[int],
     size: int,
     out: npt.NDArray[np.uint8],
-    known: Identity | None = None,
+    known: FileIdentity | None = None,
 ) -> None:
     """Bytes `starts[i]` and the following of an uncompressed chunk of `size` bytes into `out[i]`.
 
@@ -75,7 +78,7 @@ def read_parts(
             raise DamagedChunk("the chunk shrank while being read")
 
 
-def view(path: str, size: int, known: Identity) -> npt.NDArray[np.uint8] | None:
+def view(path: str, size: int, known: FileIdentity) -> npt.NDArray[np.uint8] | None:
     """All bytes of an uncompressed chunk of `size` bytes where they lie; None if they do not."""
     file = _file(path, known)
     _check_size(path, file.size, size, size)
@@ -87,7 +90,7 @@ def forget(path: str) -> None:
     _files.drop(path)
 
 
-def _file(path: str, known: Identity | None) -> MappedFile:
+def _file(path: str, known: FileIdentity | None) -> MappedFile:
     file = _files.get(path)
     if known is not None and file.identity != known:
         raise ReplacedChunk
