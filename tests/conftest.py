@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3_server import S3Server, serve
 from selenium import webdriver
 
 import voco_models  # noqa: F401  sets how OpenMP waits, before any test imports torch
-from tests import browser
+from tests.support import browser
+from tests.support.s3_server import S3Server, serve
 
 # Before anything imports Prefect: its home, database and settings are the tests' own.
 os.environ |= {

@@ -1,0 +1,443 @@
+"""The `voco` command: what reaches the stages, what is printed where, and the exit codes."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import inspect
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flows.command import main
+from flows.summary import flatten, plain
+from tests.support.project import PROJECT
+from voco_data.deidentification import pseudonyms
+from voco_data.errors import InputError, StoreBusy
+from voco_data.storage.local import LocalStorage
+
+Replace = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def replace(monkeypatch: pytest.MonkeyPatch) -> Replace:
+    """Put a stand-in where a stage is. It takes exactly what the stage takes.
+
+    Returns the dictionary that will hold the arguments of the call.
+    """
+
+    def put(
+        module: str,
+        name: str,
+        summary: Any = None,
+        act: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        signature = inspect.signature(getattr(importlib.import_module(module), name))
+        seen: dict[str, Any] = {}
+
+        def stage(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            seen.update(bound.arguments)
+            act()
+            return SimpleNamespace(to_json=lambda: dict(summary or {"done": 1}))
+
+        monkeypatch.setattr(f"{module}.{name}", stage)
+        return seen
+
+    return put
+
+
+def raiser(error: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+# --- options ----------------------------------------------------------------------------------
+
+
+def test_preprocess_defaults_reach_the_stage(replace: Replace) -> None:
+    seen = replace("voco_data.ingest.run", "preprocess")
+    assert main(["preprocess", "archive", "--root", "stores"]) == 0
+    assert seen == {
+        "source": Path("archive"),
+        "root": Path("stores"),
+        "layout": "auto",
+        "specs": ("pretrain", "finetune"),
+        "spec_file": None,
+        "workers": None,
+        "dask": None,
+        "boxes": None,
+        "uneven": None,
+        "keep_ids": False,
+        "deep": False,
+        "wait": 0.0,
+        "include": (),
+        "exclude": (),
+        "progress": True,
+    }
+
+
+def test_preprocess_options_reach_the_stage(replace: Replace) -> None:
+    seen = replace("voco_data.ingest.run", "preprocess")
+    options = (
+        "--layout ratic --spec finetune --spec pretrain --workers 3 --keep-ids --deep --wait 2.5 "
+        "--include *.dcm --include b* --exclude c* --boxes b.csv --uneven resample"
+    )
+    assert main(["preprocess", "archive", "--root", "stores", *options.split()]) == 0
+    assert seen["layout"] == "ratic"
+    assert seen["specs"] == ("finetune", "pretrain")
+    assert seen["workers"] == 3
+    assert seen["keep_ids"] is True
+    assert seen["boxes"] == Path("b.csv")
+    assert seen["uneven"] == "resample"
+    assert seen["deep"] is True
+    assert seen["wait"] == 2.5
+    assert seen["include"] == ("*.dcm", "b*")
+    assert seen["exclude"] == ("c*",)
+
+
+def test_preprocess_takes_a_spec_file_and_a_cluster(replace: Replace) -> None:
+    seen = replace("voco_data.ingest.run", "preprocess")
+    words = "preprocess a --root r --spec-file s.json --dask tcp://127.0.0.1:8786"
+    assert main(words.split()) == 0
+    assert seen["spec_file"] == Path("s.json")
+    assert seen["dask"] == "tcp://127.0.0.1:8786"
+
+
+def test_pretrain_options_reach_the_stage(replace: Replace) -> None:
+    seen = replace("voco_models.stages.pretrain", "pretrain")
+    words = "pretrain a.zarr b.zarr --out run --recipe tiny --max-steps 7 --resume"
+    assert main(words.split()) == 0
+    assert seen["stores"] == [Path("a.zarr"), Path("b.zarr")]
+    assert seen["out"] == Path("run")
+    assert (seen["recipe"], seen["max_steps"], seen["resume"]) == ("tiny", 7, True)
+
+
+def test_finetune_options_reach_the_stage(replace: Replace) -> None:
+    seen = replace("voco_models.stages.finetune", "finetune")
+    words = (
+        "finetune a.zarr --labels train.csv --out run --init old --recipe tiny --max-steps 7 "
+        "--resume --allow-unlabelled"
+    )
+    assert main(words.split()) == 0
+    assert (seen["store"], seen["labels"]) == (Path("a.zarr"), Path("train.csv"))
+    assert (seen["out"], seen["init"], seen["recipe"]) == (Path("run"), "old", "tiny")
+    assert (seen["max_steps"], seen["resume"], seen["allow_unlabelled"]) == (7, True, True)
+
+
+def test_labels_join_through_the_key_of_the_stores_root(replace: Replace, tmp_path: Path) -> None:
+    seen = replace("voco_models.stages.finetune", "finetune")
+    words = ["finetune", str(tmp_path / "a.zarr"), "--labels", "l", "--out", "run"]
+    assert main(words) == 0
+    assert seen["pseudonymise"] is None
+    hidden = pseudonyms.load_or_make(LocalStorage(tmp_path))
+    assert main(words) == 0
+    assert seen["pseudonymise"]("patient 7") == hidden("patient", "patient 7")
+
+
+def test_evaluate_options_reach_the_stage(replace: Replace) -> None:
+    seen = replace("voco_models.stages.evaluate", "evaluate")
+    assert main(["evaluate", "run", "--out", "there"]) == 0
+    assert seen == {"run": Path("run"), "out": Path("there")}
+
+
+@pytest.mark.parametrize(
+    ("words", "about"),
+    [
+        ("", "COMMAND"),
+        ("conquer", "conquer"),
+        ("preprocess archive", "--root"),
+        ("preprocess --root r", "SOURCE"),
+        ("preprocess a --root r --layout tar", "tar"),
+        ("preprocess a --root r --workers 0", "whole number above 0"),
+        ("preprocess a --root r --workers 2 --dask local", "not allowed with"),
+        ("preprocess a --root r --spec pretrain --spec-file f", "not allowed with"),
+        ("preprocess a --root r --wait -1", "--wait"),
+        ("preprocess a --root r --wait nan", "--wait"),
+        ("store", "ACTION"),
+        ("store gc", "ROOT"),
+        ("store gc r --keep-runs -1", "whole number"),
+        ("store export s", "ROW"),
+        ("store export s 1.5", "whole number"),
+        ("store forget r", "PATIENT"),
+        ("pretrain --out run", "STORE"),
+        ("pretrain a.zarr --out run --max-steps 0", "--max-steps"),
+        ("finetune a.zarr --out run", "--labels"),
+        ("finetune a.zarr --labels l --out run --res", "--res"),
+        ("evaluate", "RUN"),
+        ("predict run a --out b", "predict"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(
+    words: str, about: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("voco")
+    assert about in err
+    assert "--help" in err
+
+
+# --- what is printed ---------------------------------------------------------------------------
+
+
+def test_json_is_one_object_on_the_last_line(
+    replace: Replace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def act() -> None:
+        print("a library talks")
+        logging.getLogger("voco_data.ingest.run").info("a stage talks")
+
+    replace(
+        "voco_data.ingest.run", "preprocess", {"stored": 2, "p": Path("a"), "x": float("nan")}, act
+    )
+    assert main(["preprocess", "a", "--root", "r", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1]) == {"stored": 2, "p": "a", "x": None}
+    assert err == "a stage talks\n"
+
+
+def test_people_get_a_line_an_entry(replace: Replace, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = {"stored": 2, "stores": {"pretrain": "p.zarr"}, "loss": 0.123456789, "notes": []}
+    replace("voco_data.ingest.run", "preprocess", summary)
+    assert main(["preprocess", "a", "--root", "r"]) == 0
+    assert capsys.readouterr().out == (
+        "stored           2\nstores.pretrain  p.zarr\nloss             0.123457\n"
+    )
+
+
+def test_people_get_a_table_of_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stores = [
+        {
+            "name": "a",
+            "path": "/r/a",
+            "bytes": 12_345_678,
+            "grid": [1, 2],
+            "spec": {"crop": "none"},
+        },
+        {"name": "bc", "path": "/r/bc", "bytes": 9, "grid": [30, 40], "spec": {}},
+    ]
+    found = {"stores": stores, "problems": []}
+    monkeypatch.setattr("voco_data.maintenance.listing.list_stores", lambda root: found)
+    assert main(["store", "ls", "r"]) == 0
+    assert capsys.readouterr().out == (
+        "name  bytes    grid\na     12.3 MB  1x2\nbc    9 B      30x40\n"
+    )
+
+
+def test_a_store_with_problems_is_no_success(
+    replace: Replace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(
+        "voco_data.maintenance.verify", "verify", {"series": 2, "problems": ("series x: torn",)}
+    )
+    assert main(["store", "verify", "s", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["problems"] == ["series x: torn"]
+    replace("voco_data.maintenance.verify", "verify", {"series": 2, "problems": ()})
+    assert main(["store", "verify", "s"]) == 0
+
+
+def test_warnings_say_so(replace: Replace, capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> None:
+        logging.getLogger("voco_data.ingest.run").warning("nothing was stored")
+
+    replace("voco_data.ingest.run", "preprocess", act=act)
+    assert main(["preprocess", "a", "--root", "r"]) == 0
+    assert capsys.readouterr().err == "warning: nothing was stored\n"
+
+
+def test_plain_and_flatten() -> None:
+    nested = {"a": {"b": (Path("x"), float("inf"))}, 3: 1.5}
+    assert plain(nested) == {"a": {"b": ["x", None]}, "3": 1.5}
+    assert flatten(plain(nested)) == {"a.b": ["x", None], "3": 1.5}
+
+
+# --- exit codes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("source: no such\nfolder"), 2, "source: no such folder"),
+        (StoreBusy("store: another run fills it"), 1, "store: another run fills it"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 1, "voco[ingest,train"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    error: Exception, code: int, line: str, replace: Replace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace("voco_data.ingest.run", "preprocess", act=raiser(error))
+    assert main(["preprocess", "a", "--root", "r", "--json"]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("voco preprocess: error: ")
+    assert line in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "bug", [ZeroDivisionError(), ModuleNotFoundError("no", name="voco_data.storage.null")]
+)
+def test_a_bug_keeps_its_traceback(bug: Exception, replace: Replace) -> None:
+    replace("voco_data.ingest.run", "preprocess", act=raiser(bug))
+    with pytest.raises(type(bug)):
+        main(["preprocess", "a", "--root", "r"])
+
+
+def test_debug_shows_the_traceback_of_any_error(replace: Replace) -> None:
+    replace("voco_data.ingest.run", "preprocess", act=raiser(InputError("no")))
+    with pytest.raises(InputError):
+        main(["--debug", "preprocess", "a", "--root", "r"])
+
+
+def test_ctrl_c_is_130_and_one_line(replace: Replace, capsys: pytest.CaptureFixture[str]) -> None:
+    replace("voco_data.ingest.run", "preprocess", act=lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert main(["preprocess", "a", "--root", "r"]) == 130
+    assert capsys.readouterr().err == (
+        "voco preprocess: stopped; what is finished stays, a rerun goes on\n"
+    )
+
+
+# --- the real command --------------------------------------------------------------------------
+
+
+def voco(*words: str | Path, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, without the installed script."""
+    return subprocess.run(
+        [sys.executable, "-m", "flows.command", *words],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_missing_source_writes_nothing(tmp_path: Path) -> None:
+    done = voco("preprocess", tmp_path / "none", "--root", tmp_path / "root")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_source_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = voco("preprocess", tmp_path / "empty", "--root", tmp_path / "root")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    done = voco("store", "info", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_version_is_the_installed_one() -> None:
+    done = voco("--version")
+    assert done.stdout.split() == ["voco", "0.1.0"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose demo/.prefect is made once: its database takes seconds."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+def interrupted_demo(folder: Path, act: str) -> subprocess.CompletedProcess[str]:
+    """`voco demo` in a process group of its own, with something else done for the cohort."""
+    code = f"""
+        import os, signal, sys
+        from flows.command import main
+        from voco_data.errors import InputError
+        from voco_data.phantom import cohort
+
+        def write_cohort(*_, **__):
+            {act}
+
+        cohort.write_cohort = write_cohort
+        sys.exit(main(["demo", "--root", "demo"]))
+    """
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "line"),
+    [
+        ("os.killpg(0, signal.SIGINT)", 130, "voco demo: stopped; what is finished stays"),
+        ("raise InputError('taken')", 2, "voco demo: error: taken"),
+    ],
+)
+def test_a_demo_that_stops_says_so_in_one_line(
+    act: str, code: int, line: str, prepared: Path
+) -> None:
+    """Ctrl-C reaches every process of the command; Prefect's server must live to hear the end."""
+    done = interrupted_demo(prepared, act)
+    assert done.returncode == code, done.stderr
+    said = done.stderr.splitlines()
+    assert said[0].startswith("made-up cohort:")
+    assert said[1].startswith(line)
+    assert len(said) == 2, done.stderr
+
+
+def test_the_demo_has_a_prefect_of_its_own(tmp_path: Path) -> None:
+    code = f"""
+        from pathlib import Path
+        from flows.embedded import isolate_prefect
+        isolate_prefect(Path("demo"))
+        from prefect.settings import get_current_settings
+        settings = get_current_settings()
+        assert settings.home == Path({str(tmp_path)!r}) / "demo" / ".prefect", settings.home
+        assert settings.api.url is None, settings.api.url
+        assert settings.server.analytics_enabled is False
+        assert settings.plugins.enabled is False
+        try:
+            isolate_prefect(Path("other"))
+        except RuntimeError:
+            print("too late is refused")
+    """
+    users = {
+        "PREFECT_HOME": str(tmp_path / "users"),
+        "PREFECT_API_URL": "http://127.0.0.1:9/api",
+        "PREFECT_PLUGINS_ENABLED": "true",
+        "PYTHONPATH": str(PROJECT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=tmp_path,
+        env=os.environ | users,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "too late is refused\n", done.stderr
+    assert not (tmp_path / "users").exists()

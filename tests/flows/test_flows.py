@@ -1,0 +1,346 @@
+"""The flows without a server: what reaches the stages, what is published, what is retried."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import inspect
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.settings import (
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    get_current_settings,
+    temporary_settings,
+)
+from prefect.states import Failed
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.demo import demo, next_run
+from flows.evaluate import evaluate
+from flows.finetune import finetune
+from flows.names import full_name
+from flows.preprocess import preprocess
+from flows.pretrain import pretrain
+from flows.recipes import TINY
+from flows.retrain import retrain
+from flows.retries import worth_retrying
+from tests.support import small_finetune
+from tests.support.project import PROJECT
+from voco_data.deidentification import pseudonyms
+from voco_data.errors import InputError, StoreBusy
+from voco_data.storage.local import LocalStorage
+from voco_data.store.spec import FINETUNE, PRETRAIN
+from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
+from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
+
+pytestmark = pytest.mark.xdist_group("embedded prefect")  # one server for the whole file
+
+FLOWS: dict[str, Flow[..., Any]] = {
+    "preprocess": preprocess,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "retrain": retrain,
+    "demo": demo,
+}
+STAGES = {
+    "preprocess": "voco_data.ingest.run",
+    "pretrain": "voco_models.stages.pretrain",
+    "finetune": "voco_models.stages.finetune",
+    "evaluate": "voco_models.stages.evaluate",
+}
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[None]:
+    """A Prefect of our own for this file; never the user's home or database."""
+    home = get_current_settings().home
+    assert home.is_relative_to(tempfile.gettempdir()), "conftest.py sets PREFECT_HOME"
+    without_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})  # 1 s a run
+    with prefect_test_harness(server_startup_timeout=120), without_heartbeats:
+        yield
+
+
+class Calls(dict[str, dict[str, Any]]):
+    """Stage → arguments of its last call; the stand-ins take exactly what the stages take."""
+
+    def __init__(self, root: Path) -> None:
+        self.order: list[str] = []
+        self.errors: dict[str, list[Exception]] = {}
+        self._summaries = {
+            "preprocess": {
+                "series": 3,
+                "stored": 2,
+                "cached": 0,
+                "refused": 1,
+                "stores": {
+                    "pretrain": str(root / PRETRAIN.name),
+                    "finetune": str(root / FINETUNE.name),
+                },
+                "ledger": str(root / "ledger.parquet"),
+                "report": str(root / "report.html"),
+            },
+            "pretrain": {"loss": 0.5},
+            "finetune": {"folds": 2},
+            "evaluate": {"report": str(root / "scores.html"), "scores": {"x": float("nan")}},
+        }
+
+    def stand_in(self, name: str) -> Callable[..., Any]:
+        signature = inspect.signature(getattr(importlib.import_module(STAGES[name]), name))
+
+        def stage(*args: Any, **kwargs: Any) -> Any:
+            self.order.append(name)
+            if self.errors.get(name):
+                raise self.errors[name].pop()
+            self[name] = signature.bind(*args, **kwargs).arguments
+            return SimpleNamespace(to_json=lambda: self._summaries[name])
+
+        return stage
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: None) -> Calls:
+    recorded = Calls(tmp_path)
+    for name, module in STAGES.items():
+        monkeypatch.setattr(f"{module}.{name}", recorded.stand_in(name))
+    return recorded
+
+
+def artifacts() -> dict[str, tuple[str, Any]]:
+    """Key → type and data of the newest artifact of that key."""
+    with get_client(sync_client=True) as client:
+        answer = client.request("POST", "/artifacts/latest/filter", json={})
+    return {found["key"]: (found["type"], found["data"]) for found in answer.json()}
+
+
+# --- each flow on its own ----------------------------------------------------------------------
+
+
+def test_preprocess_calls_the_stage_and_publishes(tmp_path: Path, calls: Calls) -> None:
+    summary = preprocess(tmp_path / "archive", tmp_path, layout="ratic", include=("*.dcm",))
+    assert calls["preprocess"]["source"] == tmp_path / "archive"
+    assert calls["preprocess"]["root"] == tmp_path
+    assert calls["preprocess"]["layout"] == "ratic"
+    assert calls["preprocess"]["include"] == ("*.dcm",)
+    assert summary["stored"] == 2
+    found = artifacts()
+    kind, rows = found["preprocess-summary"]
+    assert kind == "table"
+    assert '{"name": "stored", "value": 2}' in rows
+    assert '"stores.pretrain"' in rows
+    assert (tmp_path / "report.html").as_uri() in found["preprocess-link"][1]
+
+
+def test_parameters_as_texts_are_converted(tmp_path: Path, calls: Calls) -> None:
+    """A deployment's parameters are JSON: texts and lists."""
+    preprocess(str(tmp_path), str(tmp_path), specs=["pretrain"])  # type: ignore[arg-type]
+    assert calls["preprocess"]["root"] == tmp_path
+    assert calls["preprocess"]["specs"] == ("pretrain",)
+
+
+def test_training_flows_call_their_stages(tmp_path: Path, calls: Calls) -> None:
+    pretrain([tmp_path / "a"], tmp_path / "run", recipe="tiny", max_steps=3)
+    assert calls["pretrain"] == {
+        "stores": [tmp_path / "a"],
+        "out": tmp_path / "run",
+        "recipe": "tiny",
+        "max_steps": 3,
+        "resume": False,
+        "resident": "none",
+    }
+    finetune(tmp_path / "a", tmp_path / "l.csv", tmp_path / "run", init="imagenet", resume=True)
+    assert calls["finetune"]["init"] == "imagenet"
+    assert calls["finetune"]["resume"] is True
+    found = artifacts()
+    for stage in ("pretrain", "finetune"):
+        assert found[f"{stage}-summary"][0] == "table"
+        assert (tmp_path / "run").as_uri() in found[f"{stage}-link"][1]
+
+
+def test_labels_join_through_the_key_of_the_stores_root(tmp_path: Path, calls: Calls) -> None:
+    hidden = pseudonyms.load_or_make(LocalStorage(tmp_path))
+    finetune(tmp_path / "a", tmp_path / "l.csv", tmp_path / "run")
+    assert calls["finetune"]["pseudonymise"]("7") == hidden("patient", "7")
+
+
+def test_undefined_scores_are_null(tmp_path: Path, calls: Calls) -> None:
+    summary = evaluate(tmp_path)
+    assert summary["scores"] == {"x": None}
+    assert calls["evaluate"] == {"run": tmp_path, "out": None}
+
+
+def test_our_errors_come_out_as_they_are(tmp_path: Path, calls: Calls) -> None:
+    calls.errors["preprocess"] = [InputError("source: no such folder")]
+    with pytest.raises(InputError, match="no such folder"):
+        preprocess(tmp_path, tmp_path)
+    assert calls.order == ["preprocess"]
+
+
+# --- flows of flows ----------------------------------------------------------------------------
+
+DUE = SimpleNamespace(scheduled_start_time=datetime(2026, 3, 1, 3, tzinfo=UTC))
+
+
+def test_retrain_hands_each_stage_what_the_last_one_made(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.retrain.flow_run", DUE)
+    labels, runs = tmp_path / "train.csv", tmp_path / "runs"
+    retrain(tmp_path / "archive", tmp_path, labels, runs, finetune_recipe="tiny")
+    run = runs / "retrain-20260301-030000"
+    assert calls.order == ["preprocess", "pretrain", "finetune", "evaluate"]
+    assert calls["pretrain"]["stores"] == [tmp_path / PRETRAIN.name]
+    assert calls["pretrain"]["out"] == run / "pretrain"
+    assert calls["finetune"]["store"] == tmp_path / FINETUNE.name
+    assert calls["finetune"]["labels"] == labels
+    assert calls["finetune"]["init"] == str(run / "pretrain")
+    assert calls["finetune"]["recipe"] == "tiny"
+    assert calls["evaluate"] == {"run": run / "finetune", "out": run / "evaluate"}
+    assert (calls["pretrain"]["resume"], calls["finetune"]["resume"]) == (False, False)
+
+
+def test_a_stopped_retraining_goes_on(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.retrain.flow_run", DUE)
+    begun = tmp_path / "runs" / "retrain-20260301-030000" / "pretrain" / "checkpoint.pt"
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    retrain(tmp_path / "archive", tmp_path, tmp_path / "train.csv", tmp_path / "runs")
+    assert (calls["pretrain"]["resume"], calls["finetune"]["resume"]) == (True, False)
+
+
+@pytest.mark.parametrize(("tries", "resume"), [("1", False), ("2", True)])
+def test_a_crashed_training_run_goes_on_when_it_is_retried(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch, tries: str, resume: bool
+) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", tries)
+    (tmp_path / "checkpoint.pt").touch()
+    pretrain([tmp_path], tmp_path)
+    assert calls["pretrain"]["resume"] is resume
+
+
+def test_demo_runs_in_new_folders(tmp_path: Path) -> None:
+    assert next_run(tmp_path) == tmp_path / "demo-1"
+    (tmp_path / "demo-1").mkdir()
+    assert next_run(tmp_path) == tmp_path / "demo-2"
+
+
+@pytest.fixture
+def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's flow and every real stage, with less of everything."""
+    fit = replace(PRETRAIN_RECIPES["tiny"].fit, total_steps=3, warmup_steps=1, log_every=1)
+    short_pretrain = replace(PRETRAIN_RECIPES["tiny"], fit=fit)
+    short_finetune = replace(small_finetune.RECIPE, name="tiny", epochs=1)
+    cohort = replace(TINY, patients=12, unlabelled=2, matrix=64, slices=24)
+    monkeypatch.setattr("flows.demo.TINY", cohort)
+    monkeypatch.setattr(
+        "voco_models.stages.pretrain_recipes.PRETRAIN_RECIPES", {"tiny": short_pretrain}
+    )
+    monkeypatch.setattr(
+        "voco_models.stages.finetune_recipes.FINETUNE_RECIPES", {"tiny": short_finetune}
+    )
+
+
+@pytest.mark.usefixtures("embedded", "small_demo")
+def test_the_demo_ends_in_a_report_and_its_second_run_reuses_the_stores(tmp_path: Path) -> None:
+    first = demo(tmp_path)
+    assert first["stored"] > 0
+    assert first["stored"] + first["refused"] == first["series"]
+    page = Path(first["report"]).read_text()
+    assert "<th>patients</th><td>12</td>" in page
+    for heading in ("The recipe", "RATIC: what went in", "Pretraining", "Scores on held-out"):
+        assert f"<h2>{heading}" in page
+    assert "<script" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    second = demo(tmp_path)
+    assert second["stored"] == 0
+    assert second["cached"] == first["stored"]
+    assert second["run"] != first["run"]
+    assert Path(first["report"]).exists()
+    assert artifacts()["demo-link"][1].count(Path(second["report"]).as_uri())
+
+
+# --- retries -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "worth"),
+    [
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (StoreBusy("another run"), True),
+        (FileNotFoundError(errno.ENOENT, "no"), False),
+        (OSError(errno.ENOSPC, "full"), False),
+        (InputError("bad"), False),
+        (ZeroDivisionError(), False),
+    ],
+)
+def test_only_trouble_that_passes_is_worth_retrying(error: Exception, worth: bool) -> None:
+    state = Failed(data=error)
+    assert worth_retrying(None, None, state) is worth  # type: ignore[arg-type]
+
+
+# --- deployments -------------------------------------------------------------------------------
+
+PREFECT_YAML = yaml.safe_load((PROJECT / "prefect.yaml").read_text())
+DEPLOYMENTS = {deployment["name"]: deployment for deployment in PREFECT_YAML["deployments"]}
+
+
+def test_every_flow_is_deployed_once() -> None:
+    assert sorted(DEPLOYMENTS) == sorted(FLOWS)
+    assert len(PREFECT_YAML["deployments"]) == len(FLOWS)
+
+
+@pytest.mark.parametrize("name", sorted(FLOWS))
+def test_flow_file_and_deployment_have_one_name(name: str) -> None:
+    flow, deployment = FLOWS[name], DEPLOYMENTS[name]
+    assert flow.name == name
+    assert deployment["entrypoint"] == f"flows.{name}:{name}"
+    assert flow.fn.__module__ == f"flows.{name}"
+    assert deployment["work_pool"]["job_variables"]["command"] == "prefect flow-run execute"
+    assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
+
+
+def test_the_shorter_words_mean_flow_and_deployment() -> None:
+    assert full_name("preprocess") == "preprocess/preprocess"
+    assert full_name("preprocess/nightly") == "preprocess/nightly"
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_flow_offers_what_the_stage_takes(name: str) -> None:
+    """Same parameters, same defaults; what only a caller in Python can use is left out."""
+    python_only = {"device", "progress", "pseudonymise"}
+    stage = inspect.signature(getattr(importlib.import_module(STAGES[name]), name)).parameters
+    offered = inspect.signature(FLOWS[name].fn).parameters
+    assert list(offered) == [parameter for parameter in stage if parameter not in python_only]
+    for parameter in offered:
+        assert offered[parameter].default == stage[parameter].default
+
+
+@pytest.mark.parametrize("name", sorted(FLOWS))
+def test_every_parameter_is_explained_in_the_form(name: str) -> None:
+    for parameter, schema in FLOWS[name].parameters.properties.items():
+        assert schema.get("description"), parameter
+
+
+@pytest.mark.parametrize("name", sorted(FLOWS))
+def test_a_flow_is_a_table_of_contents(name: str) -> None:
+    source = inspect.getsource(FLOWS[name].fn)
+    body = source.split('"""')[2]
+    assert len(body.strip().splitlines()) <= 25
+
+
+def test_the_tiny_recipe_names_real_recipes() -> None:
+    assert TINY.pretrain in PRETRAIN_RECIPES
+    assert TINY.finetune in FINETUNE_RECIPES

@@ -1,0 +1,230 @@
+"""Batches over real processes: sizes, and what a worker's death costs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.ct_files import body, write_slices
+from voco_data.cohort import SeriesEntry
+from voco_data.executors import batches, dask
+from voco_data.executors.process_pool import Batch
+from voco_data.executors.worker import SeriesTask, Target, fill_series
+from voco_data.reasons import Reason
+from voco_data.storage.base import Storage
+from voco_data.storage.local import LocalStorage
+from voco_data.store.input_digests import InputDigests
+from voco_data.store.keys import chunk_key
+from voco_data.store.record import read_record, series_key
+from voco_data.store.spec import StoreSpec
+from voco_data.store.writer import writing
+
+SPEC = StoreSpec(profile="small", grid=(4, 8, 8))
+
+
+class Bomb:
+    """Ends the process that unpickles it, as a crash in a decoder would."""
+
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        return (os._exit, (1,))
+
+
+class Trap(type(Path())):  # type: ignore[misc]  # the concrete class of a path
+    """Ends the process that asks for a file below it."""
+
+    def __truediv__(self, other: object) -> Path:
+        os._exit(1)
+
+
+def key(index: int) -> str:
+    return series_key("p", f"s{index}", "")
+
+
+def tasks(folder: Path, store: Storage, count: int) -> list[SeriesTask]:
+    made = []
+    for index in range(count):
+        paths = write_slices(folder / str(index), body((10, 20, 20), seed=index))
+        files = tuple(str(path.relative_to(folder)) for path in paths)
+        entry = SeriesEntry("dicom", "p", "", f"s{index}", str(index), files, f"{index:032x}")
+        target = (Target(store, SPEC, index),)
+        ids = ("dicom", "kept", "p", "", f"s{index}", "")
+        task = SeriesTask(key(index), folder, entry, *ids, target, LocalStorage(folder))
+        made.append(task)
+    return made
+
+
+def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.storage, 6)
+        todo[2] = replace(todo[2], layout=Bomb())  # type: ignore[arg-type]
+        known = {writer.storage.name: InputDigests()}
+        outcomes = {
+            outcome.key: outcome
+            for batch in batches.run_processes(batches.batches(todo, 2), known, 2)
+            for outcome in batch
+        }
+    assert set(outcomes) == set(map(key, range(6)))
+    assert outcomes[key(2)].reason == Reason.WORKER_DIED
+    for index in (0, 1, 3, 4, 5):
+        assert outcomes[key(index)].reason is None
+        assert [record.row for record in outcomes[key(index)].records] == [index]
+
+
+def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.storage, 20)
+        todo[10] = replace(todo[10], base=Trap(todo[10].base))
+        known = {writer.storage.name: InputDigests()}
+        outcomes = {
+            outcome.key: outcome
+            for batch in batches.run_processes([todo], known, 1)
+            for outcome in batch
+        }
+        for task in todo:
+            expected = (
+                () if task is todo[10] else (read_record(writer.storage, task.targets[0].row),)
+            )
+            assert outcomes[task.key].records == expected
+    assert len(outcomes) == 20
+    assert outcomes[key(10)].reason == Reason.WORKER_DIED
+    assert all(outcomes[key(index)].earlier for index in range(10))
+    assert not any(outcomes[key(index)].earlier for index in range(11, 20))
+
+
+@pytest.mark.parametrize("harm", ["chunk", "record of another", "files changed"])
+def test_only_what_is_whole_and_of_these_files_counts_as_committed(
+    tmp_path: Path, harm: str
+) -> None:
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        task, other = tasks(tmp_path / "ct", writer.storage, 2)
+        known = {writer.storage.name: InputDigests()}
+        first = fill_series(task, known)
+        assert fill_series(task, known, again=True) == replace(first, earlier=True)
+        chunk = writer.storage.path / chunk_key(0)
+        if harm == "chunk":
+            chunk.write_bytes(bytes(chunk.stat().st_size))
+        elif harm == "record of another":
+            fill_series(replace(other, targets=task.targets), known)
+        else:
+            task = replace(task, entry=replace(task.entry, stat_digest="f" * 32))
+        found = fill_series(task, known, again=True)
+        assert not found.earlier
+        assert found.input_digest == first.input_digest
+        assert read_record(writer.storage, 0) == found.records[0]
+        assert fill_series(task, known, again=True).earlier
+
+
+def test_who_dies_before_a_record_has_left_its_preview(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run takes up records, and draws nothing for them."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("voco_data.executors.worker.commit_volume", die)
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        (task,) = tasks(tmp_path / "ct", writer.storage, 1)
+        with pytest.raises(KeyboardInterrupt):
+            fill_series(task, {writer.storage.name: InputDigests()})
+    assert len(list(tmp_path.glob("ct/previews/*/*.jpg"))) == 1
+
+
+def test_a_dask_worker_ends_a_batch_that_nobody_waits_for(tmp_path: Path) -> None:
+    from dask.distributed import Client, LocalCluster
+
+    with (
+        writing(LocalStorage(tmp_path), SPEC) as writer,
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as local,
+        Client(local, set_as_default=False) as client,
+    ):
+        todo = tasks(tmp_path / "ct", writer.storage, 60)
+        known = {writer.storage.name: InputDigests()}
+        batch = client.submit(dask._fill, todo, known, pure=False)
+        while not list(tmp_path.glob("*.zarr/volumes/records/*/*.json")):
+            time.sleep(0.001)
+        batch.cancel()
+        client.submit(os.getpid, pure=False).result()  # its one thread is free
+        assert len(list(tmp_path.glob("*.zarr/volumes/records/*/*.json"))) < 60
+
+
+def test_however_many_series_end_their_process_the_tries_come_to_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One in twenty, so that hardly any batch is without."""
+    passes: list[int] = []
+
+    def drain(todo: Iterator[Batch], *_: object, **__: object) -> Iterator[Any]:
+        found = list(todo)
+        passes.extend([max(map(len, found))] if found else [])
+        yield from (list(batch) for batch in found if not any(map(is_deadly, batch)))
+        return [batch for batch in found if any(map(is_deadly, batch))]
+
+    def is_deadly(task: Any) -> bool:
+        return bool(task % 20 == 0)
+
+    def alone(suspects: Sequence[Any], _known: object) -> Iterator[Any]:
+        return ([one] for one in suspects)
+
+    monkeypatch.setattr(batches, "_drain_pool", drain)
+    monkeypatch.setattr(batches, "one_by_one", alone)
+    numbers: Any = list(range(10_000))
+    found = batches.run_processes(batches.batches(numbers, 2), {}, 2)
+    assert sorted(one for batch in found for one in batch) == numbers
+    assert passes == sorted(set(passes), reverse=True)
+
+
+def test_a_dask_worker_that_dies_costs_its_series_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "BATCHES_PER_WORKER", 2)
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.storage, 4)
+        todo[1] = replace(todo[1], base=Trap(todo[1].base))
+        known = {writer.storage.name: InputDigests()}
+        outcomes = {
+            outcome.key: outcome
+            for batch in dask.run_dask(todo, known, "local", 1)
+            for outcome in batch
+        }
+    assert outcomes.pop(key(1)).reason == Reason.WORKER_DIED
+    assert {key for key, outcome in outcomes.items() if outcome.reason is None} == {
+        key(0),
+        key(2),
+        key(3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("series", "workers", "size"), [(1, 2, 1), (31, 2, 1), (640, 2, 20), (100_000, 2, 256)]
+)
+def test_batches_cover_everything_once_and_stay_small(series: int, workers: int, size: int) -> None:
+    numbers: Any = list(range(series))
+    cut = list(batches.batches(numbers, workers))
+    assert [number for batch in cut for number in batch] == numbers
+    assert max(len(batch) for batch in cut) == size
+
+
+@pytest.mark.parametrize(
+    ("series", "threads", "size", "most"),
+    [
+        (640, 2, 20, 32),
+        (100_000, 16, 256, 391),
+        (131_072, 16, 256, 512),
+        (1_000_000, 16, 1954, 512),
+        (1_000_000, 100, 625, 1600),  # more batches, so that 100 workers end together
+    ],
+)
+def test_a_large_archive_has_larger_batches_on_a_cluster(
+    series: int, threads: int, size: int, most: int
+) -> None:
+    cut = list(batches.pieces(series, threads, dask.largest_batch(series)))
+    assert [number for piece in cut for number in piece] == list(range(series))
+    assert max(map(len, cut)) == size
+    assert len(cut) == most

@@ -1,0 +1,236 @@
+"""Masks lie on their series voxel on voxel: phantom truth, highdicom, ITK and real files judge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import highdicom
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import pydicom
+import pytest
+import SimpleITK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.sr.codedict import codes
+
+from tests.support.ct_files import body, write_slices
+from voco_data.cohort import MaskFile
+from voco_data.dicom.series.reader import read_series
+from voco_data.masks.dicom_seg import read_seg
+from voco_data.masks.files import read_placed
+from voco_data.masks.organs import RATIC, find_organs, known_name
+from voco_data.masks.placement import Mask, MaskMisplacedError, place
+from voco_data.phantom.plan import CohortSpec, plan_patient
+from voco_data.phantom.ratic import write_patient
+from voco_data.phantom.render import render
+from voco_data.volumes.geometry import Geometry
+from voco_data.volumes.slice_spacing import GapPolicy
+from voco_data.volumes.volume import Volume
+
+SHAPE = (24, 60, 60)
+
+
+def series(folder: Path, **options: object) -> Volume:
+    paths = write_slices(folder, body(), **options)  # type: ignore[arg-type]
+    return read_series(paths, gaps=GapPolicy(0.05), min_slices=8)
+
+
+def organ() -> npt.NDArray[np.uint16]:
+    """Unlike itself under every flip and turn."""
+    labels = np.zeros(SHAPE, np.uint16)
+    labels[3:9, 10:14, 40:55] = 1
+    labels[15:17, 20:50, 5:8] = 4
+    return labels
+
+
+@settings(max_examples=40, deadline=None)
+@given(order=st.permutations(range(3)), flips=st.tuples(*[st.booleans()] * 3))
+def test_any_order_and_direction_of_axes_lands_on_the_same_voxels(
+    order: list[int], flips: tuple[bool, ...]
+) -> None:
+    on = Geometry(SHAPE, (5.0, 2.0, 2.0), (-7.0, 3.0, 90.0), ((0, 0, 1), (0, 1, 0), (1, 0, 0)))
+    turned = organ().transpose(order)
+    origin = np.asarray(on.origin_mm)
+    axes = []
+    for axis, flip in zip(order, flips, strict=True):
+        direction = np.asarray(on.axes[axis])
+        if flip:
+            origin = origin + direction * on.spacing_mm[axis] * (SHAPE[axis] - 1)
+        axes.append(tuple(-direction if flip else direction))
+    turned = turned[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
+    spacing = tuple(on.spacing_mm[axis] for axis in order)
+    own = Geometry(turned.shape, spacing, tuple(origin.tolist()), tuple(axes))  # type: ignore[arg-type]
+    placed = place(Mask(turned, own, {}), on)
+    assert np.array_equal(placed.labels, organ())
+
+
+@pytest.mark.parametrize(
+    ("moved_mm", "spacing"),
+    [((0.0, 0.0, 2.5), 2.0), ((0.0, 1.0, 0.0), 2.0), ((0.0, 0.0, 0.0), 2.1), ((0, 0, 500), 2.0)],
+)
+def test_a_mask_of_another_grid_is_not_used(
+    moved_mm: tuple[float, float, float], spacing: float
+) -> None:
+    axes = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+    on = Geometry(SHAPE, (5.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
+    own = Geometry(SHAPE, (5.0, spacing, 2.0), moved_mm, axes)
+    with pytest.raises(MaskMisplacedError):
+        place(Mask(organ(), own, {}), on)
+
+
+def write_nifti(path: Path, labels: npt.NDArray[np.uint16]) -> MaskFile:
+    """By hand in RAS: the slices of `write_slices` start at LPS (-60, -60, -100)."""
+    affine = np.array([[-2, 0, 0, 60], [0, -2, 0, 60], [0, 0, 5, -100], [0, 0, 0, 1.0]])
+    nibabel.save(nibabel.Nifti1Image(labels.astype(np.uint8).transpose(2, 1, 0), affine), path)
+    return MaskFile(path.name, "nifti", "ratic")
+
+
+def write_nrrd(path: Path, labels: npt.NDArray[np.uint16]) -> MaskFile:
+    image = SimpleITK.GetImageFromArray(labels)
+    image.SetSpacing((2.0, 2.0, 5.0))
+    image.SetOrigin((-60.0, -60.0, -100.0))
+    SimpleITK.WriteImage(image, str(path), useCompression=True)
+    return MaskFile(path.name, "nrrd", "unknown")
+
+
+def write_seg(path: Path, slices: list[Path], labels: npt.NDArray[np.uint16]) -> MaskFile:
+    """With highdicom; empty frames are left out, as it does by default."""
+    sources = [pydicom.dcmread(file) for file in slices]
+    descriptions = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=codes.SCT.Organ,
+            segmented_property_type=codes.SCT.Liver,
+            algorithm_type="MANUAL",
+        )
+        for number, name in ((1, "Liver"), (2, "Left kidney of Jane Doe"))
+    ]
+    pixels = np.stack([labels == 1, labels == 4], axis=-1)
+    made = highdicom.seg.Segmentation(
+        *(sources, pixels, "BINARY", descriptions, highdicom.UID(), 1, highdicom.UID(), 1),
+        *("voco", "tests", "1", "1"),
+    )
+    made.save_as(path)
+    return MaskFile(path.name, "dicom_seg", "unknown")
+
+
+SEG_TAGS = dict.fromkeys(
+    (
+        *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+        *("PatientBirthDate", "PatientSex"),
+    ),
+    "",
+) | {"FrameOfReferenceUID": "1.2.3.4"}
+
+
+def test_nifti_nrrd_and_seg_say_the_same(tmp_path: Path) -> None:
+    slices = write_slices(tmp_path, body(), tags=SEG_TAGS)
+    volume = read_series(slices, gaps=GapPolicy(0.05), min_slices=8)
+    files = [
+        write_nifti(tmp_path / "m.nii.gz", organ()),
+        write_nrrd(tmp_path / "m.nrrd", organ()),
+        write_seg(tmp_path / "m.dcm", slices[::-1], organ()[::-1]),
+    ]
+    for file in files:
+        placed, flags = read_placed(tmp_path, [file], volume.geometry)
+        assert placed is not None, file
+        assert flags == ("mask",)
+        assert np.array_equal(placed.labels > 0, organ() > 0), file
+        assert np.unique(placed.labels).size == 3
+    seg = read_seg(tmp_path / "m.dcm")
+    assert seg.names == {1: "liver"}  # the other label is free text, and stays in its file
+
+
+def test_a_mask_file_that_does_not_read_leaves_the_series_alone(tmp_path: Path) -> None:
+    volume = series(tmp_path / "ct")
+    good = write_nifti(tmp_path / "good.nii", organ())
+    (tmp_path / "bad.nii.gz").write_bytes(b"\x1f\x8b broken")
+    (tmp_path / "away.nrrd").write_text("NRRD0004\ntype: short\ndata file: ../../secret.raw\n\n")
+    bad = [
+        MaskFile("bad.nii.gz", "nifti", "ratic"),
+        MaskFile("away.nrrd", "nrrd", "unknown"),
+        MaskFile("gone.nii", "nifti", "ratic"),
+    ]
+    placed, flags = read_placed(tmp_path, [*bad, good], volume.geometry)
+    assert placed is not None
+    assert flags == ("mask", "mask_unreadable")
+
+
+def test_two_masks_share_one_map(tmp_path: Path) -> None:
+    volume = series(tmp_path / "ct")
+    liver, kidney = organ(), organ()
+    liver[liver == 4] = 0
+    kidney[kidney == 1] = 0
+    kidney[kidney == 4] = 1  # the same number for something else
+    first = write_nifti(tmp_path / "a.nii", liver)
+    second = write_nrrd(tmp_path / "b.nrrd", kidney)
+    placed, _ = read_placed(tmp_path, [first, second], volume.geometry)
+    assert placed is not None
+    organs = find_organs(placed.labels, placed.names)
+    assert organs["liver"].start == (3, 10, 40)
+    assert organs["label_1"].stop == (17, 50, 8)
+
+
+def test_names_of_organs_are_a_closed_list() -> None:
+    assert known_name("Left Kidney") == "kidney_left"
+    assert known_name("kidney, left") == "kidney_left"
+    assert known_name("Liver") == "liver"
+    assert known_name("Liver of Jane Doe") == ""
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_ratic_segmentations_land_on_the_right_voxels_in_both_z_directions(
+    tmp_path: Path, descending: bool
+) -> None:
+    """Phantom truth: Dice 1.0 for every organ, and left stays left."""
+    spec = CohortSpec(patients=1, unlabelled=0, matrix=64, slices=32, segmentation_fraction=1.0)
+    plan = plan_patient(spec, 0)
+    one = plan.series[0]
+    one = replace(one, style=replace(one.style, descending=descending))
+    write_patient(replace(plan, series=(one,)), tmp_path)
+    folder = tmp_path / "train_images" / str(plan.patient_id) / str(one.series_id)
+    volume = read_series(list(folder.iterdir()), gaps=GapPolicy(0.05), min_slices=8)
+    file = MaskFile(f"segmentations/{one.series_id}.nii", "nifti", "ratic")
+    placed, flags = read_placed(tmp_path, [file], volume.geometry)
+    assert placed is not None
+    assert flags == ("mask",)
+    where = volume.geometry.canonical(5.0)
+    found, truth = where.view(placed.labels), render(plan.model, one.scan).organs
+    for number, name in RATIC.items():
+        ours, theirs = found == number, truth == number
+        assert theirs.any(), name
+        dice = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
+        assert dice == 1.0, name
+    centre = {name: np.argwhere(found == number)[:, 2].mean() for number, name in RATIC.items()}
+    assert centre["kidney_left"] > centre["kidney_right"]  # x grows to the patient's left
+    assert centre["spleen"] > centre["liver"]
+
+
+@pytest.mark.real_ct
+def test_a_real_seg_and_its_nrrd_are_one_mask(real_ct: Path) -> None:
+    folder = real_ct / "07_dcmqi_ct3slice_liver_seg"
+    files = [f for f in sorted(folder.iterdir()) if f.suffix == ".dcm" and "seg" not in f.name]
+    volume = read_series(files, gaps=GapPolicy(0.05), min_slices=3)
+    counts = []
+    for name, kind in (("liver_seg.nrrd", "nrrd"), ("liver_dicomseg.dcm", "dicom_seg")):
+        mask = MaskFile(name, kind, "unknown")  # type: ignore[arg-type]
+        placed, flags = read_placed(folder, [mask], volume.geometry)
+        assert placed is not None
+        assert flags == ("mask",)
+        counts.append((placed.labels > 0).sum(axis=(1, 2)).tolist())
+        assert volume.hu[placed.labels > 0].mean() == pytest.approx(37.3, abs=0.05)
+    assert counts == [[36233, 35645, 35220]] * 2
+
+
+@pytest.mark.real_ct
+def test_a_real_label_map_whose_rows_run_the_other_way(real_ct: Path) -> None:
+    files = sorted((real_ct / "02_totalseg_siemens_j2k_abdomen").iterdir())
+    volume = read_series(files, gaps=GapPolicy(0.05), min_slices=8)
+    file = MaskFile("example_seg_dicom.nii.gz", "nifti", "unknown")
+    placed, _ = read_placed(real_ct / "03_totalseg_nifti", [file], volume.geometry)
+    assert placed is not None
+    assert volume.hu[placed.labels == 5].mean() == pytest.approx(89.3, abs=0.05)

@@ -1,0 +1,267 @@
+"""Leases: one writer at a time by conditional writes, whatever happens to the one that holds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from tests.support.project import PROJECT
+from tests.support.s3_server import BUCKET, S3Server, use
+from voco_data.errors import InputError, StoreBusy
+from voco_data.storage.lease import Tagged, hold_lease
+from voco_data.storage.object_store import ObjectStorage
+
+KEY = ".some.lock"
+SHORT_S = 4.0
+
+
+@pytest.fixture
+def storage(
+    s3_server: S3Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> ObjectStorage:
+    use(monkeypatch, s3_server.environment)
+    return ObjectStorage.of(f"s3://{BUCKET}/{request.node.name}")
+
+
+def state(storage: ObjectStorage) -> dict[str, object]:
+    found: dict[str, object] = json.loads(storage.read(KEY))
+    return found
+
+
+def test_one_at_a_time_and_the_token_grows(storage: ObjectStorage) -> None:
+    with hold_lease(storage, KEY, wait_seconds=0) as lease:
+        lease.check()
+        assert state(storage)["free"] is False
+        said = f"process {os.getpid()}.* --wait .* ends in"
+        with pytest.raises(StoreBusy, match=said), hold_lease(storage, KEY, wait_seconds=0):
+            pytest.fail("two held it")
+    assert state(storage)["free"] is True
+    with hold_lease(storage, KEY, wait_seconds=0):
+        assert state(storage)["token"] == 2
+    assert [key for key, _ in storage.sizes()] == [KEY]  # nothing else stays behind
+
+
+def test_it_is_renewed_for_as_long_as_it_is_held(storage: ObjectStorage) -> None:
+    with hold_lease(storage, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
+        time.sleep(SHORT_S + 2)
+        lease.check()
+        with pytest.raises(StoreBusy), hold_lease(storage, KEY, wait_seconds=0):
+            pytest.fail("it was taken from one that lives")
+
+
+def test_of_many_that_wait_each_has_its_turn_alone(storage: ObjectStorage) -> None:
+    inside, worst, done = 0, 0, 0
+    count = threading.Lock()
+
+    def contend() -> None:
+        nonlocal inside, worst, done
+        with hold_lease(storage, KEY, wait_seconds=200):
+            with count:
+                inside += 1
+                worst = max(worst, inside)
+            time.sleep(0.05)
+            with count:
+                inside -= 1
+                done += 1
+
+    threads = [threading.Thread(target=contend) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (worst, done) == (1, 5)
+    assert state(storage)["token"] == 5
+
+
+HOLDER = """
+    import sys, time
+    from voco_data.storage.lease import hold_lease
+    from voco_data.storage.object_store import ObjectStorage
+    where = ObjectStorage.of(sys.argv[1])
+    with hold_lease(where, sys.argv[2], wait_seconds=0, seconds=float(sys.argv[3])):
+        print("held", flush=True)
+        time.sleep(300)
+"""
+
+
+def hold_elsewhere(storage: ObjectStorage, s3_server: S3Server) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(storage), KEY, str(SHORT_S)],
+        cwd=PROJECT,
+        env=os.environ | s3_server.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    process.stdout.close()
+    return process
+
+
+def test_a_killed_holder_blocks_until_its_lease_ends(
+    storage: ObjectStorage, s3_server: S3Server
+) -> None:
+    process = hold_elsewhere(storage, s3_server)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    said = f"process {process.pid}.* its lease ends in [1-9] s"
+    with pytest.raises(StoreBusy, match=said), hold_lease(storage, KEY, wait_seconds=0):
+        pytest.fail("its lease had not ended")
+    with hold_lease(storage, KEY, wait_seconds=30):
+        assert state(storage)["token"] == 2
+
+
+def test_an_ended_lease_is_taken_without_waiting(
+    storage: ObjectStorage, s3_server: S3Server
+) -> None:
+    process = hold_elsewhere(storage, s3_server)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(SHORT_S + 2)
+    with hold_lease(storage, KEY, wait_seconds=0):
+        assert state(storage)["token"] == 2
+
+
+def test_ctrl_c_gives_the_lease_back(storage: ObjectStorage, s3_server: S3Server) -> None:
+    process = hold_elsewhere(storage, s3_server)
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    with hold_lease(storage, KEY, wait_seconds=0):
+        assert state(storage)["token"] == 2
+
+
+class Cut:
+    """A bucket behind a line that can be cut: then our renewals do not arrive."""
+
+    def __init__(self, storage: ObjectStorage) -> None:
+        self.storage = storage
+        self.dead = False
+
+    def tagged(self, key: str, patience_s: float | None = None) -> Tagged | None:
+        self._line()
+        return self.storage.tagged(key, patience_s)
+
+    def put_if(
+        self, key: str, data: bytes | memoryview, tag: str | None, patience_s: float | None = None
+    ) -> str | None:
+        self._line()
+        return self.storage.put_if(key, data, tag, patience_s)
+
+    def remove(self, key: str) -> None:
+        self._line()
+        self.storage.remove(key)
+
+    def _line(self) -> None:
+        if self.dead:
+            raise OSError("the line is cut")
+
+
+def test_a_holder_that_comes_back_after_another_took_over_may_not_write(
+    storage: ObjectStorage,
+) -> None:
+    line = Cut(storage)
+    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lost:
+        line.dead = True
+        with hold_lease(storage, KEY, wait_seconds=30) as lease:
+            with pytest.raises(OSError, match="cut"):
+                lost.check()  # too old to be trusted, and nobody to ask
+            line.dead = False
+            with pytest.raises(StoreBusy, match="lost to another run"):
+                lost.check()
+            with pytest.raises(StoreBusy):
+                storage.guarded(lost).write("k", b"1")
+            lease.check()
+            storage.guarded(lease).write("k", b"2")
+    assert state(storage)["token"] == 2
+    assert storage.read("k") == b"2"
+
+
+def test_a_short_silence_does_no_harm(storage: ObjectStorage) -> None:
+    line = Cut(storage)
+    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
+        line.dead = True
+        time.sleep(SHORT_S + 2)  # nobody else came meanwhile
+        line.dead = False
+        lease.check()
+        assert state(storage)["free"] is False
+    assert state(storage)["free"] is True
+
+
+class Deaf(Cut):
+    """Some answers to our writes are lost: the library sent them again, and met its own object."""
+
+    def __init__(self, storage: ObjectStorage) -> None:
+        super().__init__(storage)
+        self.lost = 0
+
+    def put_if(
+        self, key: str, data: bytes | memoryview, tag: str | None, patience_s: float | None = None
+    ) -> str | None:
+        answer = super().put_if(key, data, tag, patience_s)
+        if not self.lost:
+            return answer
+        self.lost -= 1
+        return None
+
+
+def test_an_answer_that_is_lost_does_not_cost_the_lease(storage: ObjectStorage) -> None:
+    line = Deaf(storage)
+    line.lost = 1  # that to the first write of all
+    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
+        assert state(storage)["token"] == 1
+        line.lost = 1
+        time.sleep(SHORT_S + 1)
+        lease.check()
+        line.lost = 1
+    assert line.lost == 0
+    assert state(storage)["free"] is True
+
+
+def test_a_store_that_ignores_conditions_is_refused() -> None:
+    class Careless:
+        def __init__(self) -> None:
+            self.found: dict[str, Tagged] = {}
+
+        def tagged(self, key: str, patience_s: float | None = None) -> Tagged | None:
+            return self.found.get(key)
+
+        def put_if(
+            self,
+            key: str,
+            data: bytes | memoryview,
+            tag: str | None,
+            patience_s: float | None = None,
+        ) -> str | None:
+            self.found[key] = Tagged(bytes(data), str(time.monotonic_ns()), time.time())
+            return self.found[key].tag
+
+        def remove(self, key: str) -> None:
+            del self.found[key]
+
+    with ExitStack() as stack, pytest.raises(InputError, match="ignores conditional writes"):
+        stack.enter_context(hold_lease(Careless(), KEY, wait_seconds=0))
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "1e9", "nan"])
+def test_a_time_that_is_none_is_refused(
+    storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("VOCO_LEASE_SECONDS", text)
+    with ExitStack() as stack, pytest.raises(InputError, match="VOCO_LEASE_SECONDS"):
+        stack.enter_context(hold_lease(storage, KEY, wait_seconds=0))
+
+
+def test_what_is_no_lease_is_left_alone(storage: ObjectStorage) -> None:
+    storage.write(KEY, b"hello")
+    with ExitStack() as stack, pytest.raises(InputError, match="expected a lease"):
+        stack.enter_context(hold_lease(storage, KEY, wait_seconds=0))
+    assert storage.read(KEY) == b"hello"

@@ -1,0 +1,324 @@
+"""A place in a bucket, against a real S3 server: objects, conditions, and what errors say."""
+
+from __future__ import annotations
+
+import pickle
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from obstore.store import MemoryStore
+
+from tests.support.s3_server import BUCKET, S3Server, use
+from voco_data.errors import InputError, StoreBusy, StoreUnreachable
+from voco_data.storage import object_store
+from voco_data.storage.base import Lease
+from voco_data.storage.object_store import ObjectStorage
+from voco_data.storage.root import store_names
+from voco_data.storage.urls import is_bucket_url, open_storage, parent_storage
+from voco_data.store.keys import WRITE_ONCE, chunk_key, record_key
+
+NOBODY = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+
+
+@pytest.fixture
+def storage(
+    s3_server: S3Server,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> ObjectStorage:
+    use(monkeypatch, s3_server.environment | {"VOCO_CACHE": str(tmp_path / "cache")})
+    return ObjectStorage.of(f"s3://{BUCKET}/{request.node.name}")
+
+
+class Always:
+    """A lease that is never lost."""
+
+    def check(self) -> None:
+        pass
+
+
+def test_an_object_is_written_read_replaced_and_removed(
+    storage: ObjectStorage, s3_server: S3Server
+) -> None:
+    data = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    storage.write("a/b", data.data)  # in its own shape
+    assert s3_server.objects(storage.prefix) == {"a/b": bytes(range(12))}
+    assert storage.read("a/b") == bytes(range(12))
+    assert storage.size("a/b") == 12
+    storage.write("a/b", b"new")
+    assert (storage / "a").read("b") == b"new"
+    storage.remove("a/b")
+    storage.remove("a/b")
+    assert storage.size("a/b") is None
+    with pytest.raises(FileNotFoundError, match="s3://"):
+        storage.read("a/b")
+
+
+def test_listings_are_whole_and_of_this_prefix_only(storage: ObjectStorage) -> None:
+    keys = [f"x/{number:04d}" for number in range(1005)]
+    for key in keys:
+        storage.write(key, b"12")
+    storage.write("y/z/one", b"1")
+    beside = ObjectStorage.of(f"{storage}-beside")
+    beside.write("x/other", b"")
+    assert sorted(storage.sizes("x")) == [(key, 2) for key in keys]
+    assert len(list(storage.sizes())) == 1006
+    assert sorted(storage.folders()) == ["x", "y"]
+    assert list((storage / "y").sizes()) == [("z/one", 1)]
+
+
+def test_a_large_object_goes_up_in_parts_and_is_there_whole_or_not_at_all(
+    storage: ObjectStorage,
+) -> None:
+    data = np.random.default_rng(0).integers(0, 256, 65 * 2**20, np.uint8).tobytes()
+    with storage.replacing("large") as path:
+        path.write_bytes(data)
+        assert storage.size("large") is None
+    with storage.fetched("large") as copy:
+        assert copy.read_bytes() == data
+    assert not copy.exists()
+    with pytest.raises(FileNotFoundError), storage.replacing("large") as path:
+        path.with_name("missing").read_bytes()
+    assert storage.size("large") == len(data)
+
+
+def test_a_place_travels_with_its_access_and_shows_no_key(storage: ObjectStorage) -> None:
+    storage.write("k", b"1")
+    twin = pickle.loads(pickle.dumps(storage))
+    assert twin == storage
+    assert twin.read("k") == b"1"
+    for text in (repr(storage), str(storage), repr(storage.access)):
+        assert "very-secret-text" not in text
+
+
+def test_the_one_writer_replaces_only_what_it_saw(storage: ObjectStorage) -> None:
+    storage.write("seen", b"1")
+    storage.write("unseen", b"1")
+    ours = storage.guarded(Always())
+    assert ours.read("seen") == b"1"
+    assert ours.size("absent") is None
+    ours.write("seen", b"2")
+    ours.write("seen", b"3")  # it knows its own
+    storage.write("seen", b"theirs")
+    storage.write("absent", b"theirs")
+    for key in ("seen", "absent"):
+        with pytest.raises(StoreBusy, match="another run has written"):
+            ours.write(key, b"4")
+        with pytest.raises(StoreBusy), ours.replacing(key) as path:
+            path.write_bytes(b"4")
+        assert storage.read(key) == b"theirs"
+    ours.write("unseen", b"2")
+    assert storage.read("unseen") == b"2"
+
+
+def test_what_the_one_writer_removed_it_may_make_again(storage: ObjectStorage) -> None:
+    keys = ["one", "folder/two"]
+    for key in keys:
+        storage.write(key, b"1")
+    ours = storage.guarded(Always())
+    for key in keys:
+        ours.read(key)
+    ours.remove("one")
+    ours.remove_folder("folder")
+    assert list(storage.sizes()) == []
+    for key in keys:
+        ours.write(key, b"2")
+        assert storage.read(key) == b"2"
+    ours.remove("one")
+    storage.write("one", b"theirs")  # what it removed must still be gone
+    with pytest.raises(StoreBusy, match="another run has written"):
+        ours.write("one", b"3")
+
+
+def test_what_lies_below_the_one_writers_place_is_guarded_too(storage: ObjectStorage) -> None:
+    storage.write("a/b/k", b"1")
+    below = storage.guarded(Always()) / "a" / "b"
+    assert below.read("k") == b"1"
+    storage.write("a/b/k", b"theirs")
+    with pytest.raises(StoreBusy, match="another run has written"):
+        below.write("k", b"2")
+
+
+MANY = 60_000
+
+
+def test_stamps_of_a_large_store_are_kept_on_disk(
+    storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(_: ObjectStorage, folder: str) -> Iterator[tuple[str, int, str]]:
+        return ((f"{folder}/{row}", row, f'"{row:032x}"') for row in range(MANY))
+
+    monkeypatch.setattr(ObjectStorage, "_listed", listed)
+    keys = (f"volumes/c/{row}" for row in range(MANY + 1))
+    tracemalloc.start()
+    try:
+        for row, stamp in enumerate(storage.stamps("volumes/c", keys)):
+            assert stamp == (f'{row} "{row:032x}"' if row < MANY else "")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * 2**20  # 16 MiB in a dictionary
+
+
+def test_nothing_is_listed_for_no_stamps(storage: ObjectStorage, s3_server: S3Server) -> None:
+    before = len(s3_server.requests())
+    assert list(storage.stamps("volumes/c", [])) == []
+    assert len(s3_server.requests()) == before
+
+
+def test_a_writer_does_not_remember_every_volume(
+    storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = MemoryStore()
+    monkeypatch.setattr(object_store, "_client", lambda *_: memory)
+    ours = storage.guarded(Always(), WRITE_ONCE)
+    for key in ("volumes/zarr.json", "volumes/c/0/0/0/0"):
+        storage.write(key, b"1")
+    tracemalloc.start()
+    try:
+        for row in range(5_000):
+            assert ours.size(record_key(row)) is None
+            assert ours.size(chunk_key(row)) == (1 if row == 0 else None)
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert now < 2**18  # 1.5 MiB if it did
+    assert ours.read("volumes/zarr.json") == b"1"  # this it does remember
+    storage.write("volumes/zarr.json", b"theirs")
+    with pytest.raises(StoreBusy):
+        ours.write("volumes/zarr.json", b"2")
+
+
+def test_stores_are_found_without_a_look_at_what_is_in_them(
+    storage: ObjectStorage, s3_server: S3Server
+) -> None:
+    names = [f"small-{number:012x}.zarr" for number in range(3)]
+    for name in names:
+        for number in range(400):
+            storage.write(f"{name}/{number}", b"")
+    for other in ("runs/a/ledger.parquet", "notes.txt", f"{names[0]}.txt"):
+        storage.write(other, b"")
+    before = len(s3_server.requests())
+    assert store_names(storage) == names
+    assert len(s3_server.requests()) == before + 1
+
+
+def test_a_write_whose_answer_was_lost_is_known_again(storage: ObjectStorage) -> None:
+    storage.write("k", b"1")
+    ours = storage.guarded(Always())
+    ours.read("k")
+    storage.write("k", b"2")  # as if our own request had been sent twice
+    ours.write("k", b"2")
+    ours.write("k", b"3")
+    assert storage.read("k") == b"3"
+
+
+def test_a_writer_without_its_lease_writes_and_removes_nothing(storage: ObjectStorage) -> None:
+    class Lost:
+        def check(self) -> None:
+            raise StoreBusy("lost")
+
+    lost: Lease = Lost()
+    storage.write("k", b"1")
+    ours = storage.guarded(lost)
+    with pytest.raises(StoreBusy):
+        ours.write("k", b"2")
+    with pytest.raises(StoreBusy):
+        ours.remove("k")
+    with pytest.raises(StoreBusy), ours.replacing("k") as path:
+        path.write_bytes(b"")
+    assert storage.read("k") == b"1"
+    assert type(pickle.loads(pickle.dumps(ours))) is ObjectStorage  # workers have no lease to check
+
+
+def test_pictures_are_fetched_once_until_they_change(
+    storage: ObjectStorage, s3_server: S3Server
+) -> None:
+    storage.write("previews/a", b"one")
+    storage.write("previews/b", b"two")
+    assert storage.cached("previews").read("previews/a") == b"one"
+    before = len(s3_server.requests())
+    again = storage.cached("previews")
+    assert again.read("previews/a") == b"one"
+    assert len(s3_server.requests()) == before + 1  # the listing
+    storage.write("previews/a", b"new")
+    assert storage.cached("previews").read("previews/a") == b"new"
+    with pytest.raises(FileNotFoundError):
+        again.read("previews/c")
+
+
+def test_without_keys_or_a_role_it_says_which_variables(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, s3_server.environment | {"AWS_METADATA_ENDPOINT": "http://127.0.0.1:9"})
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(InputError, match=r"no credentials .* set AWS_ACCESS_KEY_ID"):
+        open_storage(f"s3://{BUCKET}/p").read("k")
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "error", "said"),
+    [
+        ("s3://no-such-bucket/p", {}, InputError, "no such bucket"),
+        (
+            f"s3://{BUCKET}/p",
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            StoreUnreachable,
+            "answer",
+        ),
+        ("s3:///p", {}, InputError, "expected s3://BUCKET/PREFIX"),
+        (f"s3://{BUCKET}/a/../b", {}, InputError, "expected s3://BUCKET/PREFIX"),
+        (f"s3://{BUCKET}/a?b=c", {}, InputError, "expected s3://BUCKET/PREFIX"),
+    ],
+)
+def test_what_cannot_be_reached_is_one_line(
+    s3_server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    environment: dict[str, str],
+    error: type[Exception],
+    said: str,
+) -> None:
+    use(monkeypatch, s3_server.environment | environment)
+    for ask in (
+        lambda storage: storage.read("k"),
+        lambda storage: storage.write("k", b""),
+        lambda storage: list(storage.sizes()),
+        lambda storage: list(storage.folders()),
+    ):
+        with pytest.raises(error, match=said) as caught:
+            ask(open_storage(url))
+        assert "\n" not in str(caught.value)
+        assert "very-secret-text" not in str(caught.value)
+
+
+def test_https_is_not_given_up_for_http(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secure = s3_server.endpoint.replace("http://", "https://")
+    use(monkeypatch, s3_server.environment | {"AWS_ENDPOINT_URL": secure})
+    before = len(s3_server.requests())
+    with pytest.raises(StoreUnreachable):
+        open_storage(f"s3://{BUCKET}/p").read("k")
+    assert len(s3_server.requests()) == before
+
+
+def test_an_address_without_its_scheme_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, {"AWS_ENDPOINT_URL": "localhost:9000"})
+    with pytest.raises(InputError, match="expected https://HOST"):
+        open_storage("s3://b/p")
+
+
+def test_a_url_is_no_path() -> None:
+    assert is_bucket_url("s3://b/p")
+    assert not is_bucket_url("s3/b")
+    assert not is_bucket_url(Path("s3://b"))
+    assert str(parent_storage("s3://b/p/store.zarr/")) == "s3://b/p"
+    assert open_storage("s3://b/p/").name == "p"
+    assert open_storage("s3://b").name == "b"
+    assert str(open_storage("s3://b") / "c") == "s3://b/c"

@@ -1,0 +1,175 @@
+"""Evaluation: numbers from known predictions, and the run of a real fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.support.small_finetune import RECIPE, small_cohort
+from voco_data.errors import InputError
+from voco_data.labels.table import ORGANS
+from voco_models.evaluation import metrics, predictions
+from voco_models.evaluation.decision import fit_decision, write_decision
+from voco_models.stages.evaluate import evaluate, measure
+from voco_models.stages.finetune import finetune
+from voco_models.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    store, labels = small_cohort(folder)
+    finetune(store, labels, folder / "run", recipe=RECIPE, device="cpu")
+    return folder / "run"
+
+
+def write_known_run(
+    run: Path, *, quality: float, count: int = 200, binary: bool = True, seed: int = 0
+) -> Path:
+    """A run whose model gives the true class a logit `quality` above the others."""
+    rng = np.random.default_rng(seed)
+    grades = rng.choice(3, size=(count, 3), p=[0.6, 0.2, 0.2])
+    logits = rng.normal(size=(count, 3, 3)) + quality * np.eye(3)[grades]
+    chances = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    ids = [f"{i:03d}" for i in range(count)]
+    held_out = count // 4
+    parts = {"test": slice(0, held_out), "oof": slice(held_out, count)}
+    series = pd.concat(
+        [
+            predictions.series_table(
+                split=split,
+                fold=-1 if split == "test" else 0,
+                patients=ids[rows],
+                series=ids[rows],
+                probabilities=chances[rows],
+                grades=grades[rows],
+            )
+            for split, rows in parts.items()
+        ]
+    )
+    patients = predictions.to_patients(series, "mean")
+    labels = pd.DataFrame({"patient_id": ids} | {o: grades[:, i] for i, o in enumerate(ORGANS)})
+    if binary:
+        labels["bowel"] = rng.integers(2, size=count)
+        labels["extravasation"] = rng.integers(2, size=count)
+    run.mkdir()
+    labels.to_parquet(run / "labels.parquet")
+    predictions.write_predictions(run / predictions.FILE, pd.concat([series, patients]))
+    write_decision(run, fit_decision(predictions.patient_lines(patients, "oof"), calibrate=True))
+    return run
+
+
+def test_scores_are_those_of_the_test_patients(tmp_path: Path) -> None:
+    run = write_known_run(tmp_path / "run", quality=2.0)
+    found = measure(run)
+    table = predictions.read_predictions(run / predictions.FILE)
+    test = predictions.patient_lines(table, "test")
+    raw, truths = predictions.organ_probabilities(test), predictions.organ_truths(test)
+    expected = metrics.rsna_scores(raw, truths)["rsna_organ_3"]
+    assert found["arms"]["model_uncalibrated"]["rsna_organ_3"] == pytest.approx(expected)
+    assert found["scores"]["rsna_organ_3"]["value"] == found["arms"]["model"]["rsna_organ_3"]
+    assert found["test_patients"] == 50
+    assert found["training_patients"] == 150
+    cells = [sum(map(sum, organ["confusion"])) for organ in found["organs"].values()]
+    assert cells == [50, 50, 50]
+    for name, interval in found["scores"].items():
+        assert interval["low"] <= interval["value"] <= interval["high"], name
+
+
+def test_a_good_model_beats_every_constant(tmp_path: Path) -> None:
+    found = measure(write_known_run(tmp_path / "run", quality=3.0))
+    for constant in ("training_prior", "training_weight_optimal", "test_best_constant"):
+        assert found["gains"][constant]["rsna_organ_3"]["low"] > 0.2
+    assert found["gains"]["training_prior"]["rsna_official_6"]["low"] > 0
+    assert found["scores"]["mean_average_precision"]["value"] > 0.9
+
+
+def test_a_model_that_knows_nothing_does_not(tmp_path: Path) -> None:
+    found = measure(write_known_run(tmp_path / "run", quality=0.0))
+    assert found["gains"]["test_best_constant"]["rsna_organ_3"]["value"] < 0
+    assert abs(found["gains"]["training_weight_optimal"]["rsna_organ_3"]["value"]) < 0.02
+
+
+def test_constants_are_where_they_must_be(tmp_path: Path) -> None:
+    run = write_known_run(tmp_path / "run", quality=1.0)
+    arms = measure(run)["arms"]
+    best, optimal, prior = (
+        arms[name]["rsna_organ_3"]
+        for name in ("test_best_constant", "training_weight_optimal", "training_prior")
+    )
+    assert best < optimal < prior
+    # The prior by hand, from the labels alone.
+    labels = pd.read_parquet(run / "labels.parquet")
+    test, training = labels[:50], labels[50:]
+    losses = []
+    for organ in ORGANS:
+        share = training[organ].value_counts(normalize=True).sort_index().to_numpy()
+        weight = np.array([1, 2, 4])[test[organ]]
+        losses.append(np.average(-np.log(share[test[organ]]), weights=weight))
+    assert prior == pytest.approx(np.mean(losses))
+
+
+def test_groups_without_heads_gain_nothing(tmp_path: Path) -> None:
+    arms = measure(write_known_run(tmp_path / "run", quality=1.0))["arms"]
+    for group in ("bowel", "extravasation"):
+        assert arms["model"][group] == arms["training_prior"][group]
+
+
+def test_without_binary_labels_there_is_no_official_score(tmp_path: Path) -> None:
+    found = measure(write_known_run(tmp_path / "run", quality=1.0, binary=False))
+    assert "rsna_official_6" not in found["scores"]
+    assert "rsna_organ_3_any" in found["scores"]
+
+
+def test_test_labels_do_not_touch_the_decision(tmp_path: Path) -> None:
+    one = write_known_run(tmp_path / "one", quality=1.0)
+    table = predictions.read_predictions(one / predictions.FILE)
+    out_of_fold = predictions.patient_lines(table, "oof")
+    assert set(out_of_fold["split"]) == {"oof"}
+    fitted = json.loads(fit_decision(out_of_fold, calibrate=True).to_json())
+    assert fitted == measure(one)["decision"]
+
+
+def test_evaluating_a_real_run(run: Path, tmp_path: Path) -> None:
+    summary = evaluate(run, tmp_path / "out")
+    assert summary.test_patients == 3
+    assert set(summary.scores) == {
+        "rsna_organ_3",
+        "rsna_organ_3_any",
+        "rsna_official_6",
+        "mean_average_precision",
+        "macro_precision",
+        "macro_recall",
+    }
+    printed = json.loads(json.dumps(summary.to_json()))
+    assert Path(printed["report"]).is_file()
+    numbers = json.loads(Path(printed["metrics"]).read_text())
+    assert printed["gain"] == numbers["gains"]["training_prior"]["rsna_organ_3"]
+    assert printed["beats_prior"] == (printed["gain"]["low"] > 0)
+
+
+def test_evaluating_twice_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    files = [evaluate(run, tmp_path / name).report.read_bytes() for name in ("a", "b")]
+    assert files[0] == files[1]
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    store, labels = small_cohort(tmp_path)
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    finetune(store, labels, tmp_path / "run", recipe=recipe, device="cpu", max_steps=1)
+    with pytest.raises(InputError, match="finished fine-tuning run"):
+        evaluate(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"run\.json"):
+        evaluate(tmp_path)
+    checkpoint.write_run(tmp_path, {"stage": "pretrain", "finished": True})
+    with pytest.raises(InputError, match="finished fine-tuning run"):
+        evaluate(tmp_path)

@@ -1,0 +1,288 @@
+"""Fine-tuning: what is written, what resumes, what is refused before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tests.support.small_finetune import (
+    GRID,
+    PATIENTS,
+    RECIPE,
+    grades_of,
+    small_cohort,
+    write_labels,
+)
+from tests.support.small_stores import make_store, random_volumes
+from voco_data.errors import InputError
+from voco_data.labels.splits import Split
+from voco_data.labels.table import ORGANS
+from voco_data.store.reader import Store
+from voco_models.evaluation.predictions import CHANCES, COLUMNS, TRUTHS, read_predictions
+from voco_models.networks.backbones import create_backbone
+from voco_models.stages.finetune import FinetuneSummary, finetune
+from voco_models.stages.finetune_plan import make_plan
+from voco_models.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    return small_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def whole(
+    cohort: tuple[Store, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, FinetuneSummary]:
+    """An undisturbed run."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    return out, finetune(*cohort, out, recipe=RECIPE, device="cpu")
+
+
+def test_summary_counts(whole: tuple[Path, FinetuneSummary]) -> None:
+    out, summary = whole
+    assert summary.finished
+    assert (summary.patients, summary.series, summary.test_patients) == (14, 14, 3)
+    # 11 patients in 2 folds: models train on 5 and 6 series, 2 a step, 2 epochs.
+    assert summary.steps == summary.total_steps == 2 * 2 + 2 * 3
+    assert json.loads(json.dumps(summary.to_json()))["run"] == str(out)
+
+
+def test_every_patient_is_predicted_once(
+    cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary]
+) -> None:
+    out, _ = whole
+    table = read_predictions(out / "predictions.parquet")
+    assert tuple(table.columns) == COLUMNS
+    split = Split.from_json((out / "split.json").read_text())
+    patients = table[table["level"] == "patient"].set_index("patient_id")
+    assert sorted(patients.index) == sorted(cohort[0].catalogue["patient_id"])
+    for fold, validation in enumerate(split.folds):
+        assert (patients.loc[list(validation), "split"] == "oof").all()
+        assert (patients.loc[list(validation), "fold"] == fold).all()
+    assert (patients.loc[list(split.test), "split"] == "test").all()
+    sums = table[list(CHANCES)].to_numpy().reshape(-1, 3, 3).sum(axis=2)
+    np.testing.assert_allclose(sums, 1, atol=1e-5)
+
+
+def test_test_predictions_are_the_mean_of_the_folds(whole: tuple[Path, FinetuneSummary]) -> None:
+    out, _ = whole
+    folds = [
+        table[table["split"] == "test"].set_index("series_uid")[list(CHANCES)]
+        for table in (read_predictions(out / f"fold-{i}" / "predictions.parquet") for i in (0, 1))
+    ]
+    table = read_predictions(out / "predictions.parquet")
+    chosen = table[(table["level"] == "series") & (table["split"] == "test")]
+    mean = chosen.set_index("series_uid").loc[folds[0].index, list(CHANCES)]
+    np.testing.assert_allclose(mean, (folds[0] + folds[1]) / 2)
+    assert np.abs(folds[0] - folds[1]).to_numpy().max() > 1e-6
+
+
+def test_truths_are_those_of_the_table(
+    cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary]
+) -> None:
+    source = pd.read_csv(cohort[1]).set_index("patient_id")
+    table = read_predictions(whole[0] / "predictions.parquet")
+    for organ, column in zip(ORGANS, TRUTHS, strict=True):
+        one_hot = source.loc[table["patient_id"], [f"{organ}_{g}" for g in ("low", "high")]]
+        np.testing.assert_array_equal(table[column], one_hot.to_numpy() @ [1, 2])
+
+
+def test_run_says_what_it_is(whole: tuple[Path, FinetuneSummary]) -> None:
+    out, _ = whole
+    run = checkpoint.read_run(out)
+    split = Split.from_json((out / "split.json").read_text())
+    assert run["stage"] == "finetune"
+    assert run["finished"] is True
+    assert run["split"] == split.digest
+    assert run["recipe"]["backbone"] == RECIPE.backbone
+    assert len(run["labels_sha256"]) == 64
+    labels = pd.read_parquet(out / "labels.parquet")
+    assert len(labels) == PATIENTS
+    assert not labels["patient_id"].str.startswith("elsewhere").any()
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_a_stopped_run_ends_as_if_never_stopped(
+    cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary], tmp_path: Path, stop: int
+) -> None:
+    out = tmp_path / "run"
+    stopped = finetune(*cohort, out, recipe=RECIPE, device="cpu", max_steps=stop)
+    assert not stopped.finished
+    assert stopped.steps == stop
+    assert not (out / "predictions.parquet").exists()
+    resumed = finetune(*cohort, out, recipe=RECIPE, device="cpu", resume=True)
+    assert resumed.finished
+    pd.testing.assert_frame_equal(
+        read_predictions(out / "predictions.parquet"),
+        read_predictions(whole[0] / "predictions.parquet"),
+        check_exact=True,
+    )
+    for fold in ("fold-0", "fold-1"):
+        left, right = (pd.read_csv(run / fold / "history.csv") for run in (out, whole[0]))
+        pd.testing.assert_frame_equal(left.drop(columns="seconds"), right.drop(columns="seconds"))
+
+
+def test_volumes_in_memory_give_the_same_predictions(
+    cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary], tmp_path: Path
+) -> None:
+    finetune(*cohort, tmp_path / "run", recipe=RECIPE, device="cpu", resident="ram")
+    one, other = (
+        read_predictions(run / "predictions.parquet") for run in (whole[0], tmp_path / "run")
+    )
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_resuming_a_finished_run_trains_nothing(
+    cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary]
+) -> None:
+    out, before = whole
+    times = [(out / f"fold-{i}" / "checkpoint.pt").stat().st_mtime_ns for i in (0, 1)]
+    again = finetune(*cohort, out, recipe=RECIPE, device="cpu", resume=True)
+    assert again.finished
+    assert again.steps == before.steps
+    assert [(out / f"fold-{i}" / "checkpoint.pt").stat().st_mtime_ns for i in (0, 1)] == times
+
+
+def test_another_seed_is_another_split_and_model(
+    cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary], tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(RECIPE, seed=1, epochs=1)
+    finetune(*cohort, tmp_path / "run", recipe=recipe, device="cpu")
+    splits = [(run / "split.json").read_text() for run in (tmp_path / "run", whole[0])]
+    assert splits[0] != splits[1]
+
+
+def test_series_of_a_patient_stay_together(tmp_path: Path) -> None:
+    store = make_store(tmp_path, random_volumes(20, GRID))
+    # Patient 000 has the series of 001, 002 has those of 003, ...
+    store.catalogue["patient_id"] = store.catalogue["patient_id"].map(
+        lambda patient: f"{patient[:-3]}{int(patient[-3:]) // 2 * 2:03d}"
+    )
+    ids = sorted(set(store.catalogue["patient_id"]))
+    labels = write_labels(tmp_path / "train.csv", ids, grades_of(10))
+    plan = make_plan(store, labels, RECIPE, init="scratch")
+    parts = [plan.split.test, *plan.split.folds]
+    found = [plan.series.of(part) for part in parts]
+    assert [len(series) for series in found] == [2 * len(part) for part in parts]
+    rows = [row for series in found for row in series.rows]
+    assert sorted(rows) == list(range(20))
+    grades = plan.grades(plan.series)
+    assert torch.equal(grades[0], grades[1])
+
+
+def test_patients_with_the_same_volume_stay_together(cohort: tuple[Store, Path]) -> None:
+    store, labels = cohort
+    table = store.catalogue.sort_values("patient_id", ignore_index=True)
+    pairs = [(table["patient_id"][i], table["patient_id"][i + 7]) for i in range(3)]
+    digests = table["content_digest"].tolist()
+    for i in range(3):
+        digests[i + 7] = digests[i]
+    linked = Store.open(store.path)
+    linked.catalogue = table.assign(content_digest=digests)
+    for seed in range(5):
+        recipe = dataclasses.replace(RECIPE, seed=seed)
+        split = make_plan(linked, labels, recipe, init="scratch").split
+        parts = [set(part) for part in (split.test, *split.folds)]
+        assert all(any({a, b} <= part for part in parts) for a, b in pairs)
+
+
+def test_pseudonyms_join_and_stay_in_the_run(cohort: tuple[Store, Path], tmp_path: Path) -> None:
+    store, _ = cohort
+    raw = [patient.removeprefix("patient-") for patient in sorted(store.catalogue["patient_id"])]
+    labels = write_labels(tmp_path / "train.csv", raw, grades_of(PATIENTS))
+    with pytest.raises(InputError, match="none of the store's"):
+        finetune(store, labels, tmp_path / "run", recipe=RECIPE, device="cpu")
+    plan = make_plan(
+        store, labels, RECIPE, init="scratch", pseudonymise=lambda patient: f"patient-{patient}"
+    )
+    assert list(plan.labels.patient_ids) == sorted(store.catalogue["patient_id"])
+
+
+def pretrained(folder: Path, name: str = RECIPE.backbone) -> Path:
+    torch.manual_seed(5)
+    folder.mkdir()
+    provenance = {"stores": [{"name": "pretrain-0.zarr", "volumes": 3}]}
+    checkpoint.save_backbone(folder, create_backbone(name), provenance)
+    return folder
+
+
+def test_init_from_a_run_starts_from_its_weights(
+    cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary], tmp_path: Path
+) -> None:
+    run = pretrained(tmp_path / "pretrain")
+    plan = make_plan(*cohort, RECIPE, init=run)
+    expected, _ = checkpoint.load_backbone(run)
+    assert plan.first.weights is not None
+    for name, value in expected.state_dict().items():
+        assert torch.equal(plan.first.weights[name], value)
+    recipe = dataclasses.replace(RECIPE, lr=1e-12, weight_decay=0.0, epochs=1)
+    out = tmp_path / "run"
+    finetune(*cohort, out, recipe=recipe, device="cpu", init=run, max_steps=1)
+    saved = checkpoint.load(out / "fold-0" / "checkpoint.pt")["objective"]
+    key = next(k for k in saved if k.startswith("classifier.backbone") and k.endswith("weight"))
+    start = expected.state_dict()[key.removeprefix("classifier.backbone.")]
+    torch.testing.assert_close(saved[key], start, rtol=0, atol=1e-9)
+
+
+# What is refused: one line, and nothing written
+
+
+def refused(match: str, *args: object, **options: object) -> None:
+    out = Path(str(args[2]))
+    before = sorted(out.parent.iterdir())
+    with pytest.raises(InputError, match=match) as caught:
+        finetune(*args, **{"recipe": RECIPE, "device": "cpu"} | options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert sorted(out.parent.iterdir()) == before
+
+
+def test_bad_inputs_write_nothing(cohort: tuple[Store, Path], tmp_path: Path) -> None:
+    store, labels = cohort
+    out = tmp_path / "run"
+    other = pretrained(tmp_path / "other", "mobilenetv3_small_050")
+    refused("expected a store", tmp_path / "no-store", labels, out)
+    refused("cannot read the label table", store, tmp_path / "absent.csv", out)
+    refused("expected one of default", store, labels, out, recipe="huge")
+    refused("nothing to resume", store, labels, out, resume=True)
+    refused("grid.*has fewer", store, labels, out, recipe="default")
+    refused("holds mobilenetv3_small_050", store, labels, out, init=other)
+    refused("expected scratch, imagenet or the folder", store, labels, out, init="nowhere")
+    refused("device", store, labels, out, device="abacus")
+    big = dataclasses.replace(RECIPE, batch_size=10)
+    refused("fewer than the recipe's batch of 10", store, labels, out, recipe=big)
+
+
+def test_an_unlabelled_patient_needs_consent(cohort: tuple[Store, Path], tmp_path: Path) -> None:
+    store, _ = cohort
+    ids = sorted(store.catalogue["patient_id"])[1:]
+    labels = write_labels(tmp_path / "train.csv", ids, grades_of(PATIENTS - 1))
+    refused("patient-000", store, labels, tmp_path / "run")
+    plan = make_plan(store, labels, RECIPE, init="scratch", allow_unlabelled=True)
+    assert len(plan.series) == PATIENTS - 1
+
+
+def test_a_run_is_not_overwritten(
+    cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary]
+) -> None:
+    with pytest.raises(InputError, match="already holds a run"):
+        finetune(*cohort, whole[0], recipe=RECIPE, device="cpu")
+
+
+def test_another_experiment_does_not_resume(
+    cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary], tmp_path: Path
+) -> None:
+    store, labels = cohort
+    other = dataclasses.replace(RECIPE, lr=0.5)
+    with pytest.raises(InputError, match=r"cannot resume: recipe\.lr was"):
+        finetune(store, labels, whole[0], recipe=other, device="cpu", resume=True)
+    edited = tmp_path / "train.csv"
+    edited.write_text(labels.read_text() + "\n")
+    with pytest.raises(InputError, match="the label table"):
+        finetune(store, edited, whole[0], recipe=RECIPE, device="cpu", resume=True)
