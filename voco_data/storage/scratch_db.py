@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from voco_data.errors import VocoError
@@ -48,6 +48,12 @@ def translate_disk_full() -> Iterator[None]:
             f"the temporary folder cannot take the index ({error}); "
             "set TMPDIR to a folder with more space"
         ) from error
+
+
+def exists(connection: sqlite3.Connection, query: str, parameters: Sequence[object] = ()) -> bool:
+    """Whether the rest of a SELECT, such as `FROM rows WHERE row = ?`, finds any row."""
+    found = connection.execute(f"SELECT EXISTS (SELECT 1 {query})", parameters).fetchone()
+    return bool(found[0])
 
 
 def escape_undecodable(text: str) -> str:
