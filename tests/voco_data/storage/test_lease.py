@@ -17,7 +17,7 @@ import pytest
 from tests.support.project import PROJECT
 from tests.support.s3_server import BUCKET, S3Server, use
 from voco_data.errors import InputError, StoreBusy
-from voco_data.storage.lease import Tagged, hold_lease
+from voco_data.storage.lease import TaggedObject, hold_lease
 from voco_data.storage.object_store import ObjectStorage
 
 KEY = ".some.lock"
@@ -146,15 +146,15 @@ class Cut:
         self.storage = storage
         self.dead = False
 
-    def tagged(self, key: str, patience_s: float | None = None) -> Tagged | None:
+    def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
         self._line()
-        return self.storage.tagged(key, patience_s)
+        return self.storage.tagged(key, timeout_s)
 
     def put_if(
-        self, key: str, data: bytes | memoryview, tag: str | None, patience_s: float | None = None
+        self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
         self._line()
-        return self.storage.put_if(key, data, tag, patience_s)
+        return self.storage.put_if(key, data, tag, timeout_s)
 
     def remove(self, key: str) -> None:
         self._line()
@@ -178,9 +178,9 @@ def test_a_holder_that_comes_back_after_another_took_over_may_not_write(
             with pytest.raises(StoreBusy, match="lost to another run"):
                 lost.check()
             with pytest.raises(StoreBusy):
-                storage.guarded(lost).write("k", b"1")
+                storage.with_lease(lost).write("k", b"1")
             lease.check()
-            storage.guarded(lease).write("k", b"2")
+            storage.with_lease(lease).write("k", b"2")
     assert state(storage)["token"] == 2
     assert storage.read("k") == b"2"
 
@@ -204,9 +204,9 @@ class Deaf(Cut):
         self.lost = 0
 
     def put_if(
-        self, key: str, data: bytes | memoryview, tag: str | None, patience_s: float | None = None
+        self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
-        answer = super().put_if(key, data, tag, patience_s)
+        answer = super().put_if(key, data, tag, timeout_s)
         if not self.lost:
             return answer
         self.lost -= 1
@@ -229,9 +229,9 @@ def test_an_answer_that_is_lost_does_not_cost_the_lease(storage: ObjectStorage) 
 def test_a_store_that_ignores_conditions_is_refused() -> None:
     class Careless:
         def __init__(self) -> None:
-            self.found: dict[str, Tagged] = {}
+            self.found: dict[str, TaggedObject] = {}
 
-        def tagged(self, key: str, patience_s: float | None = None) -> Tagged | None:
+        def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
             return self.found.get(key)
 
         def put_if(
@@ -239,9 +239,9 @@ def test_a_store_that_ignores_conditions_is_refused() -> None:
             key: str,
             data: bytes | memoryview,
             tag: str | None,
-            patience_s: float | None = None,
+            timeout_s: float | None = None,
         ) -> str | None:
-            self.found[key] = Tagged(bytes(data), str(time.monotonic_ns()), time.time())
+            self.found[key] = TaggedObject(bytes(data), str(time.monotonic_ns()), time.time())
             return self.found[key].tag
 
         def remove(self, key: str) -> None:

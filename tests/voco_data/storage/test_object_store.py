@@ -17,7 +17,7 @@ from voco_data.storage import object_store
 from voco_data.storage.base import Lease
 from voco_data.storage.object_store import ObjectStorage
 from voco_data.storage.root import store_names
-from voco_data.storage.urls import is_bucket_url, open_storage, parent_storage
+from voco_data.storage.urls import is_url, open_storage, parent_storage
 from voco_data.store.keys import WRITE_ONCE, chunk_key, record_key
 
 NOBODY = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
@@ -98,7 +98,7 @@ def test_a_place_travels_with_its_access_and_shows_no_key(storage: ObjectStorage
 def test_the_one_writer_replaces_only_what_it_saw(storage: ObjectStorage) -> None:
     storage.write("seen", b"1")
     storage.write("unseen", b"1")
-    ours = storage.guarded(Always())
+    ours = storage.with_lease(Always())
     assert ours.read("seen") == b"1"
     assert ours.size("absent") is None
     ours.write("seen", b"2")
@@ -119,7 +119,7 @@ def test_what_the_one_writer_removed_it_may_make_again(storage: ObjectStorage) -
     keys = ["one", "folder/two"]
     for key in keys:
         storage.write(key, b"1")
-    ours = storage.guarded(Always())
+    ours = storage.with_lease(Always())
     for key in keys:
         ours.read(key)
     ours.remove("one")
@@ -136,7 +136,7 @@ def test_what_the_one_writer_removed_it_may_make_again(storage: ObjectStorage) -
 
 def test_what_lies_below_the_one_writers_place_is_guarded_too(storage: ObjectStorage) -> None:
     storage.write("a/b/k", b"1")
-    below = storage.guarded(Always()) / "a" / "b"
+    below = storage.with_lease(Always()) / "a" / "b"
     assert below.read("k") == b"1"
     storage.write("a/b/k", b"theirs")
     with pytest.raises(StoreBusy, match="another run has written"):
@@ -152,7 +152,7 @@ def test_stamps_of_a_large_store_are_kept_on_disk(
     def listed(_: ObjectStorage, folder: str) -> Iterator[tuple[str, int, str]]:
         return ((f"{folder}/{row}", row, f'"{row:032x}"') for row in range(MANY))
 
-    monkeypatch.setattr(ObjectStorage, "_listed", listed)
+    monkeypatch.setattr(ObjectStorage, "_list", listed)
     keys = (f"volumes/c/{row}" for row in range(MANY + 1))
     tracemalloc.start()
     try:
@@ -174,8 +174,8 @@ def test_a_writer_does_not_remember_every_volume(
     storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = MemoryStore()
-    monkeypatch.setattr(object_store, "_client", lambda *_: memory)
-    ours = storage.guarded(Always(), WRITE_ONCE)
+    monkeypatch.setattr(object_store, "open_client", lambda *_: memory)
+    ours = storage.with_lease(Always(), WRITE_ONCE)
     for key in ("volumes/zarr.json", "volumes/c/0/0/0/0"):
         storage.write(key, b"1")
     tracemalloc.start()
@@ -209,7 +209,7 @@ def test_stores_are_found_without_a_look_at_what_is_in_them(
 
 def test_a_write_whose_answer_was_lost_is_known_again(storage: ObjectStorage) -> None:
     storage.write("k", b"1")
-    ours = storage.guarded(Always())
+    ours = storage.with_lease(Always())
     ours.read("k")
     storage.write("k", b"2")  # as if our own request had been sent twice
     ours.write("k", b"2")
@@ -224,7 +224,7 @@ def test_a_writer_without_its_lease_writes_and_removes_nothing(storage: ObjectSt
 
     lost: Lease = Lost()
     storage.write("k", b"1")
-    ours = storage.guarded(lost)
+    ours = storage.with_lease(lost)
     with pytest.raises(StoreBusy):
         ours.write("k", b"2")
     with pytest.raises(StoreBusy):
@@ -315,9 +315,9 @@ def test_an_address_without_its_scheme_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_url_is_no_path() -> None:
-    assert is_bucket_url("s3://b/p")
-    assert not is_bucket_url("s3/b")
-    assert not is_bucket_url(Path("s3://b"))
+    assert is_url("s3://b/p")
+    assert not is_url("s3/b")
+    assert not is_url(Path("s3://b"))
     assert str(parent_storage("s3://b/p/store.zarr/")) == "s3://b/p"
     assert open_storage("s3://b/p/").name == "p"
     assert open_storage("s3://b").name == "b"

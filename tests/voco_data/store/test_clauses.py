@@ -124,9 +124,9 @@ CLAUSES: dict[int, tuple[str, ...]] = {
     ),
     27: (
         "endurance/test_kill::test_a_random_moment",
-        "voco_data/storage/test_fence::test_a_worker_of_a_run_that_was_killed_writes_nothing_in_the_next",
-        "voco_data/storage/test_fence::test_a_commit_under_way_is_waited_for",
-        "voco_data/storage/test_fence::test_whoever_takes_the_lock_shuts_late_workers_out",
+        "voco_data/storage/test_locks::test_a_worker_of_a_run_that_was_killed_writes_nothing_in_the_next",
+        "voco_data/storage/test_locks::test_a_commit_under_way_is_waited_for",
+        "voco_data/storage/test_locks::test_whoever_takes_the_lock_shuts_late_workers_out",
         "endurance/test_kill_dask::test_workers_that_outlive_their_client_change_nothing",
         "endurance/test_kill_dask::test_a_worker_in_the_middle_of_a_commit_holds_up_the_next_run",
     ),
