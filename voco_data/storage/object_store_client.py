@@ -28,9 +28,9 @@ REQUEST_SECONDS = 300
 _ROLE_REQUESTS = ("/latest/api/token", "/metadata/identity/oauth2/token")
 """Where obstore asks for the role of the machine, when it was given no credentials."""
 _NO_ANSWER = ("kind: Connect", "kind: Timeout", "kind: Interrupted", "kind: Request")
+_REFUSED = ("status code: 401", "status code: 403")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified container does not exist")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_QUERY = re.compile(r"\?\S*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,8 @@ AZURE = Service(
     settings=(
         Setting("account_name", ("AZURE_STORAGE_ACCOUNT_NAME",), required=True),
         Setting("account_key", ("AZURE_STORAGE_ACCOUNT_KEY",)),
-        Setting("sas_key", ("AZURE_STORAGE_SAS_TOKEN",)),
     ),
-    credentials_advice="set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, or give the "
-    "machine an identity",
+    credentials_advice="set AZURE_STORAGE_ACCOUNT_KEY, or give the machine an identity",
     connection_advice="check AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ENDPOINT and the network",
 )
 SERVICES = {service.scheme: service for service in (S3, AZURE)}
@@ -124,7 +122,8 @@ class Access:
 def open_client(bucket: str, access: Access, timeout_s: float | None = None) -> ObjectStore:
     """The client of this process for one bucket: it keeps connections, and threads share it.
 
-    With `timeout_s` a request, its retries included, ends after so long.
+    With `timeout_s` a request, its retries included, ends after so long. Raises InputError for
+    settings that are not valid.
     """
     config: Any = dict(access.settings)  # a TypedDict of obstore, by the service
     if access.endpoint is not None:
@@ -138,12 +137,16 @@ def open_client(bucket: str, access: Access, timeout_s: float | None = None) -> 
         "max_retries": RETRIES,
         "retry_timeout": timedelta(seconds=timeout_s or RETRY_SECONDS),
     }
-    client: ObjectStore = from_url(
-        f"{access.scheme}{bucket}",
-        config=config,
-        client_options=client_options,
-        retry_config=retry_config,
-    )
+    url = f"{access.scheme}{bucket}"
+    try:
+        client: ObjectStore = from_url(
+            url, config=config, client_options=client_options, retry_config=retry_config
+        )
+    except exceptions.BaseError as error:
+        variables = ", ".join(setting.variables[0] for setting in access.service.settings)
+        raise InputError(
+            f"{url}: the settings are not valid ({_summary(str(error))}); check {variables}"
+        ) from error
     return client
 
 
@@ -164,11 +167,7 @@ def translate_obstore_errors(url: str, service: Service) -> Iterator[None]:
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
         raise
     except (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError) as error:
-        code = _CODE.search(str(error))
-        raise InputError(
-            f"{url}: the object store refuses access ({code[1] if code else 'denied'}); "
-            f"{service.credentials_advice} that may read and write there"
-        ) from error
+        raise _refused(url, str(error), service) from error
     except exceptions.BaseError as error:
         raise _translated(url, str(error), service) from error
 
@@ -178,16 +177,29 @@ def _translated(url: str, text: str, service: Service) -> Exception:
         return _no_bucket(url)
     if any(path in text for path in _ROLE_REQUESTS):
         return InputError(f"{url}: no credentials were found; {service.credentials_advice}")
+    if any(status in text for status in _REFUSED):
+        return _refused(url, text, service)
     if any(kind in text for kind in _NO_ANSWER):
         return StoreUnreachable(
             f"{url}: the object store does not answer; {service.connection_advice}, then run the "
             "same command again"
         )
+    return OSError(errno.EIO, _summary(text), url)
+
+
+def _summary(text: str) -> str:
+    """One line of an error of obstore: what failed, and the code of the server."""
     summary, _, body = text.partition("\n\nDebug source")[0].partition("<?xml")
     code = _CODE.search(body)
-    # The query of a request may hold a signature.
-    line = f"{_QUERY.sub('', summary)} {code[1] if code else ''}"
-    return OSError(errno.EIO, " ".join(line.split()), url)
+    return " ".join(f"{summary} {code[1] if code else ''}".split())
+
+
+def _refused(url: str, text: str, service: Service) -> InputError:
+    code = _CODE.search(text)
+    return InputError(
+        f"{url}: the object store refuses access ({code[1] if code else 'denied'}); "
+        f"{service.credentials_advice} that may read and write there"
+    )
 
 
 def _no_bucket(url: str) -> InputError:

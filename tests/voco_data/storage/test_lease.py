@@ -14,8 +14,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.support.azure_server import ObjectServer
 from tests.support.project import PROJECT
-from tests.support.s3_server import BUCKET, S3Server, use
+from tests.support.s3_server import use
 from voco_data.errors import InputError, StoreBusy
 from voco_data.storage.lease import TaggedObject, hold_lease
 from voco_data.storage.object_store import ObjectStorage
@@ -26,10 +27,10 @@ SHORT_S = 4.0
 
 @pytest.fixture
 def storage(
-    s3_server: S3Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    object_server: ObjectServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> ObjectStorage:
-    use(monkeypatch, s3_server.environment)
-    return ObjectStorage.of(f"s3://{BUCKET}/{request.node.name}")
+    use(monkeypatch, object_server.environment)
+    return ObjectStorage.of(f"{object_server.root}/{request.node.name}")
 
 
 def state(storage: ObjectStorage) -> dict[str, object]:
@@ -93,11 +94,11 @@ HOLDER = """
 """
 
 
-def hold_elsewhere(storage: ObjectStorage, s3_server: S3Server) -> subprocess.Popen[bytes]:
+def hold_elsewhere(storage: ObjectStorage, object_server: ObjectServer) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER), str(storage), KEY, str(SHORT_S)],
         cwd=PROJECT,
-        env=os.environ | s3_server.environment,
+        env=os.environ | object_server.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -108,9 +109,9 @@ def hold_elsewhere(storage: ObjectStorage, s3_server: S3Server) -> subprocess.Po
 
 
 def test_a_killed_holder_blocks_until_its_lease_ends(
-    storage: ObjectStorage, s3_server: S3Server
+    storage: ObjectStorage, object_server: ObjectServer
 ) -> None:
-    process = hold_elsewhere(storage, s3_server)
+    process = hold_elsewhere(storage, object_server)
     process.send_signal(signal.SIGKILL)
     process.wait()
     said = f"process {process.pid}.* its lease ends in [1-9] s"
@@ -121,9 +122,9 @@ def test_a_killed_holder_blocks_until_its_lease_ends(
 
 
 def test_an_ended_lease_is_taken_without_waiting(
-    storage: ObjectStorage, s3_server: S3Server
+    storage: ObjectStorage, object_server: ObjectServer
 ) -> None:
-    process = hold_elsewhere(storage, s3_server)
+    process = hold_elsewhere(storage, object_server)
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(SHORT_S + 2)
@@ -131,8 +132,8 @@ def test_an_ended_lease_is_taken_without_waiting(
         assert state(storage)["token"] == 2
 
 
-def test_ctrl_c_gives_the_lease_back(storage: ObjectStorage, s3_server: S3Server) -> None:
-    process = hold_elsewhere(storage, s3_server)
+def test_ctrl_c_gives_the_lease_back(storage: ObjectStorage, object_server: ObjectServer) -> None:
+    process = hold_elsewhere(storage, object_server)
     process.send_signal(signal.SIGINT)
     process.wait()
     with hold_lease(storage, KEY, wait_seconds=0):
