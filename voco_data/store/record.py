@@ -9,7 +9,7 @@ from typing import Any
 
 import xxhash
 
-from voco_data.errors import StoreCorrupt, is_of_the_file
+from voco_data.errors import StoreCorrupt, is_file_error
 from voco_data.storage.base import ReadableStorage, WritableStorage
 from voco_data.store.keys import RECORDS, record_key, row_of_record
 
@@ -134,7 +134,7 @@ def read_record(store: ReadableStorage, row: int) -> Record | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if not is_of_the_file(error):
+        if not is_file_error(error):
             raise
         what = error.strerror
         raise StoreCorrupt(f"{store}/{key}: the record cannot be read ({what})") from error
