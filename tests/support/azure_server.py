@@ -1,10 +1,10 @@
 """Microsoft's Azurite in a process of its own, for tests of stores in Azure containers.
 
-It is an npm package (MIT). Where Node.js is there, this installs it beside the tests' own packages:
+Azurite is an npm package (MIT) and needs Node.js:
 
-    npm install --prefix .venv azurite@3.35.0
+    npm install --global azurite@3.35.0
 
-Without it, the tests that need it skip and say so.
+Without `azurite-blob` on the PATH, the tests that need it skip and say so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -91,10 +90,9 @@ ObjectServer: TypeAlias = S3Server | AzureServer
 
 def serve(folder: Path) -> Iterator[AzureServer]:
     """Start a server with one empty container; stop it at the end. Skips where it is missing."""
-    beside = Path(sys.prefix, "node_modules", ".bin", "azurite-blob")
-    program = shutil.which("azurite-blob") or (str(beside) if beside.exists() else None)
+    program = shutil.which("azurite-blob")
     if program is None:
-        pytest.skip("no azurite-blob: npm install --prefix .venv azurite@3.35.0")
+        pytest.skip("no azurite-blob on the PATH: npm install --global azurite@3.35.0")
     port = free_port()
     log = folder / "requests.log"
     with log.open("wb") as sink:

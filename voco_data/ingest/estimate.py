@@ -1,7 +1,7 @@
 """What a preprocess run would take, before it is started: series, bytes, time. Writes nothing.
 
 The time comes from a probe: a few of the archive's own series go the whole way of a run, over the
-same workers, into a place that keeps nothing.
+same workers, and their results are discarded.
 """
 
 from __future__ import annotations

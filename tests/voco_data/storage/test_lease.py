@@ -1,4 +1,4 @@
-"""Leases: one writer at a time by conditional writes, whatever happens to the one that holds it."""
+"""Leases: one run at a time writes, also after a holder was killed, suspended or cut off."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_it_is_renewed_for_as_long_as_it_is_held(storage: ObjectStorage) -> None
             pytest.fail("it was taken from one that lives")
 
 
-def test_of_many_that_wait_each_has_its_turn_alone(storage: ObjectStorage) -> None:
+def test_waiting_runs_take_turns(storage: ObjectStorage) -> None:
     inside, worst, done = 0, 0, 0
     count = threading.Lock()
 
@@ -140,42 +140,42 @@ def test_ctrl_c_gives_the_lease_back(storage: ObjectStorage, object_server: Obje
         assert state(storage)["token"] == 2
 
 
-class Cut:
-    """A bucket behind a line that can be cut: then our renewals do not arrive."""
+class UnreliableStorage:
+    """A storage behind a network that can fail: then no request arrives."""
 
     def __init__(self, storage: ObjectStorage) -> None:
         self.storage = storage
-        self.dead = False
+        self.is_down = False
 
     def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
-        self._line()
+        self._check_network()
         return self.storage.tagged(key, timeout_s)
 
     def put_if(
         self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
-        self._line()
+        self._check_network()
         return self.storage.put_if(key, data, tag, timeout_s)
 
     def remove(self, key: str) -> None:
-        self._line()
+        self._check_network()
         self.storage.remove(key)
 
-    def _line(self) -> None:
-        if self.dead:
-            raise OSError("the line is cut")
+    def _check_network(self) -> None:
+        if self.is_down:
+            raise OSError("the network is down")
 
 
 def test_a_holder_that_comes_back_after_another_took_over_may_not_write(
     storage: ObjectStorage,
 ) -> None:
-    line = Cut(storage)
-    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lost:
-        line.dead = True
+    network = UnreliableStorage(storage)
+    with hold_lease(network, KEY, wait_seconds=0, seconds=SHORT_S) as lost:
+        network.is_down = True
         with hold_lease(storage, KEY, wait_seconds=30) as lease:
-            with pytest.raises(OSError, match="cut"):
-                lost.check()  # too old to be trusted, and nobody to ask
-            line.dead = False
+            with pytest.raises(OSError, match="down"):
+                lost.check()  # too old to rely on, and it cannot be renewed
+            network.is_down = False
             with pytest.raises(StoreBusy, match="lost to another run"):
                 lost.check()
             with pytest.raises(StoreBusy):
@@ -186,19 +186,19 @@ def test_a_holder_that_comes_back_after_another_took_over_may_not_write(
     assert storage.read("k") == b"2"
 
 
-def test_a_short_silence_does_no_harm(storage: ObjectStorage) -> None:
-    line = Cut(storage)
-    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
-        line.dead = True
-        time.sleep(SHORT_S + 2)  # nobody else came meanwhile
-        line.dead = False
+def test_a_short_network_failure_does_not_cost_the_lease(storage: ObjectStorage) -> None:
+    network = UnreliableStorage(storage)
+    with hold_lease(network, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
+        network.is_down = True
+        time.sleep(SHORT_S + 2)  # no other run took it over meanwhile
+        network.is_down = False
         lease.check()
         assert state(storage)["free"] is False
     assert state(storage)["free"] is True
 
 
-class Deaf(Cut):
-    """Some answers to our writes are lost: the library sent them again, and met its own object."""
+class AnswerLosingStorage(UnreliableStorage):
+    """Some answers to writes are lost: obstore repeats the request, and its condition fails."""
 
     def __init__(self, storage: ObjectStorage) -> None:
         super().__init__(storage)
@@ -215,25 +215,25 @@ class Deaf(Cut):
 
 
 def test_an_answer_that_is_lost_does_not_cost_the_lease(storage: ObjectStorage) -> None:
-    line = Deaf(storage)
-    line.lost = 1  # that to the first write of all
-    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
+    network = AnswerLosingStorage(storage)
+    network.lost = 1  # the answer to the very first write
+    with hold_lease(network, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
         assert state(storage)["token"] == 1
-        line.lost = 1
+        network.lost = 1
         time.sleep(SHORT_S + 1)
         lease.check()
-        line.lost = 1
-    assert line.lost == 0
+        network.lost = 1
+    assert network.lost == 0
     assert state(storage)["free"] is True
 
 
 def test_a_store_that_ignores_conditions_is_refused() -> None:
-    class Careless:
+    class UnconditionalStorage:
         def __init__(self) -> None:
-            self.found: dict[str, TaggedObject] = {}
+            self.objects: dict[str, TaggedObject] = {}
 
         def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
-            return self.found.get(key)
+            return self.objects.get(key)
 
         def put_if(
             self,
@@ -242,18 +242,18 @@ def test_a_store_that_ignores_conditions_is_refused() -> None:
             tag: str | None,
             timeout_s: float | None = None,
         ) -> str | None:
-            self.found[key] = TaggedObject(bytes(data), str(time.monotonic_ns()), time.time())
-            return self.found[key].tag
+            self.objects[key] = TaggedObject(bytes(data), str(time.monotonic_ns()), time.time())
+            return self.objects[key].tag
 
         def remove(self, key: str) -> None:
-            del self.found[key]
+            del self.objects[key]
 
     with ExitStack() as stack, pytest.raises(InputError, match="ignores conditional writes"):
-        stack.enter_context(hold_lease(Careless(), KEY, wait_seconds=0))
+        stack.enter_context(hold_lease(UnconditionalStorage(), KEY, wait_seconds=0))
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "1e9", "nan"])
-def test_a_time_that_is_none_is_refused(
+def test_an_invalid_duration_is_refused(
     storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv("VOCO_LEASE_SECONDS", text)
@@ -261,7 +261,7 @@ def test_a_time_that_is_none_is_refused(
         stack.enter_context(hold_lease(storage, KEY, wait_seconds=0))
 
 
-def test_what_is_no_lease_is_left_alone(storage: ObjectStorage) -> None:
+def test_an_object_that_is_no_lease_is_not_overwritten(storage: ObjectStorage) -> None:
     storage.write(KEY, b"hello")
     with ExitStack() as stack, pytest.raises(InputError, match="expected a lease"):
         stack.enter_context(hold_lease(storage, KEY, wait_seconds=0))

@@ -1,4 +1,4 @@
-"""A worker commits for the run that it belongs to, while that run lasts, and for no other."""
+"""A worker commits for its own run while that run lasts, and for no other run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def record() -> Record:
 
 
 def handed_out(root: Path) -> bytes:
-    """The store as a worker of a run gets it; the run ends at once."""
+    """The pickled storage that a run gave to a worker; the run is over."""
     with writing(LocalStorage(root), SPEC) as writer:
         writer.assign([record().key])
         return pickle.dumps(writer.storage)
@@ -73,7 +73,7 @@ def test_a_worker_of_a_run_that_was_killed_writes_nothing_in_the_next(tmp_path: 
     late: Storage = pickle.loads(mine.recv_bytes())
     run.kill()
     run.join()
-    with late.committing():  # it does not know, and nobody minds
+    with late.committing():  # allowed: no other run has begun
         pass
     with writing(LocalStorage(tmp_path), SPEC) as writer:
         before = files(tmp_path)
@@ -90,8 +90,8 @@ def _hand_out_and_hang(root: Path, pipe: multiprocessing.connection.Connection) 
 
 
 @pytest.mark.parametrize("repairs", [True, False])
-def test_whoever_takes_the_lock_shuts_late_workers_out(tmp_path: Path, repairs: bool) -> None:
-    """As `gc` and `forget` do, which hand out no work."""
+def test_the_next_holder_of_the_lock_keeps_late_workers_out(tmp_path: Path, repairs: bool) -> None:
+    """Also `gc` and `forget`, which have no workers."""
     late = LocalStorage(tmp_path / SPEC.name)
     with writing(LocalStorage(tmp_path), SPEC) as writer:
         token = locks.Fence(tmp_path / f".{SPEC.name}.fence").path.read_text()

@@ -44,7 +44,7 @@ def test_an_object_is_written_read_replaced_and_removed(
     storage: ObjectStorage, object_server: ObjectServer
 ) -> None:
     data = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    storage.write("a/b", data.data)  # in its own shape
+    storage.write("a/b", data.data)  # three-dimensional, as a volume is
     assert object_server.objects(storage.prefix) == {"a/b": bytes(range(12))}
     assert storage.read("a/b") == bytes(range(12))
     assert storage.size("a/b") == 12
@@ -85,7 +85,7 @@ def test_a_large_object_goes_up_in_parts_and_is_there_whole_or_not_at_all(
     assert storage.size("large") == len(data)
 
 
-def test_a_place_travels_with_its_access_and_shows_no_key(storage: ObjectStorage) -> None:
+def test_a_storage_is_pickled_with_its_access_and_shows_no_key(storage: ObjectStorage) -> None:
     storage.write("k", b"1")
     twin = pickle.loads(pickle.dumps(storage))
     assert twin == storage
@@ -94,14 +94,14 @@ def test_a_place_travels_with_its_access_and_shows_no_key(storage: ObjectStorage
         assert "very-secret-text" not in text
 
 
-def test_the_one_writer_replaces_only_what_it_saw(storage: ObjectStorage) -> None:
+def test_the_lease_holder_replaces_only_versions_that_it_has_read(storage: ObjectStorage) -> None:
     storage.write("seen", b"1")
     storage.write("unseen", b"1")
     ours = storage.with_lease(Always())
     assert ours.read("seen") == b"1"
     assert ours.size("absent") is None
     ours.write("seen", b"2")
-    ours.write("seen", b"3")  # it knows its own
+    ours.write("seen", b"3")  # its own version
     storage.write("seen", b"theirs")
     storage.write("absent", b"theirs")
     for key in ("seen", "absent"):
@@ -114,7 +114,7 @@ def test_the_one_writer_replaces_only_what_it_saw(storage: ObjectStorage) -> Non
     assert storage.read("unseen") == b"2"
 
 
-def test_what_the_one_writer_removed_it_may_make_again(storage: ObjectStorage) -> None:
+def test_the_lease_holder_may_create_again_what_it_removed(storage: ObjectStorage) -> None:
     keys = ["one", "folder/two"]
     for key in keys:
         storage.write(key, b"1")
@@ -128,12 +128,12 @@ def test_what_the_one_writer_removed_it_may_make_again(storage: ObjectStorage) -
         ours.write(key, b"2")
         assert storage.read(key) == b"2"
     ours.remove("one")
-    storage.write("one", b"theirs")  # what it removed must still be gone
+    storage.write("one", b"theirs")  # condition: still absent
     with pytest.raises(StoreBusy, match="another run has written"):
         ours.write("one", b"3")
 
 
-def test_what_lies_below_the_one_writers_place_is_guarded_too(storage: ObjectStorage) -> None:
+def test_a_folder_below_is_under_the_same_lease(storage: ObjectStorage) -> None:
     storage.write("a/b/k", b"1")
     below = storage.with_lease(Always()) / "a" / "b"
     assert below.read("k") == b"1"
@@ -163,7 +163,7 @@ def test_stamps_of_a_large_store_are_kept_on_disk(
     assert peak < 2 * 2**20  # 16 MiB in a dictionary
 
 
-def test_nothing_is_listed_for_no_stamps(
+def test_no_request_is_sent_for_no_stamps(
     storage: ObjectStorage, object_server: ObjectServer
 ) -> None:
     before = len(object_server.requests())
@@ -188,13 +188,13 @@ def test_a_writer_does_not_remember_every_volume(
     finally:
         tracemalloc.stop()
     assert now < 2**18  # 1.5 MiB if it did
-    assert ours.read("volumes/zarr.json") == b"1"  # this it does remember
+    assert ours.read("volumes/zarr.json") == b"1"  # not a key that is written once
     storage.write("volumes/zarr.json", b"theirs")
     with pytest.raises(StoreBusy):
         ours.write("volumes/zarr.json", b"2")
 
 
-def test_stores_are_found_without_a_look_at_what_is_in_them(
+def test_stores_are_found_by_one_request(
     storage: ObjectStorage, object_server: ObjectServer
 ) -> None:
     names = [f"small-{number:012x}.zarr" for number in range(3)]
@@ -208,17 +208,17 @@ def test_stores_are_found_without_a_look_at_what_is_in_them(
     assert len(object_server.requests()) == before + 1
 
 
-def test_a_write_whose_answer_was_lost_is_known_again(storage: ObjectStorage) -> None:
+def test_a_write_whose_answer_was_lost_is_recognised(storage: ObjectStorage) -> None:
     storage.write("k", b"1")
     ours = storage.with_lease(Always())
     ours.read("k")
-    storage.write("k", b"2")  # as if our own request had been sent twice
+    storage.write("k", b"2")  # as if our request had arrived, and its answer been lost
     ours.write("k", b"2")
     ours.write("k", b"3")
     assert storage.read("k") == b"3"
 
 
-def test_a_writer_without_its_lease_writes_and_removes_nothing(storage: ObjectStorage) -> None:
+def test_a_run_without_its_lease_writes_and_removes_nothing(storage: ObjectStorage) -> None:
     class Lost:
         def check(self) -> None:
             raise StoreBusy("lost")

@@ -46,6 +46,6 @@ def test_other_object_stores_are_refused_by_name(scheme: str) -> None:
         open_storage(url)
 
 
-def test_what_is_opened_is_what_is_promised() -> None:
+def test_schemes_are_those_of_the_clients() -> None:
     """`urls` does not import obstore, so it has the schemes of the clients once more."""
     assert set(BUCKET_SCHEMES) == set(SERVICES)
