@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from platformdirs import user_data_path
 
 from voco_data.errors import InputError, VocoError
 from voco_data.storage import atomic, locks, scratch_db
@@ -94,10 +95,8 @@ def folder_of(root: Storage) -> Path:
     folder = root.local()
     if folder is not None:
         return folder / PRIVATE_FOLDER
-    if named := os.environ.get(PRIVATE_VARIABLE):
-        home = Path(named)
-    else:
-        home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "voco"
+    named = os.environ.get(PRIVATE_VARIABLE)
+    home = Path(named) if named else user_data_path("voco")
     return home / hashlib.sha256(str(root).encode()).hexdigest()[:12]
 
 

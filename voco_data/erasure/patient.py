@@ -79,7 +79,7 @@ def forget(
         raise InputError("patient: expected an id or a pseudonym, got an empty text")
     with ExitStack() as stack:
         writers = _alone(home, stack, wait) if yes else []
-        home = home.guarded(Leases([writer.lease for writer in writers]), WRITE_ONCE)
+        home = home.with_lease(Leases([writer.lease for writer in writers]), WRITE_ONCE)
         journal = find(home, patient)
         for _, old in journals(home):
             if set(old.ids) & set(journal.ids):

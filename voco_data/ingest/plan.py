@@ -233,8 +233,7 @@ class IngestPlan:
 
     def wants(self, number: int) -> bool:
         """Whether the series of this number in the index is to be read."""
-        found = self._table.execute("SELECT 1 FROM wanted WHERE number = ?", (number,))
-        return found.fetchone() is not None
+        return scratch_db.exists(self._table, "FROM wanted WHERE number = ?", (number,))
 
     def _wanted(
         self, series: NamedCohort, writers: Sequence[Filling], freshness: SeenFiles | None
@@ -267,10 +266,9 @@ class IngestPlan:
         )
 
     def _is_present(self, identity: SeriesIdentity) -> bool:
-        found = self._table.execute(
-            "SELECT 1 FROM present WHERE patient_id = ? AND series_uid = ?", identity
+        return scratch_db.exists(
+            self._table, "FROM present WHERE patient_id = ? AND series_uid = ?", identity
         )
-        return found.fetchone() is not None
 
 
 def by_rules(writers: Sequence[Filling]) -> list[Group]:

@@ -101,7 +101,7 @@ class SeenFiles:
 
     def save(self) -> None:
         """Write the memory, atomically, with what another run of the root has added to it."""
-        with self._root.exclusive(LOCK, wait_seconds=LOCK_S):
+        with self._root.lock(LOCK, wait_seconds=LOCK_S):
             self._load()
             self._drop_forgotten()  # the file still had it
             found = self._seen.execute("SELECT key, input_digest, reason, detail FROM seen")

@@ -95,12 +95,10 @@ def gc(
         previews = stack.enter_context(closing(_Previews(home)))
         names = store_names(home)
         if yes:
-            locks = [
-                home.exclusive(f".{name}.lock", wait_seconds=wait, tidies=False) for name in names
-            ]
+            locks = [home.lock(f".{name}.lock", wait_seconds=wait, repairs=False) for name in names]
             # Of all stores, whatever is removed: a run over any may show a preview again.
             leases = Leases([stack.enter_context(lock) for lock in locks])
-            home = home.guarded(leases, WRITE_ONCE)
+            home = home.with_lease(leases, WRITE_ONCE)
         pinned = pins_of(home)
         doomed, kept = _judge(home, names, stores, pinned)
         pieces = [

@@ -76,22 +76,20 @@ class StoreIndex:
 
     def has_row(self, row: int) -> bool:
         """Whether the catalogue lists this row, or will."""
-        return (
-            self._table.execute("SELECT 1 FROM held WHERE row = ?", (row,)).fetchone() is not None
-        )
+        return scratch_db.exists(self._table, "FROM held WHERE row = ?", (row,))
 
     def is_whole(self, row: int) -> bool:
         """Whether a volume of this row is held, and not known to be damaged."""
-        found = self._table.execute("SELECT 1 FROM whole WHERE row = ?", (row,))
-        return found.fetchone() is not None
+        return scratch_db.exists(self._table, "FROM whole WHERE row = ?", (row,))
 
     def has_series(self, identity: SeriesIdentity) -> bool:
         """Whether a series of this patient and id is held, whatever its pixels were."""
         patient_id, series_uid = identity
-        found = self._table.execute(
-            "SELECT 1 FROM held WHERE series_uid = ? AND patient_id = ?", (series_uid, patient_id)
+        return scratch_db.exists(
+            self._table,
+            "FROM held WHERE series_uid = ? AND patient_id = ?",
+            (series_uid, patient_id),
         )
-        return found.fetchone() is not None
 
     def digests(self) -> Iterator[tuple[str, str]]:
         """(stat digest, input digest) of every series."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 import xxhash
 
-from voco_data.errors import StoreCorrupt, is_of_the_file
+from voco_data.errors import StoreCorrupt, is_file_error
 from voco_data.storage.base import Storage
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue
@@ -287,7 +287,7 @@ class Store:
         """Whether it is this machine's trouble, or the network's, and says nothing of the store."""
         if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
             return False
-        return self._folder is None or not is_of_the_file(error)
+        return self._folder is None or not is_file_error(error)
 
     def _corrupt(self, row: int, error: OSError | DamagedChunk | StoreCorrupt) -> StoreCorrupt:
         self.storage.touch(chunk_key(row))  # the next run over its series looks at it again

@@ -9,8 +9,8 @@ from typing import Any
 
 import xxhash
 
-from voco_data.errors import StoreCorrupt, is_of_the_file
-from voco_data.storage.base import Storage
+from voco_data.errors import StoreCorrupt, is_file_error
+from voco_data.storage.base import ReadableStorage, WritableStorage
 from voco_data.store.keys import RECORDS, record_key, row_of_record
 
 
@@ -115,18 +115,18 @@ def series_key(patient_id: str, series_uid: str, source: str) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode(errors="surrogateescape"))
 
 
-def rows_with_record(store: Storage) -> Iterator[int]:
+def rows_with_record(store: ReadableStorage) -> Iterator[int]:
     """Rows whose record is there, in no order. Nothing is read."""
     found = (row_of_record(key) for key, _ in store.sizes(RECORDS))
     return (row for row in found if row is not None)
 
 
-def write_record(store: Storage, record: Record) -> None:
+def write_record(store: WritableStorage, record: Record) -> None:
     """Commit: from this single atomic write on, the row exists."""
     store.write(record_key(record.row), record.to_json().encode())
 
 
-def read_record(store: Storage, row: int) -> Record | None:
+def read_record(store: ReadableStorage, row: int) -> Record | None:
     """The record of `row`, or None where the row is a hole. Raises StoreCorrupt, OSError."""
     key = record_key(row)
     try:
@@ -134,7 +134,7 @@ def read_record(store: Storage, row: int) -> Record | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if not is_of_the_file(error):
+        if not is_file_error(error):
             raise
         what = error.strerror
         raise StoreCorrupt(f"{store}/{key}: the record cannot be read ({what})") from error

@@ -63,8 +63,7 @@ class RowIds:
 
     def has(self, row: int) -> bool:
         """Whether a series was given this row."""
-        found = self._table.execute("SELECT 1 FROM rows WHERE row = ?", (row,))
-        return found.fetchone() is not None
+        return scratch_db.exists(self._table, "FROM rows WHERE row = ?", (row,))
 
     def forget(self, keys: Iterable[str]) -> None:
         """Forget these series."""

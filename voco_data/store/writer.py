@@ -16,7 +16,7 @@ import xxhash
 
 from voco_data.errors import StoreCorrupt
 from voco_data.storage.atomic import sweep_store
-from voco_data.storage.base import Lease, Storage
+from voco_data.storage.base import Lease, Storage, WritableStorage
 from voco_data.store import arrays, catalogue, integrity
 from voco_data.store.chunks.codec import Compression, encode
 from voco_data.store.index import StoreIndex
@@ -51,7 +51,7 @@ class StoreWriter:
     def take_up(self, *, deep: bool = False) -> None:
         """Find out what the store holds, and what of it is damaged; `deep` reads all bytes."""
         self._load()
-        if self._anew or self._rows.lost or not self._lease.ended_well:
+        if self._anew or self._rows.lost or not self._lease.clean:
             self._take_up_holes()
         self._find_damage(deep=deep)
 
@@ -209,9 +209,9 @@ def writing(
     `deep` checks the bytes of every row. Raises StoreBusy if another run holds the store for
     longer than `wait_seconds`.
     """
-    with root.exclusive(f".{spec.name}.lock", wait_seconds=wait_seconds) as lease:
-        storage = (root / spec.name).guarded(lease, WRITE_ONCE)
-        if not lease.ended_well:
+    with root.lock(f".{spec.name}.lock", wait_seconds=wait_seconds) as lease:
+        storage = (root / spec.name).with_lease(lease, WRITE_ONCE)
+        if not lease.clean:
             sweep_store(storage)
         arrays.ensure(storage, spec)
         read_spec(storage)
@@ -224,7 +224,7 @@ def writing(
 
 
 def commit_volume(
-    store: Storage,
+    store: WritableStorage,
     record: Record,
     volume: npt.NDArray[np.uint8],
     compression: Compression = "none",

@@ -259,7 +259,7 @@ def test_a_busy_store_is_one_line_and_exit_code_1(
 ) -> None:
     old = old_store(root)
     before = files(root)
-    with LocalStorage(root).exclusive(f".{old.name}.lock", wait_seconds=0):
+    with LocalStorage(root).lock(f".{old.name}.lock", wait_seconds=0):
         assert main(["store", "gc", str(root), "--yes"]) == 1
         assert capsys.readouterr().err.count("\n") == 1
         assert main(["store", "gc", str(root), "--json"]) == 0  # looking needs no lock
@@ -310,5 +310,5 @@ def test_a_removal_that_dies_anywhere_is_finished_or_undone(
 
 def test_another_process_may_wait(root: Path) -> None:
     (name,) = (path.name for path in root.glob("new-*.zarr"))
-    with LocalStorage(root).exclusive(f".{name}.lock", wait_seconds=0), pytest.raises(StoreBusy):
+    with LocalStorage(root).lock(f".{name}.lock", wait_seconds=0), pytest.raises(StoreBusy):
         gc(root, yes=True, wait=0.3)
