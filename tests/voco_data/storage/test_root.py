@@ -110,13 +110,13 @@ def test_a_forget_waits_for_the_runs_of_a_root(root: Path) -> None:
 def test_nobody_sweeps_what_a_forget_is_writing(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = []
+    calls = []
 
-    def looking(*args: object) -> None:
+    def looking(*args: object, **_options: object) -> None:
         with pytest.raises(StoreBusy), locks.hold_lock(root / LOCK):
             pytest.fail("another run was alone in the root")
-        held.append(args)
+        calls.append(args)
 
-    monkeypatch.setattr(run_files, "forget_in", looking)
+    monkeypatch.setattr(run_files, "rewrite_without_patient", looking)
     forget_anna(root)
-    assert held
+    assert calls
