@@ -21,7 +21,7 @@ from voco_data.qc import preview
 from voco_data.reasons import Reason
 from voco_data.storage.base import Storage, WritableStorage
 from voco_data.store import integrity
-from voco_data.store.input_digests import InputDigests
+from voco_data.store.index import InputDigests
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import checksum, commit_volume

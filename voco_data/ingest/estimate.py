@@ -29,6 +29,7 @@ from voco_data.storage.base import Storage
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue, integrity
 from voco_data.store.index import StoreIndex
+from voco_data.store.keys import CATALOGUE
 from voco_data.store.spec import StoreSpec
 
 log = logging.getLogger(__name__)
@@ -101,12 +102,14 @@ def estimate(
         check_boxes(cohort, given, boxes)
         hidden = None
         if not keep_ids and not cohort.public_ids:
-            hidden = stack.enter_context(closing(pseudonyms.load(home) or pseudonyms.passing()))
+            hidden = stack.enter_context(
+                closing(pseudonyms.load(home) or pseudonyms.with_throwaway_key())
+            )
         series = NamedCohort(cohort, hidden, given)
         looks = [stack.enter_context(closing(_Look(home, spec))) for spec in wanted]
         freshness = stack.enter_context(closing(SeenFiles(home)))
         for look in looks:
-            freshness.adopt(look.held.digests(), look.spec)
+            freshness.adopt(look.index.digests(), look.spec)
         memory = None if deep else freshness
         plan = stack.enter_context(closing(IngestPlan(home, series, looks, memory)))
         refused = 0 if memory is None else _refused(series, looks, memory, plan)
@@ -136,26 +139,26 @@ class _Look:
     def __init__(self, root: Storage, spec: StoreSpec) -> None:
         self.storage = root / spec.name
         self.spec = spec
-        self.held = StoreIndex()
+        self.index = StoreIndex()
         with ExitStack() as undo:
-            undo.callback(self.held.close)
+            undo.callback(self.index.close)
             self._load()
             undo.pop_all()
 
     def _load(self) -> None:
         """As a run would: where there is no catalogue that reads, from the records."""
         try:
-            self.held.load(self.storage)
+            self.index.load(self.storage)
         except StoreCorrupt as error:
             log.warning("%s; a run will make it again from the records", error)
         else:
-            if self.storage.size(catalogue.KEY) is not None:
+            if self.storage.size(CATALOGUE) is not None:
                 return
-        for record in integrity.recover(self.storage):
-            self.held.replace(catalogue.line(record))
+        for record in integrity.readable_records(self.storage):
+            self.index.replace(catalogue.line(record))
 
     def close(self) -> None:
-        self.held.close()
+        self.index.close()
 
     def assign(self, keys: Iterable[str]) -> None:
         """No row is given to anyone."""

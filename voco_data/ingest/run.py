@@ -116,7 +116,7 @@ def preprocess(
         series = NamedCohort(cohort, hidden, given)
         freshness = stack.enter_context(closing(SeenFiles(home)))
         for writer in writers:
-            freshness.adopt(writer.held.digests(), writer.spec)
+            freshness.adopt(writer.index.digests(), writer.spec)
         plan = stack.enter_context(
             closing(IngestPlan(home, series, writers, None if deep else freshness))
         )
@@ -201,10 +201,10 @@ def _open_stores(
 def _beyond(root: Storage, spec: StoreSpec, series: int) -> int:
     """Series that a store must lack, by their number: known before its lock is taken."""
     try:
-        held = catalogue.count(root / spec.name)
+        stored = catalogue.count(root / spec.name)
     except StoreCorrupt:  # the run will make it again; until then all counts as new
-        held = 0
-    return max(0, series - held)
+        stored = 0
+    return max(0, series - stored)
 
 
 def cores() -> int:

@@ -53,6 +53,12 @@ def key_of(input_digest: str) -> str:
     return f"{PREVIEWS_FOLDER}/{input_digest[:2]}/{input_digest}.jpg"
 
 
+def digest_of(key: str) -> str | None:
+    """The input digest whose preview has this key; None for other objects."""
+    name = key.rpartition("/")[2]
+    return name.removesuffix(".jpg") if name.endswith(".jpg") else None
+
+
 def write(
     root: WritableStorage,
     key: str,

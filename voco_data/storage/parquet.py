@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from voco_data.batching import batched
 from voco_data.errors import StoreCorrupt, is_file_error
 from voco_data.storage.base import ReadableStorage, Storage
 
@@ -35,10 +35,9 @@ def write_table(
     storage: Storage, key: str, schema: pa.Schema, rows: Iterable[Sequence[Any]]
 ) -> None:
     """Write a table of rows whose values are in the order of the schema."""
-    remaining = iter(rows)
     with open_writer(storage, key, schema) as out:
-        while piece := list(islice(remaining, PIECE)):
-            columns = [list(column) for column in zip(*piece, strict=True)]
+        for batch in batched(rows, PIECE):
+            columns = [list(column) for column in zip(*batch, strict=True)]
             out.write_batch(pa.record_batch(columns, schema=schema))
 
 

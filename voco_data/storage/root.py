@@ -23,9 +23,17 @@ from voco_data.storage.base import ReadableStorage, Storage
 from voco_data.storage.urls import open_storage
 
 LOCK = ".voco.lock"
+PINS_FOLDER = "pins"
 PREVIEWS_FOLDER = "previews"
 PRIVATE_FOLDER = "private"
 RUNS_FOLDER = "runs"
+SEEN_FILES = "freshness.parquet"
+"""What earlier runs learnt of the archive's files."""
+SEEN_FILES_LOCK = "freshness.lock"
+FINGERPRINT = "pseudonyms.fingerprint"
+"""In the root of a bucket: which key its pseudonyms were made with."""
+RUN_DESCRIPTION = "run.json"
+"""In the folder of a training run: what it learns, and from which stores."""
 SHARED_FOLDERS = (PREVIEWS_FOLDER, PRIVATE_FOLDER)
 """Folders of a root that all of its runs write to, beside their run folders."""
 REPORT = "report.html"

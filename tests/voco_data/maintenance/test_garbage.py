@@ -157,7 +157,7 @@ def test_what_an_interrupted_run_committed_is_no_leftover(root: Path) -> None:
     summary = gc(root, yes=True)
     assert told(summary) == {("leftovers", spec.name): 2 * 8 * 8}
     with writing(LocalStorage(root), spec) as writer:
-        assert list(writer.held.rows()) == [1]
+        assert list(writer.index.rows()) == [1]
     assert np.array_equal(Store.open(root / spec.name).read(1), volumes[1])
 
 
@@ -197,7 +197,7 @@ def test_a_store_whose_tables_are_lost_keeps_its_volumes(
     assert told(summary) == {("leftovers", store.name): 2 * 8 * 8}  # the chunk of y
     assert files(store).keys() == before.keys() - {chunk_key(4)}
     with writing(LocalStorage(root), spec) as writer:
-        assert list(writer.held.rows()) == [0, 1, 2, 3]
+        assert list(writer.index.rows()) == [0, 1, 2, 3]
     assert verify(store).problems == ()
 
 
@@ -300,7 +300,7 @@ def test_a_removal_that_dies_anywhere_is_finished_or_undone(
                 gc(copy, stores=[name], yes=True)
         again = Path(shutil.copytree(copy, tmp_path / f"again-{survivors}"))
         with writing(LocalStorage(copy), spec) as writer:  # someone wants it back
-            kept = sorted(writer.held.rows())
+            kept = sorted(writer.index.rows())
         reopened = Store.open(copy / name)
         for row in kept:
             assert np.array_equal(reopened.read(row), store.read(row))

@@ -14,7 +14,7 @@ from tests.support.s3_server import BUCKET, S3Server, use
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import StoreCorrupt
 from voco_data.storage.object_store import ObjectStorage
-from voco_data.store.catalogue import Lines
+from voco_data.store.catalogue import RecordTable
 from voco_data.store.chunks import reader
 from voco_data.store.chunks.cache import ChunkCache
 from voco_data.store.keys import chunk_key
@@ -123,7 +123,7 @@ def test_a_row_that_was_made_anew_is_not_read_from_the_old_copy(remote: ObjectSt
     assert was is not None
     record = replace(was, chunk_checksum=xxhash.xxh3_128_hexdigest(new.data))
     chunks = ChunkCache(remote, store.digest, xxhash.xxh3_128_hexdigest)
-    assert np.array_equal(Store(remote, store.spec, Lines([record]), chunks).read(0), new)
+    assert np.array_equal(Store(remote, store.spec, RecordTable([record]), chunks).read(0), new)
 
 
 def test_threads_may_read_at_once_from_a_cache_that_is_too_small(
