@@ -107,9 +107,7 @@ def test_a_forget_waits_for_the_runs_of_a_root(root: Path) -> None:
     forget_anna(root)
 
 
-def test_nobody_sweeps_what_a_forget_is_writing(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_run_sweeps_while_a_forget_writes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def looking(*args: object, **_options: object) -> None:
