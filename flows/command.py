@@ -17,8 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from flows.options import build_parser
-from flows.printing import lines
-from flows.summary import plain
+from flows.summary import lines, plain
 from flows.verbs import VERBS
 from voco_data.errors import VocoError
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
+from voco_data.ingest.options import IngestOptions, UnevenPolicy
+from voco_data.layouts.registry import layout_choices
 from voco_data.storage.urls import is_bucket_url, path_or_url
 
 USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
-LAYOUTS = ("auto", "ratic", "flare", "dicom", "nifti")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -108,6 +109,8 @@ def _add_demo(commands: Any) -> None:
 
 
 def _add_preprocess(commands: Any) -> None:
+    """The options of a run. Their names in the result are those of `IngestOptions`."""
+    defaults = IngestOptions()
     preprocess = _command(commands, "preprocess", "bring the stores up to date with an archive")
     add = preprocess.add_argument
     add("source", type=local, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
@@ -118,10 +121,16 @@ def _add_preprocess(commands: Any) -> None:
         metavar="DIR",
         help="where the stores live: a folder, or s3://BUCKET/PREFIX",
     )
-    add("--layout", choices=LAYOUTS, default="auto", help="how SOURCE is laid out (auto)")
+    add(
+        "--layout",
+        choices=layout_choices(),
+        default=defaults.layout,
+        help="how SOURCE is laid out (auto)",
+    )
     specs = preprocess.add_mutually_exclusive_group()
     specs.add_argument(
         "--spec",
+        dest="specs",
         action="append",
         metavar="NAME",
         help="a built-in spec, repeatable (pretrain and finetune)",
@@ -133,7 +142,7 @@ def _add_preprocess(commands: Any) -> None:
     add("--boxes", type=Path, metavar="FILE", help="boxes made elsewhere: CSV or Parquet")
     add(
         "--uneven",
-        choices=("refuse", "resample"),
+        choices=get_args(UnevenPolicy),
         help="missing and uneven slices: refuse the series (default), or interpolate",
     )
     add("--keep-ids", action="store_true", help="do not replace ids by pseudonyms")
@@ -142,7 +151,7 @@ def _add_preprocess(commands: Any) -> None:
     add(
         "--wait",
         type=seconds,
-        default=0.0,
+        default=defaults.wait,
         metavar="SECONDS",
         help="how long to wait for a store that another run is filling (0)",
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, Final
 
 from flows.ids import renaming_of
+from voco_data.ingest.options import IngestOptions
 
 
 def demo(args: argparse.Namespace) -> Mapping[str, object]:
@@ -26,39 +28,25 @@ def demo(args: argparse.Namespace) -> Mapping[str, object]:
 
 def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
     """Fill the stores of an archive, or say what that would take."""
+    options = _ingest_options(args)
     if args.estimate:
-        return _estimate(args)
+        from voco_data.ingest.estimate import estimate
+
+        return estimate(args.source, args.root, options).to_json()
     from voco_data.ingest import run
 
-    return run.preprocess(
-        args.source, args.root, dask=args.dask, wait=args.wait, **_wishes(args)
-    ).to_json()
+    return run.preprocess(args.source, args.root, options).to_json()
 
 
-def _estimate(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data.errors import InputError
-    from voco_data.ingest.estimate import estimate
-
-    if args.dask is not None:
-        raise InputError("--estimate measures this machine; leave --dask out")
-    return estimate(args.source, args.root, **_wishes(args)).to_json()
-
-
-def _wishes(args: argparse.Namespace) -> dict[str, Any]:
-    """What a run and its estimate are both told."""
-    return {
-        "layout": args.layout,
-        "specs": tuple(args.spec or ("pretrain", "finetune")),
-        "spec_file": args.spec_file,
-        "workers": args.workers,
-        "boxes": args.boxes,
-        "uneven": args.uneven,
-        "keep_ids": args.keep_ids,
-        "deep": args.deep,
-        "include": tuple(args.include),
-        "exclude": tuple(args.exclude),
-        "progress": True,
+def _ingest_options(args: argparse.Namespace) -> IngestOptions:
+    """What was given on the command line; an option that was left out keeps its default."""
+    names = {field.name for field in fields(IngestOptions)}
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(args).items()
+        if name in names and value is not None
     }
+    return IngestOptions(**given, progress=True)
 
 
 def store(args: argparse.Namespace) -> Mapping[str, object]:
