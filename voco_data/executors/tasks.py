@@ -90,25 +90,33 @@ KnownInputs = Mapping[str, InputDigests]
 class RetryPolicy:
     """What happens to a batch whose worker died: by a crash, out of memory, or stuck in a decoder.
 
-    1. A Dask scheduler gives the batch to `cluster_tries` workers, one after the other. A cluster
-       that voco starts itself (`--dask local`) is set up so. The scheduler of another cluster has
-       a setting of its own, `distributed.scheduler.allowed-failures`, which cannot be set from
-       here: its default, 3, means four tries.
-    2. Local processes read the batch again. Each time that it fails, it is cut into batches
-       `shrink` times smaller, so the number of tries is bounded however many series are deadly.
-    3. Series of lost batches with at most `alone_from` series are read one at a time, by one
-       process that reads nothing else.
-    4. A series whose process dies then is refused with the reason `worker_died`.
+    1. Dask: the scheduler gives the batch to another worker, until `cluster_tries` have died. Then
+       processes of this machine read it, as they do if there is no cluster.
+    2. Processes: if one dies, all batches in flight are lost. They are read again, together, when
+       all others are done, in batches `shrink` times smaller. This is repeated until no lost batch
+       has more than `alone_from` series, so the number of rounds does not depend on how many series
+       are deadly.
+    3. Each series of a batch that is still lost is read by a process that reads nothing else.
+    4. If that process dies, too, the series is refused with the reason `worker_died`.
 
     A series that was committed before its worker died is recognised, and not read again.
     """
 
     cluster_tries: int = 2
+    """Workers of a Dask cluster that may die of one batch.
+
+    A cluster that voco starts (`--dask local`) gets `allowed-failures` = `cluster_tries` - 1. The
+    scheduler of any other cluster keeps its own setting, which cannot be changed from a client:
+    `distributed.scheduler.allowed-failures` in its configuration, 3 (four tries) by default.
+    """
     shrink: int = 4
+    """By how much batches get smaller in each round."""
     alone_from: int = 16
+    """Series of a lost batch, at most, from which each series is read alone."""
 
 
 RETRY_POLICY = RetryPolicy()
+"""The policy of all runs."""
 
 
 class WorkerDied(Exception):
