@@ -1,4 +1,4 @@
-"""What `voco` accepts on the command line. Standard library only: `voco --help` is instant."""
+"""What `voco` accepts on the command line. Only light modules: `voco --help` starts at once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ RESIDENCES = ("none", "ram", "device")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line: no page of usage before them."""
+    """A parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where the help is; exit code 2."""
+        """Print the error and how to get help; exit code 2."""
         line = " ".join(message.split())
         self.exit(USAGE_ERROR, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
 
 
 class PrintVersion(argparse.Action):
-    """`--version`, looked up only when asked for."""
+    """`--version`. The version is read only when it is needed."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         """Print the installed version and stop."""
@@ -70,7 +70,7 @@ def local(text: str) -> Path:
 
 
 def build_parser() -> OneLineParser:
-    """The whole surface: a subcommand a stage, each with `--json`."""
+    """The parser of the command: a subcommand for each stage, each with `--json`."""
     parser = OneLineParser(
         prog="voco",
         description="From a CT archive to a trained slice-sequence classifier.",
@@ -90,7 +90,7 @@ def build_parser() -> OneLineParser:
 
 
 def _command(commands: Any, name: str, help_line: str) -> argparse.ArgumentParser:
-    """A subcommand that prints text for a person, or with `--json` one object at the end."""
+    """Add a subcommand that prints text, or with `--json` one object as the last line."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=help_line, description=help_line, allow_abbrev=False
     )
@@ -194,7 +194,7 @@ def _add_store(commands: Any) -> None:
 
 
 def _add_removal(parser: argparse.ArgumentParser) -> None:
-    """The options of what removes: nothing goes without --yes."""
+    """The options of what removes: without --yes nothing is removed."""
     parser.add_argument("--yes", action="store_true", help="do it; without, it is only listed")
     parser.add_argument(
         "--wait",

@@ -19,7 +19,7 @@ from voco_data.ingest.options import LayoutName
 
 
 def run_folder(runs: Path) -> Path:
-    """`runs/retrain-<UTC time>`: the time that the run was due, so that a rerun finds its own."""
+    """`runs/retrain-<UTC time>`: of the scheduled start, so that a retry finds the same folder."""
     due = flow_run.scheduled_start_time
     return runs / f"retrain-{due:%Y%m%d-%H%M%S}"
 

@@ -1,7 +1,7 @@
-"""One function a subcommand: options in, summary out.
+"""One function for each subcommand: it takes the options and returns the summary.
 
-Each imports its stage when it is called, not before: `voco --help` starts at once, and a
-machine without torch can preprocess.
+Each imports its stage when it is called, so that `voco --help` starts at once, and a machine
+without torch can preprocess.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from voco_data.ingest.options import IngestOptions
 
 
 def demo(args: argparse.Namespace) -> Mapping[str, object]:
-    """Run the demo flow in a Prefect of its own, below the demo's folder."""
+    """Run the demo flow with an embedded Prefect, whose home is in the demo's folder."""
     from flows.embedded import isolate_prefect, start_server
 
     isolate_prefect(args.root)
@@ -27,7 +27,7 @@ def demo(args: argparse.Namespace) -> Mapping[str, object]:
 
 
 def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
-    """Fill the stores of an archive, or say what that would take."""
+    """Fill the stores of an archive, or estimate what that takes."""
     options = _ingest_options(args)
     if args.estimate:
         from voco_data.ingest.estimate import estimate
@@ -39,7 +39,7 @@ def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
 
 
 def _ingest_options(args: argparse.Namespace) -> IngestOptions:
-    """What was given on the command line; an option that was left out keeps its default."""
+    """The options of the command line; one that was left out keeps its default."""
     names = {field.name for field in fields(IngestOptions)}
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
