@@ -57,7 +57,7 @@ TRAITS = StackKey._fields
 """Columns that may split a stack, in the order in which they are tried."""
 
 _REMEMBERED = 4096
-"""Row ids that are cached."""
+"""How many row ids are cached."""
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS groups (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from voco_data.executors import tasks as module
 from voco_data.executors.process_pool import run_processes
 from voco_data.executors.tasks import (
     Batch,
+    RetryPolicy,
     SeriesOutcome,
     SeriesTask,
     Target,
@@ -226,6 +228,34 @@ def test_however_many_series_end_their_process_the_tries_come_to_an_end(
     assert sizes == sorted(set(sizes), reverse=True)
     assert [retry for _, retry in rounds] == [False, *(True for _ in rounds[1:])]
     assert len(rounds) - len(sizes) <= 8_000  # the rest were read one at a time
+
+
+def test_a_process_that_cannot_be_started_loses_no_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other processes are ended, too; what they had begun is not taken for the whole batch."""
+    submit = ProcessPoolExecutor.submit
+    calls = 0
+
+    def fail_once(self: ProcessPoolExecutor, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError("no process")
+        return submit(self, *arguments)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", fail_once)
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.storage, 12)
+        known = {writer.storage.name: InputDigests()}
+        found = [one for batch in run_processes(todo, known, 2, size=3) for one in batch]
+    assert sorted(one.key for one in found) == sorted(map(key, range(12)))
+    assert all(one.reason is None for one in found)
+
+
+def test_a_cluster_of_our_own_gets_the_allowed_failures_of_the_policy() -> None:
+    with dask._connected("local", 1, {}, RetryPolicy(cluster_tries=3)) as cluster:
+        assert cluster.client.cluster.scheduler.allowed_failures == 2
 
 
 def test_a_dask_worker_that_dies_costs_its_series_and_no_other(
