@@ -1,4 +1,4 @@
-"""What a stage leaves on Prefect's artifact page: its numbers as a table, and a link."""
+"""What a stage publishes on Prefect's artifact page: its summary as a table, and a link."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from voco_data.storage.urls import is_url
 
 @task(name="publish", task_run_name="publish {stage}", cache_policy=NO_CACHE)
 def publish(stage: str, summary: Mapping[str, Any], link: str | Path) -> None:
-    """Leave the artifacts `<stage>-summary` (a table) and `<stage>-link` (a file or folder).
+    """Create the artifacts `<stage>-summary` (a table) and `<stage>-link` (a file or folder).
 
     Args:
         stage: Lower case letters, digits and dashes: it becomes part of the artifacts' keys.
         summary: The stage's summary, plain JSON values.
-        link: Path that a person would open next, published as a file: address; or a URL.
+        link: What to open next: a path, published as a file: address, or a URL.
     """
     rows = [{"name": name, "value": value} for name, value in flatten(summary).items()]
     create_table_artifact(rows, key=f"{stage}-summary", description=f"Summary of {stage}")
@@ -29,5 +29,5 @@ def publish(stage: str, summary: Mapping[str, Any], link: str | Path) -> None:
 
 
 def address_of(link: str | Path) -> str:
-    """A URL as it is, a path as a file: address."""
+    """The address of a link: a URL as it is, a path as a file: address."""
     return str(link) if is_url(link) else Path(link).absolute().as_uri()

@@ -1,11 +1,11 @@
 """The `voco` command: parse, call one stage, print its summary, give the exit code.
 
     0    done
-    1    something went wrong: one line for what we can name, a traceback for a bug
+    1    an error: one line if it is a known kind, a traceback for a bug
     2    bad usage or input: one line
-    130  stopped by Ctrl-C: what is finished stays, a rerun goes on
+    130  stopped by Ctrl-C: what is finished stays, a rerun continues
 
-People's text and progress go to stderr; stdout holds the summary, with `--json` as one line.
+Messages and progress go to stderr; the summary goes to stdout, with `--json` as one line.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from flows.options import build_parser
-from flows.printing import lines
-from flows.summary import plain
+from flows.summary import lines, plain
 from flows.verbs import VERBS
 from voco_data.errors import VocoError
 
@@ -27,8 +26,8 @@ INTERRUPTED = 130
 _OUR_PACKAGES = ("voco_data", "voco_models", "flows")
 
 
-class _Lines(logging.Formatter):
-    """The bare message; warnings and worse say so first."""
+class _MessageFormatter(logging.Formatter):
+    """Formats a record as its message, after the level for warnings and errors."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)
@@ -38,9 +37,9 @@ class _Lines(logging.Formatter):
 
 
 def _log_to_stderr() -> None:
-    """Show what the stages log at INFO, and nothing of other libraries below WARNING."""
+    """Show what voco logs from INFO on, and what other libraries log from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
+    handler.setFormatter(_MessageFormatter())
     for name in _OUR_PACKAGES:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
@@ -49,7 +48,7 @@ def _log_to_stderr() -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Call the stage and print what it says. Problems that it found are no success."""
+    """Call the stage and print its summary. A summary with problems is a failure."""
     summary = plain(VERBS[args.command](args))
     if args.json:
         print(json.dumps(summary, allow_nan=False))
@@ -59,7 +58,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code. Usage errors leave by SystemExit(2)."""
+    """Run one subcommand and return the exit code. Usage errors raise SystemExit(2)."""
     args = build_parser().parse_args(argv)
     _log_to_stderr()
     name = f"voco {args.command}"
@@ -76,13 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_a_bug(error: Exception) -> bool:
-    """A module of our own that cannot be found is our mistake, not a missing package."""
+    """Whether an error is a bug: a module of voco is missing, not one of another package."""
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     return missing is not None and missing.partition(".")[0] in _OUR_PACKAGES
 
 
 def _one_line(error: Exception) -> str:
-    """What happened, on one line. A missing package is named with the sets that bring it."""
+    """The message of an error on one line; for a missing package, with how to install it."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         text += "; install what this stage needs: pip install 'voco[ingest,train,orchestrate]'"

@@ -22,12 +22,12 @@ from flows.summary import Summary
 log = logging.getLogger(__name__)
 
 Cohort: TypeAlias = dict[str, Path]
-"""Where the made-up cohort is: `ratic`, `flare` and `labels`."""
+"""Paths of the synthetic cohort: `ratic`, `flare` and `labels`."""
 
 
 @task(name="write cohort", cache_policy=NO_CACHE)
 def write_cohort(folder: Path, seed: int) -> Cohort:
-    """Make the recipe's cohort in `folder`; one that is there already stays untouched."""
+    """Make the recipe's cohort in `folder`; an existing one stays as it is."""
     from voco_data.phantom import cohort  # here: a machine without pydicom can still deploy
 
     spec = cohort.CohortSpec(
@@ -54,7 +54,7 @@ def write_report(run: Path, seed: int, root: Path, ledgers: dict[str, str]) -> P
 
 
 def next_run(runs: Path) -> Path:
-    """`runs/demo-1`, `runs/demo-2`, ...: the first that is not there."""
+    """`runs/demo-1`, `runs/demo-2`, ...: the first that does not exist."""
     number = 1
     while (runs / f"demo-{number}").exists():
         number += 1
@@ -95,7 +95,7 @@ def demo(root: Path = Path("demo"), seed: int | None = None) -> Summary:
 def demo_summary(
     labelled: Summary, unlabelled: Summary, scores: Summary, run: Path, report: Path, seconds: float
 ) -> Summary:
-    """Counts of both archives together, the scores, and where everything is."""
+    """Counts of both archives together, the scores, and the paths."""
     counted = ("series", "stored", "cached", "refused")
     return {
         **{name: labelled[name] + unlabelled[name] for name in counted},

@@ -1,4 +1,4 @@
-"""The demo's page: the recipe, what went in, how training went, what came out."""
+"""The report of the demo: the recipe, the archives, training, and the scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prefect without a server of the user's: a home of its own for one process, and silence."""
+"""Prefect embedded in one process: a home of its own, and no log."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from voco_data.errors import InputError
 
 
 def isolate_prefect(root: Path) -> None:
-    """Give this process a private Prefect in `root/.prefect`. Call before Prefect is imported.
+    """Give this process a private Prefect home in `root/.prefect`, before Prefect is imported.
 
-    Every PREFECT_ variable of the caller is dropped: the embedded run must not report to the
+    All PREFECT_ variables of the caller are removed: the embedded run must not report to the
     user's server, read the user's profiles or write to the user's database. Raises InputError if
     the folder cannot be made.
     """
@@ -34,17 +34,16 @@ def isolate_prefect(root: Path) -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_PLUGINS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors come to us as exceptions, and we say them
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are exceptions, and voco prints them
         "DO_NOT_TRACK": "1",
     }
 
 
 def start_server() -> None:
-    """Start the temporary server of this process, and keep Ctrl-C from it.
+    """Start the temporary server of this process, with SIGINT blocked.
 
-    A terminal sends Ctrl-C to all processes of a command. The server has to outlive it, to be
-    told how the run ended. It inherits a signal mask that holds SIGINT back; we stop it at exit
-    with SIGTERM.
+    A terminal sends Ctrl-C to all processes of a command. The server must outlive it, to be told
+    how the run ended. It inherits the signal mask, and is stopped at exit with SIGTERM.
     """
     from prefect.client.orchestration import get_client  # here: after isolate_prefect
 

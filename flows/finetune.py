@@ -10,14 +10,14 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
 from flows.ids import renaming_of
-from flows.resuming import FINETUNED, stopped_before
+from flows.parameters import StoreLocation
+from flows.retries import FINETUNED, stopped_before
 from flows.summary import Summary, plain
-from flows.where import Where
 
 
 # Called, never submitted: a stop signal then reaches the training loop, which saves and leaves.
 @task(name="train classifier", cache_policy=NO_CACHE)
-def train_classifier(store: Where, labels: Path, out: Path, **options: Any) -> Summary:
+def train_classifier(store: StoreLocation, labels: Path, out: Path, **options: Any) -> Summary:
     """Train the folds; checkpoints and predictions land in the run folder `out`."""
     from voco_models.stages import (
         finetune as stage,  # here: a machine without torch can still deploy
@@ -29,7 +29,7 @@ def train_classifier(store: Where, labels: Path, out: Path, **options: Any) -> S
 
 @flow(name="finetune")
 def finetune(
-    store: Where,
+    store: StoreLocation,
     labels: Path,
     out: Path,
     init: str = "scratch",

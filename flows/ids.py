@@ -1,4 +1,4 @@
-"""Labels with the archive's own ids, for a store that holds pseudonyms."""
+"""How to join labels, which have the archive's own ids, with a store that has pseudonyms."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def renaming_of(store: str | Path) -> Callable[[str], str] | None:
-    """How the root of `store` renames patients; None where it keeps their ids."""
+    """The function from a patient's id to the pseudonym in `store`; None if ids were kept."""
     from voco_data.deidentification import (
         pseudonyms,  # here: it needs pandas, and `voco --help` does not
     )
     from voco_data.storage.urls import parent_storage
 
-    hidden = pseudonyms.load(parent_storage(store))
-    return None if hidden is None else partial(hidden, "patient")
+    pseudonymiser = pseudonyms.load(parent_storage(store))
+    return None if pseudonymiser is None else partial(pseudonymiser, "patient")

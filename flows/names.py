@@ -1,8 +1,8 @@
 """`prefect deployment run preprocess` means `preprocess/preprocess`.
 
-A plugin of the `prefect` command line: our flows and their deployments have one name each, so a
-name without a slash is both. Turned on by `[tool.prefect.plugins]` in pyproject.toml, that is in
-the folder of this project, or anywhere by PREFECT_PLUGINS_ENABLED=true.
+A plugin of the `prefect` command line. The flows of voco and their deployments have equal names, so
+a name without a slash stands for both. The plugin is enabled by `[tool.prefect.plugins]` in
+pyproject.toml, that is in the folder of this project, or anywhere by PREFECT_PLUGINS_ENABLED=true.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def full_name(name: str) -> str:
 
 @wraps(_read_by_full_name)
 async def read_by_any_name(client: PrefectClient, name: str) -> DeploymentResponse:
-    """Prefect's lookup, for short names too; an unknown name is answered with the known ones."""
+    """Prefect's lookup, also for short names; for an unknown name it prints the known ones."""
     try:
         return await _read_by_full_name(client, full_name(name))
     except ObjectNotFound:
@@ -39,5 +39,5 @@ async def read_by_any_name(client: PrefectClient, name: str) -> DeploymentRespon
 
 @register_hook
 def setup_environment(*, ctx: HookContext) -> None:  # noqa: ARG001 - pluggy asks for the name
-    """Prefect's start-up hook: put our lookup in the place of the client's."""
+    """Prefect's start-up hook: replace the client's lookup."""
     PrefectClient.read_deployment_by_name = read_by_any_name  # type: ignore[method-assign, assignment]

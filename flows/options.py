@@ -1,30 +1,31 @@
-"""What `voco` accepts on the command line. Standard library only: `voco --help` is instant."""
+"""What `voco` accepts on the command line. Only light modules: `voco --help` starts at once."""
 
 from __future__ import annotations
 
 import argparse
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
+from voco_data.ingest.options import IngestOptions, UnevenPolicy
+from voco_data.layouts.registry import layout_choices
 from voco_data.storage.urls import is_url, path_or_url
 
 USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
-LAYOUTS = ("auto", "ratic", "flare", "dicom", "nifti")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line: no page of usage before them."""
+    """A parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where the help is; exit code 2."""
+        """Print the error and how to get help; exit code 2."""
         line = " ".join(message.split())
         self.exit(USAGE_ERROR, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
 
 
 class PrintVersion(argparse.Action):
-    """`--version`, looked up only when asked for."""
+    """`--version`. The version is read only when it is needed."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         """Print the installed version and stop."""
@@ -69,7 +70,7 @@ def local(text: str) -> Path:
 
 
 def build_parser() -> OneLineParser:
-    """The whole surface: a subcommand a stage, each with `--json`."""
+    """The parser of the command: a subcommand for each stage, each with `--json`."""
     parser = OneLineParser(
         prog="voco",
         description="From a CT archive to a trained slice-sequence classifier.",
@@ -89,7 +90,7 @@ def build_parser() -> OneLineParser:
 
 
 def _command(commands: Any, name: str, help_line: str) -> argparse.ArgumentParser:
-    """A subcommand that prints text for a person, or with `--json` one object at the end."""
+    """Add a subcommand that prints text, or with `--json` one object as the last line."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=help_line, description=help_line, allow_abbrev=False
     )
@@ -108,6 +109,8 @@ def _add_demo(commands: Any) -> None:
 
 
 def _add_preprocess(commands: Any) -> None:
+    """The options of a run. Their names in the result are those of `IngestOptions`."""
+    defaults = IngestOptions()
     preprocess = _command(commands, "preprocess", "bring the stores up to date with an archive")
     add = preprocess.add_argument
     add("source", type=local, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
@@ -118,10 +121,16 @@ def _add_preprocess(commands: Any) -> None:
         metavar="DIR",
         help="where the stores live: a folder, s3://BUCKET/PREFIX or az://CONTAINER/PREFIX",
     )
-    add("--layout", choices=LAYOUTS, default="auto", help="how SOURCE is laid out (auto)")
+    add(
+        "--layout",
+        choices=layout_choices(),
+        default=defaults.layout,
+        help="how SOURCE is laid out (auto)",
+    )
     specs = preprocess.add_mutually_exclusive_group()
     specs.add_argument(
         "--spec",
+        dest="specs",
         action="append",
         metavar="NAME",
         help="a built-in spec, repeatable (pretrain and finetune)",
@@ -133,7 +142,7 @@ def _add_preprocess(commands: Any) -> None:
     add("--boxes", type=Path, metavar="FILE", help="boxes made elsewhere: CSV or Parquet")
     add(
         "--uneven",
-        choices=("refuse", "resample"),
+        choices=get_args(UnevenPolicy),
         help="missing and uneven slices: refuse the series (default), or interpolate",
     )
     add("--keep-ids", action="store_true", help="do not replace ids by pseudonyms")
@@ -142,7 +151,7 @@ def _add_preprocess(commands: Any) -> None:
     add(
         "--wait",
         type=seconds,
-        default=0.0,
+        default=defaults.wait,
         metavar="SECONDS",
         help="how long to wait for a store that another run is filling (0)",
     )
@@ -185,7 +194,7 @@ def _add_store(commands: Any) -> None:
 
 
 def _add_removal(parser: argparse.ArgumentParser) -> None:
-    """The options of what removes: nothing goes without --yes."""
+    """The options of what removes: without --yes nothing is removed."""
     parser.add_argument("--yes", action="store_true", help="do it; without, it is only listed")
     parser.add_argument(
         "--wait",

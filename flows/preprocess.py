@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Unpack
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
+from flows.parameters import StoreLocation
 from flows.retries import worth_retrying
 from flows.summary import Summary, plain
-from flows.where import Where
-
-Layout: TypeAlias = Literal["auto", "ratic", "flare", "dicom", "nifti"]
-Uneven: TypeAlias = Literal["refuse", "resample"]
+from voco_data.ingest.options import IngestChanges, LayoutName, UnevenPolicy
 
 
 @task(
@@ -25,25 +23,27 @@ Uneven: TypeAlias = Literal["refuse", "resample"]
     retry_delay_seconds=60,
     retry_condition_fn=worth_retrying,
 )
-def preprocess_archive(source: Path, root: Where, **options: Any) -> Summary:
+def preprocess_archive(
+    source: Path, root: StoreLocation, **options: Unpack[IngestChanges]
+) -> Summary:
     """Index, read, crop, resample and store; spreads over processes or Dask by itself."""
     from voco_data.ingest import run  # here: a machine without pydicom can still deploy the flow
 
-    bar = sys.stderr.isatty()  # a person is watching; a worker's log is no place for it
-    return plain(run.preprocess(source, root, progress=bar, **options).to_json())
+    options["progress"] = sys.stderr.isatty()  # not in the log of a worker
+    return plain(run.preprocess(source, root, **options).to_json())
 
 
 @flow(name="preprocess")
 def preprocess(
     source: Path,
-    root: Where,
-    layout: Layout = "auto",
+    root: StoreLocation,
+    layout: LayoutName = "auto",
     specs: tuple[str, ...] = ("pretrain", "finetune"),
     spec_file: Path | None = None,
     workers: int | None = None,
     dask: str | None = None,
     boxes: Path | None = None,
-    uneven: Uneven | None = None,
+    uneven: UnevenPolicy | None = None,
     keep_ids: bool = False,
     deep: bool = False,
     wait: float = 0.0,
@@ -68,21 +68,6 @@ def preprocess(
         include: Only paths that match one of these patterns.
         exclude: No path that matches one of these patterns.
     """
-    summary = preprocess_archive(
-        source,
-        root,
-        layout=layout,
-        specs=specs,
-        spec_file=spec_file,
-        workers=workers,
-        dask=dask,
-        boxes=boxes,
-        uneven=uneven,
-        keep_ids=keep_ids,
-        deep=deep,
-        wait=wait,
-        include=include,
-        exclude=exclude,
-    )
+    summary: Summary = preprocess_archive(**locals())  # so far these are the parameters
     publish("preprocess", summary, link=summary["report"])
     return summary

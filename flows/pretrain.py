@@ -9,14 +9,14 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
-from flows.resuming import PRETRAINED, stopped_before
+from flows.parameters import StoreLocation
+from flows.retries import PRETRAINED, stopped_before
 from flows.summary import Summary, plain
-from flows.where import Where
 
 
 # Called, never submitted: a stop signal then reaches the training loop, which saves and leaves.
 @task(name="pretrain backbone", cache_policy=NO_CACHE)
-def pretrain_backbone(stores: list[Where], out: Path, **options: Any) -> Summary:
+def pretrain_backbone(stores: list[StoreLocation], out: Path, **options: Any) -> Summary:
     """Train student and teacher; checkpoints land in the run folder `out`."""
     from voco_models.stages import (
         pretrain as stage,  # here: a machine without torch can still deploy
@@ -27,7 +27,7 @@ def pretrain_backbone(stores: list[Where], out: Path, **options: Any) -> Summary
 
 @flow(name="pretrain")
 def pretrain(
-    stores: list[Where],
+    stores: list[StoreLocation],
     out: Path,
     recipe: str = "default",
     max_steps: int | None = None,

@@ -10,15 +10,16 @@ from prefect.runtime import flow_run
 from flows.artifacts import publish
 from flows.evaluate import evaluate
 from flows.finetune import finetune
-from flows.preprocess import Layout, preprocess
+from flows.parameters import StoreLocation
+from flows.preprocess import preprocess
 from flows.pretrain import pretrain
-from flows.resuming import FINETUNED, PRETRAINED
+from flows.retries import FINETUNED, PRETRAINED
 from flows.summary import Summary
-from flows.where import Where
+from voco_data.ingest.options import LayoutName
 
 
 def run_folder(runs: Path) -> Path:
-    """`runs/retrain-<UTC time>`: the time that the run was due, so that a rerun finds its own."""
+    """`runs/retrain-<UTC time>`: of the scheduled start, so that a retry finds the same folder."""
     due = flow_run.scheduled_start_time
     return runs / f"retrain-{due:%Y%m%d-%H%M%S}"
 
@@ -26,10 +27,10 @@ def run_folder(runs: Path) -> Path:
 @flow(name="retrain")
 def retrain(
     source: Path,
-    root: Where,
+    root: StoreLocation,
     labels: Path,
     runs: Path,
-    layout: Layout = "auto",
+    layout: LayoutName = "auto",
     pretrain_recipe: str = "default",
     finetune_recipe: str = "default",
     allow_unlabelled: bool = False,

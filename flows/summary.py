@@ -1,20 +1,25 @@
-"""A stage's summary as plain JSON values: what `--json` prints and what artifacts show."""
+"""A stage's summary: as plain JSON values, for `--json` and artifacts, and as lines of text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, TypeAlias
 
 Summary: TypeAlias = dict[str, Any]
 """What a stage reports: numbers, texts, paths as texts, and mappings or lists of them."""
 
+Row: TypeAlias = Mapping[str, Any]
+
+HIDDEN_COLUMNS = ("path",)
+"""Columns that are left out of tables: the name says the same in half the width."""
+
 
 def plain(summary: Mapping[str, Any]) -> Summary:
-    """The summary with paths as texts and undefined numbers (NaN, infinity) as None.
+    """Replace paths by texts, and undefined numbers (NaN, infinity) by None.
 
-    JSON has no NaN: a score that is undefined, say of a class nobody has, is null.
+    JSON has no NaN: an undefined score, such as that of a class without patients, is null.
     """
     return {str(key): _plain_value(value) for key, value in summary.items()}
 
@@ -32,7 +37,7 @@ def _plain_value(value: Any) -> Any:
 
 
 def flatten(summary: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level with dotted names; lists stay as they are."""
+    """Flatten nested mappings to one level with dotted names; lists stay as they are."""
     flat: dict[str, Any] = {}
     for key, value in summary.items():
         name = f"{prefix}{key}"
@@ -41,3 +46,57 @@ def flatten(summary: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def lines(summary: Summary) -> Iterator[str]:
+    """Iterate over lines: `name  value` for each entry, and a table for each list of rows.
+
+    Empty entries are left out.
+    """
+    entries = {name: value for name, value in flatten(summary).items() if value not in (None, [])}
+    width = max(map(len, entries), default=0)
+    for name, value in entries.items():
+        if _is_table(value):
+            yield from table(value)
+        else:
+            yield f"{name:<{width}}  {_text(name, value)}"
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """Iterate over lines of aligned columns under their names: those that fit into a cell."""
+    names = [name for name, value in rows[0].items() if name not in HIDDEN_COLUMNS and _fits(value)]
+    cells = [names, *([_text(name, row[name]) for name in names] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
+    for line in cells:
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        yield "  ".join(padded).rstrip()
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, Mapping) for row in value)
+
+
+def _fits(value: Any) -> bool:
+    """Whether a value fits into a cell: single values, and a shape such as a store's grid."""
+    if isinstance(value, list):
+        return all(isinstance(item, int) for item in value)
+    return not isinstance(value, Mapping)
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and any(part.endswith("bytes") for part in name.split(".")):
+        return size(value)
+    if isinstance(value, list):
+        return ("x" if _fits(value) else ", ").join(map(str, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def size(count: int) -> str:
+    """Format a number of bytes with a decimal unit: `512 B`, `29.6 GB`."""
+    amount, units = float(count), iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while abs(amount) >= 999.95 and (larger := next(units, None)):
+        amount, unit = amount / 1000, larger
+    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"

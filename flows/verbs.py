@@ -1,20 +1,22 @@
-"""One function a subcommand: options in, summary out.
+"""One function for each subcommand: it takes the options and returns the summary.
 
-Each imports its stage when it is called, not before: `voco --help` starts at once, and a
-machine without torch can preprocess.
+Each imports its stage when it is called, so that `voco --help` starts at once, and a machine
+without torch can preprocess.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, Final
 
 from flows.ids import renaming_of
+from voco_data.ingest.options import IngestOptions
 
 
 def demo(args: argparse.Namespace) -> Mapping[str, object]:
-    """Run the demo flow in a Prefect of its own, below the demo's folder."""
+    """Run the demo flow with an embedded Prefect, whose home is in the demo's folder."""
     from flows.embedded import isolate_prefect, start_server
 
     isolate_prefect(args.root)
@@ -25,40 +27,26 @@ def demo(args: argparse.Namespace) -> Mapping[str, object]:
 
 
 def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
-    """Fill the stores of an archive, or say what that would take."""
+    """Fill the stores of an archive, or estimate what that takes."""
+    options = _ingest_options(args)
     if args.estimate:
-        return _estimate(args)
+        from voco_data.ingest.estimate import estimate
+
+        return estimate(args.source, args.root, options).to_json()
     from voco_data.ingest import run
 
-    return run.preprocess(
-        args.source, args.root, dask=args.dask, wait=args.wait, **_wishes(args)
-    ).to_json()
+    return run.preprocess(args.source, args.root, options).to_json()
 
 
-def _estimate(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data.errors import InputError
-    from voco_data.ingest.estimate import estimate
-
-    if args.dask is not None:
-        raise InputError("--estimate measures this machine; leave --dask out")
-    return estimate(args.source, args.root, **_wishes(args)).to_json()
-
-
-def _wishes(args: argparse.Namespace) -> dict[str, Any]:
-    """What a run and its estimate are both told."""
-    return {
-        "layout": args.layout,
-        "specs": tuple(args.spec or ("pretrain", "finetune")),
-        "spec_file": args.spec_file,
-        "workers": args.workers,
-        "boxes": args.boxes,
-        "uneven": args.uneven,
-        "keep_ids": args.keep_ids,
-        "deep": args.deep,
-        "include": tuple(args.include),
-        "exclude": tuple(args.exclude),
-        "progress": True,
+def _ingest_options(args: argparse.Namespace) -> IngestOptions:
+    """The options of the command line; one that was left out keeps its default."""
+    names = {field.name for field in fields(IngestOptions)}
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(args).items()
+        if name in names and value is not None
     }
+    return IngestOptions(**given, progress=True)
 
 
 def store(args: argparse.Namespace) -> Mapping[str, object]:

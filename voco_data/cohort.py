@@ -1,21 +1,21 @@
 """What an archive holds before any pixel is read: its series, and files that belong to none.
 
-The cohort lies in a table on disk (`voco_data/storage/scratch_db.py`). A series is built when it is
-asked for, so an archive of any size takes the same memory.
+A cohort is a set of tables in a temporary file (`voco_data/storage/scratch_db.py`). A series is
+built when it is requested, so memory does not grow with the archive.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import xxhash
+from typing import TYPE_CHECKING, Literal
 
 from voco_data.reasons import Reason
+
+if TYPE_CHECKING:
+    import sqlite3
 
 MaskKind = Literal["nifti", "nrrd", "dicom_seg"]
 MaskLabels = Literal["ratic", "flare", "unknown"]
@@ -23,7 +23,7 @@ MaskLabels = Literal["ratic", "flare", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFile:
-    """One file of the archive: path relative to it, size and time of change."""
+    """One file: path relative to the archive, size in bytes, modification time."""
 
     path: str
     size: int
@@ -32,13 +32,13 @@ class ArchiveFile:
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """A segmentation that may belong to a series. Whether it fits, its reader finds out."""
+    """A segmentation that may belong to a series. Its reader checks whether it fits."""
 
     path: str
     """Relative to the archive."""
     kind: MaskKind
     labels: MaskLabels
-    """Whose numbers its voxels are."""
+    """The data set whose label numbers its voxels hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class SeriesEntry:
     """Common folder of the files (the file itself for NIfTI), relative to the archive."""
     files: tuple[str, ...]
     stat_digest: str
-    """Changes when a file or mask of the series is added, removed, replaced or touched."""
+    """Changes when a file or mask of the series is added, removed, replaced or modified."""
     masks: tuple[MaskFile, ...] = ()
     """Candidates, sorted by path."""
 
@@ -63,7 +63,7 @@ class SeriesHead:
     """A series without its files."""
 
     number: int
-    """Names the series within this index only."""
+    """Identifies the series within this index only."""
     kind: Literal["dicom", "nifti"]
     patient_id: str
     study_uid: str
@@ -71,7 +71,7 @@ class SeriesHead:
     source: str
     n_files: int
     n_slices: int
-    """Images: more than files where an object has several frames. 1 for NIfTI."""
+    """More than `n_files` where files have several frames. 1 for NIfTI."""
     stat_digest: str
 
 
@@ -85,38 +85,38 @@ class OddFile:
 
 
 class Cohort:
-    """The index of one archive, while it is open. Made by `voco_data.layouts.index`."""
+    """The index of one archive, while it is open. Made by `voco_data.layouts.index.index`."""
 
     def __init__(
         self, base: Path, layout: str, connection: sqlite3.Connection, *, public_ids: bool
     ) -> None:
         self.base = base
-        """Folder that every path in here is relative to."""
+        """Folder that all paths of the cohort are relative to."""
         self.layout = layout
         self.public_ids = public_ids
         """Ids of this layout are public and kept; all others become pseudonyms."""
         self._connection = connection
 
     def __len__(self) -> int:
-        """How many series."""
+        """The number of series."""
         return int(self._connection.execute("SELECT COUNT(*) FROM series").fetchone()[0])
 
     @property
     def n_files(self) -> int:
-        """How many files the archive has, of any kind."""
+        """The number of files in the archive, of any kind."""
         return int(self._connection.execute("SELECT COUNT(*) FROM files").fetchone()[0])
 
     def heads(self) -> Iterator[SeriesHead]:
-        """All series, sorted by patient, series id and source."""
+        """Iterate over all series, sorted by patient, series id and source."""
         cursor = self._connection.execute(f"{_HEAD} ORDER BY patient, uid, source, id")
         return (SeriesHead(*row) for row in cursor)
 
     def head(self, number: int) -> SeriesHead:
-        """One series, without its files."""
+        """Return one series, without its files."""
         return SeriesHead(*self._connection.execute(f"{_HEAD} WHERE id = ?", (number,)).fetchone())
 
     def entry(self, number: int) -> SeriesEntry:
-        """One series with its files and masks, both sorted by path."""
+        """Return one series with its files and masks, both sorted by path."""
         head = self.head(number)
         files = self._connection.execute(
             "SELECT path FROM slices JOIN files ON files.id = slices.file"
@@ -140,7 +140,7 @@ class Cohort:
         )
 
     def odd_files(self) -> Iterator[OddFile]:
-        """Files that belong to no series, sorted by path."""
+        """Iterate over the files that belong to no series, sorted by path."""
         cursor = self._connection.execute(
             "SELECT path, reason, detail FROM odd ORDER BY path, rowid"
         )
@@ -148,20 +148,3 @@ class Cohort:
 
 
 _HEAD = "SELECT id, kind, patient, study, uid, source, n_files, n_slices, stat_digest FROM series"
-
-
-def stat_digest(files: Iterable[ArchiveFile], masks: Sequence[ArchiveFile] = ()) -> str:
-    """XXH3-128 over path, size and time of change of every file, and of every mask if any.
-
-    Both come sorted by path.
-    """
-    state = xxhash.xxh3_128()
-    for file in files:
-        state.update(_line(file))
-    for mask in masks:
-        state.update(b"mask\0" + _line(mask))
-    return state.hexdigest()
-
-
-def _line(file: ArchiveFile) -> bytes:
-    return f"{file.path}\0{file.size}\0{file.mtime_ns}\n".encode(errors="surrogateescape")

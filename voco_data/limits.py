@@ -1,8 +1,19 @@
-"""Sizes that no real scan exceeds, checked before anything is allocated for them."""
+"""Limits that no real scan exceeds: the size of a volume, and the time that a series may take.
+
+Sizes are checked before anything is allocated for them. A series that takes too long is refused if
+Python code runs on; if C code does, its process is ended.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
@@ -10,8 +21,57 @@ from voco_data.reasons import Reason
 MAX_VOXELS = 2**31
 """4 GiB of int16: twice the largest volume of FLARE23 (796 x 512 x 2471)."""
 
+GRACE_S = 30.0
+"""Time between the limit and the end of a process that does not return from C code."""
+
 
 def check_voxels(shape: tuple[int, ...]) -> None:
-    """Raise SeriesRefused(BAD_GEOMETRY) for a volume that no worker could hold."""
+    """Raise SeriesRefused(BAD_GEOMETRY) for a shape that is empty or too large for a worker."""
     if min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
         raise SeriesRefused(Reason.BAD_GEOMETRY, f"a size of {shape} voxels")
+
+
+class _Expired(BaseException):
+    """Raised by the timer. Not an Exception: handlers for hostile files must not catch it."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise SeriesRefused(TIME_LIMIT) in the block once `seconds` have passed.
+
+    A C call that does not return cannot be interrupted: `end_when_stuck` ends its process. Python
+    handles signals in the main thread only, so there is no limit in other threads, such as those
+    of a Dask worker.
+    """
+    if seconds == math.inf or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise _Expired
+
+    former = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except _Expired:
+        raise SeriesRefused(
+            Reason.TIME_LIMIT, f"reading it takes longer than {seconds:g} s"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, former)
+
+
+@contextmanager
+def end_when_stuck(seconds: float) -> Iterator[None]:
+    """End this process if the block takes longer than `seconds` and GRACE_S.
+
+    The timer does not need the GIL. There is one in a process, so only one thread may use it.
+    """
+    with open(os.devnull, "w") as null:  # noqa: PTH123  faulthandler needs a file descriptor
+        faulthandler.dump_traceback_later(seconds + GRACE_S, exit=True, file=null)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a series or a file did not become a volume. The value is what the ledger says."""
+    """Why a series or a file did not become a volume. The ledger holds the value."""
 
     # Files and series that are not CT volumes: skipped.
     NOT_AN_IMAGE = "not_an_image"
@@ -18,7 +18,7 @@ class Reason(StrEnum):
     DERIVED = "derived"
     """A secondary capture, rendering, dose sheet or parametric map: its values are not HU."""
     MASK = "mask"
-    """A segmentation: it belongs to series, and is none itself."""
+    """A segmentation: it belongs to a series, and is not one itself."""
     NOT_MEDICAL = "not_medical"
     """Neither DICOM nor NIfTI by its content."""
 
@@ -26,17 +26,17 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     """The file does not parse, is truncated, or its pixels do not decode."""
     IO_ERROR = "io_error"
-    """The file system did not give its bytes: no permission, a broken disk, a file that went."""
+    """The file system failed to read it: no permission, a broken disk, a file that was removed."""
     UNSUPPORTED_SYNTAX = "unsupported_syntax"
-    """A transfer syntax that we cannot decode without loss of meaning."""
+    """A transfer syntax that is not decoded."""
     MISSING_GEOMETRY = "missing_geometry"
     """No position, orientation or pixel spacing (PS3.3 C.7.6.2)."""
     BAD_GEOMETRY = "bad_geometry"
-    """Orientation or spacing that no scanner produces."""
+    """Orientation, spacing or size that no scanner produces."""
     MIXED_GEOMETRY = "mixed_geometry"
     """Slices of one series differ in size, spacing or orientation."""
     AFFINES_DISAGREE = "affines_disagree"
-    """A NIfTI's qform and sform place its voxels at different points."""
+    """The qform and the sform of a NIfTI file place its voxels at different points."""
     TOO_FEW_SLICES = "too_few_slices"
     """Fewer slices than the spec asks for."""
     TOO_THIN = "too_thin"
@@ -48,25 +48,25 @@ class Reason(StrEnum):
     DUPLICATE_POSITIONS = "duplicate_positions"
     """Two slices at one position with different pixels."""
     NOT_A_VOLUME = "not_a_volume"
-    """A volume file that has not exactly three dimensions."""
+    """A file whose array does not have exactly three dimensions."""
     BURNED_IN = "burned_in"
     """BurnedInAnnotation is YES, or the pixels look like text: they may name the patient."""
     BOX_OUTSIDE = "box_outside"
-    """A box made elsewhere does not meet the scan."""
+    """A box that was made elsewhere does not intersect the scan."""
     NOT_HU = "not_hu"
     """No value below water: the intercept is missing, or the values are something else."""
     TIME_LIMIT = "time_limit"
     """Reading it took longer than a series may take."""
     INTERNAL_ERROR = "internal_error"
-    """An error of ours: the detail says where. Please report it."""
+    """A bug in voco: the detail says where. Please report it."""
     WORKER_DIED = "worker_died"
-    """The process that read this series was killed, twice."""
+    """The process that read this series was killed, at least twice (`RetryPolicy`)."""
 
 
 TRANSIENT = frozenset(
     {Reason.IO_ERROR, Reason.TIME_LIMIT, Reason.INTERNAL_ERROR, Reason.WORKER_DIED}
 )
-"""Not a property of the files: another run tries again."""
+"""Reasons that do not depend on the files: another run reads the series again."""
 
 SKIPPED = frozenset(
     {

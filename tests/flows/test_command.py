@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,9 +72,9 @@ def raiser(error: BaseException) -> Callable[[], None]:
 def test_preprocess_defaults_reach_the_stage(replace: Replace) -> None:
     seen = replace("voco_data.ingest.run", "preprocess")
     assert main(["preprocess", "archive", "--root", "stores"]) == 0
-    assert seen == {
-        "source": Path("archive"),
-        "root": Path("stores"),
+    options = seen.pop("options")
+    assert seen == {"source": Path("archive"), "root": Path("stores"), "changes": {}}
+    assert asdict(options) == {
         "layout": "auto",
         "specs": ("pretrain", "finetune"),
         "spec_file": None,
@@ -92,29 +93,31 @@ def test_preprocess_defaults_reach_the_stage(replace: Replace) -> None:
 
 def test_preprocess_options_reach_the_stage(replace: Replace) -> None:
     seen = replace("voco_data.ingest.run", "preprocess")
-    options = (
+    words = (
         "--layout ratic --spec finetune --spec pretrain --workers 3 --keep-ids --deep --wait 2.5 "
         "--include *.dcm --include b* --exclude c* --boxes b.csv --uneven resample"
     )
-    assert main(["preprocess", "archive", "--root", "stores", *options.split()]) == 0
-    assert seen["layout"] == "ratic"
-    assert seen["specs"] == ("finetune", "pretrain")
-    assert seen["workers"] == 3
-    assert seen["keep_ids"] is True
-    assert seen["boxes"] == Path("b.csv")
-    assert seen["uneven"] == "resample"
-    assert seen["deep"] is True
-    assert seen["wait"] == 2.5
-    assert seen["include"] == ("*.dcm", "b*")
-    assert seen["exclude"] == ("c*",)
+    assert main(["preprocess", "archive", "--root", "stores", *words.split()]) == 0
+    options = seen["options"]
+    assert options.layout == "ratic"
+    assert options.specs == ("finetune", "pretrain")
+    assert options.workers == 3
+    assert options.keep_ids is True
+    assert options.boxes == Path("b.csv")
+    assert options.uneven == "resample"
+    assert options.deep is True
+    assert options.wait == 2.5
+    assert options.include == ("*.dcm", "b*")
+    assert options.exclude == ("c*",)
 
 
 def test_preprocess_takes_a_spec_file_and_a_cluster(replace: Replace) -> None:
     seen = replace("voco_data.ingest.run", "preprocess")
     words = "preprocess a --root r --spec-file s.json --dask tcp://127.0.0.1:8786"
     assert main(words.split()) == 0
-    assert seen["spec_file"] == Path("s.json")
-    assert seen["dask"] == "tcp://127.0.0.1:8786"
+    options = seen["options"]
+    assert options.spec_file == Path("s.json")
+    assert options.dask == "tcp://127.0.0.1:8786"
 
 
 def test_pretrain_options_reach_the_stage(replace: Replace) -> None:

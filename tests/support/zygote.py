@@ -158,7 +158,7 @@ def _serve() -> None:
     from multiprocessing import get_context
 
     # What a run imports, so that a forked run compiles and loads nothing.
-    import voco_data.executors.batches
+    import voco_data.executors.process_pool
     import voco_data.executors.worker
     import voco_data.ingest.run  # noqa: F401
 

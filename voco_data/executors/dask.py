@@ -1,50 +1,69 @@
-"""Spread batches of series over a Dask cluster: one of this machine, or the user's.
+"""Spread batches of series over a Dask cluster: one that is started here, or the user's.
 
-What is finished is in the stores, so whatever dies, little is lost. A worker's death costs its
-batch a retry. Without its scheduler the run ends, in one line: the cluster is its owner's.
+What is finished is in the stores, so little is lost if a worker, the scheduler or the client dies.
+Batches of a worker that died are retried by `RetryPolicy`. If the scheduler is gone, the run ends
+with an error of one line: the cluster belongs to the user.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from itertools import islice
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
 
 from voco_data.errors import InputError, VocoError
-from voco_data.executors.batches import (
+from voco_data.executors.process_pool import run_processes
+from voco_data.executors.tasks import (
     IN_FLIGHT_PER_WORKER,
     LARGEST_BATCH,
-    batches,
-    pieces,
-    run_processes,
+    RETRY_POLICY,
+    TIME_LIMIT_S,
+    Batch,
+    ExecutorEnded,
+    KnownInputs,
+    RetryPolicy,
+    SeriesOutcome,
+    SeriesTask,
+    WorkerDied,
+    batch_size,
+    batched,
+    run_tasks,
 )
-from voco_data.executors.process_pool import TIME_LIMIT_S, Batch, Known
-from voco_data.executors.worker import SeriesOutcome, SeriesTask, fill_batch
-from voco_data.time_limit import end_when_stuck
+from voco_data.executors.worker import fill_batch
+from voco_data.limits import end_when_stuck
 from voco_data.version import VERSION
+
+if TYPE_CHECKING:
+    from dask.distributed import Client, Future, LocalCluster
+
+    from voco_data.store.index import InputDigests
 
 log = logging.getLogger(__name__)
 
-ANY_PORT = "127.0.0.1:0"
-"""Where the scheduler of a local cluster shows itself: on loopback, beside others."""
+Result = TypeVar("Result")
+
+LOCAL = "local"
+"""The address that starts a cluster on this machine."""
+DASHBOARD_ADDRESS = "127.0.0.1:0"
+"""Where that cluster serves its dashboard: on the loopback interface, on any free port."""
 
 MOST_BATCHES = 512
-"""Of a large archive, unless a worker would get less than fanout.BATCHES_PER_WORKER."""
-LOOKS = 8
-"""So many series in a row that were not committed before say that a batch is new, or goes on."""
+"""Batches of a large archive, unless workers would get less than BATCHES_PER_WORKER each."""
+MOST_MISSES = 8
+"""After so many series in a row that were not committed before, a worker stops looking for them."""
 
-CONNECT_S = 10.0
-PATIENCE_S = 5.0
-"""How often a quiet cluster is asked whether it is there."""
-ANSWER_S = 30.0
-"""What a scheduler may take to answer."""
-CLOSE_S = 5.0
+CONNECT_TIMEOUT_S = 10.0
+POLL_S = 5.0
+"""How long a quiet cluster is waited for before its workers are counted again."""
+ANSWER_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 5.0
 WORKERLESS_S = 30.0
-"""A cluster that has had no worker for so long will get none by itself."""
+"""A cluster that has had no worker for so long is taken to get none by itself."""
 
+WORKER_DIED = "a Dask worker died; what it had in hand is tried again"
 NO_SCHEDULER = (
     "the Dask scheduler is gone, or does not answer; what is finished stays: start it, run again"
 )
@@ -52,170 +71,218 @@ NO_WORKERS = "the Dask cluster has no workers; what is finished stays: start som
 
 
 def run_dask(
-    tasks: Sequence[SeriesTask], known: Known, address: str, workers: int
+    tasks: Sequence[SeriesTask],
+    known: KnownInputs,
+    address: str,
+    workers: int,
+    *,
+    policy: RetryPolicy = RETRY_POLICY,
 ) -> Iterator[list[SeriesOutcome]]:
-    """Over a Dask cluster: `local` starts one of `workers` processes, else a scheduler's address.
+    """Run tasks over a Dask cluster, then over local processes what its workers died of.
 
-    Every worker must see SOURCE and the root under the same paths. Raises InputError if no
-    scheduler answers, VocoError if it is gone later, or no worker is left.
+    `address` is that of a scheduler, or `local` for a new cluster of `workers` processes. All
+    workers must see the archive and the root under the same paths as this process. Raises
+    InputError if no scheduler answers, VocoError if it is gone later or has no workers.
     """
-    with _connected(address, workers) as cluster:
-        suspects = yield from _drain(cluster, tasks, known)
-    # The second try is ours: in processes of this machine, where no other series is blamed.
-    yield from run_processes(batches(suspects, workers), known, workers, again=True)
+    with _connected(address, workers, known, policy) as cluster:
+        size = batch_size(len(tasks), max(1, cluster.threads), largest_batch(len(tasks)))
+        lost = yield from run_tasks(cluster, tasks, batched(range(len(tasks)), size), retry=False)
+    # In processes of this machine, no other series is blamed for the death of a worker.
+    suspects = list(chain.from_iterable(lost))
+    yield from run_processes(tasks, known, workers, positions=suspects, retry=True, policy=policy)
 
 
 def largest_batch(count: int) -> int:
-    """The most series of a batch: more in an archive so large that it had too many batches."""
+    """Series of a batch at most: more in an archive that would have too many batches."""
     return max(LARGEST_BATCH, -(-count // MOST_BATCHES))
 
 
-class _WorkerDied(Exception):
-    """With what it had in hand."""
-
-
-class _NotYet(Exception):
-    """A batch seemed done, and is not."""
-
-
-class _Unwanted(Exception):
-    """On a worker: nobody waits for the batch any more."""
+class _BatchUnwanted(Exception):
+    """Raised on a worker whose batch has been cancelled."""
 
 
 class _Cluster:
-    """A client of a scheduler, whose every answer may be that the scheduler is gone."""
+    """An executor over a Dask cluster. Each request may find that the scheduler is gone."""
 
-    def __init__(self, client: Any, *, ours: bool) -> None:
+    threads: int
+    """The number of batches that all workers together can fill at a time."""
+    _known: Future[dict[str, InputDigests]]
+
+    def __init__(self, client: Client, *, is_own: bool) -> None:
         self.client = client
-        self.ours = ours
-        self.lost = False
+        self.is_lost = False
+        """Whether the scheduler is gone."""
+        self._is_own = is_own
+        self._counted_at = time.monotonic()
+        self._workerless_s = 0.0
 
-    def threads(self) -> int:
-        """How many batches the workers can be at, all together."""
-        with self._asking():
-            return sum(self.client.nthreads(callback_timeout=ANSWER_S).values())
+    def start(self, known: KnownInputs) -> None:
+        """Count the workers, and give them what the stores hold."""
+        self.threads = self._count_threads()
+        # A task's result, not scattered data: that would be lost with the worker that holds it.
+        self._known = self._submit(dict, known)
 
-    def share(self, known: Known) -> Any:
-        """Something to hand to many tasks. Not scattered: that is lost with the worker it is on."""
-        with self._asking():
-            return self._submit(dict, known)
+    def slots(self) -> int:
+        """How many batches may be in flight."""
+        return IN_FLIGHT_PER_WORKER * max(1, self.threads)
 
-    def fill(self, batch: Batch, shared: Any) -> Any:
-        """Hand in a batch; gives a future of its outcomes."""
-        with self._asking():
-            return self._submit(_fill, batch, shared)
+    def submit(self, batch: Batch, *, retry: bool) -> Future[list[SeriesOutcome]]:  # noqa: ARG002
+        """Hand in a batch. Workers look for what was committed, whether it is a retry or not."""
+        return self._submit(fill_on_worker, batch, self._known)
 
-    def done(self, flying: Sequence[Any]) -> list[Any]:
-        """The futures that are no longer pending, after a while; maybe none."""
+    def wait(
+        self, in_flight: Sequence[Future[list[SeriesOutcome]]]
+    ) -> list[Future[list[SeriesOutcome]]]:
+        """Wait for batches for up to POLL_S; returns those that have ended.
+
+        Raises VocoError if the user's cluster has had no workers for WORKERLESS_S, ExecutorEnded
+        if a cluster of our own has.
+        """
         from dask.distributed import wait
         from distributed.client import FuturesCancelledError
 
-        with self._asking(), self.client.as_current():
-            with suppress(TimeoutError, FuturesCancelledError):  # each future says it, and why
-                wait(flying, timeout=PATIENCE_S, return_when="FIRST_COMPLETED")
-            return [future for future in flying if future.status not in ("pending", "lost")]
+        with self._scheduler_needed(), self.client.as_current():
+            with suppress(TimeoutError, FuturesCancelledError):  # `outcomes` finds out why
+                wait(in_flight, timeout=POLL_S, return_when="FIRST_COMPLETED")
+            ended = [future for future in in_flight if future.status not in ("pending", "lost")]
+        self._check_workers(is_idle=not ended)
+        return ended
 
-    def outcomes(self, future: Any) -> list[SeriesOutcome]:
-        """What a batch gave. Raises _WorkerDied, _NotYet, or what the batch raised."""
+    def outcomes(self, handle: Future[list[SeriesOutcome]]) -> list[SeriesOutcome] | None:
+        """The outcomes of a batch; None if they were lost with a worker, and are made again.
+
+        Raises WorkerDied, VocoError, or what the batch raised.
+        """
         from dask.distributed import KilledWorker
         from distributed.client import FutureCancelledError
 
-        with self._asking():
-            if future.status == "error":
-                error = future.exception(timeout=ANSWER_S)
+        with self._scheduler_needed():
+            if handle.status == "error":
+                error = handle.exception(timeout=ANSWER_TIMEOUT_S)
             else:
                 try:
-                    found: list[SeriesOutcome] = future.result(timeout=ANSWER_S)
-                    return found
+                    outcomes: list[SeriesOutcome] = handle.result(timeout=ANSWER_TIMEOUT_S)
+                    return outcomes
                 except FutureCancelledError as cancelled:
                     if cancelled.reason == "scheduler-connection-lost":
                         raise
-                    raise _WorkerDied from cancelled  # it held what the batch needs
+                    log.warning(WORKER_DIED)  # with the known inputs that the batch needs
+                    raise WorkerDied from cancelled
                 except TimeoutError:
-                    # What the batch gave was lost with a worker, and is made again; or else this
-                    # asks in vain.
-                    self.client.nthreads(callback_timeout=ANSWER_S)
-                    raise _NotYet from None
-        if isinstance(error, KilledWorker | _Unwanted):
-            raise _WorkerDied from error
+                    self._count_threads()  # raises if the scheduler is gone
+                    return None
+        if isinstance(error, KilledWorker | _BatchUnwanted):
+            log.warning(WORKER_DIED)
+            raise WorkerDied from error
         if isinstance(error, VocoError | OSError):
             raise error
-        # What a series may raise is an outcome: this one comes from the cluster itself.
+        # Errors of a series are outcomes: this one comes from the cluster itself.
         raise VocoError(
             f"the Dask cluster cannot do voco's work ({type(error).__name__}: "
             f"{str(error).partition(chr(10))[0]}); its scheduler and workers need the same voco as "
             f"here, {VERSION}"
         ) from error
 
+    def close(self) -> None:
+        """Close the client, in silence if the scheduler is gone: the run's error says so."""
+        with _dask_loggers_off() if self.is_lost else nullcontext():
+            try:
+                self.client.close(timeout=CLOSE_TIMEOUT_S)
+            except OSError as error:
+                log.info("the Dask client does not close (%s); it ends with this process", error)
+
+    def _check_workers(self, *, is_idle: bool) -> None:
+        """Count the workers every POLL_S: they may come and go."""
+        now = time.monotonic()
+        if now - self._counted_at >= POLL_S:
+            self.threads, now = self._count_threads(), time.monotonic()
+            is_workerless = is_idle and not self.threads
+            self._workerless_s = (
+                self._workerless_s + now - self._counted_at if is_workerless else 0.0
+            )
+            self._counted_at = now
+        if is_idle and self._workerless_s >= WORKERLESS_S:
+            if self._is_own:
+                raise ExecutorEnded
+            raise VocoError(NO_WORKERS)
+
+    def _count_threads(self) -> int:
+        with self._scheduler_needed():
+            return sum(self.client.nthreads(callback_timeout=ANSWER_TIMEOUT_S).values())
+
+    def _submit(self, function: Callable[..., Result], *arguments: object) -> Future[Result]:
+        import dask
+
+        with (
+            self._scheduler_needed(),
+            # The file names of a batch take some MB, and Dask would warn about that.
+            dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}),
+        ):
+            return self.client.submit(function, *arguments, pure=False)
+
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Raise VocoError if the scheduler is gone: what the client raises then depends on when."""
+    def _scheduler_needed(self) -> Iterator[None]:
+        """Raise VocoError if the scheduler is gone, which the client shows in several ways."""
         from distributed.client import ClosedClientError, FutureCancelledError
 
         try:
             yield
-        except (_WorkerDied, _NotYet):
+        except WorkerDied:
             raise
         except (OSError, ClosedClientError, FutureCancelledError) as error:
-            self.lost = True
+            self.is_lost = True
             raise VocoError(NO_SCHEDULER) from error
         except Exception as error:
             if self.client.status == "running":
                 raise
-            self.lost = True  # a client that has closed itself fails in ways of its own
+            self.is_lost = True  # a client that has closed itself raises errors of any kind
             raise VocoError(NO_SCHEDULER) from error
         if self.client.status != "running":
-            self.lost = True
+            self.is_lost = True
             raise VocoError(NO_SCHEDULER)
-
-    def _submit(self, function: Any, *arguments: Any) -> Any:
-        import dask
-
-        # File names of a batch are some MB; there is nothing to advise.
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
-            return self.client.submit(function, *arguments, pure=False)
 
 
 @contextmanager
-def _connected(address: str, workers: int) -> Iterator[_Cluster]:
-    """A client, closed before the cluster that was started for it."""
-    from dask.distributed import Client, LocalCluster  # costs a second to import
+def _connected(
+    address: str, workers: int, known: KnownInputs, policy: RetryPolicy
+) -> Iterator[_Cluster]:
+    """A client of a scheduler, and the cluster if it is started here; both end with the block."""
+    from dask.distributed import Client, LocalCluster  # here: the import takes a second
 
     with ExitStack() as stack:
-        where: Any = address
+        scheduler: str | LocalCluster = address
         try:
-            if address == "local":
-                where = stack.enter_context(
+            if address == LOCAL:
+                scheduler = stack.enter_context(
                     LocalCluster(
-                        n_workers=workers, threads_per_worker=1, dashboard_address=ANY_PORT
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        dashboard_address=DASHBOARD_ADDRESS,
+                        scheduler_kwargs={"allowed_failures": policy.cluster_tries - 1},
                     )
                 )
-            client = Client(where, timeout=CONNECT_S, set_as_default=False)
+            client = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"--dask {address}: no scheduler answers there ({error}); "
                 "give local, or an address such as tcp://127.0.0.1:8786"
             ) from error
-        cluster = _Cluster(client, ours=address == "local")
+        cluster = _Cluster(client, is_own=address == LOCAL)
         try:
+            cluster.start(known)
             yield cluster
         finally:
-            _close(cluster)
-
-
-def _close(cluster: _Cluster) -> None:
-    """Close the client. Without a scheduler it says in many lines what we say in one."""
-    with _silence() if cluster.lost else nullcontext():
-        try:
-            cluster.client.close(timeout=CLOSE_S)
-        except OSError as error:
-            log.info("the Dask client does not close (%s); it ends with this process", error)
+            cluster.close()
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Let Dask's own loggers be quiet in the block."""
-    names = [name for name in logging.Logger.manager.loggerDict if _is_dasks(name)]
+def _dask_loggers_off() -> Iterator[None]:
+    """Switch off Dask's own loggers in the block."""
+    names = [
+        name
+        for name in logging.Logger.manager.loggerDict
+        if name.partition(".")[0] == "distributed"
+    ]
     former = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -226,55 +293,12 @@ def _silence() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _is_dasks(logger: str) -> bool:
-    return logger.partition(".")[0] == "distributed"
+def fill_on_worker(batch: Batch, known: KnownInputs) -> list[SeriesOutcome]:
+    """On a worker: fill a batch, which the scheduler may have taken from a worker that died.
 
-
-def _drain(
-    cluster: _Cluster, tasks: Sequence[SeriesTask], known: Known
-) -> Generator[list[SeriesOutcome], None, list[SeriesTask]]:
-    """Run all tasks; return those whose worker died. Raises VocoError if no worker is left."""
-    threads = cluster.threads()
-    todo = pieces(len(tasks), max(1, threads), largest_batch(len(tasks)))
-    shared = cluster.share(known)
-    flying: dict[Any, range] = {}
-    suspects: list[range] = []
-    workerless, asked = 0.0, time.monotonic()
-    while True:
-        slots = IN_FLIGHT_PER_WORKER * max(1, threads)
-        for piece in islice(todo, max(0, slots - len(flying))):
-            flying[cluster.fill(tasks[piece.start : piece.stop], shared)] = piece
-        if not flying:
-            break
-        done = cluster.done(list(flying))
-        if time.monotonic() - asked >= PATIENCE_S:
-            threads, now = cluster.threads(), time.monotonic()  # workers may come and go
-            workerless = 0.0 if threads or done else workerless + now - asked
-            asked = now
-        if not done and workerless >= WORKERLESS_S:
-            if not cluster.ours:
-                raise VocoError(NO_WORKERS)
-            suspects += [*flying.values(), *todo]  # a cluster of our own is replaced by us
-            break
-        for future in done:
-            try:
-                outcomes = cluster.outcomes(future)
-            except _NotYet:
-                continue
-            except _WorkerDied:
-                log.warning("a Dask worker died; what it had in hand is tried again")
-                suspects.append(flying.pop(future))
-                continue
-            del flying[future]
-            yield outcomes
-    return [task for piece in suspects for task in tasks[piece.start : piece.stop]]
-
-
-def _fill(batch: Batch, known: Known) -> list[SeriesOutcome]:
-    """On a worker: fill a batch, which the scheduler may have taken from one that died.
-
-    What that one committed is looked for: in a folder always, in a bucket, where a look is a
-    request, until LOOKS series in a row were not there. Raises _Unwanted once nobody waits for it.
+    The worker looks for what that one had committed. In a folder it looks for each series; in a
+    bucket, where each look is a request, until MOST_MISSES series in a row were not there. Raises
+    _BatchUnwanted once the batch has been cancelled.
     """
     from dask.distributed import get_worker
 
@@ -285,12 +309,12 @@ def _fill(batch: Batch, known: Known) -> list[SeriesOutcome]:
     for task in batch:
         state = worker.state.tasks.get(key)
         if state is None or state.state == "cancelled":
-            raise _Unwanted
-        again = misses < LOOKS or task.root.local() is not None
-        # A thread cannot be stopped. Its process can, if it does nothing else.
-        alone = worker.state.nthreads == 1
-        with end_when_stuck(TIME_LIMIT_S) if alone else nullcontext():
-            (outcome,) = fill_batch([task], known, TIME_LIMIT_S, again=again)
+            raise _BatchUnwanted
+        retry = misses < MOST_MISSES or task.root.local() is not None
+        # A thread cannot be stopped. Its process can be, if it runs no other thread's batch.
+        runs_alone = worker.state.nthreads == 1
+        with end_when_stuck(TIME_LIMIT_S) if runs_alone else nullcontext():
+            (outcome,) = fill_batch([task], known, TIME_LIMIT_S, retry=retry)
         misses = 0 if outcome.earlier else misses + 1
         outcomes.append(outcome)
     return outcomes

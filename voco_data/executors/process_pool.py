@@ -1,83 +1,210 @@
-"""Local processes that fill stores: how they start, how they stop, and that none outlives us."""
+"""Local processes that fill stores: how they start, how they stop, and how series are retried.
+
+A decoder that crashes takes its process with it, so nothing is read in the coordinator's own. No
+process outlives the coordinator.
+"""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import chain
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
-from types import FrameType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Self
 
-from voco_data.executors.worker import SeriesOutcome, SeriesTask, fill_batch
-from voco_data.store.index import InputDigests
-from voco_data.time_limit import end_when_stuck
+from voco_data.executors.tasks import (
+    IN_FLIGHT_PER_WORKER,
+    RETRY_POLICY,
+    TIME_LIMIT_S,
+    Batch,
+    KnownInputs,
+    RetryPolicy,
+    SeriesOutcome,
+    SeriesTask,
+    WorkerDied,
+    batch_size,
+    batched,
+    run_tasks,
+)
+from voco_data.executors.worker import fill_batch
+from voco_data.limits import end_when_stuck
+from voco_data.reasons import Reason
 
-Batch = Sequence[SeriesTask]
-Known = Mapping[str, InputDigests]
+log = logging.getLogger(__name__)
 
-TIME_LIMIT_S = 600.0
-"""What one series may take; a large one takes seconds."""
-LAST_S = 5.0
-"""Between the ends of the first process and the last: all are told when nothing is left to do."""
+EXIT_GRACE_S = 5.0
+"""Time between the end of the first process and that of the last, once there is no more work."""
 _POLL_S = 0.01
+_PRELOADED = ["voco_data.executors.worker"]
+"""Imported once, by the server that forks the processes."""
 
-_known: Known = {}
+WORKER_DIED_DETAIL = (
+    "the process that read it died twice (out of memory, a crash, or stuck in a decoder)"
+)
+
+_known: KnownInputs = {}
 _stop: Event | None = None
 
 
-class Pool:
-    """Processes that take batches. Made by `pool`."""
+def run_processes(
+    tasks: Sequence[SeriesTask],
+    known: KnownInputs,
+    workers: int,
+    *,
+    positions: Sequence[int] | None = None,
+    size: int | None = None,
+    retry: bool = False,
+    policy: RetryPolicy = RETRY_POLICY,
+) -> Iterator[list[SeriesOutcome]]:
+    """Run tasks over `workers` local processes, and retry by `policy` if processes die.
 
-    def __init__(self, executor: ProcessPoolExecutor) -> None:
-        self._executor = executor
+    `positions` selects some of the tasks, `size` is the number of series of a batch. `retry`:
+    workers elsewhere had these tasks, and died.
+    """
+    suspects: Sequence[int] = range(len(tasks)) if positions is None else positions
+    if not suspects:
+        return
+    size = size or batch_size(len(suspects), workers)
+    with ProcessPool(workers, known) as pool:
+        while True:
+            lost = yield from run_tasks(pool, tasks, batched(suspects, size), retry=retry)
+            suspects = list(chain.from_iterable(lost))
+            longest = max(map(len, lost), default=0)
+            if longest <= policy.alone_from:
+                break
+            size = batch_size(len(suspects), workers, longest // policy.shrink)
+            retry = True
+    yield from _run_alone(tasks, known, suspects)
 
-    def submit(self, batch: Batch, *, again: bool = False) -> Future[list[SeriesOutcome]]:
-        """Hand in a batch, `again` if a process that had it died.
 
-        Raises BrokenProcessPool where no process can be had any more.
-        """
-        with (
-            _ctrl_c_later(),
-            _callers_script_hidden(),
-        ):  # a pool starts its processes as work comes in
+def _run_alone(
+    tasks: Sequence[SeriesTask], known: KnownInputs, positions: Sequence[int]
+) -> Iterator[list[SeriesOutcome]]:
+    """Read one series at a time in one process, and refuse each series that ends the process."""
+    if not positions:
+        return
+    with ProcessPool(1, known) as pool:
+        for position in positions:
+            lost = yield from run_tasks(pool, tasks, [[position]], retry=True)
+            if lost:
+                task = tasks[position]
+                yield [
+                    SeriesOutcome(
+                        key=task.key,
+                        seen_key=task.seen_key,
+                        reason=Reason.WORKER_DIED,
+                        detail=WORKER_DIED_DETAIL,
+                    )
+                ]
+
+
+class ProcessPool:
+    """An executor over local processes. It starts new ones if one of them dies.
+
+    At the end each process finishes the series that it is reading, and no other.
+    """
+
+    _context: _RecordingContext
+    _executor: ProcessPoolExecutor
+    _stop: Event
+    """Tells the processes to read no further series."""
+    _is_broken: bool
+    _handles: set[Future[list[SeriesOutcome]]]
+    """Batches in flight in these processes, not in those that were ended before."""
+
+    def __init__(self, workers: int, known: KnownInputs) -> None:
+        self._workers = workers
+        self._known = known
+        self._start()
+
+    def __enter__(self) -> Self:
+        """Return the pool itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the processes."""
+        self._end()
+
+    def slots(self) -> int:
+        """How many batches may be in flight."""
+        return self._workers * IN_FLIGHT_PER_WORKER
+
+    def submit(self, batch: Batch, *, retry: bool) -> Future[list[SeriesOutcome]]:
+        """Hand in a batch. Raises WorkerDied if no process can be started, or one has just died."""
+        if self._is_broken:
+            self._end()
+            self._start()
+        # The executor starts its processes when work comes in.
+        with _interrupt_deferred(), _main_module_hidden():
             try:
-                return self._executor.submit(_fill, batch, again)
-            except (EOFError, OSError) as error:  # the server that forks them has died
-                raise BrokenProcessPool("no process could be started") from error
+                handle = self._executor.submit(_fill, batch, retry)
+            except (BrokenProcessPool, EOFError, OSError) as error:  # or the fork server has died
+                self._is_broken = True
+                raise WorkerDied from error
+        self._handles.add(handle)
+        return handle
+
+    def wait(
+        self, in_flight: Sequence[Future[list[SeriesOutcome]]]
+    ) -> Iterable[Future[list[SeriesOutcome]]]:
+        """Wait until a batch has ended, unless some ended with the processes that had them."""
+        ended = [handle for handle in in_flight if handle not in self._handles]
+        return ended or wait(in_flight, return_when=FIRST_COMPLETED).done
+
+    def outcomes(self, handle: Future[list[SeriesOutcome]]) -> list[SeriesOutcome]:
+        """The outcomes of a batch. The death of one process loses all batches in flight."""
+        if handle not in self._handles:  # its outcomes may lack series that were not begun
+            raise WorkerDied
+        self._handles.remove(handle)
+        try:
+            return handle.result()
+        except BrokenProcessPool as error:
+            if not self._is_broken:
+                log.warning("a worker process died; what it had in hand is tried again")
+            self._is_broken = True
+            raise WorkerDied from error
+
+    def _start(self) -> None:
+        # Processes are forked from a server that has imported what they need, and runs no threads:
+        # a plain fork is unsafe beside the threads of zarr and of a Prefect flow.
+        self._context = _RecordingContext()
+        self._context.set_forkserver_preload(_PRELOADED)
+        _start_server()
+        self._stop = self._context.Event()
+        self._is_broken = False
+        self._handles = set()
+        self._executor = ProcessPoolExecutor(
+            self._workers,
+            mp_context=self._context,
+            initializer=_start_worker,
+            initargs=(self._known, self._stop),
+        )
+
+    def _end(self) -> None:
+        self._stop.set()
+        _end_processes(self._executor, self._context.started)
 
 
-@contextmanager
-def pool(workers: int, known: Known) -> Iterator[Pool]:
-    """`workers` processes. At the end each finishes the series in hand, and no other."""
-    # Forked from a server that has imported what they need, and runs no threads: a plain fork is
-    # unsafe beside the threads of zarr and of a Prefect flow.
-    context = _Recording()
-    context.set_forkserver_preload(["voco_data.executors.worker"])
-    _start_server()
-    stop = context.Event()
-    executor = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(known, stop)
-    )
-    try:
-        yield Pool(executor)
-    finally:
-        stop.set()
-        _end(executor, context.started)
-
-
-class _Recording(ForkServerContext):
-    """Remembers which processes were made."""
+class _RecordingContext(ForkServerContext):
+    """Records which processes were made."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,18 +216,18 @@ class _Recording(ForkServerContext):
         return process
 
 
-def _end(executor: ProcessPoolExecutor, processes: Sequence[BaseProcess]) -> None:
-    """Wait until all have ended, and end those that cannot.
+def _end_processes(executor: ProcessPoolExecutor, processes: Sequence[BaseProcess]) -> None:
+    """Wait until all processes have ended, and kill those that cannot end.
 
-    They are told to end one after the other, through a pipe whose lock a waiting process holds.
-    One that is killed just then never gives it back, and the others would wait for ever.
+    They are told to end one after the other, through a pipe whose lock a waiting process holds. If
+    a process is killed while it holds the lock, the others wait for it forever.
     """
-    executor.shutdown(wait=False)
+    executor.shutdown(wait=False, cancel_futures=True)
     started = [process for process in processes if process.pid is not None]
     sentinels = [process.sentinel for process in started]
     if sentinels:
         connection.wait(sentinels)
-        deadline = time.monotonic() + LAST_S
+        deadline = time.monotonic() + EXIT_GRACE_S
         while len(connection.wait(sentinels, timeout=0)) < len(sentinels):
             if time.monotonic() > deadline:
                 for process in started:
@@ -111,12 +238,12 @@ def _end(executor: ProcessPoolExecutor, processes: Sequence[BaseProcess]) -> Non
 
 
 def _start_server() -> None:
-    """Start the server without Ctrl-C, which a terminal sends to all processes of a command.
+    """Start the fork server with SIGINT blocked: a terminal sends Ctrl-C to all processes.
 
-    The coordinator decides. The server inherits a signal mask that holds SIGINT back, and so do
-    the processes that it forks, from their first instruction on.
+    The coordinator alone handles it. The server inherits the signal mask, and so do the processes
+    that it forks, from their first instruction on.
     """
-    resource_tracker.ensure_running()  # before: starting it lets SIGINT through again
+    resource_tracker.ensure_running()  # first, because starting it unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
@@ -125,32 +252,35 @@ def _start_server() -> None:
 
 
 @contextmanager
-def _ctrl_c_later() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block: a process half started would be nobody's to end."""
+def _interrupt_deferred() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end of the block only.
+
+    A process that is being started when it is raised would not be recorded, and never be ended.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came = False
+    is_interrupted = False
 
     def note(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal came
-        came = True
+        nonlocal is_interrupted
+        is_interrupted = True
 
     former = signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, former)
-    if came:
+    if is_interrupted:
         raise KeyboardInterrupt
 
 
 @contextmanager
-def _callers_script_hidden() -> Iterator[None]:
-    """Processes that start in here do not run the caller's script again.
+def _main_module_hidden() -> Iterator[None]:
+    """Processes that start in the block do not import the caller's script.
 
-    Python would, to find what it defines; our workers need none of it, and a script without the
-    usual `if __name__ == "__main__"` would start itself over and over.
+    Python does that so that they find what the script defines. Ours need none of it, and a script
+    without `if __name__ == "__main__"` would start itself over and over.
     """
     main = sys.modules["__main__"]
     names = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
@@ -163,17 +293,18 @@ def _callers_script_hidden() -> Iterator[None]:
             setattr(main, name, value)
 
 
-def _start_worker(known: Known, stop: Event) -> None:
-    global _known, _stop  # set once, before the process sees any work
+def _start_worker(known: KnownInputs, stop: Event) -> None:
+    """Set up a new process, before it takes any work."""
+    global _known, _stop
     _known, _stop = known, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_coordinator, daemon=True).start()
+    threading.Thread(target=_end_with_coordinator, daemon=True).start()
 
 
-def _end_with_the_coordinator() -> None:
-    """A coordinator that was killed tells nobody: its workers would wait for work for ever.
+def _end_with_coordinator() -> None:
+    """End this process when the coordinator has ended, even if it was killed.
 
-    What a worker had in hand is whole or absent, as after any kill.
+    What this process was writing is then whole or absent, as after any kill.
     """
     coordinator = multiprocessing.parent_process()
     assert coordinator is not None
@@ -181,11 +312,12 @@ def _end_with_the_coordinator() -> None:
     os._exit(1)
 
 
-def _fill(batch: Batch, again: bool) -> list[SeriesOutcome]:
+def _fill(batch: Batch, retry: bool) -> list[SeriesOutcome]:
+    """In a process: fill a batch, one series after the other, until the pool ends."""
     outcomes = []
     for task in batch:
         if _stop is not None and _stop.is_set():
-            break  # nobody waits for the rest; what is committed stays
+            break  # the coordinator does not wait for the rest; what is committed stays
         with end_when_stuck(TIME_LIMIT_S):
-            outcomes += fill_batch([task], _known, TIME_LIMIT_S, again=again)
+            outcomes += fill_batch([task], _known, TIME_LIMIT_S, retry=retry)
     return outcomes

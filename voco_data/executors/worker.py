@@ -1,4 +1,4 @@
-"""What one worker does with one series: decode once, fill every store that misses it."""
+"""What one worker does with one series: decode it once, and fill every store that lacks it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,21 @@ import math
 import platform
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from voco_data.cohort import SeriesEntry
-from voco_data.cropping.external_boxes import GivenBox
 from voco_data.errors import SeriesRefused, VocoError, unwritable
+from voco_data.executors.tasks import KnownInputs, SeriesOutcome, SeriesTask, Target
+from voco_data.limits import deadline
 from voco_data.preprocessing.recipe import Prepared, boxes, prepare, to_grid
 from voco_data.qc import preview
 from voco_data.reasons import Reason
 from voco_data.storage.base import Storage, WritableStorage
 from voco_data.store import integrity
-from voco_data.store.index import InputDigests
 from voco_data.store.record import Record
-from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import checksum, commit_volume
-from voco_data.time_limit import deadline
 from voco_data.version import VERSION
 from voco_data.volumes import hu_histogram
 from voco_data.volumes.box import Box
@@ -35,157 +31,115 @@ log = logging.getLogger(__name__)
 VERSIONS = {"voco": VERSION, "numpy": np.__version__, "python": platform.python_version()}
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A store that may miss the series, and the row it would get there."""
-
-    store: WritableStorage
-    spec: StoreSpec
-    row: int
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesTask:
-    """One series to read, under the ids that may be written."""
-
-    key: str
-    base: Path
-    entry: SeriesEntry
-    layout: str
-    ids: str
-    patient_id: str
-    study_uid: str
-    series_uid: str
-    source: str
-    targets: tuple[Target, ...]
-    root: WritableStorage
-    """Where the preview goes."""
-    memory_key: str = ""
-    """Under which the run remembers what became of these files."""
-    given: GivenBox | None = None
-    """A box that was made elsewhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesOutcome:
-    """What became of one series."""
-
-    key: str
-    memory_key: str = ""
-    input_digest: str = ""
-    records: tuple[Record, ...] = ()
-    """Records that were committed, one a store that missed the series."""
-    reason: Reason | None = None
-    detail: str = ""
-    earlier: bool = False
-    """Whether a worker that has died had committed it."""
-
-
 def fill_batch(
     tasks: Sequence[SeriesTask],
-    known: Mapping[str, InputDigests],
+    known: KnownInputs,
     limit_s: float = math.inf,
     *,
-    again: bool = False,
+    retry: bool = False,
 ) -> list[SeriesOutcome]:
-    """Fill a batch of series, one at a time: memory is that of one series.
+    """Fill stores with a batch of series, one in memory at a time.
 
-    A series may take `limit_s` seconds until it is decoded. `again`: a worker that has died may
-    have committed some of them.
+    A series may take `limit_s` seconds to be decoded. `retry`: a worker that died may have
+    committed some of them.
     """
     with warnings.catch_warnings():
-        # pydicom warns about every oddity of every header; what matters becomes a reason code.
+        # pydicom warns about each odd value of each header; what matters becomes a reason code.
         warnings.filterwarnings("ignore", module=r"pydicom\.")
-        return [fill_series(task, known, limit_s, again=again) for task in tasks]
+        return [fill_series(task, known, limit_s, retry=retry) for task in tasks]
 
 
 def fill_series(
     task: SeriesTask,
-    known: Mapping[str, InputDigests],
+    known: KnownInputs,
     limit_s: float = math.inf,
     *,
-    again: bool = False,
+    retry: bool = False,
 ) -> SeriesOutcome:
-    """Decode one series and commit it to the targets that do not hold it.
+    """Decode one series, and commit it to the targets that do not hold it.
 
-    `known` says what each store (by folder name) held when the run began. `again`: what a worker
-    that has died committed is taken as it is. Raises StoreBusy if the run is over.
+    `retry`: what a worker that died has committed is returned as it is. A series that cannot become
+    a volume is an outcome with a reason. Raises VocoError for what ends the run: StoreBusy if the
+    run is over, and errors of the storage.
     """
     try:
-        done = _committed(task) if again else {}
-        if done and len(done) == len(task.targets) and _of_one_input(done):
-            whole = tuple(done.values())
-            digest = whole[0].input_digest
-            return SeriesOutcome(task.key, task.memory_key, digest, whole, earlier=True)
+        committed = _committed_records(task) if retry else {}
+        digests = {record.input_digest for record in committed.values()}
+        if len(committed) == len(task.targets) and len(digests) == 1:
+            return SeriesOutcome(
+                key=task.key,
+                seen_key=task.seen_key,
+                input_digest=digests.pop(),
+                records=tuple(committed.values()),
+                earlier=True,
+            )
         with deadline(limit_s):
             prepared = prepare(task.base, task.entry, task.targets[0].spec, task.given)
             digest = prepared.input_digest
             identity = (task.patient_id, task.series_uid)
-            missing = [t for t in task.targets if not known[t.store.name].holds(digest, identity)]
-            found = boxes(prepared, [target.spec for target in missing])
-        if missing:  # first: who dies on the way leaves no record without a preview
-            with missing[0].store.committing():
-                _draw(task.root, prepared, found[missing[0].spec])
+            lacking = [t for t in task.targets if not known[t.store.name].holds(digest, identity)]
+            crops = boxes(prepared, [target.spec for target in lacking])
+        if lacking:  # before any record, so that a worker that dies leaves none without a preview
+            with lacking[0].store.committing():
+                _write_preview(task.root, prepared, crops[lacking[0].spec])
         records = [
-            done[target]
-            if target in done and done[target].input_digest == digest
-            else _commit(task, target, prepared, found[target.spec])
-            for target in missing
+            committed[target]
+            if target in committed and committed[target].input_digest == digest
+            else _commit(task, target, prepared, crops[target.spec])
+            for target in lacking
         ]
-        return SeriesOutcome(task.key, task.memory_key, digest, tuple(records))
+        return SeriesOutcome(
+            key=task.key, seen_key=task.seen_key, input_digest=digest, records=tuple(records)
+        )
     except SeriesRefused as refusal:
         return _refused(task, refusal.reason, refusal.detail)
-    except VocoError:  # a bucket is gone, or not ours; the run is over; a row cannot be read
+    except VocoError:  # of the storage, or the run is over: it ends the run
         raise
     except OSError as error:  # a store that cannot be written ends the run
         raise unwritable(task.root, error) from error
     except MemoryError:
         return _refused(task, Reason.WORKER_DIED, "out of memory")
-    except Exception as error:  # noqa: BLE001  a bug of ours costs one series, and is named
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        # The error's own text may quote a header, and a header may name a patient: it stays here.
-        detail = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
+    except Exception as error:  # noqa: BLE001  a bug refuses one series, and is reported
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        # Without the error's message: it may quote a header, which may name a patient.
+        detail = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
         log.error("a series failed inside voco; please report this: %s", detail)
         return _refused(task, Reason.INTERNAL_ERROR, detail)
 
 
 def _refused(task: SeriesTask, reason: Reason, detail: str) -> SeriesOutcome:
-    return SeriesOutcome(task.key, task.memory_key, reason=reason, detail=detail)
+    return SeriesOutcome(key=task.key, seen_key=task.seen_key, reason=reason, detail=detail)
 
 
-def _committed(task: SeriesTask) -> dict[Target, Record]:
-    """What stands in the rows of the task, whole and of these files.
+def _committed_records(task: SeriesTask) -> dict[Target, Record]:
+    """Records of the same files in the rows of the task, if chunk and record are whole.
 
-    When the run was planned nothing whole stood there, so a worker of this run committed it.
-    A target that can only be written to, as that of a dry run, holds nothing.
+    When the run was planned these rows were not whole, so a worker of this run committed them.
+    The target of a dry run, which can only be written to, holds none.
     """
-    found = {
+    checks = {
         target: integrity.check_row(target.store, target.spec, target.row).record
         for target in task.targets
         if isinstance(target.store, Storage)
     }
     return {
         target: record
-        for target, record in found.items()
+        for target, record in checks.items()
         if record is not None
         and (record.key, record.stat_digest) == (task.key, task.entry.stat_digest)
     }
 
 
-def _of_one_input(done: Mapping[Target, Record]) -> bool:
-    return len({record.input_digest for record in done.values()}) == 1
-
-
 def _commit(task: SeriesTask, target: Target, prepared: Prepared, box: Box) -> Record:
-    """Resample, write the chunk, then the record."""
+    """Resample the crop, and write its chunk, then its record."""
     pixels = to_grid(prepared, box, target.spec)
     record = _record(task, target, prepared, box, checksum(pixels))
     commit_volume(target.store, record, pixels, target.spec.compression)
     return record
 
 
-def _draw(root: WritableStorage, prepared: Prepared, box: Box) -> None:
-    """The preview for the report. The series stands without it."""
+def _write_preview(root: WritableStorage, prepared: Prepared, box: Box) -> None:
+    """Write the preview for the report. A series is committed without it if it cannot be drawn."""
     key = preview.key_of(prepared.input_digest)
     try:
         preview.write(root, key, prepared.hu, prepared.where.spacing_mm, box)
@@ -203,7 +157,7 @@ def _record(
     volume, where = prepared.volume, prepared.where
     counts = hu_histogram.count(preview.sample(prepared.hu, box))
     numbers = volume.instance_numbers
-    if prepared.resampled or where.permutation[0] != 0:  # slices do not run along the patient
+    if prepared.resampled or where.permutation[0] != 0:  # z slices are not those of the scanner
         numbers = ()
     elif where.flips[0]:
         numbers = numbers[::-1]

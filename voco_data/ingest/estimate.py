@@ -1,7 +1,7 @@
 """What a preprocess run would take, before it is started: series, bytes, time. Writes nothing.
 
-The time comes from a probe: a few of the archive's own series go the whole way of a run, over the
-same workers, and their results are discarded.
+The time is measured: a few series of the archive are preprocessed as a run does it, by as many
+workers, and the results are discarded.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
-from voco_data.cropping.external_boxes import read_boxes
 from voco_data.deidentification import pseudonyms
-from voco_data.errors import StoreCorrupt
-from voco_data.executors.batches import run_processes
-from voco_data.executors.worker import SeriesTask
+from voco_data.errors import InputError, StoreCorrupt
+from voco_data.executors.process_pool import run_processes
+from voco_data.executors.tasks import SeriesTask
 from voco_data.ingest.disk_space import free_bytes, needed_bytes, volume_bytes
-from voco_data.ingest.plan import IngestPlan, NamedCohort, by_rules
-from voco_data.ingest.run import check_boxes, choose_specs, cores
-from voco_data.ingest.seen_files import SeenFiles, memory_key
-from voco_data.layouts.index import index
+from voco_data.ingest.named_cohort import NamedCohort, NamedSeries, open_cohort
+from voco_data.ingest.options import IngestChanges, IngestOptions, choose_specs, with_changes
+from voco_data.ingest.plan import IngestPlan, by_rules, known_results
+from voco_data.ingest.seen_files import SeenFiles
 from voco_data.storage.base import Storage
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue, integrity
@@ -34,8 +33,8 @@ from voco_data.store.spec import StoreSpec
 
 log = logging.getLogger(__name__)
 
-PROBED_A_WORKER = 6
-"""Series that are read a worker; those that start the workers do not count."""
+PROBED_PER_WORKER = 6
+"""Series that each worker reads; its first one is not timed, because it starts the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,107 +45,94 @@ class Estimate:
     to_do: int
     """Series that would be read."""
     cached: int
-    """Series that every store holds."""
+    """Series that all stores hold."""
     refused: int
     """Series that an earlier run refused, and whose files have not changed."""
     bytes: dict[str, int]
-    """Profile to bytes of the volumes that its store lacks, as they are in memory."""
+    """Profile to bytes of the volumes that its store lacks, without compression."""
     needed_bytes: int
-    """All that the run would add: volumes, records, catalogue, previews."""
+    """All that the run would write: volumes, records, catalogue, previews."""
     free_bytes: int | None
-    """None where nothing says."""
+    """None if the storage does not tell."""
     enough_room: bool
     probed: int
     """Series that were read to measure the time."""
     workers: int
     seconds: float | None
-    """None if nothing is to do."""
+    """None if there is nothing to do."""
     seconds_range: tuple[float, float] | None
-    """From the fastest and the slowest third of the probe."""
+    """By the fastest and by the slowest third of the probe."""
 
     def to_json(self) -> dict[str, object]:
-        """As `voco preprocess --estimate --json` prints it."""
+        """The estimate as `voco preprocess --estimate --json` prints it."""
         return asdict(self)
 
 
 def estimate(
     source: str | Path,
     root: str | Path,
-    *,
-    layout: str = "auto",
-    specs: Sequence[str] = ("pretrain", "finetune"),
-    spec_file: str | Path | None = None,
-    workers: int | None = None,
-    boxes: str | Path | None = None,
-    uneven: Literal["refuse", "resample"] | None = None,
-    keep_ids: bool = False,
-    deep: bool = False,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    progress: bool = False,
+    options: IngestOptions | None = None,
+    **changes: Unpack[IngestChanges],
 ) -> Estimate:
     """Compare the archive at `source` with the stores under `root`, and read a few series.
 
-    The arguments are those of `voco_data.ingest.run.preprocess`. `root` need not be there. Takes no
-    lock: a run that is filling the stores makes the answer a little old. Raises InputError as
-    preprocess does.
+    The arguments are those of `voco_data.ingest.run.preprocess`; `dask` is refused, because the
+    time is that of this machine. `root` need not exist. No lock is taken: while a run fills the
+    stores, the result is a little out of date. Raises InputError as preprocess does.
     """
-    wanted = choose_specs(specs, spec_file, uneven)
-    given = {} if boxes is None else read_boxes(Path(boxes))
+    options = with_changes(options, changes)
+    if options.dask is not None:
+        raise InputError("--estimate measures this machine; leave --dask out")
+    specs = choose_specs(options)
     home = open_storage(root)
-    count = workers or cores()
     with ExitStack() as stack:
-        cohort = stack.enter_context(
-            index(Path(source), layout=layout, include=include, exclude=exclude, progress=progress)
-        )
-        check_boxes(cohort, given, boxes)
-        hidden = None
-        if not keep_ids and not cohort.public_ids:
-            hidden = stack.enter_context(
-                closing(pseudonyms.load(home) or pseudonyms.with_throwaway_key())
-            )
-        series = NamedCohort(cohort, hidden, given)
-        looks = [stack.enter_context(closing(_Look(home, spec))) for spec in wanted]
-        freshness = stack.enter_context(closing(SeenFiles(home)))
-        for look in looks:
-            freshness.adopt(look.index.digests(), look.spec)
-        memory = None if deep else freshness
-        plan = stack.enter_context(closing(IngestPlan(home, series, looks, memory)))
-        refused = 0 if memory is None else _refused(series, looks, memory, plan)
-        done = _probe(plan, count)
-        seconds, between = times(done, count, len(plan.tasks))
-        new = {look.spec: plan.new[look.storage.name] for look in looks}
-        free, need = free_bytes(home), needed_bytes(new)
+        cohort, boxes = stack.enter_context(open_cohort(source, options))
+        pseudonymiser = None
+        if not options.keep_ids and not cohort.public_ids:
+            pseudonymiser = pseudonyms.load(home) or pseudonyms.with_throwaway_key()
+            stack.enter_context(closing(pseudonymiser))
+        series = NamedCohort(cohort, pseudonymiser, boxes)
+        stores = [stack.enter_context(closing(_StoreSnapshot(home, spec))) for spec in specs]
+        seen_files = stack.enter_context(closing(SeenFiles(home)))
+        for store in stores:
+            seen_files.adopt(store.index.digests(), store.spec)
+        trusted = None if options.deep else seen_files
+        plan = stack.enter_context(closing(IngestPlan(home, series, stores, trusted)))
+        refused = _count_refused(series, stores, trusted, plan)
+        times_s = _probe(plan, options.n_workers)
+        seconds, seconds_range = times(times_s, options.n_workers, len(plan.tasks))
+        new = {store.spec: plan.new[store.storage.name] for store in stores}
+        free, needed = free_bytes(home), needed_bytes(new)
         return Estimate(
             series=len(cohort),
-            to_do=plan.series,
-            cached=len(cohort) - plan.series - refused,
+            to_do=plan.n_series,
+            cached=len(cohort) - plan.n_series - refused,
             refused=refused,
-            bytes={spec.profile: n * volume_bytes(spec) for spec, n in new.items()},
-            needed_bytes=need,
+            bytes={spec.profile: count * volume_bytes(spec) for spec, count in new.items()},
+            needed_bytes=needed,
             free_bytes=free,
-            enough_room=free is None or need <= free,
-            probed=len(done),
-            workers=count,
+            enough_room=free is None or needed <= free,
+            probed=len(times_s),
+            workers=options.n_workers,
             seconds=seconds,
-            seconds_range=between,
+            seconds_range=seconds_range,
         )
 
 
-class _Look:
-    """A store as it is, for a plan that will not be carried out."""
+class _StoreSnapshot:
+    """What a store holds now, for a plan that will not be carried out."""
 
     def __init__(self, root: Storage, spec: StoreSpec) -> None:
         self.storage = root / spec.name
         self.spec = spec
         self.index = StoreIndex()
-        with ExitStack() as undo:
-            undo.callback(self.index.close)
+        with ExitStack() as on_error:
+            on_error.callback(self.index.close)
             self._load()
-            undo.pop_all()
+            on_error.pop_all()
 
     def _load(self) -> None:
-        """As a run would: where there is no catalogue that reads, from the records."""
+        """Load the catalogue; if it is absent or damaged, the records, as a run would."""
         try:
             self.index.load(self.storage)
         except StoreCorrupt as error:
@@ -158,37 +144,42 @@ class _Look:
             self.index.replace(catalogue.line(record))
 
     def close(self) -> None:
+        """Remove the temporary file of the index."""
         self.index.close()
 
     def assign(self, keys: Iterable[str]) -> None:
-        """No row is given to anyone."""
+        """Do nothing: no row is written."""
 
     def row_of(self, key: str) -> int:  # noqa: ARG002
-        """Any row: nothing is written."""
+        """Return any row: none is written."""
         return 0
 
 
-def _refused(
-    series: NamedCohort, looks: Sequence[_Look], freshness: SeenFiles, plan: IngestPlan
+def _count_refused(
+    cohort: NamedCohort,
+    stores: Sequence[_StoreSnapshot],
+    seen_files: SeenFiles | None,
+    plan: IngestPlan,
 ) -> int:
-    """Series that are known to be refused, and are not read again for any store."""
-    groups = by_rules(looks)
+    """Series that an earlier run refused, and that are not read again for any store."""
+    groups = by_rules(stores)
 
-    def is_refused(stat: str) -> bool:
-        seen = (freshness.look_up(memory_key(stat, group[0].spec)) for group in groups)
-        return any(one is not None and one.reason is not None for one in seen)
+    def is_refused(series: NamedSeries) -> bool:
+        return any(
+            seen is not None and seen.reason is not None
+            for _, _, seen in known_results(series, groups, seen_files)
+        )
 
-    return sum(not plan.wants(item.head.number) and is_refused(item.stat_digest) for item in series)
+    return sum(not plan.wants(series.head.number) and is_refused(series) for series in cohort)
 
 
 def _probe(plan: IngestPlan, workers: int) -> list[float]:
-    """Read some series, evenly spread over the archive. When each was done, in s from the start."""
+    """Read some series, evenly spread over the archive; returns when each was done, in s."""
     total = len(plan.tasks)
-    count = min(total, workers * PROBED_A_WORKER)
+    count = min(total, workers * PROBED_PER_WORKER)
     tasks = [_dry_run(plan.tasks[n * total // count]) for n in range(count)]
     began = time.monotonic()
-    batches = ([task] for task in tasks)
-    results = run_processes(batches, plan.known, min(workers, max(1, count)))
+    results = run_processes(tasks, plan.known, min(workers, max(1, count)), size=1)
     return [time.monotonic() - began for outcomes in results for _ in outcomes]
 
 
@@ -221,10 +212,10 @@ class _DiscardingStorage:
 def times(
     done: Sequence[float], workers: int, total: int
 ) -> tuple[float | None, tuple[float, float] | None]:
-    """Seconds for `total` series, and a range, from when the probed ones were done.
+    """Seconds for `total` series and their range, from the times in s at which some were done.
 
-    The first series of each worker start it, and stand for the start of the run. A probe too
-    short for thirds gives a range from half to twice.
+    The first series of each worker starts it, and is taken as the start of the run. A probe too
+    short to be cut into thirds gives a range from half to twice the time.
     """
     if not done:
         return None, None
@@ -233,9 +224,9 @@ def times(
         seconds = done[-1] * max(1.0, total / len(done))
         return round(seconds, 1), (round(seconds / 2, 1), round(seconds * 2, 1))
     edges = [start, *timed]
-    cuts = [n * len(timed) // 3 for n in range(4)]
-    paces = [(edges[b] - edges[a]) / (b - a) for a, b in pairwise(cuts)]
-    left = total - workers
+    thirds = pairwise(n * len(timed) // 3 for n in range(4))
+    paces = [(edges[last] - edges[first]) / (last - first) for first, last in thirds]
     mean = (edges[-1] - start) / len(timed)
-    low, middle, high = (start + left * pace for pace in (min(paces), mean, max(paces)))
+    remaining = total - workers
+    low, middle, high = (start + remaining * pace for pace in (min(paces), mean, max(paces)))
     return round(middle, 1), (round(low, 1), round(high, 1))

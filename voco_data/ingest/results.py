@@ -1,62 +1,182 @@
-"""What became of the series that a run has read: a table on disk."""
+"""What became of everything in an archive: results of the run, and from them the ledger's rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from voco_data.executors.worker import SeriesOutcome
-from voco_data.reasons import Reason
+from voco_data.executors.tasks import SeriesOutcome
+from voco_data.ingest.named_cohort import NamedCohort, NamedSeries
+from voco_data.ingest.plan import by_rules, known_results
+from voco_data.ingest.seen_files import SeenFiles
+from voco_data.qc.ledger import LedgerRow, Status
+from voco_data.reasons import SKIPPED, Reason
 from voco_data.storage import scratch_db
+from voco_data.store.catalogue import Line
+from voco_data.store.writer import StoreWriter
+
+COPIED_COLUMNS = (
+    "n_slices",
+    "rows",
+    "columns",
+    "spacing_z_mm",
+    "spacing_y_mm",
+    "spacing_x_mm",
+    "z_low_mm",
+    "z_high_mm",
+    "transfer_syntax",
+    "box_method",
+    "box_confidence",
+    "box_z_low_mm",
+    "box_z_high_mm",
+    "hu_p5",
+    "hu_median",
+    "hu_p95",
+    "input_digest",
+)
+"""Columns that a ledger row takes from the catalogue as they are."""
 
 _TABLE = """
-CREATE TABLE outcomes (
+CREATE TABLE results (
     key TEXT, input_digest TEXT, reason TEXT, detail TEXT, store TEXT, row INTEGER
 );
-CREATE INDEX by_key ON outcomes (key);
+CREATE INDEX by_key ON results (key);
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one series, under one set of rules."""
+    """What became of one series under one set of rules."""
 
     input_digest: str
     reason: Reason | None
     detail: str
     committed: tuple[str, int] | None
-    """Spec digest of a store that it was committed to, and its row there."""
+    """Spec digest of a store that the series was committed to, and its row there."""
 
 
 class RunResults:
-    """Results by the key of their series."""
+    """Results of the series that a run has read, by series key, in a temporary file."""
 
     def __init__(self) -> None:
         self._table = scratch_db.open_scratch_db(_TABLE)
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Remove the temporary file."""
         self._table.close()
 
-    def note(self, outcome: SeriesOutcome) -> None:
-        """Keep one outcome; its records are the store's affair."""
+    def add(self, outcome: SeriesOutcome) -> None:
+        """Add one outcome, without its records."""
         first = outcome.records[0] if outcome.records else None
         store, row = ("", -1) if first is None else (first.spec_digest, first.row)
         detail = scratch_db.escape_undecodable(outcome.detail)
         self._table.execute(
-            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?)",
             (outcome.key, outcome.input_digest, outcome.reason or "", detail, store, row),
         )
 
     def of(self, key: str) -> list[Result]:
-        """One result a set of rules under which the series was read; none if it was not."""
-        found = self._table.execute(
-            "SELECT input_digest, reason, detail, store, row FROM outcomes WHERE key = ?"
+        """One result for each set of rules under which the series was read."""
+        rows = self._table.execute(
+            "SELECT input_digest, reason, detail, store, row FROM results WHERE key = ?"
             " ORDER BY rowid",
             (key,),
         )
         return [
             Result(
-                digest, Reason(reason) if reason else None, detail, (store, row) if store else None
+                input_digest=digest,
+                reason=Reason(reason) if reason else None,
+                detail=detail,
+                committed=(store, row) if store else None,
             )
-            for digest, reason, detail, store, row in found
+            for digest, reason, detail, store, row in rows
         ]
+
+
+def ledger_rows(
+    cohort: NamedCohort, results: RunResults, seen_files: SeenFiles, stores: Sequence[StoreWriter]
+) -> Iterator[LedgerRow]:
+    """Iterate over a row for each series, and one for each file that belongs to none.
+
+    Series that this run has not read are accounted for by `seen_files`. Duplicates are looked up
+    in the stores, which hold what this run has committed.
+    """
+    groups = by_rules(stores)
+    for series in cohort:
+        found = results.of(series.key)
+        for _, _, seen in known_results(series, groups, seen_files):
+            if seen is not None:
+                found.append(Result(seen.input_digest, seen.reason, seen.detail, None))
+        yield _series_row(series, found, stores)
+    for source, file in cohort.odd_files():
+        yield LedgerRow(
+            kind="file",
+            source=source,
+            series_uid="",
+            patient_id="",
+            status=_status(file.reason),
+            reason=file.reason,
+            detail=file.detail,
+        )
+
+
+def _series_row(
+    series: NamedSeries, results: Sequence[Result], stores: Sequence[StoreWriter]
+) -> LedgerRow:
+    """The row of a series: refused if any result is, else stored or cached."""
+    names: dict[str, Any] = {
+        "kind": "series",
+        "source": series.source,
+        "series_uid": series.series_uid,
+        "patient_id": series.patient_id,
+    }
+    for result in results:
+        if result.reason is not None:
+            return LedgerRow(
+                **names,
+                status=_status(result.reason),
+                reason=result.reason,
+                detail=result.detail,
+                n_slices=series.head.n_slices if series.head.kind == "dicom" else None,
+            )
+    for result in results:
+        if result.committed is not None:
+            digest, row = result.committed
+            line = next(store.index.at(row) for store in stores if store.spec.digest == digest)
+            return _volume_row(names, "stored", line, series, stores)
+    lines = (store.index.of_input(result.input_digest) for result in results for store in stores)
+    return _volume_row(names, "cached", next(filter(None, lines), None), series, stores)
+
+
+def _status(reason: Reason) -> Status:
+    return "skipped" if reason in SKIPPED else "refused"
+
+
+def _volume_row(
+    names: dict[str, Any],
+    status: Status,
+    line: Line | None,
+    series: NamedSeries,
+    stores: Sequence[StoreWriter],
+) -> LedgerRow:
+    """The row of a series that is in a store, with the columns of its catalogue line."""
+    assert line is not None, f"{series.key}: a {status} series is in a store"
+    original = _duplicate_of(line["content_digest"], series, stores)
+    return LedgerRow(
+        **names,
+        status=status,
+        **{name: line[name] for name in COPIED_COLUMNS},
+        flags=" ".join(filter(None, (line["flags"], "duplicate" if original else ""))),
+        duplicate_of=original,
+    )
+
+
+def _duplicate_of(content_digest: str, series: NamedSeries, stores: Sequence[StoreWriter]) -> str:
+    """Series id of the first series with equal content; empty if that is `series` itself."""
+    found = (store.index.first_of_content(content_digest) for store in stores)
+    patient_id, series_uid = min(
+        (identity for identity in found if identity is not None),
+        key=lambda identity: identity[::-1],
+    )
+    return "" if (patient_id, series_uid) == series.identity else series_uid

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
 from tqdm import tqdm
 
 from voco_data.cohort import Cohort
-from voco_data.cropping.external_boxes import GivenBox, read_boxes
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt, translate_unwritable
-from voco_data.executors.batches import batches, run_processes
 from voco_data.executors.dask import run_dask
-from voco_data.executors.worker import SeriesOutcome
+from voco_data.executors.process_pool import run_processes
+from voco_data.executors.tasks import SeriesOutcome
 from voco_data.ingest.disk_space import check_disk_space
-from voco_data.ingest.ledger_rows import ledger_rows
-from voco_data.ingest.plan import IngestPlan, NamedCohort
-from voco_data.ingest.results import RunResults
+from voco_data.ingest.named_cohort import NamedCohort, open_cohort
+from voco_data.ingest.options import IngestChanges, IngestOptions, choose_specs, with_changes
+from voco_data.ingest.plan import IngestPlan
+from voco_data.ingest.results import RunResults, ledger_rows
 from voco_data.ingest.seen_files import Seen, SeenFiles
-from voco_data.ingest.stopwatch import Stopwatch
-from voco_data.layouts.index import index
 from voco_data.qc import ledger
 from voco_data.qc.report import render
 from voco_data.reasons import TRANSIENT
@@ -35,7 +33,7 @@ from voco_data.storage.base import Storage
 from voco_data.storage.root import REPORT, RUNS_FOLDER, new_run_id, root_in_use
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue
-from voco_data.store.spec import PROFILES, StoreSpec, distinct, read_spec_file
+from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import StoreWriter, writing
 
 log = logging.getLogger(__name__)
@@ -52,7 +50,7 @@ class PreprocessSummary:
     skipped: int
     """Files and series that are not CT."""
     refused_files: int
-    """Files that look like CT and cannot be read, or belong to no series."""
+    """Files that look like CT, and cannot be read or belong to no series."""
     layout: str
     stores: dict[str, str]
     """Profile to path of its store."""
@@ -61,125 +59,109 @@ class PreprocessSummary:
     files: int
     """Files in the archive."""
     index_seconds: float
-    """To walk over them, and read the headers where the layout needs them."""
+    """Time to find the files, and to read their headers where the layout needs them."""
     files_per_second: float
     lookup_seconds: float
-    """To find out which series the stores hold already."""
+    """Time to find out which series the stores hold already."""
     seconds: float
-    """All of the run."""
+    """Time of the whole run."""
 
     def to_json(self) -> dict[str, object]:
-        """As `voco preprocess --json` prints it."""
+        """The summary as `voco preprocess --json` prints it."""
         return asdict(self)
 
 
 def preprocess(
     source: str | Path,
     root: str | Path,
-    *,
-    layout: str = "auto",
-    specs: Sequence[str] = ("pretrain", "finetune"),
-    spec_file: str | Path | None = None,
-    workers: int | None = None,
-    dask: str | None = None,
-    boxes: str | Path | None = None,
-    uneven: Literal["refuse", "resample"] | None = None,
-    keep_ids: bool = False,
-    deep: bool = False,
-    wait: float = 0.0,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    progress: bool = False,
+    options: IngestOptions | None = None,
+    **changes: Unpack[IngestChanges],
 ) -> PreprocessSummary:
     """Bring the stores under `root` up to date with the archive at `source`.
 
-    Every series is decoded at most once for all specs that miss it. Series that cannot become a
-    volume are rows of the ledger. `boxes` is a table of boxes made elsewhere; `uneven` overrules
-    what the specs say of missing and uneven slices. Raises InputError before anything is written,
-    StoreBusy if another run holds a store for longer than `wait` seconds.
+    Every series is decoded at most once for all specs that lack it. Series that cannot become a
+    volume are rows of the ledger.
+
+    Args:
+        source: Folder or file with DICOM or NIfTI.
+        root: Folder of the stores, or the URL of one in an object store.
+        options: How to do it; the defaults if None.
+        **changes: Fields of `IngestOptions`, instead of those of `options`.
+
+    Raises:
+        InputError: The input cannot be used; no store has been changed.
+        StoreBusy: Another run holds a store for longer than `options.wait` seconds.
+        VocoError: The run cannot go on; what is finished stays, and a rerun continues.
     """
-    clock = Stopwatch()
-    wanted = choose_specs(specs, spec_file, uneven)
-    given = {} if boxes is None else read_boxes(Path(boxes))
+    options = with_changes(options, changes)
+    clock = _Stopwatch()
+    specs = choose_specs(options)
     with ExitStack() as stack:
-        cohort = stack.enter_context(
-            index(Path(source), layout=layout, include=include, exclude=exclude, progress=progress)
-        )
+        cohort, boxes = stack.enter_context(open_cohort(source, options))
         clock.lap("index")
-        check_boxes(cohort, given, boxes)
-        home = _usable(open_storage(root))
-        check_disk_space(home, {spec: _beyond(home, spec, len(cohort)) for spec in wanted})
+        home = _usable_root(open_storage(root))
+        # Space is checked twice. Here, before anything is written, by the number of series that the
+        # stores lack at least; after the plan, which needs the stores' locks, by the exact number.
+        check_disk_space(home, {spec: _fewest_new(home, spec, len(cohort)) for spec in specs})
         stack.enter_context(translate_unwritable(home))
         stack.enter_context(root_in_use(home))
-        writers = _open_stores(stack, home, wanted, wait, deep=deep)
-        hidden = None if keep_ids or cohort.public_ids else pseudonyms.load_or_make(home)
-        series = NamedCohort(cohort, hidden, given)
-        freshness = stack.enter_context(closing(SeenFiles(home)))
-        for writer in writers:
-            freshness.adopt(writer.index.digests(), writer.spec)
-        plan = stack.enter_context(
-            closing(IngestPlan(home, series, writers, None if deep else freshness))
-        )
-        check_disk_space(home, {writer.spec: plan.new[writer.storage.name] for writer in writers})
+        stores = _open_stores(stack, home, specs, options)
+        keeps_ids = options.keep_ids or cohort.public_ids
+        pseudonymiser = None if keeps_ids else pseudonyms.load_or_make(home)
+        series = NamedCohort(cohort, pseudonymiser, boxes)
+        seen_files = stack.enter_context(closing(SeenFiles(home)))
+        for store in stores:
+            seen_files.adopt(store.index.digests(), store.spec)
+        plan = IngestPlan(home, series, stores, None if options.deep else seen_files)
+        stack.enter_context(closing(plan))
+        check_disk_space(home, {store.spec: plan.new[store.storage.name] for store in stores})
         clock.lap("look-up")
-        outcomes = stack.enter_context(closing(RunResults()))
-        for outcome in _fill(plan, workers or cores(), dask, progress):
-            _note(outcome, outcomes, writers, freshness)
-        for writer in writers:
-            writer.compact()
-        freshness.save()
-        rows = ledger_rows(series, outcomes, freshness, writers)
-        summary = _publish(home, cohort, rows, writers, clock)
-        if hidden is not None:
-            pseudonyms.save_map(home, hidden)
+        results = stack.enter_context(closing(RunResults()))
+        for outcome in _run(plan, options):
+            _take_outcome(outcome, results, stores, seen_files)
+        for store in stores:
+            store.compact()
+        seen_files.save()
+        rows = ledger_rows(series, results, seen_files, stores)
+        summary = _publish(home, cohort, rows, stores, clock)
+        if pseudonymiser is not None:
+            pseudonyms.save_map(home, pseudonymiser)
         return summary
 
 
-def choose_specs(
-    names: Sequence[str],
-    spec_file: str | Path | None,
-    uneven: Literal["refuse", "resample"] | None = None,
-) -> list[StoreSpec]:
-    """The built-in specs of these names, or those of a file, with the policy on uneven slices."""
-    chosen = _named_specs(names) if spec_file is None else read_spec_file(Path(spec_file))
-    if uneven is not None:
-        chosen = [replace(spec, uneven_slices=uneven) for spec in chosen]
-    return distinct(chosen)
+class _Stopwatch:
+    """Seconds since it was made, in named laps."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+        """Seconds of each lap that has ended."""
+
+    def lap(self, name: str) -> None:
+        """End the lap that began when the one before ended."""
+        now = time.monotonic()
+        self.laps[name] = now - self._last
+        self._last = now
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._began
 
 
-def _named_specs(names: Sequence[str]) -> list[StoreSpec]:
-    unknown = [name for name in names if name not in PROFILES]
-    if unknown or not names:
-        got = repr(unknown[0]) if unknown else "none"
-        raise InputError(
-            f"spec must be one of {', '.join(PROFILES)}, got {got}; "
-            "give --spec-file for one of your own"
-        )
-    return [PROFILES[name] for name in names]
-
-
-def check_boxes(cohort: Cohort, given: Mapping[str, GivenBox], boxes: str | Path | None) -> None:
-    """Boxes that meet no series are a mistake in the table's ids."""
-    if given and not any(head.series_uid in given for head in cohort.heads()):
-        raise InputError(
-            f"boxes {boxes}: none of its {len(given)} series is in the archive; "
-            "expected the archive's own series ids"
-        )
-
-
-def _usable(home: Storage) -> Storage:
-    """Make the root and check that files can be written there."""
+def _usable_root(home: Storage) -> Storage:
+    """Make the root, and check that it can be written. Raises InputError."""
     root = home.local()
     if root is None:
-        next(home.folders(), None)  # one request: the bucket is there, and we may look
+        next(home.folders(), None)  # one request: the bucket exists, and may be listed
         return home
-    made = not root.exists()
+    is_new = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:
-        if made and root.is_dir():
+        if is_new and root.is_dir():
             root.rmdir()
         raise InputError(
             f"{root}: cannot be written ({error.strerror}); give a folder of your own as --root"
@@ -187,88 +169,66 @@ def _usable(home: Storage) -> Storage:
     return open_storage(root.resolve())
 
 
+def _fewest_new(root: Storage, spec: StoreSpec, series: int) -> int:
+    """How many of so many series a store must lack, by the number of lines of its catalogue."""
+    try:
+        held = catalogue.count(root / spec.name)
+    except StoreCorrupt:  # the run will rebuild the catalogue; until then all series count as new
+        held = 0
+    return max(0, series - held)
+
+
 def _open_stores(
-    stack: ExitStack, home: Storage, specs: Sequence[StoreSpec], wait: float, *, deep: bool
+    stack: ExitStack, home: Storage, specs: Sequence[StoreSpec], options: IngestOptions
 ) -> list[StoreWriter]:
-    """The stores under their locks, which are taken by name: two runs never wait crosswise."""
-    opened = {
-        spec: stack.enter_context(writing(home, spec, wait_seconds=wait, deep=deep))
+    """The stores under their locks, taken in the order of their names to prevent a deadlock."""
+    stores = {
+        spec: stack.enter_context(writing(home, spec, wait_seconds=options.wait, deep=options.deep))
         for spec in sorted(specs, key=lambda spec: spec.name)
     }
-    return [opened[spec] for spec in specs]
+    return [stores[spec] for spec in specs]
 
 
-def _beyond(root: Storage, spec: StoreSpec, series: int) -> int:
-    """Series that a store must lack, by their number: known before its lock is taken."""
-    try:
-        stored = catalogue.count(root / spec.name)
-    except StoreCorrupt:  # the run will make it again; until then all counts as new
-        stored = 0
-    return max(0, series - stored)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def _fill(
-    plan: IngestPlan, workers: int, dask: str | None, progress: bool
-) -> Iterator[SeriesOutcome]:
+def _run(plan: IngestPlan, options: IngestOptions) -> Iterator[SeriesOutcome]:
     """Run all tasks; a bar shows series per second and the time left."""
-    if dask is not None:
-        results = run_dask(plan.tasks, plan.known, dask, workers)
+    total = len(plan.tasks)
+    if options.dask is not None:
+        results = run_dask(plan.tasks, plan.known, options.dask, options.n_workers)
     else:
-        todo = batches(plan.tasks, workers)
-        results = run_processes(todo, plan.known, min(workers, max(1, len(plan.tasks))))
-    return _counted(results, len(plan.tasks), progress)
-
-
-def _counted(
-    results: Iterable[list[SeriesOutcome]], total: int, progress: bool
-) -> Iterator[SeriesOutcome]:
-    with tqdm(total=total, unit="series", desc="preprocess", disable=not progress) as bar:
+        results = run_processes(plan.tasks, plan.known, min(options.n_workers, max(1, total)))
+    with tqdm(total=total, unit="series", desc="preprocess", disable=not options.progress) as bar:
         for outcomes in results:
             yield from outcomes
             bar.update(len(outcomes))
 
 
-def _note(
+def _take_outcome(
     outcome: SeriesOutcome,
-    outcomes: RunResults,
-    writers: Sequence[StoreWriter],
-    freshness: SeenFiles,
+    results: RunResults,
+    stores: Sequence[StoreWriter],
+    seen_files: SeenFiles,
 ) -> None:
-    """Take up what was committed, and remember what was learnt."""
-    outcomes.note(outcome)
-    by_spec = {writer.spec.digest: writer for writer in writers}
+    """Note what was committed, and what was learnt about the files."""
+    results.add(outcome)
+    by_spec = {store.spec.digest: store for store in stores}
     for record in outcome.records:
         by_spec[record.spec_digest].note(record)
     if outcome.reason not in TRANSIENT:
         seen = Seen(outcome.input_digest, outcome.reason, outcome.detail)
-        freshness.remember(outcome.memory_key, seen)
-
-
-def _tallied(
-    rows: Iterable[ledger.LedgerRow], count: Counter[tuple[str, str]]
-) -> Iterator[ledger.LedgerRow]:
-    """Pass rows on, and count them by kind and status."""
-    for row in rows:
-        count[(row.kind, row.status)] += 1
-        yield row
+        seen_files.remember(outcome.seen_key, seen)
 
 
 def _publish(
     root: Storage,
     cohort: Cohort,
     rows: Iterable[ledger.LedgerRow],
-    writers: Sequence[StoreWriter],
-    clock: Stopwatch,
+    stores: Sequence[StoreWriter],
+    clock: _Stopwatch,
 ) -> PreprocessSummary:
-    """Write ledger and report under runs/, and summarise."""
+    """Write ledger and report under runs/, and summarise the run."""
     run = root / RUNS_FOLDER / new_run_id()
     count: Counter[tuple[str, str]] = Counter()
-    ledger.write(run, _tallied(rows, count))
+    ledger.write(run, _counted(rows, count))
     with run.fetched(ledger.KEY) as path:
         title = f"voco preprocess: {cohort.layout}"
         run.write(REPORT, render(title, path, root).encode())
@@ -282,7 +242,7 @@ def _publish(
         skipped=count["series", "skipped"] + count["file", "skipped"],
         refused_files=count["file", "refused"],
         layout=cohort.layout,
-        stores={writer.spec.profile: str(writer.storage) for writer in writers},
+        stores={store.spec.profile: str(store.storage) for store in stores},
         ledger=f"{run}/{ledger.KEY}",
         report=f"{run}/{REPORT}",
         files=cohort.n_files,
@@ -295,3 +255,12 @@ def _publish(
     if stored + cached == 0:
         log.warning("no series could be stored; the ledger says why: %s", summary.ledger)
     return summary
+
+
+def _counted(
+    rows: Iterable[ledger.LedgerRow], count: Counter[tuple[str, str]]
+) -> Iterator[ledger.LedgerRow]:
+    """Pass rows on, and count them by kind and status."""
+    for row in rows:
+        count[(row.kind, row.status)] += 1
+        yield row

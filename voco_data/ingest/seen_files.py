@@ -1,7 +1,7 @@
-"""What was learnt about files that have not changed since: input digest, or why refused.
+"""What earlier runs learnt about files that have not changed: an input digest, or a refusal.
 
-The cheap level of freshness: path, size and time of change of a series' files lead to its input
-digest without a read. `--deep` does without it. Losing this memory costs time, never truth.
+Path, size and modification time of a series' files lead to its input digest without reading them.
+`--deep` ignores this. If the file is lost, series are read again, and nothing else changes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from voco_data.version import VERSION
 log = logging.getLogger(__name__)
 
 LOCK_S = 60.0
-"""Writing it takes another run a moment."""
+"""How long to wait for another run that is writing the file."""
 _COLUMNS = pa.schema((name, pa.string()) for name in ("key", "input_digest", "reason", "detail"))
 _TABLE = """CREATE TABLE seen (
     key TEXT PRIMARY KEY, input_digest TEXT, reason TEXT, detail TEXT
@@ -33,7 +33,7 @@ _TABLE = """CREATE TABLE seen (
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What an earlier run learnt of a series: a digest, or a reason."""
+    """What an earlier run learnt about a series: its input digest, or why it was refused."""
 
     input_digest: str
     reason: Reason | None
@@ -41,7 +41,7 @@ class Seen:
 
 
 class SeenFiles:
-    """The memory of one root, on disk while a run uses it."""
+    """The entries of one root, in a temporary file while a run uses them."""
 
     def __init__(self, root: Storage) -> None:
         self._root = root
@@ -50,11 +50,11 @@ class SeenFiles:
         self._load()
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Remove the temporary file."""
         self._seen.close()
 
     def look_up(self, key: str) -> Seen | None:
-        """What is known of the series with this `memory_key`."""
+        """The entry under a `seen_key`; None if there is none."""
         found = self._seen.execute(
             "SELECT input_digest, reason, detail FROM seen WHERE key = ?", (key,)
         ).fetchone()
@@ -64,23 +64,24 @@ class SeenFiles:
         return Seen(digest, Reason(reason) if reason else None, detail)
 
     def adopt(self, digests: Iterable[tuple[str, str]], spec: StoreSpec) -> None:
-        """Learn the (stat digest, input digest) of records, which survive a run that was killed."""
+        """Add the (stat digest, input digest) of records: a killed run saved nothing else."""
         self._seen.executemany(
             "INSERT OR IGNORE INTO seen VALUES (?, ?, '', '')",
-            ((memory_key(stat, spec), digest) for stat, digest in digests),
+            ((seen_key(stat, spec), digest) for stat, digest in digests),
         )
 
     def remember(self, key: str, seen: Seen) -> None:
-        """Keep what a run has learnt; `save` writes it."""
+        """Set an entry; `save` writes it."""
         self._seen.execute(
             "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)",
             (key, seen.input_digest, seen.reason or "", scratch_db.escape_undecodable(seen.detail)),
         )
 
     def forget(self, digests: Iterable[str], remarks: Iterable[tuple[str, str]]) -> int:
-        """Drop what leads to these input digests or has these (reason, detail); says how many.
+        """Remove entries with these input digests or these (reason, detail); returns how many.
 
-        Files do not tell whose they were: others with the same remark are read again, no more.
+        An entry does not say whose it is: other series with the same reason and detail lose
+        theirs, too, and are read again.
         """
         before = self._seen.total_changes
         self._forgotten += [
@@ -99,15 +100,15 @@ class SeenFiles:
             self._seen.execute(query, values)
 
     def save(self) -> None:
-        """Write the memory, atomically, with what another run of the root has added to it."""
+        """Write all entries, atomically, with those that another run of the root has added."""
         with self._root.lock(SEEN_FILES_LOCK, wait_seconds=LOCK_S):
             self._load()
-            self._drop_forgotten()  # the file still had it
+            self._drop_forgotten()  # the file still has them
             found = self._seen.execute("SELECT key, input_digest, reason, detail FROM seen")
             parquet.write_table(self._root, SEEN_FILES, _COLUMNS, found)
 
     def _load(self) -> None:
-        """Take up the file; what this run knows already stays. A damaged one is left alone."""
+        """Add the entries of the file; those of this run stay. A damaged file is ignored."""
         try:
             self._seen.executemany(
                 "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?)",
@@ -117,10 +118,10 @@ class SeenFiles:
             log.warning("%s; it is made anew", error)
 
 
-def memory_key(stat_digest: str, spec: StoreSpec) -> str:
-    """Names what a spec's rules make of files with this stat digest.
+def seen_key(stat_digest: str, spec: StoreSpec) -> str:
+    """The key of an entry: files with this stat digest, read under the rules of a spec.
 
-    Another version of the reader, or other rules, may judge the same files differently.
+    It depends on the versions of the reader, which may judge the same files differently.
     """
     rules = f"{stat_digest} {spec.rules} {ALGORITHM_VERSION} {VERSION}"
     return xxhash.xxh3_128_hexdigest(rules.encode())

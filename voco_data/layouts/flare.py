@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from voco_data.cohort import OddFile
 from voco_data.errors import InputError
-from voco_data.layouts.progress import Bar
-from voco_data.layouts.table import IndexTable
+from voco_data.layouts.base import Advance, Layout
 from voco_data.reasons import Reason
+
+if TYPE_CHECKING:
+    from voco_data.layouts.table import IndexTable
 
 _IMAGE = re.compile(r"(?:.*/)?(?P<case>FLARE[A-Za-z0-9]*(?:_[A-Za-z0-9]+)+?)_0000\.nii(?:\.gz)?")
 _LABEL = re.compile(r"(?:.*/)?(?P<case>FLARE[A-Za-z0-9]*(?:_[A-Za-z0-9]+)+)\.nii(?:\.gz)?")
@@ -25,14 +28,14 @@ def is_known(path: str) -> bool:
     return _LABEL.fullmatch(path) is not None
 
 
-def index(base: Path, table: IndexTable, bar: Bar) -> str:
-    """A series an image file; the case name is patient and series id, and is public.
+def index(base: Path, table: IndexTable, advance: Advance) -> str:
+    """Make each image file a series; its case name is both patient id and series id.
 
-    A label map is the mask of the images of its case, wherever both lie. Gives the layout's name.
+    A label map is the mask of the images of its case, wherever both lie.
     """
     found = False
     for number, path in table.files():
-        bar.update()
+        advance()
         if match := _IMAGE.fullmatch(path):
             case = match["case"]
             table.add_slice(number, table.add_series("nifti", patient=case, uid=case))
@@ -47,4 +50,15 @@ def index(base: Path, table: IndexTable, bar: Bar) -> str:
     for number, path in table.files():
         if not is_image(path) and (match := _LABEL.fullmatch(path)):
             table.add_masks_by_uid(match["case"], number, path, "nifti", "flare")
-    return "flare"
+    table.locate()
+    return FLARE.name
+
+
+FLARE = Layout(
+    name="flare",
+    title="FLARE23",
+    index=index,
+    signs=(is_image,),
+    is_known=is_known,
+    public_ids=True,
+)

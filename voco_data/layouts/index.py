@@ -1,4 +1,4 @@
-"""From a folder or file to a cohort: recognise the layout, then index by it."""
+"""From a folder or file to a cohort: find the files, recognise the layout, index by it."""
 
 from __future__ import annotations
 
@@ -7,59 +7,68 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+from tqdm import tqdm
 
 from voco_data.cohort import ArchiveFile, Cohort, OddFile
 from voco_data.dicom.dicomdir import is_directory, referenced_files
 from voco_data.errors import InputError
-from voco_data.layouts import flare, plain, ratic
-from voco_data.layouts.companions import hide_names, is_companion
-from voco_data.layouts.progress import Bar
+from voco_data.layouts import registry
+from voco_data.layouts.base import COMPANION_SUFFIXES, Layout, is_companion
 from voco_data.layouts.table import SCHEMA, IndexTable
-from voco_data.layouts.walk import look_at_file, walk, wanted
+from voco_data.layouts.walk import is_selected, stat_file, walk
 from voco_data.reasons import Reason
 from voco_data.storage.scratch_db import scratch_tables
 
 log = logging.getLogger(__name__)
 
-LAYOUTS = ("auto", "ratic", "flare", "dicom", "nifti")
+_SHOWN_SUFFIXES = (*COMPANION_SUFFIXES, ".dcm", ".dicom", ".ima", ".nii.gz", ".nii", ".nrrd")
+"""Suffixes that cannot name a person: hidden names keep them."""
 
 
 @contextmanager
 def index(
     source: Path,
     *,
-    layout: str = "auto",
+    layout: str = registry.AUTO,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     progress: bool = False,
 ) -> Iterator[Cohort]:
     """Index the archive at `source`: a folder, one file, or a DICOMDIR with the files it lists.
 
-    The index lies in a temporary file that is gone afterwards; nothing else is written. `auto`
-    recognises RATIC and FLARE23 by their markers, if no other image lies among them; any other
-    tree may mix DICOM and NIfTI, and its ids are not public.
-    Raises InputError if there is nothing to read, or not the layout that was asked for.
+    The index is a temporary file that is removed at the end of the block; nothing else is written.
+    `auto` takes the first layout of `voco_data.layouts.registry` that recognises the archive. An
+    archive that none recognises may mix DICOM and NIfTI, and its ids are not public.
+
+    Raises InputError if there is nothing to read, or if the archive is not of the given layout.
     """
-    if layout not in LAYOUTS:
-        raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    chosen = None if layout == registry.AUTO else registry.layout_named(layout)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; give the folder of the CT archive")
     began = time.monotonic()
     base = source.parent if source.is_file() else source
     with scratch_tables(SCHEMA) as connection:
         table = IndexTable(connection)
-        with Bar("find", shown=progress) as bar:
-            seen = _find(source, table, include, exclude, bar)
+        recognition = Recognition(registry.LAYOUTS)
+        with _Bar("find", shown=progress) as bar:
+            _find_files(source, table, include, exclude, recognition, bar)
         if not table.n_files:
             filters = " that the filters let through" if include or exclude else ""
             raise InputError(
                 f"{source}: holds no files{filters}; give the folder of the CT archive"
             )
-        with Bar("index", total=table.n_files, shown=progress) as bar:
-            name, public = _index(base, table, layout, seen, bar)
-        cohort = Cohort(base, name, connection, public_ids=public)
+        if chosen is None:
+            chosen = recognition.layout()
+        with _Bar("index", total=table.n_files, shown=progress) as bar:
+            name = chosen.index(base, table, bar.update)
+        if chosen.public_ids:
+            _hide_unknown_names(table, chosen)
+        table.add_stat_digests()
+        cohort = Cohort(base, name, connection, public_ids=chosen.public_ids)
         seconds = time.monotonic() - began
         log.info(
             "index: %d files, %d series, %.1f s, %.0f files/s",
@@ -71,65 +80,77 @@ def index(
         yield cohort
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What tells a layout."""
+class Recognition:
+    """Finds out of which layout an archive is, from the paths of its files."""
 
-    ratic_table: bool = False
-    ratic_slice: bool = False
-    flare_image: bool = False
-    ratic_only: bool = True
-    """Nothing but RATIC's files, and what is no image by its name."""
-    flare_only: bool = True
+    def __init__(self, layouts: Sequence[Layout]) -> None:
+        self._layouts = [layout for layout in layouts if layout.signs]
+        self._missing_signs = {layout.name: list(layout.signs) for layout in self._layouts}
+        self._mixed: set[str] = set()
+        """Names of layouts that do not know some image of the archive."""
 
-    def look(self, path: str) -> None:
-        self.ratic_table = self.ratic_table or ratic.is_marker(path)
-        self.ratic_slice = self.ratic_slice or ratic.is_slice(path)
-        self.flare_image = self.flare_image or flare.is_image(path)
-        if not is_companion(path):
-            self.ratic_only = self.ratic_only and ratic.is_known(path)
-            self.flare_only = self.flare_only and flare.is_known(path)
+    def add(self, path: str) -> None:
+        """Look at the path of one file."""
+        may_be_image = not is_companion(path)
+        for layout in self._layouts:
+            missing = self._missing_signs[layout.name]
+            if missing:
+                missing[:] = [is_sign for is_sign in missing if not is_sign(path)]
+            if may_be_image and layout.name not in self._mixed and not layout.is_known(path):
+                self._mixed.add(layout.name)
 
-    @property
-    def ratic(self) -> bool:
-        return self.ratic_table and self.ratic_slice
+    def add_top_files(self, source: Path) -> None:
+        """Look at the files that count as signs even where the filters drop them."""
+        for layout in self._layouts:
+            for path in layout.top_files:
+                if (source / path).is_file():
+                    missing = self._missing_signs[layout.name]
+                    missing[:] = [is_sign for is_sign in missing if not is_sign(path)]
 
-    @property
-    def layout(self) -> str:
-        """`ratic`, `flare` or `auto`: a stranger's scan among public ones hides all ids."""
-        if self.ratic and self.ratic_only:
-            return "ratic"
-        if self.flare_image and self.flare_only:
-            return "flare"
-        if self.ratic or self.flare_image:
+    def layout(self) -> Layout:
+        """The first layout that all signs are there of, and that knows every image.
+
+        Where other images lie among those of a public layout, all ids must be hidden: the archive
+        is read as one that no layout recognises.
+        """
+        signed = [layout for layout in self._layouts if not self._missing_signs[layout.name]]
+        for layout in signed:
+            if layout.name not in self._mixed:
+                return layout
+        if signed:
             log.warning(
                 "index: other files lie among those of %s: it is read as any archive, and all ids"
                 " are hidden. If all of it is public, give --layout",
-                "RATIC" if self.ratic else "FLARE23",
+                signed[0].title,
             )
-        return "auto"
+        return registry.FALLBACK
 
 
-def _find(
-    source: Path, table: IndexTable, include: Sequence[str], exclude: Sequence[str], bar: Bar
-) -> _Seen:
-    seen = _Seen()
-    for item in _items(source, table, include, exclude):
+def _find_files(
+    source: Path,
+    table: IndexTable,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    recognition: Recognition,
+    bar: _Bar,
+) -> None:
+    """Add all files of the archive to the table, and show their paths to `recognition`."""
+    for item in _files_of(source, table, include, exclude):
         bar.update()
         if isinstance(item, OddFile):
             table.add_odd(item)
         else:
-            seen.look(item.path)
+            recognition.add(item.path)
             table.add_file(item)
     if source.is_file():
         table.drop_repeats()
-    seen.ratic_table = seen.ratic_table or (source / ratic.MARKER).is_file()
-    return seen
+    recognition.add_top_files(source)
 
 
-def _items(
+def _files_of(
     source: Path, table: IndexTable, include: Sequence[str], exclude: Sequence[str]
 ) -> Iterator[ArchiveFile | OddFile]:
+    """The files below a folder; or one file, and where it is a DICOMDIR those that it lists."""
     if not source.is_file():
         yield from walk(source, table, include=include, exclude=exclude)
         return
@@ -141,44 +162,82 @@ def _items(
         raise InputError(f"{source}: cannot be read ({error.strerror}); check the path") from error
     yield ArchiveFile(source.name, stat.st_size, stat.st_mtime_ns)
     if is_directory(start):
-        yield from (f for f in _listed(source) if wanted(f.path, include, exclude))
+        for listed in _listed_files(source):
+            if is_selected(listed.path, include, exclude):
+                yield listed
 
 
-def _listed(directory: Path) -> Iterator[ArchiveFile | OddFile]:
-    """The files that a DICOMDIR refers to, inside its folder; what lies outside is refused."""
+def _listed_files(directory: Path) -> Iterator[ArchiveFile | OddFile]:
+    """The files that a DICOMDIR refers to; a reference out of its folder becomes an OddFile."""
     top = os.path.realpath(directory.parent)
     for parts in referenced_files(directory):
         path = "/".join(parts)
-        if any(_leads_away(part) for part in parts):
+        if any(_leaves_folder(part) for part in parts):
             detail = "the DICOMDIR refers to a place outside its folder; not read"
             yield OddFile(path, Reason.UNREADABLE, detail)
             continue
-        # Discs are upper case; a file system may have made them lower case.
+        # File IDs are upper case (PS3.10 8.2); a file system may have made the names lower case.
         names = (path, path.lower())
-        found = next((name for name in names if os.path.lexists(f"{top}/{name}")), None)
-        if found is None:
+        existing = next((name for name in names if os.path.lexists(f"{top}/{name}")), None)
+        if existing is None:
             yield OddFile(path, Reason.UNREADABLE, "the DICOMDIR lists it, and it is not there")
         else:
-            yield look_at_file(found, top)
+            yield stat_file(existing, top)
 
 
-def _leads_away(part: str) -> bool:
+def _leaves_folder(part: str) -> bool:
     return part in ("", ".", "..") or "/" in part or "\0" in part
 
 
-def _index(base: Path, table: IndexTable, layout: str, seen: _Seen, bar: Bar) -> tuple[str, bool]:
-    """Name of the layout, and whether its ids are public."""
-    layout = seen.layout if layout == "auto" else layout
-    if layout == "ratic":
-        name, public = ratic.index(base, table, bar), True
-        table.locate()
-        hide_names(table, ratic.is_known)
-    elif layout == "flare":
-        name, public = flare.index(base, table, bar), True
-        table.locate()
-        hide_names(table, flare.is_known)
-    else:
-        kinds = {"dicom", "nifti"} if layout == "auto" else {layout}
-        name, public = plain.index(base, table, kinds=kinds, bar=bar), False
-    table.seal()
-    return name, public
+def _hide_unknown_names(table: IndexTable, layout: Layout) -> None:
+    """Rename the odd files that are not named as the layout names its own.
+
+    The ids of a public layout are kept, but another file may be named after a person. It becomes
+    `(another file 1).dcm`, counted in the order of the paths.
+    """
+    count = 0
+    update = table.connection.cursor()
+    # The rows are sorted without an index, so SQLite reads all before the first is changed.
+    for row, path in table.connection.execute("SELECT rowid, path FROM odd ORDER BY path, rowid"):
+        if layout.is_known(path):
+            continue
+        count += 1
+        suffix = next((end for end in _SHOWN_SUFFIXES if path.lower().endswith(end)), "")
+        update.execute(
+            "UPDATE odd SET path = ? WHERE rowid = ?", (f"(another file {count}){suffix}", row)
+        )
+
+
+class _Bar:
+    """Counts files on stderr: nothing unless `shown`, and nothing before the first file."""
+
+    def __init__(self, name: str, *, total: int | None = None, shown: bool) -> None:
+        self._name = name
+        self._total = total
+        self._shown = shown
+        self._bar: tqdm[NoReturn] | None = None
+
+    def update(self) -> None:
+        """Count one file."""
+        if not self._shown:
+            return
+        bar = self._bar
+        if bar is None:
+            bar = tqdm(total=self._total, unit="files", desc=self._name)
+        bar.update()
+        self._bar = bar
+
+    def __enter__(self) -> Self:
+        """Return the bar itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Keep the line, so that the next bar starts a new one; wipe it before an error."""
+        if self._bar is not None:
+            self._bar.leave = error is None
+            self._bar.close()

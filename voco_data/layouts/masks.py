@@ -1,7 +1,7 @@
-"""Which files of a plain tree are masks, by their names, and of which series they may be.
+"""Which files of a plain tree are masks, by their names, and to which series they may belong.
 
-A mask is offered, by where it lies, to every series that it may belong to. Whether it fits one,
-its reader finds out from the voxels' geometry.
+By its folder and name, a mask is offered to every series that it may belong to. Its reader checks
+by the geometry of the voxels whether it fits.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ MOST_SERIES = 100
 """A mask that could belong to more series than this is offered to none."""
 
 _FOLDERS = frozenset(name.encode() for name in FOLDERS)
-_LONGEST_NAME = 32
-"""Parts of a mask's name that are tried as the name of its image."""
+_MOST_BEGINNINGS = 32
+"""How many beginnings of a mask's name are tried as the name of its image."""
 
 _NIFTI = (".nii", ".nii.gz")
-_BORDERS = re.compile(
+_WORD_BORDERS = re.compile(
     r"[_\-. ]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[a-z])(?=[0-9])"
 )
 
@@ -48,12 +48,12 @@ CREATE INDEX groups_uid ON groups (uid);
 
 
 def is_nrrd(path: str) -> bool:
-    """Whether the name ends as an NRRD file's does."""
+    """Whether a file has the suffix of NRRD."""
     return path.lower().endswith(".nrrd")
 
 
 def mask_kind(path: str) -> MaskKind | None:
-    """`nifti` or `nrrd` for a file that is a mask by its name or folder, else None."""
+    """Return `nifti` or `nrrd` for a file that is a mask by its name or folder, else None."""
     lower = path.lower()
     kind: MaskKind
     if lower.endswith(_NIFTI):
@@ -62,9 +62,9 @@ def mask_kind(path: str) -> MaskKind | None:
         kind = "nrrd"
     else:
         return None
-    where = PurePosixPath(path)
-    named = WORDS & {word.lower() for word in _BORDERS.split(where.name)}
-    return kind if named or where.parent.name.lower() in FOLDERS else None
+    file = PurePosixPath(path)
+    named = WORDS & {word.lower() for word in _WORD_BORDERS.split(file.name)}
+    return kind if named or file.parent.name.lower() in FOLDERS else None
 
 
 class Masks:
@@ -77,13 +77,13 @@ class Masks:
             self._sql.execute(statement)
 
     def add(self, file: int, path: str, kind: MaskKind) -> None:
-        """A NIfTI or NRRD file that is a mask by its name."""
+        """Add a NIfTI or NRRD file that is a mask by its name."""
         self._sql.execute(
             "INSERT INTO found_masks VALUES (?, ?, ?)", (file, os.fsencode(path), kind)
         )
 
     def add_segmentation(self, file: int, path: str, segmented: Segmented) -> None:
-        """A DICOM SEG that refers to series by UID."""
+        """Add a DICOM SEG, which refers to series by UID."""
         self._sql.execute(
             "INSERT INTO found_segs VALUES (?, ?, ?)",
             (file, os.fsencode(path), escape_undecodable(segmented.patient_id)),
@@ -94,11 +94,11 @@ class Masks:
         )
 
     def offer(self) -> None:
-        """Attach every mask to the series that it may belong to, and write its row."""
+        """Offer every mask to the series that it may belong to, and list it as an odd file."""
         for statement in _INDICES.split(";"):
             self._sql.execute(statement)
         for file, path, kind in self._sql.execute("SELECT * FROM found_masks ORDER BY path"):
-            self._offer(file, path, kind, self._by_place(path))
+            self._offer(file, path, kind, self._by_folder(path))
         for file, path, patient in self._sql.execute("SELECT * FROM found_segs ORDER BY path"):
             self._offer(file, path, "dicom_seg", self._by_reference(file, patient))
 
@@ -111,27 +111,28 @@ class Masks:
             self._table.add_mask(number, file, kind, "unknown")
         self._table.add_mask_row(os.fsdecode(path), len(series))
 
-    def _by_place(self, path: bytes) -> list[int]:
+    def _by_folder(self, path: bytes) -> list[int]:
+        """Series in the folder of a mask, or around a folder of masks such as `masks/`."""
         folder, _, name = path.rpartition(b"/")
-        inside, _, folder_name = folder.rpartition(b"/")
-        below = inside if folder_name.lower() in _FOLDERS else None
-        found = self._series("dicom", "folder", folder) + self._series("dicom", "above", folder)
-        if below is not None:
-            found += self._series("dicom", "folder", below)
-        places = [folder] if below is None else [folder, below]
-        owner = next((n for place in places for n in self._owner(place, name)), None)
-        if owner is not None:
-            return [*found, owner]
-        found += self._series("nifti", "folder", folder)
-        around = [] if below is None else self._series("nifti", "folder", below)
-        return found + (around if len(around) == 1 else [])
+        parent, _, folder_name = folder.rpartition(b"/")
+        around = parent if folder_name.lower() in _FOLDERS else None
+        series = self._series("dicom", "folder", folder) + self._series("dicom", "above", folder)
+        if around is not None:
+            series += self._series("dicom", "folder", around)
+        folders = [folder] if around is None else [folder, around]
+        image = next((n for place in folders for n in self._images_of(place, name)), None)
+        if image is not None:
+            return [*series, image]
+        series += self._series("nifti", "folder", folder)
+        images = [] if around is None else self._series("nifti", "folder", around)
+        return series + (images if len(images) == 1 else [])
 
-    def _owner(self, folder: bytes, name: bytes) -> Iterator[int]:
-        """The NIfTI image whose name the mask's begins with; the longest such name wins."""
+    def _images_of(self, folder: bytes, name: bytes) -> Iterator[int]:
+        """NIfTI images in `folder` whose name begins the mask's name, the longest name first."""
         text = os.fsdecode(name)
         stem = re.sub(r"(\.seg)?(\.nii(\.gz)?|\.nrrd)$", "", text, flags=re.IGNORECASE)
-        ends = sorted({len(stem), *(border.start() for border in _BORDERS.finditer(stem))})
-        for end in reversed(ends[-_LONGEST_NAME:]):
+        ends = sorted({len(stem), *(border.start() for border in _WORD_BORDERS.finditer(stem))})
+        for end in reversed(ends[-_MOST_BEGINNINGS:]):
             start = os.fsencode(stem[:end])
             for suffix in (b".nii.gz", b".nii"):
                 image = b"/".join([folder, start + suffix]) if folder else start + suffix
@@ -149,7 +150,7 @@ class Masks:
         return [number for (number,) in rows]
 
     def _by_reference(self, file: int, patient: str) -> list[int]:
-        """Series of the UIDs that a SEG refers to; of the same patient, where both say who."""
+        """Series of the UIDs that a SEG refers to; of its patient only, where both name one."""
         rows = self._sql.execute(
             "SELECT series.id FROM seg_series JOIN groups ON groups.uid = seg_series.uid"
             " JOIN series ON series.grp = groups.id WHERE seg_series.file = ?"

@@ -1,4 +1,4 @@
-"""Any tree of DICOM and NIfTI: series by their UIDs and geometry, never by names."""
+"""Any tree of DICOM and NIfTI: DICOM series are formed by UIDs and geometry, never by names."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from voco_data.dicom.header import parse_header, read_dataset
 from voco_data.dicom.series.header_scan import ScannedHeader, header_scanner
 from voco_data.dicom.stack_key import segmented_series, stack_key
 from voco_data.errors import SeriesRefused
+from voco_data.layouts.base import Advance
 from voco_data.layouts.masks import Masks, is_nrrd, mask_kind
-from voco_data.layouts.progress import Bar
 from voco_data.layouts.stacks import Stacks
 from voco_data.layouts.table import IndexTable, as_text
+from voco_data.limits import deadline
 from voco_data.nifti.reader import is_nifti
 from voco_data.reasons import Reason
 from voco_data.storage import scratch_db
-from voco_data.time_limit import deadline
 
-_SNIFFED = 1024
+_SNIFFED_BYTES = 1024
 
 
-def index(base: Path, table: IndexTable, *, kinds: Collection[str], bar: Bar) -> str:
-    """Read every DICOM header, group slices into series, and take each NIfTI as a series.
+def index(base: Path, table: IndexTable, advance: Advance, *, kinds: Collection[str]) -> str:
+    """Read every DICOM header, group slices into series, and make each NIfTI file a series.
 
-    `kinds` are those of `dicom` and `nifti` that are wanted. Ids here may be a person's: they
-    are not public. Gives the layout's name.
+    `kinds` says which of `dicom` and `nifti` to read; a file of the other kind becomes an odd
+    file. Returns `dicom`, `nifti` or `dicom+nifti`, as they were found.
     """
     stacks, masks = Stacks(table), Masks(table)
     found = set()
     for number, path in table.files():
-        bar.update()
+        advance()
         try:
             if kind := mask_kind(path):
                 masks.add(number, path, kind)
@@ -46,7 +46,7 @@ def index(base: Path, table: IndexTable, *, kinds: Collection[str], bar: Bar) ->
                 found.add("nifti")
             elif is_nrrd(path):
                 raise SeriesRefused(Reason.NOT_MEDICAL, "NRRD is read as a mask only")
-            elif _add_dicom(base, path, number, stacks, masks, wanted="dicom" in kinds):
+            elif _add_dicom(base, path, number, stacks, masks, is_wanted="dicom" in kinds):
                 found.add("dicom")
         except SeriesRefused as refusal:
             table.add_odd(OddFile(path, refusal.reason, refusal.detail))
@@ -65,7 +65,7 @@ def _add_nifti(table: IndexTable, number: int, path: str) -> None:
 
 
 def _name_nifti(table: IndexTable) -> None:
-    """Where one name is found in several folders (`s0001/ct.nii.gz`), folders are the patients."""
+    """If one file name occurs in several folders (`s0001/ct.nii.gz`), name patients by folder."""
     sql = table.connection
     if scratch_db.exists(
         sql, "FROM series WHERE kind = 'nifti' GROUP BY patient HAVING COUNT(DISTINCT folder) > 1"
@@ -77,22 +77,22 @@ def _name_nifti(table: IndexTable) -> None:
 
 
 HEADER_LIMIT_S = 5.0
-"""Real headers parse in a millisecond, those of a thousand frames in a second."""
+"""Time for one header. Real ones take a millisecond, those of a thousand frames a second."""
 
 
 def _add_dicom(
-    base: Path, path: str, number: int, stacks: Stacks, masks: Masks, *, wanted: bool
+    base: Path, path: str, number: int, stacks: Stacks, masks: Masks, *, is_wanted: bool
 ) -> bool:
-    """Add a slice of CT (True) or a segmentation. Raises SeriesRefused for anything else."""
+    """Add a slice of CT (returns True) or a segmentation. Raises SeriesRefused for all else."""
     full = base / path
-    quick = _quick(full) if wanted else None
-    if quick is not None:
-        stacks.add(number, path.rpartition("/")[0], quick.header, quick.kind.stack)
+    scanned = _scanned_header(full) if is_wanted else None
+    if scanned is not None:
+        stacks.add(number, path.rpartition("/")[0], scanned.header, scanned.kind.stack)
         return True
     try:
-        _sniff(full, wanted=wanted)
+        _check_signature(full, is_wanted=is_wanted)
         with deadline(HEADER_LIMIT_S):
-            # pydicom converts values late: all that touches them is under the limit.
+            # pydicom converts values when they are read, so all that reads them is under the limit.
             dataset = read_dataset(full, pixels=False)
             segmented = segmented_series(dataset)
             if segmented is None:
@@ -110,8 +110,8 @@ def _add_dicom(
     return True
 
 
-def _quick(path: Path) -> ScannedHeader | None:
-    """The header of a plain slice; None for all that pydicom should look at, errors too."""
+def _scanned_header(path: Path) -> ScannedHeader | None:
+    """The header of a plain slice; None if pydicom must read the file, also after an error."""
     try:
         return header_scanner().header(path)
     except OSError:
@@ -119,20 +119,20 @@ def _quick(path: Path) -> ScannedHeader | None:
 
 
 def _named_as_dicom(path: str) -> bool:
-    """Whether the name promises DICOM. `._` files beside the real ones are what macOS leaves."""
+    """Whether a file is named as DICOM. macOS leaves `._` files beside the real ones."""
     name = path.rpartition("/")[2].lower()
     return name.endswith((".dcm", ".dicom", ".ima")) and not name.startswith("._")
 
 
-def _sniff(path: Path, *, wanted: bool) -> None:
-    """Raise SeriesRefused for what is no DICOM image by its first bytes."""
+def _check_signature(path: Path, *, is_wanted: bool) -> None:
+    """Raise SeriesRefused for a file that is no DICOM image by its first bytes."""
     try:
-        # The walk saw a regular file; a pipe that took its place must not make us wait.
+        # A pipe that took the place of the regular file must not block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise SeriesRefused(Reason.UNREADABLE, "is no regular file any more")
-            start = file.read(_SNIFFED)
+            start = file.read(_SNIFFED_BYTES)
     except OSError as error:
         raise SeriesRefused(Reason.UNREADABLE, f"cannot be opened ({error.strerror})") from error
     # Without a preamble, DICOM opens with group 0002 or 0008 in either byte order.
@@ -141,5 +141,5 @@ def _sniff(path: Path, *, wanted: bool) -> None:
         raise SeriesRefused(Reason.NOT_MEDICAL, "neither DICOM nor NIfTI")
     if is_directory(start):
         raise SeriesRefused(Reason.NOT_AN_IMAGE, "a DICOMDIR; the walk finds the files it lists")
-    if not wanted:
+    if not is_wanted:
         raise SeriesRefused(Reason.NOT_CT, "DICOM, and NIfTI was asked for")

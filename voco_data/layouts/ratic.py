@@ -1,19 +1,22 @@
 """RSNA RATIC: `train_images/<patient_id>/<series_id>/<instance>.dcm` beside its tables.
 
 The folders say which file belongs to which series, so no header is read to index 1.5 million
-files. The Modality tag is stripped from this data set and never asked for.
+files. The Modality tag is stripped from this data set, and is not needed.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from voco_data.cohort import OddFile
 from voco_data.errors import InputError
-from voco_data.layouts.progress import Bar
-from voco_data.layouts.table import IndexTable
+from voco_data.layouts.base import Advance, Layout
 from voco_data.reasons import Reason
+
+if TYPE_CHECKING:
+    from voco_data.layouts.table import IndexTable
 
 MARKER = "train_series_meta.csv"
 _TABLES = frozenset(
@@ -37,7 +40,7 @@ _MASK = re.compile(r"(?:.*/)?segmentations/(?P<series>[0-9]+)\.nii(?:\.gz)?")
 
 
 def is_marker(path: str) -> bool:
-    """Whether this is the table that only RATIC has."""
+    """Whether a file is the table that only RATIC has."""
     return path == MARKER or path.endswith(f"/{MARKER}")
 
 
@@ -51,14 +54,11 @@ def is_known(path: str) -> bool:
     return is_slice(path) or _MASK.fullmatch(path) is not None or path in _TABLES
 
 
-def index(base: Path, table: IndexTable, bar: Bar) -> str:
-    """A series a folder; patient and series id are the folders' names, and are public.
-
-    Gives the layout's name.
-    """
+def index(base: Path, table: IndexTable, advance: Advance) -> str:
+    """Make each folder a series; the names of the folders are patient id and series id."""
     folder, series = "", -1
     for number, path in table.files():  # sorted: the files of a folder follow each other
-        bar.update()
+        advance()
         if match := _SLICE.fullmatch(path):
             if match["folder"] != folder:
                 folder = match["folder"]
@@ -74,4 +74,16 @@ def index(base: Path, table: IndexTable, bar: Bar) -> str:
     for number, path in table.files():
         if match := _MASK.fullmatch(path):
             table.add_masks_by_uid(match["series"], number, path, "nifti", "ratic")
-    return "ratic"
+    table.locate()
+    return RATIC.name
+
+
+RATIC = Layout(
+    name="ratic",
+    title="RATIC",
+    index=index,
+    signs=(is_marker, is_slice),
+    top_files=(MARKER,),
+    is_known=is_known,
+    public_ids=True,
+)

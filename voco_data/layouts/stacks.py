@@ -2,7 +2,7 @@
 
 One series UID may hold several stacks: scanners put reformats and several acquisitions, kernels
 or image types under one UID, and anonymisers make UIDs equal or empty. Names of files and
-instance numbers are never asked.
+instance numbers are not used.
 
 1. Slices with one patient, study and series UID are a group. Where the series UID is empty, the
    folder takes its place.
@@ -48,15 +48,16 @@ DEPTH_DECIMALS = 2
 """Slices with equal depth along the normal, rounded to 0.01 mm, lie at one position."""
 
 FEWEST_OF_A_STACK = 4
-"""Fewer slices at even distances may be so by chance."""
+"""A part with fewer slices may be evenly spaced by chance."""
 
 EVEN = GapPolicy(tolerance=0.05)
-"""What counts as evenly spaced when a stack may be two."""
+"""What counts as evenly spaced when a stack may be split in two."""
 
 TRAITS = StackKey._fields
-"""Columns that may split a stack, in the order in which they are asked."""
+"""Columns that may split a stack, in the order in which they are tried."""
 
 _REMEMBERED = 4096
+"""How many row ids are cached."""
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS groups (
@@ -65,7 +66,7 @@ CREATE TABLE IF NOT EXISTS groups (
 );
 CREATE TABLE IF NOT EXISTS geometries (
     id INTEGER PRIMARY KEY, grp INTEGER, value TEXT, series INTEGER,
-    along_x REAL, along_y REAL, along_z REAL, UNIQUE (grp, value)
+    normal_x REAL, normal_y REAL, normal_z REAL, UNIQUE (grp, value)
 );
 CREATE TABLE IF NOT EXISTS traits (
     id INTEGER PRIMARY KEY, {", ".join(f"{name} TEXT" for name in TRAITS)},
@@ -75,11 +76,11 @@ CREATE TABLE IF NOT EXISTS parts (value TEXT PRIMARY KEY, part INTEGER);
 """
 
 Geometry = tuple[float, ...]
-"""Rows, columns, whether there are several frames; two spacings (mm); six direction cosines."""
+"""Rows, columns, 1 for a multi-frame file or 0; two spacings (mm); six direction cosines."""
 
 
 class Stacks:
-    """Collects slices, then forms series of them."""
+    """Collects slices, then groups them into series."""
 
     def __init__(self, table: IndexTable) -> None:
         self._table = table
@@ -89,7 +90,7 @@ class Stacks:
         self._remembered: dict[tuple[object, ...], int] = {}
 
     def add(self, file: int, folder: str, header: Header, key: StackKey) -> None:
-        """A slice in `folder`."""
+        """Add the slice of a file in `folder`, a path relative to the archive."""
         place = b"" if header.series_uid else os.fsencode(folder)
         group = self._intern(
             "groups",
@@ -109,17 +110,17 @@ class Stacks:
         )
 
     def form(self) -> None:
-        """Make the series of all slices; they have no ids yet."""
+        """Group all slices into series; these have no ids yet."""
         self._split_by_geometry()
-        again = True
-        while again:  # what one trait leaves may be told apart by one that was asked before
-            again = False
+        has_split = True
+        while has_split:  # after a split by one trait, an earlier trait may split the parts
+            has_split = False
             for name in TRAITS:
-                for series in sorted({*self._told_apart_by(name), *self._interleaved_by(name)}):
-                    again |= self._split(series, name)
+                for series in sorted({*self._colliding_by(name), *self._interleaved_by(name)}):
+                    has_split |= self._split(series, name)
 
     def name(self) -> None:
-        """Give every series its ids, once its files are located."""
+        """Give every series its ids. Call `IndexTable.locate` before."""
         self._sql.execute("CREATE INDEX IF NOT EXISTS series_grp ON series (grp)")
         update = self._sql.cursor()
         for group, patient, study, uid, place in self._sql.execute("SELECT * FROM groups"):
@@ -134,7 +135,7 @@ class Stacks:
                     series_uid = f"{uid}#{_suffix(stack)}"
                 else:
                     series_uid = f"{as_text(place)}#{_suffix(patient, study, stack)}"
-                # An anonymiser that emptied PatientID must not make one patient of everybody.
+                # Anonymisers may empty every PatientID: those patients must stay apart.
                 update.execute(
                     "UPDATE series SET patient = ?, study = ?, uid = ? WHERE id = ?",
                     (patient or study or as_text(folder), study, series_uid, number),
@@ -154,20 +155,21 @@ class Stacks:
                     stack = json.dumps(low)
                     made[low] = self._table.add_series("dicom", grp=group, stack=stack)
                 update.execute(
-                    "UPDATE geometries SET series = ?, along_x = ?, along_y = ?, along_z = ?"
+                    "UPDATE geometries SET series = ?, normal_x = ?, normal_y = ?, normal_z = ?"
                     " WHERE id = ?",
                     (made[low], *_normal(low), geometry),
                 )
-        # One normal a stack: positions lie far from the origin, and directions jitter.
+        # All slices of a stack use one normal: their own directions differ by rounding, and far
+        # from the origin that would move their depths.
         self._sql.execute(
             "UPDATE slices SET (series, depth_mm) = (SELECT series,"
-            f" ROUND(x_mm * along_x + y_mm * along_y + z_mm * along_z, {DEPTH_DECIMALS})"
+            f" ROUND(x_mm * normal_x + y_mm * normal_y + z_mm * normal_z, {DEPTH_DECIMALS})"
             " FROM geometries WHERE id = geometry) WHERE geometry IS NOT NULL"
         )
         self._sql.execute("CREATE INDEX IF NOT EXISTS slices_series ON slices (series)")
 
-    def _told_apart_by(self, name: str) -> list[int]:
-        """Stacks with slices at one position that differ in this trait."""
+    def _colliding_by(self, name: str) -> list[int]:
+        """Stacks in which slices at one position differ in this trait."""
         rows = self._sql.execute(
             f"SELECT DISTINCT series FROM slices JOIN traits ON traits.id = slices.traits"
             f" GROUP BY series, depth_mm HAVING COUNT(*) > 1 AND COUNT(DISTINCT {name}) > 1"
@@ -175,7 +177,7 @@ class Stacks:
         return [series for (series,) in rows]
 
     def _interleaved_by(self, name: str) -> list[int]:
-        """Stacks that are, by this trait, even stacks one between the other."""
+        """Stacks that this trait splits into evenly spaced stacks, one between the other."""
         rows = self._sql.execute(
             "SELECT series FROM slices JOIN traits ON traits.id = slices.traits"
             f" GROUP BY series HAVING COUNT(DISTINCT {name}) > 1"
@@ -183,7 +185,7 @@ class Stacks:
         return [series for (series,) in rows if _interleave(self._even_parts(series, name))]
 
     def _even_parts(self, series: int, name: str) -> list[tuple[float, float]]:
-        """Lowest and highest depth of every part that is an even stack, sorted."""
+        """Lowest and highest depth (mm) of every part that is evenly spaced, sorted."""
         rows = self._sql.execute(
             f"SELECT DISTINCT {name}, depth_mm FROM slices JOIN traits ON traits.id = slices.traits"
             f" WHERE series = ? AND depth_mm IS NOT NULL ORDER BY {name}, depth_mm",
@@ -227,25 +229,26 @@ class Stacks:
             f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})",
             values,
         )
-        where = " AND ".join(f"{name} = ?" for name in columns)
-        found = self._sql.execute(f"SELECT id FROM {table} WHERE {where}", values)
-        number = int(found.fetchone()[0])
+        condition = " AND ".join(f"{name} = ?" for name in columns)
+        (number,) = self._sql.execute(
+            f"SELECT id FROM {table} WHERE {condition}", values
+        ).fetchone()
         if len(self._remembered) >= _REMEMBERED:
             self._remembered.clear()
         self._remembered[(table, *values)] = number
-        return number
+        return int(number)
 
 
 def representatives(values: Sequence[Geometry]) -> list[Geometry]:
-    """For each geometry the lowest values of those that are like it.
+    """Replace each value of each geometry by the lowest value that is equal within tolerance.
 
-    Numbers are alike if no gap between their neighbours, in sorted order, exceeds the tolerance:
-    whichever comes first does not matter, and there is no border to fall on either side of.
+    Values are equal if, in sorted order, no gap between them exceeds the tolerance. So the result
+    depends neither on the order of the files nor on fixed bin edges.
     """
     table = np.array(values, np.float64)
     for column, values_of in enumerate(table.T):
         known = np.unique(values_of)
-        with np.errstate(over="ignore"):  # values that no scanner writes are told apart as well
+        with np.errstate(over="ignore"):  # hostile headers may hold huge values
             gaps = np.diff(known)
         starts = np.concatenate([[True], gaps > _tolerance(column) * _scale(column, known[:-1])])
         lows = known[np.maximum.accumulate(np.where(starts, np.arange(len(known)), 0))]
@@ -276,7 +279,7 @@ def _interleave(spans: Sequence[tuple[float, float]]) -> bool:
 
 
 def _normal(geometry: Geometry) -> Triple:
-    """The unit normal of a stack; zeros where its directions have none."""
+    """The unit normal of a stack; zeros where its two directions are parallel or zero."""
     a, b, c, d, e, f = geometry[5:]
     x, y, z = b * f - c * e, c * d - a * f, a * e - b * d
     length = math.hypot(x, y, z)
@@ -290,12 +293,12 @@ def _tolerance(column: int) -> float:
 
 
 def _scale(column: int, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Spacings differ by a fraction, everything else by an amount."""
+    """What the tolerance is multiplied by: spacings differ by a fraction, all else by an amount."""
     return np.abs(values) if 3 <= column < 5 else np.ones_like(values)
 
 
 def _geometry(header: Header) -> Geometry:
-    multi = header.frames > 1  # a file of many slices is no stack with files of one
+    multi = header.frames > 1  # a multi-frame file never joins a stack of single slices
     numbers = (*header.spacing_mm, *header.along_row, *header.along_column)
     return (header.rows, header.columns, multi, *(round(n, 6) + 0.0 for n in numbers))
 

@@ -1,18 +1,20 @@
-"""The table that an index is written into: files, series, slices, masks, and what is odd.
+"""The tables that an index is written into: files, series, slices, masks and odd files.
 
-Paths are bytes, because file names need not be text. Everything is written as a stream.
+Paths are bytes, because file names need not be text. Rows are written one at a time.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal
 
-from voco_data.cohort import ArchiveFile, MaskKind, MaskLabels, OddFile, stat_digest
+import xxhash
+
+from voco_data.cohort import ArchiveFile, MaskKind, MaskLabels, OddFile
 from voco_data.reasons import Reason
 from voco_data.storage.scratch_db import escape_undecodable
 from voco_data.volumes.geometry import Triple
@@ -35,7 +37,7 @@ CREATE TABLE masks (
 ) WITHOUT ROWID;
 """
 
-_READ_AHEAD = 1000
+_FILES_PER_PAGE = 1000
 
 
 class IndexTable:
@@ -45,14 +47,14 @@ class IndexTable:
         self.connection = connection
         self.n_files = 0
 
-    # The queue of the walk.
+    # The queue of folders that `walk` uses.
 
     def push(self, folder: str) -> None:
-        """Keep a folder for later."""
+        """Add a folder to the queue."""
         self.connection.execute("INSERT INTO folders (path) VALUES (?)", (os.fsencode(folder),))
 
     def pop(self) -> str | None:
-        """Take the folder that was kept last."""
+        """Remove the folder that was added last, and return it; None if the queue is empty."""
         row = self.connection.execute(
             "SELECT id, path FROM folders ORDER BY id DESC LIMIT 1"
         ).fetchone()
@@ -61,10 +63,10 @@ class IndexTable:
         self.connection.execute("DELETE FROM folders WHERE id = ?", row[:1])
         return os.fsdecode(row[1])
 
-    # What the walk finds.
+    # Called while the files are found.
 
     def add_file(self, file: ArchiveFile) -> None:
-        """A regular file of the archive."""
+        """Add a regular file of the archive."""
         self.connection.execute(
             "INSERT INTO files (path, size, mtime_ns) VALUES (?, ?, ?)",
             (os.fsencode(file.path), file.size, file.mtime_ns),
@@ -72,35 +74,35 @@ class IndexTable:
         self.n_files += 1
 
     def add_odd(self, file: OddFile) -> None:
-        """A file that belongs to no series."""
+        """Add a file that belongs to no series."""
         self.connection.execute(
             "INSERT INTO odd VALUES (?, ?, ?)",
             (escape_undecodable(file.path), file.reason, escape_undecodable(file.detail)),
         )
 
     def drop_repeats(self) -> None:
-        """Forget files that were listed twice."""
+        """Remove files that were added twice."""
         self.connection.execute(
             "DELETE FROM files WHERE id NOT IN (SELECT MIN(id) FROM files GROUP BY path)"
         )
         (self.n_files,) = self.connection.execute("SELECT COUNT(*) FROM files").fetchone()
 
     def files(self) -> Iterator[tuple[int, str]]:
-        """(id, path) of every file, sorted by path, whatever the file system's order."""
+        """Iterate over (id, path) of every file, sorted by path."""
         self.connection.execute("CREATE INDEX IF NOT EXISTS files_path ON files (path)")
         last: tuple[bytes, int] = (b"", -1)
-        # In pages: a page is read whole before the caller writes into other tables.
+        # A page is read whole, because the caller writes into other tables meanwhile.
         while True:
             page = self.connection.execute(
                 "SELECT path, id FROM files WHERE (path, id) > (?, ?) ORDER BY path, id LIMIT ?",
-                (*last, _READ_AHEAD),
+                (*last, _FILES_PER_PAGE),
             ).fetchall()
             if not page:
                 return
             yield from ((number, os.fsdecode(path)) for path, number in page)
             last = page[-1]
 
-    # What a layout makes of it.
+    # Called by a layout.
 
     def add_series(
         self,
@@ -111,7 +113,7 @@ class IndexTable:
         grp: int | None = None,
         stack: str = "",
     ) -> int:
-        """A series, still without files; gives its number."""
+        """Add a series, still without files; returns its number."""
         row = (kind, escape_undecodable(patient), "", escape_undecodable(uid), grp, stack)
         cursor = self.connection.execute(
             "INSERT INTO series (kind, patient, study, uid, grp, stack) VALUES (?, ?, ?, ?, ?, ?)",
@@ -129,14 +131,14 @@ class IndexTable:
         position_mm: Triple | None = None,
         frames: int = 1,
     ) -> None:
-        """A file that is, or is part of, a series."""
+        """Add a file to a series."""
         self.connection.execute(
             "INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (file, series, frames, geometry, traits, *(position_mm or (None, None, None))),
         )
 
     def add_mask(self, series: int, file: int, kind: MaskKind, labels: MaskLabels) -> None:
-        """A candidate for the mask of a series."""
+        """Add a file that may be the mask of a series."""
         self.connection.execute(
             "INSERT OR IGNORE INTO masks VALUES (?, ?, ?, ?)", (series, file, kind, labels)
         )
@@ -144,7 +146,7 @@ class IndexTable:
     def add_masks_by_uid(
         self, uid: str, file: int, path: str, kind: MaskKind, labels: MaskLabels
     ) -> None:
-        """A mask of every series with this id, and the row that says so."""
+        """Add a mask to every series with this id, and list the file as a mask."""
         self.connection.execute("CREATE INDEX IF NOT EXISTS series_uid ON series (uid)")
         found = self.connection.execute(
             "SELECT id FROM series WHERE uid = ?", (escape_undecodable(uid),)
@@ -154,17 +156,17 @@ class IndexTable:
         self.add_mask_row(path, len(found))
 
     def add_mask_row(self, path: str, n_series: int) -> None:
-        """The row of a file that is a mask."""
+        """List a file as a mask that was offered to `n_series` series."""
         if n_series:
             detail = f"a mask; offered to {n_series} series"
         else:
             detail = "a mask that belongs to no series of this archive"
         self.add_odd(OddFile(path, Reason.MASK, detail))
 
-    # When all series have their files.
+    # Called when all series have their files.
 
     def locate(self) -> None:
-        """Count the files of every series; find the first, the last, and the common folder."""
+        """Set the number of files, the first, the last and the common folder of every series."""
         update = self.connection.cursor()
         update.execute("CREATE INDEX IF NOT EXISTS slices_series ON slices (series)")
         for number, rows in self._by_series():
@@ -186,8 +188,8 @@ class IndexTable:
                 ),
             )
 
-    def seal(self) -> None:
-        """Digest what every series is read from. The last step; masks are known by now."""
+    def add_stat_digests(self) -> None:
+        """Set the stat digest of every series. The last step: it covers the masks."""
         update = self.connection.cursor()
         for number, rows in self._by_series():
             masks = update.execute(
@@ -211,14 +213,14 @@ class IndexTable:
 
 
 def common_folder(first: bytes, last: bytes) -> bytes:
-    """The folder that all of a sorted list of paths share, from its first and last."""
+    """The longest folder that all paths share, from the first and last of them in sorted order."""
     if first != last:
         first = first[: len(_common_prefix(first, last))]
     return first.rpartition(b"/")[0]
 
 
 def as_text(path: bytes) -> str:
-    """A path as ledgers and records can hold it; `.` for the archive itself."""
+    """A path as text that ledgers and records can hold; `.` for the archive itself."""
     return escape_undecodable(os.fsdecode(path)) or "."
 
 
@@ -229,3 +231,20 @@ def _common_prefix(one: bytes, other: bytes) -> bytes:
 
 def _archive_file(path: bytes, size: int, mtime_ns: int) -> ArchiveFile:
     return ArchiveFile(os.fsdecode(path), size, mtime_ns)
+
+
+def stat_digest(files: Iterable[ArchiveFile], masks: Sequence[ArchiveFile] = ()) -> str:
+    """XXH3-128 over path, size and modification time of every file, and of every mask if any.
+
+    Both must be sorted by path.
+    """
+    state = xxhash.xxh3_128()
+    for file in files:
+        state.update(_stat_line(file))
+    for mask in masks:
+        state.update(b"mask\0" + _stat_line(mask))
+    return state.hexdigest()
+
+
+def _stat_line(file: ArchiveFile) -> bytes:
+    return f"{file.path}\0{file.size}\0{file.mtime_ns}\n".encode(errors="surrogateescape")

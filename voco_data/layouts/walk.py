@@ -1,4 +1,4 @@
-"""Walk an archive's files as a stream, filtered, and never out of the folder that was named."""
+"""Walk the files of an archive as a stream, filtered, without leaving its folder."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from voco_data.errors import InputError
 from voco_data.reasons import Reason
 
 
-class Queue(Protocol):
-    """Folders still to be walked, wherever they are kept."""
+class FolderQueue(Protocol):
+    """Folders that are still to be walked."""
 
     def push(self, folder: str) -> None:
-        """Add one."""
+        """Add a folder."""
 
     def pop(self) -> str | None:
-        """Take one out; None if there are no more."""
+        """Remove a folder and return it; None if the queue is empty."""
 
 
 def walk(
-    source: Path, queue: Queue, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    source: Path, queue: FolderQueue, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Iterator[ArchiveFile | OddFile]:
-    """Files below `source`, in the file system's order, with paths relative to it.
+    """Iterate over the files below `source`, in the file system's order.
 
-    `include` and `exclude` are globs over the relative path. Folders that are links are not
-    entered, and a link to a file counts only if the file lies inside the archive. What cannot be
-    read, and what is no regular file, comes as an OddFile; it is never opened. Memory does not
-    grow with the archive: one folder is open at a time, the others wait in `queue`.
+    Paths are relative to `source`, and `include` and `exclude` are globs over them. Links to
+    folders are not followed, and a link to a file counts only if the file is inside the archive.
+    What cannot be read, and what is not a regular file, is an OddFile; it is never opened. Memory
+    does not grow with the archive: one folder is open at a time, the others are in `queue`.
 
     Raises InputError if `source` itself cannot be read.
     """
@@ -40,59 +40,59 @@ def walk(
     queue.push("")
     while (prefix := queue.pop()) is not None:
         try:
-            with os.scandir(os.path.join(top, prefix)) as found:  # noqa: PTH118  bytes of names
-                for entry in found:
-                    item = _look_at(entry, f"{prefix}{entry.name}", top)
+            with os.scandir(os.path.join(top, prefix)) as entries:  # noqa: PTH118  names may be undecodable
+                for entry in entries:
+                    item = _stat_entry(entry, f"{prefix}{entry.name}", top)
                     if isinstance(item, str):
                         queue.push(f"{item}/")
-                    elif wanted(item.path, include, exclude):
+                    elif is_selected(item.path, include, exclude):
                         yield item
         except OSError as error:
             if not prefix:
                 raise InputError(
                     f"{source}: cannot be read ({error.strerror}); check the path"
                 ) from error
-            if wanted(prefix, (), exclude):
+            if is_selected(prefix, (), exclude):
                 detail = f"the folder cannot be read ({error.strerror})"
                 yield OddFile(prefix.rstrip("/"), Reason.UNREADABLE, detail)
 
 
-def look_at_file(path: str, top: str) -> ArchiveFile | OddFile:
-    """One path below `top`, as the walk would see it."""
+def stat_file(path: str, top: str) -> ArchiveFile | OddFile:
+    """Return one path below `top` as the walk would."""
     full = os.path.join(top, path)  # noqa: PTH118
     try:
-        if not _inside(os.path.realpath(full), top):
+        if not _is_inside(os.path.realpath(full), top):
             return OddFile(path, Reason.NOT_MEDICAL, "a link that leaves the archive")
-        return _file(path, os.stat(full))  # noqa: PTH116
+        return _regular_file(path, os.stat(full))  # noqa: PTH116
     except OSError as error:
         return OddFile(path, Reason.UNREADABLE, f"cannot be read ({error.strerror})")
 
 
-def _look_at(entry: os.DirEntry[str], path: str, top: str) -> ArchiveFile | OddFile | str:
-    """A file, an odd one, or the path of a folder."""
+def _stat_entry(entry: os.DirEntry[str], path: str, top: str) -> ArchiveFile | OddFile | str:
+    """Return a file, an odd file, or the path of a folder."""
     try:
         if entry.is_dir(follow_symlinks=False):
             return path
         if entry.is_symlink():
-            return look_at_file(path, top)
-        return _file(path, entry.stat(follow_symlinks=False))
+            return stat_file(path, top)
+        return _regular_file(path, entry.stat(follow_symlinks=False))
     except OSError as error:
         return OddFile(path, Reason.UNREADABLE, f"cannot be read ({error.strerror})")
 
 
-def _file(path: str, found: os.stat_result) -> ArchiveFile | OddFile:
-    if stat.S_ISREG(found.st_mode):
-        return ArchiveFile(path, found.st_size, found.st_mtime_ns)
-    kind = "a link to a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
+def _regular_file(path: str, status: os.stat_result) -> ArchiveFile | OddFile:
+    if stat.S_ISREG(status.st_mode):
+        return ArchiveFile(path, status.st_size, status.st_mtime_ns)
+    kind = "a link to a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
     return OddFile(path, Reason.NOT_MEDICAL, f"{kind}; not followed and not opened")
 
 
-def wanted(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Whether the globs let a path through."""
+def is_selected(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether a path matches the globs: any of `include`, if there are some, none of `exclude`."""
     if include and not any(fnmatchcase(path, pattern) for pattern in include):
         return False
     return not any(fnmatchcase(path, pattern) for pattern in exclude)
 
 
-def _inside(path: str, top: str) -> bool:
+def _is_inside(path: str, top: str) -> bool:
     return path == top or path.startswith(f"{top.rstrip('/')}/")

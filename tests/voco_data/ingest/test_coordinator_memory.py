@@ -18,7 +18,7 @@ import numpy as np
 from tests.support.small_stores import make_record
 from voco_data.ingest import run
 from voco_data.store.writer import commit_volume
-from voco_data.executors.worker import SeriesOutcome
+from voco_data.executors.tasks import SeriesOutcome, batched
 
 GRID = np.zeros((2, 2, 2), np.uint8)
 
@@ -27,7 +27,7 @@ def outcome(task):
     number = int(task.series_uid)
     digest = f"{number:032x}"
     if number % 10 == 0:
-        return SeriesOutcome(task.key, task.memory_key, reason="too_few_slices", detail="3")
+        return SeriesOutcome(task.key, task.seen_key, reason="too_few_slices", detail="3")
     records = []
     for target in task.targets:
         record = make_record(target.row, GRID, target.spec, task.series_uid)
@@ -43,14 +43,14 @@ def outcome(task):
         )
         commit_volume(target.store, record, GRID)
         records.append(record)
-    return SeriesOutcome(task.key, task.memory_key, digest, tuple(records))
+    return SeriesOutcome(task.key, task.seen_key, digest, tuple(records))
 
 
 read = []
 
 
-def simulated(todo, known, workers):
-    for batch in todo:
+def simulated(tasks, known, workers):
+    for batch in batched(tasks, 100):
         read.extend(task.series_uid for task in batch)
         yield [outcome(task) for task in batch]
 

@@ -19,10 +19,9 @@ from voco_data.cohort import SeriesEntry
 from voco_data.dicom.header import read_dataset
 from voco_data.errors import SeriesRefused
 from voco_data.ingest.run import PreprocessSummary, preprocess
-from voco_data.limits import MAX_VOXELS, check_voxels
+from voco_data.limits import MAX_VOXELS, check_voxels, deadline
 from voco_data.reasons import TRANSIENT, Reason
 from voco_data.store.spec import StoreSpec
-from voco_data.time_limit import deadline
 
 SPEC = StoreSpec(profile="small", grid=(4, 16, 16))
 ITEM, END_OF_ITEM = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0"

@@ -43,7 +43,7 @@ CLAUSES: dict[int, tuple[str, ...]] = {
     9: (
         "endurance/test_kill::test_a_random_moment",
         "endurance/test_kill::test_every_change_of_a_file",
-        "voco_data/executors/test_batches::test_who_dies_before_a_record_has_left_its_preview",
+        "voco_data/executors/test_tasks::test_who_dies_before_a_record_has_left_its_preview",
     ),
     10: (
         "voco_data/store/test_store::test_a_damaged_chunk_is_refused_by_series_name",

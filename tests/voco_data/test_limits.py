@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from voco_data import time_limit as module
+from voco_data import limits as module
 from voco_data.errors import SeriesRefused
+from voco_data.limits import deadline, end_when_stuck
 from voco_data.reasons import Reason
-from voco_data.time_limit import deadline, end_when_stuck
 
 
 def spin() -> None:

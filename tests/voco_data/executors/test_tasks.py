@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.support.ct_files import body, write_slices
 from voco_data.cohort import SeriesEntry
-from voco_data.executors import batches, dask
-from voco_data.executors.process_pool import Batch
-from voco_data.executors.worker import SeriesTask, Target, fill_series
+from voco_data.executors import dask, process_pool
+from voco_data.executors import tasks as module
+from voco_data.executors.process_pool import run_processes
+from voco_data.executors.tasks import (
+    Batch,
+    RetryPolicy,
+    SeriesOutcome,
+    SeriesTask,
+    Target,
+    WorkerDied,
+    batch_size,
+    batched,
+    run_tasks,
+)
+from voco_data.executors.worker import fill_series
 from voco_data.reasons import Reason
 from voco_data.storage.base import Storage
 from voco_data.storage.local import LocalStorage
@@ -65,9 +79,7 @@ def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
         todo[2] = replace(todo[2], layout=Bomb())  # type: ignore[arg-type]
         known = {writer.storage.name: InputDigests()}
         outcomes = {
-            outcome.key: outcome
-            for batch in batches.run_processes(batches.batches(todo, 2), known, 2)
-            for outcome in batch
+            outcome.key: outcome for batch in run_processes(todo, known, 2) for outcome in batch
         }
     assert set(outcomes) == set(map(key, range(6)))
     assert outcomes[key(2)].reason == Reason.WORKER_DIED
@@ -83,7 +95,7 @@ def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:
         known = {writer.storage.name: InputDigests()}
         outcomes = {
             outcome.key: outcome
-            for batch in batches.run_processes([todo], known, 1)
+            for batch in run_processes(todo, known, 1, size=20)
             for outcome in batch
         }
         for task in todo:
@@ -105,7 +117,7 @@ def test_only_what_is_whole_and_of_these_files_counts_as_committed(
         task, other = tasks(tmp_path / "ct", writer.storage, 2)
         known = {writer.storage.name: InputDigests()}
         first = fill_series(task, known)
-        assert fill_series(task, known, again=True) == replace(first, earlier=True)
+        assert fill_series(task, known, retry=True) == replace(first, earlier=True)
         chunk = writer.storage.path / chunk_key(0)
         if harm == "chunk":
             chunk.write_bytes(bytes(chunk.stat().st_size))
@@ -113,11 +125,11 @@ def test_only_what_is_whole_and_of_these_files_counts_as_committed(
             fill_series(replace(other, targets=task.targets), known)
         else:
             task = replace(task, entry=replace(task.entry, stat_digest="f" * 32))
-        found = fill_series(task, known, again=True)
+        found = fill_series(task, known, retry=True)
         assert not found.earlier
         assert found.input_digest == first.input_digest
         assert read_record(writer.storage, 0) == found.records[0]
-        assert fill_series(task, known, again=True).earlier
+        assert fill_series(task, known, retry=True).earlier
 
 
 def test_who_dies_before_a_record_has_left_its_preview(
@@ -146,7 +158,7 @@ def test_a_dask_worker_ends_a_batch_that_nobody_waits_for(tmp_path: Path) -> Non
     ):
         todo = tasks(tmp_path / "ct", writer.storage, 60)
         known = {writer.storage.name: InputDigests()}
-        batch = client.submit(dask._fill, todo, known, pure=False)
+        batch = client.submit(dask.fill_on_worker, todo, known, pure=False)
         while not list(tmp_path.glob("*.zarr/volumes/records/*/*.json")):
             time.sleep(0.001)
         batch.cancel()
@@ -154,36 +166,102 @@ def test_a_dask_worker_ends_a_batch_that_nobody_waits_for(tmp_path: Path) -> Non
         assert len(list(tmp_path.glob("*.zarr/volumes/records/*/*.json"))) < 60
 
 
+class Submitted:
+    """A batch in flight: unlike a list, it can be the key of a dictionary."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+
+class DeadlyPool:
+    """An executor without processes: a batch with a deadly task is lost."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __enter__(self) -> DeadlyPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def slots(self) -> int:
+        return 4
+
+    def submit(self, batch: Batch, *, retry: bool) -> Submitted:
+        return Submitted(batch)
+
+    def wait(self, in_flight: Sequence[Submitted]) -> Sequence[Submitted]:
+        return in_flight[:1]
+
+    def outcomes(self, handle: Submitted) -> list[SeriesOutcome]:
+        if any(map(is_deadly, handle.batch)):
+            raise WorkerDied
+        return [SeriesOutcome(task.key) for task in handle.batch]
+
+
+def is_deadly(task: SeriesTask) -> bool:
+    return int(task.key) % 20 == 0
+
+
 def test_however_many_series_end_their_process_the_tries_come_to_an_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One in twenty, so that hardly any batch is without."""
-    passes: list[int] = []
+    rounds: list[tuple[int, bool]] = []
 
-    def drain(todo: Iterator[Batch], *_: object, **__: object) -> Iterator[Any]:
-        found = list(todo)
-        passes.extend([max(map(len, found))] if found else [])
-        yield from (list(batch) for batch in found if not any(map(is_deadly, batch)))
-        return [batch for batch in found if any(map(is_deadly, batch))]
+    def recorded(
+        executor: Any, todo: Any, batches: Iterable[Sequence[int]], *, retry: bool
+    ) -> Iterator[Any]:
+        batches = list(batches)
+        rounds.append((max(map(len, batches)), retry))
+        return (yield from run_tasks(executor, todo, batches, retry=retry))
 
-    def is_deadly(task: Any) -> bool:
-        return bool(task % 20 == 0)
+    monkeypatch.setattr(process_pool, "ProcessPool", DeadlyPool)
+    monkeypatch.setattr(process_pool, "run_tasks", recorded)
+    numbers: Any = [SimpleNamespace(key=str(number), seen_key="") for number in range(10_000)]
+    found = [one for batch in run_processes(numbers, {}, 2) for one in batch]
+    assert sorted(int(one.key) for one in found) == list(range(10_000))
+    died = {int(one.key) for one in found if one.reason == Reason.WORKER_DIED}
+    assert died == set(range(0, 10_000, 20))
+    sizes = [size for size, _ in rounds if size > 1]
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert [retry for _, retry in rounds] == [False, *(True for _ in rounds[1:])]
+    assert len(rounds) - len(sizes) <= 8_000  # the rest were read one at a time
 
-    def alone(suspects: Sequence[Any], _known: object) -> Iterator[Any]:
-        return ([one] for one in suspects)
 
-    monkeypatch.setattr(batches, "_drain_pool", drain)
-    monkeypatch.setattr(batches, "one_by_one", alone)
-    numbers: Any = list(range(10_000))
-    found = batches.run_processes(batches.batches(numbers, 2), {}, 2)
-    assert sorted(one for batch in found for one in batch) == numbers
-    assert passes == sorted(set(passes), reverse=True)
+def test_a_process_that_cannot_be_started_loses_no_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other processes are ended, too; what they had begun is not taken for the whole batch."""
+    submit = ProcessPoolExecutor.submit
+    calls = 0
+
+    def fail_once(self: ProcessPoolExecutor, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError("no process")
+        return submit(self, *arguments)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", fail_once)
+    with writing(LocalStorage(tmp_path), SPEC) as writer:
+        todo = tasks(tmp_path / "ct", writer.storage, 12)
+        known = {writer.storage.name: InputDigests()}
+        found = [one for batch in run_processes(todo, known, 2, size=3) for one in batch]
+    assert sorted(one.key for one in found) == sorted(map(key, range(12)))
+    assert all(one.reason is None for one in found)
+
+
+def test_a_cluster_of_our_own_gets_the_allowed_failures_of_the_policy() -> None:
+    with dask._connected("local", 1, {}, RetryPolicy(cluster_tries=3)) as cluster:
+        assert cluster.client.cluster.scheduler.allowed_failures == 2
 
 
 def test_a_dask_worker_that_dies_costs_its_series_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "BATCHES_PER_WORKER", 2)
+    monkeypatch.setattr(module, "BATCHES_PER_WORKER", 2)
     with writing(LocalStorage(tmp_path), SPEC) as writer:
         todo = tasks(tmp_path / "ct", writer.storage, 4)
         todo[1] = replace(todo[1], base=Trap(todo[1].base))
@@ -206,7 +284,7 @@ def test_a_dask_worker_that_dies_costs_its_series_and_no_other(
 )
 def test_batches_cover_everything_once_and_stay_small(series: int, workers: int, size: int) -> None:
     numbers: Any = list(range(series))
-    cut = list(batches.batches(numbers, workers))
+    cut = list(batched(numbers, batch_size(series, workers)))
     assert [number for batch in cut for number in batch] == numbers
     assert max(len(batch) for batch in cut) == size
 
@@ -224,7 +302,7 @@ def test_batches_cover_everything_once_and_stay_small(series: int, workers: int,
 def test_a_large_archive_has_larger_batches_on_a_cluster(
     series: int, threads: int, size: int, most: int
 ) -> None:
-    cut = list(batches.pieces(series, threads, dask.largest_batch(series)))
+    cut = list(batched(range(series), batch_size(series, threads, dask.largest_batch(series))))
     assert [number for piece in cut for number in piece] == list(range(series))
     assert max(map(len, cut)) == size
     assert len(cut) == most

@@ -1,0 +1,133 @@
+"""A cohort under the ids that may be written: the archive's own, or pseudonyms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import xxhash
+
+from voco_data.cohort import Cohort, OddFile, SeriesHead
+from voco_data.cropping.external_boxes import GivenBox, read_boxes
+from voco_data.deidentification.pseudonyms import Pseudonymiser
+from voco_data.errors import InputError
+from voco_data.ingest.options import IngestOptions
+from voco_data.layouts.index import index
+from voco_data.store.index import SeriesIdentity
+from voco_data.store.record import series_key
+
+NO_BOXES: Mapping[str, GivenBox] = MappingProxyType({})
+
+
+@contextmanager
+def open_cohort(
+    source: str | Path, options: IngestOptions
+) -> Iterator[tuple[Cohort, Mapping[str, GivenBox]]]:
+    """Index the archive at `source`; yields its cohort, and the external boxes by series id.
+
+    Raises InputError for a table of boxes that cannot be read, or that names no series of the
+    archive, and as `index` does.
+    """
+    boxes = NO_BOXES if options.boxes is None else read_boxes(Path(options.boxes))
+    with index(
+        Path(source),
+        layout=options.layout,
+        include=options.include,
+        exclude=options.exclude,
+        progress=options.progress,
+    ) as cohort:
+        if boxes and not any(head.series_uid in boxes for head in cohort.heads()):
+            raise InputError(
+                f"boxes {options.boxes}: none of its {len(boxes)} series is in the archive; "
+                "expected the archive's own series ids"
+            )
+        yield cohort, boxes
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSeries:
+    """A series under the ids that may be written."""
+
+    head: SeriesHead
+    given: GivenBox | None
+    """A box that was made elsewhere."""
+    ids: str
+    """`kept` or `pseudonym`."""
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    source: str
+
+    @property
+    def identity(self) -> SeriesIdentity:
+        """Patient id and series id."""
+        return (self.patient_id, self.series_uid)
+
+    @property
+    def stat_digest(self) -> str:
+        """Changes with the files and masks of the series, and with a box that is given for it."""
+        if self.given is None:
+            return self.head.stat_digest
+        return xxhash.xxh3_128_hexdigest(f"{self.head.stat_digest} {self.given.digest}".encode())
+
+    @property
+    def key(self) -> str:
+        """Identifies the series within its archive, across runs."""
+        return series_key(self.patient_id, self.series_uid, self.source)
+
+
+class NamedCohort:
+    """A cohort under the ids that may be written."""
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        pseudonymiser: Pseudonymiser | None,
+        boxes: Mapping[str, GivenBox] = NO_BOXES,
+    ) -> None:
+        """Without a pseudonymiser the archive's own ids are kept.
+
+        `boxes` are those made elsewhere, by the archive's own series id.
+        """
+        self.cohort = cohort
+        self._pseudonym = pseudonymiser
+        self._boxes = boxes
+
+    def __iter__(self) -> Iterator[NamedSeries]:
+        """Iterate over all series in the cohort's order."""
+        return map(self._named, self.cohort.heads())
+
+    def __getitem__(self, number: int) -> NamedSeries:
+        """Return the series of this number in the index."""
+        return self._named(self.cohort.head(number))
+
+    def odd_files(self) -> Iterator[tuple[str, OddFile]]:
+        """Iterate over files that belong to no series, with the source that may be written."""
+        for file in self.cohort.odd_files():
+            pseudonym = self._pseudonym
+            yield (file.path if pseudonym is None else pseudonym("source", file.path)), file
+
+    def _named(self, head: SeriesHead) -> NamedSeries:
+        given, pseudonym = self._boxes.get(head.series_uid), self._pseudonym
+        if pseudonym is None:
+            return NamedSeries(
+                head=head,
+                given=given,
+                ids="kept",
+                patient_id=head.patient_id,
+                study_uid=head.study_uid,
+                series_uid=head.series_uid,
+                source=head.source,
+            )
+        return NamedSeries(
+            head=head,
+            given=given,
+            ids="pseudonym",
+            patient_id=pseudonym("patient", head.patient_id),
+            study_uid=pseudonym("study", head.study_uid) if head.study_uid else "",
+            series_uid=pseudonym("series", head.series_uid),
+            source=pseudonym("source", head.source),
+        )

@@ -1,0 +1,53 @@
+"""All layouts, in the order in which they are tried.
+
+A new layout is one new file that defines a `Layout`, and one line in LAYOUTS.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voco_data.errors import InputError
+from voco_data.layouts.base import Advance, IndexFunction, Layout
+from voco_data.layouts.flare import FLARE
+from voco_data.layouts.ratic import RATIC
+
+if TYPE_CHECKING:
+    from voco_data.layouts.table import IndexTable
+
+AUTO = "auto"
+"""The choice that recognises the layout."""
+
+
+def _index_plain(*kinds: str) -> IndexFunction:
+    def index(base: Path, table: IndexTable, advance: Advance) -> str:
+        from voco_data.layouts import plain  # here: it needs pydicom
+
+        return plain.index(base, table, advance, kinds=kinds)
+
+    return index
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    RATIC,
+    FLARE,
+    Layout(name="dicom", title="DICOM", index=_index_plain("dicom")),
+    Layout(name="nifti", title="NIfTI", index=_index_plain("nifti")),
+)
+
+FALLBACK = Layout(name=AUTO, title="any tree", index=_index_plain("dicom", "nifti"))
+"""How an archive is read that no layout recognises: it may mix DICOM and NIfTI."""
+
+
+def layout_choices() -> tuple[str, ...]:
+    """What `--layout` takes."""
+    return (AUTO, *(layout.name for layout in LAYOUTS))
+
+
+def layout_named(name: str) -> Layout:
+    """The layout of a name. Raises InputError."""
+    for layout in LAYOUTS:
+        if layout.name == name:
+            return layout
+    raise InputError(f"layout must be one of {', '.join(layout_choices())}, got {name!r}")
