@@ -35,8 +35,8 @@ def test_a_thousand_series_load_in_three_seconds(tmp_path: Path) -> None:
 def test_beyond_its_room_the_page_keeps_rows_and_says_so(
     chrome: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "PICTURE_CHARACTERS", 200_000)
-    monkeypatch.setattr(report_rows, "FILES", 2)
+    monkeypatch.setattr(report, "MAX_PICTURE_CHARACTERS", 200_000)
+    monkeypatch.setattr(report_rows, "MAX_FILES", 2)
     files = [LedgerRow("file", f"{n}.txt", "", "", "skipped", "not_medical") for n in range(5)]
     ledger = qc_cohort.write(tmp_path, [*rows(), *files])
     path = tmp_path / "report.html"
@@ -57,7 +57,7 @@ def test_beyond_its_room_the_page_keeps_rows_and_says_so(
 def test_of_too_many_series_the_oddest_are_shown(
     chrome: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report_rows, "SERIES", 9)
+    monkeypatch.setattr(report_rows, "MAX_SERIES", 9)
     path = tmp_path / "report.html"
     path.write_text(
         report.render("many", qc_cohort.write(tmp_path, rows()), LocalStorage(tmp_path))

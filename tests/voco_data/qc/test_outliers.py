@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from voco_data.qc import outliers
-from voco_data.qc.outliers import FEWEST, LIMIT, MEASURES, Verdict, spreads, verdict
+from voco_data.qc.outliers import FEWEST, LIMIT, MEASURES, Verdict, measure_spreads
 
 
 def judge(cohort: list[dict[str, Any]]) -> list[Verdict]:
     columns = {m.key: np.array([s[m.key] for s in cohort], np.float64) for m in MEASURES}
-    usual = spreads(columns)
-    return [verdict(one, usual) for one in cohort]
+    spreads = measure_spreads(columns)
+    return [outliers.judge(one, spreads) for one in cohort]
 
 
 def series(**values: Any) -> dict[str, Any]:
