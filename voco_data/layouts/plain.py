@@ -114,7 +114,7 @@ def _add_dicom(
 def _quick(path: Path) -> ScannedHeader | None:
     """The header of a plain slice; None for all that pydicom should look at, errors too."""
     try:
-        return header_scanner().header(path)
+        return header_scanner().read_header(path)
     except OSError:
         return None
 

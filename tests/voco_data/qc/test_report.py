@@ -17,7 +17,8 @@ from tests.support.qc_report import FALLBACK, NAMED, ODD_SPACING, SCRIPT, Page, 
 from voco_data.qc import preview
 from voco_data.qc.report import render
 from voco_data.storage.local import LocalStorage
-from voco_data.volumes.box import Box
+from voco_data.volumes.geometry import Box
+from voco_data.volumes.hu_histogram import HuHistogram
 
 
 @pytest.fixture(scope="module")
@@ -243,9 +244,8 @@ def test_the_drawn_box_is_where_the_box_is(chrome: webdriver.Chrome, tmp_path: P
     box = Box((10, 15, 20), (30, 45, 70), "profile", 0.9)
     row = qc_cohort.kept(1)
     ledger = qc_cohort.write(tmp_path, [row], pictures=False)
-    preview.write(
-        LocalStorage(tmp_path), preview.key_of(row.input_digest), hu, (5.0, 2.0, 2.0), box
-    )
+    key, histogram = preview.key_of(row.input_digest), HuHistogram.of_box(hu, box)
+    preview.write(LocalStorage(tmp_path), key, hu, (5.0, 2.0, 2.0), box, histogram)
     path = tmp_path / "report.html"
     path.write_text(render("one", ledger, LocalStorage(tmp_path)))
     page = Page(chrome, path)

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from tests.support.ct_files import body, write_slices
 from tests.support.mutations import mutate
-from voco_data.dicom.pixels.rle import SLACK, rle_planes
-from voco_data.dicom.series.fast_reader import read_fast
+from voco_data.dicom.pixels.hu_kernels import SLACK, rle_planes
+from voco_data.dicom.series.fast_reader import MAX_REUSED_BYTES, ReusedBuffer, read_fast
 from voco_data.dicom.series.header_scan import HeaderScanner
 from voco_data.dicom.series.reader import read_thoroughly
 from voco_data.errors import SeriesRefused
-from voco_data.volumes.buffers import LARGEST_KEPT, ReusedBuffer
 from voco_data.volumes.slice_spacing import GapPolicy
 from voco_data.volumes.volume import Volume
 
@@ -124,13 +123,13 @@ def test_a_file_that_changes_between_the_two_looks(
 ) -> None:
     paths = write_slices(tmp_path, body((6, 20, 24)))
     other = write_slices(tmp_path / "other", body((6, 20, 24)), tags={"PatientID": "other"})
-    whole = HeaderScanner.slice
+    whole = HeaderScanner.scan_slice
 
     def changed(self: HeaderScanner, *args: Any) -> Any:
         paths[3].write_bytes(other[3].read_bytes())
         return whole(self, *args)
 
-    monkeypatch.setattr(HeaderScanner, "slice", changed)
+    monkeypatch.setattr(HeaderScanner, "scan_slice", changed)
     assert read_fast(paths, GAPS, 3) is None
 
 
@@ -206,23 +205,23 @@ def test_any_bytes_are_decoded_within_bounds(frame: bytes, pixels: int) -> None:
     assert planes(frame, pixels) == reference(frame, pixels)
 
 
-def test_the_arena_lends_nothing_twice() -> None:
-    arena = ReusedBuffer()
-    first = arena.take((4, 5, 6))
+def test_memory_in_use_is_not_reused() -> None:
+    buffer = ReusedBuffer()
+    first = buffer.empty((4, 5, 6))
     first[:] = 1
     view = first[::-1, 1:].transpose(2, 0, 1)
     del first
-    second = arena.take((4, 5, 6))
+    second = buffer.empty((4, 5, 6))
     second[:] = 2
     assert (view == 1).all()
     address = second.__array_interface__["data"][0]
     del second
-    assert arena.take((3, 5, 6)).__array_interface__["data"][0] == address
+    assert buffer.empty((3, 5, 6)).__array_interface__["data"][0] == address
 
 
-def test_the_arena_keeps_no_outlier() -> None:
-    arena = ReusedBuffer()
-    arena.take((2, 3))
-    kept = arena._buffer
-    assert arena.take((LARGEST_KEPT,)).size == LARGEST_KEPT  # virtual: nothing touches it
-    assert arena._buffer is kept
+def test_memory_of_large_volumes_is_not_kept() -> None:
+    buffer = ReusedBuffer()
+    buffer.empty((2, 3))
+    kept = buffer._buffer
+    assert buffer.empty((MAX_REUSED_BYTES,)).size == MAX_REUSED_BYTES  # virtual: nothing touches it
+    assert buffer._buffer is kept

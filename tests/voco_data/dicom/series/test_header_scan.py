@@ -82,7 +82,7 @@ def thorough(path: Path) -> tuple[Header, StackKey] | None:
 
 
 def quick(path: Path) -> tuple[Header, StackKey] | None:
-    found = HeaderScanner().header(path)
+    found = HeaderScanner().read_header(path)
     return None if found is None else (found.header, found.kind.stack)
 
 
@@ -225,7 +225,7 @@ def test_slices_of_one_kind_differ_in_position_and_number_alone(tmp_path: Path) 
     paths = write_slices(tmp_path, body((8, 12, 12)))
     reader = HeaderScanner()
     for number, path in enumerate(paths, start=1):
-        found = reader.header(path)
+        found = reader.read_header(path)
         assert found is not None
         assert (found.header, found.kind.stack) == thorough(path)
         assert found.header.instance_number == number

@@ -1,0 +1,34 @@
+"""Stored voxels: the type of one, and the map from HU to it and back.
+
+The one place that names the type. A store holds what `Quantisation` makes of HU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Voxel: TypeAlias = np.uint8
+"""One stored voxel."""
+Voxels: TypeAlias = npt.NDArray[np.uint8]
+"""Stored voxels, (Z, Y, X) unless a docstring says otherwise."""
+LOWEST, HIGHEST = 0, 255
+"""Stored values of the window's ends and of whatever lies beyond them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantisation:
+    """A window of HU on LOWEST..HIGHEST, linear, rounded half up, clipped at its ends."""
+
+    low_hu: float
+    """HU that becomes LOWEST."""
+    width_hu: float
+    """HU between LOWEST and HIGHEST."""
+
+    @property
+    def steps_per_hu(self) -> float:
+        """Stored values a HU."""
+        return (HIGHEST - LOWEST) / self.width_hu
