@@ -31,8 +31,8 @@ def write(root: Path, rows: list[LedgerRow], *, pictures: bool = True) -> Path:
         if pictures and row.input_digest:
             path = root / preview.key_of(row.input_digest)
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Bytes after the end of a JPEG change nothing but the address: no browser may decode
-            # eight pictures and call it a thousand.
+            # Bytes after the end of a JPEG make each data URI another, so that the browser decodes
+            # every picture and not eight of them.
             path.write_bytes(_picture(int(row.input_digest, 16) % 8) + row.input_digest.encode())
     run = root / "runs" / "run"
     ledger.write(LocalStorage(run), rows)
@@ -95,7 +95,7 @@ def cohort(series: int) -> Iterator[LedgerRow]:
 
 @cache
 def _picture(seed: int) -> bytes:
-    """A JPEG as noisy as a real one, so that its size is one too."""
+    """A JPEG with the noise, and so with the size, of a real one."""
     hu = (body((80, 160, 160), seed) + _noise((80, 160, 160), seed)).astype(np.int16)
     box = Box((12 + seed, 20, 8), (64, 140, 152), "profile", 0.9)
     with tempfile.TemporaryDirectory() as folder:

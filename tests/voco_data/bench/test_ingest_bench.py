@@ -1,4 +1,4 @@
-"""The benchmark on a small series: every row measures what it says, and says what is missing."""
+"""The benchmark on a small series: its rows do the same work, and absent libraries are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces of a mask against SciPy's, numbers included."""
+"""Connected components against scipy.ndimage.label, labels included."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
     seed=st.integers(0, 2**16),
     across_slices=st.booleans(),
 )
-def test_pieces_are_scipys(
+def test_labels_equal_scipys(
     shape: tuple[int, int, int], share: float, seed: int, across_slices: bool
 ) -> None:
     mask = np.random.default_rng(seed).random(shape) < share

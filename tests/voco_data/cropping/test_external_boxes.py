@@ -1,4 +1,4 @@
-"""Masks and boxes made elsewhere against boxes worked out by hand."""
+"""Boxes of masks and of tables against boxes computed by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def boxed(found: Box, **organs: OrganBounds) -> Box:
     return include_organs(found, organs, SHAPE, SPACING, MARGIN)
 
 
-def test_liver_and_spleen_say_where_the_top_is() -> None:
+def test_liver_and_spleen_determine_the_top() -> None:
     liver, spleen = OrganBounds((25, 30, 20), (40, 80, 70)), OrganBounds((30, 30, 80), (36, 70, 99))
     box = boxed(PROFILE, liver=liver, spleen=spleen)
     assert (box.start, box.stop) == ((5, 10, 10), (42, 90, 110))  # 10 mm are 2 slices

@@ -1,4 +1,4 @@
-"""Masks lie on their series voxel on voxel: phantom truth, highdicom, ITK and real files judge."""
+"""Masks on the voxels of their series: against the phantom, highdicom, ITK and real files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def series(folder: Path, **options: object) -> Volume:
 
 
 def organ() -> npt.NDArray[np.uint16]:
-    """Unlike itself under every flip and turn."""
+    """An array that differs from each of its flips and permutations."""
     labels = np.zeros(SHAPE, np.uint16)
     labels[3:9, 10:14, 40:55] = 1
     labels[15:17, 20:50, 5:8] = 4
@@ -97,7 +97,7 @@ def write_nrrd(path: Path, labels: npt.NDArray[np.uint16]) -> MaskFile:
 
 
 def write_seg(path: Path, slices: list[Path], labels: npt.NDArray[np.uint16]) -> MaskFile:
-    """With highdicom; empty frames are left out, as it does by default."""
+    """Write a SEG with highdicom, which leaves out empty frames by default."""
     sources = [pydicom.dcmread(file) for file in slices]
     descriptions = [
         highdicom.seg.SegmentDescription(
@@ -127,7 +127,7 @@ SEG_TAGS = dict.fromkeys(
 ) | {"FrameOfReferenceUID": "1.2.3.4"}
 
 
-def test_nifti_nrrd_and_seg_say_the_same(tmp_path: Path) -> None:
+def test_nifti_nrrd_and_seg_are_equal(tmp_path: Path) -> None:
     slices = write_slices(tmp_path, body(), tags=SEG_TAGS)
     volume = read_series(slices, gaps=GapPolicy(0.05), min_slices=8)
     files = [
@@ -142,7 +142,7 @@ def test_nifti_nrrd_and_seg_say_the_same(tmp_path: Path) -> None:
         assert np.array_equal(placed.labels > 0, organ() > 0), file
         assert np.unique(placed.labels).size == 3
     seg = read_seg(tmp_path / "m.dcm")
-    assert seg.names == {1: "liver"}  # the other label is free text, and stays in its file
+    assert seg.names == {1: "liver"}  # the other label is free text
 
 
 def test_a_mask_file_that_does_not_read_leaves_the_series_alone(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_two_masks_share_one_map(tmp_path: Path) -> None:
     liver, kidney = organ(), organ()
     liver[liver == 4] = 0
     kidney[kidney == 1] = 0
-    kidney[kidney == 4] = 1  # the same number for something else
+    kidney[kidney == 4] = 1  # the same number for another organ
     first = write_nifti(tmp_path / "a.nii", liver)
     second = write_nrrd(tmp_path / "b.nrrd", kidney)
     placed, _ = read_masks(tmp_path, [first, second], volume.geometry)

@@ -1,4 +1,4 @@
-"""One written series, read back by two libraries that did not write it."""
+"""A written series, read with two other libraries than wrote it."""
 
 from __future__ import annotations
 

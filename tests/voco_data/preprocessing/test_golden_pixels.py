@@ -47,7 +47,7 @@ def scan() -> npt.NDArray[np.int16]:
         femur = (across - side) ** 2 + deep**2 < 36
         hu[np.broadcast_to(femur & (z < 8), SHAPE)] = 900
     hu[np.broadcast_to((across**2 + (deep - 22) ** 2 < 64) & (z >= 7), SHAPE)] = 400
-    # A linear congruential generator: the low bits of z, y, x stirred by hand.
+    # A linear congruential generator over the low bits of z, y and x.
     stirred = ((z * 7919 + y * 104729 + x * 1299709) * 1103515245 + 12345) >> 8
     return np.asarray(hu + stirred % 41 - 20, np.int16)
 

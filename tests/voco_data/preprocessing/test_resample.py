@@ -1,4 +1,4 @@
-"""The fused kernel against a float64 average that is written in another way."""
+"""The fused kernel against a float64 average by another method."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def structures(shape: tuple[int, int, int]) -> npt.NDArray[np.float64]:
 
 @pytest.mark.parametrize("grid", [(8, 48, 48), (24, 64, 64)])
 def test_noise_is_averaged_and_nothing_else_is_lost(grid: tuple[int, int, int]) -> None:
-    """Against the average of the noise-free voxels: what is left is the noise, divided."""
+    """Against the average of the noise-free voxels: only the reduced noise remains."""
     shape, sigma, grey = (75, 128, 128), 30.0, WIDTH / 255
     clean = structures(shape)
     noise = np.random.default_rng(3).normal(0, sigma, shape)
@@ -78,7 +78,7 @@ def test_noise_is_averaged_and_nothing_else_is_lost(grid: tuple[int, int, int]) 
     got = resample(noisy, (0, 0, 0), shape, grid, WINDOW, FLOOR)
     voxels = np.prod([n / m for n, m in zip(shape, grid, strict=True)])  # averaged into one
     ours = rmse(got * grey)
-    # Clipping at the ends of the window and whole grey levels make a little of the difference.
+    # Clipping at the window's ends and rounding add a small part of the difference.
     assert ours == pytest.approx(sigma / np.sqrt(voxels), rel=0.15)
     image = sitk.GetImageFromArray(noisy)
     frame = sitk.Image(grid[::-1], sitk.sitkFloat32)

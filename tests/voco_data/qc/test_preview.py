@@ -1,4 +1,4 @@
-"""The picture of a scan: the right way up, in true proportions, the box and the HU with it."""
+"""Previews: orientation, proportions, the rectangles of the box and its histogram."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_histogram_is_that_of_the_box(tmp_path: Path) -> None:
     assert filled == {(40 + 1024) // 20: 20 * 30 * 45, BINS - 1: 20 * 30 * 5}
 
 
-def test_what_is_no_preview_is_none(tmp_path: Path) -> None:
+def test_other_files_are_none(tmp_path: Path) -> None:
     assert preview.read(LocalStorage(tmp_path), "absent.jpg") is None
     (tmp_path / "text.jpg").write_text("hello")
     assert preview.read(LocalStorage(tmp_path), "text.jpg") is None

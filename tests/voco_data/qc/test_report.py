@@ -1,4 +1,4 @@
-"""The QC report as a person uses it: in a browser, with a mouse and a keyboard."""
+"""The QC report in a browser, used with a mouse and a keyboard."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_filter_by_status_and_reason(page: Page) -> None:
     page.chip("gantry_tilt")
     assert page.names() == ["1.2.3.100", "1.2.3.103"]
     assert page.text("#shown") == "2 of 41 rows"
-    page.chip("missing_slices")  # chips of one kind widen
+    page.chip("missing_slices")  # chips of one column are joined by or
     assert len(page.names()) == 3
-    page.chip("skipped")  # another kind narrows
+    page.chip("skipped")  # columns are joined by and
     assert page.names() == []
     assert page.text("#nothing") == "Nothing matches the filters."
     page.click("#clear")
@@ -142,7 +142,7 @@ def test_the_keyboard_opens_walks_and_closes(page: Page) -> None:
     assert page.text("#detail-name") == uid(ODD_SPACING)
     page.press(Keys.ARROW_RIGHT)
     page.press(Keys.ESCAPE)
-    # The focus goes to the series that was looked at last.
+    # The focus goes to the series that was open last.
     page.wait(lambda: page.script("return document.activeElement.textContent") == uid(FALLBACK))
 
 

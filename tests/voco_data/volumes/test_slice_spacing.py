@@ -1,4 +1,4 @@
-"""Distances between slices: what is even, what is missing, and what is interpolated on request."""
+"""Even, uneven and missing slices, and their interpolation."""
 
 from __future__ import annotations
 

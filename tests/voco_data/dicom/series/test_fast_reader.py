@@ -1,4 +1,4 @@
-"""The short way from files to HU against the thorough one: the same volume, or none."""
+"""The fast reader against the thorough one: the same volume, or None."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_every_orientation(
 ) -> None:
     hu = body((9, 20, 24))
     paths = write_slices(tmp_path, hu, orientation=orientation, step_mm=step_mm, rle=True)
-    paths = paths[3:] + paths[:3]  # names say nothing
+    paths = paths[3:] + paths[:3]  # file names do not give the order
     check_same(read_fast(paths, GAPS, 3), read_thoroughly(paths, GAPS, 3))
 
 
@@ -118,7 +118,7 @@ def test_damaged_series_give_none_or_the_thorough_volume(tmp_path: Path) -> None
     assert read > 50
 
 
-def test_a_file_that_changes_between_the_two_looks(
+def test_a_file_that_changes_between_the_two_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = write_slices(tmp_path, body((6, 20, 24)))
@@ -134,7 +134,7 @@ def test_a_file_that_changes_between_the_two_looks(
 
 
 def planes(frame: bytes, pixels: int) -> bytes | None:
-    """What the kernel makes of an RLE frame in the middle of other bytes."""
+    """The planes that the kernel decodes from an RLE frame between other bytes; None if refused."""
     data = np.frombuffer(b"\x05" * 7 + frame + b"\xfe" * SLACK, np.uint8)
     high, low = (np.full(pixels + SLACK, 7, np.uint8) for _ in range(2))
     if not rle_planes(data, 7, len(frame), high, low, pixels):
@@ -178,7 +178,7 @@ SEGMENT = st.lists(RUN, min_size=1, max_size=12).map(b"".join)
 
 @settings(max_examples=500, deadline=None)
 @given(high=SEGMENT, low=SEGMENT, pixels=st.integers(1, 900), pad=st.binary(max_size=2))
-def test_rle_is_decoded_as_the_standard_says_or_not_at_all(
+def test_rle_is_decoded_as_by_the_standard_or_refused(
     high: bytes, low: bytes, pixels: int, pad: bytes
 ) -> None:
     def length(segment: bytes) -> int:
@@ -223,5 +223,7 @@ def test_memory_of_large_volumes_is_not_kept() -> None:
     buffer = ReusedBuffer()
     buffer.empty((2, 3))
     kept = buffer._buffer
-    assert buffer.empty((MAX_REUSED_BYTES,)).size == MAX_REUSED_BYTES  # virtual: nothing touches it
+    assert (
+        buffer.empty((MAX_REUSED_BYTES,)).size == MAX_REUSED_BYTES
+    )  # virtual memory: no page is touched
     assert buffer._buffer is kept
