@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from flows.recipes import DemoRecipe
 from voco_data.qc.html import ENVIRONMENT, Section, render
-from voco_data.qc.sections import sections as qc_sections
+from voco_data.qc.sections import ingest_sections
 from voco_data.storage.urls import open_storage
 from voco_models.evaluation import report
 from voco_models.evaluation.chart import Line, line_chart
@@ -48,7 +48,7 @@ def demo_page(
     for archive, ledger in ledgers.items():
         sections += [
             replace(section, title=f"{archive}: {section.title[0].lower()}{section.title[1:]}")
-            for section in qc_sections(Path(ledger), open_storage(root))
+            for section in ingest_sections(Path(ledger), open_storage(root))
         ]
     sections.append(Section("Pretraining", _pretraining(run / "pretrain")))
     sections += report.sections(run / "finetune")

@@ -15,7 +15,8 @@ from tests.support.ct_files import body
 from voco_data.qc import ledger, preview
 from voco_data.qc.ledger import LedgerRow
 from voco_data.storage.local import LocalStorage
-from voco_data.volumes.box import Box
+from voco_data.volumes.geometry import Box
+from voco_data.volumes.hu_histogram import HuHistogram
 
 REFUSED = (
     ("too_few_slices", "4 slices, at least 8 are needed"),
@@ -30,8 +31,8 @@ def write(root: Path, rows: list[LedgerRow], *, pictures: bool = True) -> Path:
         if pictures and row.input_digest:
             path = root / preview.key_of(row.input_digest)
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Bytes after the end of a JPEG change nothing but the address: no browser may decode
-            # eight pictures and call it a thousand.
+            # Bytes after the end of a JPEG make each data URI another, so that the browser decodes
+            # every picture and not eight of them.
             path.write_bytes(_picture(int(row.input_digest, 16) % 8) + row.input_digest.encode())
     run = root / "runs" / "run"
     ledger.write(LocalStorage(run), rows)
@@ -94,12 +95,13 @@ def cohort(series: int) -> Iterator[LedgerRow]:
 
 @cache
 def _picture(seed: int) -> bytes:
-    """A JPEG as noisy as a real one, so that its size is one too."""
-    hu = body((80, 160, 160), seed) + _noise((80, 160, 160), seed)
+    """A JPEG with the noise, and so with the size, of a real one."""
+    hu = (body((80, 160, 160), seed) + _noise((80, 160, 160), seed)).astype(np.int16)
     box = Box((12 + seed, 20, 8), (64, 140, 152), "profile", 0.9)
     with tempfile.TemporaryDirectory() as folder:
         storage = LocalStorage(Path(folder))
-        preview.write(storage, "picture.jpg", hu.astype(np.int16), (5.0, 2.4, 2.4), box)
+        histogram = HuHistogram.of_box(hu, box)
+        preview.write(storage, "picture.jpg", hu, (5.0, 2.4, 2.4), box, histogram)
         return storage.read("picture.jpg")
 
 

@@ -1,7 +1,8 @@
-"""What nobody can go below with these parts: read, decode, hash once, box, resample, write.
+"""The floor of ours.fill_stores: the least work with the same parts.
 
-No header is parsed, nothing is checked, and there is no record and no preview. The decoder is
-whichever is faster: imagecodecs' into a reused buffer, or our kernel.
+It reads, decodes, hashes once, finds the box, resamples and writes. It parses no header, checks
+nothing, and writes neither record nor preview. The decoder is the faster of two: imagecodecs' into
+a reused buffer, and our kernel.
 """
 
 from __future__ import annotations
@@ -17,75 +18,76 @@ import numpy.typing as npt
 import xxhash
 
 from voco_data.cropping.abdomen import find_box
-from voco_data.dicom.pixels.rle import SLACK, planes_to_hu, rle_planes
-from voco_data.dicom.series.fast_reader import Decoder, integer_rescale
+from voco_data.dicom.pixels.hu_kernels import SLACK, integer_rescale, planes_to_hu, rle_planes
+from voco_data.dicom.series.fast_reader import SliceDecoder
 from voco_data.dicom.series.header_scan import header_scanner
-from voco_data.preprocessing.resample import resample_to_uint8
+from voco_data.preprocessing.resample import resample
 from voco_data.store.spec import FINETUNE, PRETRAIN
 from voco_data.volumes.volume import AIR_HU
+from voco_data.volumes.voxels import Quantisation
 
 Decode = Callable[[npt.NDArray[np.uint8], int, int, npt.NDArray[np.int16]], None]
 
 
-def prepare(folder: Path, out: Path) -> Callable[[], None]:
-    """Both grids of the RLE series in `folder`; places and frames are known beforehand."""
-    reader, decoder = header_scanner(), Decoder()
-    found = []
+def make_grids(folder: Path, out: Path) -> Callable[[], None]:
+    """Both grids of the RLE series in `folder`; headers and frames are known before the call."""
+    scanner, decoder = header_scanner(), SliceDecoder()
+    slices = []
     for path in folder.iterdir():
-        read = decoder.read(path)
-        plain = None if read is None else reader.slice(*read, path)
-        if plain is None or plain[0].kind.decoding is None:
-            raise RuntimeError(f"{path.name} is not read the quick way")
-        found.append((plain[0].header.position_mm[2], path, *plain))
-    found.sort(key=lambda item: item[0])
-    header, kind = found[0][2].header, found[0][2].kind
-    shape = (len(found), header.rows, header.columns)
-    spacing_mm = (found[1][0] - found[0][0], *header.spacing_mm)
-    frames = [(str(path), start, length) for _, path, _, start, length in found]
-    how = kind.decoding
-    integers = None if how is None else integer_rescale(how.pixels, how.modality)
-    if integers is None:
-        raise RuntimeError("the benchmark's series is not linear")
-    arena = np.zeros(shape, np.int16)
+        file = decoder.read_file(path)
+        found = None if file is None else scanner.scan_slice(*file, path)
+        if found is None:
+            raise RuntimeError(f"{path.name} is not read by the fast path")
+        slices.append(found)
+    slices.sort(key=lambda found: found.scanned.header.position_mm[2])
+    first, second = (found.scanned.header for found in slices[:2])
+    shape = (len(slices), first.rows, first.columns)
+    spacing_mm = (second.position_mm[2] - first.position_mm[2], *first.spacing_mm)
+    frames = [(str(found.scanned.header.path), found.start, found.length) for found in slices]
+    decoding = slices[0].scanned.kind.decoding
+    rescale = None if decoding is None else integer_rescale(decoding.pixels, decoding.modality)
+    if rescale is None:
+        raise RuntimeError("the benchmark's series is not rescaled in integers")
+    hu = np.zeros(shape, np.int16)
     buffer = np.zeros(2 * max(length for *_, length in frames) + SLACK, np.uint8)
-    planes = [np.zeros(header.rows * header.columns + SLACK, np.uint8) for _ in range(2)]
+    high, low = (np.zeros(first.rows * first.columns + SLACK, np.uint8) for _ in range(2))
     decode_rle: Any = imagecodecs.dicomrle_decode
-    mixed = np.zeros(header.rows * header.columns * 2, np.uint8)
+    interleaved = np.zeros(first.rows * first.columns * 2, np.uint8)
 
-    def kernel(
+    def by_kernel(
         data: npt.NDArray[np.uint8], start: int, length: int, plane: npt.NDArray[np.int16]
     ) -> None:
-        rle_planes(data, start, length, planes[0], planes[1], plane.size)
-        planes_to_hu(planes[0], planes[1], *integers.arguments, plane.reshape(-1))
+        rle_planes(data, start, length, high, low, plane.size)
+        planes_to_hu(high, low, *rescale.arguments, plane.reshape(-1))
 
-    def codec(
+    def by_imagecodecs(
         data: npt.NDArray[np.uint8], start: int, length: int, plane: npt.NDArray[np.int16]
     ) -> None:
-        decode_rle(data.data[start : start + length], "<u2", out=mixed)
-        planes_to_hu(mixed[1::2], mixed[::2], *integers.arguments, plane.reshape(-1))
+        decode_rle(data.data[start : start + length], "<u2", out=interleaved)
+        planes_to_hu(interleaved[1::2], interleaved[::2], *rescale.arguments, plane.reshape(-1))
 
     def read_all(decode: Decode) -> None:
         for index, (path, start, length) in enumerate(frames):
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123  what a Path adds is not the floor
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123  Path.open costs more
                 file.readinto(buffer.data)
-            decode(buffer, start, length, arena[index])
+            decode(buffer, start, length, hu[index])
 
-    decode = min((kernel, codec), key=lambda each: _seconds(lambda: read_all(each)))
+    decode = min((by_kernel, by_imagecodecs), key=lambda each: _seconds(lambda: read_all(each)))
 
     def run() -> None:
         read_all(decode)
-        xxhash.xxh3_128_digest(arena.data)
-        box = find_box(arena, spacing_mm, crop=PRETRAIN.crop, margin_mm=PRETRAIN.margin_mm)
+        xxhash.xxh3_128_digest(hu.data)
+        box = find_box(hu, spacing_mm, crop=PRETRAIN.crop, margin_mm=PRETRAIN.margin_mm)
         for spec in (PRETRAIN, FINETUNE):
-            window = (spec.window_low_hu, spec.window_width_hu, AIR_HU)
-            grey = resample_to_uint8(arena, box.start, box.stop, spec.grid, *window)
-            (out / spec.profile).write_bytes(grey.data)
+            quantisation = Quantisation(spec.window_low_hu, spec.window_width_hu)
+            voxels = resample(hu, box.start, box.stop, spec.grid, quantisation, AIR_HU)
+            (out / spec.profile).write_bytes(voxels.data)
 
     return run
 
 
 def _seconds(run: Callable[[], None]) -> float:
-    run()  # compiled, and in the cache
+    run()  # compiles, and fills the cache
     began = time.perf_counter()
     run()
     return time.perf_counter() - began

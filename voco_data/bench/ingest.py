@@ -1,4 +1,4 @@
-"""`voco bench ingest`: how fast one series reaches both grids, beside the floor and its peers."""
+"""`voco bench ingest`: the time of one series to both grids, beside the floor and the peers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
-from voco_data.bench.measure import Job, NotInstalledError, seconds_of, start
+from voco_data.bench.measure import Job, NotInstalledError, start, wait_for
 from voco_data.bench.series import MATRIX, SLICES, write_bench_series
 
 log = logging.getLogger(__name__)
@@ -23,26 +23,27 @@ class Row:
     """One line of the table."""
 
     name: str
-    module: str
+    function: str
+    """`module.function` in voco_data.bench."""
     series: str = "rle"
     repeats: int = 3
 
 
 ROWS = (
-    Row("ours", "ours", repeats=15),
-    Row("floor", "floor", repeats=15),
-    Row("ours, raw", "ours", "raw", repeats=15),
+    Row("ours", "ours.fill_stores", repeats=15),
+    Row("floor", "floor.make_grids", repeats=15),
+    Row("ours, raw", "ours.fill_stores", "raw", repeats=15),
     Row("torch", "peers.torch_area", repeats=3),
-    Row("simpleitk", "peers.simpleitk", repeats=2),
-    Row("simpleitk, raw", "peers.simpleitk", "raw", repeats=3),
+    Row("simpleitk", "peers.simpleitk_linear", repeats=2),
+    Row("simpleitk, raw", "peers.simpleitk_linear", "raw", repeats=3),
     Row("monai", "peers.monai_area", repeats=2),
     Row("naive", "peers.naive", repeats=2),
     Row("torchio", "peers.torchio_linear", repeats=2),
     Row("nnunet", "peers.nnunet", repeats=2),
-    Row("headers", "headers", repeats=15),
+    Row("headers", "ours.read_headers", repeats=15),
     Row("headers, pydicom", "peers.pydicom_headers", repeats=5),
 )
-OVER = {
+RATIOS = {
     "floor": ("ours", "floor"),
     "naive": ("naive", "ours"),
     "simpleitk": ("simpleitk", "ours"),
@@ -52,16 +53,26 @@ OVER = {
     "headers_pydicom": ("headers, pydicom", "headers"),
 }
 """Each ratio: the first row's median over the second's."""
-PEERS = ("itk", "monai", "nnunetv2", "numpy", "pydicom", "scipy", "SimpleITK", "torch", "torchio")
+LIBRARIES = (
+    "itk",
+    "monai",
+    "nnunetv2",
+    "numpy",
+    "pydicom",
+    "scipy",
+    "SimpleITK",
+    "torch",
+    "torchio",
+)
 
 WORKER_REPEATS = 40
-"""Of two workers at once: so many that both are at work nearly all the time."""
+"""Of two workers at once: so many that both work for nearly all of the time."""
 
 Line = dict[str, object]
 
 
 def bench_ingest(*, slices: int = SLICES, matrix: int = MATRIX) -> dict[str, object]:
-    """Measure every row in this run, and give `rows`, `ratios` and `machine`.
+    """Measure every row, and return `rows`, `ratios` and `machine`.
 
     Each row has a process of its own, on one core with one thread; two workers have a core each.
     """
@@ -72,21 +83,21 @@ def bench_ingest(*, slices: int = SLICES, matrix: int = MATRIX) -> dict[str, obj
         write_bench_series(home, slices=slices, matrix=matrix)
         lines = [_measure(row, home, cores[0]) for row in ROWS]
         medians = {str(line["name"]): line["median"] for line in lines}
-        rows, gain = _two_workers(home, cores)
+        worker_lines, gain = _two_workers(home, cores)
     ratios: dict[str, float | None] = {
-        name: _over(medians[top], medians[bottom]) for name, (top, bottom) in OVER.items()
+        name: _ratio(medians[top], medians[bottom]) for name, (top, bottom) in RATIOS.items()
     }
     return {
-        "rows": lines + rows,
+        "rows": lines + worker_lines,
         "ratios": ratios | {"two_workers": gain},
         "machine": _machine(cores, slices, matrix),
     }
 
 
 def _measure(row: Row, home: Path, core: int) -> Line:
-    job = Job(row.module, home / row.series, row.repeats)
+    job = Job(row.function, home / row.series, row.repeats)
     try:
-        seconds = seconds_of(start(job, core, os.environ))
+        seconds = wait_for(start(job, core, os.environ))
     except NotInstalledError as missing:
         log.info("bench: %s: %s is not installed", row.name, missing)
         return _line(row.name, [], f"not installed: {missing}")
@@ -98,7 +109,7 @@ def _measure(row: Row, home: Path, core: int) -> Line:
 
 
 def _line(name: str, seconds: list[float], note: str = "") -> Line:
-    """A row of the table; without seconds it was not measured, and `note` says why."""
+    """A row of the table; without seconds, `note` is the reason."""
     return {
         "name": name,
         "median": round(median(seconds), 5) if seconds else None,
@@ -110,19 +121,19 @@ def _line(name: str, seconds: list[float], note: str = "") -> Line:
 
 
 def _two_workers(home: Path, cores: list[int]) -> tuple[list[Line], float | None]:
-    """Two workers at once, a core each, and how many times the series a second of one alone."""
+    """Seconds a series of one worker and of two at once, and the gain in series a second."""
     if len(cores) < 2:
         return [_line("two workers", [], "this machine has one core")], None
-    job = Job("ours", home / "rle", WORKER_REPEATS)
-    alone = seconds_of(start(job, cores[0], os.environ))
+    job = Job("ours.fill_stores", home / "rle", WORKER_REPEATS)
+    alone = wait_for(start(job, cores[0], os.environ))
     both = [start(job, core, os.environ) for core in cores[:2]]
-    seconds = [seconds_of(process) for process in both]
+    seconds = [wait_for(process) for process in both]
     rate = sum(1 / median(each) for each in seconds)
     line = _line("two workers", [sum(pair) / 4 for pair in zip(*seconds, strict=True)])
     return [_line("one worker", alone), line], round(rate * median(alone), 2)
 
 
-def _over(top: object, bottom: object) -> float | None:
+def _ratio(top: object, bottom: object) -> float | None:
     if not isinstance(top, float) or not isinstance(bottom, float):
         return None
     return round(top / bottom, 2)
@@ -134,7 +145,7 @@ def _machine(cores: list[int], slices: int, matrix: int) -> Line:
         "cores": len(cores),
         "python": platform.python_version(),
         "series": f"{slices} slices of {matrix} x {matrix}",
-        "versions": {name: found for name in PEERS if (found := _version(name))},
+        "versions": {name: found for name in LIBRARIES if (found := _version(name))},
     }
 
 
@@ -153,7 +164,7 @@ def _version(name: str) -> str:
 
 
 def main() -> None:
-    """For a look without the command."""
+    """Print the result as JSON."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(json.dumps(bench_ingest(), indent=1))
 

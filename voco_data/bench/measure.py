@@ -1,7 +1,9 @@
-"""Time one row of the benchmark in a process of its own: `python -m voco_data.bench.measure`.
+"""Time one row of the benchmark in a process of its own.
 
-Prints the seconds of every repeat as JSON, after a first call that is not counted: it compiles,
-imports and warms the cache. One core, one thread for every library.
+    python -m voco_data.bench.measure MODULE.FUNCTION FOLDER REPEATS CORE
+
+Prints the seconds of every repeat as a JSON list. The first call is not counted: it compiles,
+imports and fills the cache. The process has one core, and every library one thread.
 """
 
 from __future__ import annotations
@@ -28,26 +30,28 @@ _THREADS = (
 )
 ONE_THREAD = dict.fromkeys(_THREADS, "1")
 NOT_INSTALLED = 3
+"""Exit status where the library of a peer is absent. The name of the module is printed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One thing to time."""
+    """A function to time on a series."""
 
-    module: str
-    """Below voco_data.bench."""
+    function: str
+    """`module.function` in voco_data.bench. It is called with `folder` and an empty folder for its
+    files, and returns the call to time."""
     folder: Path
-    """The series' files."""
+    """The DICOM files of the series."""
     repeats: int
 
 
 class NotInstalledError(Exception):
-    """The library of a peer is not there."""
+    """The library of a peer is absent."""
 
 
 def start(job: Job, core: int, environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Begin to measure on one core."""
-    command = [sys.executable, "-m", "voco_data.bench.measure", job.module, str(job.folder)]
+    """Start to measure on one core."""
+    command = [sys.executable, "-m", "voco_data.bench.measure", job.function, str(job.folder)]
     return subprocess.Popen(
         [*command, str(job.repeats), str(core)],
         env={**environment, **ONE_THREAD},
@@ -57,25 +61,27 @@ def start(job: Job, core: int, environment: Mapping[str, str]) -> subprocess.Pop
     )
 
 
-def seconds_of(process: subprocess.Popen[str]) -> list[float]:
-    """What was measured. Raises NotInstalledError, or RuntimeError with what went wrong."""
-    said, errors = process.communicate()
+def wait_for(process: subprocess.Popen[str]) -> list[float]:
+    """The seconds of each repeat. Raises NotInstalledError, or RuntimeError with the last error."""
+    output, errors = process.communicate()
     if process.returncode == NOT_INSTALLED:
-        raise NotInstalledError(said.strip())
+        raise NotInstalledError(output.strip())
     if process.returncode:
         raise RuntimeError(errors.strip().splitlines()[-1] if errors.strip() else "it died")
-    seconds: list[float] = json.loads(said.splitlines()[-1])
+    seconds: list[float] = json.loads(output.splitlines()[-1])
     return seconds
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prepare, run once, then time the repeats."""
-    name, folder, repeats, core = argv
+    """Prepare, call once, then time the repeats."""
+    function, folder, repeats, core = argv
     os.sched_setaffinity(0, {int(core)})
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="voco-bench-") as out:
         try:
-            run = import_module(f"voco_data.bench.{name}").prepare(Path(folder), Path(out))
+            module, _, name = function.partition(".")
+            prepare = getattr(import_module(f"voco_data.bench.{module}"), name)
+            run = prepare(Path(folder), Path(out))
         except ModuleNotFoundError as error:
             print(error.name)
             return NOT_INSTALLED

@@ -1,4 +1,4 @@
-"""Our way, whole: what a worker does with a series, into two stores that miss it."""
+"""The rows of voco itself: one series into two stores, and the headers of a series."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from voco_data.bench.series import entry_of
+from voco_data.dicom.series.header_scan import header_scanner
 from voco_data.executors.tasks import SeriesTask, Target
 from voco_data.executors.worker import fill_series
 from voco_data.storage.local import FencedLocalStorage, LocalStorage
@@ -19,23 +20,23 @@ ROWS = 64
 """Rows that are filled one after the other, so that every volume is a new file."""
 
 
-def prepare(folder: Path, out: Path) -> Callable[[], None]:
-    """Fill the next row of both stores below `out` with the series in `folder`."""
+def fill_stores(folder: Path, out: Path) -> Callable[[], None]:
+    """What a worker does: the series in `folder` into the next row of two stores below `out`."""
     specs, targets = (PRETRAIN, FINETUNE), []
     for spec in specs:
         with writing(LocalStorage(out), spec) as writer:
             writer.assign(sorted(str(row) for row in range(ROWS)))
-        # The run above is over; here is another that lasts.
+        # `writing` has ended its run; this fence stands for one that lasts.
         fence = Fence(out / f".{spec.name}.fence")
         targets.append(Target(FencedLocalStorage(out / spec.name, fence, fence.open()), spec, 0))
     known = {target.store.name: InputDigests() for target in targets}
     entry = entry_of(folder, folder.parent)
-    done = 0
+    n_filled = 0
 
     def run() -> None:
-        nonlocal done
-        row = done % ROWS
-        done += 1
+        nonlocal n_filled
+        row = n_filled % ROWS
+        n_filled += 1
         outcome = fill_series(
             SeriesTask(
                 key=str(row),
@@ -54,5 +55,18 @@ def prepare(folder: Path, out: Path) -> Callable[[], None]:
         )
         if len(outcome.records) != len(specs):
             raise RuntimeError(f"the series was not stored: {outcome.reason} {outcome.detail}")
+
+    return run
+
+
+def read_headers(folder: Path, out: Path) -> Callable[[], None]:  # noqa: ARG001
+    """The header of every file in `folder`, as the index reads it."""
+    paths = sorted(folder.iterdir())
+    scanner = header_scanner()
+
+    def run() -> None:
+        for path in paths:
+            if scanner.read_header(path) is None:
+                raise RuntimeError(f"{path.name} is not read by the fast path")
 
     return run

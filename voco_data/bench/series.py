@@ -1,4 +1,4 @@
-"""The made-up scan that every row of the benchmark reads: a noisy phantom, as RLE and as raw."""
+"""The series that every row of the benchmark reads: a noisy phantom scan, as RLE and as raw."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from voco_data.cohort import SeriesEntry
-from voco_data.phantom.dicom_series import DicomStyle, write_series
 from voco_data.phantom.patient.model import PatientModel, make_patient
 from voco_data.phantom.patient.pose import Scan, exact
 from voco_data.phantom.protocol import make_scan
 from voco_data.phantom.render import acquire, render
+from voco_data.phantom.scan_files import DicomStyle, write_series
 
 SLICES, MATRIX = 300, 512
 SEED = 20_230
 NOISE_HU = 35.0
-"""Of thin slices. Their RLE takes about as many bytes a slice as the public trauma set's."""
+"""Noise of thin slices. A slice in RLE has about as many bytes as those of RATIC."""
 SYNTAXES = ("rle", "raw")
 
 
@@ -28,12 +28,12 @@ def write_bench_series(folder: Path, *, slices: int = SLICES, matrix: int = MATR
     scan = _scan(rng, patient, slices, matrix)
     hu = acquire(render(patient, scan), scan)
     for name in SYNTAXES:
-        syntax = DicomStyle(transfer_syntax="rle" if name == "rle" else "explicit")
-        write_series(folder / name, patient, scan, syntax, hu=hu)
+        style = DicomStyle(transfer_syntax="rle" if name == "rle" else "explicit")
+        write_series(folder / name, patient, scan, style, hu=hu)
 
 
 def entry_of(folder: Path, base: Path) -> SeriesEntry:
-    """The series in `folder` as an index under `base` would give it."""
+    """The series in `folder`, as the index of `base` would have it."""
     files = sorted(path.relative_to(base).as_posix() for path in folder.iterdir())
     return SeriesEntry(
         kind="dicom",
@@ -47,7 +47,7 @@ def entry_of(folder: Path, base: Path) -> SeriesEntry:
 
 
 def _scan(rng: np.random.Generator, patient: PatientModel, slices: int, matrix: int) -> Scan:
-    """Exactly `slices` planes over what a chest-to-thigh scan covers."""
+    """Exactly `slices` planes over the range of a chest-to-thigh scan."""
     scan = make_scan(
         rng, patient, matrix=matrix, slices=slices, coverage="chest_to_thigh", phase="portal"
     )

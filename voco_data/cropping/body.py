@@ -1,4 +1,4 @@
-"""The patient in a CT volume: a coarse sample, the body without couch and tubes, its middle."""
+"""The patient in a CT volume: a coarse sample, and the body in it without couch and tubes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from voco_data.volumes.volume import AIR_HU
 Mask = npt.NDArray[np.bool_]
 
 COARSE_MM = 4.0
-"""Everything is searched on voxels of about this size."""
+"""All anatomy is searched on voxels of about this size."""
 BODY_SLICE_MM = 12.0
-"""The body itself changes slowly from slice to slice: it is found on every so many mm."""
+"""Distance of the slices on which the body is found: it changes slowly from slice to slice."""
 TISSUE_HU = -300
 HIGHEST_HU = 3071
-"""Only metal has more."""
+"""Higher HU, those of metal, count as this."""
 OPENING_MM = 20.0
-"""Thinner things are not body: couch, blankets, tubes."""
+"""Width of the opening that removes couch, blankets and tubes."""
 LIMB_SHARE = 0.5
-"""A piece with more than this share of the largest one's voxels is body too."""
+"""A component with more than this share of the largest one's voxels is body too."""
 NORMAL_QUARTILE = 0.6745
-"""Half of a normal distribution lies within so many standard deviations."""
+"""Half of a normal distribution is within so many standard deviations of its mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Coarse:
 
     @property
     def slice_mm(self) -> float:
-        """Distance of slices."""
+        """Distance between slices."""
         return self.spacing_mm[0]
 
 
@@ -57,9 +57,9 @@ class Body:
     area_mm2: npt.NDArray[np.float64]
     """Area of each slice, shape (Z,)."""
     column: npt.NDArray[np.intp]
-    """Of each slice, the column with half the body on either side; shape (Z,)."""
+    """For each slice, the column with half the body on either side; shape (Z,)."""
     row: npt.NDArray[np.intp]
-    """Of each slice, the row with half the body in front and half behind; shape (Z,)."""
+    """For each slice, the row with half the body in front and half behind; shape (Z,)."""
     noise_hu: float
     """Standard deviation of the noise in soft tissue."""
 
@@ -68,39 +68,39 @@ def sample(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> Coarse:
     """Every n-th voxel along each axis; padding is raised to air, metal lowered to HIGHEST_HU."""
     sz, sy, sx = (max(1, round(COARSE_MM / s)) for s in spacing_mm)
     z, y, x = spacing_mm
-    picked = np.clip(hu[::sz, ::sy, ::sx], AIR_HU, HIGHEST_HU)
-    return Coarse(picked, (sz, sy, sx), (z * sz, y * sy, x * sx))
+    sampled = np.clip(hu[::sz, ::sy, ::sx], AIR_HU, HIGHEST_HU)
+    return Coarse(sampled, (sz, sy, sx), (z * sz, y * sy, x * sx))
 
 
 def find_body(coarse: Coarse) -> Body:
-    """The largest piece of tissue once its holes are filled and thin things are opened away.
+    """The largest component of tissue after filling holes and opening in the plane.
 
-    The opening is in the plane. A second piece of like size counts too: a scan of the legs has
-    two. Without tissue the mask is empty.
+    Components of similar size belong to it too: a scan of the legs has two. Without tissue the mask
+    is empty.
     """
     every = max(1, round(BODY_SLICE_MM / coarse.slice_mm))
     tissue = fill_holes(coarse.hu[::every] > TISSUE_HU)
     _, y_mm, x_mm = coarse.spacing_mm
-    pieces, count = label(_open(tissue, OPENING_MM / y_mm, OPENING_MM / x_mm))
-    sizes = np.bincount(pieces[:, ::2, ::2].ravel(), minlength=count + 1)
+    components, count = label(_open(tissue, OPENING_MM / y_mm, OPENING_MM / x_mm))
+    sizes = np.bincount(components[:, ::2, ::2].ravel(), minlength=count + 1)
     sizes[0] = 0
     keep = sizes >= LIMB_SHARE * sizes.max()
     keep[0] = False
-    pieces = keep[pieces]
-    mask = np.asarray(np.repeat(pieces, every, axis=0)[: len(coarse.hu)], bool)
+    is_body = keep[components]
+    mask = np.asarray(np.repeat(is_body, every, axis=0)[: len(coarse.hu)], bool)
     columns, rows = mask.sum(axis=1), mask.sum(axis=2)
     return Body(
         mask=mask,
         area_mm2=columns.sum(axis=1) * coarse.pixel_mm2,
-        column=_median(columns),
-        row=_median(rows),
-        noise_hu=_noise(coarse.hu[::every], mask[::every]),
+        column=_median_index(columns),
+        row=_median_index(rows),
+        noise_hu=_noise_hu(coarse.hu[::every], mask[::every]),
     )
 
 
 def fill_holes(mask: Mask) -> Mask:
-    """Fill, slice by slice, whatever background the slice's border does not reach."""
-    labels, count = label(~mask, across=False)
+    """Fill, slice by slice, the background that is not connected to the slice's border."""
+    labels, count = label(~mask, across_slices=False)
     outside = np.zeros(count + 1, bool)
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         outside[edge.ravel()] = True
@@ -108,8 +108,8 @@ def fill_holes(mask: Mask) -> Mask:
     return np.asarray(~outside[labels], bool)
 
 
-def _noise(hu: npt.NDArray[np.int16], mask: Mask) -> float:
-    """From differences of pixels two columns apart; edges of organs hardly move their median."""
+def _noise_hu(hu: npt.NDArray[np.int16], mask: Mask) -> float:
+    """From differences of pixels two columns apart; edges of organs hardly change their median."""
     near, far = hu[:, ::4, :-2:2], hu[:, ::4, 2::2]
     soft = mask[:, ::4, :-2:2] & (near > TISSUE_HU) & (far > TISSUE_HU)
     if not soft.any():
@@ -117,7 +117,7 @@ def _noise(hu: npt.NDArray[np.int16], mask: Mask) -> float:
     return float(np.median(np.abs(near[soft] - far[soft])) / (NORMAL_QUARTILE * np.sqrt(2.0)))
 
 
-def _median(counts: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+def _median_index(counts: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
     """For each row of (Z, N) counts, the index where half of the sum is reached."""
     running = counts.cumsum(axis=1)
     return np.asarray((2 * running >= running[:, -1:]).argmax(axis=1), np.intp)
@@ -126,22 +126,22 @@ def _median(counts: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
 def _open(mask: Mask, rows: float, columns: float) -> Mask:
     """Open in the plane by a rectangle of about `rows` x `columns` pixels, odd, at least 3.
 
-    What lies beyond the picture's border counts as more of the same.
+    Pixels beyond the image's border count as those at the border.
     """
     radii = tuple(max(1, round((size - 1) / 2)) for size in (rows, columns))
     eroded = mask
     for axis, radius in zip((1, 2), radii, strict=True):
-        eroded = ~_dilated(~eroded, axis, radius)
+        eroded = ~_dilate(~eroded, axis, radius)
     for axis, radius in zip((1, 2), radii, strict=True):
-        eroded = _dilated(eroded, axis, radius)
+        eroded = _dilate(eroded, axis, radius)
     return eroded
 
 
-def _dilated(mask: Mask, axis: int, radius: int) -> Mask:
+def _dilate(mask: Mask, axis: int, radius: int) -> Mask:
     """Dilate along one axis by `radius` pixels to either side."""
     grown = mask.copy()
-    here, there = np.moveaxis(grown, axis, 0), np.moveaxis(mask, axis, 0)
+    target, source = np.moveaxis(grown, axis, 0), np.moveaxis(mask, axis, 0)
     for shift in range(1, radius + 1):
-        here[shift:] |= there[:-shift]
-        here[:-shift] |= there[shift:]
+        target[shift:] |= source[:-shift]
+        target[:-shift] |= source[shift:]
     return grown

@@ -1,6 +1,10 @@
-"""Bone in a coarse volume, and the slices through the spine."""
+"""Bone in a coarse volume: the slices through the spine, and the femora in one slice."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -10,26 +14,35 @@ from voco_data.cropping.body import HIGHEST_HU, Body, Coarse, Mask
 
 BONE_HU = 150
 MUSCLE_HU = 60
-"""Three standard deviations of noise above muscle is bone, where that is more than BONE_HU."""
+"""The threshold of bone is BONE_HU, or, if higher, MUSCLE_HU and three standard deviations."""
 SMOOTH_MM = 7.0
 """Larger pixels are not averaged."""
-SPINE_HALF_MM = 30.0
-"""The spine stands in a strip of this half width about the body's middle, in the back half."""
-SPINE_MM2 = 200.0
-"""Least area of bone there."""
+SPINE_HALF_WIDTH_MM = 30.0
+"""The spine is searched in a strip of this half width about the body's middle, in its back half."""
+SPINE_MIN_MM2 = 200.0
+"""Least area of bone in that strip."""
 SPINE_GAP_MM = 24.0
-"""A disc, or a slice of thin bone, may interrupt the spine for so long."""
+"""Longest interruption of the spine, by a disc or by slices of thin bone."""
 SPINE_MIN_MM = 50.0
-"""A shorter run of such slices is no spine, unless the scan is hardly longer."""
+"""Least length of a spine, unless the scan is hardly longer."""
+FEMUR_MIN_MM2 = 60.0
+"""Least area of a femur's bone."""
+FEMUR_MAX_WIDTH_MM = 75.0
+"""Largest width of a femur."""
+ALONE_MM, ALONE_SHARE = 45.0, 0.3
+"""No other bone of this share of a femur's area is so near to it; a hand is further away."""
+FEMORA_APART_MM = 45.0
+"""Least distance of the femora's inner edges, in a small child."""
 
-assert np.iinfo(np.int16).max >= 9 * HIGHEST_HU, "nine pixels are summed in int16"
+assert np.iinfo(np.int16).max >= 9 * HIGHEST_HU, "the sum of nine pixels must fit int16"
 
 
 def bone_mask(hu: npt.NDArray[np.int16], coarse: Coarse, noise_hu: float) -> Mask:
-    """Bone in the mean of 3 x 3 pixels of slices (Z, Y, X) that are sampled as `coarse` is.
+    """Bone in `hu` (Z, Y, X), slices or parts of slices with the spacing of `coarse`.
 
-    The mean lowers noise, and closes a thin shell over soft marrow. Noise of CT has a grain of
-    some pixels, so that nine of them only halve it.
+    The mean of 3 x 3 pixels is compared with the threshold: it lowers noise and closes thin
+    cortical bone over soft marrow. Noise of CT is correlated over some pixels, so that nine only
+    halve it.
     """
     if max(coarse.spacing_mm[1:]) > SMOOTH_MM:
         return np.asarray(hu > max(BONE_HU, MUSCLE_HU + 3 * noise_hu), bool)
@@ -42,21 +55,68 @@ def bone_mask(hu: npt.NDArray[np.int16], coarse: Coarse, noise_hu: float) -> Mas
 def find_spine(coarse: Coarse, body: Body) -> tuple[int, int] | None:
     """First and last + 1 slice of the spine, sacrum included; None without a spine.
 
-    It is the longest run of slices with bone at the back of the body's middle.
+    The spine is the longest run of slices with bone at the back of the body's middle.
     """
     count, height, width = coarse.hu.shape
-    half = max(1, round(SPINE_HALF_MM / coarse.spacing_mm[2]))
+    half = max(1, round(SPINE_HALF_WIDTH_MM / coarse.spacing_mm[2]))
     z, y = np.arange(count)[:, None, None], np.arange(height)[:, None]
     x = np.clip(body.column[:, None, None] + np.arange(-half, half + 1), 0, width - 1)
     bone = bone_mask(coarse.hu[z, y, x], coarse, body.noise_hu) & body.mask[z, y, x]
     bone &= y >= body.row[:, None, None]
-    seen = bone.sum(axis=(1, 2)) * coarse.pixel_mm2 > SPINE_MM2
+    has_bone = bone.sum(axis=(1, 2)) * coarse.pixel_mm2 > SPINE_MIN_MM2
     gap = max(1, round(SPINE_GAP_MM / coarse.slice_mm))
-    runs, number = ndimage.label(ndimage.binary_closing(np.pad(seen, gap), np.ones(gap + 1)))
-    if number == 0:
+    runs, n_runs = ndimage.label(ndimage.binary_closing(np.pad(has_bone, gap), np.ones(gap + 1)))
+    if n_runs == 0:
         return None
     longest = np.bincount(runs)[1:].argmax() + 1
-    slices = np.flatnonzero((runs == longest)[gap:-gap] & seen)
+    slices = np.flatnonzero((runs == longest)[gap:-gap] & has_bone)
     first, last = int(slices[0]), int(slices[-1]) + 1
-    least = min(SPINE_MIN_MM / coarse.slice_mm, 0.8 * count)
-    return (first, last) if last - first >= least else None
+    min_length = min(SPINE_MIN_MM / coarse.slice_mm, 0.8 * count)
+    return (first, last) if last - first >= min_length else None
+
+
+@dataclass(frozen=True, slots=True)
+class Femora:
+    """The right and the left femur in a slice, in pixels."""
+
+    inner: tuple[int, int]
+    """Columns of their medial edges."""
+    row: tuple[float, float]
+    """Rows of their centres."""
+
+
+def find_femora(bone: Mask, middle: int, coarse: Coarse) -> Femora | None:
+    """The largest component of bone (Y, X) on each side of column `middle`, if each is a femur.
+
+    None unless both have a femur's size, no other bone is near, and they are far enough apart.
+    """
+    column_mm = coarse.spacing_mm[2]
+    near = round(ALONE_MM / column_mm)
+    components, _ = ndimage.label(bone)
+    inner, rows = [], []
+    for half, offset in ((components[:, :middle], 0), (components[:, middle:], middle)):
+        areas = np.bincount(half.ravel(), minlength=2)
+        areas[0] = 0
+        femur = half == areas.argmax()
+        area = int(areas.max())
+        if area * coarse.pixel_mm2 < FEMUR_MIN_MM2:
+            return None
+        columns = np.flatnonzero(femur.any(axis=0))
+        first, last = int(columns[0]), int(columns[-1])
+        if (last - first + 1) * column_mm > FEMUR_MAX_WIDTH_MM:
+            return None
+        nearby_areas = np.bincount(half[:, max(0, first - near) : last + near + 1].ravel())[1:]
+        if np.count_nonzero(nearby_areas > ALONE_SHARE * area) > 1:
+            return None
+        inner.append((first if offset else last) + offset)
+        rows.append(float(femur.sum(axis=1) @ np.arange(len(femur))) / area)
+    if (inner[1] - inner[0]) * column_mm < FEMORA_APART_MM:
+        return None
+    return Femora((inner[0], inner[1]), (rows[0], rows[1]))
+
+
+def median_femora(femora: Sequence[Femora]) -> Femora:
+    """The median over several slices: noise may break a femur's ring in one or two."""
+    right, left = (round(median(f.inner[side] for f in femora)) for side in (0, 1))
+    right_row, left_row = (median(f.row[side] for f in femora) for side in (0, 1))
+    return Femora((right, left), (right_row, left_row))

@@ -1,4 +1,4 @@
-"""Connected pieces of a mask, numbered as SciPy numbers them, in a fraction of its time."""
+"""Connected components of a mask, labelled as by scipy.ndimage.label, in a fraction of its time."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 
-def label(mask: npt.NDArray[np.bool_], *, across: bool = True) -> tuple[npt.NDArray[np.int32], int]:
-    """Pieces of a mask (Z, Y, X) whose voxels touch by faces, and how many there are.
+def label(
+    mask: npt.NDArray[np.bool_], *, across_slices: bool = True
+) -> tuple[npt.NDArray[np.int32], int]:
+    """Labels (Z, Y, X) of the face-connected components of a mask, and their number.
 
-    Pieces are numbered from 1 in the order of their first voxels. Without `across` no voxel
-    touches one of another slice.
+    Components are numbered from 1 in the order of their first voxels. Without `across_slices`,
+    voxels of different slices are never connected.
     """
     labels = np.zeros(mask.shape, np.int32)
-    return labels, int(_label(np.ascontiguousarray(mask), across, labels))
+    return labels, int(_label(np.ascontiguousarray(mask), across_slices, labels))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -26,39 +28,39 @@ def _root(parents, label):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @numba.njit(nogil=True, cache=True)
-def _label(mask, across, labels):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Two passes: a label for each run along x, joined where runs touch; then final numbers.
+def _label(mask, across_slices, labels):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Union-find: a label for each run along x, joined where runs touch; then final numbers.
 
-    A set of joined labels is known by its smallest, which its first voxel has.
+    The root of a set of joined labels is the smallest, which its first voxel has.
     """
     depth, height, width = mask.shape
     parents = np.zeros(depth * height * ((width + 1) // 2) + 1, np.int32)
     last = 0
     for z in range(depth):
         for y in range(height):
-            here = 0
+            current = 0
             for x in range(width):
                 if not mask[z, y, x]:
-                    here = 0
+                    current = 0
                     continue
-                if here == 0:
+                if current == 0:
                     last += 1
-                    here = last
-                    parents[here] = here
-                labels[z, y, x] = here
+                    current = last
+                    parents[current] = current
+                labels[z, y, x] = current
                 if (
                     y > 0
                     and mask[z, y - 1, x]
                     and not (x > 0 and mask[z, y - 1, x - 1] and mask[z, y, x - 1])
                 ):
-                    _join(parents, here, labels[z, y - 1, x])
+                    _join(parents, current, labels[z, y - 1, x])
                 if (
-                    across
+                    across_slices
                     and z > 0
                     and mask[z - 1, y, x]
                     and not (x > 0 and mask[z - 1, y, x - 1] and mask[z, y, x - 1])
                 ):
-                    _join(parents, here, labels[z - 1, y, x])
+                    _join(parents, current, labels[z - 1, y, x])
     count = 0
     numbers = np.zeros(last + 1, np.int32)
     for number in range(1, last + 1):

@@ -1,4 +1,8 @@
-"""Boxes made elsewhere, by a model say, that come to us as a table: they are data, not code."""
+"""Boxes that something other than the pixels determines: a table of boxes, or masks of organs.
+
+A table holds boxes that another program made, for example a model. Organs that a mask shows correct
+the box of the profiles.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from voco_data.cropping.abdomen import TRUSTED_CONFIDENCE
 from voco_data.errors import InputError, SeriesRefused
+from voco_data.masks.organs import ABDOMINAL, UNDER_THE_DOME, OrganBounds
 from voco_data.reasons import Reason
-from voco_data.volumes.box import Box
-from voco_data.volumes.geometry import Canonical
+from voco_data.volumes.geometry import Box, Canonical, Index, Triple
 
-NEEDED = ("series_uid", "z_low_mm", "z_high_mm")
+REQUIRED = ("series_uid", "z_low_mm", "z_high_mm")
 OPTIONAL = ("y_low_mm", "y_high_mm", "x_low_mm", "x_high_mm")
 _MAKER = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+MASK_CONFIDENCE = 1.0
+"""Of a box whose ends organs determine."""
 
 
 @dataclass(frozen=True, slots=True)
 class GivenBox:
-    """One series' box in LPS mm, voxel edges included; NaN in the plane means: find the body."""
+    """The given box of one series in LPS mm, voxel edges included.
+
+    Where y or x is NaN, the box is that of the profiles along this axis.
+    """
 
     z_low_mm: float
     z_high_mm: float
@@ -35,7 +46,7 @@ class GivenBox:
     x_low_mm: float
     x_high_mm: float
     made_by: str
-    """What made it: a run's digest, a model's name and version."""
+    """The maker: a run's digest, or a model's name and version."""
     confidence: float
 
     @property
@@ -44,18 +55,18 @@ class GivenBox:
         text = json.dumps({k: repr(v) for k, v in asdict(self).items()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def on(self, where: Canonical, found: Box) -> Box:
-        """The voxels that this box covers, at least half; in the plane `found` where it is open.
+    def to_voxels(self, canonical: Canonical, found: Box) -> Box:
+        """The voxels of which this box covers at least half; those of `found` where it is NaN.
 
         Raises SeriesRefused(BOX_OUTSIDE) if it covers none.
         """
         low = np.array([self.z_low_mm, self.y_low_mm, self.x_low_mm])
         high = np.array([self.z_high_mm, self.y_high_mm, self.x_high_mm])
-        edges = np.asarray(where.first_mm) - 0.5 * np.asarray(where.spacing_mm)
-        start = np.rint((low - edges) / where.spacing_mm)
-        stop = np.rint((high - edges) / where.spacing_mm)
+        edges = np.asarray(canonical.first_mm) - 0.5 * np.asarray(canonical.spacing_mm)
+        start = np.rint((low - edges) / canonical.spacing_mm)
+        stop = np.rint((high - edges) / canonical.spacing_mm)
         start = np.where(np.isnan(start), found.start, np.maximum(start, 0)).astype(int)
-        stop = np.where(np.isnan(stop), found.stop, np.minimum(stop, where.shape)).astype(int)
+        stop = np.where(np.isnan(stop), found.stop, np.minimum(stop, canonical.shape)).astype(int)
         if (start >= stop).any():
             raise SeriesRefused(Reason.BOX_OUTSIDE, f"the box of {self.made_by} misses the scan")
         a, b, c = start.tolist()
@@ -75,38 +86,74 @@ def read_boxes(path: Path) -> dict[str, GivenBox]:
             table = pd.read_csv(path, dtype={"series_uid": "string", "made_by": "string"})
     except (OSError, ValueError) as error:
         raise InputError(f"boxes {path}: cannot be read as a table ({error})") from error
-    missing = sorted(set(NEEDED) - set(table.columns))
+    missing = sorted(set(REQUIRED) - set(table.columns))
     if missing:
-        raise InputError(f"boxes {path}: expected the columns {', '.join(NEEDED)}; no {missing[0]}")
-    found: dict[str, GivenBox] = {}
+        raise InputError(
+            f"boxes {path}: expected the columns {', '.join(REQUIRED)}; no {missing[0]}"
+        )
+    boxes: dict[str, GivenBox] = {}
     for number, row in enumerate(table.to_dict("records"), start=1):
         series = str(row["series_uid"]).strip()
-        if series in found:
+        if series in boxes:
             raise InputError(f"boxes {path}: row {number}: a second box of series {series}")
-        found[series] = _box(row, f"boxes {path}: row {number}")
-    return found
+        boxes[series] = _parse_box(row, f"boxes {path}: row {number}")
+    return boxes
 
 
-def _filled(row: Mapping[Any, Any], name: str, default: object) -> object:
-    """The value of an optional column; the default where the cell is blank."""
+def _value_or(row: Mapping[Any, Any], name: str, default: object) -> object:
+    """The value of an optional column, or the default where the cell is blank."""
     value = row.get(name, default)
     return default if pd.isna(value) else value
 
 
-def _box(row: Mapping[Any, Any], where: str) -> GivenBox:
+def _parse_box(row: Mapping[Any, Any], source: str) -> GivenBox:
     try:
-        numbers = {name: float(str(row.get(name, "nan"))) for name in (*NEEDED[1:], *OPTIONAL)}
-        confidence = float(str(_filled(row, "confidence", 1.0)))
+        numbers = {name: float(str(row.get(name, "nan"))) for name in (*REQUIRED[1:], *OPTIONAL)}
+        confidence = float(str(_value_or(row, "confidence", 1.0)))
     except ValueError as error:
-        raise InputError(f"{where}: expected numbers in mm ({error})") from error
-    made_by = str(_filled(row, "made_by", "table"))
+        raise InputError(f"{source}: expected numbers in mm ({error})") from error
+    made_by = str(_value_or(row, "made_by", "table"))
     if not _MAKER.fullmatch(made_by):
-        raise InputError(f"{where}: made_by must be letters, digits and ._:-, got {made_by!r}")
+        raise InputError(f"{source}: made_by must be letters, digits and ._:-, got {made_by!r}")
     for axis in "zyx":
         low, high = numbers[f"{axis}_low_mm"], numbers[f"{axis}_high_mm"]
-        ordered = low < high and math.isfinite(low) and math.isfinite(high)
-        if not ordered and not (axis != "z" and math.isnan(low) and math.isnan(high)):
-            raise InputError(f"{where}: expected {axis}_low_mm below {axis}_high_mm")
+        is_range = low < high and math.isfinite(low) and math.isfinite(high)
+        is_open = axis != "z" and math.isnan(low) and math.isnan(high)
+        if not is_range and not is_open:
+            raise InputError(f"{source}: expected {axis}_low_mm below {axis}_high_mm")
     if not 0.0 <= confidence <= 1.0:
-        raise InputError(f"{where}: confidence must be from 0 to 1, got {confidence}")
+        raise InputError(f"{source}: confidence must be from 0 to 1, got {confidence}")
     return GivenBox(**numbers, made_by=made_by, confidence=confidence)
+
+
+def include_organs(
+    found: Box,
+    organs: Mapping[str, OrganBounds],
+    shape: Index,
+    spacing_mm: Triple,
+    margin_mm: Triple,
+) -> Box:
+    """`found`, the box of the profiles, corrected by the organs of a mask.
+
+    Marked abdominal organs are inside the box, with `margin_mm`. With liver and spleen marked, the
+    highest marked organ is the top. The bottom is the floor of the pelvis, which no organ marks:
+    that of the profiles where they are trusted, else that of the bowel. Unless both ends are known,
+    the box is only enlarged. Without an abdominal organ it is `found`.
+    """
+    abdominal = [bounds for name, bounds in organs.items() if name in ABDOMINAL]
+    if not abdominal:
+        return found
+    margin = np.ceil(np.divide(margin_mm, spacing_mm)).astype(int)
+    low = np.maximum(np.min([bounds.start for bounds in abdominal], axis=0) - margin, 0)
+    high = np.minimum(np.max([bounds.stop for bounds in abdominal], axis=0) + margin, shape)
+    start, stop = np.minimum(found.start, low), np.maximum(found.stop, high)
+    is_trusted = found.confidence >= TRUSTED_CONFIDENCE
+    # FLARE's masks are partial: the spleen alone does not give the dome over the liver.
+    knows_both_ends = organs.keys() >= UNDER_THE_DOME and (is_trusted or "bowel" in organs)
+    if knows_both_ends:
+        stop[0] = high[0]
+        start[0] = start[0] if is_trusted else low[0]
+    a, b, c = start.tolist()
+    d, e, f = stop.tolist()
+    confidence = MASK_CONFIDENCE if knows_both_ends else found.confidence
+    return Box((a, b, c), (d, e, f), "mask", confidence)

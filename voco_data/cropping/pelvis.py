@@ -1,4 +1,4 @@
-"""The lower end of the pelvis: where, going down, only the two femora are left of the bones."""
+"""The lower end of the pelvis: below the ischium, the two femora are the only bones."""
 
 from __future__ import annotations
 
@@ -6,72 +6,77 @@ import numpy as np
 from scipy import ndimage
 
 from voco_data.cropping.body import Body, Coarse, Mask
-from voco_data.cropping.bones import bone_mask
-from voco_data.cropping.femora import Femora, find_femora, typical
+from voco_data.cropping.bones import Femora, bone_mask, find_femora, median_femora
 
 BELOW_SPINE_MM = 220.0
-"""The search starts in the thighs, so far below the sacrum."""
+"""The search starts so far below the sacrum, in the thighs."""
 ABOVE_SPINE_MM = 80.0
-"""Contrast in the rectum may pass for spine and let it end too low by nearly this much."""
+"""The search ends so far above the lowest slice of the spine: contrast in the rectum may look like
+spine, and make it end too low by nearly this much."""
 START_MM = 20.0
-"""Noise may hide a femur in the lowest slices, but not for so long."""
-DROP_LEAST_MM, DROP_MM = 25.0, 170.0
-"""A scan that ends sooner below the spine shows no thighs; the ischium ends within the other."""
+"""Noise may hide a femur in the lowest slices, but not over this length."""
+BELOW_SPINE_MIN_MM = 25.0
+"""A scan that ends nearer below the spine shows no thighs."""
+ISCHIUM_BELOW_SPINE_MM = 170.0
+"""The ischium ends within this distance below the spine."""
 ISCHIUM_MM2 = 150.0
-"""Bone of this area medial of a femur is the ischium, where the femora are ADULT_MM apart."""
+"""Least area of the ischium medial of a femur, where the femora are ADULT_MM apart."""
 ADULT_MM = 220.0
 BESIDE_MM = 10.0
-"""The lesser trochanter stands out from the shaft by about this much."""
-THIGHS = 5
-"""The femora are where the median of so many slices below has them."""
+"""The lesser trochanter projects from the shaft by about this much."""
+THIGH_SLICES = 5
+"""The position of the femora is the median over so many slices below."""
 PELVIS_MM, PELVIS_SHARE = 40.0, 0.7
-"""From the ischium's end upwards for so long, this share of the slices must show bone too."""
+"""Over this length above the ischium's end, this share of the slices must show it too."""
 THIGH_MM2 = 4000.0
-"""Each of the two largest pieces of a slice through parted thighs is larger than this."""
+"""Least area of each of the two largest components of a slice through parted thighs."""
+THIGH_SHARE = 0.4
+"""Least area of the second thigh, as a share of the first."""
 
 
 def find_ischium(coarse: Coarse, body: Body, sacrum: int) -> int | None:
-    """Lowest slice of the ischial tuberosities; None where they are not seen to end.
+    """Lowest slice of the ischial tuberosities; None where the scan does not show their end.
 
     `sacrum` is the lowest slice of the spine. The search goes up from the thighs, where each side
-    shows one bone, to where bone stands medial of the femora and not in front of them. Vessels
-    with contrast are in front.
+    has one bone, to the first bone medial of the femora and not in front of them: vessels with
+    contrast are in front.
     """
-    if sacrum * coarse.slice_mm < DROP_LEAST_MM:
+    if sacrum * coarse.slice_mm < BELOW_SPINE_MIN_MM:
         return None
     low = max(0, sacrum - round(BELOW_SPINE_MM / coarse.slice_mm))
     high = sacrum + round(ABOVE_SPINE_MM / coarse.slice_mm)
-    lasting = max(2, round(PELVIS_MM / coarse.slice_mm))
+    min_slices = max(2, round(PELVIS_MM / coarse.slice_mm))
     thighs: list[Femora] = []
-    seen: list[bool] = []
+    has_ischium: list[bool] = []
     for index in range(low, min(high, len(coarse.hu))):
         bone = _bone(coarse, body, index)
         femora = find_femora(bone, int(body.column[index]), coarse)
         if not thighs and femora is None:
             if (index - low) * coarse.slice_mm > START_MM:
-                return None  # the lowest slices are no thighs: the ischium ends below the scan
+                return None  # the lowest slices are not thighs: the ischium ends below the scan
             continue
         if not thighs and femora is not None:
             thighs.append(femora)
-        seen.append(_has_ischium(bone, typical(thighs[-THIGHS:]), coarse))
-        if femora is not None and not seen[-1]:
+        has_ischium.append(_has_ischium(bone, median_femora(thighs[-THIGH_SLICES:]), coarse))
+        if femora is not None and not has_ischium[-1]:
             thighs.append(femora)
-        if len(seen) > lasting and seen[-lasting] and np.mean(seen[-lasting:]) >= PELVIS_SHARE:
-            first = index - lasting + 1
-            return first if (sacrum - first) * coarse.slice_mm < DROP_MM else None
+        recent = has_ischium[-min_slices:]
+        if len(has_ischium) > min_slices and recent[0] and np.mean(recent) >= PELVIS_SHARE:
+            first = index - min_slices + 1
+            return first if (sacrum - first) * coarse.slice_mm < ISCHIUM_BELOW_SPINE_MM else None
     return None
 
 
 def thighs_end(coarse: Coarse, body: Body) -> int | None:
-    """First slice above the parted thighs at the scan's lower end; None without."""
+    """First slice above the parted thighs at the scan's lower end; None without thighs."""
     end = 0
-    while end < len(body.mask) and _two_pieces(body.mask[end], coarse.pixel_mm2):
+    while end < len(body.mask) and _is_two_thighs(body.mask[end], coarse.pixel_mm2):
         end += 1
     return end if 0 < end < len(body.mask) else None
 
 
 def is_upside_down(coarse: Coarse, body: Body) -> bool:
-    """Whether the scan's upper end shows thighs: a femur on each side and nothing between."""
+    """Whether the scan's upper end shows thighs: a femur on each side and no bone between."""
     bone = _bone(coarse, body, -1)
     femora = find_femora(bone, int(body.column[-1]), coarse)
     return femora is not None and not _has_ischium(bone, femora, coarse)
@@ -83,25 +88,25 @@ def _bone(coarse: Coarse, body: Body, index: int) -> Mask:
 
 
 def _has_ischium(bone: Mask, femora: Femora, coarse: Coarse) -> bool:
-    """Whether bone stands between the femora, beside or behind one of them."""
+    """Whether there is bone between the femora, beside or behind one of them."""
     beside = max(1, round(BESIDE_MM / coarse.spacing_mm[2]))
-    above = round(BESIDE_MM / coarse.spacing_mm[1])
+    front = round(BESIDE_MM / coarse.spacing_mm[1])
     right, left = femora.inner
     middle = (right + left + 1) // 2
-    apart = min(1.0, (left - right) * coarse.spacing_mm[2] / ADULT_MM)
+    scale = min(1.0, (left - right) * coarse.spacing_mm[2] / ADULT_MM)
     for columns, row in (
         (slice(right + beside + 1, middle), femora.row[0]),
         (slice(middle, max(middle, left - beside)), femora.row[1]),
     ):
-        part = bone[max(0, int(row) - above) :, columns]
-        if part.sum() * coarse.pixel_mm2 >= ISCHIUM_MM2 * apart**2:
+        part = bone[max(0, int(row) - front) :, columns]
+        if part.sum() * coarse.pixel_mm2 >= ISCHIUM_MM2 * scale**2:
             return True
     return False
 
 
-def _two_pieces(plane: Mask, pixel_mm2: float) -> bool:
+def _is_two_thighs(plane: Mask, pixel_mm2: float) -> bool:
     labels, count = ndimage.label(plane)
     if count < 2:
         return False
     areas = np.sort(np.bincount(labels.ravel())[1:])[::-1] * pixel_mm2
-    return bool(areas[1] >= max(THIGH_MM2, 0.4 * areas[0]))
+    return bool(areas[1] >= max(THIGH_MM2, THIGH_SHARE * areas[0]))

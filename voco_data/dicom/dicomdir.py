@@ -1,7 +1,7 @@
 """DICOMDIR: the files that a directory of a CD or DVD lists (PS3.3 Annex F, PS3.10 8.6).
 
-Read as a stream, so a directory of any size takes no memory. It is always explicit VR little
-endian. Sequences and items are entered by stepping over their heads.
+A DICOMDIR is always explicit VR little endian. It is read as a stream, so memory does not grow with
+its size: the reader steps over the heads of sequences and items, and so enters them.
 """
 
 from __future__ import annotations
@@ -12,42 +12,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from voco_data.dicom.encoding import (
+    ITEM_GROUP,
+    LENGTH_FIELD_BYTES,
+    META_START,
+    PREAMBLE_BYTES,
+    PREFIX,
+)
 from voco_data.dicom.stack_key import DIRECTORY_CLASS
 from voco_data.errors import InputError
 
-PREAMBLE = 132
 _REFERENCED_FILE_ID = (0x0004, 0x1500)
-_ITEMS = 0xFFFE
-_LONG = frozenset(
-    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-)
-"""Value representations with a length of 32 bits, but for SQ (PS3.5 7.1.2)."""
 
 
 def is_directory(start: bytes) -> bool:
     """Whether the first kilobyte of a file is that of a DICOMDIR."""
-    return start[128:132] == b"DICM" and DIRECTORY_CLASS in start
+    return start[PREAMBLE_BYTES:META_START] == PREFIX and DIRECTORY_CLASS in start
 
 
 def referenced_files(path: Path) -> Iterator[tuple[str, ...]]:
-    """ReferencedFileID (0004,1500) of every record, as the components of a path.
+    """ReferencedFileID (0004,1500) of every record, as the components of a relative path.
 
-    Raises InputError where the directory is broken.
+    Raises InputError where the directory is damaged.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        file.seek(PREAMBLE)
+        file.seek(META_START)
         while head := file.read(8):
             if len(head) < 8:
-                raise _broken(path)
+                raise _damaged(path)
             group, element = struct.unpack("<HH", head[:4])
-            if group == _ITEMS or head[4:6] == b"SQ":
-                if group != _ITEMS:
-                    file.read(4)
+            if group == ITEM_GROUP:
                 continue
-            length = _length(file, head, path)
+            if head[4:6] == b"SQ":
+                file.read(4)  # its length
+                continue
+            length = _read_length(file, head, path)
             if file.tell() + length > size:
-                raise _broken(path)
+                raise _damaged(path)
             if (group, element) == _REFERENCED_FILE_ID:
                 value = os.fsdecode(file.read(length))
                 yield tuple(part.strip(" \0") for part in value.split("\\"))
@@ -55,14 +57,15 @@ def referenced_files(path: Path) -> Iterator[tuple[str, ...]]:
                 file.seek(length, os.SEEK_CUR)
 
 
-def _length(file: BinaryIO, head: bytes, path: Path) -> int:
-    if head[4:6] not in _LONG:
+def _read_length(file: BinaryIO, head: bytes, path: Path) -> int:
+    """Length of the value of an element, whose first 8 bytes are `head` (PS3.5 7.1.2)."""
+    if LENGTH_FIELD_BYTES.get(head[4:6], 2) == 2:
         return int(struct.unpack("<H", head[6:8])[0])
-    rest = file.read(4)
-    if len(rest) < 4:
-        raise _broken(path)
-    return int(struct.unpack("<I", rest)[0])
+    field = file.read(4)
+    if len(field) < 4:
+        raise _damaged(path)
+    return int(struct.unpack("<I", field)[0])
 
 
-def _broken(path: Path) -> InputError:
+def _damaged(path: Path) -> InputError:
     return InputError(f"{path}: the DICOMDIR is broken; give the folder that holds the files")

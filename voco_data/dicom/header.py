@@ -1,4 +1,8 @@
-"""What we take from a DICOM header: an allow-list of values, and nothing else leaves this room."""
+"""DICOM headers: the allow-listed values of a slice of CT, and the reasons to refuse an object.
+
+Only these values leave voco_data.dicom. Reasons quote the standard's own terms, never free text of
+a file: it may be a person's name.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,19 @@ from pathlib import Path
 import pydicom
 import pydicom.config
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import UID
 
-from voco_data.dicom.bounded_file import LARGEST_HEADER_VALUE, CountedFile
-from voco_data.dicom.defined_terms import known_modality, known_uid
-from voco_data.dicom.deflated import check_inflated_size
+from voco_data.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+from voco_data.dicom.input_limits import MAX_HEADER_VALUE_BYTES, CountedFile, check_inflated_size
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused, unreadable
 from voco_data.reasons import Reason
+from voco_data.volumes.geometry import Triple
 
-# Real headers are full of small offences against the standard. Those that matter become a reason
-# code in here; pydicom's own remarks would only bury them.
+# Many real headers violate the standard. What matters becomes a reason here; pydicom's warnings
+# about all the rest would hide it.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.ERROR)
-
-Triple = tuple[float, float, float]
 
 CT_CLASSES = frozenset(
     {
@@ -50,16 +52,28 @@ NOT_HU = frozenset(
         *("DOSE", "DOSE_INFO", "REPORT", "SCREEN_SAVE", "SUMMARY"),
     }
 )
-"""ImageType or FrameType values (blanks as _) of CT objects whose pixels are no slice of HU."""
+"""ImageType or FrameType values (blanks as _) of CT objects whose pixels are not a slice of HU."""
 
 HU_TYPES = frozenset({"", "HU", "US"})
-"""RescaleType of pixels that may be HU; some scanners write US (unspecified) for them."""
+"""RescaleType of pixels that may be HU; some scanners write US (unspecified) for HU."""
+
+ALLOCATED_BITS = (16, 32)
+"""BitsAllocated that HU need: 8 are too few."""
 
 MAX_PIXELS = 8192 * 8192
 """Rows times columns that a scanner could write."""
 
 MAX_FRAMES = 20_000
 """Frames that a scanner could write into one object."""
+
+MODALITIES = frozenset(
+    {
+        *("CR", "CT", "DX", "ECG", "ES", "FID", "HC", "IO", "KO", "MG", "MR", "NM", "OP", "OT"),
+        *("PR", "PT", "PX", "REG", "RF", "RG", "RTDOSE", "RTIMAGE", "RTPLAN", "RTRECORD"),
+        *("RTSTRUCT", "RWV", "SC", "SEG", "SM", "SR", "US", "XA", "XC"),
+    }
+)
+"""Defined terms of Modality (PS3.3 C.7.3.1.1.1) that an archive of CT is likely to hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +88,7 @@ class Header:
     study_uid: str
     series_uid: str
     instance_number: int
-    """InstanceNumber, of a frame that of the image it was made from; -1 where there is none."""
+    """InstanceNumber, for a frame that of the image it was made from; -1 where there is none."""
     rows: int
     columns: int
     spacing_mm: tuple[float, float]
@@ -88,48 +102,61 @@ class Header:
     transfer_syntax: str
     monochrome1: bool
     lossy: bool = False
-    """LossyImageCompression is 01: the pixels were lossy once, whatever the syntax says now."""
+    """LossyImageCompression is 01: the pixels were compressed with loss, now or earlier."""
     frames: int = 1
-    """Frames in the object."""
+    """Number of frames in the object."""
     frame: int = 0
-    """Which of them this is."""
+    """Index of this frame."""
+
+
+def known_modality(value: str) -> str:
+    """The modality if it is one of MODALITIES: a text that may be shown to a person."""
+    return value if value in MODALITIES else "not named" if not value else "unknown"
+
+
+def known_uid(value: str) -> str:
+    """UID and name if the standard defines it (PS3.6 A): a text that may be shown to a person."""
+    name = UID(value).name
+    if value and name != value:
+        return f"{value} ({name})"
+    return "not named" if not value else "unknown to the standard"
 
 
 def read_dataset(path: Path, *, pixels: bool) -> Dataset:
     """Parse one file, with or without its pixels.
 
-    Files without preamble or file meta are read too (PS3.10 7.1), if what they hold looks like
-    DICOM. Raises SeriesRefused(NOT_MEDICAL or UNREADABLE).
+    A file without preamble or file meta (PS3.10 7.1) is read too if it holds one of the attributes
+    of an image. Raises SeriesRefused(NOT_MEDICAL or UNREADABLE).
     """
     check_inflated_size(path)
     try:
-        with CountedFile(path, largest=None if pixels else LARGEST_HEADER_VALUE) as file:
+        with CountedFile(path, largest=None if pixels else MAX_HEADER_VALUE_BYTES) as file:
             dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
-        # pydicom parses values late. What we need is touched here, where failures are caught.
-        known = "SOPClassUID" in dataset or "Modality" in dataset or "Rows" in dataset
+        # pydicom parses values late: the first access belongs where its errors are caught.
+        is_dicom = "SOPClassUID" in dataset or "Modality" in dataset or "Rows" in dataset
     except OSError as error:
         raise unreadable(error, "the header does not parse") from error
     except Exception as error:  # a hostile file may raise anything in the parser
         raise SeriesRefused(
             Reason.UNREADABLE, f"the header does not parse ({type(error).__name__})"
         ) from error
-    if not known:
+    if not is_dicom:
         raise SeriesRefused(Reason.NOT_MEDICAL, "neither DICOM nor NIfTI")
     return dataset
 
 
 def transfer_syntax(dataset: Dataset) -> str:
-    """The transfer syntax UID; implicit little endian where the file says nothing (PS3.5 10.1)."""
+    """The transfer syntax UID; without one, what pydicom read the file as (PS3.5 10.1)."""
     meta = getattr(dataset, "file_meta", None)
     syntax = meta.get("TransferSyntaxUID") if meta is not None else None
     if syntax:
         return str(syntax)
-    implicit = dataset.original_encoding[0]
-    return str(ImplicitVRLittleEndian if implicit in (None, True) else UID("1.2.840.10008.1.2.1"))
+    is_implicit = dataset.original_encoding[0]
+    return IMPLICIT_LITTLE_ENDIAN if is_implicit in (None, True) else EXPLICIT_LITTLE_ENDIAN
 
 
 def parse_header(dataset: Dataset, path: Path) -> Header:
-    """Check that a data set is CT, and take what we need; of a multi-frame object, frame 0.
+    """The header of a data set, for a multi-frame object that of frame 0, if it is CT.
 
     Raises SeriesRefused: NOT_AN_IMAGE, NOT_CT, LOCALIZER, DERIVED, BURNED_IN, MISSING_GEOMETRY,
     BAD_GEOMETRY or UNREADABLE.
@@ -140,48 +167,53 @@ def parse_header(dataset: Dataset, path: Path) -> Header:
 def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
     """The header of every frame; one for a single-frame image. Raises as `parse_header`."""
     frames = _check_object(DatasetValues(dataset))
-    takes = DatasetValues.of_frames(dataset, frames)
-    return [_header(take, dataset, path, frames, frame) for frame, take in enumerate(takes)]
+    return [
+        _header(values, dataset, path, frames, frame)
+        for frame, values in enumerate(DatasetValues.of_frames(dataset, frames))
+    ]
 
 
-def _check_object(take: DatasetValues) -> int:
-    """Raise for whatever is not CT, and count the frames. A missing Modality says nothing."""
-    sop_class, modality = take.text("SOPClassUID"), take.text("Modality").upper()
+def _check_object(values: DatasetValues) -> int:
+    """Number of frames. Raises SeriesRefused unless the object is CT; Modality may be missing."""
+    sop_class, modality = values.text("SOPClassUID"), values.text("Modality").upper()
     kind = f"modality {known_modality(modality)}, {known_uid(sop_class)}"
-    if "LOCALIZER" in take.codes("ImageType"):
+    if "LOCALIZER" in values.codes("ImageType"):
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
-    if not take.has("Rows") or not take.has("Columns"):
+    if not values.has("Rows") or not values.has("Columns"):
         raise SeriesRefused(Reason.NOT_AN_IMAGE, f"an object without an image: {kind}")
     if (modality and modality != "CT") or (sop_class and sop_class not in CT_CLASSES):
         raise SeriesRefused(Reason.NOT_CT, kind)
-    if take.text("BurnedInAnnotation").upper() == "YES":
+    if values.text("BurnedInAnnotation").upper() == "YES":
         raise SeriesRefused(Reason.BURNED_IN, "BurnedInAnnotation is YES")
-    if take.integer("SamplesPerPixel", 1) != 1 or take.integer("BitsAllocated", 16) not in (16, 32):
+    if (
+        values.integer("SamplesPerPixel", 1) != 1
+        or values.integer("BitsAllocated", 16) not in ALLOCATED_BITS
+    ):
         raise SeriesRefused(Reason.DERIVED, "colour or 8-bit pixels cannot be HU")
-    frames = take.integer("NumberOfFrames", 1)
+    frames = values.integer("NumberOfFrames", 1)
     if not 1 <= frames <= MAX_FRAMES:
         raise SeriesRefused(Reason.UNREADABLE, f"NumberOfFrames is {frames}")
     return frames
 
 
-def _header(take: DatasetValues, dataset: Dataset, path: Path, frames: int, frame: int) -> Header:
-    _check_values(take)
-    rows, columns = take.integer("Rows", 0), take.integer("Columns", 0)
+def _header(values: DatasetValues, dataset: Dataset, path: Path, frames: int, frame: int) -> Header:
+    _check_hu(values)
+    rows, columns = values.integer("Rows", 0), values.integer("Columns", 0)
     if rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
         raise SeriesRefused(Reason.UNREADABLE, f"rows x columns is {rows} x {columns}")
-    spacing = take.numbers("PixelSpacing", 2)
-    position = take.numbers("ImagePositionPatient", 3)
-    orientation = take.numbers("ImageOrientationPatient", 6)
+    spacing = values.numbers("PixelSpacing", 2)
+    position = values.numbers("ImagePositionPatient", 3)
+    orientation = values.numbers("ImageOrientationPatient", 6)
     if spacing is None or position is None or orientation is None:
         raise SeriesRefused(
             Reason.MISSING_GEOMETRY, "no pixel spacing, position or orientation in the header"
         )
     return Header(
         path=path,
-        patient_id=take.text("PatientID"),
-        study_uid=take.text("StudyInstanceUID"),
-        series_uid=take.text("SeriesInstanceUID"),
-        instance_number=take.instance_number(),
+        patient_id=values.text("PatientID"),
+        study_uid=values.text("StudyInstanceUID"),
+        series_uid=values.text("SeriesInstanceUID"),
+        instance_number=values.instance_number(),
         rows=rows,
         columns=columns,
         spacing_mm=(spacing[0], spacing[1]),
@@ -189,19 +221,19 @@ def _header(take: DatasetValues, dataset: Dataset, path: Path, frames: int, fram
         along_row=(orientation[0], orientation[1], orientation[2]),
         along_column=(orientation[3], orientation[4], orientation[5]),
         transfer_syntax=transfer_syntax(dataset),
-        monochrome1=take.text("PhotometricInterpretation") == "MONOCHROME1",
-        lossy=take.text("LossyImageCompression") == "01",
+        monochrome1=values.text("PhotometricInterpretation") == "MONOCHROME1",
+        lossy=values.text("LossyImageCompression") == "01",
         frames=frames,
         frame=frame,
     )
 
 
-def _check_values(take: DatasetValues) -> None:
-    """Raise DERIVED for a frame whose values are not HU."""
-    kinds = take.codes("ImageType") | take.codes("FrameType")
-    if "LOCALIZER" in kinds:
+def _check_hu(values: DatasetValues) -> None:
+    """Raise LOCALIZER or DERIVED for a frame whose values are not HU."""
+    types = values.codes("ImageType") | values.codes("FrameType")
+    if "LOCALIZER" in types:
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
-    if kinds & NOT_HU:
-        raise SeriesRefused(Reason.DERIVED, f"image type {', '.join(sorted(kinds & NOT_HU))}")
-    if take.text("RescaleType").upper() not in HU_TYPES:
+    if types & NOT_HU:
+        raise SeriesRefused(Reason.DERIVED, f"image type {', '.join(sorted(types & NOT_HU))}")
+    if values.text("RescaleType").upper() not in HU_TYPES:
         raise SeriesRefused(Reason.DERIVED, "RescaleType says that the values are not HU")

@@ -1,6 +1,6 @@
 """Header values that tell stacks of one series apart, and segmentations from images.
 
-Read as text and never converted: a malformed value must not cost a slice.
+Values are kept as text: one that does not convert must not exclude a slice.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ SEGMENTATION_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 DIRECTORY_CLASS = b"1.2.840.10008.1.3.10"
 """Media Storage Directory Storage: a DICOMDIR (PS3.10 8.6)."""
 
-_MODALITY = 0x00080060
+_IMAGE_TYPE = 0x00080008
 _SOP_CLASS = 0x00080016
-_REFERENCED_SERIES = "ReferencedSeriesSequence"  # (0008,1115)
+_MODALITY = 0x00080060
+_ECHO_NUMBERS = 0x00180086
+_KERNEL = 0x00181210
+_ACQUISITION = 0x00200012
 
 
 class StackKey(NamedTuple):
-    """What differs between stacks that a scanner put over the same positions."""
+    """Values in which stacks over the same positions differ, such as two reconstructions."""
 
     acquisition: str
     """AcquisitionNumber (0020,0012)."""
@@ -38,16 +41,20 @@ class StackKey(NamedTuple):
 
 def stack_key(dataset: Dataset) -> StackKey:
     """The values of one image; empty where there is none."""
-    tags = (0x00200012, 0x00181210, 0x00080008, 0x00180086)
-    return StackKey(*(_text(dataset, tag) for tag in tags))
+    return StackKey(
+        acquisition=_text(dataset, _ACQUISITION),
+        kernel=_text(dataset, _KERNEL),
+        image_type=_text(dataset, _IMAGE_TYPE),
+        echo=_text(dataset, _ECHO_NUMBERS),
+    )
 
 
 class Segmented(NamedTuple):
-    """What a DICOM SEG belongs to."""
+    """The patient and the series that a DICOM SEG belongs to."""
 
     patient_id: str
     series_uids: tuple[str, ...]
-    """SeriesInstanceUIDs that it refers to, sorted."""
+    """SeriesInstanceUIDs of its ReferencedSeriesSequence, sorted."""
 
 
 def segmented_series(dataset: Dataset) -> Segmented | None:
@@ -59,19 +66,20 @@ def segmented_series(dataset: Dataset) -> Segmented | None:
     if modality.upper() != "SEG" and sop_class != SEGMENTATION_CLASS:
         return None
     try:
-        items = dataset.get(_REFERENCED_SERIES) or []
-        found = {str(item.get("SeriesInstanceUID", "")).strip() for item in items}
+        items = dataset.get("ReferencedSeriesSequence") or []
+        series = {str(item.get("SeriesInstanceUID", "")).strip() for item in items}
         patient = str(dataset.get("PatientID") or "").strip()
-    except SeriesRefused:  # its time is up
+    except SeriesRefused:  # from the deadline
         raise
     except Exception as error:  # converting a hostile sequence may raise anything
         raise SeriesRefused(
             Reason.UNREADABLE, "the series that it segments does not parse"
         ) from error
-    return Segmented(patient, tuple(sorted(found - {""})))
+    return Segmented(patient, tuple(sorted(series - {""})))
 
 
 def _text(dataset: Dataset, tag: int) -> str:
+    """The value as it stands in the file, its parts stripped and separated by backslashes."""
     if tag not in dataset:
         return ""
     value: Any = dataset.get_item(tag).value

@@ -1,4 +1,4 @@
-"""Typed, checked access to the values of a data set, or of one frame of a multi-frame object."""
+"""Typed, checked values of a data set, or of one frame of a multi-frame object."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ MACROS = (
     "PlanePositionSequence",
     "SegmentIdentificationSequence",
 )
-"""Functional group macros that hold what a single-frame image has at its top (PS3.3 C.7.6.16.2)."""
+"""Functional group macros (PS3.3 C.7.6.16.2) for what a single-frame image has at its top."""
 
-CONVERTED = "UnassignedPerFrameConvertedAttributesSequence"
-"""Where a legacy-converted object keeps what its frames were (PS3.3 C.7.6.16.2.25.2)."""
+CONVERTED_ATTRIBUTES = "UnassignedPerFrameConvertedAttributesSequence"
+"""Attributes of the images that a legacy-converted object was made from (PS3.3 C.7.6.16.2.25.2)."""
 
 
 class DatasetValues:
-    """Takes values; a malformed one is SeriesRefused(UNREADABLE), a missing one a default."""
+    """The values of a data set by keyword.
+
+    A missing value gives a default; a malformed one raises SeriesRefused(UNREADABLE).
+    """
 
     def __init__(self, dataset: Dataset, groups: Sequence[Dataset] = (), frame: int = 0) -> None:
         self._dataset = dataset
@@ -36,19 +39,23 @@ class DatasetValues:
 
     @classmethod
     def of_frames(cls, dataset: Dataset, frames: int) -> list[DatasetValues]:
-        """Values of each frame: its own functional groups, then the shared ones, then the top.
+        """The values of each of `frames` frames.
 
-        Raises SeriesRefused(UNREADABLE) if the object claims other frames than it describes.
+        They are looked up in the frame's own functional groups, then in the shared ones, then at
+        the top of the data set. Raises SeriesRefused(UNREADABLE) if the functional groups describe
+        another number of frames.
         """
         top = cls(dataset)
-        own = top.items("PerFrameFunctionalGroupsSequence")
+        per_frame = top.items("PerFrameFunctionalGroupsSequence")
         shared = top.items("SharedFunctionalGroupsSequence")[:1]
-        if own and len(own) != frames:
+        if per_frame and len(per_frame) != frames:
             raise SeriesRefused(
                 Reason.UNREADABLE,
-                f"NumberOfFrames is {frames}, and {len(own)} frames are described",
+                f"NumberOfFrames is {frames}, and {len(per_frame)} frames are described",
             )
-        return [cls(dataset, [*own[f : f + 1], *shared], f) for f in range(frames)]
+        return [
+            cls(dataset, [*per_frame[frame : frame + 1], *shared], frame) for frame in range(frames)
+        ]
 
     def has(self, keyword: str) -> bool:
         """Whether the top of the data set holds the attribute."""
@@ -74,24 +81,24 @@ class DatasetValues:
 
     def number(self, keyword: str, default: float) -> float:
         """The value as a finite number."""
-        found = self.numbers(keyword, 1)
-        return default if found is None else found[0]
+        numbers = self.numbers(keyword, 1)
+        return default if numbers is None else numbers[0]
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
         """Exactly `count` finite numbers, or None where there is no value."""
         value = self._find(keyword)
         if value is None or value == "":
             return None
-        several = value if count > 1 else [value]
+        items = value if count > 1 else [value]
         numbers: tuple[float, ...] = self._convert(
-            keyword, several, lambda v: tuple(float(item) for item in v)
+            keyword, items, lambda items: tuple(float(item) for item in items)
         )
         if len(numbers) != count or not all(math.isfinite(n) for n in numbers):
             raise SeriesRefused(Reason.BAD_GEOMETRY, f"{keyword} is {numbers}")
         return numbers
 
     def items(self, keyword: str) -> list[Dataset]:
-        """The items of a sequence; none where there is none."""
+        """The items of a sequence at the top; empty where there is none."""
         value = self._get(self._dataset, keyword)
         items: list[Dataset] = [] if value is None else self._convert(keyword, value, list)
         if not all(isinstance(item, Dataset) for item in items):
@@ -99,14 +106,14 @@ class DatasetValues:
         return items
 
     def instance_number(self) -> int:
-        """InstanceNumber; of a frame, that of the image it was converted from, or its number.
+        """InstanceNumber; for a frame, that of the image it was converted from, or its own number.
 
-        -1 where there is none, or none that is a number: it names a slice and orders nothing.
+        -1 where it is missing or malformed: it names a slice, and slices are not ordered by it.
         """
         try:
             if not self._groups:
                 return self.integer("InstanceNumber", -1)
-            for converted in DatasetValues(self._groups[0]).items(CONVERTED):
+            for converted in DatasetValues(self._groups[0]).items(CONVERTED_ATTRIBUTES):
                 return DatasetValues(converted).integer("InstanceNumber", self._frame + 1)
         except SeriesRefused:
             return -1

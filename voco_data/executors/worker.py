@@ -7,7 +7,7 @@ import math
 import platform
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from voco_data.errors import SeriesRefused, VocoError, unwritable
 from voco_data.executors.tasks import KnownInputs, SeriesOutcome, SeriesTask, Target
 from voco_data.limits import deadline
-from voco_data.preprocessing.recipe import Prepared, boxes, prepare, to_grid
+from voco_data.preprocessing.recipe import Prepared, find_boxes, prepare, to_grid
 from voco_data.qc import preview
 from voco_data.reasons import Reason
 from voco_data.storage.base import Storage, WritableStorage
@@ -23,8 +23,8 @@ from voco_data.store import integrity
 from voco_data.store.record import Record
 from voco_data.store.writer import checksum, commit_volume
 from voco_data.version import VERSION
-from voco_data.volumes import hu_histogram
-from voco_data.volumes.box import Box
+from voco_data.volumes.geometry import Box
+from voco_data.volumes.hu_histogram import HuHistogram
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +78,16 @@ def fill_series(
             digest = prepared.input_digest
             identity = (task.patient_id, task.series_uid)
             lacking = [t for t in task.targets if not known[t.store.name].holds(digest, identity)]
-            crops = boxes(prepared, [target.spec for target in lacking])
+            crops = find_boxes(prepared, [target.spec for target in lacking])
+        histograms = {box: HuHistogram.of_box(prepared.hu, box) for box in set(crops.values())}
         if lacking:  # before any record, so that a worker that dies leaves none without a preview
+            box = crops[lacking[0].spec]
             with lacking[0].store.committing():
-                _write_preview(task.root, prepared, crops[lacking[0].spec])
+                _write_preview(task.root, prepared, box, histograms[box])
         records = [
             committed[target]
             if target in committed and committed[target].input_digest == digest
-            else _commit(task, target, prepared, crops[target.spec])
+            else _commit(task, target, prepared, crops[target.spec], histograms)
             for target in lacking
         ]
         return SeriesOutcome(
@@ -130,19 +132,27 @@ def _committed_records(task: SeriesTask) -> dict[Target, Record]:
     }
 
 
-def _commit(task: SeriesTask, target: Target, prepared: Prepared, box: Box) -> Record:
+def _commit(
+    task: SeriesTask,
+    target: Target,
+    prepared: Prepared,
+    box: Box,
+    histograms: Mapping[Box, HuHistogram],
+) -> Record:
     """Resample the crop, and write its chunk, then its record."""
     pixels = to_grid(prepared, box, target.spec)
-    record = _record(task, target, prepared, box, checksum(pixels))
+    record = _record(task, target, prepared, box, histograms[box], checksum(pixels))
     commit_volume(target.store, record, pixels, target.spec.compression)
     return record
 
 
-def _write_preview(root: WritableStorage, prepared: Prepared, box: Box) -> None:
+def _write_preview(
+    root: WritableStorage, prepared: Prepared, box: Box, histogram: HuHistogram
+) -> None:
     """Write the preview for the report. A series is committed without it if it cannot be drawn."""
     key = preview.key_of(prepared.input_digest)
     try:
-        preview.write(root, key, prepared.hu, prepared.where.spacing_mm, box)
+        preview.write(root, key, prepared.hu, prepared.canonical.spacing_mm, box, histogram)
     except ValueError as error:
         log.warning("a preview could not be drawn (%s)", type(error).__name__)
 
@@ -152,14 +162,14 @@ def _record(
     target: Target,
     prepared: Prepared,
     box: Box,
+    histogram: HuHistogram,
     chunk_checksum: str,
 ) -> Record:
-    volume, where = prepared.volume, prepared.where
-    counts = hu_histogram.count(preview.sample(prepared.hu, box))
+    volume, canonical = prepared.volume, prepared.canonical
     numbers = volume.instance_numbers
-    if prepared.resampled or where.permutation[0] != 0:  # z slices are not those of the scanner
+    if prepared.resampled or canonical.permutation[0] != 0:  # z slices are not those of the scanner
         numbers = ()
-    elif where.flips[0]:
+    elif canonical.flips[0]:
         numbers = numbers[::-1]
     return Record(
         row=target.row,
@@ -176,25 +186,25 @@ def _record(
         source=task.source,
         transfer_syntax=volume.transfer_syntax,
         shape=volume.geometry.shape,
-        spacing_mm=where.spacing_mm,
+        spacing_mm=canonical.spacing_mm,
         origin_mm=volume.geometry.origin_mm,
         axes=volume.geometry.axes,
         native_spacing_mm=volume.geometry.spacing_mm,
-        permutation=where.permutation,
-        flips=where.flips,
+        permutation=canonical.permutation,
+        flips=canonical.flips,
         resampled=prepared.resampled,
-        canonical_shape=where.shape,
-        canonical_first_mm=where.first_mm,
+        canonical_shape=canonical.shape,
+        canonical_first_mm=canonical.first_mm,
         box_method=box.method,
         box_confidence=box.confidence,
-        box_low_mm=box.low_mm(where),
-        box_high_mm=box.high_mm(where),
+        box_low_mm=box.low_mm(canonical),
+        box_high_mm=box.high_mm(canonical),
         box_start=box.start,
         box_stop=box.stop,
-        hu_p5=hu_histogram.tissue_percentile(counts, 5),
-        hu_median=hu_histogram.tissue_percentile(counts, 50),
-        hu_p95=hu_histogram.tissue_percentile(counts, 95),
-        organs={name: bounds.in_mm(where) for name, bounds in sorted(prepared.organs.items())},
+        hu_p5=histogram.tissue_percentile(5),
+        hu_median=histogram.tissue_percentile(50),
+        hu_p95=histogram.tissue_percentile(95),
+        organs={name: bounds.in_mm(canonical) for name, bounds in sorted(prepared.organs.items())},
         instance_numbers=numbers,
         flags=prepared.flags,
         versions=VERSIONS,

@@ -113,7 +113,7 @@ def _add_dicom(
 def _scanned_header(path: Path) -> ScannedHeader | None:
     """The header of a plain slice; None if pydicom must read the file, also after an error."""
     try:
-        return header_scanner().header(path)
+        return header_scanner().read_header(path)
     except OSError:
         return None
 

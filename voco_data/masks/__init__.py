@@ -1,1 +1,1 @@
-"""Label maps: read from files and placed on their series by geometry."""
+"""Label maps: read from NIfTI, NRRD and DICOM SEG, and placed on their series by geometry."""

@@ -13,7 +13,7 @@ from voco_data.errors import SeriesRefused
 from voco_data.masks.dicom_seg import read_seg
 from voco_data.masks.nrrd import read_nrrd
 from voco_data.masks.organs import VOCABULARIES
-from voco_data.masks.placement import Labels, Mask, MaskMisplacedError, PlacedMask, place
+from voco_data.masks.placement import Labels, Mask, MaskMisplacedError, PlacedMask, place_mask
 from voco_data.nifti.reader import read_grid
 from voco_data.reasons import Reason
 from voco_data.volumes.geometry import Geometry
@@ -21,30 +21,30 @@ from voco_data.volumes.geometry import Geometry
 MAX_LABEL = 65_535
 
 
-def read_placed(
-    base: Path, files: Sequence[MaskFile], on: Geometry
+def read_masks(
+    base: Path, files: Sequence[MaskFile], geometry: Geometry
 ) -> tuple[PlacedMask | None, tuple[str, ...]]:
-    """The masks of a series on its grid, and flags: `mask`, `mask_misplaced`, `mask_unreadable`.
+    """The masks of a series on its grid, joined, and flags.
 
-    Where several masks lie on one series, the later one keeps what the earlier one left free.
-    A mask that does not read or fit is left out and flagged: the series stands without it.
+    Where masks overlap, the earlier one stays. A mask that cannot be read or placed is left out,
+    and the series is kept without it. Flags: `mask`, `mask_misplaced`, `mask_unreadable`.
     """
     placed: PlacedMask | None = None
     flags: set[str] = set()
     for file in files:
         try:
-            found = place(_read(base / file.path, file), on)
+            mask = place_mask(_read_mask(base / file.path, file), geometry)
         except MaskMisplacedError:
             flags.add("mask_misplaced")
-        except Exception:  # noqa: BLE001  whatever a mask does, its series stands without it
+        except Exception:  # noqa: BLE001  no error of a mask may cost its series
             flags.add("mask_unreadable")
         else:
             flags.add("mask")
-            placed = found if placed is None else _join(placed, found)
+            placed = mask if placed is None else _join(placed, mask)
     return placed, tuple(sorted(flags))
 
 
-def _read(path: Path, file: MaskFile) -> Mask:
+def _read_mask(path: Path, file: MaskFile) -> Mask:
     """Read one label map. Raises SeriesRefused."""
     if file.kind == "dicom_seg":
         return read_seg(path)
@@ -61,13 +61,13 @@ def _labels(values: npt.NDArray[np.generic]) -> Labels:
 
 
 def _join(first: PlacedMask, second: PlacedMask) -> PlacedMask:
-    """Both in one map: labels of `second` that mean something else get new numbers."""
+    """Both in one map. A label of `second` gets the number of its name in `first`, or a new one."""
     labels, names = first.labels.copy(), dict(first.names)
-    taken = int(max(labels.max(), *names, 0))
+    last_number = int(max(labels.max(), *names, 0))
     for number in np.unique(second.labels[second.labels > 0]).tolist():
         name = second.names.get(number, f"label_{number}")
         known = [n for n, other in names.items() if other == name]
-        target = known[0] if known else (taken := taken + 1)
+        target = known[0] if known else (last_number := last_number + 1)
         names[target] = name
         labels[(second.labels == number) & (labels == 0)] = target
     return PlacedMask(labels, names)

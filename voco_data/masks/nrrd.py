@@ -1,6 +1,6 @@
-"""NRRD label maps, through pynrrd. Data must lie in the file itself.
+"""NRRD label maps, through pynrrd: only files that hold their data themselves.
 
-ITK's reader ends the process on some damaged headers, so it is not asked.
+ITK's reader is not used: some damaged headers make it end the process.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from voco_data.nifti.reader import GZIP_RATIO
 from voco_data.reasons import Reason
 from voco_data.volumes.geometry import Geometry
 
-HEADER_BYTES = 65_536
-"""The text before the data; a Slicer segmentation writes some kilobytes."""
+MAX_HEADER_BYTES = 65_536
+"""Of the text before the data; Slicer writes some kilobytes."""
 
-_ELSEWHERE = re.compile(rb"^data ?file:", re.IGNORECASE | re.MULTILINE)
+_DETACHED_DATA = re.compile(rb"^data ?file:", re.IGNORECASE | re.MULTILINE)
 
 TO_LPS = {
     "left-posterior-superior": (1.0, 1.0, 1.0),
@@ -40,12 +40,12 @@ TO_LPS = {
 def read_nrrd(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     """Voxels (slice, row, column) and geometry of a 3D NRRD. Raises SeriesRefused.
 
-    A header that names another file for its data is refused: it could lead out of the archive.
+    A header that names another file for its data is refused: that file may be outside the archive.
     """
     try:
         with path.open("rb") as file:
-            head = file.read(HEADER_BYTES).split(b"\n\n", 1)[0].replace(b"\r", b"")
-            if not head.startswith(b"NRRD") or _ELSEWHERE.search(head):
+            head = file.read(MAX_HEADER_BYTES).split(b"\n\n", 1)[0].replace(b"\r", b"")
+            if not head.startswith(b"NRRD") or _DETACHED_DATA.search(head):
                 raise SeriesRefused(Reason.UNREADABLE, "no NRRD with its data in the file")
             file.seek(0)
             header = nrrd.read_header(file)
@@ -66,7 +66,7 @@ def read_nrrd(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
         TypeError,
         ValueError,
         zlib.error,
-    ) as error:  # a damaged header leads pynrrd to any of these
+    ) as error:  # pynrrd raises any of these for a damaged header
         raise SeriesRefused(
             Reason.UNREADABLE, f"NRRD does not read ({type(error).__name__})"
         ) from error
@@ -74,7 +74,7 @@ def read_nrrd(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
 
 
 def _check_size(header: Any, path: Path) -> None:
-    """Compare the header's claim with the bytes that are there, before anything is read."""
+    """Raise SeriesRefused if the file is too small for the header's claim, before it is read."""
     bits = 64 if header["type"] in ("double", "int64", "uint64") else 8
     claim = math.prod(int(n) for n in header["sizes"]) * bits // 8
     ratio = 1 if header.get("encoding") == "raw" else GZIP_RATIO
@@ -90,7 +90,7 @@ def _geometry(header: Any) -> Geometry:
     check_voxels(tuple(sizes))
     space = str(header.get("space", "")).lower()
     if space not in TO_LPS or "space directions" not in header or "space origin" not in header:
-        raise SeriesRefused(Reason.MISSING_GEOMETRY, "an NRRD that does not say where it lies")
+        raise SeriesRefused(Reason.MISSING_GEOMETRY, "an NRRD without space, directions or origin")
     directions = np.asarray(header["space directions"], np.float64) * TO_LPS[space]
     origin = np.asarray(header["space origin"], np.float64) * TO_LPS[space]
     lengths = np.linalg.norm(directions, axis=1)

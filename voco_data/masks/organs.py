@@ -1,4 +1,4 @@
-"""Organs by name: what the numbers of a label map mean, and where each organ lies."""
+"""Organs in label maps: the organ of each number, and the bounds of each organ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from voco_data.volumes.geometry import Canonical, Triple
+from voco_data.volumes.geometry import Canonical, Index, Triple
 
 RATIC = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "bowel"}
 FLARE = {
@@ -36,16 +36,14 @@ ABDOMINAL = frozenset(
         *("adrenal_right", "adrenal_left", "gallbladder", "stomach", "duodenum"),
     }
 )
-"""Organs that lie in the abdomen whole: a box must hold them. The aorta goes on into the chest."""
+"""Organs that lie wholly in the abdomen, so that its box must hold them; unlike the aorta."""
 
 UNDER_THE_DOME = frozenset({"liver", "spleen"})
-"""The highest of these is the top of the abdomen."""
-
-Index = tuple[int, int, int]
+"""Organs below the dome of the diaphragm: the highest of them is the top of the abdomen."""
 
 
 def known_name(text: str) -> str:
-    """The organ that a free text names, in any order of words; empty if we know none such."""
+    """The organ that a free text names, its words in any order; empty if it is not in _KNOWN."""
     words = sorted(re.findall(r"[a-z]+", text.lower()))
     return next((name for name in sorted(_KNOWN) if sorted(name.split("_")) == words), "")
 
@@ -55,23 +53,23 @@ _KNOWN = {*RATIC.values(), *FLARE.values(), "kidney"}
 
 @dataclass(frozen=True, slots=True)
 class OrganBounds:
-    """Where one organ lies in a canonical volume: voxels start..stop-1 along (z, y, x)."""
+    """Bounds of one organ in a canonical volume: voxels start..stop-1 along (z, y, x)."""
 
     start: Index
     stop: Index
 
-    def in_mm(self, where: Canonical) -> tuple[Triple, Triple]:
+    def in_mm(self, canonical: Canonical) -> tuple[Triple, Triple]:
         """Lowest and highest LPS coordinate (z, y, x), voxel edges included."""
-        return where.edge_mm(self.start), where.edge_mm(self.stop)
+        return canonical.edge_mm(self.start), canonical.edge_mm(self.stop)
 
 
 def find_organs(labels: npt.NDArray[np.integer], names: dict[int, str]) -> dict[str, OrganBounds]:
-    """Bounds of every label of a canonical label map (z, y, x); `label_7` where it has no name."""
-    found: dict[str, OrganBounds] = {}
+    """Bounds of every label of a canonical label map (z, y, x), by name; `label_7` without one."""
+    organs: dict[str, OrganBounds] = {}
     for number, bounds in enumerate(ndimage.find_objects(labels), start=1):
         if bounds is not None:
             z, y, x = bounds
-            found[names.get(number, f"label_{number}")] = OrganBounds(
+            organs[names.get(number, f"label_{number}")] = OrganBounds(
                 (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
             )
-    return found
+    return organs

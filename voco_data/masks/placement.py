@@ -1,4 +1,4 @@
-"""A label map placed on its series by geometry, voxel on voxel, or not at all."""
+"""Label maps placed on the grid of their series: voxel on voxel, by geometry."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from voco_data.volumes.geometry import Geometry
 
 Labels = npt.NDArray[np.uint16]
 
-PLACE_TOLERANCE = 0.1
-"""Largest distance, in voxels, between the centres of a mask's and its series' voxels."""
+TOLERANCE_VOXELS = 0.1
+"""Largest distance between the centres of a mask's voxel and its series' voxel."""
 
 
 class MaskMisplacedError(Exception):
-    """A mask's voxels are not those of the series. Its text says how far off they are."""
+    """The voxels of a mask do not coincide with those of the series."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Labels in a grid of their own, as their file has them."""
+    """Labels on the grid of their file."""
 
     labels: Labels
     """(slice, row, column); 0 is background."""
     geometry: Geometry
     names: dict[int, str]
-    """What the numbers mean, as far as it is known."""
+    """Organ by label, as far as known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,41 +41,41 @@ class PlacedMask:
 
     @property
     def digest(self) -> str:
-        """XXH3-128 over voxels and names: what drove a box that this mask drove."""
+        """XXH3-128 over voxels and names."""
         state = xxhash.xxh3_128(np.ascontiguousarray(self.labels).data)
         for number, name in sorted(self.names.items()):
             state.update(f"\0{number}={name}".encode())
         return state.hexdigest()
 
 
-def place(mask: Mask, on: Geometry) -> PlacedMask:
-    """Put every voxel of `mask` on the voxel of the series that lies at the same place.
+def place_mask(mask: Mask, geometry: Geometry) -> PlacedMask:
+    """Assign every voxel of `mask` to the voxel of the series at the same position.
 
-    The mask's axes may be permuted or flipped against the series', and it may cover a part of it.
-    Raises MaskMisplacedError unless its grid is the series' grid, to PLACE_TOLERANCE of a voxel.
+    The mask's axes may be permuted or flipped against those of `geometry`, the series' grid, and it
+    may cover a part of it. Raises MaskMisplacedError unless all centres agree to TOLERANCE_VOXELS.
     """
-    to_series = np.linalg.inv(on.index_to_mm) @ mask.geometry.index_to_mm
-    turn = np.rint(to_series[:3, :3]).astype(int)
+    to_series = np.linalg.inv(geometry.index_to_mm) @ mask.geometry.index_to_mm
+    rotation = np.rint(to_series[:3, :3]).astype(int)
     shift = np.rint(to_series[:3, 3]).astype(int)
     corners = np.array(list(itertools.product(*((0, n - 1) for n in mask.labels.shape)))).T
     exact = to_series[:3, :3] @ corners + to_series[:3, 3:]
-    whole = turn @ corners + shift[:, None]
-    off = float(np.abs(exact - whole).max())
+    rounded = rotation @ corners + shift[:, None]
+    distance = float(np.abs(exact - rounded).max())
     if (
-        off > PLACE_TOLERANCE
-        or (np.abs(turn).sum(0) != 1).any()
-        or (np.abs(turn).sum(1) != 1).any()
+        distance > TOLERANCE_VOXELS
+        or (np.abs(rotation).sum(0) != 1).any()
+        or (np.abs(rotation).sum(1) != 1).any()
     ):
         raise MaskMisplacedError("its voxels are not those of the series")
-    low, high = whole.min(axis=1), whole.max(axis=1)
-    if (low < 0).any() or (high >= on.shape).any():
+    low, high = rounded.min(axis=1), rounded.max(axis=1)
+    if (low < 0).any() or (high >= geometry.shape).any():
         raise MaskMisplacedError(
-            f"it covers voxels {low.tolist()} to {high.tolist()} of a series of {on.shape}"
+            f"it covers voxels {low.tolist()} to {high.tolist()} of a series of {geometry.shape}"
         )
-    order = np.abs(turn).argmax(axis=1)  # series axis i is the mask's axis order[i]
-    turned = mask.labels.transpose(order)
-    backwards = turn[range(3), order] < 0
-    turned = turned[tuple(slice(None, None, -1) if b else slice(None) for b in backwards)]
-    labels = np.zeros(on.shape, np.uint16)
-    labels[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = turned
+    order = np.abs(rotation).argmax(axis=1)  # series axis i is the mask's axis order[i]
+    flips = rotation[range(3), order] < 0
+    flip = tuple(slice(None, None, -1 if flipped else None) for flipped in flips)
+    covered = tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))
+    labels = np.zeros(geometry.shape, np.uint16)
+    labels[covered] = mask.labels.transpose(order)[flip]
     return PlacedMask(labels, mask.names)

@@ -1,1 +1,1 @@
-"""NIfTI files in and out."""
+"""NIfTI files to volumes, and volumes to NIfTI files. The only package that imports nibabel."""

@@ -1,7 +1,7 @@
-"""NIfTI in: the header through nibabel, the voxels in one bounded pass over the file.
+"""NIfTI to volumes: the header through nibabel, the voxels in one bounded pass over the file.
 
-SimpleITK would read a truncated .nii.gz without a word and turn NaN into 0, so it is not asked.
-The pass goes on to the end of the file, because only there gzip says whether the bytes were right.
+SimpleITK is not used: it reads a truncated .nii.gz without an error and turns NaN into 0. The pass
+goes on to the end of the file, where gzip has its checksum.
 """
 
 from __future__ import annotations
@@ -24,23 +24,26 @@ from voco_data.reasons import Reason
 from voco_data.volumes.geometry import Geometry
 from voco_data.volumes.volume import Volume
 
-# What matters of a header becomes a reason code; nibabel's own repairs would only bury it.
+# What matters of a header becomes a reason; nibabel's messages about its repairs would hide it.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 MAX_LABEL = 255
-"""A map of whole numbers up to this, without anything lighter than water, is a label map."""
-LOWEST_LABEL = -50
-"""Some label maps mark what is to be ignored with -1."""
+"""An image of whole numbers from MIN_LABEL to MAX_LABEL is a label map: it has no air."""
+MIN_LABEL = -50
+"""Some label maps mark ignored voxels with -1."""
 
 FORMS_TOLERANCE_VOXELS = 0.5
-"""qform and sform may place a corner this far apart, in voxels: their numbers are rounded."""
+"""Largest distance, in voxels, of a corner by qform and by sform: both are rounded."""
 
-STEP = 2**20
-TAIL_BYTES = 64 * STEP
-"""What may follow the last voxel: padding, or a second copy of nothing."""
+_STEP_BYTES = 2**20
+MAX_TAIL_BYTES = 64 * _STEP_BYTES
+"""Padding that may follow the last voxel."""
 
 GZIP_RATIO = 1100
-"""Deflate cannot make bytes more than 1032 times smaller."""
+"""Deflate makes bytes at most 1032 times smaller."""
+
+_NIFTI_2_HEADER_BYTES = 540
+"""First field of a NIfTI-2 header, sizeof_hdr, in either byte order; 348 in NIfTI-1."""
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
@@ -48,7 +51,7 @@ Values = npt.NDArray[Any]
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether the name ends as a NIfTI file's does."""
+    """Whether the name has the suffix of a NIfTI file."""
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
@@ -59,57 +62,63 @@ def read_nifti(path: Path, *, min_slices: int) -> Volume:
     UNREADABLE, NOT_A_VOLUME, NOT_CT (a label map), MISSING_GEOMETRY (no affine), AFFINES_DISAGREE,
     BAD_GEOMETRY, TOO_FEW_SLICES.
     """
-    with _Reader(path) as reader:
-        shape = reader.geometry.shape
+    with _OpenNifti(path) as file:
+        shape = file.geometry.shape
         if shape[0] < min_slices:
             raise SeriesRefused(
                 Reason.TOO_FEW_SLICES, f"{shape[0]} slices, at least {min_slices} are needed"
             )
         hu = np.empty(shape, np.int16)
-        maybe_labels, limits = True, np.iinfo(np.int16)
-        for index, plane in enumerate(reader.planes()):
-            whole = np.rint(plane)
-            maybe_labels = (
-                maybe_labels
-                and plane.min() >= LOWEST_LABEL
+        is_label_map, limits = True, np.iinfo(np.int16)
+        for index, plane in enumerate(file.planes()):
+            rounded = np.rint(plane)
+            is_label_map = (
+                is_label_map
+                and plane.min() >= MIN_LABEL
                 and plane.max() <= MAX_LABEL
-                and np.array_equal(whole, plane)
+                and np.array_equal(rounded, plane)
             )
-            hu[index] = np.clip(whole, limits.min, limits.max)
-        if maybe_labels:
+            hu[index] = np.clip(rounded, limits.min, limits.max)
+        if is_label_map:
             raise SeriesRefused(Reason.NOT_CT, "a label map: small whole numbers and no air")
-        return Volume(hu, reader.geometry, (-1,) * shape[0], "nifti")
+        return Volume(hu, file.geometry, (-1,) * shape[0], "nifti")
 
 
 def read_grid(path: Path) -> tuple[Values, Geometry]:
-    """The voxels of a 3D NIfTI, whatever they mean, (slice, row, column). Raises SeriesRefused."""
-    with _Reader(path) as reader:
-        return np.stack(list(reader.planes())), reader.geometry
+    """The scaled voxels of a 3D NIfTI, (slice, row, column), and its geometry.
+
+    Raises SeriesRefused.
+    """
+    with _OpenNifti(path) as file:
+        return np.stack(list(file.planes())), file.geometry
 
 
-class _Reader:
-    """One file, opened: its geometry at once, its planes one by one."""
+class _OpenNifti:
+    """An open file, its header parsed and checked."""
 
     def __init__(self, path: Path) -> None:
         try:
             self._file = _open(path)
-            self._header: Any = _header(self._file)
+            self._header: Any = _read_header(self._file)
         except SeriesRefused:
             raise
-        except Exception as error:  # nibabel and gzip have many for broken bytes
+        except Exception as error:  # nibabel and gzip raise many kinds for damaged bytes
             raise _unreadable(error) from error
         self._dtype = np.dtype(self._header.get_data_dtype())
         self.geometry = _geometry(self._header, self._dtype)
         self._check_size(path)
 
-    def __enter__(self) -> _Reader:
+    def __enter__(self) -> _OpenNifti:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def planes(self) -> Iterator[Values]:
-        """(row, column) planes from the first to the last, scaled. Checks the end of the file."""
+        """Scaled planes (row, column) from the first to the last; then reads the file to its end.
+
+        Raises SeriesRefused(UNREADABLE).
+        """
         rows, columns = self.geometry.shape[1:]
         try:
             slope, intercept = self._header.get_slope_inter()
@@ -122,8 +131,8 @@ class _Reader:
                 if plane.dtype.kind == "f" and not np.isfinite(plane).all():
                     raise SeriesRefused(Reason.UNREADABLE, "voxels that are not finite")
                 yield plane
-            for _ in range(TAIL_BYTES // STEP):
-                if not self._file.read(STEP):
+            for _ in range(MAX_TAIL_BYTES // _STEP_BYTES):
+                if not self._file.read(_STEP_BYTES):
                     return
             raise SeriesRefused(Reason.UNREADABLE, "goes on long after its last voxel")
         except SeriesRefused:
@@ -139,7 +148,7 @@ class _Reader:
             raise _unreadable(error) from error
 
     def _check_size(self, path: Path) -> None:
-        """Compare the header's claim with the bytes that are there, before anything is read."""
+        """Raise SeriesRefused if the file is too small for the voxels that its header claims."""
         claim = math.prod(self.geometry.shape) * self._dtype.itemsize
         size = path.stat().st_size
         if claim > size * (GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
@@ -160,17 +169,18 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _header(file: IO[bytes]) -> Any:
+def _read_header(file: IO[bytes]) -> Any:
     """The NIfTI-1 or NIfTI-2 header at the start of a file."""
-    start = file.read(4)
+    field = file.read(4)
     file.seek(0)
-    second = int.from_bytes(start, "little") == 540 or int.from_bytes(start, "big") == 540
-    kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
-    return kind.from_fileobj(file)
+    sizes = (int.from_bytes(field, "little"), int.from_bytes(field, "big"))
+    is_nifti_2 = _NIFTI_2_HEADER_BYTES in sizes
+    header_class = nibabel.Nifti2Header if is_nifti_2 else nibabel.Nifti1Header
+    return header_class.from_fileobj(file)
 
 
 def _geometry(header: Any, dtype: np.dtype[Any]) -> Geometry:
-    """Check the header's claims, and turn its affine into origin, unit axes and spacing in LPS."""
+    """Origin, unit axes and spacing in LPS from the affine. Raises SeriesRefused."""
     shape = tuple(header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -203,10 +213,10 @@ def _affine(header: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     if qform is None or not has_sform:
         return np.asarray(sform if has_sform else qform, np.float64)
     corners = np.array([(*np.multiply(shape, c) - np.array(c), 1) for c in np.ndindex(2, 2, 2)]).T
-    apart = np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max()
-    voxel = np.linalg.norm(sform[:3, :3], axis=0).min()
-    if not apart <= FORMS_TOLERANCE_VOXELS * voxel:
+    distance_mm = np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max()
+    voxel_mm = np.linalg.norm(sform[:3, :3], axis=0).min()
+    if not distance_mm <= FORMS_TOLERANCE_VOXELS * voxel_mm:
         raise SeriesRefused(
-            Reason.AFFINES_DISAGREE, f"qform and sform place a corner {apart:.1f} mm apart"
+            Reason.AFFINES_DISAGREE, f"qform and sform place a corner {distance_mm:.1f} mm apart"
         )
     return np.asarray(sform, np.float64)

@@ -2,7 +2,7 @@
 
 <root>/ratic/train_images/<patient>/<series>/<instance>.dcm, segmentations/, tables
 <root>/flare/unlabeledTr1800/FLARE23_<number>_0000.nii.gz
-<root>/phantom.json                      the parameters, and whether the cohort is whole
+<root>/phantom.json                      the parameters, and whether the cohort is complete
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from voco_data.errors import InputError
-from voco_data.phantom.nifti import write_nifti
 from voco_data.phantom.plan import CohortSpec, plan_patient, plan_unlabelled
 from voco_data.phantom.ratic import PatientRows, write_patient, write_tables
 from voco_data.phantom.render import acquire, render
+from voco_data.phantom.scan_files import write_nifti
 from voco_data.storage.atomic import write_text
 
 __all__ = ["CohortPaths", "CohortSpec", "write_cohort"]
@@ -35,7 +35,7 @@ Mapper = Callable[[Callable[[int], _T], range], Iterator[_T]]
 
 @dataclass(frozen=True, slots=True)
 class CohortPaths:
-    """Where a cohort is."""
+    """The folders of a cohort and its table of labels."""
 
     ratic: Path
     flare: Path
@@ -46,13 +46,13 @@ class CohortPaths:
 def write_cohort(spec: CohortSpec, root: Path, *, workers: int = 1) -> CohortPaths:
     """Write the cohort of `spec` under `root`, in `workers` processes.
 
-    A patient's bytes depend on the seed and the patient's number alone, not on how many patients
-    or workers there are. A root that already holds this cohort is left as it is; one that holds
-    an unfinished one of the same parameters is written anew; anything else is an `InputError`.
+    A patient's bytes depend on the seed and the patient's number alone, not on the number of
+    patients or workers. A root that already holds this cohort is not changed; an incomplete cohort
+    of the same parameters is written again. Raises InputError if the root holds anything else.
     """
     root = Path(root)
     paths = CohortPaths(root / "ratic", root / "flare", root / "ratic" / "train.csv")
-    if _is_whole(spec, paths, root):
+    if _is_complete(spec, paths, root):
         return paths
     _mark(spec, root, whole=False)
     with _pool(workers) as pool:
@@ -78,7 +78,7 @@ def _unlabelled(spec: CohortSpec, root: Path, number: int) -> None:
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Fresh processes: a fork would copy whatever threads the caller runs."""
+    """Spawned processes: a fork would copy the locks of the caller's threads."""
     if workers < 1:
         raise InputError(f"cohort: workers must be 1 or more, got {workers}")
     if workers == 1:
@@ -96,15 +96,17 @@ def _mark(spec: CohortSpec, root: Path, *, whole: bool) -> None:
     write_text(root / _MARKER, json.dumps(_state(spec, whole=whole), indent=2) + "\n")
 
 
-def _is_whole(spec: CohortSpec, paths: CohortPaths, root: Path) -> bool:
-    """Whether `root` holds this cohort, complete; an `InputError` when it holds something else."""
+def _is_complete(spec: CohortSpec, paths: CohortPaths, root: Path) -> bool:
+    """Whether `root` holds this cohort, complete. Raises InputError if it holds anything else."""
     marker = root / _MARKER
     if not marker.exists():
-        taken = [path for path in (paths.ratic, paths.flare) if path.exists()]
-        if taken:
-            raise InputError(f"{taken[0]} exists and is no cohort of ours; choose another folder")
+        existing = [path for path in (paths.ratic, paths.flare) if path.exists()]
+        if existing:
+            raise InputError(
+                f"{existing[0]} exists and is no cohort of ours; choose another folder"
+            )
         return False
-    found = json.loads(marker.read_text())
-    if found not in (_state(spec, whole=True), _state(spec, whole=False)):
+    state = json.loads(marker.read_text())
+    if state not in (_state(spec, whole=True), _state(spec, whole=False)):
         raise InputError(f"{root} holds a cohort of other parameters; choose another folder")
-    return bool(found["whole"])
+    return bool(state["whole"])

@@ -1,4 +1,4 @@
-"""What one patient of a cohort will be: drawn from the seed and the patient's number alone."""
+"""The plan of each patient of a cohort, drawn from the seed and the patient's number alone."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from voco_data.errors import InputError
-from voco_data.phantom.dicom_series import DicomStyle
 from voco_data.phantom.patient.model import Extent, PatientModel, make_patient, organ_extents
 from voco_data.phantom.patient.pose import PhaseName, Scan
 from voco_data.phantom.protocol import Coverage, make_scan
+from voco_data.phantom.scan_files import DicomStyle
 
-MOST_PATIENTS = 32_000
-"""Beyond it series ids would repeat."""
+MAX_PATIENTS = 32_000
+"""With more, series ids would repeat."""
 SECOND_SERIES_CHANCE = 0.45
 _SHORT_CHANCE = 0.08
-_MISSING_MM = 5.0
+_INCOMPLETE_MM = 5.0
 """An organ is incomplete when more than this of its height is not scanned."""
 _RATIC_STREAM, _FLARE_STREAM = 0, 1
 
@@ -40,9 +40,9 @@ class CohortSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.patients <= MOST_PATIENTS or not 0 <= self.unlabelled <= 9999:
+        if not 1 <= self.patients <= MAX_PATIENTS or not 0 <= self.unlabelled <= 9999:
             raise InputError(
-                f"cohort: expected 1 to {MOST_PATIENTS} patients and 0 to 9999 unlabelled, "
+                f"cohort: expected 1 to {MAX_PATIENTS} patients and 0 to 9999 unlabelled, "
                 f"got {self.patients} and {self.unlabelled}"
             )
         if not 16 <= self.matrix <= 1024 or not 12 <= self.slices <= 2000:
@@ -65,7 +65,7 @@ class SeriesPlan:
     style: DicomStyle
     segmented: bool
     incomplete_organ: bool
-    """Whether liver, spleen or a kidney is not wholly scanned."""
+    """Whether a part of liver, spleen or a kidney is not scanned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _plan_series(
 def _is_incomplete(extents: dict[str, Extent], scan: Scan) -> bool:
     low, high = float(scan.z_mm[0]), float(scan.z_mm[-1])
     return any(
-        extent.low_mm[2] < low - _MISSING_MM or extent.high_mm[2] > high + _MISSING_MM
+        extent.low_mm[2] < low - _INCOMPLETE_MM or extent.high_mm[2] > high + _INCOMPLETE_MM
         for extent in extents.values()
     )
 

@@ -1,4 +1,4 @@
-"""Draw a scan for a patient: contrast phase, range, planes, noise."""
+"""Scan protocols: contrast phase, range, planes and noise of one scan, drawn at random."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from voco_data.phantom.patient.pose import Phase, PhaseName, Scan, exact
 Coverage = Literal["abdomen", "chest_to_thigh", "short"]
 """`short` scans end inside a solid organ's range."""
 FULL_RANGE_MM = 660.0
-"""Length of a chest-to-thigh scan of a body of scale 1: what `slices` is nominal for."""
-FEWEST_SLICES = 12
+"""Length of a chest-to-thigh scan of a body of scale 1; `slices` is nominal for it."""
+MIN_SLICES = 12
 _ENDS: dict[Coverage, tuple[tuple[float, float], tuple[float, float]]] = {
     "abdomen": ((-240, -195), (225, 275)),
     "chest_to_thigh": ((-270, -215), (370, 425)),
@@ -23,10 +23,10 @@ _ENDS: dict[Coverage, tuple[tuple[float, float], tuple[float, float]]] = {
 
 
 def make_phase(rng: np.random.Generator, name: PhaseName) -> Phase:
-    """Enhancement of the tissues.
+    """The enhancement of the tissues in a phase.
 
-    Parenchyma stays so bright that, a patient's own shift included, no injury of a solid organ
-    comes nearer than 50 HU to it.
+    Parenchyma is at least 50 HU brighter than any injury of a solid organ, a patient's own shift
+    included.
     """
     liver = float(np.clip(rng.normal(110 if name == "arterial" else 119, 5), 104, 132))
     if name == "arterial":
@@ -72,11 +72,11 @@ def make_scan(
     bottom, top = (pose.to_scanner((0.0, 0.0, rng.uniform(*ends)))[2] for ends in _ENDS[coverage])
     fineness = (0.85, 1.2) if coverage == "chest_to_thigh" else (0.65, 0.95)
     nominal = FULL_RANGE_MM * pose.scale[2] / slices
-    spacing = exact(min(nominal * rng.uniform(*fineness), (top - bottom) / FEWEST_SLICES))
+    spacing = exact(min(nominal * rng.uniform(*fineness), (top - bottom) / MIN_SLICES))
     width = 2 * trunk.half_width_mm * pose.scale[0]
     pixel = exact(width * rng.uniform(1.06, 1.25) / matrix)
     half = pixel * (matrix - 1) / 2
-    # The table is low: the body sits a little towards the front of the picture.
+    # The table is low: the body is a little towards the front of the image.
     x0, y0 = -half + rng.uniform(-6, 6), -half + pose.shift_mm[1] + rng.uniform(5, 20)
     return Scan(
         first_z_mm=exact(bottom),

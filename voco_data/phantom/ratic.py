@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from voco_data.phantom.dicom_series import write_series
-from voco_data.phantom.nifti import write_nifti
 from voco_data.phantom.patient.injury import ORGAN_GROUPS
 from voco_data.phantom.plan import PatientPlan, SeriesPlan
 from voco_data.phantom.render import Rendering, acquire, render
+from voco_data.phantom.scan_files import write_nifti, write_series
 from voco_data.storage.atomic import replacing, write_text
 
 _TWO, _THREE = ("healthy", "injury"), ("healthy", "low", "high")
@@ -26,7 +25,7 @@ Row = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class PatientRows:
-    """The lines that one patient adds to the tables."""
+    """The rows of one patient in the tables."""
 
     train: Row
     series: list[Row]
@@ -40,9 +39,9 @@ def write_patient(plan: PatientPlan, root: Path) -> PatientRows:
     rows = PatientRows(train_row(plan), [], [], [], _demographics(plan))
     for series in plan.series:
         rendering = render(plan.model, series.scan)
-        place = f"{plan.patient_id}/{series.series_id}"
+        folder = f"train_images/{plan.patient_id}/{series.series_id}"
         tags = write_series(
-            root / "train_images" / place,
+            root / folder,
             plan.model,
             series.scan,
             series.style,
@@ -53,13 +52,12 @@ def write_patient(plan: PatientPlan, root: Path) -> PatientRows:
             write_nifti(path, rendering.organs, series.scan, flip_rows=True)
         rows.series.append(_series_row(plan, series))
         rows.images.extend(_image_rows(plan, series, rendering))
-        folder = f"train_images/{place}"
         rows.tags.extend(row | {"path": f"{folder}/{row['InstanceNumber']}.dcm"} for row in tags)
     return rows
 
 
 def train_row(plan: PatientPlan) -> Row:
-    """The line of `train.csv`: one-hot labels."""
+    """The row of `train.csv`: one-hot labels."""
     model = plan.model
     level: dict[str, str] = {organ: model.grade(organ) for organ in ORGAN_GROUPS}
     level["bowel"] = "injury" if model.bowel_injury else "healthy"
@@ -82,7 +80,7 @@ def _series_row(plan: PatientPlan, series: SeriesPlan) -> Row:
 
 
 def _image_rows(plan: PatientPlan, series: SeriesPlan, rendering: Rendering) -> list[Row]:
-    """A line for each slice that shows a bleed or hurt bowel."""
+    """A row for each slice that shows a bleed or hurt bowel."""
     rows: list[Row] = []
     for finding, name in IMAGE_LEVEL_NAMES.items():
         mask = rendering.findings.get(finding)

@@ -1,4 +1,4 @@
-"""Paint a patient on the planes of a scan, from the back to the front, with soft edges."""
+"""Render a patient on the planes of a scan: layers of shapes with soft edges, bottom to top."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ Texture = Callable[[Points, F32], F32]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One coat of paint."""
+    """A shape with its HU."""
 
     shape: Shape
     hu: float | Texture
     label: int = 0
-    """Label of the voxels that are mostly inside; 0 leaves labels as they are."""
+    """Label of the voxels that are at least half inside; 0 keeps the labels below."""
     finding: str = ""
-    """Name of the injury whose mask this layer belongs to."""
+    """The injury whose mask gets these voxels; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A noise-free picture with its truth; arrays (z, y, x), axes growing in LPS."""
+    """A noise-free image with its truth; arrays (z, y, x), axes growing in LPS."""
 
     hu: F32
     organs: NDArray[np.uint8]
     """`ORGAN_LABELS`; an injury inside an organ keeps the organ's label."""
     findings: dict[str, NDArray[np.bool_]]
-    """Masks of what is hurt: any of kidney, liver, spleen, bowel, extravasation."""
+    """Masks of injuries: any of kidney, liver, spleen, bowel, extravasation."""
 
 
 def render(patient: PatientModel, scan: Scan) -> Rendering:
-    """The noise-free picture of `patient` on `scan`."""
+    """The noise-free image of `patient` on `scan`."""
     points = patient.pose.points(scan)
     scale = float(np.mean(patient.pose.scale))
     width = scan.pixel_mm / scale
@@ -86,7 +86,7 @@ def render(patient: PatientModel, scan: Scan) -> Rendering:
 
 
 def acquire(rendering: Rendering, scan: Scan) -> NDArray[np.int16]:
-    """What the scanner gives: HU with noise and offset, rounded, in `LOWEST_HU`..`HIGHEST_HU`.
+    """HU as a scanner measures them: with noise and offset, rounded, in LOWEST_HU..HIGHEST_HU.
 
     The noise is white, then blurred in the plane with (1, 2, 1), and scaled to `scan.noise_hu`.
     """
@@ -120,7 +120,7 @@ def _block(patient: PatientModel, scan: Scan, bounds: Bounds) -> tuple[slice, sl
 
 
 def _layers(patient: PatientModel, phase: Phase) -> Iterator[Layer]:
-    """All coats, in painting order."""
+    """All layers, the lowest first."""
     yield from _trunk(patient, phase)
     yield from _chest(patient, phase)
     yield from _bones(phase)

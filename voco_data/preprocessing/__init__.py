@@ -1,1 +1,1 @@
-"""One series to one grid: orientation, box, resampling."""
+"""One series to the grids of its stores: orientation, box, resampling."""

@@ -1,4 +1,4 @@
-"""The whole recipe of one series on one screen: files to HU, to a box, to every grid."""
+"""The whole recipe of one series on one screen: files to HU, HU to a box, the box to every grid."""
 
 from __future__ import annotations
 
@@ -12,55 +12,55 @@ import numpy.typing as npt
 
 from voco_data.cohort import SeriesEntry
 from voco_data.cropping.abdomen import find_box
-from voco_data.cropping.external_boxes import GivenBox
-from voco_data.cropping.organ_box import include_organs
+from voco_data.cropping.external_boxes import GivenBox, include_organs
 from voco_data.deidentification.burned_in import looks_like_text
 from voco_data.dicom.series.reader import read_series
 from voco_data.errors import SeriesRefused
-from voco_data.masks.files import read_placed
+from voco_data.masks.files import read_masks
 from voco_data.masks.organs import OrganBounds, find_organs
 from voco_data.masks.placement import PlacedMask
 from voco_data.nifti.reader import read_nifti
-from voco_data.preprocessing.reorient import labels_to_axes, to_axes
-from voco_data.preprocessing.resample import resample_to_uint8
+from voco_data.preprocessing.reorient import labels_to_canonical_grid, to_canonical_grid
+from voco_data.preprocessing.resample import resample
 from voco_data.reasons import Reason
 from voco_data.store.spec import StoreSpec
-from voco_data.volumes.box import Box
-from voco_data.volumes.geometry import Canonical
+from voco_data.volumes.geometry import Box, Canonical
 from voco_data.volumes.volume import AIR_HU, Volume, content_state, may_be_hu
+from voco_data.volumes.voxels import Quantisation, Voxels
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One decoded series, oriented and ready for any grid of one set of rules."""
+    """One decoded series along the canonical axes, ready for any grid of one set of rules."""
 
     volume: Volume
     """As the scanner wrote it."""
-    where: Canonical
-    """The canonical volume: a view of the scanner's, or of what it was resampled to."""
+    canonical: Canonical
+    """The grid of `hu`: the scanner's, permuted and flipped, or the one it was resampled to."""
     hu: npt.NDArray[np.int16]
     """HU along the canonical axes (z, y, x), contiguous."""
     flags: tuple[str, ...]
-    """Remarks that did not stop the series."""
+    """Remarks for which a series is not refused."""
     driver: str = ""
-    """Digest of what drives the box beside the pixels: a mask, or a box made elsewhere."""
+    """Digest of the mask or the given box that determines the box; empty where pixels do."""
     organs: dict[str, OrganBounds] = field(default_factory=dict)
-    """Organs that masks show, by name."""
+    """Bounds of the organs in its masks, by name."""
     given: GivenBox | None = None
+    """A box that another program made."""
 
     @property
     def resampled(self) -> bool:
-        """Whether a tilt or an oblique orientation was resampled onto the canonical axes."""
-        return self.where.native is not self.volume.geometry
+        """Whether a tilted or oblique volume was resampled onto the canonical axes."""
+        return self.canonical.native is not self.volume.geometry
 
     @cached_property
     def input_digest(self) -> str:
-        """Digest of pixels, geometry and what drives the box."""
+        """Digest of pixels, geometry and driver."""
         return self.volume.input_digest(self.driver)
 
     @cached_property
     def content_digest(self) -> str:
-        """Digest of the canonical HU alone: the same volume as DICOM and as NIfTI has one."""
+        """Digest of the canonical HU alone: equal for one volume as DICOM and as NIfTI."""
         if not self.resampled:
             return self.volume.content_digest()
         state = content_state(self.hu.shape)
@@ -73,81 +73,75 @@ def prepare(
 ) -> Prepared:
     """Read one series with its masks and bring it to the canonical axes. Raises SeriesRefused.
 
-    `spec` gives the rules of what counts as a volume; `given` is a box made elsewhere.
+    `spec` gives the rules for a volume. `given` is a box that another program made.
     """
-    volume = _read(base, entry, spec)
+    volume = _read_volume(base, entry, spec)
     if not may_be_hu(volume.hu):
         raise SeriesRefused(Reason.NOT_HU, "neither fat, lung nor air: not HU, or no intercept")
     if looks_like_text(volume.hu):
         raise SeriesRefused(Reason.BURNED_IN, "pixels that look like a line of text")
-    mask, mask_flags = read_placed(base, entry.masks, volume.geometry)
-    upright = volume if volume.geometry.is_aligned(spec.axis_tolerance_deg) else to_axes(volume)
-    where = upright.geometry.canonical(spec.axis_tolerance_deg)
-    if where.shape[0] < spec.min_slices:
+    mask, mask_flags = read_masks(base, entry.masks, volume.geometry)
+    is_aligned = volume.geometry.is_aligned(spec.axis_tolerance_deg)
+    aligned = volume if is_aligned else to_canonical_grid(volume)
+    canonical = aligned.geometry.canonical(spec.axis_tolerance_deg)
+    n_slices = canonical.shape[0]
+    if n_slices < spec.min_slices:
         raise SeriesRefused(
-            Reason.TOO_FEW_SLICES,
-            f"{where.shape[0]} slices, at least {spec.min_slices} are needed",
+            Reason.TOO_FEW_SLICES, f"{n_slices} slices, at least {spec.min_slices} are needed"
         )
-    extent_mm = where.shape[0] * where.spacing_mm[0]
+    extent_mm = n_slices * canonical.spacing_mm[0]
     if extent_mm < spec.min_extent_mm:
         raise SeriesRefused(
             Reason.TOO_THIN,
             f"covers {extent_mm:.1f} mm, at least {spec.min_extent_mm:g} mm are needed",
         )
     return Prepared(
-        volume,
-        where,
-        # The kernel runs along rows, so a view that runs against them is copied once.
-        np.ascontiguousarray(where.view(upright.hu), dtype=np.int16),
-        (*upright.flags, *mask_flags),
-        given.digest if given is not None else mask.digest if mask is not None else "",
-        {} if mask is None else _organs(mask, volume, where),
-        given,
+        volume=volume,
+        canonical=canonical,
+        # The kernel reads along rows, so a view of another memory order is copied once.
+        hu=np.ascontiguousarray(canonical.view(aligned.hu), dtype=np.int16),
+        flags=(*aligned.flags, *mask_flags),
+        driver=given.digest if given is not None else mask.digest if mask is not None else "",
+        organs={} if mask is None else _find_organs(mask, volume, canonical),
+        given=given,
     )
 
 
-def _read(base: Path, entry: SeriesEntry, spec: StoreSpec) -> Volume:
+def _read_volume(base: Path, entry: SeriesEntry, spec: StoreSpec) -> Volume:
     paths = [base / file for file in entry.files]
     if entry.kind == "dicom":
         return read_series(paths, gaps=spec.gaps, min_slices=spec.min_slices)
     return read_nifti(paths[0], min_slices=spec.min_slices)
 
 
-def _organs(mask: PlacedMask, volume: Volume, where: Canonical) -> dict[str, OrganBounds]:
+def _find_organs(mask: PlacedMask, volume: Volume, canonical: Canonical) -> dict[str, OrganBounds]:
     labels = mask.labels
-    if where.native is not volume.geometry:
-        labels = labels_to_axes(labels, volume.geometry, where.native)
-    return find_organs(np.ascontiguousarray(where.view(labels), dtype=np.uint16), mask.names)
+    if canonical.native is not volume.geometry:
+        labels = labels_to_canonical_grid(labels, volume.geometry, canonical.native)
+    return find_organs(np.ascontiguousarray(canonical.view(labels), dtype=np.uint16), mask.names)
 
 
-def boxes(prepared: Prepared, specs: Sequence[StoreSpec]) -> dict[StoreSpec, Box]:
-    """The box that each spec asks for; specs with one crop policy share the search."""
-    found: dict[object, Box] = {}
+def find_boxes(prepared: Prepared, specs: Sequence[StoreSpec]) -> dict[StoreSpec, Box]:
+    """The box of each spec; specs with one crop policy share the search."""
+    by_policy: dict[object, Box] = {}
     for spec in specs:
         policy = (spec.crop, spec.margin_mm)
-        if policy not in found:
-            found[policy] = _box(prepared, spec)
-    return {spec: found[(spec.crop, spec.margin_mm)] for spec in specs}
+        if policy not in by_policy:
+            by_policy[policy] = _find_box(prepared, spec)
+    return {spec: by_policy[(spec.crop, spec.margin_mm)] for spec in specs}
 
 
-def _box(prepared: Prepared, spec: StoreSpec) -> Box:
-    where = prepared.where
-    found = find_box(prepared.hu, where.spacing_mm, crop=spec.crop, margin_mm=spec.margin_mm)
+def _find_box(prepared: Prepared, spec: StoreSpec) -> Box:
+    shape, spacing_mm = prepared.canonical.shape, prepared.canonical.spacing_mm
+    found = find_box(prepared.hu, spacing_mm, crop=spec.crop, margin_mm=spec.margin_mm)
     if spec.crop != "abdomen":
         return found
     if prepared.given is not None:
-        return prepared.given.on(where, found)
-    return include_organs(found, prepared.organs, where.shape, where.spacing_mm, spec.margin_mm)
+        return prepared.given.to_voxels(prepared.canonical, found)
+    return include_organs(found, prepared.organs, shape, spacing_mm, spec.margin_mm)
 
 
-def to_grid(prepared: Prepared, box: Box, spec: StoreSpec) -> npt.NDArray[np.uint8]:
-    """The box on the spec's grid, uint8 (Z, Y, X), canonical axes."""
-    return resample_to_uint8(
-        prepared.hu,
-        box.start,
-        box.stop,
-        spec.grid,
-        spec.window_low_hu,
-        spec.window_width_hu,
-        AIR_HU,
-    )
+def to_grid(prepared: Prepared, box: Box, spec: StoreSpec) -> Voxels:
+    """The box on the spec's grid as stored voxels (Z, Y, X), canonical axes."""
+    quantisation = Quantisation(spec.window_low_hu, spec.window_width_hu)
+    return resample(prepared.hu, box.start, box.stop, spec.grid, quantisation, floor_hu=AIR_HU)

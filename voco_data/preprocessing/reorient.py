@@ -1,6 +1,6 @@
-"""Volumes that no permutation brings to the canonical axes: resampled onto them, once.
+"""Resampling onto the canonical axes of volumes that no permutation brings there.
 
-A gantry tilt shears the grid, an oblique reformat turns it. Both are one affine map from the
+A gantry tilt shears the grid, an oblique reformat rotates it. Both are one affine map from the
 canonical grid to the scanner's index, and one linear interpolation.
 """
 
@@ -17,15 +17,15 @@ from voco_data.limits import check_voxels
 from voco_data.volumes.geometry import CANONICAL_AXES, Geometry, nearest_axes
 from voco_data.volumes.volume import AIR_HU, Volume
 
-SLACK = 1e-6
-"""Voxels of rounding before an extent counts as one voxel longer."""
+ROUNDING_VOXELS = 1e-6
+"""Rounding error of an extent that does not make it one voxel longer."""
 
 
-def to_axes(volume: Volume) -> Volume:
-    """`volume` on the smallest canonical grid that holds it; what was not scanned is air.
+def to_canonical_grid(volume: Volume) -> Volume:
+    """`volume` on the smallest canonical grid that holds it; voxels that were not scanned are air.
 
-    Every canonical axis takes the spacing of the scanner's nearest axis. Slices are mixed, so
-    instance numbers are lost. Flags say why: `tilt_corrected` or `reoriented`.
+    Every canonical axis has the spacing of the scanner's nearest axis. Slices are mixed, so there
+    are no instance numbers. Adds the flag `tilt_corrected` or `reoriented`.
     """
     native = volume.geometry
     grid = canonical_grid(native)
@@ -43,13 +43,19 @@ def to_axes(volume: Volume) -> Volume:
         cval=AIR_HU,
     )
     flag = "tilt_corrected" if native.sheared else "reoriented"
-    return Volume(hu, grid, (), volume.transfer_syntax, (*volume.flags, flag))
+    return Volume(
+        hu=hu,
+        geometry=grid,
+        instance_numbers=(),
+        transfer_syntax=volume.transfer_syntax,
+        flags=(*volume.flags, flag),
+    )
 
 
-def labels_to_axes(
+def labels_to_canonical_grid(
     labels: npt.NDArray[np.uint16], native: Geometry, grid: Geometry
 ) -> npt.NDArray[np.uint16]:
-    """Labels on `native` at the voxels of `grid`: the nearest one's, 0 outside."""
+    """Labels on `native` at the voxels of `grid`: that of the nearest voxel, 0 outside."""
     to_native = np.linalg.inv(native.index_to_mm) @ grid.index_to_mm
     out: npt.NDArray[np.uint16] = np.empty(grid.shape, np.uint16)
     ndimage.affine_transform(
@@ -60,13 +66,13 @@ def labels_to_axes(
 
 def canonical_grid(native: Geometry) -> Geometry:
     """The smallest grid along the canonical axes that covers the corners of `native`."""
-    picked, _ = nearest_axes(native.axes)
-    spacing = np.array([native.spacing_mm[axis] for axis in picked])
+    permutation, _ = nearest_axes(native.axes)
+    spacing = np.array([native.spacing_mm[axis] for axis in permutation])
     corners = np.array(list(itertools.product(*((0, n - 1) for n in native.shape)))).T
     points = native.index_to_mm @ np.vstack([corners, np.ones(8)])
-    along = np.asarray(CANONICAL_AXES) @ points[:3]
-    low, high = along.min(axis=1), along.max(axis=1)
-    z, y, x = (math.floor(n + SLACK) + 1 for n in (high - low) / spacing)
+    canonical_mm = np.asarray(CANONICAL_AXES) @ points[:3]
+    low, high = canonical_mm.min(axis=1), canonical_mm.max(axis=1)
+    z, y, x = (math.floor(n + ROUNDING_VOXELS) + 1 for n in (high - low) / spacing)
     sz, sy, sx = spacing.tolist()
     oz, oy, ox = low.tolist()
     return Geometry((z, y, x), (sz, sy, sx), (ox, oy, oz), CANONICAL_AXES)

@@ -1,4 +1,4 @@
-"""One pass from HU to a grid of grey values: exact area average, window and quantisation fused.
+"""One pass from HU to stored voxels on a grid: exact area average, window and quantisation fused.
 
 Along an axis that shrinks, an output voxel is the average of the input it covers, fractions of
 voxels included. Along an axis that grows, it is the linear interpolation at its centre. The three
@@ -13,8 +13,16 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from voco_data.volumes.geometry import Index
+from voco_data.volumes.voxels import HIGHEST, LOWEST, Quantisation, Voxel, Voxels
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+_LOWEST, _HIGHEST = np.float32(LOWEST), np.float32(HIGHEST)
+_HALF = np.float32(0.5)
+_ROUNDING = 1e-9
+"""Smaller shares of a voxel are rounding errors of the edges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +32,7 @@ class AxisWeights:
     first: Ints
     """(n_out,) first input index."""
     count: Ints
-    """(n_out,) how many inputs take part, at least 1."""
+    """(n_out,) number of inputs, at least 1."""
     weights: Floats
     """(n_out, max count), zero beyond `count`."""
 
@@ -35,9 +43,9 @@ def axis_weights(start: int, stop: int, n_out: int) -> AxisWeights:
     if n_in < 1 or n_out < 1:
         raise ValueError(f"cannot resample {n_in} voxels to {n_out}")
     dense = _area(n_in, n_out) if n_in >= n_out else _linear(n_in, n_out)
-    used = dense > 0
-    first = used.argmax(axis=1)
-    count = dense.shape[1] - used[:, ::-1].argmax(axis=1) - first
+    is_used = dense > 0
+    first = is_used.argmax(axis=1)
+    count = dense.shape[1] - is_used[:, ::-1].argmax(axis=1) - first
     weights = np.zeros((n_out, int(count.max())), np.float32)
     for out, (low, n) in enumerate(zip(first, count, strict=True)):
         weights[out, :n] = dense[out, low : low + n]
@@ -50,7 +58,7 @@ def _area(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
     index = np.arange(n_in)
     low, high = edges[:-1, None], edges[1:, None]
     dense = np.clip(np.minimum(index + 1, high) - np.maximum(index, low), 0.0, 1.0)
-    dense[dense < 1e-9] = 0.0  # an edge that rounding puts a hair inside the next voxel
+    dense[dense < _ROUNDING] = 0.0
     weights: npt.NDArray[np.float64] = dense / dense.sum(axis=1, keepdims=True)
     return weights
 
@@ -58,40 +66,39 @@ def _area(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
 def _linear(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
     """(n_out, n_in): linear interpolation at the output centres, constant beyond the ends."""
     centres = np.clip((np.arange(n_out) + 0.5) * n_in / n_out - 0.5, 0.0, n_in - 1.0)
-    low = np.minimum(centres.astype(np.int64), max(n_in - 2, 0))
-    share = centres - low
+    below = np.minimum(centres.astype(np.int64), max(n_in - 2, 0))
+    weight_above = centres - below
     dense = np.zeros((n_out, n_in))
     rows = np.arange(n_out)
-    dense[rows, low] = 1.0 - share
-    dense[rows, np.minimum(low + 1, n_in - 1)] += share
+    dense[rows, below] = 1.0 - weight_above
+    dense[rows, np.minimum(below + 1, n_in - 1)] += weight_above
     return dense
 
 
-def resample_to_uint8(
+def resample(
     hu: npt.NDArray[np.int16],
-    start: tuple[int, int, int],
-    stop: tuple[int, int, int],
-    grid: tuple[int, int, int],
-    window_low_hu: float,
-    window_width_hu: float,
+    start: Index,
+    stop: Index,
+    grid: Index,
+    quantisation: Quantisation,
     floor_hu: int,
-) -> npt.NDArray[np.uint8]:
-    """The box start..stop of `hu` (z, y, x) on `grid`, windowed to 0..255, rounded half up.
+) -> Voxels:
+    """The box start..stop of `hu` (z, y, x) on `grid`, quantised.
 
     `hu` may be a permuted or flipped view. HU below `floor_hu` count as `floor_hu`. The window is
-    applied after the average, as a scanner with larger voxels would have measured.
+    applied after the average, which is what a scanner with larger voxels would measure.
     """
     z, y, x = (axis_weights(a, b, n) for a, b, n in zip(start, stop, grid, strict=True))
-    out = np.empty(grid, np.uint8)
+    out = np.empty(grid, Voxel)
     _kernel(
         hu,
         (z.first, z.count, z.weights),
         (y.first, y.count, y.weights),
-        # One row of weights a tap, so that the sum over x has no inner loop.
+        # A row of weights for each tap, so that the sum over x has no inner loop.
         (x.first - start[2], np.ascontiguousarray(x.weights.T)),
         (start[2], stop[2]),
-        np.float32(window_low_hu),
-        np.float32(255.0 / window_width_hu),
+        np.float32(quantisation.low_hu),
+        np.float32(quantisation.steps_per_hu),
         np.int16(floor_hu),
         out,
     )
@@ -105,15 +112,15 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     """Average over z row by row, then over y into a plane of rows, then over x.
 
     A row of the input is read once for each output slice that it touches, while its sum stays in
-    the first cache. Rows run along x, the inner loop of the first two sums. There is no fast
-    math: sums in another order, or fused with products, would give other pixels elsewhere.
+    the first cache. Rows run along x, the inner loop of the first two sums. Fast math is off: sums
+    in another order, or fused with products, would give other pixels on other processors.
     """
     z_first, z_count, z_weights = z
     y_first, y_count, y_weights = y
     x_first, x_weights = x
     left, right = columns
     width = right - left
-    # Beyond its end a row is 0, where taps of weight 0 may look.
+    # Rows are padded with 0 for the taps of weight 0 beyond their end.
     rows = np.zeros((out.shape[1], width + x_weights.shape[0]), np.float32)
     line = np.empty(width, np.float32)
     total = np.empty(out.shape[2], np.float32)
@@ -123,7 +130,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
         for oy in range(out.shape[1]):
             for ky in range(y_count[oy]):
                 iy = y_first[oy] + ky
-                if iy != summed:  # neighbours share the row that lies on their border
+                if iy != summed:  # output rows share the input row on their border
                     summed = iy
                     line[:] = np.float32(0.0)
                     for kz in range(z_count[oz]):
@@ -136,15 +143,15 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
                 for i in range(width):
                     row[i] += weight * line[i]
         for oy in range(out.shape[1]):
-            _fold(rows[oy], x_first, x_weights, total)
+            _sum_taps(rows[oy], x_first, x_weights, total)
             for ox in range(out.shape[2]):
-                grey = (total[ox] - low) * scale + np.float32(0.5)
-                out[oz, oy, ox] = np.uint8(min(max(grey, np.float32(0.0)), np.float32(255.0)))
+                value = (total[ox] - low) * scale + _HALF
+                out[oz, oy, ox] = Voxel(min(max(value, _LOWEST), _HIGHEST))
 
 
 @numba.njit(nogil=True, cache=True)
-def _fold(row, first, w, total):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The weighted sums of `row` from each `first` on. Written out for the usual few taps."""
+def _sum_taps(row, first, w, total):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The weighted sums of `row` from each `first` on, unrolled for the usual few taps."""
     count = w.shape[0]
     if count == 2:
         for i in range(total.size):

@@ -1,1 +1,1 @@
-"""The ledger of a run and its quality-control report."""
+"""Quality control of a run: its ledger, previews of its series, outliers, and the report."""

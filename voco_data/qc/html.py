@@ -1,27 +1,44 @@
-"""One self-contained HTML page from sections: no script, no network, nothing but the file."""
+"""Self-contained HTML pages: the template environment, static pages of sections, inline sources.
+
+Imports neither Pillow nor the previews: pages of voco_models are rendered where only the training
+libraries are installed.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-ENVIRONMENT = Environment(
-    loader=PackageLoader("voco_data.qc"), autoescape=True, undefined=StrictUndefined
-)
+_LOADER = PackageLoader("voco_data.qc")
+ENVIRONMENT = Environment(loader=_LOADER, autoescape=True, undefined=StrictUndefined)
+"""The templates of voco_data/qc/templates; values are escaped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A headed part of a page. `html` is markup that was made with escaping on."""
+    """A part of a page with a heading."""
 
     title: str
     html: str
+    """Markup that was rendered with escaping on."""
 
 
 def render(title: str, sections: Sequence[Section], *, lead: str = "") -> str:
-    """The whole page as text."""
+    """A page without scripts, as text; `lead` is a sentence below its title."""
     marked = [{"title": s.title, "html": Markup(s.html)} for s in sections]
     return ENVIRONMENT.get_template("page.html").render(title=title, lead=lead, sections=marked)
+
+
+def read_source(name: str) -> str:
+    """A style or script among the templates, as it is: these are not templates."""
+    return _LOADER.get_source(ENVIRONMENT, name)[0]
+
+
+def csp_hash(text: str) -> str:
+    """The source expression of an inline style or script in a Content-Security-Policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""The ledger of a run: a row a series found, and a row a file that belongs to none."""
+"""The ledger of a run: a row for each series found, and for each file that belongs to none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Status = Literal["stored", "cached", "refused", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """One line. Ids and source are those that may be written; lengths in mm, LPS."""
+    """One row. Ids and source are pseudonyms where the run uses them; lengths in mm, LPS."""
 
     kind: Literal["series", "file"]
     source: str
@@ -30,7 +30,7 @@ class LedgerRow:
     patient_id: str
     status: Status
     reason: str = ""
-    """A code of voco_data.reasons where the row is refused or skipped."""
+    """A reason of voco_data.reasons if the row is refused or skipped."""
     detail: str = ""
     n_slices: int | None = None
     rows: int | None = None
@@ -39,9 +39,9 @@ class LedgerRow:
     spacing_y_mm: float | None = None
     spacing_x_mm: float | None = None
     z_low_mm: float | None = None
-    """Lowest z that the scan covers."""
+    """Lowest z of the scan."""
     z_high_mm: float | None = None
-    """Highest z that the scan covers."""
+    """Highest z of the scan."""
     transfer_syntax: str = ""
     box_method: str = ""
     box_z_low_mm: float | None = None
@@ -50,12 +50,12 @@ class LedgerRow:
     hu_p5: float | None = None
     hu_median: float | None = None
     hu_p95: float | None = None
-    """Percentiles of HU above air inside the box."""
+    """5th, 50th and 95th percentile of the HU of tissue inside the box."""
     flags: str = ""
     """Separated by blanks."""
     input_digest: str = ""
     duplicate_of: str = ""
-    """Series id of the first series with equal content, where the row is flagged `duplicate`."""
+    """Id of the first series with equal content, if the row is flagged `duplicate`."""
 
 
 _TYPES = {
@@ -75,35 +75,34 @@ _TYPES = {
     "hu_p95": "float64",
 }
 _NAMES = [field.name for field in fields(LedgerRow)]
-_ROWS_A_GROUP = 2_000
+_ROWS_PER_GROUP = 2_000
 
 
 def write(run: Storage, rows: Iterable[LedgerRow]) -> None:
     """Write the ledger of a run as Parquet, sorted by source, atomically.
 
-    Rows are sorted on disk and written by row groups: memory does not grow with their number.
+    Rows are sorted in a scratch database and written in row groups: memory does not grow with their
+    number.
     """
     schema = _schema()
-    with scratch_tables("CREATE TABLE lines (source TEXT, series_uid TEXT, line TEXT);") as lines:
-        lines.executemany("INSERT INTO lines VALUES (?, ?, ?)", map(_line, rows))
-        found = lines.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
-        with (
-            run.replacing(KEY) as temporary,
-            pq.ParquetWriter(temporary, schema) as writer,
-        ):
-            for group in batched((json.loads(line) for (line,) in found), _ROWS_A_GROUP):
+    with scratch_tables("CREATE TABLE lines (source TEXT, series_uid TEXT, line TEXT);") as scratch:
+        scratch.executemany("INSERT INTO lines VALUES (?, ?, ?)", map(_scratch_row, rows))
+        found = scratch.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
+        with run.replacing(KEY) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            for group in batched((json.loads(line) for (line,) in found), _ROWS_PER_GROUP):
                 columns = [list(column) for column in zip(*group, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-def _line(row: LedgerRow) -> tuple[str, str, str]:
-    found = (getattr(row, name) for name in _NAMES)
-    values = [escape_undecodable(value) if isinstance(value, str) else value for value in found]
+def _scratch_row(row: LedgerRow) -> tuple[str, str, str]:
+    """Source and series id to sort by, and all values as JSON."""
+    values = [getattr(row, name) for name in _NAMES]
+    values = [escape_undecodable(value) if isinstance(value, str) else value for value in values]
     return (escape_undecodable(row.source), escape_undecodable(row.series_uid), json.dumps(values))
 
 
 def _schema() -> pa.Schema:
-    """Arrow's types, with those of pandas beside them, so that it reads back what was meant."""
+    """The columns in Arrow's types, with pandas' own in the metadata, for pandas to read back."""
     table = pd.DataFrame(columns=_NAMES)
     table = table.astype({name: _TYPES.get(name, "string") for name in _NAMES})
     return pa.Schema.from_pandas(table, preserve_index=False)

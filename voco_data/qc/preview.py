@@ -1,4 +1,4 @@
-"""A small picture of a whole scan in three planes, with its box and HU: what a person checks."""
+"""Previews: three planes of a whole scan with its box and HU histogram, for a person to check."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from PIL import Image
 
 from voco_data.storage.base import ObjectReader, WritableStorage
 from voco_data.storage.root import PREVIEWS_FOLDER
-from voco_data.volumes import hu_histogram
-from voco_data.volumes.box import Box
-from voco_data.volumes.geometry import Triple
+from voco_data.volumes.geometry import Box, Triple
+from voco_data.volumes.hu_histogram import HuHistogram
 
 PLANES = ("axial", "coronal", "sagittal")
 SLOT_PX = 192
-"""A picture is three square slots side by side, a plane in the middle of each."""
-QUALITY = 66
-"""JPEG quality: about 12 kB a scan, so that a page can hold a thousand."""
-LOW_HU, HIGH_HU = -150, 250
-SAMPLES = 64
-"""Values along each axis of the box that are counted for the histogram, at most twice as many."""
+"""Side of a slot. A picture is three square slots side by side, a plane centred in each."""
+JPEG_QUALITY = 66
+"""About 12 kB a scan, so that a page can hold a thousand."""
+WINDOW_HU = (-150, 250)
+"""The soft-tissue window of the planes."""
 FORMAT = 1
+"""Version of the JSON in a preview's comment."""
 
 Rectangle = tuple[float, float, float, float]
 """Left, top, width, height in px of the picture."""
@@ -33,23 +32,23 @@ Rectangle = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a preview file says of its scan."""
+    """A preview file. Its picture is read on request: a run may have many."""
 
     root: ObjectReader
     key: str
-    """A JPEG, without the box: a line would blur in it. Not kept: a run may have many."""
+    """Of a JPEG without the box, whose line would blur in it."""
     boxes: tuple[Rectangle, ...]
     """The box in each of PLANES."""
     histogram: tuple[int, ...]
     """HU counts inside the box, in the bins of voco_data.volumes.hu_histogram."""
 
     def data_uri(self) -> str:
-        """The picture as a page holds it."""
+        """The picture as a URI that a page embeds."""
         return f"data:image/jpeg;base64,{base64.b64encode(self.root.read(self.key)).decode()}"
 
 
 def key_of(input_digest: str) -> str:
-    """Where the preview of a decoded input lies under a root."""
+    """Key of the preview of an input under a root."""
     return f"{PREVIEWS_FOLDER}/{input_digest[:2]}/{input_digest}.jpg"
 
 
@@ -65,31 +64,32 @@ def write(
     hu: npt.NDArray[np.int16],
     spacing_mm: Triple,
     box: Box,
+    histogram: HuHistogram,
 ) -> None:
-    """Write axial, coronal and sagittal planes through the box's centre, the box and the HU.
+    """Write axial, coronal and sagittal planes through the centre of `box`, it and its histogram.
 
     `hu` is canonical (z, y, x). Axial: anterior up, patient's right on the left. Coronal and
-    sagittal: head up; sagittal looks from the patient's left, anterior on the left. One file:
-    box and histogram are JSON in the JPEG's comment, so they never part from their picture.
+    sagittal: head up; sagittal as seen from the patient's left, anterior on the left. Box and
+    histogram are JSON in the JPEG's comment, so that they cannot be separated from their picture.
     """
-    z, y, x = ((a + b) // 2 for a, b in zip(box.start, box.stop, strict=True))
+    z, y, x = ((start + stop) // 2 for start, stop in zip(box.start, box.stop, strict=True))
     sheet = Image.new("L", (len(PLANES) * SLOT_PX, SLOT_PX))
     boxes = [
-        _place(sheet, 0, hu[z], spacing_mm, box, rows=1, columns=2),
-        _place(sheet, 1, hu[::-1, y, :], spacing_mm, box, rows=0, columns=2),
-        _place(sheet, 2, hu[::-1, :, x], spacing_mm, box, rows=0, columns=1),
+        _draw_plane(sheet, 0, hu[z], spacing_mm, box, rows=1, columns=2),
+        _draw_plane(sheet, 1, hu[::-1, y, :], spacing_mm, box, rows=0, columns=2),
+        _draw_plane(sheet, 2, hu[::-1, :, x], spacing_mm, box, rows=0, columns=1),
     ]
-    note = {"format": FORMAT, "boxes": boxes, "histogram": hu_histogram.count(sample(hu, box))}
+    note = {"format": FORMAT, "boxes": boxes, "histogram": histogram.counts}
     buffer = io.BytesIO()
     comment = json.dumps(note, separators=(",", ":")).encode()
-    sheet.save(buffer, "JPEG", quality=QUALITY, comment=comment)
+    sheet.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=comment)
     root.write(key, buffer.getvalue())
 
 
 def read(root: ObjectReader, key: str) -> Preview | None:
-    """The preview under `key`; None if there is none that this version wrote."""
+    """The preview under `key`; None if there is none of this FORMAT."""
     try:
-        with Image.open(io.BytesIO(root.read(key))) as image:  # reads the head alone
+        with Image.open(io.BytesIO(root.read(key))) as image:  # Pillow reads the header only
             note = json.loads(image.info["comment"])
         if note["format"] != FORMAT:
             return None
@@ -99,7 +99,7 @@ def read(root: ObjectReader, key: str) -> Preview | None:
         return None
 
 
-def _place(
+def _draw_plane(
     sheet: Image.Image,
     slot: int,
     plane: npt.NDArray[np.int16],
@@ -109,15 +109,15 @@ def _place(
     rows: int,
     columns: int,
 ) -> Rectangle:
-    """Put one plane into its slot in true proportions, and say where its box is.
+    """Draw one plane into its slot in true proportions; returns the rectangle of its box.
 
-    `rows` and `columns` name the plane's canonical axes.
+    `rows` and `columns` are the canonical axes of the plane's rows and columns.
     """
     height_mm = plane.shape[0] * spacing_mm[rows]
     width_mm = plane.shape[1] * spacing_mm[columns]
     scale = SLOT_PX / max(height_mm, width_mm)
     width, height = max(1, round(width_mm * scale)), max(1, round(height_mm * scale))
-    image = Image.fromarray(_grey(plane))
+    image = Image.fromarray(_to_grey(plane))
     left, top = slot * SLOT_PX + (SLOT_PX - width) // 2, (SLOT_PX - height) // 2
     sheet.paste(image.resize((width, height), Image.Resampling.BILINEAR), (left, top))
     per_row, per_column = height / plane.shape[0], width / plane.shape[1]
@@ -132,17 +132,11 @@ def _place(
     )
 
 
-def _grey(plane: npt.NDArray[np.int16]) -> npt.NDArray[np.uint8]:
-    """The soft-tissue window on 0 to 255, in int16: floats would cost twice the time."""
-    grey = np.clip(plane, LOW_HU, HIGH_HU, out=np.empty(plane.shape, np.int16))
-    grey -= LOW_HU
+def _to_grey(plane: npt.NDArray[np.int16]) -> npt.NDArray[np.uint8]:
+    """WINDOW_HU on 0 to 255, in int16: floats take twice the time."""
+    low_hu, high_hu = WINDOW_HU
+    grey = np.clip(plane, low_hu, high_hu, out=np.empty(plane.shape, np.int16))
+    grey -= low_hu
     grey *= 51  # 400 HU times 51 / 80 is 255; 400 * 51 fits int16
     grey //= 80
     return grey.astype(np.uint8)
-
-
-def sample(hu: npt.NDArray[np.int16], box: Box) -> npt.NDArray[np.int16]:
-    """Every n-th voxel of the box along each axis: touching all would cost more than the read."""
-    cut = zip(box.start, box.stop, strict=True)
-    z, y, x = (slice(a, b, max(1, (b - a) // SAMPLES)) for a, b in cut)
-    return hu[z, y, x]

@@ -1,13 +1,12 @@
-"""The QC report of one run: a page on which a person finds what is odd among thousands of series.
+"""The QC report of one run: a page on which a person finds the outliers among thousands of series.
 
-One file. Its rows are plain HTML in outlier order, so it can be read without its script; the
-script filters, sorts, plots and opens a series. Nothing is loaded: the policy forbids it.
+One self-contained file. Its rows are plain HTML in outlier order, so that it can be read without
+scripts; the script filters, sorts, plots and opens a series. Its Content-Security-Policy forbids to
+load anything.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections import Counter
@@ -20,22 +19,23 @@ from typing import Any
 from markupsafe import Markup
 
 from voco_data.qc import outliers, preview
-from voco_data.qc.html import ENVIRONMENT
+from voco_data.qc.html import ENVIRONMENT, csp_hash, read_source
+from voco_data.qc.preview import Preview
 from voco_data.qc.report_rows import Row, choose
 from voco_data.storage.base import Storage
 from voco_data.storage.root import PREVIEWS_FOLDER
 from voco_data.volumes import hu_histogram
 
-PICTURE_CHARACTERS = 22_000_000
-"""Pictures of a page, as base64. A thousand series fit; beyond, the first rows have theirs."""
+MAX_PICTURE_CHARACTERS = 22_000_000
+"""Of all pictures of a page, as base64: those of the first thousand series."""
 ROWS_SHOWN = 1500
-"""Rows on screen at once; a button shows as many more. Filter and sort see all of them."""
+"""Rows on screen at once; a button shows as many more. Filters and sorting apply to all rows."""
 READERS = 16
-"""Previews that are read at once."""
+"""Threads that read previews: each preview in a bucket takes a round trip."""
 STATUSES = ("refused", "stored", "cached", "skipped")
 SCRIPTS = ("data.js", "plots.js", "detail.js", "table.js")
-PER = 10_000
-"""A histogram's bins are shares of so many voxels: short numbers."""
+SHARE_UNIT = 10_000
+"""Histograms of the page count voxels in so many: integers take fewer characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,104 +45,106 @@ class Entry:
     ledger: dict[str, Any]
     """The ledger's values; None where there is none."""
     measures: dict[str, float | None]
-    """What is worked out from them and from the HU: keys as in voco_data.qc.outliers."""
+    """Values derived from them: keys as in voco_data.qc.outliers."""
     score: float | None
-    """None for what was not kept."""
+    """None for rows that were not kept."""
     why: tuple[str, ...]
-    look: preview.Preview | None
+    preview: Preview | None
 
 
 def render(title: str, ledger: Path, root: Storage) -> str:
-    """The page as text, for the ledger of one run; previews come from `root`."""
-    found = choose(ledger)
-    entries = _entries(found.rows, root)
+    """The page as text, for the ledger of one run; previews are read from `root`."""
+    chosen = choose(ledger)
+    entries = _read_entries(chosen.rows, root)
     pictures = _pictures(entries)
-    style, script = _source("page.css"), "".join(_source(name) for name in SCRIPTS)
+    style = read_source("qc/page.css")
+    script = "".join(read_source(f"qc/{name}") for name in SCRIPTS)
     return ENVIRONMENT.get_template("qc/page.html").render(
         title=title,
         style=Markup(style),
-        style_hash=_hash(style),
+        style_hash=csp_hash(style),
         script=Markup(script),
-        script_hash=_hash(script),
+        script_hash=csp_hash(script),
         data=Markup(_data(entries)),
         entries=entries,
         pictures=pictures,
         rows_shown=ROWS_SHOWN,
-        series=found.counts["kind"]["series"],
-        kept=found.kept,
-        files=found.counts["kind"]["file"],
-        patients=found.patients,
-        outliers=found.outliers,
-        statuses=_ordered(found.counts["status"], STATUSES),
-        kinds=_ordered(found.counts["kind"], ("series", "file")),
-        reasons=_ordered(found.counts["reason"]),
+        series=chosen.counts["kind"]["series"],
+        kept=chosen.kept,
+        files=chosen.counts["kind"]["file"],
+        patients=chosen.patients,
+        outliers=chosen.outliers,
+        statuses=_ordered(chosen.counts["status"], STATUSES),
+        kinds=_ordered(chosen.counts["kind"], ("series", "file")),
+        reasons=_ordered(chosen.counts["reason"]),
         left_out={
-            kind: found.counts["kind"][kind] - sum(e.ledger["kind"] == kind for e in entries)
+            kind: chosen.counts["kind"][kind] - sum(e.ledger["kind"] == kind for e in entries)
             for kind in ("series", "file")
         },
-        unpictured=sum(e.look is not None for e in entries) - len(pictures),
+        unpictured=sum(e.preview is not None for e in entries) - len(pictures),
         folder=PREVIEWS_FOLDER,
         slot=preview.SLOT_PX,
         width=len(preview.PLANES) * preview.SLOT_PX,
         planes=preview.PLANES,
         measures=outliers.MEASURES,
         rules=outliers,
-        judged=found.kept >= outliers.FEWEST,
+        judged=chosen.kept >= outliers.FEWEST,
     )
 
 
-def _entries(rows: Sequence[Row], root: Storage) -> list[Entry]:
+def _read_entries(rows: Sequence[Row], root: Storage) -> list[Entry]:
     """Rows with the previews of those that were kept."""
-    pictures = root.cached(PREVIEWS_FOLDER)
+    previews = root.cached(PREVIEWS_FOLDER)
 
-    def entry(row: Row) -> Entry:
-        kept = row.score is not None
-        look = preview.read(pictures, preview.key_of(row.ledger["input_digest"])) if kept else None
-        return Entry(row.ledger, row.measures, row.score, row.why, look)
+    def read_entry(row: Row) -> Entry:
+        is_kept = row.score is not None
+        key = preview.key_of(row.ledger["input_digest"]) if is_kept else None
+        series_preview = None if key is None else preview.read(previews, key)
+        return Entry(row.ledger, row.measures, row.score, row.why, series_preview)
 
-    with ThreadPoolExecutor(READERS) as pool:  # those of a bucket take a round trip each
-        return list(pool.map(entry, rows))
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(read_entry, rows))
 
 
 def _pictures(entries: Sequence[Entry]) -> dict[int, str]:
-    """Row number to data URI, in the page's order until the page has enough."""
-    found: dict[int, str] = {}
-    room = PICTURE_CHARACTERS
+    """Data URIs by row number, in the page's order, up to MAX_PICTURE_CHARACTERS."""
+    pictures: dict[int, str] = {}
+    characters_left = MAX_PICTURE_CHARACTERS
     for number, entry in enumerate(entries):
-        if entry.look is None:
+        if entry.preview is None:
             continue
-        uri = entry.look.data_uri()
-        room -= len(uri)
-        if room < 0:
+        uri = entry.preview.data_uri()
+        characters_left -= len(uri)
+        if characters_left < 0:
             break
-        found[number] = uri
-    return found
+        pictures[number] = uri
+    return pictures
 
 
-def _ordered(counted: Counter[str], order: Sequence[str] | None = None) -> list[tuple[str, int]]:
-    """Values and how often each occurs: the most frequent first, or in `order`."""
-    names = order or sorted(counted, key=lambda name: (-counted[name], name))
-    return [(name, counted[name]) for name in names if counted[name]]
+def _ordered(counts: Counter[str], order: Sequence[str] | None = None) -> list[tuple[str, int]]:
+    """Values and their counts: the most frequent first, or in `order`."""
+    names = order or sorted(counts, key=lambda name: (-counts[name], name))
+    return [(name, counts[name]) for name in names if counts[name]]
 
 
 def _data(entries: Sequence[Entry]) -> str:
-    """What the script needs, as JSON that no text of a file can leave."""
+    """The data of the script as JSON. Escaped, so that no value can close its element."""
     columns = list(entries[0].ledger) if entries else []
     measures = ["scan_mm", "field_mm", "box_mm", "box_above_mm", "hu_p5", "hu_median", "hu_p95"]
     data = {
         "bins": {"low": hu_histogram.LOW_HU, "step": hu_histogram.STEP_HU},
-        "per": PER,
+        "unit": SHARE_UNIT,
         "shown": ROWS_SHOWN,
         "columns": columns,
         "measures": measures,
         "rows": [
             {
-                "ledger": [_short(e.ledger[name]) for name in columns],
-                "measures": [_short(e.measures.get(name)) for name in measures],
+                "ledger": [_rounded(e.ledger[name]) for name in columns],
+                "measures": [_rounded(e.measures.get(name)) for name in measures],
                 "score": e.score,
                 "why": e.why,
-                "boxes": e.look.boxes if e.look else None,
-                "hu": _shares(e.look),
+                "boxes": e.preview.boxes if e.preview else None,
+                "hu": _shares(e.preview),
             }
             for e in entries
         ],
@@ -153,26 +155,16 @@ def _data(entries: Sequence[Entry]) -> str:
     return text
 
 
-def _short(value: Any) -> Any:
-    """Numbers as a person would write them: a micrometre is beyond any scanner."""
+def _rounded(value: Any) -> Any:
+    """Floats to 4 digits, None for NaN: no scanner resolves a micrometre."""
     if not isinstance(value, float):
         return value
     return round(value, 4) if math.isfinite(value) else None
 
 
-def _shares(look: preview.Preview | None) -> list[int] | None:
-    if look is None:
+def _shares(series_preview: Preview | None) -> list[int] | None:
+    """The share of each HU bin, in 1 / SHARE_UNIT."""
+    if series_preview is None:
         return None
-    total = sum(look.histogram) or 1
-    return [round(PER * n / total) for n in look.histogram]
-
-
-def _source(name: str) -> str:
-    """A file of the page as it is: style and script are no templates."""
-    assert ENVIRONMENT.loader is not None
-    return ENVIRONMENT.loader.get_source(ENVIRONMENT, f"qc/{name}")[0]
-
-
-def _hash(text: str) -> str:
-    """As a Content-Security-Policy names an inline style or script."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    total = sum(series_preview.histogram) or 1
+    return [round(SHARE_UNIT * n / total) for n in series_preview.histogram]

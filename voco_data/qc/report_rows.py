@@ -1,7 +1,7 @@
-"""Which rows of a ledger a page shows: refused ones, then the oddest, and how odd they are.
+"""The rows of a ledger that a page shows, with their outlier scores: refused ones, then outliers.
 
-The ledger is read in pieces, twice: once for what is usual, once to compare. Memory depends on
-what is shown, not on how large the archive is.
+The ledger is read twice in batches: for the medians of the run, then to compare each series with
+them. Memory grows with the rows that are shown and by some bytes a series, not with the archive.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import xxhash
 
 from voco_data.qc import outliers
 
-SERIES = 5_000
+MAX_SERIES = 5_000
 """Rows for series; RATIC has 4,711."""
-FILES = 1_000
+MAX_FILES = 1_000
 """Rows for files that belong to no series; an archive may hold a hundred times more."""
 BATCH_ROWS = 4_096
 KEPT = ("stored", "cached")
@@ -38,34 +38,36 @@ class Row:
     ledger: LedgerLine
     """The ledger's values; None where there is none."""
     measures: dict[str, float | None]
-    """What is worked out from them: keys as in voco_data.qc.outliers."""
+    """Values derived from them: keys as in voco_data.qc.outliers."""
     score: float | None
-    """None for what was not kept."""
+    """None for rows that were not kept."""
     why: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Rows in the page's order, and what is known of all the others."""
+    """The rows of a page in its order, and counts over the whole ledger."""
 
     rows: list[Row]
     counts: Mapping[str, Counter[str]]
-    """How often every value of `kind`, `status` and `reason` occurs in the ledger."""
+    """Rows by value of `kind`, `status` and `reason`."""
     kept: int
+    """Series that were kept."""
     patients: int
-    """Among what was kept."""
+    """Patients of these."""
     outliers: int
+    """Series of these with a score above 0."""
 
 
 def choose(ledger: Path) -> Chosen:
-    """Of a ledger, at most SERIES series and FILES files: refused first, then the oddest."""
+    """Of a ledger, at most MAX_SERIES series and MAX_FILES files: refused first, then outliers."""
     survey = _Survey()
     for line in _lines(ledger):
         survey.add(line)
-    usual = outliers.spreads(survey.columns())
-    rows = _Top()
+    spreads = outliers.measure_spreads(survey.columns())
+    rows = _FirstRows()
     for line in _lines(ledger):
-        rows.add(_row(line, usual))
+        rows.add(_row(line, spreads))
     return Chosen(rows.sorted(), survey.counts, survey.kept, survey.patients(), rows.outliers)
 
 
@@ -76,7 +78,7 @@ def _lines(ledger: Path) -> Iterator[LedgerLine]:
 
 
 class _Survey:
-    """What is usual among the series, gathered in one pass: 8 bytes a series and measure."""
+    """The measures of all kept series, and counts: 8 bytes a series and measure."""
 
     def __init__(self) -> None:
         self.counts: dict[str, Counter[str]] = {
@@ -91,9 +93,9 @@ class _Survey:
                 counter[line[name]] += 1
         if line["kind"] == "series" and line["status"] in KEPT:
             self._patients.append(xxhash.xxh3_64_intdigest(line["patient_id"].encode()))
-            found = line | _measures(line)
+            measured = line | _measures(line)
             for key, values in self._values.items():
-                values.append(float("nan") if found[key] is None else found[key])
+                values.append(float("nan") if measured[key] is None else measured[key])
 
     @property
     def kept(self) -> int:
@@ -106,8 +108,8 @@ class _Survey:
         return {key: np.frombuffer(values, np.float64) for key, values in self._values.items()}
 
 
-class _Top:
-    """The first rows of the page's order, among all that are added in the ledger's order."""
+class _FirstRows:
+    """Collects rows in the ledger's order, and keeps the first ones in the page's order."""
 
     def __init__(self) -> None:
         self._heaps: dict[str, list[tuple[tuple[float, ...], Row]]] = {"series": [], "file": []}
@@ -118,9 +120,9 @@ class _Top:
         self.outliers += bool(row.score)
         self._added += 1
         heap = self._heaps[row.ledger["kind"]]
-        # A heap gives its smallest: the last in order. The number makes every rank another.
-        ranked = ((*(-part for part in _oddness(row)), -self._added), row)
-        if len(heap) < (SERIES if row.ledger["kind"] == "series" else FILES):
+        # A heap gives its smallest: the last in order. The running number makes ranks unique.
+        ranked = ((*(-part for part in _page_order(row)), -self._added), row)
+        if len(heap) < (MAX_SERIES if row.ledger["kind"] == "series" else MAX_FILES):
             heapq.heappush(heap, ranked)
         else:
             heapq.heappushpop(heap, ranked)
@@ -130,17 +132,17 @@ class _Top:
         return [row for _, row in ranked]
 
 
-def _oddness(row: Row) -> tuple[int, float]:
-    """Refused first, series before files; then by score; what is no CT comes last."""
+def _page_order(row: Row) -> tuple[int, float]:
+    """Sort key: refused first, then kept, then skipped; series before files; by score."""
     group = {"refused": 0, "skipped": 4}.get(row.ledger["status"], 2)
     return group + (row.ledger["kind"] == "file"), -(row.score or 0.0)
 
 
-def _row(line: LedgerLine, usual: outliers.Spreads) -> Row:
+def _row(line: LedgerLine, spreads: outliers.Spreads) -> Row:
     if line["kind"] != "series" or line["status"] not in KEPT:
         return Row(line, {}, None, ())
     measures = _measures(line)
-    verdict = outliers.verdict(line | measures, usual)
+    verdict = outliers.judge(line | measures, spreads)
     return Row(line, measures, verdict.score, verdict.why)
 
 

@@ -1,6 +1,6 @@
-"""What went in, what did not and why, where the boxes lie: the ingest part of a longer report.
+"""The ingest part of a longer page: what was stored, what was refused and why, where the boxes are.
 
-Static, for a page that tells of more than ingest. The full report of a run is voco_data.qc.report.
+Without scripts. The full report of a run is voco_data.qc.report.
 """
 
 from __future__ import annotations
@@ -12,26 +12,23 @@ import pandas as pd
 
 from voco_data.qc import preview
 from voco_data.qc.html import ENVIRONMENT, Section
-from voco_data.reasons import Reason
 from voco_data.storage.base import Storage
 from voco_data.storage.root import PREVIEWS_FOLDER
 
-PICTURES = 12
+MAX_PICTURES = 12
 """Previews on a page; the lowest confidence first."""
-LISTED = 500
+MAX_ROWS = 500
 """Rows of a table on a page; the ledger has all."""
 
 
-def sections(ledger: Path, root: Storage) -> list[Section]:
-    """Sections for the ledger of one run; previews come from `root`."""
+def ingest_sections(ledger: Path, root: Storage) -> list[Section]:
+    """Sections for the ledger of one run; previews are read from `root`."""
     table = pd.read_parquet(ledger)
+    boxes = {"pictures": _pictures(table, root), "slot": preview.SLOT_PX}
     return [
-        Section("What went in", _render("ingest.html", table=_counts(table), **_series(table))),
+        Section("What went in", _render("ingest.html", **_stored(table))),
         Section("What was refused, and why", _render("refused.html", **_refused(table))),
-        Section(
-            "Slices and boxes",
-            _render("boxes.html", pictures=_pictures(table, root), slot=preview.SLOT_PX),
-        ),
+        Section("Slices and boxes", _render("boxes.html", **boxes)),
     ]
 
 
@@ -39,47 +36,44 @@ def _render(template: str, **values: Any) -> str:
     return ENVIRONMENT.get_template(template).render(**values)
 
 
-def _counts(table: pd.DataFrame) -> list[tuple[str, str, int]]:
-    counted = table.groupby(["kind", "status"]).size().reset_index(name="n")
-    return list(counted.itertuples(index=False, name=None))
+def _kept(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["status"].isin(["stored", "cached"])]
 
 
-def _series(table: pd.DataFrame) -> dict[str, Any]:
-    kept = table[table["status"].isin(["stored", "cached"])].sort_values("box_confidence")
+def _stored(table: pd.DataFrame) -> dict[str, Any]:
+    counts = table.groupby(["kind", "status"]).size().reset_index(name="n")
+    kept = _kept(table).sort_values("box_confidence")
     return {
+        "table": list(counts.itertuples(index=False, name=None)),
         "patients": int(kept["patient_id"].nunique()),
-        "kept": kept.head(LISTED).to_dict("records"),
-        "more": max(0, len(kept) - LISTED),
+        "kept": kept.head(MAX_ROWS).to_dict("records"),
+        "more": max(0, len(kept) - MAX_ROWS),
     }
 
 
 def _refused(table: pd.DataFrame) -> dict[str, Any]:
-    out = table[table["status"].isin(["refused", "skipped"])]
-    meanings = {reason.value: reason.name.replace("_", " ").lower() for reason in Reason}
-    counted = out.groupby(["status", "reason"]).size().reset_index(name="n")
+    refused = table[table["status"].isin(["refused", "skipped"])]
+    counts = refused.groupby(["status", "reason"]).size().reset_index(name="n")
     return {
-        "reasons": list(counted.itertuples(index=False, name=None)),
-        "meanings": meanings,
-        "rows": out.head(LISTED).to_dict("records"),
-        "more": max(0, len(out) - LISTED),
+        "reasons": list(counts.itertuples(index=False, name=None)),
+        "rows": refused.head(MAX_ROWS).to_dict("records"),
+        "more": max(0, len(refused) - MAX_ROWS),
     }
 
 
 def _pictures(table: pd.DataFrame, root: Storage) -> list[dict[str, Any]]:
-    kept = table[table["status"].isin(["stored", "cached"])].sort_values(
-        ["box_confidence", "source"]
-    )
-    found: list[dict[str, Any]] = []
+    kept = _kept(table).sort_values(["box_confidence", "source"])
     previews = root.cached(PREVIEWS_FOLDER)
-    for row in kept.head(PICTURES).to_dict("records"):
-        look = preview.read(previews, preview.key_of(str(row["input_digest"])))
-        if look is not None:
-            found.append(
+    pictures: list[dict[str, Any]] = []
+    for row in kept.head(MAX_PICTURES).to_dict("records"):
+        series_preview = preview.read(previews, preview.key_of(str(row["input_digest"])))
+        if series_preview is not None:
+            pictures.append(
                 {
                     "series_uid": row["series_uid"],
                     "box_method": row["box_method"],
                     "box_confidence": row["box_confidence"],
-                    "look": look,
+                    "preview": series_preview,
                 }
             )
-    return found
+    return pictures

@@ -31,7 +31,7 @@ from voco_data.store.chunks.mapped_files import FileIdentity, ReplacedChunk
 from voco_data.store.keys import chunk_key
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec, read_spec
-from voco_data.volumes.buffers import aligned_bytes
+from voco_data.volumes.voxels import aligned_bytes
 
 _TRIES = 3
 """Attempts at a first read, as a run may replace the file during one."""

@@ -1,4 +1,4 @@
-"""Where voxels lie in the patient: LPS millimetres, and the way to the canonical axes and back.
+"""Grids and boxes in the patient: positions in LPS mm, and the map to the canonical axes and back.
 
 Canonical: index grows toward superior (z), posterior (y) and left (x), which are the directions
 +S, +P and +L of DICOM's patient coordinate system (PS3.3 C.7.6.2.1.1). A scanner's grid may be
@@ -19,6 +19,7 @@ from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 
 Triple = tuple[float, float, float]
+Index = tuple[int, int, int]
 
 CANONICAL_AXES: tuple[Triple, Triple, Triple] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 """Unit LPS directions of the canonical z, y and x index."""
@@ -29,12 +30,11 @@ ORTHOGONAL_TOLERANCE = 1e-3
 SPACING_RANGE_MM = (0.05, 50.0)
 """Spacings outside are not from a CT scanner."""
 
-FARTHEST_MM = 100_000.0
+MAX_POSITION_MM = 100_000.0
 """No scanner has a coordinate beyond."""
 
-
-MIN_VOLUME = 0.5
-"""Smallest volume that three unit axes may span: they lie in no plane, whatever the tilt."""
+MIN_DETERMINANT = 0.5
+"""Smallest volume that three unit axes may span; no gantry tilt makes it so small."""
 
 
 def unit(vector: Sequence[float]) -> Triple:
@@ -48,9 +48,12 @@ def unit(vector: Sequence[float]) -> Triple:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A regular grid in the patient, in the order of the array's (slice, row, column) index."""
+    """A regular grid in the patient, in the order of the array's (slice, row, column) index.
 
-    shape: tuple[int, int, int]
+    Raises SeriesRefused(BAD_GEOMETRY) for spacings, positions or axes that no CT scanner gives.
+    """
+
+    shape: Index
     """Voxels along (slice, row, column)."""
     spacing_mm: Triple
     """Distance between voxels along each index."""
@@ -71,11 +74,11 @@ class Geometry:
         matrix = np.asarray(self.axes)
         if not np.isfinite(matrix).all() or not np.isfinite(self.origin_mm).all():
             raise SeriesRefused(Reason.BAD_GEOMETRY, "position or orientation is not finite")
-        if np.abs(self.origin_mm).max() > FARTHEST_MM:
+        if np.abs(self.origin_mm).max() > MAX_POSITION_MM:
             raise SeriesRefused(Reason.BAD_GEOMETRY, f"position {self.origin_mm} is out of reach")
         if np.abs(np.linalg.norm(matrix, axis=1) - 1).max() > ORTHOGONAL_TOLERANCE:
             raise SeriesRefused(Reason.BAD_GEOMETRY, "axes are not unit vectors")
-        if abs(np.linalg.det(matrix)) < MIN_VOLUME:
+        if abs(np.linalg.det(matrix)) < MIN_DETERMINANT:
             raise SeriesRefused(Reason.BAD_GEOMETRY, "axes lie nearly in one plane")
 
     @property
@@ -114,10 +117,10 @@ class Geometry:
             raise ValueError(
                 f"{_angle_deg(cosines):.1f} degrees off the patient's axes, or sheared"
             )
-        return self.turned()
+        return self.nearest_canonical()
 
-    def turned(self) -> Canonical:
-        """The permutation and flips that come nearest to the canonical axes, however far off."""
+    def nearest_canonical(self) -> Canonical:
+        """The permutation and flips that come nearest to the canonical axes, at any angle."""
         nearest, cosines = nearest_axes(self.axes)
         fz, fy, fx = (bool(c < 0) for c in cosines)
         return Canonical(self, nearest, (fz, fy, fx))
@@ -125,15 +128,14 @@ class Geometry:
 
 def nearest_axes(
     axes: tuple[Triple, Triple, Triple],
-) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
-    """The scanner's axis for canonical z, y and x, each used once, and the cosines between."""
+) -> tuple[Index, npt.NDArray[np.float64]]:
+    """The scanner's axis nearest to canonical z, y and x, each used once, and their cosines."""
     cosines = np.asarray(CANONICAL_AXES) @ np.asarray(axes).T
-    best = max(
+    z, y, x = max(
         itertools.permutations(range(3)),
         key=lambda order: float(np.abs(cosines[range(3), order]).sum()),
     )
-    z, y, x = best
-    return (z, y, x), cosines[range(3), best]
+    return (z, y, x), cosines[range(3), (z, y, x)]
 
 
 def _angle_deg(cosines: npt.NDArray[np.float64]) -> float:
@@ -142,16 +144,16 @@ def _angle_deg(cosines: npt.NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Canonical:
-    """A geometry seen along the canonical axes: how to permute and flip, and where voxels lie."""
+    """A grid along the canonical axes: the native one, permuted and flipped."""
 
     native: Geometry
-    permutation: tuple[int, int, int]
+    permutation: Index
     """Canonical axis i is the scanner's axis permutation[i]."""
     flips: tuple[bool, bool, bool]
-    """Canonical axis i runs against the scanner's index."""
+    """Whether canonical axis i runs against the scanner's index."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> Index:
         """Voxels along canonical (z, y, x)."""
         z, y, x = (self.native.shape[p] for p in self.permutation)
         return (z, y, x)
@@ -172,7 +174,7 @@ class Canonical:
                 origin = origin + steps * np.asarray(self.native.axes[axis])
         return (float(origin[2]), float(origin[1]), float(origin[0]))
 
-    def edge_mm(self, index: tuple[int, int, int]) -> Triple:
+    def edge_mm(self, index: Index) -> Triple:
         """Canonical (z, y, x) coordinate, in LPS mm, of the lower edges of a canonical voxel."""
         z, y, x = (
             first + (i - 0.5) * step
@@ -182,10 +184,44 @@ class Canonical:
 
     def view(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """`array` in the scanner's order as a view along the canonical axes. Nothing is copied."""
-        turned = array.transpose(self.permutation)
-        return turned[tuple(slice(None, None, -1) if f else slice(None) for f in self.flips)]
+        return array.transpose(self.permutation)[self._flip]
 
-    def back(self, array: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    def to_native(self, array: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
         """The inverse of `view`: an array along the canonical axes in the scanner's order."""
-        turned = array[tuple(slice(None, None, -1) if f else slice(None) for f in self.flips)]
-        return turned.transpose(np.argsort(self.permutation))
+        return array[self._flip].transpose(np.argsort(self.permutation))
+
+    @property
+    def _flip(self) -> tuple[slice, slice, slice]:
+        """Index of an array along the canonical axes that reverses the flipped ones."""
+        z, y, x = (slice(None, None, -1 if flipped else None) for flipped in self.flips)
+        return (z, y, x)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A part of a canonical volume: voxels start..stop-1 along (z, y, x)."""
+
+    start: Index
+    stop: Index
+    method: str
+    """How it was found: `profile` (dome, pelvis or the scan's ends), `body`, `whole`, `mask`, or
+    `given:` and the name of its maker."""
+    confidence: float
+    """0 to 1; below 0.5 the box is a fallback that may hold more than the abdomen."""
+
+    def __post_init__(self) -> None:
+        if not all(0 <= a < b for a, b in zip(self.start, self.stop, strict=True)):
+            raise ValueError(f"empty box {self.start}..{self.stop}")
+
+    @classmethod
+    def whole(cls, shape: Index) -> Box:
+        """The box of all voxels."""
+        return cls((0, 0, 0), shape, "whole", 0.0)
+
+    def low_mm(self, canonical: Canonical) -> Triple:
+        """Lowest LPS coordinate (z, y, x) inside the box, voxel edges included."""
+        return canonical.edge_mm(self.start)
+
+    def high_mm(self, canonical: Canonical) -> Triple:
+        """Highest LPS coordinate (z, y, x) inside the box, voxel edges included."""
+        return canonical.edge_mm(self.stop)

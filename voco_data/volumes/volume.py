@@ -1,4 +1,4 @@
-"""One decoded series: HU in the scanner's order, and what is known about it."""
+"""One decoded series: its HU in the scanner's order, its geometry and its digests."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ import xxhash
 from voco_data.volumes.geometry import Geometry
 
 AIR_HU = -1024
-"""Padding fields (-2000, -3024) and overshoot are raised to this before anything looks at HU."""
+"""HU of air for us. Padding (-2000, -3024) and lower values count as this wherever HU are used."""
 
-
-LIGHTER_THAN_WATER_HU = (-1200, -50)
-"""Air, lung and fat; padding lies below, water and what is heavier above."""
-LEAST_LIGHT_SHARE = 0.001
-"""Of the voxels of any scan of a person, more than this are air, lung or fat."""
-SAMPLING = 4
-"""Every so many voxels along each axis are looked at to judge a volume."""
+LIGHT_HU = (-1200, -50)
+"""Exclusive bounds of air, lung and fat. Padding lies below, water and denser tissue above."""
+MIN_LIGHT_SHARE = 0.001
+"""In a scan of a person a larger share of the voxels is air, lung or fat."""
+_SAMPLING = 4
+"""`may_be_hu` looks at every so many voxels along each axis."""
 
 
 def may_be_hu(hu: npt.NDArray[np.int16]) -> bool:
-    """Whether values look like HU: without its intercept, a CT has nothing lighter than water."""
-    seen = hu[:: max(1, min(SAMPLING, len(hu) // 8)), ::SAMPLING, ::SAMPLING]
-    light: int = _between(seen, *LIGHTER_THAN_WATER_HU)
-    return light >= LEAST_LIGHT_SHARE * seen.size
+    """Whether values look like HU: a CT without its intercept has nothing lighter than water."""
+    sample = hu[:: max(1, min(_SAMPLING, len(hu) // 8)), ::_SAMPLING, ::_SAMPLING]
+    n_light: int = _count_between(sample, *LIGHT_HU)
+    return n_light >= MIN_LIGHT_SHARE * sample.size
 
 
 @numba.njit(nogil=True, cache=True)
-def _between(hu, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _count_between(hu, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover
     """How many values lie above `low` and below `high`."""
     count = 0
     for z in range(hu.shape[0]):
@@ -43,37 +42,38 @@ def _between(hu, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """HU of one series. `hu` is int16 (slice, row, column), slices along their normal."""
+    """The HU of one series."""
 
     hu: npt.NDArray[np.int16]
+    """(slice, row, column), slices along their normal."""
     geometry: Geometry
     instance_numbers: tuple[int, ...]
     """InstanceNumber of every slice in the array's order; -1 where there is none."""
     transfer_syntax: str
     """UID of the transfer syntax, or `nifti`."""
     flags: tuple[str, ...] = ()
-    hashed: str = ""
-    """What `content_digest` gives, if it was taken while reading."""
+    known_content_digest: str = ""
+    """The content digest where it was computed while reading; empty otherwise."""
 
     def __post_init__(self) -> None:
         if self.hu.shape != self.geometry.shape:
             raise ValueError(f"hu {self.hu.shape} does not match geometry {self.geometry.shape}")
 
     def content_digest(self) -> str:
-        """XXH3-128 of shape and HU, turned to the canonical axes (or the nearest to them)."""
-        if self.hashed:
-            return self.hashed
-        turned = np.ascontiguousarray(self.geometry.turned().view(self.hu))
-        state = content_state(turned.shape)
-        state.update(turned.data)
+        """XXH3-128 of shape and HU along the canonical axes, or those nearest to them."""
+        if self.known_content_digest:
+            return self.known_content_digest
+        canonical_hu = np.ascontiguousarray(self.geometry.nearest_canonical().view(self.hu))
+        state = content_state(canonical_hu.shape)
+        state.update(canonical_hu.data)
         return state.hexdigest()
 
     def input_digest(self, driver: str = "") -> str:
-        """XXH3-128 over the content digest, the geometry and the digest of what drove the box.
+        """XXH3-128 over the content digest, the geometry and `driver`.
 
-        The geometry says how the canonical HU were turned, so equal digests mean equal HU in the
-        scanner's order too. No id and no path enters: a moved, copied or renamed archive has the
-        same digests.
+        `driver` is the digest of a mask or a given box that determines the box, or empty. Equal
+        digests mean equal HU in the scanner's order too: the geometry gives permutation and flips.
+        No id and no path enters: a moved, copied or renamed archive has the same digests.
         """
         state = xxhash.xxh3_128(self.content_digest().encode())
         g = self.geometry
@@ -84,5 +84,5 @@ class Volume:
 
 
 def content_state(shape: tuple[int, ...]) -> xxhash.xxh3_128:
-    """The hash of a content digest before its first voxel: feed it HU in C order."""
+    """The state of a content digest before its first voxel: update it with HU in C order."""
     return xxhash.xxh3_128(np.asarray(shape, "<i8").data)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from voco_data.store.reader import Store
-from voco_data.volumes.buffers import aligned_bytes
+from voco_data.volumes.voxels import aligned_bytes
 from voco_models.bench.answering import answer, seconds_a_batch
 from voco_models.bench.volumes import memmap
 from voco_models.data.items import items_of

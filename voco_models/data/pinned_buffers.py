@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_data.volumes.buffers import aligned_bytes
+from voco_data.volumes.voxels import aligned_bytes
 
 
 class HostBuffer:

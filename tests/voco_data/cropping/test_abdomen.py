@@ -36,9 +36,9 @@ from voco_data.volumes.slice_spacing import GapPolicy
 
 NONE = (0.0, 0.0, 0.0)
 GROSS_MM = 60.0
-"""No box with a confidence of 0.5 or more is further off than this."""
+"""Largest error of an end of a box with a confidence of 0.5 or more."""
 TOP_CUT_MM = 6.0
-"""A dome is a cap: this far below its very top, it is a few square centimetres."""
+"""Depth below the top of a dome at which its section is a few square centimetres."""
 
 
 def trunk(shape: tuple[int, int, int] = (40, 90, 120)) -> npt.NDArray[np.int16]:
@@ -59,7 +59,7 @@ def test_body_box_is_the_ellipse() -> None:
 def test_the_couch_is_not_body() -> None:
     hu = trunk()
     hu[:, 70:72, 10:110] = 200  # a plate of 8 mm, clear of the back
-    hu[:, 65:70, 59] = 100  # and a cable that joins them
+    hu[:, 65:70, 59] = 100  # a cable that connects it to the body
     box = find_box(hu, (5.0, 4.0, 4.0), crop="body", margin_mm=NONE)
     assert box.stop[1] <= 67
 
@@ -238,7 +238,7 @@ def test_a_real_liver_is_not_cut(real_ct: Path) -> None:
     box = find_box(
         volume.hu, volume.geometry.spacing_mm, crop="abdomen", margin_mm=(10.0, 5.0, 5.0)
     )
-    # Looked at: the dome's top is at slice 82, the ischia leave the scan at slice 0.
+    # By inspection: the dome's top is at slice 82, the ischia leave the scan at slice 0.
     assert 82 <= box.stop[0] <= 87
     assert box.start[0] == 0
     assert box.confidence >= 0.5
@@ -264,7 +264,7 @@ def test_scans_that_show_neither_end_keep_every_slice_and_every_organ(real_ct: P
         assert (box.start[0], box.stop[0]) == (0, len(hu))
         assert box.confidence >= 0.5
         labels = nibabel.as_closest_canonical(nibabel.load(folder / mask))
-        # From (right to left, ..., up) to canonical; the small map is of the uppermost slices.
+        # From (right to left, ..., up) to canonical; the small map covers the uppermost slices.
         organs = np.isin(np.asanyarray(labels.dataobj), ORGANS_OF_TOTALSEGMENTATOR)
         _, y, x = np.nonzero(organs.transpose(2, 1, 0)[:, ::-1, ::-1])
         assert box.start[1] <= y.min()

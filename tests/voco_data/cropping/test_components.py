@@ -1,4 +1,4 @@
-"""Pieces of a mask against SciPy's, numbers included."""
+"""Connected components against scipy.ndimage.label, labels included."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
     shape=st.tuples(*[st.integers(1, 9)] * 3),
     share=st.floats(0, 1),
     seed=st.integers(0, 2**16),
-    across=st.booleans(),
+    across_slices=st.booleans(),
 )
-def test_pieces_are_scipys(
-    shape: tuple[int, int, int], share: float, seed: int, across: bool
+def test_labels_equal_scipys(
+    shape: tuple[int, int, int], share: float, seed: int, across_slices: bool
 ) -> None:
     mask = np.random.default_rng(seed).random(shape) < share
-    expected, count = ndimage.label(mask, None if across else IN_PLANE)
-    found, number = label(mask, across=across)
+    expected, count = ndimage.label(mask, None if across_slices else IN_PLANE)
+    found, number = label(mask, across_slices=across_slices)
     assert number == count
     assert np.array_equal(found, expected)
 

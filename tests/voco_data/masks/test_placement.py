@@ -1,4 +1,4 @@
-"""Masks lie on their series voxel on voxel: phantom truth, highdicom, ITK and real files judge."""
+"""Masks on the voxels of their series: against the phantom, highdicom, ITK and real files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.support.ct_files import body, write_slices
 from voco_data.cohort import MaskFile
 from voco_data.dicom.series.reader import read_series
 from voco_data.masks.dicom_seg import read_seg
-from voco_data.masks.files import read_placed
+from voco_data.masks.files import read_masks
 from voco_data.masks.organs import RATIC, find_organs, known_name
-from voco_data.masks.placement import Mask, MaskMisplacedError, place
+from voco_data.masks.placement import Mask, MaskMisplacedError, place_mask
 from voco_data.phantom.plan import CohortSpec, plan_patient
 from voco_data.phantom.ratic import write_patient
 from voco_data.phantom.render import render
@@ -39,7 +39,7 @@ def series(folder: Path, **options: object) -> Volume:
 
 
 def organ() -> npt.NDArray[np.uint16]:
-    """Unlike itself under every flip and turn."""
+    """An array that differs from each of its flips and permutations."""
     labels = np.zeros(SHAPE, np.uint16)
     labels[3:9, 10:14, 40:55] = 1
     labels[15:17, 20:50, 5:8] = 4
@@ -63,7 +63,7 @@ def test_any_order_and_direction_of_axes_lands_on_the_same_voxels(
     turned = turned[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
     spacing = tuple(on.spacing_mm[axis] for axis in order)
     own = Geometry(turned.shape, spacing, tuple(origin.tolist()), tuple(axes))  # type: ignore[arg-type]
-    placed = place(Mask(turned, own, {}), on)
+    placed = place_mask(Mask(turned, own, {}), on)
     assert np.array_equal(placed.labels, organ())
 
 
@@ -78,7 +78,7 @@ def test_a_mask_of_another_grid_is_not_used(
     on = Geometry(SHAPE, (5.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
     own = Geometry(SHAPE, (5.0, spacing, 2.0), moved_mm, axes)
     with pytest.raises(MaskMisplacedError):
-        place(Mask(organ(), own, {}), on)
+        place_mask(Mask(organ(), own, {}), on)
 
 
 def write_nifti(path: Path, labels: npt.NDArray[np.uint16]) -> MaskFile:
@@ -97,7 +97,7 @@ def write_nrrd(path: Path, labels: npt.NDArray[np.uint16]) -> MaskFile:
 
 
 def write_seg(path: Path, slices: list[Path], labels: npt.NDArray[np.uint16]) -> MaskFile:
-    """With highdicom; empty frames are left out, as it does by default."""
+    """Write a SEG with highdicom, which leaves out empty frames by default."""
     sources = [pydicom.dcmread(file) for file in slices]
     descriptions = [
         highdicom.seg.SegmentDescription(
@@ -127,7 +127,7 @@ SEG_TAGS = dict.fromkeys(
 ) | {"FrameOfReferenceUID": "1.2.3.4"}
 
 
-def test_nifti_nrrd_and_seg_say_the_same(tmp_path: Path) -> None:
+def test_nifti_nrrd_and_seg_are_equal(tmp_path: Path) -> None:
     slices = write_slices(tmp_path, body(), tags=SEG_TAGS)
     volume = read_series(slices, gaps=GapPolicy(0.05), min_slices=8)
     files = [
@@ -136,13 +136,13 @@ def test_nifti_nrrd_and_seg_say_the_same(tmp_path: Path) -> None:
         write_seg(tmp_path / "m.dcm", slices[::-1], organ()[::-1]),
     ]
     for file in files:
-        placed, flags = read_placed(tmp_path, [file], volume.geometry)
+        placed, flags = read_masks(tmp_path, [file], volume.geometry)
         assert placed is not None, file
         assert flags == ("mask",)
         assert np.array_equal(placed.labels > 0, organ() > 0), file
         assert np.unique(placed.labels).size == 3
     seg = read_seg(tmp_path / "m.dcm")
-    assert seg.names == {1: "liver"}  # the other label is free text, and stays in its file
+    assert seg.names == {1: "liver"}  # the other label is free text
 
 
 def test_a_mask_file_that_does_not_read_leaves_the_series_alone(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_mask_file_that_does_not_read_leaves_the_series_alone(tmp_path: Path) 
         MaskFile("away.nrrd", "nrrd", "unknown"),
         MaskFile("gone.nii", "nifti", "ratic"),
     ]
-    placed, flags = read_placed(tmp_path, [*bad, good], volume.geometry)
+    placed, flags = read_masks(tmp_path, [*bad, good], volume.geometry)
     assert placed is not None
     assert flags == ("mask", "mask_unreadable")
 
@@ -165,10 +165,10 @@ def test_two_masks_share_one_map(tmp_path: Path) -> None:
     liver, kidney = organ(), organ()
     liver[liver == 4] = 0
     kidney[kidney == 1] = 0
-    kidney[kidney == 4] = 1  # the same number for something else
+    kidney[kidney == 4] = 1  # the same number for another organ
     first = write_nifti(tmp_path / "a.nii", liver)
     second = write_nrrd(tmp_path / "b.nrrd", kidney)
-    placed, _ = read_placed(tmp_path, [first, second], volume.geometry)
+    placed, _ = read_masks(tmp_path, [first, second], volume.geometry)
     assert placed is not None
     organs = find_organs(placed.labels, placed.names)
     assert organs["liver"].start == (3, 10, 40)
@@ -195,7 +195,7 @@ def test_ratic_segmentations_land_on_the_right_voxels_in_both_z_directions(
     folder = tmp_path / "train_images" / str(plan.patient_id) / str(one.series_id)
     volume = read_series(list(folder.iterdir()), gaps=GapPolicy(0.05), min_slices=8)
     file = MaskFile(f"segmentations/{one.series_id}.nii", "nifti", "ratic")
-    placed, flags = read_placed(tmp_path, [file], volume.geometry)
+    placed, flags = read_masks(tmp_path, [file], volume.geometry)
     assert placed is not None
     assert flags == ("mask",)
     where = volume.geometry.canonical(5.0)
@@ -218,7 +218,7 @@ def test_a_real_seg_and_its_nrrd_are_one_mask(real_ct: Path) -> None:
     counts = []
     for name, kind in (("liver_seg.nrrd", "nrrd"), ("liver_dicomseg.dcm", "dicom_seg")):
         mask = MaskFile(name, kind, "unknown")  # type: ignore[arg-type]
-        placed, flags = read_placed(folder, [mask], volume.geometry)
+        placed, flags = read_masks(folder, [mask], volume.geometry)
         assert placed is not None
         assert flags == ("mask",)
         counts.append((placed.labels > 0).sum(axis=(1, 2)).tolist())
@@ -231,6 +231,6 @@ def test_a_real_label_map_whose_rows_run_the_other_way(real_ct: Path) -> None:
     files = sorted((real_ct / "02_totalseg_siemens_j2k_abdomen").iterdir())
     volume = read_series(files, gaps=GapPolicy(0.05), min_slices=8)
     file = MaskFile("example_seg_dicom.nii.gz", "nifti", "unknown")
-    placed, _ = read_placed(real_ct / "03_totalseg_nifti", [file], volume.geometry)
+    placed, _ = read_masks(real_ct / "03_totalseg_nifti", [file], volume.geometry)
     assert placed is not None
     assert volume.hu[placed.labels == 5].mean() == pytest.approx(89.3, abs=0.05)

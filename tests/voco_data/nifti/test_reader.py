@@ -1,4 +1,4 @@
-"""NIfTI by its affine, with nibabel as the writer and the measured truths as judge."""
+"""NIfTI by its affine: files that nibabel wrote, and measured truths of real files."""
 
 from __future__ import annotations
 

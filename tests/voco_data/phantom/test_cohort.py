@@ -153,7 +153,7 @@ def test_labels_are_one_hot_and_are_the_injuries(cohort):
 
 
 def test_image_labels_name_the_slices_that_show_the_injury(tmp_path):
-    # Seed and number of a patient with a bleed or hurt bowel are found, not assumed.
+    # Searched: the seed and the number of a patient with a bleed or hurt bowel.
     spec = next(
         spec
         for spec in (CohortSpec(patients=1, unlabelled=0, seed=s, **TINY) for s in range(200))
@@ -206,7 +206,7 @@ def test_incomplete_organs_touch_the_end_of_the_scan():
 
 
 def test_segmentations_land_on_the_organs_through_the_affine(cohort):
-    """nibabel reads the labels, pydicom the pictures; only the world frame joins them."""
+    """nibabel reads the labels, pydicom the images: they have only the world frame in common."""
     files = sorted((cohort.ratic / "segmentations").glob("*.nii"))
     assert files
     for path in files:

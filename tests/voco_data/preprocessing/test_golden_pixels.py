@@ -16,7 +16,7 @@ import xxhash
 
 from tests.support.ct_files import write_slices
 from voco_data.cohort import SeriesEntry
-from voco_data.preprocessing.recipe import boxes, prepare, to_grid
+from voco_data.preprocessing.recipe import find_boxes, prepare, to_grid
 from voco_data.store.spec import ALGORITHM_VERSION, FINETUNE, PRETRAIN
 
 SHAPE = (40, 120, 132)
@@ -47,7 +47,7 @@ def scan() -> npt.NDArray[np.int16]:
         femur = (across - side) ** 2 + deep**2 < 36
         hu[np.broadcast_to(femur & (z < 8), SHAPE)] = 900
     hu[np.broadcast_to((across**2 + (deep - 22) ** 2 < 64) & (z >= 7), SHAPE)] = 400
-    # A linear congruential generator: the low bits of z, y, x stirred by hand.
+    # A linear congruential generator over the low bits of z, y and x.
     stirred = ((z * 7919 + y * 104729 + x * 1299709) * 1103515245 + 12345) >> 8
     return np.asarray(hu + stirred % 41 - 20, np.int16)
 
@@ -94,7 +94,7 @@ def entry(folder: Path, kind: str) -> SeriesEntry:
 
 def hashes(folder: Path, series: SeriesEntry) -> tuple[str, str]:
     prepared = prepare(folder, series, PRETRAIN)
-    found = boxes(prepared, [PRETRAIN, FINETUNE])
+    found = find_boxes(prepared, [PRETRAIN, FINETUNE])
     first, second = (
         xxhash.xxh3_128_hexdigest(to_grid(prepared, found[spec], spec).data)
         for spec in (PRETRAIN, FINETUNE)
@@ -117,7 +117,7 @@ def test_pixels_change_only_with_the_algorithm_version(
 
 def test_the_scan_shows_an_abdomen(tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "scan", rle(tmp_path / "scan"), PRETRAIN)
-    box = boxes(prepared, [PRETRAIN])[PRETRAIN]
+    box = find_boxes(prepared, [PRETRAIN])[PRETRAIN]
     assert box.method == "profile"
     assert box.confidence >= 0.8
 

@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 
 from tests.support.ct_files import write_slices
 from voco_data.dicom.series.reader import read_series
-from voco_data.preprocessing.reorient import canonical_grid, labels_to_axes, to_axes
+from voco_data.preprocessing.reorient import (
+    canonical_grid,
+    labels_to_canonical_grid,
+    to_canonical_grid,
+)
 from voco_data.volumes.geometry import CANONICAL_AXES, Geometry
 from voco_data.volumes.slice_spacing import GapPolicy
 from voco_data.volumes.volume import AIR_HU, Volume
@@ -43,7 +47,7 @@ def turned(angle_deg: float, about: str) -> tuple[tuple[float, float, float], ..
 
 def check(geometry: Geometry) -> Volume:
     hu = np.rint(field_hu(points_mm(geometry))).astype(np.int16)
-    upright = to_axes(Volume(hu, geometry, (), "nifti"))
+    upright = to_canonical_grid(Volume(hu, geometry, (), "nifti"))
     assert upright.geometry.axes == CANONICAL_AXES
     truth = field_hu(points_mm(upright.geometry))
     scanned = upright.hu != AIR_HU
@@ -110,7 +114,7 @@ def test_tilted_files_are_read_as_they_are_and_straightened_after(tmp_path: Path
     assert volume.geometry.sheared
     assert volume.geometry.spacing_mm == pytest.approx((2.5, 1.0, 1.0), abs=1e-5)
     assert volume.geometry.axes[0] == pytest.approx((0, 0, 1), abs=1e-6)
-    upright = to_axes(volume)
+    upright = to_canonical_grid(volume)
     scanned = upright.hu != AIR_HU
     assert np.abs(upright.hu - field_hu(points_mm(upright.geometry)))[scanned].max() <= 1.0
 
@@ -120,7 +124,7 @@ def test_labels_move_with_the_voxels() -> None:
     _, _, z = points_mm(geometry)
     labels = np.where(z > z.mean(), 2, 1).astype(np.uint16)
     grid = canonical_grid(geometry)
-    moved = labels_to_axes(labels, geometry, grid)
+    moved = labels_to_canonical_grid(labels, geometry, grid)
     height = points_mm(grid)[2]
     inside = moved > 0
     near = np.abs(height - z.mean()) < 4.0
@@ -134,7 +138,7 @@ def test_a_real_tilted_scan_steps_along_the_table(real_ct: Path) -> None:
     volume = read_series(files, gaps=GapPolicy(0.05), min_slices=8)
     assert volume.geometry.axes[0] == pytest.approx((0, 0, 1), abs=1e-6)
     assert volume.geometry.spacing_mm == pytest.approx((2.5, 0.482421875, 0.482421875), abs=1e-5)
-    upright = to_axes(volume)
+    upright = to_canonical_grid(volume)
     assert upright.flags == ("tilt_corrected",)
     lowest, highest = upright.geometry.origin_mm[2], 2.5 * (upright.geometry.shape[0] - 1)
     corners = [

@@ -1,4 +1,4 @@
-"""The fused kernel against a float64 average that is written in another way."""
+"""The fused kernel against a float64 average by another method."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from voco_data.preprocessing.resample import axis_weights, resample_to_uint8
+from voco_data.preprocessing.resample import axis_weights, resample
+from voco_data.volumes.voxels import Quantisation
 
 LOW, WIDTH, FLOOR = -150.0, 400.0, -1024
+WINDOW = Quantisation(LOW, WIDTH)
 HALF_A_GREY_LEVEL = 0.5 + 1e-3
 
 
@@ -47,7 +49,7 @@ def test_shrinking_is_the_exact_area_average(
     start = tuple(int(rng.integers(0, 3)) for _ in shape)
     stop = tuple(n - int(rng.integers(0, 3)) for n in shape)
     grid = tuple(max(1, int((b - a) * s)) for a, b, s in zip(start, stop, shrink, strict=True))
-    got = resample_to_uint8(hu, start, stop, grid, LOW, WIDTH, FLOOR)
+    got = resample(hu, start, stop, grid, WINDOW, FLOOR)
     box = hu[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
     assert np.abs(got - area_reference(box, grid)).max() <= HALF_A_GREY_LEVEL
 
@@ -63,7 +65,7 @@ def structures(shape: tuple[int, int, int]) -> npt.NDArray[np.float64]:
 
 @pytest.mark.parametrize("grid", [(8, 48, 48), (24, 64, 64)])
 def test_noise_is_averaged_and_nothing_else_is_lost(grid: tuple[int, int, int]) -> None:
-    """Against the average of the noise-free voxels: what is left is the noise, divided."""
+    """Against the average of the noise-free voxels: only the reduced noise remains."""
     shape, sigma, grey = (75, 128, 128), 30.0, WIDTH / 255
     clean = structures(shape)
     noise = np.random.default_rng(3).normal(0, sigma, shape)
@@ -73,10 +75,10 @@ def test_noise_is_averaged_and_nothing_else_is_lost(grid: tuple[int, int, int]) 
     def rmse(values: npt.NDArray[np.floating]) -> float:
         return float(np.sqrt(np.mean((values - truth) ** 2)))
 
-    got = resample_to_uint8(noisy, (0, 0, 0), shape, grid, LOW, WIDTH, FLOOR)
+    got = resample(noisy, (0, 0, 0), shape, grid, WINDOW, FLOOR)
     voxels = np.prod([n / m for n, m in zip(shape, grid, strict=True)])  # averaged into one
     ours = rmse(got * grey)
-    # Clipping at the ends of the window and whole grey levels make a little of the difference.
+    # Clipping at the window's ends and rounding add a small part of the difference.
     assert ours == pytest.approx(sigma / np.sqrt(voxels), rel=0.15)
     image = sitk.GetImageFromArray(noisy)
     frame = sitk.Image(grid[::-1], sitk.sitkFloat32)
@@ -90,7 +92,7 @@ def test_noise_is_averaged_and_nothing_else_is_lost(grid: tuple[int, int, int]) 
 def test_growing_is_linear_at_the_centres() -> None:
     hu = np.random.default_rng(1).integers(-150, 250, (5, 7, 6)).astype(np.int16)
     grid = (12, 16, 15)
-    got = resample_to_uint8(hu, (0, 0, 0), hu.shape, grid, LOW, WIDTH, FLOOR)
+    got = resample(hu, (0, 0, 0), hu.shape, grid, WINDOW, FLOOR)
     centres = [
         np.clip((np.arange(n) + 0.5) * m / n - 0.5, 0, m - 1)
         for m, n in zip(hu.shape, grid, strict=True)
@@ -102,7 +104,7 @@ def test_growing_is_linear_at_the_centres() -> None:
 def test_window_ends_and_rounding() -> None:
     # Level 50, width 400: -150 HU is 0, 250 HU is 255, 50 HU is 127.5 and rounds up.
     hu = np.array([-2000, -150, 50, 250, 3000], np.int16).reshape(1, 1, 5)
-    got = resample_to_uint8(hu, (0, 0, 0), (1, 1, 5), (1, 1, 5), LOW, WIDTH, FLOOR)
+    got = resample(hu, (0, 0, 0), (1, 1, 5), (1, 1, 5), WINDOW, FLOOR)
     assert got.ravel().tolist() == [0, 0, 128, 255, 255]
 
 

@@ -1,4 +1,4 @@
-"""The QC report of a thousand series and more: what it shows, and how soon."""
+"""The QC report of a thousand series and more: its content, and the time until it is usable."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_a_thousand_series_load_in_three_seconds(tmp_path: Path) -> None:
     assert min(seconds) < 3  # the other two may have waited for other tests
 
 
-def test_beyond_its_room_the_page_keeps_rows_and_says_so(
+def test_a_page_at_its_limits_names_what_it_leaves_out(
     chrome: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "PICTURE_CHARACTERS", 200_000)
-    monkeypatch.setattr(report_rows, "FILES", 2)
+    monkeypatch.setattr(report, "MAX_PICTURE_CHARACTERS", 200_000)
+    monkeypatch.setattr(report_rows, "MAX_FILES", 2)
     files = [LedgerRow("file", f"{n}.txt", "", "", "skipped", "not_medical") for n in range(5)]
     ledger = qc_cohort.write(tmp_path, [*rows(), *files])
     path = tmp_path / "report.html"
@@ -54,10 +54,10 @@ def test_beyond_its_room_the_page_keeps_rows_and_says_so(
     assert first == uid(ODD_SPACING)  # outliers have theirs
 
 
-def test_of_too_many_series_the_oddest_are_shown(
+def test_of_too_many_series_outliers_are_shown(
     chrome: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report_rows, "SERIES", 9)
+    monkeypatch.setattr(report_rows, "MAX_SERIES", 9)
     path = tmp_path / "report.html"
     path.write_text(
         report.render("many", qc_cohort.write(tmp_path, rows()), LocalStorage(tmp_path))
@@ -71,7 +71,7 @@ def test_of_too_many_series_the_oddest_are_shown(
     assert "31 more are in the ledger" in page.text("#series caption")
 
 
-def test_many_rows_come_in_pieces(
+def test_many_rows_are_shown_in_steps(
     chrome: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "ROWS_SHOWN", 10)

@@ -1,4 +1,4 @@
-"""Which series are outliers, and the words that say why."""
+"""Outlier scores of made-up cohorts, and their reasons in words."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from voco_data.qc import outliers
-from voco_data.qc.outliers import FEWEST, LIMIT, MEASURES, Verdict, spreads, verdict
+from voco_data.qc.outliers import FEWEST, LIMIT, MEASURES, Verdict, measure_spreads
 
 
 def judge(cohort: list[dict[str, Any]]) -> list[Verdict]:
     columns = {m.key: np.array([s[m.key] for s in cohort], np.float64) for m in MEASURES}
-    usual = spreads(columns)
-    return [verdict(one, usual) for one in cohort]
+    spreads = measure_spreads(columns)
+    return [outliers.judge(one, spreads) for one in cohort]
 
 
 def series(**values: Any) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def test_each_measure_alone_can_make_an_outlier(measure: outliers.Measure) -> No
     assert not [w for w in fine.why if not w.startswith("pixels")]
 
 
-def test_spread_cohorts_widen_what_is_usual() -> None:
+def test_a_spread_cohort_widens_the_limits() -> None:
     cohort = [series(scan_mm=300.0 + 20 * k) for k in range(21)]  # 300 to 700 mm, MAD 100
     verdicts = judge([*cohort, series(scan_mm=900.0), series(scan_mm=1500.0)])
     assert {v.score for v in verdicts[:-1]} == {0.0}
@@ -75,7 +75,7 @@ def test_few_series_are_not_compared() -> None:
     assert judge([series(), *cohort])[-1].score > 0
 
 
-def test_what_is_odd_by_itself() -> None:
+def test_fixed_rules() -> None:
     (odd,) = judge([series(box_confidence=0.3, spacing_y_mm=0.8, flags="lossy mask monochrome1")])
     assert odd.score == 5 + 2 + 1 + 1
     assert odd.why == (

@@ -1,4 +1,4 @@
-"""The QC report as a person uses it: in a browser, with a mouse and a keyboard."""
+"""The QC report in a browser, used with a mouse and a keyboard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tests.support.qc_report import FALLBACK, NAMED, ODD_SPACING, SCRIPT, Page, 
 from voco_data.qc import preview
 from voco_data.qc.report import render
 from voco_data.storage.local import LocalStorage
-from voco_data.volumes.box import Box
+from voco_data.volumes.geometry import Box
+from voco_data.volumes.hu_histogram import HuHistogram
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +53,9 @@ def test_filter_by_status_and_reason(page: Page) -> None:
     page.chip("gantry_tilt")
     assert page.names() == ["1.2.3.100", "1.2.3.103"]
     assert page.text("#shown") == "2 of 41 rows"
-    page.chip("missing_slices")  # chips of one kind widen
+    page.chip("missing_slices")  # chips of one column are joined by or
     assert len(page.names()) == 3
-    page.chip("skipped")  # another kind narrows
+    page.chip("skipped")  # columns are joined by and
     assert page.names() == []
     assert page.text("#nothing") == "Nothing matches the filters."
     page.click("#clear")
@@ -141,7 +142,7 @@ def test_the_keyboard_opens_walks_and_closes(page: Page) -> None:
     assert page.text("#detail-name") == uid(ODD_SPACING)
     page.press(Keys.ARROW_RIGHT)
     page.press(Keys.ESCAPE)
-    # The focus goes to the series that was looked at last.
+    # The focus goes to the series that was open last.
     page.wait(lambda: page.script("return document.activeElement.textContent") == uid(FALLBACK))
 
 
@@ -243,9 +244,8 @@ def test_the_drawn_box_is_where_the_box_is(chrome: webdriver.Chrome, tmp_path: P
     box = Box((10, 15, 20), (30, 45, 70), "profile", 0.9)
     row = qc_cohort.kept(1)
     ledger = qc_cohort.write(tmp_path, [row], pictures=False)
-    preview.write(
-        LocalStorage(tmp_path), preview.key_of(row.input_digest), hu, (5.0, 2.0, 2.0), box
-    )
+    key, histogram = preview.key_of(row.input_digest), HuHistogram.of_box(hu, box)
+    preview.write(LocalStorage(tmp_path), key, hu, (5.0, 2.0, 2.0), box, histogram)
     path = tmp_path / "report.html"
     path.write_text(render("one", ledger, LocalStorage(tmp_path)))
     page = Page(chrome, path)

@@ -1,4 +1,4 @@
-"""Distances between slices: what is even, what is missing, and what is interpolated on request."""
+"""Even, uneven and missing slices, and their interpolation."""
 
 from __future__ import annotations
 
@@ -60,4 +60,4 @@ def test_a_linear_ramp_survives_any_spacing(gaps: list[float], slope: float) -> 
     result = even.resample(ramp)[:, 0, 0]
     wanted = slope * np.linspace(0.0, at[-1], even.count) if even.resampled else ramp[:, 0, 0]
     assert np.abs(result - wanted).max() <= 1.0
-    assert len(even.pick(range(len(at)))) == even.count
+    assert len(even.pick_numbers(range(len(at)))) == even.count

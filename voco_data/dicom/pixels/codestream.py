@@ -1,6 +1,6 @@
-"""What an encoded frame claims of itself, read before a codec may allocate for it.
+"""The size that an encoded frame claims in its own header, read before a codec allocates for it.
 
-A damaged file can claim gigabytes in a few bytes, and C codecs believe it.
+A damaged frame of a few bytes can claim gigabytes, and C codecs allocate what it claims.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 SOI = b"\xff\xd8"
-STARTS_OF_FRAME = frozenset({0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+START_OF_FRAME_MARKERS = frozenset({0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 """Markers SOF0 to SOF15 of JPEG (T.81 table B.1), and SOF55 of JPEG-LS (T.87)."""
-STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 """Markers without a length."""
 SOC_SIZ = b"\xff\x4f\xff\x51"
-"""How a JPEG 2000 codestream begins (T.800 A.4, A.5)."""
-BOXES_END = 4096
-"""A JP2 file's boxes before the codestream, which DICOM forbids and some write, are shorter."""
-
-MAX_RLE_SEGMENTS = 15
+"""The first two markers of a JPEG 2000 codestream (T.800 A.4, A.5)."""
+MAX_BOX_BYTES = 4096
+"""JP2 boxes before the codestream end here. DICOM forbids them, but some scanners write them."""
+MAX_TILES = 65_535
+"""T.800 A.4.2."""
+RLE_HEADER_BYTES = 64
+"""PS3.5 G.5: the number of segments and 15 offsets, each of 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Claim:
 
 
 def jpeg_claim(frame: bytes) -> Claim:
-    """Of JPEG and JPEG-LS: the start-of-frame segment (T.81 B.2.2). Raises ValueError."""
+    """The start-of-frame segment of JPEG or JPEG-LS (T.81 B.2.2). Raises ValueError."""
     if frame[:2] != SOI:
         raise ValueError("no JPEG starts here")
     at = 2
@@ -45,9 +47,9 @@ def jpeg_claim(frame: bytes) -> Claim:
         marker = frame[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
-        elif marker in STANDALONE:
+        elif marker in STANDALONE_MARKERS:
             at += 2
-        elif marker in STARTS_OF_FRAME:
+        elif marker in START_OF_FRAME_MARKERS:
             if at + 10 > len(frame):
                 break
             bits, rows, columns, components = struct.unpack_from(">BHHB", frame, at + 4)
@@ -58,8 +60,8 @@ def jpeg_claim(frame: bytes) -> Claim:
 
 
 def jpeg2k_claim(frame: bytes) -> Claim:
-    """Of JPEG 2000: the SIZ segment (T.800 A.5.1). Raises ValueError."""
-    at = frame.find(SOC_SIZ, 0, BOXES_END)
+    """The SIZ segment of JPEG 2000 (T.800 A.5.1). Raises ValueError."""
+    at = frame.find(SOC_SIZ, 0, MAX_BOX_BYTES)
     if at < 0 or at + 43 > len(frame):
         raise ValueError("no JPEG 2000 codestream starts here")
     right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">6I", frame, at + 8)
@@ -67,18 +69,18 @@ def jpeg2k_claim(frame: bytes) -> Claim:
     rows, columns = bottom - top, right - left
     if tile_width < 1 or tile_height < 1:
         raise ValueError("tiles without a size")
-    if (right // tile_width + 1) * (bottom // tile_height + 1) > 65_535:
+    if (right // tile_width + 1) * (bottom // tile_height + 1) > MAX_TILES:
         raise ValueError("more tiles than the standard allows")
     return Claim(rows, columns, components, (precision & 0x7F) + 1, bool(precision & 0x80))
 
 
 def check_rle_header(frame: bytes, segments: int) -> None:
-    """The 64-byte header of an RLE frame (PS3.5 G.5). Raises ValueError."""
-    if len(frame) < 64:
+    """Check the header of an RLE frame (PS3.5 G.5). Raises ValueError."""
+    if len(frame) < RLE_HEADER_BYTES:
         raise ValueError("shorter than its header")
     count, *offsets = struct.unpack_from("<16I", frame)
     if count != segments:
         raise ValueError(f"{count} segments, expected {segments}")
-    used = [*offsets[:count], len(frame)]
-    if used[0] != 64 or any(low >= high for low, high in pairwise(used)):
+    bounds = [*offsets[:count], len(frame)]
+    if bounds[0] != RLE_HEADER_BYTES or any(low >= high for low, high in pairwise(bounds)):
         raise ValueError("segments out of order")

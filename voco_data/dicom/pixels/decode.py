@@ -1,4 +1,4 @@
-"""Encoded bytes to stored values: the decoder for each transfer syntax, bits and sign."""
+"""Encoded frames to stored values: a decoder for each transfer syntax, then bits and sign."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 
-from voco_data.dicom.defined_terms import known_uid
-from voco_data.dicom.header import transfer_syntax
+from voco_data.dicom.encoding import (
+    EXPLICIT_BIG_ENDIAN,
+    RLE_LOSSLESS,
+    UNCOMPRESSED,
+    UNDEFINED_LENGTH,
+)
+from voco_data.dicom.header import ALLOCATED_BITS, known_uid, transfer_syntax
 from voco_data.dicom.pixels.codestream import Claim, check_rle_header, jpeg2k_claim, jpeg_claim
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused
@@ -22,23 +27,10 @@ from voco_data.reasons import Reason
 Raw = npt.NDArray[np.generic]
 Stored = npt.NDArray[np.integer]
 
-UNCOMPRESSED = frozenset(
-    {
-        "1.2.840.10008.1.2",  # implicit VR little endian
-        "1.2.840.10008.1.2.1",  # explicit VR little endian
-        "1.2.840.10008.1.2.1.99",  # deflated; pydicom inflates the whole data set
-        "1.2.840.10008.1.2.2",  # explicit VR big endian, retired
-    }
-)
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
-RLE = "1.2.840.10008.1.2.5"
-
-UNDEFINED = 0xFFFFFFFF
-"""Length of encapsulated pixel data (PS3.5 A.4)."""
 END_MARKER = b"\xff\xd9"
 """EOI of JPEG and JPEG-LS (T.81 B.1.1.3), EOC of JPEG 2000 (T.800 A.4.4)."""
-ENDING = 16
-"""Bytes of padding that may follow it, with the marker."""
+END_BYTES = 16
+"""The end marker stands in the last so many bytes of a frame; padding may follow it."""
 
 Codec = tuple[Callable[[bytes], Raw], Callable[[bytes], Claim]]
 _JPEG: Codec = (imagecodecs.jpeg_decode, jpeg_claim)
@@ -69,54 +61,63 @@ def is_lossy(syntax: str) -> bool:
 
 
 def check_syntax(syntax: str) -> None:
-    """Raise SeriesRefused(UNSUPPORTED_SYNTAX) for what we do not decode."""
-    if syntax not in UNCOMPRESSED and syntax != RLE and syntax not in _ENCODED:
+    """Raise SeriesRefused(UNSUPPORTED_SYNTAX) for a transfer syntax without a decoder."""
+    if syntax not in UNCOMPRESSED and syntax != RLE_LOSSLESS and syntax not in _ENCODED:
         raise SeriesRefused(Reason.UNSUPPORTED_SYNTAX, f"transfer syntax {known_uid(syntax)}")
 
 
 @dataclass(frozen=True, slots=True)
 class PixelFormat:
-    """How the stored values of one object are encoded."""
+    """How the stored values of one object are encoded (PS3.5 8.1)."""
 
     syntax: str
     shape: tuple[int, int]
     """Rows, columns."""
     allocated: int
+    """BitsAllocated."""
     stored: int
+    """BitsStored."""
     high: int
+    """HighBit."""
     signed: bool
+    """PixelRepresentation is 1."""
 
     @classmethod
     def of(cls, dataset: Dataset, shape: tuple[int, int]) -> PixelFormat:
         """The format that a header gives. Raises SeriesRefused."""
-        take = DatasetValues(dataset)
+        values = DatasetValues(dataset)
         syntax = transfer_syntax(dataset)
         check_syntax(syntax)
-        allocated = take.integer("BitsAllocated", 16)
-        if allocated not in (16, 32):
+        allocated = values.integer("BitsAllocated", 16)
+        if allocated not in ALLOCATED_BITS:
             raise SeriesRefused(Reason.UNREADABLE, f"BitsAllocated is {allocated}")
-        stored = take.integer("BitsStored", allocated)
-        high = take.integer("HighBit", stored - 1)
+        stored = values.integer("BitsStored", allocated)
+        high = values.integer("HighBit", stored - 1)
         if not (1 <= stored <= allocated > high >= stored - 1):
             raise SeriesRefused(Reason.UNREADABLE, f"BitsStored {stored}, HighBit {high}")
-        representation = take.integer("PixelRepresentation", 0)
+        representation = values.integer("PixelRepresentation", 0)
         if representation not in (0, 1):
             raise SeriesRefused(Reason.UNREADABLE, f"PixelRepresentation is {representation}")
         return cls(syntax, shape, allocated, stored, high, representation == 1)
 
-    def values(self, encoded: bytes | memoryview) -> Stored:
-        """Stored values of one encoded frame with their sign (PS3.5 8.1.1), (rows, columns)."""
-        if self.syntax in UNCOMPRESSED:
-            kind = np.dtype(f"{'>' if self.syntax == BIG_ENDIAN else '<'}u{self.allocated // 8}")
-            raw: Raw = np.frombuffer(encoded, kind).reshape(self.shape)
-        else:
-            raw = self._decode(bytes(encoded))
-            if self.syntax != RLE:
-                return self.with_sign(raw, _ENCODED[self.syntax][1](bytes(encoded)).bits)
-        return self.with_sign(raw)
+    def decode(self, encoded: bytes | memoryview) -> Stored:
+        """Stored values of one encoded frame with their sign (PS3.5 8.1.1), (rows, columns).
 
-    def with_sign(self, raw: Raw, precision: int = 64) -> Stored:
-        """Keep BitsStored bits that end at HighBit, extend the sign if the pixels are signed.
+        Raises SeriesRefused.
+        """
+        if self.syntax in UNCOMPRESSED:
+            dtype = np.dtype(
+                f"{'>' if self.syntax == EXPLICIT_BIG_ENDIAN else '<'}u{self.allocated // 8}"
+            )
+            raw: Raw = np.frombuffer(encoded, dtype).reshape(self.shape)
+        else:
+            raw = self._decompress(bytes(encoded))
+            if self.syntax != RLE_LOSSLESS:
+                return self.stored_values(raw, _ENCODED[self.syntax][1](bytes(encoded)).bits)
+        return self.stored_values(raw)
+
+    def stored_values(self, raw: Raw, precision: int = 64) -> Stored:
+        """The BitsStored bits of `raw` that end at HighBit, with their sign extended if signed.
 
         An encoded frame of fewer bits (`precision`) has its sign at the highest of these.
         """
@@ -124,19 +125,23 @@ class PixelFormat:
         bits = min(self.stored, precision, width)
         high = self.high if bits == self.stored and self.high < width else bits - 1
         unsigned = raw.astype(f"u{width // 8}").view(f"u{width // 8}")
-        left = np.left_shift(unsigned, width - 1 - high)
-        target = left.view(f"i{width // 8}") if self.signed else left
-        kept: Stored = np.right_shift(target, width - bits)
-        return kept
+        shifted = np.left_shift(unsigned, width - 1 - high)
+        typed = shifted.view(f"i{width // 8}") if self.signed else shifted
+        values: Stored = np.right_shift(typed, width - bits)
+        return values
 
     @property
     def frame_bytes(self) -> int:
         """Bytes of one frame, decoded."""
         return self.shape[0] * self.shape[1] * self.allocated // 8
 
-    def _decode(self, frame: bytes) -> Raw:
+    def _decompress(self, frame: bytes) -> Raw:
         try:
-            raw = self._rle(frame) if self.syntax == RLE else self._codec(frame)
+            raw = (
+                self._decode_rle(frame)
+                if self.syntax == RLE_LOSSLESS
+                else self._decode_codestream(frame)
+            )
         except SeriesRefused:
             raise
         except Exception as error:  # each codec has its own errors for broken bytes
@@ -149,16 +154,16 @@ class PixelFormat:
             )
         return raw
 
-    def _rle(self, frame: bytes) -> Raw:
+    def _decode_rle(self, frame: bytes) -> Raw:
         """PS3.5 Annex G: byte planes, most significant first."""
         check_rle_header(frame, self.allocated // 8)
-        kind = np.dtype(f"<u{self.allocated // 8}")
-        raw: Raw = np.frombuffer(imagecodecs.dicomrle_decode(frame, kind), kind)
+        dtype = np.dtype(f"<u{self.allocated // 8}")
+        raw: Raw = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype), dtype)
         if raw.size != self.shape[0] * self.shape[1]:
             raise ValueError(f"{raw.size} pixels")
         return raw.reshape(self.shape)
 
-    def _codec(self, frame: bytes) -> Raw:
+    def _decode_codestream(self, frame: bytes) -> Raw:
         decode, claim_of = _ENCODED[self.syntax]
         claim = claim_of(frame)
         if (claim.rows, claim.columns, claim.components) != (*self.shape, 1):
@@ -173,65 +178,65 @@ class PixelFormat:
             raise SeriesRefused(
                 Reason.UNSUPPORTED_SYNTAX, f"{claim.bits} bits a pixel cannot be HU"
             )
-        if END_MARKER not in frame[-ENDING:]:  # some codecs fill what is missing without a word
+        if END_MARKER not in frame[-END_BYTES:]:  # some codecs fill missing pixels silently
             raise SeriesRefused(Reason.UNREADABLE, "an encoded frame without its end")
         return decode(frame)
 
 
 class PixelReader:
-    """The frames of one data set, as encoded bytes until they are asked for."""
+    """The frames of one data set, decoded on request."""
 
     def __init__(self, dataset: Dataset, shape: tuple[int, int], frames: int = 1) -> None:
-        """Check sizes against the bytes that are there. Raises SeriesRefused.
+        """Compare the header's sizes with the encoded bytes, before pixels are allocated.
 
-        `shape` is (rows, columns) by the header. Nothing is allocated here.
+        `shape` is (rows, columns). Raises SeriesRefused.
         """
         self._format = PixelFormat.of(dataset, shape)
         self._frames = self._split(_pixel_bytes(dataset), frames)
 
     def __len__(self) -> int:
-        """Frames."""
+        """Number of frames."""
         return len(self._frames)
 
     def stored(self, frame: int) -> Stored:
         """Stored values of one frame with their sign (PS3.5 8.1.1), (rows, columns)."""
-        return self._format.values(self._frames[frame])
+        return self._format.decode(self._frames[frame])
 
     def _split(self, value: bytes, frames: int) -> list[memoryview | bytes]:
-        """One piece of encoded bytes a frame."""
+        """The encoded bytes of each frame."""
         if self._format.syntax in UNCOMPRESSED:
             size = self._format.frame_bytes
-            need = size * frames
+            expected = size * frames
             # A padding byte may make the length even (PS3.5 7.1.1); more is another image.
-            if not need <= len(value) <= need + 1:
+            if not expected <= len(value) <= expected + 1:
                 raise SeriesRefused(
-                    Reason.UNREADABLE, f"pixel data has {len(value)} bytes, expected {need}"
+                    Reason.UNREADABLE, f"pixel data has {len(value)} bytes, expected {expected}"
                 )
             view = memoryview(value)
             return [view[frame * size : (frame + 1) * size] for frame in range(frames)]
         try:
-            pieces: list[memoryview | bytes] = list(_encapsulated(value, frames))
+            encoded: list[memoryview | bytes] = list(_encapsulated(value, frames))
         except Exception as error:  # pydicom's errors for broken fragments are many
             raise SeriesRefused(
                 Reason.UNREADABLE, f"fragments do not parse ({type(error).__name__})"
             ) from error
-        if len(pieces) != frames:
+        if len(encoded) != frames:
             raise SeriesRefused(
-                Reason.UNREADABLE, f"{len(pieces)} encoded frames, the header says {frames}"
+                Reason.UNREADABLE, f"{len(encoded)} encoded frames, the header says {frames}"
             )
-        return pieces
+        return encoded
 
 
 def _pixel_bytes(dataset: Dataset) -> bytes:
     try:
         element = dataset.get_item("PixelData")
-        claim = element.length if isinstance(element, RawDataElement) else UNDEFINED
+        claim = element.length if isinstance(element, RawDataElement) else UNDEFINED_LENGTH
         value = dataset.get("PixelData")
     except Exception as error:  # converting a hostile value may raise anything
         raise SeriesRefused(Reason.UNREADABLE, "PixelData does not parse") from error
     if not isinstance(value, bytes) or not value:
         raise SeriesRefused(Reason.UNREADABLE, "rows and columns, but no pixel data to its end")
-    if claim not in (UNDEFINED, len(value)):
+    if claim not in (UNDEFINED_LENGTH, len(value)):
         raise SeriesRefused(
             Reason.UNREADABLE, f"{len(value)} bytes of pixel data where {claim} are claimed"
         )

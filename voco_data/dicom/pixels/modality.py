@@ -28,14 +28,14 @@ class Modality:
     """HU of stored value `first` and those after it, instead of slope and intercept."""
     first: int = 0
     padding: tuple[int, int] | None = None
-    """Lowest and highest stored value that says: nothing was measured here."""
+    """Lowest and highest stored value that marks pixels without a measurement."""
 
     def to_hu(self, stored: Stored) -> npt.NDArray[np.int16]:
         """HU as int16, rounded half to even where the slope is a fraction; padding is air."""
         hu: npt.NDArray[np.number]
         if self.table is not None:
-            at = np.clip(stored.astype(np.int64) - self.first, 0, len(self.table) - 1)
-            hu = np.rint(self.table[at])
+            index = np.clip(stored.astype(np.int64) - self.first, 0, len(self.table) - 1)
+            hu = np.rint(self.table[index])
         elif self.slope == 1.0 and self.intercept.is_integer():
             hu = stored.astype(np.int64) + int(self.intercept)
         else:
@@ -44,55 +44,54 @@ class Modality:
         result = np.clip(hu, limits.min, limits.max).astype(np.int16)
         if self.padding is not None:
             low, high = self.padding
-            # Fields of -2000 or -3024 stay what they are here; only what lies above air is lowered.
-            padded = (stored >= low) & (stored <= high) & (result > AIR_HU)
-            if padded.any():
-                result[_from_the_border(padded)] = AIR_HU
+            # Padding of -2000 or -3024 keeps its value here; only padding above air is lowered.
+            is_padding = (stored >= low) & (stored <= high) & (result > AIR_HU)
+            if is_padding.any():
+                result[_connected_to_border(is_padding)] = AIR_HU
         return result
 
 
 def parse_modalities(dataset: Dataset, frames: int) -> list[Modality]:
-    """The transformation of each frame. Raises SeriesRefused: UNREADABLE, DERIVED if not to HU.
+    """The transformation of each frame. Raises SeriesRefused: UNREADABLE, or DERIVED if not to HU.
 
     A missing slope is 1 and a missing intercept 0 (PS3.3 C.8.2.1 requires both; RATIC lacks some).
     """
     padding = _padding(DatasetValues(dataset))
-    return [_modality(take, padding) for take in DatasetValues.of_frames(dataset, frames)]
+    return [_modality(values, padding) for values in DatasetValues.of_frames(dataset, frames)]
 
 
-def _modality(take: DatasetValues, padding: tuple[int, int] | None) -> Modality:
-    tables = take.items("ModalityLUTSequence")
+def _modality(values: DatasetValues, padding: tuple[int, int] | None) -> Modality:
+    tables = values.items("ModalityLUTSequence")
     if tables:
-        first, table = _table(tables[0], signed=take.integer("PixelRepresentation", 0) == 1)
+        first, table = _table(tables[0], signed=values.integer("PixelRepresentation", 0) == 1)
         return Modality(table=table, first=first, padding=padding)
-    slope = take.number("RescaleSlope", 1.0)
+    slope = values.number("RescaleSlope", 1.0)
     if slope == 0.0:
         raise SeriesRefused(Reason.UNREADABLE, "RescaleSlope is 0")
-    return Modality(slope, take.number("RescaleIntercept", 0.0), padding=padding)
+    return Modality(slope, values.number("RescaleIntercept", 0.0), padding=padding)
 
 
-def _from_the_border(padded: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The padding that reaches the border of the picture: inside, that value was measured."""
-    labels, _ = ndimage.label(padded)
+def _connected_to_border(is_padding: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The padding that reaches the image's border: pixels inside may have measured that value."""
+    labels, _ = ndimage.label(is_padding)
     edges = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
     outside = np.unique(np.concatenate(edges))
     return np.isin(labels, outside[outside > 0])
 
 
-def _padding(take: DatasetValues) -> tuple[int, int] | None:
+def _padding(values: DatasetValues) -> tuple[int, int] | None:
     """PixelPaddingValue and PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2), with the pixels' sign.
 
-    None where there is none, or none that a stored value can have.
+    None where there is none, or one that no stored value can have.
     """
-    allocated = take.integer("BitsAllocated", 16)
-    bits = take.integer("BitsStored", allocated)
-    signed = take.integer("PixelRepresentation", 0) == 1
+    allocated = values.integer("BitsAllocated", 16)
+    bits = values.integer("BitsStored", allocated)
+    signed = values.integer("PixelRepresentation", 0) == 1
 
-    def stored(keyword: str) -> int | None:
-        text = take.text(keyword)
-        if not text:
+    def stored_value(keyword: str) -> int | None:
+        if not values.text(keyword):
             return None
-        value = take.integer(keyword, 0)
+        value = values.integer(keyword, 0)
         # The tag's sign may differ from that of the pixels; its bits do not.
         if signed and value >= 1 << (allocated - 1):
             value -= 1 << allocated
@@ -101,7 +100,8 @@ def _padding(take: DatasetValues) -> tuple[int, int] | None:
         low = -(1 << (bits - 1)) if signed else 0
         return value if low <= value < low + (1 << bits) else None
 
-    value, limit = stored("PixelPaddingValue"), stored("PixelPaddingRangeLimit")
+    value = stored_value("PixelPaddingValue")
+    limit = stored_value("PixelPaddingRangeLimit")
     if value is None:
         return None
     return (value, value) if limit is None else (min(value, limit), max(value, limit))
@@ -109,19 +109,18 @@ def _padding(take: DatasetValues) -> tuple[int, int] | None:
 
 def _table(item: Dataset, *, signed: bool) -> tuple[int, Table]:
     """First mapped stored value, and the HU of it and those after it (PS3.3 C.11.1.1)."""
-    take = DatasetValues(item)
-    kind = take.text("ModalityLUTType").upper()
-    if kind != "HU":
+    values = DatasetValues(item)
+    if values.text("ModalityLUTType").upper() != "HU":
         raise SeriesRefused(Reason.DERIVED, "a modality LUT to something else than HU")
-    descriptor = take.numbers("LUTDescriptor", 3)
+    descriptor = values.numbers("LUTDescriptor", 3)
     if descriptor is None:
         raise SeriesRefused(Reason.UNREADABLE, "a modality LUT without a descriptor")
     length, first = int(descriptor[0]) or 65536, int(descriptor[1])
     data = item.get("LUTData")
-    values = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.atleast_1d(data)
-    if values.dtype.kind not in "iu" or len(values) != length:
-        raise SeriesRefused(Reason.UNREADABLE, f"a modality LUT of {len(values)} for {length}")
+    entries = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.atleast_1d(data)
+    if entries.dtype.kind not in "iu" or len(entries) != length:
+        raise SeriesRefused(Reason.UNREADABLE, f"a modality LUT of {len(entries)} for {length}")
     if signed and first >= 1 << 15:
         first -= 1 << 16
-    # HU below 0 are written as two's complement of 16 bits, as no unsigned value can hold them.
-    return first, values.astype(np.uint16).view(np.int16).astype(np.float64)
+    # HU below 0 are written as two's complement of 16 bits: entries are unsigned.
+    return first, entries.astype(np.uint16).view(np.int16).astype(np.float64)

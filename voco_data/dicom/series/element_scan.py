@@ -1,8 +1,8 @@
-"""Where the elements lie that we take from a plain DICOM file: a walk over its bytes (PS3.5 7.1).
+"""Positions of the elements that we read in a plain DICOM file, from one scan of its bytes.
 
-The walk follows what is plainly right: a preamble, little endian, ascending tags, known value
-representations, lengths that fit. It reads no value but the transfer syntax. At anything else it
-stops with ODD, and pydicom reads the file.
+The scan accepts a preamble, little endian, ascending tags, known value representations and lengths
+that fit (PS3.5 section 7). It interprets no value but the transfer syntax. For any other file the
+result is IRREGULAR, and pydicom reads it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,30 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-PATIENT_POSITION, INSTANCE_NUMBER = 0x00200032, 0x00200013
-"""What is each slice's own."""
+from voco_data.dicom.encoding import (
+    IMPLICIT_LITTLE_ENDIAN,
+    ITEM,
+    ITEM_DELIMITER,
+    ITEM_GROUP,
+    LENGTH_FIELD_BYTES,
+    META_GROUP,
+    META_START,
+    PREAMBLE_BYTES,
+    PREFIX,
+    SEQUENCE_DELIMITER,
+    UNDEFINED_LENGTH,
+)
+
+TRANSFER_SYNTAX = 0x00020010
+SPECIFIC_CHARACTER_SET = 0x00080005
+INSTANCE_NUMBER = 0x00200013
+IMAGE_POSITION = 0x00200032
 PIXEL_DATA = 0x7FE00010
 
-TAKEN = np.array(
+READ_TAGS = np.array(
     [
-        0x00020010,  # TransferSyntaxUID
-        0x00080005,  # SpecificCharacterSet
+        TRANSFER_SYNTAX,
+        SPECIFIC_CHARACTER_SET,
         0x00080008,  # ImageType
         0x00080016,  # SOPClassUID
         0x00080060,  # Modality
@@ -30,7 +46,7 @@ TAKEN = np.array(
         0x0020000E,  # SeriesInstanceUID
         0x00200012,  # AcquisitionNumber
         INSTANCE_NUMBER,
-        PATIENT_POSITION,
+        IMAGE_POSITION,
         0x00200037,  # ImageOrientationPatient
         0x00280002,  # SamplesPerPixel
         0x00280004,  # PhotometricInterpretation
@@ -52,9 +68,9 @@ TAKEN = np.array(
     ],
     np.int64,
 )
-"""Ascending. Whatever header.py, modality.py, pixels.py and stack.py ask for."""
+"""Ascending. All that header.py, stack_key.py, pixels/decode.py and pixels/modality.py ask for."""
 
-LEFT_ALONE = np.array(
+UNSUPPORTED_TAGS = np.array(
     [
         0x00283000,  # ModalityLUTSequence
         0x52009229,  # SharedFunctionalGroupsSequence
@@ -66,43 +82,81 @@ LEFT_ALONE = np.array(
     ],
     np.int64,
 )
-"""Files with one of these are pydicom's."""
+"""Ascending. A file with one of these is IRREGULAR."""
 
-ODD, SHORT, WALKED = 0, 1, 2
-"""What a walk says: not for us, the bytes do not reach to the pixels, or done."""
-UNDEFINED = 0xFFFFFFFF
-MOST_ELEMENTS = 10_000
-LONGEST_TAKEN = 1024
-"""Bytes of a value that we take; no real one is longer."""
-DEEPEST = 8
+IRREGULAR, TRUNCATED, COMPLETE = 0, 1, 2
+"""Results of a scan: pydicom must read the file, the bytes end before the pixels, or success."""
+
+ELEMENT_START, VALUE_START, VALUE_END = 0, 1, 2
+"""Columns of ElementScanner.elements: byte offsets in the file."""
+ELEMENT_COUNT, KEY_LENGTH, PIXELS_START, PIXELS_LENGTH, POSITION_ROW, NUMBER_ROW = range(6)
+"""Indices into ElementScanner.summary.
+
+PIXELS_START and PIXELS_LENGTH give the value of PixelData. POSITION_ROW and NUMBER_ROW are the rows
+of ImagePositionPatient and InstanceNumber in `elements`, ABSENT without.
+"""
+ABSENT = -1
+
+MAX_ELEMENTS = 10_000
+MAX_VALUE_BYTES = 1024
+"""No real value of READ_TAGS is longer."""
+MAX_DEPTH = 8
 """Sequences inside sequences."""
-KEY_BYTES = 16_384
+MAX_KEY_BYTES = 16_384
 
 Bytes = npt.NDArray[np.uint8]
 
 
 class ElementScanner:
-    """A walker with the arrays that it writes to, used again for every file."""
+    """Scans one file after the other into the same arrays."""
 
-    __slots__ = ("_key", "_key_view", "fields", "places")
+    __slots__ = ("_key", "_key_view", "elements", "summary")
 
     def __init__(self) -> None:
-        self.places = np.zeros((len(TAKEN), 3), np.int64)
-        """(n, 3) of each element that was found: its start, its value's start, its end."""
-        self.fields = np.zeros(8, np.int64)
-        """Count of places, length of the key, start and length of the pixel value, indices of
-        position and instance number in `places` (-1 without), start of the pixels' element."""
-        self._key = np.empty(KEY_BYTES, np.uint8)
+        self.elements = np.zeros((len(READ_TAGS), 3), np.int64)
+        """(n, 3): a row for each element of READ_TAGS in the file, in the file's order."""
+        self.summary = np.zeros(6, np.int64)
+        """(6,): what a COMPLETE scan found, by the indices above."""
+        self._key = np.empty(MAX_KEY_BYTES, np.uint8)
         self._key_view = self._key.data
 
-    def go(self, data: Bytes, size: int) -> int:
-        """ElementScanner data[:size]: WALKED up to the pixel data, else SHORT or ODD."""
-        return int(_walk(data, size, self.places, self._key, self.fields))
+    def scan(self, data: Bytes, size: int) -> int:
+        """Scan data[:size] up to the pixel data: COMPLETE, TRUNCATED or IRREGULAR."""
+        return int(_scan(data, size, self.elements, self._key, self.summary))
 
     @property
     def key(self) -> bytes:
-        """All taken elements as they stand, but for the values that are each slice's own."""
-        return bytes(self._key_view[: self.fields[1]])
+        """All elements of READ_TAGS as they are encoded, without the values that each slice varies.
+
+        Files with equal keys have equal headers but for ImagePositionPatient and InstanceNumber.
+        """
+        return bytes(self._key_view[: self.summary[KEY_LENGTH]])
+
+
+# Constants of the compiled code. A VR is one little-endian number, as `_u16` reads its two bytes.
+
+
+def _vr_code(vr: bytes) -> int:
+    return int.from_bytes(vr, "little")
+
+
+_SQ, _OB, _OW = _vr_code(b"SQ"), _vr_code(b"OB"), _vr_code(b"OW")
+_LENGTH_FIELD_BYTES = np.zeros(1 << 16, np.uint8)
+"""LENGTH_FIELD_BYTES by code of the VR; 0 for unknown ones."""
+for _vr, _size in LENGTH_FIELD_BYTES.items():
+    _LENGTH_FIELD_BYTES[_vr_code(_vr)] = _size
+
+_FIRST_DATASET_GROUP = 0x0008
+"""Groups below it are command and meta groups, and DICOMDIR's."""
+_D, _I, _C, _M = PREFIX
+_NUL, _SPACE, _DOT, _1, _4, _5 = b"\0 .145"
+_UPPER_A, _UPPER_Z = b"AZ"
+_UID_ROOT = np.frombuffer(IMPLICIT_LITTLE_ENDIAN.encode(), np.uint8)
+
+_EXPLICIT, _IMPLICIT, _UNKNOWN = 0, 1, -1
+"""Encodings, by the transfer syntax."""
+_SEQUENCE_IRREGULAR, _SEQUENCE_TRUNCATED = -1, -2
+"""Results of `_sequence_end` that are no offsets."""
 
 
 @numba.njit(nogil=True, cache=True)
@@ -116,207 +170,204 @@ def _u32(data, at):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @numba.njit(nogil=True, cache=True)
-def _vr_bytes(first, second):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Bytes of the length that follows a value representation (PS3.5 7.1.2); 0 for unknown ones."""
-    if first == 79:  # O: OB OD OF OL OV OW
-        return 4 if second in (66, 68, 70, 76, 86, 87) else 0
-    if first == 85:  # U: UC UN UR UT UV are long, UI UL US short
-        if second in (67, 78, 82, 84, 86):
-            return 4
-        return 2 if second in (73, 76, 83) else 0
-    if first == 83:  # S: SQ SV are long, SH SL SS ST short
-        if second in (81, 86):
-            return 4
-        return 2 if second in (72, 76, 83, 84) else 0
-    if first == 65:  # A: AE AS AT
-        return 2 if second in (69, 83, 84) else 0
-    if first == 68:  # D: DA DS DT
-        return 2 if second in (65, 83, 84) else 0
-    if first == 76:  # L: LO LT
-        return 2 if second in (79, 84) else 0
-    if first == 70:  # F: FD FL
-        return 2 if second in (68, 76) else 0
-    if (first == 67 or first == 73) and second == 83:  # CS IS
-        return 2
-    return 2 if (first == 80 and second == 78) or (first == 84 and second == 77) else 0  # PN TM
+def _tag(data, at):  # type: ignore[no-untyped-def]  # pragma: no cover
+    return _u16(data, at) << 16 | _u16(data, at + 2)
 
 
 @numba.njit(nogil=True, cache=True)
-def _after_sequence(data, at, size):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The end of a sequence of undefined length, explicit VR (PS3.5 7.5); -1 odd, -2 too short.
+def _is_capital(byte):  # type: ignore[no-untyped-def]  # pragma: no cover
+    return _UPPER_A <= byte <= _UPPER_Z
 
-    Every element inside is looked at, since pydicom parses them.
+
+@numba.njit(nogil=True, cache=True)
+def _sequence_end(data, at, size):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Offset behind a sequence of undefined length in explicit VR (PS3.5 7.5).
+
+    _SEQUENCE_IRREGULAR or _SEQUENCE_TRUNCATED where there is none. Every element inside is looked
+    at, since pydicom parses them.
     """
-    ends = np.zeros(DEEPEST, np.int64)  # of each open item; 0 where a delimiter ends it
+    item_ends = np.zeros(MAX_DEPTH, np.int64)  # of each open item; 0 where a delimiter ends it
     depth = 0  # 2 * n: between items of sequence n; 2 * n + 1: inside an item
-    for _ in range(MOST_ELEMENTS):
-        if depth % 2 == 1 and ends[depth // 2] == at:
+    for _ in range(MAX_ELEMENTS):
+        if depth % 2 == 1 and item_ends[depth // 2] == at:
             depth -= 1
             continue
         if at + 8 > size:
-            return -2
-        group, element = _u16(data, at), _u16(data, at + 2)
+            return _SEQUENCE_TRUNCATED
+        tag = _tag(data, at)
         if depth % 2 == 0:  # an item, or the end of the sequence
             length = _u32(data, at + 4)
             at += 8
-            if group != 0xFFFE:
-                return -1
-            if element == 0xE0DD and length == 0:
+            if tag == SEQUENCE_DELIMITER and length == 0:
                 if depth == 0:
                     return at
                 depth -= 1
-            elif element == 0xE000:
-                if length != UNDEFINED and depth > 0 and 0 < ends[depth // 2 - 1] < at + length:
-                    return -1
+            elif tag == ITEM:
+                if (
+                    length != UNDEFINED_LENGTH
+                    and depth > 0
+                    and 0 < item_ends[depth // 2 - 1] < at + length
+                ):
+                    return _SEQUENCE_IRREGULAR
                 depth += 1
-                ends[depth // 2] = 0 if length == UNDEFINED else at + length
+                item_ends[depth // 2] = 0 if length == UNDEFINED_LENGTH else at + length
             else:
-                return -1
+                return _SEQUENCE_IRREGULAR
             continue
-        end = ends[depth // 2]
-        if group == 0xFFFE:
-            if element != 0xE00D or end != 0 or _u32(data, at + 4) != 0:
-                return -1
+        item_end = item_ends[depth // 2]
+        group = tag >> 16
+        if group == ITEM_GROUP:
+            if tag != ITEM_DELIMITER or item_end != 0 or _u32(data, at + 4) != 0:
+                return _SEQUENCE_IRREGULAR
             at += 8
             depth -= 1
             continue
-        if (group == 0x0008 and element == 0x0005) or group < 0x0008:
-            return -1
-        kind = _vr_bytes(data[at + 4], data[at + 5])
-        if kind == 0:
-            return -1
-        if kind == 2:
+        if tag == SPECIFIC_CHARACTER_SET or group < _FIRST_DATASET_GROUP:
+            return _SEQUENCE_IRREGULAR
+        vr = _u16(data, at + 4)
+        length_bytes = _LENGTH_FIELD_BYTES[vr]
+        if length_bytes == 0:
+            return _SEQUENCE_IRREGULAR
+        if length_bytes == 2:
             length = _u16(data, at + 6)
             at += 8
         else:
             if at + 12 > size:
-                return -2
+                return _SEQUENCE_TRUNCATED
             length = _u32(data, at + 8)
-            is_sequence = data[at + 4] == 83 and data[at + 5] == 81
             at += 12
-            if length == UNDEFINED:
-                if not is_sequence or depth // 2 + 1 >= DEEPEST:
-                    return -1
+            if length == UNDEFINED_LENGTH:
+                if vr != _SQ or depth // 2 + 1 >= MAX_DEPTH:
+                    return _SEQUENCE_IRREGULAR
                 depth += 1
                 continue
         at += length
-        if end != 0 and at > end:
-            return -1
-    return -1
+        if item_end != 0 and at > item_end:
+            return _SEQUENCE_IRREGULAR
+    return _SEQUENCE_IRREGULAR
 
 
 @numba.njit(nogil=True, cache=True)
-def _is_implicit(data, start, end):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """1 for implicit VR little endian, 0 for syntaxes in explicit VR little endian, -1 for others.
+def _encoding(data, start, end):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """_IMPLICIT or _EXPLICIT VR little endian for the UID data[start:end], else _UNKNOWN.
 
-    Of the standard's UIDs, 1.2.840.10008.1.2 is implicit, 1.2.1 and 1.2.4.x, 1.2.5 are explicit.
+    Of the standard's UIDs (PS3.5 Annex A), 1.2.840.10008.1.2 is implicit; 1.2.840.10008.1.2.1,
+    .1.2.4.xx and .1.2.5 are explicit.
     """
-    while end > start and (data[end - 1] == 0 or data[end - 1] == 32):
+    while end > start and (data[end - 1] == _NUL or data[end - 1] == _SPACE):
         end -= 1
-    root = (49, 46, 50, 46, 56, 52, 48, 46, 49, 48, 48, 48, 56, 46, 49, 46, 50)
-    if end - start < 17:
-        return -1
-    for i in range(17):
-        if data[start + i] != root[i]:
-            return -1
-    if end - start == 17:
-        return 1
-    if end - start == 19 and data[start + 17] == 46:  # .1 or .5
-        return 0 if data[start + 18] == 49 or data[start + 18] == 53 else -1
-    if end - start == 22 and data[start + 17] == 46 and data[start + 18] == 52:  # .4.xx
-        return 0 if data[start + 19] == 46 else -1
-    return -1
+    root = _UID_ROOT.size
+    length = end - start
+    if length < root:
+        return _UNKNOWN
+    for i in range(root):
+        if data[start + i] != _UID_ROOT[i]:
+            return _UNKNOWN
+    if length == root:
+        return _IMPLICIT
+    rest = start + root
+    if length == root + 2 and data[rest] == _DOT:
+        return _EXPLICIT if data[rest + 1] == _1 or data[rest + 1] == _5 else _UNKNOWN
+    if length == root + 5 and data[rest] == _DOT and data[rest + 1] == _4:
+        return _EXPLICIT if data[rest + 2] == _DOT else _UNKNOWN
+    return _UNKNOWN
 
 
 @numba.njit(nogil=True, cache=True)
-def _walk(data, size, places, key, fields):  # type: ignore[no-untyped-def]  # pragma: no cover
-    if size < 132:
-        return SHORT
-    if data[128] != 68 or data[129] != 73 or data[130] != 67 or data[131] != 77:
-        return ODD
-    at = np.int64(132)
-    last = np.int64(-1)
-    implicit = np.int64(-1)  # until the transfer syntax is known
-    count, used = 0, 0
-    fields[4] = fields[5] = -1
-    wanted, shunned = 0, 0
-    for _ in range(MOST_ELEMENTS):
+def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  # pragma: no cover
+    if size < META_START:
+        return TRUNCATED
+    if (
+        data[PREAMBLE_BYTES] != _D
+        or data[PREAMBLE_BYTES + 1] != _I
+        or data[PREAMBLE_BYTES + 2] != _C
+        or data[PREAMBLE_BYTES + 3] != _M
+    ):
+        return IRREGULAR
+    at = np.int64(META_START)
+    last_tag = np.int64(-1)
+    encoding = np.int64(_UNKNOWN)  # until the transfer syntax is read
+    count, key_length = 0, 0
+    summary[POSITION_ROW] = summary[NUMBER_ROW] = ABSENT
+    next_read, next_unsupported = 0, 0  # the first of READ_TAGS and UNSUPPORTED_TAGS not passed
+    for _ in range(MAX_ELEMENTS):
         start = at
         if at + 8 > size:
-            return SHORT
-        group = _u16(data, at)
-        tag = group << 16 | _u16(data, at + 2)
-        if tag <= last or group == 0xFFFE:
-            return ODD
-        in_meta = group == 0x0002
-        if not in_meta and (implicit < 0 or group < 0x0008):
-            return ODD
-        undefined = False
+            return TRUNCATED
+        tag = _tag(data, at)
+        group = tag >> 16
+        if tag <= last_tag or group == ITEM_GROUP:
+            return IRREGULAR
+        in_meta = group == META_GROUP
+        if not in_meta and (encoding == _UNKNOWN or group < _FIRST_DATASET_GROUP):
+            return IRREGULAR
         is_sequence = False
-        first, second = data[at + 4], data[at + 5]
-        if implicit == 1 and not in_meta:
-            if last >> 16 == 0x0002 and 64 < first < 91 and 64 < second < 91:
-                return ODD  # it is explicit after all
+        vr = _u16(data, at + 4)
+        if encoding == _IMPLICIT and not in_meta:
+            after_meta = last_tag >> 16 == META_GROUP
+            if after_meta and _is_capital(data[at + 4]) and _is_capital(data[at + 5]):
+                return IRREGULAR  # the data set is explicit, against its transfer syntax
             length = _u32(data, at + 4)
             at += 8
         else:
-            kind = _vr_bytes(first, second)
-            if kind == 0:
-                return ODD
-            if kind == 2:
+            length_bytes = _LENGTH_FIELD_BYTES[vr]
+            if length_bytes == 0:
+                return IRREGULAR
+            if length_bytes == 2:
                 length = _u16(data, at + 6)
                 at += 8
             else:
                 if at + 12 > size:
-                    return SHORT
+                    return TRUNCATED
                 length = _u32(data, at + 8)
-                is_sequence = first == 83 and second == 81
+                is_sequence = vr == _SQ
                 at += 12
-        undefined = length == UNDEFINED
-        last = tag
+        last_tag = tag
         if tag == PIXEL_DATA:
-            if not (implicit == 1 or (first == 79 and (second == 66 or second == 87))):
-                return ODD
-            fields[0], fields[1], fields[2], fields[3] = count, used, at, length
-            fields[6] = start
-            return WALKED
-        while shunned < LEFT_ALONE.size and LEFT_ALONE[shunned] < tag:
-            shunned += 1
-        if shunned < LEFT_ALONE.size and LEFT_ALONE[shunned] == tag:
-            return ODD
-        while wanted < TAKEN.size and TAKEN[wanted] < tag:
-            wanted += 1
-        taken = wanted < TAKEN.size and TAKEN[wanted] == tag
-        if undefined:
-            if taken or in_meta or implicit == 1 or not is_sequence:
-                return ODD
-            at = _after_sequence(data, at, size)
+            if not (encoding == _IMPLICIT or vr in (_OB, _OW)):
+                return IRREGULAR
+            summary[ELEMENT_COUNT], summary[KEY_LENGTH] = count, key_length
+            summary[PIXELS_START], summary[PIXELS_LENGTH] = at, length
+            return COMPLETE
+        while next_unsupported < UNSUPPORTED_TAGS.size and UNSUPPORTED_TAGS[next_unsupported] < tag:
+            next_unsupported += 1
+        if next_unsupported < UNSUPPORTED_TAGS.size and UNSUPPORTED_TAGS[next_unsupported] == tag:
+            return IRREGULAR
+        while next_read < READ_TAGS.size and READ_TAGS[next_read] < tag:
+            next_read += 1
+        is_read = next_read < READ_TAGS.size and READ_TAGS[next_read] == tag
+        if length == UNDEFINED_LENGTH:
+            if is_read or in_meta or encoding == _IMPLICIT or not is_sequence:
+                return IRREGULAR
+            at = _sequence_end(data, at, size)
             if at < 0:
-                return SHORT if at == -2 else ODD
+                return TRUNCATED if at == _SEQUENCE_TRUNCATED else IRREGULAR
             continue
         end = at + length
-        if taken:
-            if length > LONGEST_TAKEN or is_sequence:
-                return ODD
+        if is_read:
+            if length > MAX_VALUE_BYTES or is_sequence:
+                return IRREGULAR
             if end > size:
-                return SHORT
-            if tag == 0x00020010:
-                implicit = _is_implicit(data, at, end)
-                if implicit < 0:
-                    return ODD
-            own = tag in (PATIENT_POSITION, INSTANCE_NUMBER)
-            # Of what is each slice's own, tag and value representation: no value, no length.
-            upto = start + (4 if implicit == 1 else 6) if own else end
-            if used + upto - start > key.size:
-                return ODD
-            for i in range(start, upto):
-                key[used] = data[i]
-                used += 1
-            if own:
-                fields[4 if tag == PATIENT_POSITION else 5] = count
-            places[count, 0], places[count, 1], places[count, 2] = start, at, end
+                return TRUNCATED
+            if tag == TRANSFER_SYNTAX:
+                encoding = _encoding(data, at, end)
+                if encoding == _UNKNOWN:
+                    return IRREGULAR
+            varies = tag in (IMAGE_POSITION, INSTANCE_NUMBER)
+            # Of what each slice varies, the key has tag and VR, but neither length nor value.
+            key_end = start + (4 if encoding == _IMPLICIT else 6) if varies else end
+            if key_length + key_end - start > key.size:
+                return IRREGULAR
+            for i in range(start, key_end):
+                key[key_length] = data[i]
+                key_length += 1
+            if varies:
+                summary[POSITION_ROW if tag == IMAGE_POSITION else NUMBER_ROW] = count
+            elements[count, ELEMENT_START] = start
+            elements[count, VALUE_START] = at
+            elements[count, VALUE_END] = end
             count += 1
         if end > size:
-            return SHORT
+            return TRUNCATED
         at = end
-    return ODD
+    return IRREGULAR

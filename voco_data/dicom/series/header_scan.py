@@ -1,9 +1,9 @@
 """Headers of plain files without parsing each: slices of one series differ in position and number.
 
-The walk finds where the elements lie. All but two of those that we take are the same bytes in
-every slice of a series, so pydicom reads them once, from a small file made of these elements
-alone, and what came of it is remembered by their bytes. Whatever is odd is left to pydicom: the
-answer here is None, and every refusal is pydicom's and header.py's.
+The element scan finds the elements that we read. All but two of them have the same bytes in every
+slice of a series, so pydicom reads them once, from a small file made of these elements alone, and
+the result is kept under their bytes. Any other file is left to pydicom: the result here is None,
+and every refusal is made by header.py.
 """
 
 from __future__ import annotations
@@ -21,31 +21,69 @@ import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
 
-from voco_data.dicom.deflated import DEFLATED
-from voco_data.dicom.header import Header, Triple, parse_header
-from voco_data.dicom.pixels.decode import UNCOMPRESSED, PixelFormat
+from voco_data.dicom.encoding import (
+    IMPLICIT_LITTLE_ENDIAN,
+    ITEM,
+    PREAMBLE_BYTES,
+    PREFIX,
+    SEQUENCE_DELIMITER,
+    UNCOMPRESSED,
+    UNDEFINED_LENGTH,
+)
+from voco_data.dicom.header import Header, parse_header
+from voco_data.dicom.input_limits import DEFLATED
+from voco_data.dicom.pixels.decode import PixelFormat
 from voco_data.dicom.pixels.modality import Modality, parse_modalities
-from voco_data.dicom.series.element_scan import SHORT, UNDEFINED, WALKED, ElementScanner
+from voco_data.dicom.series.element_scan import (
+    ABSENT,
+    COMPLETE,
+    ELEMENT_COUNT,
+    ELEMENT_START,
+    NUMBER_ROW,
+    PIXELS_LENGTH,
+    PIXELS_START,
+    POSITION_ROW,
+    TRUNCATED,
+    VALUE_END,
+    VALUE_START,
+    ElementScanner,
+)
 from voco_data.dicom.stack_key import DIRECTORY_CLASS, StackKey, stack_key
 from voco_data.errors import SeriesRefused
+from voco_data.volumes.geometry import Triple
 
-FIRST_READ = 4096
-"""Bytes; most headers end before."""
-LONGEST_HEADER = 2**22
-REMEMBERED = 4096
-"""Kinds of headers; a series has one, or a few."""
+FIRST_READ_BYTES = 4096
+"""Most headers end before."""
+READ_GROWTH = 16
+"""Each further read of a header is so many times longer."""
+MAX_HEADER_BYTES = 2**22
+MAX_KINDS = 4096
+"""Kinds of headers that are kept; a series has one, or a few."""
 
 _DECIMAL = rb" *([+-]?\d{1,12}(?:\.\d{0,12})?(?:[eE][+-]?\d{1,2})?) *"
 _POSITION = re.compile(rb"\\".join([_DECIMAL] * 3))
 """Three decimal strings (PS3.5 6.2, DS), as scanners write them."""
 _NUMBER = re.compile(rb" *([+-]?\d{1,9}) *")
-"""An integer string (IS)."""
-_PADDING = bytes.fromhex("fcfffcff") + b"OB"
+"""An integer string (PS3.5 6.2, IS)."""
+
+
+def _tag_bytes(tag: int) -> bytes:
+    """A tag in little endian: group, then element."""
+    return (tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little")
+
+
+_TRAILING_PADDING = _tag_bytes(0xFFFCFFFC) + b"OB"
 """Data Set Trailing Padding (PS3.10 7.2), in explicit VR."""
-_ITEM, _DELIMITER = bytes.fromhex("feff00e0"), bytes.fromhex("feffdde000000000")
-_SUSPECT = (DEFLATED, DIRECTORY_CLASS)
-"""Files that name these are looked at more closely, wherever they name them."""
-_PREAMBLE = bytes(128) + b"DICM"
+_PADDING_HEAD_BYTES = 12
+_ITEM = _tag_bytes(ITEM)
+_ITEM_HEAD_BYTES = 8
+_SEQUENCE_END = _tag_bytes(SEQUENCE_DELIMITER) + bytes(4)
+"""Delimiter of encapsulated pixel data, with its length 0 (PS3.5 A.4)."""
+_OFFSET_BYTES = 4
+"""Size of an offset table of one frame."""
+_EXCLUDED_UIDS = (DEFLATED, DIRECTORY_CLASS)
+"""A file whose first bytes name one of these is left to pydicom, whatever names it."""
+_FILE_START = bytes(PREAMBLE_BYTES) + PREFIX
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -59,97 +97,116 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What all slices share whose taken elements are the same bytes."""
+class HeaderKind:
+    """What slices with equal keys share."""
 
     header: Header
     """Of the first of them."""
     stack: StackKey
     decoding: Decoding | None
-    """None where the pixels are for the thorough reader."""
+    """None where pydicom must read the pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScannedHeader:
-    """One file of one slice, walked."""
+    """The header of one file with one slice."""
 
     header: Header
-    kind: Kind
+    kind: HeaderKind
     key: bytes
-    """The shared elements, as they stand in the file."""
+    """ElementScanner.key of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedSlice:
+    """The header of one slice and the bytes of its frame in the file."""
+
+    scanned: ScannedHeader
+    start: int
+    length: int
 
 
 class HeaderScanner:
-    """Walks files; a thread has one, whose buffers are used again."""
+    """Scans files into buffers that are used again; each thread has its own."""
 
     def __init__(self) -> None:
-        self._walk = ElementScanner()
-        self._start = np.zeros(FIRST_READ, np.uint8)
-        self._kinds: dict[bytes, Kind] = {}
+        self._elements = ElementScanner()
+        self._first_read = np.zeros(FIRST_READ_BYTES, np.uint8)
+        self._kinds: dict[bytes, HeaderKind] = {}
 
-    def header(self, path: Path) -> ScannedHeader | None:
+    def read_header(self, path: Path) -> ScannedHeader | None:
         """The header of a file, whatever follows it; None if pydicom should read it.
 
         Nothing is read of the pixels beyond the first kilobytes. Raises OSError.
         """
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            data, size = self._start, FIRST_READ
+            data, size = self._first_read, FIRST_READ_BYTES
             while True:
-                have = os.preadv(descriptor, [data.data[:size]], 0)
-                found = self._walk.go(data, have)
-                if found != SHORT or have < size or size >= LONGEST_HEADER:
+                n_read = os.preadv(descriptor, [data.data[:size]], 0)
+                result = self._elements.scan(data, n_read)
+                if result != TRUNCATED or n_read < size or size >= MAX_HEADER_BYTES:
                     break
-                size *= 16
+                size *= READ_GROWTH
                 data = np.zeros(size, np.uint8)
         finally:
             os.close(descriptor)
-        return self.parse(data, path) if found == WALKED else None
+        return self._parse(data, path) if result == COMPLETE else None
 
-    def slice(self, data: Bytes, size: int, path: Path) -> tuple[ScannedHeader, int, int] | None:
-        """Header, start and length of the one encoded frame of a whole file, data[:size].
+    def scan_slice(self, data: Bytes, size: int, path: Path) -> ScannedSlice | None:
+        """The header and the one encoded frame of a whole file, data[:size].
 
-        None if the file, to its last byte, is not plainly right.
+        None if anything about the file, up to its last byte, is irregular.
         """
-        if self._walk.go(data, size) != WALKED:
+        if self._elements.scan(data, size) != COMPLETE:
             return None
-        quick = self.parse(data, path)
-        if quick is None or quick.kind.decoding is None:
+        scanned = self._parse(data, path)
+        if scanned is None or scanned.kind.decoding is None:
             return None
-        start, length = (int(n) for n in self._walk.fields[2:4])
-        explicit = quick.header.transfer_syntax != "1.2.840.10008.1.2"
-        if quick.header.transfer_syntax in UNCOMPRESSED:
+        start = int(self._elements.summary[PIXELS_START])
+        length = int(self._elements.summary[PIXELS_LENGTH])
+        syntax = scanned.header.transfer_syntax
+        if syntax in UNCOMPRESSED:
+            frame = (start, length) if length != UNDEFINED_LENGTH else None
             end = start + length
-            frame = (start, length) if length != UNDEFINED else None
         else:
-            frame = _only_fragment(data, start, size) if length == UNDEFINED else None
-            end = 0 if frame is None else sum(frame) + len(_DELIMITER)
-        if frame is None or not (end == size or (explicit and _is_padding(data, end, size))):
+            frame = _only_fragment(data, start, size) if length == UNDEFINED_LENGTH else None
+            end = 0 if frame is None else sum(frame) + len(_SEQUENCE_END)
+        if frame is None:
             return None
-        return quick, *frame
+        is_explicit = syntax != IMPLICIT_LITTLE_ENDIAN
+        if end != size and not (is_explicit and _is_padding(data, end, size)):
+            return None
+        return ScannedSlice(scanned, *frame)
 
-    def parse(self, data: Bytes, path: Path) -> ScannedHeader | None:
-        """What the last walk over `data` found."""
-        key = self._walk.key
-        count, _, _, _, at_position, at_number = self._walk.fields[:6].tolist()
-        if at_position < 0:
+    def _parse(self, data: Bytes, path: Path) -> ScannedHeader | None:
+        """The header that the last scan of `data` found."""
+        key = self._elements.key
+        summary, elements = self._elements.summary.tolist(), self._elements.elements
+        position_row, number_row = summary[POSITION_ROW], summary[NUMBER_ROW]
+        if position_row == ABSENT:
             return None
-        places = self._walk.places
-        position = _position(_value(data, places[at_position]))
-        number = -1 if at_number < 0 else _number(_value(data, places[at_number]))
-        start = data[:FIRST_READ].tobytes()
-        if position is None or number is None or any(uid in start for uid in _SUSPECT):
+        position = _parse_position(_value(data, elements[position_row]))
+        number = -1 if number_row == ABSENT else _parse_number(_value(data, elements[number_row]))
+        if position is None or number is None:
+            return None
+        first_bytes = data[:FIRST_READ_BYTES].tobytes()
+        if any(uid in first_bytes for uid in _EXCLUDED_UIDS):
             return None
         kind = self._kinds.get(key)
         if kind is None:
-            taken = [data[a:b].tobytes() for a, _, b in places[:count].tolist()]
-            kind = _kind(b"".join([_PREAMBLE, *taken]), path)
-            if kind is None or (kind.header.position_mm, kind.header.instance_number) != (
-                position,
-                number,
+            encoded = [
+                data[row[ELEMENT_START] : row[VALUE_END]].tobytes()
+                for row in elements[: summary[ELEMENT_COUNT]].tolist()
+            ]
+            kind = _read_kind(b"".join([_FILE_START, *encoded]), path)
+            if (
+                kind is None
+                or kind.header.position_mm != position
+                or kind.header.instance_number != number
             ):
                 return None
-            if len(self._kinds) >= REMEMBERED:
+            if len(self._kinds) >= MAX_KINDS:
                 self._kinds.clear()
             self._kinds[key] = kind
         header = replace(kind.header, path=path, instance_number=number, position_mm=position)
@@ -160,25 +217,25 @@ _of_thread = threading.local()
 
 
 def header_scanner() -> HeaderScanner:
-    """The reader of this thread."""
-    if not hasattr(_of_thread, "reader"):
-        _of_thread.reader = HeaderScanner()
-    reader: HeaderScanner = _of_thread.reader
-    return reader
+    """The scanner of this thread."""
+    if not hasattr(_of_thread, "scanner"):
+        _of_thread.scanner = HeaderScanner()
+    scanner: HeaderScanner = _of_thread.scanner
+    return scanner
 
 
-def _kind(file: bytes, path: Path) -> Kind | None:
-    """What the thorough reader makes of the taken elements; None where it refuses."""
+def _read_kind(file: bytes, path: Path) -> HeaderKind | None:
+    """What pydicom and header.py read from the elements of a file; None where they refuse."""
     try:
         dataset = pydicom.dcmread(io.BytesIO(file), force=True)
         header = parse_header(dataset, path)
     except SeriesRefused:
         return None
-    except Exception:  # noqa: BLE001  the whole file gets the thorough reader, and its reason
+    except Exception:  # noqa: BLE001  pydicom then reads the whole file, and gives the reason
         return None
     if header.frames != 1:
         return None
-    return Kind(header, stack_key(dataset), _decoding(dataset, header))
+    return HeaderKind(header, stack_key(dataset), _decoding(dataset, header))
 
 
 def _decoding(dataset: Dataset, header: Header) -> Decoding | None:
@@ -189,47 +246,52 @@ def _decoding(dataset: Dataset, header: Header) -> Decoding | None:
         return None
 
 
-def _value(data: Bytes, place: npt.NDArray[np.int64]) -> bytes:
-    return data[place[1] : place[2]].tobytes()
+def _value(data: Bytes, element: npt.NDArray[np.int64]) -> bytes:
+    return data[element[VALUE_START] : element[VALUE_END]].tobytes()
 
 
-def _position(text: bytes) -> Triple | None:
-    found = _POSITION.fullmatch(text)
-    if found is None:
+def _parse_position(text: bytes) -> Triple | None:
+    match = _POSITION.fullmatch(text)
+    if match is None:
         return None
-    x, y, z = (float(part) for part in found.groups())
+    x, y, z = (float(part) for part in match.groups())
     return (x, y, z) if math.isfinite(x + y + z) else None
 
 
-def _number(text: bytes) -> int | None:
-    found = _NUMBER.fullmatch(text)
-    return None if found is None else int(found[1])
+def _parse_number(text: bytes) -> int | None:
+    match = _NUMBER.fullmatch(text)
+    return None if match is None else int(match[1])
 
 
 def _only_fragment(data: Bytes, at: int, size: int) -> tuple[int, int] | None:
     """Start and length of the fragment, if there is one (PS3.5 A.4)."""
-    table = _item(data, at, size)
-    if table is None or table[1] not in (0, 4):  # of an offset table, one frame's at most
+    offset_table = _item(data, at, size)
+    if offset_table is None or offset_table[1] not in (0, _OFFSET_BYTES):
         return None
-    fragment = _item(data, sum(table), size)
-    if fragment is None or data[sum(fragment) :][: len(_DELIMITER)].tobytes() != _DELIMITER:
+    fragment = _item(data, sum(offset_table), size)
+    if fragment is None:
         return None
-    return fragment
+    end = sum(fragment)
+    is_last = data[end : end + len(_SEQUENCE_END)].tobytes() == _SEQUENCE_END
+    return fragment if is_last else None
 
 
 def _item(data: Bytes, at: int, size: int) -> tuple[int, int] | None:
-    head = data[at : at + 8].tobytes()
-    if at + 8 > size or head[:4] != _ITEM:
+    """Start and length of the value of the item at `at`, if a delimiter fits behind it."""
+    start = at + _ITEM_HEAD_BYTES
+    head = data[at:start].tobytes()
+    if start > size or head[:4] != _ITEM:
         return None
     length = int.from_bytes(head[4:], "little")
-    return (at + 8, length) if at + 8 + length + len(_DELIMITER) <= size else None
+    return (start, length) if start + length + len(_SEQUENCE_END) <= size else None
 
 
 def _is_padding(data: Bytes, at: int, size: int) -> bool:
-    """Whether padding, and nothing else, goes on to the file's end."""
-    head = data[at : min(size, at + 12)].tobytes()
+    """Whether Data Set Trailing Padding, and nothing else, stands in data[at:size]."""
+    value_start = at + _PADDING_HEAD_BYTES
+    head = data[at : min(size, value_start)].tobytes()
     return (
-        len(head) == 12
-        and head[:6] == _PADDING
-        and at + 12 + int.from_bytes(head[8:], "little") == size
+        len(head) == _PADDING_HEAD_BYTES
+        and head.startswith(_TRAILING_PADDING)
+        and value_start + int.from_bytes(head[8:], "little") == size
     )

@@ -1,4 +1,4 @@
-"""From the objects of one series to a volume: order along the normal, geometry, gaps, HU."""
+"""The files of one DICOM series to a volume: order along the normal, geometry, spacing, HU."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from voco_data.dicom.series.slice_order import (
     check_alike,
     depths_of,
     header_flags,
-    stack_of,
+    order_slices,
 )
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import SKIPPED, Reason
 from voco_data.volumes.slice_spacing import GapPolicy
 from voco_data.volumes.volume import Volume
 
-BYTES_AT_ONCE = 4 * 2**30
-"""Larger series are judged by their headers before any pixel is read."""
+MAX_UNCHECKED_BYTES = 4 * 2**30
+"""The headers of a larger series are checked before its pixels fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,59 +48,60 @@ def read_series(files: Sequence[Path], *, gaps: GapPolicy, min_slices: int) -> V
     many slices as it has frames. Objects among the files that are no slices of CT are left out,
     with a flag. Raises SeriesRefused with the reason.
 
-    The HU may lie in the memory of `voco_data.volumes.buffers`, which is used again once nothing
-    refers to them.
+    The HU may lie in memory that the thread uses again once nothing refers to them.
     """
     return read_fast(files, gaps, min_slices) or read_thoroughly(files, gaps, min_slices)
 
 
 def read_thoroughly(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -> Volume:
-    """The same with every file parsed by pydicom: the reference, and the way of all odd series."""
-    if sum(path.stat().st_size for path in files if path.exists()) > BYTES_AT_ONCE:
-        _judge_headers([h for path in files for h in _headers(path)], gaps, min_slices)
-    slices, others = _read(files)
+    """As `read_series`, with every file parsed by pydicom: the reference for `read_fast`."""
+    if sum(path.stat().st_size for path in files if path.exists()) > MAX_UNCHECKED_BYTES:
+        headers = [
+            h for path in files for h in parse_frames(read_dataset(path, pixels=False), path)
+        ]
+        _check_headers(headers, gaps, min_slices)
+    slices, n_others = _read_slices(files)
     headers = [item.header for item in slices]
     kept = _distinct(slices)
-    stack = stack_of(headers, kept, gaps, min_slices)
+    stack = order_slices(headers, kept, gaps, min_slices)
     shape = (len(stack.order), *stack.geometry.shape[1:])
-    measured = np.empty(shape, np.int16)
+    measured_hu = np.empty(shape, np.int16)
     for index, number in enumerate(stack.order):
-        measured[index] = slices[number].hu()
+        measured_hu[index] = slices[number].hu()
     flags = [
         *(["dropped_duplicates"] if len(kept) < len(slices) else []),
         *(["interpolated_slices"] if stack.even.resampled else []),
-        *(["other_objects"] if others else []),
+        *(["other_objects"] if n_others else []),
         *header_flags(headers),
     ]
     return Volume(
-        hu=stack.even.resample(measured),
+        hu=stack.even.resample(measured_hu),
         geometry=stack.geometry,
-        instance_numbers=stack.even.pick([headers[n].instance_number for n in stack.order]),
+        instance_numbers=stack.even.pick_numbers([headers[n].instance_number for n in stack.order]),
         transfer_syntax="+".join(sorted({h.transfer_syntax for h in headers})),
         flags=tuple(flags),
     )
 
 
-def _judge_headers(headers: Sequence[Header], gaps: GapPolicy, min_slices: int) -> None:
-    """Refuse what cannot be one volume, before its pixels fill the memory."""
+def _check_headers(headers: Sequence[Header], gaps: GapPolicy, min_slices: int) -> None:
+    """Raise SeriesRefused for slices that cannot be one volume."""
     if np.diff(np.sort(depths_of(headers))).min(initial=np.inf) < SAME_POSITION_MM:
         raise SeriesRefused(
             Reason.DUPLICATE_POSITIONS, "slices share positions, too many to compare them"
         )
-    stack_of(headers, list(range(len(headers))), gaps, min_slices)
+    order_slices(headers, list(range(len(headers))), gaps, min_slices)
 
 
-def _headers(path: Path) -> list[Header]:
-    return parse_frames(read_dataset(path, pixels=False), path)
+def _read_slices(files: Sequence[Path]) -> tuple[list[_Slice], int]:
+    """The slices in the files' order, and the number of files that are no slices of CT.
 
-
-def _read(files: Sequence[Path]) -> tuple[list[_Slice], int]:
-    """Slices in the files' order, and how many files are something else. Raises if all are."""
+    Raises SeriesRefused if there is no slice.
+    """
     slices: list[_Slice] = []
     others: list[SeriesRefused] = []
     for path in files:
         try:
-            slices += _slices(path)
+            slices += _parse_file(path)
         except SeriesRefused as refusal:
             if refusal.reason not in SKIPPED:
                 raise
@@ -110,7 +111,7 @@ def _read(files: Sequence[Path]) -> tuple[list[_Slice], int]:
     return slices, len(others)
 
 
-def _slices(path: Path) -> Iterator[_Slice]:
+def _parse_file(path: Path) -> Iterator[_Slice]:
     dataset = read_dataset(path, pixels=True)
     headers = parse_frames(dataset, path)
     modalities = parse_modalities(dataset, len(headers))
@@ -120,9 +121,9 @@ def _slices(path: Path) -> Iterator[_Slice]:
 
 
 def _distinct(slices: Sequence[_Slice]) -> list[int]:
-    """Indices without slices that are equal in position and pixels.
+    """Indices of the slices without repetitions of a position and its pixels.
 
-    Raises DUPLICATE_POSITIONS for those equal in position alone.
+    Raises SeriesRefused(DUPLICATE_POSITIONS) for slices of one position with other pixels.
     """
     headers = [item.header for item in slices]
     check_alike(headers)
@@ -131,9 +132,9 @@ def _distinct(slices: Sequence[_Slice]) -> list[int]:
     for index in np.argsort(depths, kind="stable").tolist():
         if kept and depths[index] - depths[kept[-1]] < SAME_POSITION_MM:
             last = kept[-1]
-            apart = np.subtract(headers[index].position_mm, headers[last].position_mm)
-            same = float(np.linalg.norm(apart)) < SAME_POSITION_MM * 2
-            if not same or not np.array_equal(slices[index].hu(), slices[last].hu()):
+            offset = np.subtract(headers[index].position_mm, headers[last].position_mm)
+            is_same_position = float(np.linalg.norm(offset)) < SAME_POSITION_MM * 2
+            if not is_same_position or not np.array_equal(slices[index].hu(), slices[last].hu()):
                 raise SeriesRefused(
                     Reason.DUPLICATE_POSITIONS,
                     f"two different slices at {depths[index]:.2f} mm along the normal",

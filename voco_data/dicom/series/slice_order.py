@@ -1,4 +1,4 @@
-"""Order and grid of a series' slices, from their headers alone."""
+"""The order of a series' slices and their grid, from the headers alone."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from voco_data.volumes.geometry import ORTHOGONAL_TOLERANCE, Geometry, Triple, u
 from voco_data.volumes.slice_spacing import EvenPositions, GapPolicy, even_positions
 
 SAME_POSITION_MM = 0.01
-"""Two slices nearer than this along the normal lie at one position."""
+"""Two slices closer than this along the normal have one position."""
 
 ORIENTATION_TOLERANCE = 1e-3
-"""Largest difference in a direction cosine within one series."""
+"""Largest difference of a direction cosine within one series."""
 
 LENGTH_TOLERANCE = 0.01
 """Direction cosines are rounded; their length may be off by this."""
@@ -28,36 +28,40 @@ LENGTH_TOLERANCE = 0.01
 SHEAR_TOLERANCE_PX = 0.5
 """In-plane drift over the whole stack that is not a gantry tilt, in pixels."""
 
-WANDER_TOLERANCE_MM = 1.0
+STRAIGHTNESS_TOLERANCE_MM = 1.0
 """Slices may lie this far off the straight line through the first and the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Headers in order along one normal, and what that says of their grid."""
+    """Slices in order along one normal, and their grid."""
 
     order: tuple[int, ...]
-    """Indices of the headers that are kept, ascending along the normal."""
+    """Indices of the kept headers, ascending along the normal."""
     geometry: Geometry
     even: EvenPositions
 
 
-def stack_of(
+def order_slices(
     headers: Sequence[Header], kept: Iterable[int], gaps: GapPolicy, min_slices: int
 ) -> Stack:
-    """Order the kept headers, and find the grid that they lie on."""
+    """Order the headers at indices `kept` along their normal, and find their grid.
+
+    Raises SeriesRefused: MIXED_GEOMETRY, BAD_GEOMETRY, TOO_FEW_SLICES, MISSING_SLICES,
+    UNEVEN_SPACING, or what limits.check_voxels raises.
+    """
     check_alike(headers)
     depths = depths_of(headers)
     order = tuple(sorted(kept, key=lambda index: (depths[index], index)))
-    few = SeriesRefused(
+    too_few = SeriesRefused(
         Reason.TOO_FEW_SLICES, f"{len(order)} slice positions, at least {min_slices} are needed"
     )
     if len(order) < 2:
-        raise few
-    # A hole or a collision says more of a short series than that it is short.
+        raise too_few
+    # For a short series, missing or uneven slices are the better reason: they are tested first.
     even = even_positions(depths[list(order)], gaps)
     if len(order) < min_slices:
-        raise few
+        raise too_few
     first = headers[order[0]]
     direction, step_mm = _direction([headers[index] for index in order], even.step_mm)
     geometry = Geometry(
@@ -73,9 +77,9 @@ def stack_of(
 def check_alike(headers: Sequence[Header]) -> None:
     """Raise MIXED_GEOMETRY for slices that differ in matrix, pixel spacing or orientation."""
     first = headers[0]
-    # Nearly all slices of a series say the same, in the same words.
-    different = {(h.rows, h.columns, h.spacing_mm, h.along_row, h.along_column) for h in headers}
-    if len(different) == 1:
+    # The usual case, and cheap: all values are equal.
+    distinct = {(h.rows, h.columns, h.spacing_mm, h.along_row, h.along_column) for h in headers}
+    if len(distinct) == 1:
         return
     for h in headers:
         if (h.rows, h.columns) != (first.rows, first.columns):
@@ -85,33 +89,34 @@ def check_alike(headers: Sequence[Header]) -> None:
             )
         if not np.allclose(h.spacing_mm, first.spacing_mm, rtol=1e-3, atol=0):
             raise SeriesRefused(Reason.MIXED_GEOMETRY, "slices differ in pixel spacing")
-        turned = np.subtract(h.along_row + h.along_column, first.along_row + first.along_column)
-        if np.abs(turned).max() > ORIENTATION_TOLERANCE:
+        difference = np.subtract(h.along_row + h.along_column, first.along_row + first.along_column)
+        if np.abs(difference).max() > ORIENTATION_TOLERANCE:
             raise SeriesRefused(Reason.MIXED_GEOMETRY, "slices differ in orientation")
 
 
 def _direction(headers: Sequence[Header], step_mm: float) -> tuple[Triple, float]:
-    """Unit direction from slice to slice, and the length of a step of `step_mm` along the normal.
+    """Unit direction from slice to slice, and the distance of slices along it.
 
-    A tilted gantry makes slices step aside, so that the direction is not their normal.
+    `step_mm` is their distance along the normal. A tilted gantry shifts each slice in its plane, so
+    that the direction is not the normal.
     """
     normal = _normal(headers)
     positions = np.array([h.position_mm for h in headers])
     depths = (positions - positions[0]) @ np.asarray(normal)
     per_mm = (positions[-1] - positions[0]) / depths[-1]
-    off = np.linalg.norm(positions - positions[0] - depths[:, None] * per_mm, axis=1).max()
-    if off > WANDER_TOLERANCE_MM:
+    deviation_mm = np.linalg.norm(positions - positions[0] - depths[:, None] * per_mm, axis=1).max()
+    if deviation_mm > STRAIGHTNESS_TOLERANCE_MM:
         raise SeriesRefused(
-            Reason.MIXED_GEOMETRY, f"slices lie up to {off:.1f} mm off a straight line"
+            Reason.MIXED_GEOMETRY, f"slices lie up to {deviation_mm:.1f} mm off a straight line"
         )
-    aside_mm = float(np.linalg.norm(per_mm - normal) * depths[-1])
-    if aside_mm <= SHEAR_TOLERANCE_PX * min(headers[0].spacing_mm):
+    shift_mm = float(np.linalg.norm(per_mm - normal) * depths[-1])
+    if shift_mm <= SHEAR_TOLERANCE_PX * min(headers[0].spacing_mm):
         return normal, step_mm
     return unit(per_mm.tolist()), float(np.linalg.norm(per_mm)) * step_mm
 
 
 def header_flags(headers: Sequence[Header]) -> Iterator[str]:
-    """Remarks that headers give reason to."""
+    """Flags of a series that follow from its headers."""
     if any(is_lossy(h.transfer_syntax) or h.lossy for h in headers):
         yield "lossy"
     if headers[0].monochrome1:
@@ -121,13 +126,13 @@ def header_flags(headers: Sequence[Header]) -> Iterator[str]:
 
 
 def _normal(headers: Sequence[Header]) -> Triple:
-    """The one normal that orders a stack: slices may differ in it by rounding."""
+    """The first slice's normal, for all slices: their own differ by rounding."""
     first = headers[0]
     lengths = [float(np.linalg.norm(axis)) for axis in (first.along_row, first.along_column)]
     if max(abs(length - 1.0) for length in lengths) > LENGTH_TOLERANCE:
         raise SeriesRefused(Reason.BAD_GEOMETRY, "rows or columns are not unit vectors")
-    across = abs(float(np.dot(unit(first.along_row), unit(first.along_column))))
-    if across > ORTHOGONAL_TOLERANCE:
+    cosine = abs(float(np.dot(unit(first.along_row), unit(first.along_column))))
+    if cosine > ORTHOGONAL_TOLERANCE:
         raise SeriesRefused(Reason.BAD_GEOMETRY, "rows and columns are not perpendicular")
     return unit(np.cross(first.along_row, first.along_column).tolist())
 

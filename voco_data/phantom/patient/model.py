@@ -1,4 +1,4 @@
-"""One made-up patient: sizes, pose, organs and injuries, drawn with an explicit generator."""
+"""One made-up patient: sizes, pose, organs and injuries, drawn at random."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ BOWEL_PREVALENCE = 0.05
 BLEED_PREVALENCE = 0.03
 BLEED_PREVALENCE_HIGH = 0.3
 """Chance of a bleed when an organ has a high grade."""
-LARGEST_SHIFT_HU = 8.0
-"""How far a patient's parenchyma may be from its phase's enhancement."""
+MAX_SHIFT_HU = 8.0
+"""Largest difference of a patient's parenchyma from the enhancement of its phase."""
 EXTENT_STEP_MM = 3.0
 """Step of the lattice on which extents are measured, in the standard body."""
 
@@ -45,7 +45,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class PatientModel:
-    """Everything that is true of a patient, whatever the scan."""
+    """The truth about a patient, which all its scans share."""
 
     sex: Literal["F", "M"]
     age: int
@@ -55,7 +55,7 @@ class PatientModel:
     colon: tuple[Loop, ...]
     small_bowel: tuple[Loop, ...]
     parenchyma_hu: Vector
-    """What this patient's kidneys, liver and spleen differ by from the phase, in HU."""
+    """Differences of this patient's kidneys, liver and spleen from the phase, in HU."""
     injuries: tuple[Injury, ...]
     bowel_injury: BowelInjury | None
     bleed: Bleed | None
@@ -86,7 +86,7 @@ def make_patient(rng: np.random.Generator, *, injury_prevalence: float = 0.35) -
     colon, small_bowel = make_colon(rng), make_small_bowel(rng)
     injuries = _make_injuries(rng, viscera, trunk, injury_prevalence)
     hurt_bowel = rng.random() < BOWEL_PREVALENCE
-    shifts = np.clip(rng.normal(0, 4, size=3), -LARGEST_SHIFT_HU, LARGEST_SHIFT_HU)
+    shifts = np.clip(rng.normal(0, 4, size=3), -MAX_SHIFT_HU, MAX_SHIFT_HU)
     kidney, liver, spleen = (float(v) for v in shifts)
     return PatientModel(
         sex="F" if rng.random() < 0.5 else "M",

@@ -1,4 +1,4 @@
-"""Where a picture is evaluated: points of the standard body, in mm, kept as broadcastable parts."""
+"""Points of the standard body, in mm, at which shapes are evaluated: broadcastable coordinates."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Points:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape (Z, Y, X) of what a shape gives here."""
+        """Shape (Z, Y, X) of the distances at these points."""
         return (self.z.shape[0], self.x.shape[1], self.x.shape[2])
 
     def crop(self, z: slice, y: slice, x: slice) -> Points:
@@ -46,7 +46,7 @@ class Points:
 
 
 def lattice(bounds: Bounds, step_mm: float) -> Points:
-    """A regular lattice over `bounds`: the yardstick for volumes and extents."""
+    """A regular lattice over `bounds`, on which volumes and extents are measured."""
     (x0, y0, z0), (x1, y1, z1) = bounds
     x = np.arange(x0, x1 + step_mm, step_mm, dtype=np.float32)
     y = np.arange(y0, y1 + step_mm, step_mm, dtype=np.float32)

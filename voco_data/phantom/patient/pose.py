@@ -1,4 +1,4 @@
-"""How a patient lies, and the planes and phase of one scan."""
+"""The pose of a patient, and the planes and contrast phase of one scan."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What the contrast medium has reached: HU of the tissues."""
+    """HU of the tissues in a contrast phase."""
 
     name: PhaseName
     aorta: float
@@ -78,7 +78,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Axial planes and the look of one scan. Arrays are (z, y, x), all axes growing in LPS.
+    """Planes, phase and noise of one axial scan. Arrays are (z, y, x), all axes growing in LPS.
 
     Positions are multiples of 1/128 mm, so that DICOM decimal strings and NIfTI float32 hold
     them exactly.

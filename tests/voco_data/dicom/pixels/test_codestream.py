@@ -1,4 +1,4 @@
-"""What encoded frames claim, against encoders of other libraries and bytes made by hand."""
+"""Claimed sizes of frames that other libraries encoded, and of bytes made by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stored values to HU: values worked out by hand from PS3.3 C.11.1."""
+"""Stored values to HU, against values computed by hand after PS3.3 C.11.1."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_padding_above_air_becomes_air(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_padding_outside_is_measured_inside(tmp_path: Path) -> None:
-    """Padding 0 of signed HU: the field around is air, water in the body stays water."""
+    """Padding of 0 in signed HU: air around the field of view, water in the body."""
     plane = np.zeros((7, 7), np.int16)
     plane[1:6, 1:6] = 30
     plane[3, 3] = 0
@@ -110,6 +110,6 @@ def test_a_lut_to_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_slope_that_is_no_number_is_refused(tmp_path: Path, value: str) -> None:
     (path,) = write_slices(tmp_path, np.zeros((1, 1, 1), np.int16))
     dataset = pydicom.dcmread(path)
-    dataset.add_new(0x00281053, "LO", value)  # as text, which a file may hold whatever the VR
+    dataset.add_new(0x00281053, "LO", value)  # as text: a file may declare any VR
     with pytest.raises(SeriesRefused):
         parse_modalities(dataset, 1)

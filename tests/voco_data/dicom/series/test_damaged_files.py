@@ -1,4 +1,4 @@
-"""5,000 damaged files: a volume that is right, or a reason; never a crash, a hang or a flood."""
+"""5,000 damaged files give a correct volume or a reason, within limits of time and memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = (16, 40, 40)
 
 
 def made(folder: Path) -> list[Path]:
-    """One file of every kind that we can write."""
+    """One file of every kind that the tests can write."""
     folder.mkdir()
     hu = body(SMALL)
     slices = write_slices(folder / "raw", hu)[:2]
@@ -60,7 +60,7 @@ def real(folder: Path) -> list[Path]:
 
 
 def partner_of(source: Path, number: int, folder: Path) -> Path:
-    """The undamaged file, a step along its normal: two slices are a series."""
+    """The undamaged file, moved one step along its normal: two slices are a series."""
     path = folder / f"partner{number}.dcm"
     if path.exists():
         return path
@@ -76,7 +76,7 @@ def partner_of(source: Path, number: int, folder: Path) -> Path:
 
 
 def examine(path: Path, source: Path, partner: Path) -> str:
-    """What the product says of one damaged file: `volume`, `mask` or a reason."""
+    """The result for one damaged file: `volume`, `mask` or a reason."""
     try:
         if source.name.endswith((".nii", ".nii.gz")):
             volume = read_nifti(path, min_slices=2)
@@ -100,14 +100,14 @@ def examine(path: Path, source: Path, partner: Path) -> str:
 
 
 def peak_bytes() -> int:
-    """Most resident memory of this process; `ru_maxrss` would begin with that of its parent."""
+    """Peak resident memory of this process; `ru_maxrss` would include its parent's."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def batter(sources: list[Path], folder: Path, seeds: range, results: object) -> None:
-    """Examine damaged copies in this process; report (reason, seconds, bytes at most)."""
-    warnings.simplefilter("ignore")  # what pydicom says of broken headers
+    """Read damaged copies in this process; report (result, seconds, peak bytes) of each."""
+    warnings.simplefilter("ignore")  # pydicom's, about damaged headers
     for seed in seeds:
         number = seed % len(sources)
         source = sources[number]
@@ -125,7 +125,7 @@ def batter(sources: list[Path], folder: Path, seeds: range, results: object) -> 
 
 
 def check(sources: list[Path], folder: Path, seeds: range) -> Counter[str]:
-    """Batter in a process of its own, which a crash would end."""
+    """Read damaged copies in a process of its own, which a crash ends."""
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     folder.mkdir()
@@ -149,7 +149,7 @@ def check(sources: list[Path], folder: Path, seeds: range) -> Counter[str]:
 def test_damaged_files_of_our_own(tmp_path: Path) -> None:
     said = check(made(tmp_path / "made"), tmp_path / "out", range(1_000))
     assert said["unreadable"] > 100
-    assert said["volume"] > 20  # a flipped bit in a value, which nobody can see
+    assert said["volume"] > 20  # a flipped bit in a value cannot be detected
 
 
 @pytest.mark.real_ct

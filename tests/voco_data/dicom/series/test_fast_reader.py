@@ -1,4 +1,4 @@
-"""The short way from files to HU against the thorough one: the same volume, or none."""
+"""The fast reader against the thorough one: the same volume, or None."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from tests.support.ct_files import body, write_slices
 from tests.support.mutations import mutate
-from voco_data.dicom.pixels.rle import SLACK, rle_planes
-from voco_data.dicom.series.fast_reader import read_fast
+from voco_data.dicom.pixels.hu_kernels import SLACK, rle_planes
+from voco_data.dicom.series.fast_reader import MAX_REUSED_BYTES, ReusedBuffer, read_fast
 from voco_data.dicom.series.header_scan import HeaderScanner
 from voco_data.dicom.series.reader import read_thoroughly
 from voco_data.errors import SeriesRefused
-from voco_data.volumes.buffers import LARGEST_KEPT, ReusedBuffer
 from voco_data.volumes.slice_spacing import GapPolicy
 from voco_data.volumes.volume import Volume
 
@@ -77,7 +76,7 @@ def test_every_orientation(
 ) -> None:
     hu = body((9, 20, 24))
     paths = write_slices(tmp_path, hu, orientation=orientation, step_mm=step_mm, rle=True)
-    paths = paths[3:] + paths[:3]  # names say nothing
+    paths = paths[3:] + paths[:3]  # file names do not give the order
     check_same(read_fast(paths, GAPS, 3), read_thoroughly(paths, GAPS, 3))
 
 
@@ -119,23 +118,23 @@ def test_damaged_series_give_none_or_the_thorough_volume(tmp_path: Path) -> None
     assert read > 50
 
 
-def test_a_file_that_changes_between_the_two_looks(
+def test_a_file_that_changes_between_the_two_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = write_slices(tmp_path, body((6, 20, 24)))
     other = write_slices(tmp_path / "other", body((6, 20, 24)), tags={"PatientID": "other"})
-    whole = HeaderScanner.slice
+    whole = HeaderScanner.scan_slice
 
     def changed(self: HeaderScanner, *args: Any) -> Any:
         paths[3].write_bytes(other[3].read_bytes())
         return whole(self, *args)
 
-    monkeypatch.setattr(HeaderScanner, "slice", changed)
+    monkeypatch.setattr(HeaderScanner, "scan_slice", changed)
     assert read_fast(paths, GAPS, 3) is None
 
 
 def planes(frame: bytes, pixels: int) -> bytes | None:
-    """What the kernel makes of an RLE frame in the middle of other bytes."""
+    """The planes that the kernel decodes from an RLE frame between other bytes; None if refused."""
     data = np.frombuffer(b"\x05" * 7 + frame + b"\xfe" * SLACK, np.uint8)
     high, low = (np.full(pixels + SLACK, 7, np.uint8) for _ in range(2))
     if not rle_planes(data, 7, len(frame), high, low, pixels):
@@ -179,7 +178,7 @@ SEGMENT = st.lists(RUN, min_size=1, max_size=12).map(b"".join)
 
 @settings(max_examples=500, deadline=None)
 @given(high=SEGMENT, low=SEGMENT, pixels=st.integers(1, 900), pad=st.binary(max_size=2))
-def test_rle_is_decoded_as_the_standard_says_or_not_at_all(
+def test_rle_is_decoded_as_by_the_standard_or_refused(
     high: bytes, low: bytes, pixels: int, pad: bytes
 ) -> None:
     def length(segment: bytes) -> int:
@@ -206,23 +205,25 @@ def test_any_bytes_are_decoded_within_bounds(frame: bytes, pixels: int) -> None:
     assert planes(frame, pixels) == reference(frame, pixels)
 
 
-def test_the_arena_lends_nothing_twice() -> None:
-    arena = ReusedBuffer()
-    first = arena.take((4, 5, 6))
+def test_memory_in_use_is_not_reused() -> None:
+    buffer = ReusedBuffer()
+    first = buffer.empty((4, 5, 6))
     first[:] = 1
     view = first[::-1, 1:].transpose(2, 0, 1)
     del first
-    second = arena.take((4, 5, 6))
+    second = buffer.empty((4, 5, 6))
     second[:] = 2
     assert (view == 1).all()
     address = second.__array_interface__["data"][0]
     del second
-    assert arena.take((3, 5, 6)).__array_interface__["data"][0] == address
+    assert buffer.empty((3, 5, 6)).__array_interface__["data"][0] == address
 
 
-def test_the_arena_keeps_no_outlier() -> None:
-    arena = ReusedBuffer()
-    arena.take((2, 3))
-    kept = arena._buffer
-    assert arena.take((LARGEST_KEPT,)).size == LARGEST_KEPT  # virtual: nothing touches it
-    assert arena._buffer is kept
+def test_memory_of_large_volumes_is_not_kept() -> None:
+    buffer = ReusedBuffer()
+    buffer.empty((2, 3))
+    kept = buffer._buffer
+    assert (
+        buffer.empty((MAX_REUSED_BYTES,)).size == MAX_REUSED_BYTES
+    )  # virtual memory: no page is touched
+    assert buffer._buffer is kept

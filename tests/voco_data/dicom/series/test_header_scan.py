@@ -1,4 +1,4 @@
-"""The walk over plain headers against pydicom: the same header, or none."""
+"""Scanned headers against pydicom's: the same header, or None."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def dicom(elements: list[bytes], syntax: str = EXPLICIT, pixels: bytes = bytes(3
 
 
 def thorough(path: Path) -> tuple[Header, StackKey] | None:
-    """What pydicom makes of a file; None where it is refused."""
+    """The header that pydicom reads; None where it is refused."""
     try:
         dataset = read_dataset(path, pixels=False)
         return parse_header(dataset, path), stack_key(dataset)
@@ -81,24 +81,24 @@ def thorough(path: Path) -> tuple[Header, StackKey] | None:
         return None
 
 
-def quick(path: Path) -> tuple[Header, StackKey] | None:
-    found = HeaderScanner().header(path)
+def scanned(path: Path) -> tuple[Header, StackKey] | None:
+    found = HeaderScanner().read_header(path)
     return None if found is None else (found.header, found.kind.stack)
 
 
 def agree(path: Path, data: bytes) -> bool:
-    """Check that the quick answer is none or pydicom's; say whether there was one."""
+    """Check that the scanned header is None or pydicom's; return whether there is one."""
     path.write_bytes(data)
-    found = quick(path)
+    found = scanned(path)
     assert found is None or found == thorough(path)
     return found is not None
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
-def test_a_plain_header_is_read_the_quick_way(tmp_path: Path, syntax: str) -> None:
+def test_a_plain_header_is_scanned(tmp_path: Path, syntax: str) -> None:
     elements = [encode(e, implicit=syntax == IMPLICIT) for e in PLAIN]
     assert agree(tmp_path / "a", dicom(elements, syntax))
-    header, key = quick(tmp_path / "a") or (None, None)
+    header, key = scanned(tmp_path / "a") or (None, None)
     assert header is not None
     assert key is not None
     assert (header.patient_id, header.instance_number) == ("patient", 17)
@@ -154,12 +154,10 @@ VRS = st.sampled_from(["CS", "DS", "IS", "LO", "UI", "US", "SS", "UN", "OB", "SH
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_whatever_stands_in_a_header_the_answer_is_none_or_pydicoms(
-    tmp_path: Path, data: st.DataObject
-) -> None:
+def test_any_header_gives_none_or_pydicoms(tmp_path: Path, data: st.DataObject) -> None:
     draw = data.draw
     elements = list(PLAIN)
-    for _ in range(draw(st.integers(0, 3))):  # values that are odd, or gone, or of another VR
+    for _ in range(draw(st.integers(0, 3))):  # irregular values, or values of another VR
         at = draw(st.integers(0, len(elements) - 1))
         tag, vr, _ = elements[at]
         elements[at] = (tag, draw(st.one_of(st.just(vr), VRS)), draw(VALUES))
@@ -215,9 +213,9 @@ def test_a_header_longer_than_the_first_read(tmp_path: Path) -> None:
     assert agree(tmp_path / "a", dicom([*elements[:4], long, *elements[4:]]))
 
 
-def test_headers_without_pixels_are_pydicoms(tmp_path: Path) -> None:
+def test_headers_without_pixels_are_left_to_pydicom(tmp_path: Path) -> None:
     write_header(tmp_path / "a")
-    assert quick(tmp_path / "a") is None
+    assert scanned(tmp_path / "a") is None
     assert thorough(tmp_path / "a") is not None
 
 
@@ -225,13 +223,13 @@ def test_slices_of_one_kind_differ_in_position_and_number_alone(tmp_path: Path) 
     paths = write_slices(tmp_path, body((8, 12, 12)))
     reader = HeaderScanner()
     for number, path in enumerate(paths, start=1):
-        found = reader.header(path)
+        found = reader.read_header(path)
         assert found is not None
         assert (found.header, found.kind.stack) == thorough(path)
         assert found.header.instance_number == number
 
 
-def test_damaged_files_get_no_answer_or_pydicoms(tmp_path: Path) -> None:
+def test_damaged_files_give_none_or_pydicoms(tmp_path: Path) -> None:
     sources = write_slices(tmp_path / "raw", body((8, 12, 12)))[:1]
     sources += write_slices(tmp_path / "rle", body((8, 12, 12)), rle=True)[:1]
     answers = sum(
@@ -242,11 +240,11 @@ def test_damaged_files_get_no_answer_or_pydicoms(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_ct
-def test_real_files_get_no_answer_or_pydicoms(real_ct: Path, tmp_path: Path) -> None:
+def test_real_files_give_none_or_pydicoms(real_ct: Path, tmp_path: Path) -> None:
     files = [path for path in sorted(real_ct.rglob("*")) if path.is_file()]
     answers = 0
     for path in files:
-        found = quick(path)
+        found = scanned(path)
         answers += found is not None
         assert found is None or found == thorough(path)
     assert answers > 0.5 * len(files)
@@ -259,4 +257,4 @@ def test_an_rle_file_by_pydicom_is_plain(tmp_path: Path) -> None:
     dataset = pydicom.dcmread(path)
     dataset.compress(RLELossless, encoding_plugin="pydicom")
     dataset.save_as(path)
-    assert quick(path) == thorough(path)
+    assert scanned(path) == thorough(path)

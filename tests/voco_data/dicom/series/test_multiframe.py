@@ -1,4 +1,4 @@
-"""Multi-frame CT is the volume of its single frames; highdicom and real files are the judge."""
+"""Multi-frame CT gives the volume of its single frames, in files of highdicom and of scanners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DICOM to HU: order, gaps, sign and slope, against the test's own values and measured truths."""
+"""DICOM to HU: order, gaps, sign and slope, against known values and measured truths."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_rows_that_run_upward_have_a_normal_to_the_feet(tmp_path: Path) -> None:
 
 
 def test_signed_twelve_bits_in_sixteen(tmp_path: Path) -> None:
-    # facts: 4095 -> -1, 2048 -> -2048, 2047 -> 2047.
+    # Stored values: 4095 -> -1, 2048 -> -2048, 2047 -> 2047.
     (path,) = write_slices(tmp_path, np.zeros((1, 2, 2), np.int16))
     dataset = pydicom.dcmread(path)
     dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 1

@@ -1,4 +1,4 @@
-"""The made-up anatomy against what every anatomy book says, and injuries against their grade."""
+"""The made-up anatomy against textbook anatomy, and injuries against their grade."""
 
 from __future__ import annotations
 

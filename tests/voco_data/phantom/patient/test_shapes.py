@@ -1,4 +1,4 @@
-"""Shapes against geometry worked out by hand."""
+"""Shapes against geometry computed by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from voco_data.phantom.patient.shapes import (
 
 
 def at(*places: tuple[float, float, float]) -> list[Points]:
-    """Each place as a block of one point."""
+    """Each position as a block of one point."""
 
     def axis(value: float) -> np.ndarray:
         return np.full((1, 1, 1), value, np.float32)

@@ -29,7 +29,7 @@ from voco_data.store.chunks.mapped_files import MappedFile, MappedFiles, Replace
 from voco_data.store.integrity import check_row
 from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
-from voco_data.volumes.buffers import aligned_bytes
+from voco_data.volumes.voxels import aligned_bytes
 
 GRID = (5, 24, 32)
 VOLUMES = random_volumes(4, GRID)

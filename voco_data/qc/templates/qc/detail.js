@@ -1,12 +1,12 @@
 
-// One series in a dialog: larger planes, its HU, all values of the ledger.
+// The dialog of one series: larger planes, its HU histogram, all values of the ledger.
 
 const DIALOG = byId("detail");
 let openRow = null;
-let walk = [];  // the rows that previous and next go through
+let sequence = [];  // the rows that the buttons previous and next step through
 
 function openDetail(index, rows) {
-  walk = rows;
+  sequence = rows;
   openRow = index;
   if (!DIALOG.open) DIALOG.showModal();
   fillDetail();
@@ -14,11 +14,11 @@ function openDetail(index, rows) {
 }
 
 function fillDetail() {
-  const series = SERIES[openRow], at = walk.indexOf(openRow);
+  const series = SERIES[openRow], at = sequence.indexOf(openRow);
   byId("detail-name").textContent = series.name;
-  byId("place").textContent = at < 0 ? "" : `${(at + 1).toLocaleString("en")} of ${walk.length.toLocaleString("en")}`;
+  byId("place").textContent = at < 0 ? "" : `${(at + 1).toLocaleString("en")} of ${sequence.length.toLocaleString("en")}`;
   byId("previous").disabled = at <= 0;
-  byId("next").disabled = at < 0 || at === walk.length - 1;
+  byId("next").disabled = at < 0 || at === sequence.length - 1;
   const status = DIALOG.querySelector(".status");
   status.className = `status ${series.status}`;
   status.textContent = series.status;
@@ -32,7 +32,7 @@ function fillDetail() {
   DIALOG.scrollTop = 0;
 }
 
-// Each plane is the row's picture again, seen through a window on one of its slots.
+// Each plane is the picture of the row, cropped to one of its slots by the viewBox.
 function fillPlanes(picture, boxes) {
   byId("detail-planes").hidden = !picture;
   byId("detail-unpictured").hidden = Boolean(picture);
@@ -45,7 +45,7 @@ function fillPlanes(picture, boxes) {
 
 function drawDetail() {
   if (!DIALOG.open || !SERIES[openRow].hu) return;
-  const own = SERIES[openRow].hu.map((n) => n / DATA.per);
+  const own = SERIES[openRow].hu.map((n) => n / DATA.unit);
   drawHistogram(DIALOG.querySelector("canvas"), own, ALL_HU, "accent", "ink");
 }
 
@@ -59,42 +59,42 @@ function ledgerPairs(series) {
 }
 
 function element(tag, text) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  return made;
+  const node = document.createElement(tag);
+  node.textContent = text;
+  return node;
 }
 
 function stepDetail(by) {
-  const at = walk.indexOf(openRow);
-  const to = walk[at + by];
+  const at = sequence.indexOf(openRow);
+  const to = sequence[at + by];
   if (at < 0 || to === undefined) return;
   openRow = to;
   fillDetail();
 }
 
-function toggleBoxes(on) {
-  byId("boxes").checked = on;
-  byId("detail-planes").classList.toggle("unboxed", !on);
+function showBoxes(shown) {
+  byId("boxes").checked = shown;
+  byId("detail-planes").classList.toggle("unboxed", !shown);
 }
 
 byId("previous").addEventListener("click", () => stepDetail(-1));
 byId("next").addEventListener("click", () => stepDetail(1));
 byId("close").addEventListener("click", () => DIALOG.close());
-byId("boxes").addEventListener("change", (event) => toggleBoxes(event.target.checked));
+byId("boxes").addEventListener("change", (event) => showBoxes(event.target.checked));
 DIALOG.addEventListener("click", (event) => {
   if (event.target === DIALOG) DIALOG.close();  // the backdrop
 });
 DIALOG.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const act = {
+  const action = {
     ArrowLeft: () => stepDetail(-1), ArrowRight: () => stepDetail(1),
-    k: () => stepDetail(-1), j: () => stepDetail(1), b: () => toggleBoxes(!byId("boxes").checked),
+    k: () => stepDetail(-1), j: () => stepDetail(1), b: () => showBoxes(!byId("boxes").checked),
   }[event.key];
-  if (!act) return;
+  if (!action) return;
   event.preventDefault();
-  act();
+  action();
 });
-// Back to where the reader was, or to the last series that was looked at.
+// Focus returns to the row of the series that was open last.
 DIALOG.addEventListener("close", () => {
   const button = ROWS[openRow].querySelector(".open");
   button.scrollIntoView({block: "nearest"});

@@ -1,5 +1,5 @@
 
-// Plots on canvases: spacing, scans with their boxes, HU. They follow the filters.
+// Plots on canvases: spacing, scans with their boxes, HU histograms. They show the filtered rows.
 
 const MARGIN = {left: 52, right: 10, top: 8, bottom: 34};
 
@@ -7,8 +7,8 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-// A canvas in CSS pixels, sharp on any screen; null while it is not shown.
-function cleared(canvas) {
+// Clears a canvas and scales it to CSS pixels at the screen's resolution; null while it is hidden.
+function prepareCanvas(canvas) {
   const width = canvas.clientWidth, height = canvas.clientHeight, ratio = devicePixelRatio || 1;
   if (!width || !height) return null;
   canvas.width = Math.round(width * ratio);
@@ -19,16 +19,16 @@ function cleared(canvas) {
   return {pen, width, height};
 }
 
-// Round values, 1, 2 or 5 times a power of ten apart, inside [low, high].
+// About `about` ticks in [low, high], 1, 2 or 5 times a power of ten apart.
 function ticks(low, high, about) {
   const rough = (high - low) / about || 1, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
-  const found = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(k * step);
-  return found.map((t) => Number(t.toPrecision(10)));
+  const values = [];
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) values.push(k * step);
+  return values.map((t) => Number(t.toPrecision(10)));
 }
 
-// Axes with labels; returns the two functions from values to pixels.
+// Draws axes with labels; returns the functions from values to pixels.
 function axes({pen, width, height}, x, y) {
   const right = width - MARGIN.right, bottom = height - MARGIN.bottom;
   const toX = (v) => MARGIN.left + (v - x.low) / (x.high - x.low || 1) * (right - MARGIN.left);
@@ -44,7 +44,7 @@ function axes({pen, width, height}, x, y) {
     pen.moveTo(MARGIN.left, at);
     pen.lineTo(right, at);
     pen.stroke();
-    pen.fillText(y.say ? y.say(t) : t.toLocaleString("en"), MARGIN.left - 5, at);
+    pen.fillText(y.format ? y.format(t) : t.toLocaleString("en"), MARGIN.left - 5, at);
   }
   pen.textAlign = "center";
   pen.textBaseline = "top";
@@ -66,14 +66,14 @@ function extent(values, pad) {
   return {low: Math.max(0, low - margin), high: high + margin};
 }
 
-// Series of the plots and where each was drawn last, for clicks.
+// The series of the plots, and the position where each was drawn last, for clicks.
 const SPACED = SERIES.filter((s) => s.spacing_x_mm !== null && s.spacing_z_mm !== null);
 const RANGED = SERIES.filter((s) => s.scan_mm !== null && s.box_mm !== null)
   .sort((a, b) => a.scan_mm - b.scan_mm || a.index - b.index);
 const MARKS = {"plot-spacing": [], "plot-range": []};
 
 function drawSpacing(shown) {
-  const area = SPACED.length && cleared(byId("plot-spacing"));
+  const area = SPACED.length && prepareCanvas(byId("plot-spacing"));
   if (!area) return;
   const {toX, toY} = axes(area,
     {...extent(SPACED.map((s) => s.spacing_x_mm), 0.02), label: "in plane (mm)"},
@@ -87,11 +87,11 @@ function drawSpacing(shown) {
   };
   for (const s of SPACED) if (!shown.has(s.index)) dot(s, colour("line"), 2.5);
   const accent = colour("accent"), odd = colour("odd");
-  for (const wanted of [false, true]) {  // outliers on top
-    area.pen.globalAlpha = wanted || SPACED.length < 50 ? 0.9 : 0.4;  // density shows where many lie
+  for (const isOutlier of [false, true]) {  // outliers on top
+    area.pen.globalAlpha = isOutlier || SPACED.length < 50 ? 0.9 : 0.4;  // many dots show their density
     for (const s of SPACED) {
-      if (!shown.has(s.index) || s.odd !== wanted) continue;
-      dot(s, wanted ? odd : accent, 3.5);
+      if (!shown.has(s.index) || s.odd !== isOutlier) continue;
+      dot(s, isOutlier ? odd : accent, 3.5);
       marks.push({series: s, x: toX(s.spacing_x_mm), y: toY(s.spacing_z_mm)});
     }
   }
@@ -100,7 +100,7 @@ function drawSpacing(shown) {
 
 function drawRanges(shown) {
   const series = RANGED.filter((s) => shown.has(s.index));
-  const area = RANGED.length && cleared(byId("plot-range"));
+  const area = RANGED.length && prepareCanvas(byId("plot-range"));
   if (!area) return;
   const high = Math.max(...RANGED.slice(-1).map((s) => s.scan_mm)) * 1.03;
   const count = Math.max(1, series.length);
@@ -115,7 +115,7 @@ function drawRanges(shown) {
     area.pen.fillRect(x - wide / 2, toY(to), wide, toY(from) - toY(to));
   };
   const draw = (s, k) => {
-    const x = toX(k + 0.5), wide = s.odd ? Math.max(1.5, thick) : thick;  // an outlier is never lost
+    const x = toX(k + 0.5), wide = s.odd ? Math.max(1.5, thick) : thick;  // outliers stay visible
     column(x, 0, s.scan_mm, wide, faint);
     column(x, s.box_above_mm, s.box_above_mm + s.box_mm, wide, s.odd ? odd : accent);
     marks.push({series: s, x, y: null});
@@ -124,13 +124,13 @@ function drawRanges(shown) {
   series.forEach((s, k) => { if (s.odd) draw(s, k); });
 }
 
-// Filled: one histogram; line: another on the same axes. Shares of the voxels in a bin.
+// `filled` and `line` are shares of the voxels by bin, drawn as an area and as a line on one scale.
 function drawHistogram(canvas, filled, line, fill, stroke) {
-  const area = (filled || line) && cleared(canvas);
+  const area = (filled || line) && prepareCanvas(canvas);
   if (!area) return;
   const high = Math.max(...(filled || [0]), ...(line || [0])) || 1;
   const {low, step} = DATA.bins, bins = (filled || line).length;
-  const root = Math.sqrt(high), roots = [0];  // ticks that do not touch each other
+  const root = Math.sqrt(high), roots = [0];  // ticks far enough apart for their labels
   for (const share of [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1].map(Math.sqrt)) {
     if (share <= root && share - roots.at(-1) > 0.12 * root) roots.push(share);
   }
@@ -138,7 +138,7 @@ function drawHistogram(canvas, filled, line, fill, stroke) {
     {low, high: low + bins * step, ticks: [-1000, -500, 0, 500, 1000, 1500], label: "HU"},
     {low: 0, high: root * 1.03, label: "voxels",
      ticks: roots,
-     say: (t) => `${Number((t * t * 100).toPrecision(2))} %`});
+     format: (t) => `${Number((t * t * 100).toPrecision(2))} %`});
   const pen = area.pen;
   const trace = (shares) => {
     pen.beginPath();
@@ -160,27 +160,27 @@ function drawAll(visible) {
   drawHistogram(byId("plot-hu"), ALL_HU, meanHistogram(visible.map((i) => SERIES[i])), "faint", "accent");
 }
 
-// The mark nearest to the pointer, at most 14 px away.
-function nearest(canvas, event) {
+// The series of the mark nearest to the pointer, within 14 px.
+function nearestSeries(canvas, event) {
   const frame = canvas.getBoundingClientRect();
   const x = event.clientX - frame.left, y = event.clientY - frame.top;
-  let best = null, least = 14;
+  let nearest = null, minDistance = 14;
   for (const mark of MARKS[canvas.id]) {
-    const away = Math.hypot(mark.x - x, mark.y === null ? 0 : mark.y - y);
-    if (away < least) { least = away; best = mark.series; }
+    const distance = Math.hypot(mark.x - x, mark.y === null ? 0 : mark.y - y);
+    if (distance < minDistance) { minDistance = distance; nearest = mark.series; }
   }
-  return best;
+  return nearest;
 }
 
-function pointable(id, open) {
+function openOnClick(id, open) {
   const canvas = byId(id);
   canvas.addEventListener("mousemove", (event) => {
-    const series = nearest(canvas, event);
+    const series = nearestSeries(canvas, event);
     canvas.title = series ? series.name : "";
     canvas.classList.toggle("pointing", Boolean(series));
   });
   canvas.addEventListener("click", (event) => {
-    const series = nearest(canvas, event);
+    const series = nearestSeries(canvas, event);
     if (series) open(series.index);
   });
 }

@@ -1,16 +1,16 @@
 
-// Filter, sort, open: the table. Rows are never remade, only hidden and moved.
+// The table: filter, sort, open a series. Rows are hidden and moved, never created again.
 
 const BODY = document.querySelector("#series tbody");
 const ROWS = [...BODY.rows];
 const HEADS = [...document.querySelectorAll("#series thead th")].filter((th) => th.querySelector("button"));
 const CHIPS = [...document.querySelectorAll(".chip")];
 
-let order = SERIES.map((s) => s.index);  // all rows as sorted
-let visible = order;                     // those that pass the filters, in that order
-let room = DATA.shown;                   // how many of those are on screen
+let order = SERIES.map((s) => s.index);  // all rows, sorted
+let visible = order;                     // the rows that pass the filters, in that order
+let rowLimit = DATA.shown;               // how many of these are on screen
 
-// What a column sorts by. The page comes in outlier order, so that is the score's.
+// The value that a column sorts by. The page is in the order of the score.
 function sortKey(series, key) {
   if (key === "score") return -series.index;
   if (key === "why") return series.reason || series.why.join("; ") || null;
@@ -23,7 +23,7 @@ function compare(a, b) {
   return a - b;
 }
 
-// Ties keep the outlier order; what has no value comes last either way.
+// Ties keep the order of the score; rows without a value come last in both directions.
 function sortBy(key, ascending) {
   const keyed = SERIES.map((s) => ({index: s.index, key: sortKey(s, key)}));
   keyed.sort((a, b) => {
@@ -31,15 +31,15 @@ function sortBy(key, ascending) {
     return (ascending ? compare(a.key, b.key) : compare(b.key, a.key)) || a.index - b.index;
   });
   order = keyed.map((k) => k.index);
-  const said = ascending ? "ascending" : "descending";
+  const direction = ascending ? "ascending" : "descending";
   for (const th of HEADS) {
-    th.setAttribute("aria-sort", th.querySelector("button").dataset.key === key ? said : "none");
+    th.setAttribute("aria-sort", th.querySelector("button").dataset.key === key ? direction : "none");
   }
-  byId("sort").value = `${key} ${said}`;
+  byId("sort").value = `${key} ${direction}`;
   filter();
 }
 
-// Chips of one kind widen, kinds narrow: (refused or skipped) and (too_thin or not_ct).
+// Chips of one column are joined by or, columns by and: (refused or skipped) and (too_thin or not_ct).
 function filter() {
   const pressed = {};
   for (const chip of CHIPS) {
@@ -54,7 +54,7 @@ function filter() {
     (!pressed.reason || pressed.reason.has(s.reason)) &&
     words.every((word) => TEXT[s.index].includes(word));
   visible = order.filter((index) => passes(SERIES[index]));
-  room = DATA.shown;
+  rowLimit = DATA.shown;
   showRows();
   byId("shown").textContent =
     `${visible.length.toLocaleString("en")} of ${SERIES.length.toLocaleString("en")} rows`;
@@ -63,34 +63,34 @@ function filter() {
   drawAll(visible);
 }
 
-// Twenty thousand rows on screen would make every click slow: hidden ones are not even moved.
+// Hidden rows are not moved: with twenty thousand of them every click would be slow.
 function showRows() {
-  const shown = new Set(visible.slice(0, room));
+  const shown = new Set(visible.slice(0, rowLimit));
   ROWS.forEach((row, index) => {
     if (row.hidden === shown.has(index)) row.hidden = !row.hidden;
   });
-  let at = BODY.firstElementChild;  // where the next row belongs
+  let at = BODY.firstElementChild;  // the next row goes before it
   for (const index of shown) {
     while (at && at.hidden) at = at.nextElementSibling;
     if (at === ROWS[index]) at = at.nextElementSibling;
     else BODY.insertBefore(ROWS[index], at);
   }
-  const left = visible.length - shown.size;
-  byId("more").hidden = !left;
-  byId("more").textContent = `Show ${Math.min(left, DATA.shown).toLocaleString("en")} of ${left.toLocaleString("en")} more rows`;
+  const remaining = visible.length - shown.size;
+  byId("more").hidden = !remaining;
+  byId("more").textContent = `Show ${Math.min(remaining, DATA.shown).toLocaleString("en")} of ${remaining.toLocaleString("en")} more rows`;
 }
 
 function openSeries(index) {
   openDetail(index, visible);
 }
 
-let waiting = 0;
+let filterTimer = 0;
 byId("find").addEventListener("input", () => {
-  clearTimeout(waiting);
-  waiting = setTimeout(filter, 80);  // not at every key: there may be twenty thousand rows
+  clearTimeout(filterTimer);
+  filterTimer = setTimeout(filter, 80);  // once typing pauses: there may be twenty thousand rows
 });
 byId("more").addEventListener("click", () => {
-  room += DATA.shown;
+  rowLimit += DATA.shown;
   showRows();
 });
 byId("clear").addEventListener("click", () => {
@@ -107,35 +107,35 @@ for (const chip of CHIPS) {
 }
 for (const th of HEADS) {
   const {key} = th.querySelector("button").dataset;
-  for (const said of ["descending", "ascending"]) {
-    const option = element("option", `${th.querySelector("button").textContent}, ${said}`);
-    option.value = `${key} ${said}`;
+  for (const direction of ["descending", "ascending"]) {
+    const option = element("option", `${th.querySelector("button").textContent}, ${direction}`);
+    option.value = `${key} ${direction}`;
     byId("sort").append(option);
   }
   th.querySelector("button").addEventListener("click", () => {
-    const now = th.getAttribute("aria-sort");
-    // The oddest first, and names from A; a second click turns it round.
+    const current = th.getAttribute("aria-sort");
+    // The first click sorts scores descending, other columns ascending; the second reverses it.
     const first = key === "score" ? "descending" : "ascending";
     const second = first === "ascending" ? "descending" : "ascending";
-    sortBy(key, (now === first ? second : first) === "ascending");
+    sortBy(key, (current === first ? second : first) === "ascending");
   });
 }
 byId("sort").addEventListener("change", (event) => {
-  const [key, said] = event.target.value.split(" ");
-  sortBy(key, said === "ascending");
+  const [key, direction] = event.target.value.split(" ");
+  sortBy(key, direction === "ascending");
 });
 BODY.addEventListener("click", (event) => {
   const row = event.target.closest("tr");
-  if (row && !String(getSelection())) openSeries(Number(row.dataset.row));  // not while text is marked
+  if (row && !String(getSelection())) openSeries(Number(row.dataset.row));  // unless text is selected
 });
 
 byId("plots").hidden = !SERIES.some((s) => s.hu || s.scan_mm !== null);
 byId("filters").hidden = false;
 byId("sort").value = "score descending";
-pointable("plot-spacing", openSeries);
-pointable("plot-range", openSeries);
+openOnClick("plot-spacing", openSeries);
+openOnClick("plot-range", openSeries);
 const redraw = () => {
-  // The table's head sticks below the filters, which are as high as their chips need.
+  // The table's head sticks below the filters, whose height depends on their chips.
   document.documentElement.style.setProperty("--filters", `${byId("filters").offsetHeight}px`);
   drawAll(visible);
   drawDetail();

@@ -1,4 +1,4 @@
-"""Masks and boxes made elsewhere against boxes worked out by hand."""
+"""Boxes of masks and of tables against boxes computed by hand."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from voco_data.cropping.external_boxes import GivenBox, read_boxes
-from voco_data.cropping.organ_box import include_organs
+from voco_data.cropping.external_boxes import GivenBox, include_organs, read_boxes
 from voco_data.errors import InputError, SeriesRefused
 from voco_data.masks.organs import OrganBounds
 from voco_data.reasons import Reason
-from voco_data.volumes.box import Box
-from voco_data.volumes.geometry import CANONICAL_AXES, Geometry
+from voco_data.volumes.geometry import CANONICAL_AXES, Box, Geometry
 
 SHAPE = (60, 100, 120)
 SPACING = (5.0, 2.0, 2.0)
 MARGIN = (10.0, 4.0, 4.0)
 PROFILE = Box((5, 10, 10), (50, 90, 110), "profile", 0.9)
-WHERE = Geometry(SHAPE, SPACING, (0.0, 0.0, -200.0), CANONICAL_AXES).canonical(5.0)
+CANONICAL = Geometry(SHAPE, SPACING, (0.0, 0.0, -200.0), CANONICAL_AXES).canonical(5.0)
 
 
 def boxed(found: Box, **organs: OrganBounds) -> Box:
     return include_organs(found, organs, SHAPE, SPACING, MARGIN)
 
 
-def test_liver_and_spleen_say_where_the_top_is() -> None:
+def test_liver_and_spleen_determine_the_top() -> None:
     liver, spleen = OrganBounds((25, 30, 20), (40, 80, 70)), OrganBounds((30, 30, 80), (36, 70, 99))
     box = boxed(PROFILE, liver=liver, spleen=spleen)
     assert (box.start, box.stop) == ((5, 10, 10), (42, 90, 110))  # 10 mm are 2 slices
@@ -74,14 +72,14 @@ def given(**changes: float) -> GivenBox:
 
 def test_a_given_box_is_in_millimetres() -> None:
     # Slice k covers -202.5 + 5 k to -197.5 + 5 k mm.
-    box = given().on(WHERE, PROFILE)
+    box = given().to_voxels(CANONICAL, PROFILE)
     assert (box.start, box.stop) == ((10, 10, 10), (40, 90, 110))
     assert (box.method, box.confidence) == ("given:run-1", 0.8)
-    assert given(y_low_mm=19.0, y_high_mm=39.0).on(WHERE, PROFILE).start[1] == 10
-    assert given(y_low_mm=19.0, y_high_mm=39.0).on(WHERE, PROFILE).stop[1] == 20
-    assert given(z_high_mm=900.0).on(WHERE, PROFILE).stop[0] == 60
+    assert given(y_low_mm=19.0, y_high_mm=39.0).to_voxels(CANONICAL, PROFILE).start[1] == 10
+    assert given(y_low_mm=19.0, y_high_mm=39.0).to_voxels(CANONICAL, PROFILE).stop[1] == 20
+    assert given(z_high_mm=900.0).to_voxels(CANONICAL, PROFILE).stop[0] == 60
     with pytest.raises(SeriesRefused) as caught:
-        given(z_low_mm=500.0, z_high_mm=600.0).on(WHERE, PROFILE)
+        given(z_low_mm=500.0, z_high_mm=600.0).to_voxels(CANONICAL, PROFILE)
     assert caught.value.reason == Reason.BOX_OUTSIDE
 
 

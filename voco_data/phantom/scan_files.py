@@ -1,4 +1,4 @@
-"""Write one scan as a folder of DICOM files, with the quirks that real archives have."""
+"""Write one scan as DICOM files with the quirks of real archives, or as a NIfTI file."""
 
 from __future__ import annotations
 
@@ -8,26 +8,57 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.multival import MultiValue
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 from rle.utils import encode_pixel_data
 
 from voco_data.phantom.patient.model import PatientModel
 from voco_data.phantom.patient.pose import Scan
 from voco_data.phantom.render import acquire, render
-from voco_data.phantom.tags import TagRow, tag_row
 
 RESCALE_INTERCEPT = 1024
 """HU of a stored 0. Stored values have 12 bits and a sign, so -2048..2047 is HU -1024..3071."""
 BITS_STORED = 12
 TransferSyntax = Literal["rle", "explicit"]
+TagRow = dict[str, object]
+TAGS = (
+    "BitsAllocated",
+    "BitsStored",
+    "Columns",
+    "FrameOfReferenceUID",
+    "HighBit",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "InstanceNumber",
+    "KVP",
+    "PatientID",
+    "PatientPosition",
+    "PhotometricInterpretation",
+    "PixelRepresentation",
+    "PixelSpacing",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "RescaleType",
+    "Rows",
+    "SOPInstanceUID",
+    "SamplesPerPixel",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SliceThickness",
+    "StudyInstanceUID",
+    "WindowCenter",
+    "WindowWidth",
+)
+"""Columns of RATIC's table of DICOM tags."""
 
 
 @dataclass(frozen=True, slots=True)
 class DicomStyle:
-    """How the files of a series look. The defaults are a plain, well-behaved series."""
+    """The style of the files of a series. The defaults give a plain, correct series."""
 
     transfer_syntax: TransferSyntax = "rle"
     """RLE Lossless, or Explicit VR Little Endian."""
@@ -40,9 +71,9 @@ class DicomStyle:
     """None leaves the tag out."""
     patient_id: str = "PHANTOM-1"
     key: str = "phantom"
-    """What the UIDs of study and frame of reference are derived from."""
+    """The UIDs of study and frame of reference are derived from it."""
     series_key: str = "1"
-    """What tells the series of one study apart."""
+    """Distinguishes the series of one study."""
     series_number: int = 1
     window_centre: tuple[int, ...] = (50,)
     """More than one value makes WindowCenter and WindowWidth multi-valued."""
@@ -53,7 +84,7 @@ class DicomStyle:
             raise ValueError("window_centre and window_width need the same length")
 
     def uid(self, *parts: str) -> str:
-        """A UID under 2.25 (DICOM PS3.5 B.2) that depends on nothing but `key` and `parts`."""
+        """A UID under 2.25 (DICOM PS3.5 B.2) that depends on `key` and `parts` alone."""
         text = "/".join((self.key, *parts))
         return f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], 'big')}"
 
@@ -72,32 +103,32 @@ def write_series(
 ) -> list[TagRow]:
     """Write `<instance number>.dcm` files into `folder` (made if absent), one a plane.
 
-    `hu` (z, y, x) is what to store; without it, the acquired picture of `patient` on `scan`.
-    Gives the main tags of each file, from the lowest plane up.
+    Stores `hu` (z, y, x), or without it the acquired image of `patient` on `scan`. Returns the TAGS
+    of each file, from the lowest plane up.
     """
     style = style or DicomStyle()
-    picture = acquire(render(patient, scan), scan) if hu is None else hu
-    if picture.shape != scan.shape:
-        raise ValueError(f"hu has shape {picture.shape}, the scan has {scan.shape}")
+    image = acquire(render(patient, scan), scan) if hu is None else hu
+    if image.shape != scan.shape:
+        raise ValueError(f"hu has shape {image.shape}, the scan has {scan.shape}")
     folder.mkdir(parents=True, exist_ok=True)
     header = _series_header(patient, scan, style)
     rows = []
-    for index, plane in enumerate(picture):
+    for index, plane in enumerate(image):
         _set_plane(header, scan, style, index)
         _set_pixels(header, plane, style.transfer_syntax)
         header.save_as(folder / f"{header.InstanceNumber}.dcm", enforce_file_format=True)
-        rows.append(tag_row(header))
+        rows.append(_tag_row(header))
     return rows
 
 
 def _series_header(patient: PatientModel, scan: Scan, style: DicomStyle) -> Dataset:
-    """What all planes of a series share."""
+    """The attributes that all planes of a series share."""
     header = Dataset()
     header.SOPClassUID = CTImageStorage
     header.StudyInstanceUID = style.uid("study")
     header.SeriesInstanceUID = style.uid(style.series_key)
     header.FrameOfReferenceUID = style.uid("frame")
-    # A date that depends on the key alone, in the years of the real set.
+    # A date that depends on the key alone, in the year of RATIC.
     day = int(hashlib.sha256(style.key.encode()).hexdigest()[:6], 16) % 28 + 1
     header.StudyDate = header.SeriesDate = header.ContentDate = f"202207{day:02d}"
     if style.modality is not None:
@@ -128,19 +159,19 @@ def _series_header(patient: PatientModel, scan: Scan, style: DicomStyle) -> Data
 
 
 def _set_plane(header: Dataset, scan: Scan, style: DicomStyle, index: int) -> None:
-    """What is each plane's own. Image plane module: DICOM PS3.3 C.7.6.2."""
+    """The attributes of one plane (image plane module, DICOM PS3.3 C.7.6.2)."""
     instance = style.instance_of_slice(index, scan.slices)
     header.InstanceNumber = instance
     header.SOPInstanceUID = style.uid(style.series_key, str(instance))
     header.ContentTime = f"12{style.series_number % 60:02d}{index % 60:02d}"
-    place = (*scan.corner_mm, float(scan.z_mm[index]))
-    header.ImagePositionPatient = [_decimal(v) for v in place]
-    # pydicom fills the rest of the file meta group in when it saves.
+    position = (*scan.corner_mm, float(scan.z_mm[index]))
+    header.ImagePositionPatient = [_decimal(v) for v in position]
+    # pydicom completes the file meta information when it saves.
     header.file_meta = FileMetaDataset()
 
 
 def _set_pixels(header: Dataset, plane: NDArray[np.int16], syntax: TransferSyntax) -> None:
-    """Pixel data with the upper four bits 0: who reads it has to extend the sign."""
+    """Pixel data with the upper four bits 0, so that a reader has to extend the sign."""
     stored = (plane.astype("<i2") - np.int16(RESCALE_INTERCEPT)).view("<u2")
     raw = (stored & np.uint16(2**BITS_STORED - 1)).tobytes()
     if syntax == "explicit":
@@ -162,9 +193,44 @@ def _set_pixels(header: Dataset, plane: NDArray[np.int16], syntax: TransferSynta
     header["PixelData"].is_undefined_length = True
 
 
+def _tag_row(header: Dataset) -> TagRow:
+    """The TAGS of a file in the types of RATIC's table: numbers and text, lists as text."""
+    row = {tag: _plain(header.get(tag)) for tag in TAGS}
+    # These two are a number in one file and a list in another; a column has one type.
+    return row | {tag: str(row[tag]) for tag in ("WindowCenter", "WindowWidth")}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, MultiValue):
+        return str([float(item) for item in value])
+    if isinstance(value, int) or value is None:
+        return value
+    return float(value) if isinstance(value, float) else str(value)
+
+
 def _decimal(value: float) -> str:
     """A DICOM decimal string (at most 16 characters) that is exactly `value`."""
     text = repr(value)
     if len(text) > 16 or float(text) != value:
         raise ValueError(f"{value!r} has no exact decimal string of 16 characters")
     return text
+
+
+def write_nifti(
+    path: Path, array: NDArray[np.int16] | NDArray[np.uint8], scan: Scan, *, flip_rows: bool
+) -> None:
+    """Write `array` (z, y, x), axes growing in LPS, with the scan's geometry.
+
+    With `flip_rows` the rows are stored from posterior to anterior, as common converters do, with
+    the affine for it: the same voxels in another order than that of the DICOM files. SimpleITK
+    writes it, so that nibabel, with which voco reads, is tested with files that it did not write.
+    """
+    x0, y0 = scan.corner_mm
+    stored = array[:, ::-1, :] if flip_rows else array
+    image = sitk.GetImageFromArray(np.ascontiguousarray(stored))
+    image.SetSpacing((scan.pixel_mm, scan.pixel_mm, scan.spacing_mm))
+    last_y = float(scan.y_mm[-1])
+    image.SetOrigin((x0, last_y if flip_rows else y0, scan.first_z_mm))
+    image.SetDirection((1, 0, 0, 0, -1 if flip_rows else 1, 0, 0, 0, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path), useCompression=path.suffix == ".gz", compressionLevel=1)

@@ -1,4 +1,4 @@
-"""One written series, read back by two libraries that did not write it."""
+"""A written series, read with two other libraries than wrote it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from voco_data.phantom.dicom_series import DicomStyle, write_series
 from voco_data.phantom.patient.model import make_patient
 from voco_data.phantom.protocol import make_scan
 from voco_data.phantom.render import acquire, render
+from voco_data.phantom.scan_files import DicomStyle, write_series
 
 RLE_LOSSLESS, EXPLICIT = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1"
 

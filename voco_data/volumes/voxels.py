@@ -1,0 +1,43 @@
+"""Stored voxels: the type of one, the map from HU to it and back, and memory for many.
+
+The one place that names the type. A store holds what `Quantisation` makes of HU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Voxel: TypeAlias = np.uint8
+"""One stored voxel."""
+Voxels: TypeAlias = npt.NDArray[np.uint8]
+"""Stored voxels, (Z, Y, X) unless a docstring says otherwise."""
+_ALIGNMENT = 64
+"""Bytes. Copies into memory that is not aligned are slow."""
+LOWEST, HIGHEST = 0, 255
+"""Stored values of the window's ends and of whatever lies beyond them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantisation:
+    """A window of HU on LOWEST..HIGHEST, linear, rounded half up, clipped at its ends."""
+
+    low_hu: float
+    """HU that becomes LOWEST."""
+    width_hu: float
+    """HU between LOWEST and HIGHEST."""
+
+    @property
+    def steps_per_hu(self) -> float:
+        """Stored values a HU."""
+        return (HIGHEST - LOWEST) / self.width_hu
+
+
+def aligned_bytes(size: int) -> npt.NDArray[np.uint8]:
+    """`size` uninitialised bytes, uint8 (size,), at an address that is a multiple of 64."""
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size]
