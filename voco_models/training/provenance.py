@@ -1,4 +1,4 @@
-"""Where a run comes from: enough to say whether two runs are the same experiment."""
+"""Provenance of a run: enough to tell whether two runs are the same experiment."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def make_provenance(
     split: str | None = None,
     init: str | None = None,
 ) -> dict[str, Any]:
-    """Plain values that go into every file of a run.
+    """The plain values that go into every file of a run.
 
-    `recipe` is the recipe as a dictionary; `split` the digest of the patient split; `init` says
-    which weights training started from.
+    `recipe` is the recipe as a dictionary, `split` the digest of the patient split, and `init` the
+    weights that training started from.
     """
     return {
         "stage": stage,
@@ -58,11 +58,11 @@ def describe_store(store: Store) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What makes `now` another experiment than `before`, a short phrase each."""
+    """The changes that make `now` another experiment than `before`, a short phrase each."""
     return [
         f"{path} was {old!r}, is {new!r}"
         for name in EXPERIMENT
-        for path, old, new in _walk(name, before.get(name), now.get(name))
+        for path, old, new in _changes(name, before.get(name), now.get(name))
     ]
 
 
@@ -77,13 +77,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _walk(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+def _changes(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = [*old, *(name for name in new if name not in old)]
         return [
             change
             for name in names
-            for change in _walk(f"{path}.{name}", old.get(name), new.get(name))
+            for change in _changes(f"{path}.{name}", old.get(name), new.get(name))
         ]
     return [] if old == new else [(path, old, new)]
 

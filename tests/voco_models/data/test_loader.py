@@ -20,13 +20,11 @@ from voco_data.errors import InputError, StoreCorrupt
 from voco_data.store.chunks.codec import Compression
 from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
-from voco_models.data import free_memory
 from voco_models.data import loader as loader_module
 from voco_models.data import resident as resident_module
 from voco_models.data.items import Item, items_of
 from voco_models.data.loader import Batch, Loader
-from voco_models.data.pinned_buffers import HostBuffers
-from voco_models.data.prefetch import AHEAD
+from voco_models.data.prefetch import AHEAD, HostBuffers
 from voco_models.data.resident import Residence, make_resident
 from voco_models.data.sampling import epoch_order, step_seed
 from voco_models.data.slice_loader import SliceLoader
@@ -140,12 +138,14 @@ def test_ranks_see_different_volumes_and_different_seeds() -> None:
 def test_targets_travel_with_their_items() -> None:
     items = items_of([FakeStore(list(range(5)))])
     targets = torch.arange(5) * 10
-    loader = Loader(items, batch_size=2, seed=0, device=CPU, targets=targets)
+    named = {"tens": targets, "halves": targets / 20}
+    loader = Loader(items, batch_size=2, seed=0, device=CPU, targets=named)
     for batch in itertools.islice(loader.at(0), 5):
-        assert batch.targets is not None
-        assert batch.targets.tolist() == (batch.items * 10).tolist()
-    with pytest.raises(ValueError, match="5 rows of targets"):
-        Loader(items, batch_size=2, seed=0, device=CPU, targets=targets[:4])
+        assert set(batch.targets) == {"tens", "halves"}
+        assert batch.targets["tens"].tolist() == (batch.items * 10).tolist()
+        assert batch.targets["halves"].tolist() == (batch.items / 2).tolist()
+    with pytest.raises(ValueError, match="5 rows of targets, got 4 of tens"):
+        Loader(items, batch_size=2, seed=0, device=CPU, targets={"tens": targets[:4]})
 
 
 def test_once_gives_every_item_in_order_with_a_smaller_last_batch() -> None:
@@ -263,7 +263,7 @@ def test_resident_volumes_give_the_batches_of_streaming(
         make_store(tmp_path / "b", random_volumes(5, (4, 6, 6), seed=2), compression="lz4"),
     ]
     items = items_of(stores)
-    targets = torch.arange(len(items))
+    targets = {"index": torch.arange(len(items))}
 
     def batches(resident: Residence, rank: int) -> list[Batch]:
         loader = Loader(
@@ -283,9 +283,7 @@ def test_resident_volumes_give_the_batches_of_streaming(
             assert torch.equal(one.volumes, other.volumes)
             assert torch.equal(one.items, other.items)
             assert one.seed == other.seed
-            assert one.targets is not None
-            assert other.targets is not None
-            assert torch.equal(one.targets, other.targets)
+            assert torch.equal(one.targets["index"], other.targets["index"])
 
 
 def test_a_resident_batch_is_a_copy_and_each_volume_is_read_once() -> None:
@@ -324,18 +322,18 @@ def test_what_does_not_fit_is_refused_with_both_sizes(monkeypatch: pytest.Monkey
 def test_free_memory_is_the_smaller_of_machine_and_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(free_memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(resident_module, "CGROUP", tmp_path)
     machine = psutil.virtual_memory().available
-    assert free_memory.free_bytes(CPU) == pytest.approx(machine, rel=0.1)
+    assert resident_module.free_bytes(CPU) == pytest.approx(machine, rel=0.1)
     for name, text in (
         ("memory.max", "1000"),
         ("memory.current", "900"),
         ("memory.stat", "anon 600\ninactive_file 300"),
     ):
         (tmp_path / name).write_text(text + "\n")
-    assert free_memory.free_bytes(CPU) == 400
+    assert resident_module.free_bytes(CPU) == 400
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory.free_bytes(CPU) == pytest.approx(machine, rel=0.1)
+    assert resident_module.free_bytes(CPU) == pytest.approx(machine, rel=0.1)
 
 
 def test_rot_ends_making_volumes_resident(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from voco_data.labels.table import ORGANS
+from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS
 from voco_models.evaluation import metrics
 from voco_models.evaluation.bootstrap import bootstrap
-from voco_models.evaluation.metrics import GROUP_WEIGHTS
+
+ORGANS = ORGAN_TARGETS.names
 
 
 def binary(injured: list[float]) -> np.ndarray:
@@ -198,7 +199,7 @@ def ratic_organ_3(make: object) -> float:
         y = np.repeat([0, 1, 2], [RATIC_PATIENTS - low - high, low, high])
         constant = make(y)  # type: ignore[operator]
         p = np.tile(constant, (len(y), 1))
-        losses.append(metrics.weighted_log_loss(p, y, GROUP_WEIGHTS[organ]))
+        losses.append(metrics.weighted_log_loss(p, y, RSNA_TARGETS[organ].weights))
     return float(np.mean(losses))
 
 

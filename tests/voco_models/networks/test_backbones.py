@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from voco_data.errors import InputError
-from voco_models.networks.backbones import DEFAULT_BACKBONE, TINY_BACKBONE, create_backbone
+from voco_models.networks.backbones import DEFAULT_BACKBONE, TINY_BACKBONE
+from voco_models.networks.registry import create_backbone
 
 
 def test_the_paper_s_backbone_gives_4096_features_for_a_64_px_crop() -> None:

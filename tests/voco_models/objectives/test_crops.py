@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from voco_data.errors import InputError
-from voco_models.data.intensity import IntensityAugment, normalise
+from voco_models.data.intensity import IntensityAugment
 from voco_models.objectives.crops import Boxes, CropPlan, extract, overlap_targets
 
 PLAN = CropPlan((192, 192))
@@ -99,12 +99,6 @@ def test_base_crops_put_together_are_the_volume() -> None:
     crops = extract(volumes, CropPlan((12, 12)).base())  # (B, 9, Z, 4, 4)
     rows = [torch.cat(list(crops[:, 3 * r : 3 * r + 3].unbind(1)), dim=-1) for r in range(3)]
     assert torch.equal(torch.cat(rows, dim=-2), volumes)
-
-
-def test_normalise_maps_the_window_to_minus_one_and_one() -> None:
-    stored = torch.tensor([0, 51, 255], dtype=torch.uint8)
-    torch.testing.assert_close(normalise(stored), torch.tensor([-1.0, -0.6, 1.0]))
-    assert stored.tolist() == [0, 51, 255]
 
 
 def test_no_augmentation_by_default() -> None:

@@ -12,12 +12,14 @@ import pytest
 
 from tests.support.small_finetune import RECIPE, small_cohort
 from voco_data.errors import InputError
-from voco_data.labels.table import ORGANS
+from voco_data.labels.targets import ORGAN_TARGETS
 from voco_models.evaluation import metrics, predictions
 from voco_models.evaluation.decision import fit_decision, write_decision
 from voco_models.stages.evaluate import evaluate, measure
 from voco_models.stages.finetune import finetune
 from voco_models.training import checkpoint
+
+ORGANS = ORGAN_TARGETS.names
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +48,8 @@ def write_known_run(
                 fold=-1 if split == "test" else 0,
                 patients=ids[rows],
                 series=ids[rows],
-                probabilities=chances[rows],
-                grades=grades[rows],
+                probabilities={o: chances[rows, i] for i, o in enumerate(ORGANS)},
+                truths={o: grades[rows, i] for i, o in enumerate(ORGANS)},
             )
             for split, rows in parts.items()
         ]
@@ -69,7 +71,7 @@ def test_scores_are_those_of_the_test_patients(tmp_path: Path) -> None:
     found = measure(run)
     table = predictions.read_predictions(run / predictions.FILE)
     test = predictions.patient_lines(table, "test")
-    raw, truths = predictions.organ_probabilities(test), predictions.organ_truths(test)
+    raw, truths = predictions.group_probabilities(test), predictions.group_truths(test)
     expected = metrics.rsna_scores(raw, truths)["rsna_organ_3"]
     assert found["arms"]["model_uncalibrated"]["rsna_organ_3"] == pytest.approx(expected)
     assert found["scores"]["rsna_organ_3"]["value"] == found["arms"]["model"]["rsna_organ_3"]

@@ -17,7 +17,9 @@ from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
 from voco_models.data import resident as resident_module
 from voco_models.data.resident import Residence
-from voco_models.networks.backbones import TINY_BACKBONE, create_backbone
+from voco_models.networks.backbones import TINY_BACKBONE
+from voco_models.networks.encoder import SliceEncoder
+from voco_models.networks.registry import create_backbone
 from voco_models.objectives.losses import LossOptions
 from voco_models.objectives.voco2d import Voco2d, Voco2dConfig
 from voco_models.stages.pretrain import adapt_to_volumes, pretrain
@@ -212,7 +214,9 @@ def test_every_recipe_can_be_built(name: str) -> None:
     with torch.device("meta"):
         backbone = create_backbone(recipe.backbone)
     backbone = backbone.to_empty(device="cpu")
-    objective = Voco2d(backbone, (192, 192), recipe.voco)
+    crop_px = recipe.voco.crop_plan((192, 192)).size
+    encoder = SliceEncoder(backbone, crop_px, recipe.voco.encoder_options)
+    objective = Voco2d(encoder, (192, 192), recipe.voco)
     assert objective.plan.size == (64, 64)
     assert json.loads(json.dumps(asdict(recipe)))["backbone"] == recipe.backbone
 

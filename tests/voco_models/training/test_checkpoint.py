@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from voco_data.errors import InputError, VocoError
-from voco_models.networks.backbones import TINY_BACKBONE, create_backbone
+from voco_models.networks.backbones import TINY_BACKBONE
+from voco_models.networks.registry import create_backbone
 from voco_models.training import checkpoint
 from voco_models.training.history import HISTORY, History, read_history
 from voco_models.training.provenance import differences, make_provenance
