@@ -1,7 +1,7 @@
 """Fine-tuning: one classifier a fold, and a prediction for every patient.
 
-RUN/run.json              recipe, provenance, labels' digest, what is finished
-RUN/split.json            which patients test and validate
+RUN/run.json              recipe, provenance, digest of the labels, whether it is finished
+RUN/split.json            test patients, and validation patients of each fold
 RUN/labels.parquet        labels of the run's patients, under the store's ids
 RUN/fold-<i>/             checkpoint.pt, history.csv; predictions.parquet once it is finished
 RUN/predictions.parquet   out-of-fold and test, a line a series and a line a patient
@@ -91,11 +91,11 @@ def finetune(
     """Train one classifier a fold on the store's volumes and predict every patient once.
 
     `max_steps` counts steps over all folds from the beginning of the run, and only stops. With
-    `resume`, finished folds are kept and the unfinished one goes on as if never stopped.
-    `resident` keeps all volumes in memory, as the recipe looks at them, and changes no batch.
+    `resume`, finished folds are kept and the unfinished one continues as if never stopped.
+    `resident` keeps all volumes in memory, as small as the recipe makes them, and changes no batch.
     Raises InputError before anything is written if the inputs do not fit together.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     run, target = Path(out), choose_device(device)
     opened = store if isinstance(store, Store) else Store.open(store)
     plan = make_plan(
@@ -134,7 +134,7 @@ def finetune(
         steps=steps,
         total_steps=sum(plan.steps(fold) for fold in range(plan.recipe.n_folds)),
         finished=finished,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - start,
     )
 
 
@@ -203,7 +203,7 @@ def _objective(plan: FinetunePlan, fold: int, series: Series) -> ClassificationO
         )
     if plan.first.weights is not None:
         backbone.load_state_dict(plan.first.weights, strict=True)
-    weights = loss_weights(plan.classes(series), plan.targets)
+    weights = loss_weights(plan.classes(series), plan.targets.reweighted(recipe.class_weights))
     return ClassificationObjective(
         classifier, recipe.view, recipe.augmentation, weights, plan.window
     )

@@ -80,15 +80,12 @@ class FinetunePlan:
     split: Split
     first: FirstWeights
     provenance: dict[str, Any]
+    targets: TargetTable = ORGAN_TARGETS
+    """The groups that are learnt, with the weights of the score."""
 
     def items(self, series: Series) -> list[Item]:
         """The volumes of `series`, for a loader."""
         return [Item(self.volumes, row) for row in series.rows]
-
-    @property
-    def targets(self) -> TargetTable:
-        """The groups that are learnt, with the recipe's class weights."""
-        return ORGAN_TARGETS.reweighted(self.recipe.class_weights)
 
     def classes(self, series: Series) -> dict[str, Tensor]:
         """Class of each series' patient, int64 (N,), for every group that is learnt."""
