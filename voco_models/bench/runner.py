@@ -48,13 +48,7 @@ class Candidate:
         script = _IMPORT.format(not_installed=NOT_INSTALLED)
         with self._errors.open("wb") as log:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    _IMPORT.format(not_installed=NOT_INSTALLED),
-                    module,
-                    *arguments,
-                ],
+                [sys.executable, "-c", script, module, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -29,16 +29,16 @@ READER_THREADS = max(2, min(4, len(os.sched_getaffinity(0))))
 threads than cores would only alternate."""
 
 Step = TypeVar("Step")
-Begun = TypeVar("Begun")
-Done = TypeVar("Done")
+Pending = TypeVar("Pending")
+Result = TypeVar("Result")
 
 
 def read_ahead(
     plan: Iterable[Step],
-    start: Callable[[ThreadPoolExecutor, Step], Begun],
-    finish: Callable[[Begun], Done],
+    start: Callable[[ThreadPoolExecutor, Step], Pending],
+    finish: Callable[[Pending], Result],
     threads: int,
-) -> Generator[Done, None, None]:
+) -> Generator[Result, None, None]:
     """`finish(start(pool, step))` for each step, in order; up to `AHEAD` steps are begun early.
 
     Both are called in the thread that iterates. An error of `finish`, and closing the generator,
@@ -47,13 +47,13 @@ def read_ahead(
     remaining = iter(plan)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="voco-reader")
     try:
-        begun = deque(start(pool, step) for step in itertools.islice(remaining, AHEAD))
-        while begun:
+        pending = deque(start(pool, step) for step in itertools.islice(remaining, AHEAD))
+        while pending:
             # No reference to the result is kept here: its memory is used again as soon as the
             # caller holds none.
-            yield finish(begun.popleft())
+            yield finish(pending.popleft())
             for step in itertools.islice(remaining, 1):
-                begun.append(start(pool, step))
+                pending.append(start(pool, step))
     finally:
         pool.shutdown(cancel_futures=True)
 

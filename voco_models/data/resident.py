@@ -20,8 +20,8 @@ from voco_models.data.items import Item
 
 Residence = Literal["none", "ram", "device"]
 RESIDENCES: tuple[Residence, ...] = ("none", "ram", "device")
-_AT_ONCE = 16
-"""Volumes in flight to a device."""
+_IN_FLIGHT = 16
+"""Volumes that are read before they are copied to a device."""
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
@@ -33,7 +33,7 @@ class Resident:
     def __init__(
         self, items: Sequence[Item], device: torch.device, threads: int, *, on_device: bool
     ) -> None:
-        """Read all of them to `device`. `on_device`: batches are made and used there.
+        """Read all of them to `device`; `on_device` says that batches are made and used there.
 
         Raises InputError if they do not fit, and what a reader raises, such as StoreCorrupt.
         """
@@ -52,8 +52,8 @@ class Resident:
         self._items = list(unique.values())
         self._places = {key: place for place, key in enumerate(unique)}
         with ThreadPoolExecutor(threads, thread_name_prefix="voco-reader") as pool:
-            for start in range(0, len(self._items), _AT_ONCE):
-                part = self._items[start : start + _AT_ONCE]
+            for start in range(0, len(self._items), _IN_FLIGHT):
+                part = self._items[start : start + _IN_FLIGHT]
                 target = self.volumes[start : start + len(part)]
                 host = target if device.type == "cpu" else torch.empty_like(target, device="cpu")
                 for read in [

@@ -17,9 +17,8 @@ from voco_models.data.items import SliceSource
 from voco_models.data.prefetch import READER_THREADS, HostBuffer, HostBuffers, read_ahead
 from voco_models.data.sampling import Order
 
-AT_ONCE = 64
-"""Slices that one task of a thread reads: reading a slice takes microseconds, as does submitting
-a task."""
+SLICES_PER_TASK = 64
+"""Reading a slice takes microseconds, and so does submitting a task: so a task reads many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +67,18 @@ class SliceLoader:
         buffers = HostBuffers(self._shape, self.device, self.dtype)
 
         def start(pool: ThreadPoolExecutor, step: int) -> _PendingBatch:
-            wanted, buffer = self.order.indices_at(step), buffers.take()
-            parts = range(0, len(wanted), AT_ONCE)
-            reads = [pool.submit(self._fill, buffer, first, wanted) for first in parts]
-            return _PendingBatch(buffer, wanted, reads)
+            numbers, buffer = self.order.indices_at(step), buffers.take()
+            parts = range(0, len(numbers), SLICES_PER_TASK)
+            reads = [pool.submit(self._fill, buffer, first, numbers) for first in parts]
+            return _PendingBatch(buffer, numbers, reads)
 
         return read_ahead(itertools.count(step), start, self._finish, self.threads)
 
-    def _fill(self, buffer: HostBuffer, first: int, wanted: npt.NDArray[np.int64]) -> None:
+    def _fill(self, buffer: HostBuffer, first: int, numbers: npt.NDArray[np.int64]) -> None:
         """Read some slices. Runs in a reader thread."""
         buffer.ready()
         views = []
-        for number in wanted[first : first + AT_ONCE].tolist():
+        for number in numbers[first : first + SLICES_PER_TASK].tolist():
             index, z = divmod(number, self._depth)
             store, row = self.volumes[index]
             views.append(store.view_slice(row, z))
@@ -90,7 +89,7 @@ class SliceLoader:
     def _finish(self, pending: _PendingBatch) -> SliceBatch:
         for read in pending.reads:
             read.result()
-        items, indices = np.divmod(pending.wanted, self._depth)
+        items, indices = np.divmod(pending.numbers, self._depth)
         return SliceBatch(
             slices=pending.buffer.send(len(items), self.device),
             items=torch.from_numpy(items),
@@ -101,5 +100,5 @@ class SliceLoader:
 @dataclass(frozen=True, slots=True)
 class _PendingBatch:
     buffer: HostBuffer
-    wanted: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
     reads: list[Future[None]]

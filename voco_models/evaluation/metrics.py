@@ -1,8 +1,8 @@
 """The official RSNA 2023 score and the paper's metrics, in float64 NumPy.
 
 Predictions come as one array a group, {"kidney": (N, 3), "bowel": (N, 2), ...}, and truths as class
-indices {"kidney": (N,), ...}. All scores are over patients. Where `counts` (R, N) are asked for,
-patient i comes counts[r, i] times in resample r, and there is a value a resample.
+indices {"kidney": (N,), ...}. All scores are over patients. `counts` (R, N) are R resamples of the
+patients: patient i comes counts[r, i] times in resample r, and there is one value a resample.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def weighted_log_loss(
     probabilities: npt.NDArray[np.floating], truth: Int, weights: tuple[float, ...]
 ) -> float:
     """sum(w_i * -log p_i) / sum(w_i), with w_i the weight of patient i's true class."""
-    return float(np.average(patient_losses(probabilities, truth), weights=_weigh(truth, weights)))
+    return float(
+        np.average(patient_losses(probabilities, truth), weights=_patient_weights(truth, weights))
+    )
 
 
 def any_injury(probabilities: Probabilities, truths: Truths) -> tuple[Float, Int]:
@@ -94,10 +96,10 @@ def patient_terms(probabilities: Probabilities, truths: Truths) -> PatientTerms:
         raise ValueError(f"groups: unknown {sorted(unknown)}, missing {sorted(missing)}")
     p_any, y_any = any_injury(probabilities, truths)
     losses = {g: patient_losses(p, truths[g]) for g, p in probabilities.items()}
-    weights = {g: _weigh(truths[g], RSNA_TARGETS[g].weights) for g in probabilities}
+    weights = {g: _patient_weights(truths[g], RSNA_TARGETS[g].weights) for g in probabilities}
     return PatientTerms(
         losses=losses | {ANY_INJURY: patient_losses(p_any, y_any)},
-        weights=weights | {ANY_INJURY: _weigh(y_any, ANY_WEIGHTS)},
+        weights=weights | {ANY_INJURY: _patient_weights(y_any, ANY_WEIGHTS)},
     )
 
 
@@ -119,12 +121,12 @@ def summarise_groups(groups: Mapping[str, Float]) -> dict[str, Float]:
 def rsna_scores(probabilities: Probabilities, truths: Truths) -> dict[str, float]:
     """Loss of each group, of any_injury, and the named means. Lower is better."""
     terms = patient_terms(probabilities, truths)
-    scores = terms.scores(once(len(terms.losses[ANY_INJURY])))
+    scores = terms.scores(unit_counts(len(terms.losses[ANY_INJURY])))
     return {name: float(values[0]) for name, values in scores.items()}
 
 
-def once(n_patients: int) -> Float:
-    """Counts (1, N) of the cohort itself: every patient once."""
+def unit_counts(n_patients: int) -> Float:
+    """Counts (1, N) of the cohort itself, in which every patient comes once."""
     return np.ones((1, n_patients))
 
 
@@ -189,7 +191,7 @@ def macro_precision_recall(
 
 def prior_constant(truth: Int, n_classes: int) -> Float:
     """Share of each class in the training labels, (C,)."""
-    counts = _counts(truth, n_classes, ABSENT)
+    counts = _class_counts(truth, n_classes, ABSENT)
     return np.asarray(counts / counts.sum())
 
 
@@ -198,14 +200,14 @@ def optimal_constant(truth: Int, weights: tuple[float, ...], *, absent: float = 
 
     `absent` is the count of a class that no patient has; 0 gives the exact minimum on `truth`.
     """
-    mass = _counts(truth, len(weights), absent) * np.array(weights)
+    mass = _class_counts(truth, len(weights), absent) * np.array(weights)
     return np.asarray(mass / mass.sum())
 
 
-def _counts(truth: Int, n_classes: int, absent: float) -> Float:
+def _class_counts(truth: Int, n_classes: int, absent: float) -> Float:
     counts = np.bincount(truth, minlength=n_classes).astype(np.float64)
     return np.where(counts == 0, absent, counts)
 
 
-def _weigh(truth: Int, weights: tuple[float, ...]) -> Float:
+def _patient_weights(truth: Int, weights: tuple[float, ...]) -> Float:
     return np.array(weights, np.float64)[truth]

@@ -110,14 +110,14 @@ def _scores(numbers: dict[str, Any], description: dict[str, Any]) -> str:
             {
                 "name": _ARMS[arm],
                 "scores": [f"{scores[name]:.4f}" for name in rsna],
-                "gain": _gain(numbers["gains"].get(arm), rsna[0]),
+                "gain": _format_gain(numbers["gains"].get(arm), rsna[0]),
             }
             for arm, scores in numbers["arms"].items()
         ],
     )
 
 
-def _gain(gains: dict[str, dict[str, float]] | None, name: str) -> str:
+def _format_gain(gains: dict[str, dict[str, float]] | None, name: str) -> str:
     if gains is None:
         return ""
     return "{value:+.4f} ({low:+.4f} to {high:+.4f})".format(**gains[name])
@@ -135,7 +135,7 @@ def _organs(numbers: dict[str, Any], targets: TargetTable) -> str:
                 "name": name,
                 "classes": classes,
                 "loss": f"{results['loss']:.4f}",
-                "precisions": [_or_dash(precisions.get(c)) for c in classes],
+                "precisions": [_format_precision(precisions.get(c)) for c in classes],
                 "thresholds": [f"{t:.2f}" for t in thresholds],
                 "confusion": results["confusion"],
             }
@@ -144,7 +144,7 @@ def _organs(numbers: dict[str, Any], targets: TargetTable) -> str:
     return render("organs.html", tables=tables, groups=groups)
 
 
-def _or_dash(value: float | None) -> str:
+def _format_precision(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 

@@ -22,7 +22,7 @@ class TimmBackbone(Backbone):
     """A timm CNN without its pooling and classifier.
 
     `forward` maps float (B, C, H, W) to a feature map (B, `num_features`, h, w), in channels-last
-    memory. Width and stride are properties of the network; nothing here repeats them.
+    memory. The number of features is read from the network.
     """
 
     def __init__(self, name: str, network: nn.Module, in_chans: int) -> None:

@@ -1,7 +1,6 @@
 """From images to embeddings: the interfaces `Backbone` and `Encoder`, and the encoder of slices.
 
-An objective takes an `Encoder` and does not know what is inside. `networks.registry` builds one by
-name.
+Objectives depend on `Encoder` only. `networks.registry` builds encoders by name.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ Feature = Literal["map", "gap"]
 class Backbone(nn.Module):
     """A network without its pooling and classifier: images (B, C, ...) to maps (B, F, ...).
 
-    What a pretraining run leaves for the next stage: `name` and `in_chans` are enough for
-    `networks.registry` to build it again.
+    The part of a pretraining run that the next stage starts from. `networks.registry` can build it
+    again from `name` and `in_chans`.
     """
 
     def __init__(self, name: str, in_chans: int, num_features: int) -> None:
@@ -92,7 +91,7 @@ class Projector(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class EncoderOptions:
-    """What an encoder may be asked for, apart from its backbone."""
+    """Settings of an encoder, apart from its backbone."""
 
     encode_px: int | None = None
     """Side that crops are resized to before the backbone; None leaves them as they are cut."""
@@ -113,9 +112,9 @@ class Encoder(nn.Module):
     """
 
     backbone: Backbone
-    """What is kept after pretraining."""
+    """The part that is kept after pretraining."""
     projector: nn.Module
-    """What is used in pretraining only."""
+    """The part that is used in pretraining only."""
 
     @abstractmethod
     def __init__(

@@ -188,7 +188,7 @@ def _organs(model: Groups, truths: Truth, decided: Truth) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for group in TARGETS:
         p, truth, called = model[group.name], truths[group.name], decided[group.name]
-        counts = metrics.once(len(truth))
+        counts = metrics.unit_counts(len(truth))
         precisions: dict[str, float] = {}
         absent = []
         for c, name in enumerate(group.classes):

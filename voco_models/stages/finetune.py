@@ -113,8 +113,8 @@ def finetune(
     steps, tables = 0, []
     for fold in range(plan.recipe.n_folds):
         allowed = None if max_steps is None else max_steps - steps
-        done, table = _run_fold(run, plan, fold, target, allowed, in_memory)
-        steps += done
+        fold_steps, table = _run_fold(run, plan, fold, target, allowed, in_memory)
+        steps += fold_steps
         if table is None:
             break
         tables.append(table)
@@ -314,6 +314,7 @@ def _write_plan(run: Path, plan: FinetunePlan) -> None:
 
 
 def _description(plan: FinetunePlan, *, finished: bool) -> dict[str, Any]:
+    """Content of `RUN/run.json`."""
     return plan.provenance | {
         "labels_sha256": plan.labels.sha256,
         "patients": len(plan.labels),
@@ -324,7 +325,7 @@ def _description(plan: FinetunePlan, *, finished: bool) -> dict[str, Any]:
 
 
 def labels_table(labels: Labels) -> pd.DataFrame:
-    """patient_id and the class of every group, a line a patient."""
+    """Labels as a table: `patient_id` and the class of every group, one line a patient."""
     organs = {name: labels.organs[:, i] for i, name in enumerate(ORGAN_TARGETS.names)}
     return pd.DataFrame({"patient_id": list(labels.patient_ids)} | organs | labels.binary)
 

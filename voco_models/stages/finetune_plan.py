@@ -42,8 +42,8 @@ class Series:
 
     def of(self, patients: Sequence[str]) -> Series:
         """The series of `patients`."""
-        wanted = set(patients)
-        chosen = [i for i, patient in enumerate(self.patients) if patient in wanted]
+        members = set(patients)
+        chosen = [i for i, patient in enumerate(self.patients) if patient in members]
         return Series(
             rows=[self.rows[i] for i in chosen],
             uids=[self.uids[i] for i in chosen],

@@ -74,7 +74,7 @@ def pretrain(
 ) -> PretrainSummary:
     """Pretrain a backbone with 2D-VoCo on every volume of `stores`; write the run to `out`.
 
-    `max_steps` counts from the beginning of the run and only stops it; go on with `resume`.
+    `max_steps` counts from the beginning of the run and only stops it; continue with `resume`.
     `resident` keeps all volumes in memory, and changes no batch.
     Everything is checked before anything is written: InputError for a folder that is no store,
     stores that fit neither each other nor the recipe, an empty store, an unknown recipe, a place
@@ -90,7 +90,7 @@ def pretrain(
     items = items_of(opened)
     used, notes = adapt_to_volumes(given, len(items))
     objective = build_objective(used, opened[0].grid)
-    # A batch norm needs two rows: a single volume fills the batch with itself, cropped elsewhere.
+    # Batch norm needs two rows: a single volume is repeated, with different random crops.
     repeated = items if len(items) > 1 else items * used.batch_size
     check_out(Path(out), resume=resume)  # before volumes are read
     loader = Loader(
@@ -129,7 +129,7 @@ def pretrain(
             row["seconds"],
         )
 
-    done = fit(
+    fitted = fit(
         objective,
         loader,
         used.fit,
@@ -146,16 +146,16 @@ def pretrain(
         device=str(target),
         stores=tuple(str(store.storage) for store in opened),
         volumes=len(items),
-        first_step=done.first_step,
-        last_step=done.last_step,
-        total_steps=done.total_steps,
-        loss=done.loss,
+        first_step=fitted.first_step,
+        last_step=fitted.last_step,
+        total_steps=fitted.total_steps,
+        loss=fitted.loss,
         notes=tuple(notes),
         alarms=tuple(watch.alarms),
-        seconds=done.seconds,
-        checkpoint=done.checkpoint,
+        seconds=fitted.seconds,
+        checkpoint=fitted.checkpoint,
         backbone=checkpoint.save_backbone(run, objective.student.backbone, provenance),
-        history=done.history,
+        history=fitted.history,
     )
 
 

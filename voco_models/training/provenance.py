@@ -14,7 +14,7 @@ import torch
 from voco_data.store.reader import Store
 
 EXPERIMENT = ("stage", "recipe", "stores", "split", "init")
-"""What must be equal for a run to be resumed. Versions may differ; they are recorded only."""
+"""Entries that must be equal for a run to be resumed. Versions are recorded, and may differ."""
 
 
 def make_provenance(
@@ -44,7 +44,7 @@ def make_provenance(
 
 
 def describe_store(store: Store) -> dict[str, Any]:
-    """Name, spec digest, number of volumes, and a digest of which volumes they are."""
+    """Name, spec digest, number of volumes, and a digest of their rows and inputs."""
     table = store.catalogue
     content = hashlib.sha256()
     for row, digest in zip(table["row"].tolist(), table["input_digest"].tolist(), strict=True):
@@ -97,11 +97,11 @@ def _version(distribution: str) -> str | None:
 
 def _commit() -> str | None:
     """Commit of the checkout this file is tracked in, or None (installed package, no git)."""
-    here = Path(__file__).resolve()
-    command = ["git", "-C", str(here.parent)]
+    file = Path(__file__).resolve()
+    command = ["git", "-C", str(file.parent)]
     try:
         subprocess.run(
-            [*command, "ls-files", "--error-unmatch", here.name],
+            [*command, "ls-files", "--error-unmatch", file.name],
             check=True,
             capture_output=True,
             timeout=10,

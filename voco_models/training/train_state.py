@@ -86,7 +86,7 @@ class TrainState:
         ]
 
     def _window_rows(self) -> list[Row]:
-        """The window as plain numbers. The loop waits for the device here, and nowhere else."""
+        """The window as plain numbers; waits for the device. Diverged if a loss is not finite."""
         if not self.window:
             return []
         names = list(self.window[0])

@@ -120,7 +120,7 @@ def test_average_precision_as_scikit_learn_with_ties(case: tuple[np.ndarray, np.
     for c in range(3):
         score = np.round(p[:, c], 1)
         expected = sklearn_metrics.average_precision_score(y == c, score)
-        (found,) = metrics.average_precision(score, y == c, metrics.once(len(y)))
+        (found,) = metrics.average_precision(score, y == c, metrics.unit_counts(len(y)))
         assert found == pytest.approx(expected, rel=1e-12)
 
 
@@ -141,14 +141,14 @@ def test_precision_and_recall_as_scikit_learn(case: tuple[np.ndarray, np.ndarray
         for organ in ORGANS
     ]
     expected = np.mean(pairs, axis=0)
-    found = metrics.macro_precision_recall(predicted, truths, metrics.once(len(y)))
+    found = metrics.macro_precision_recall(predicted, truths, metrics.unit_counts(len(y)))
     np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-12)
 
 
 def test_average_precision_by_hand() -> None:
     # Found at ranks 1 and 3 of 4: (1/1 + 2/3) / 2.
     score, positive = np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])
-    everyone = metrics.once(4)
+    everyone = metrics.unit_counts(4)
     assert metrics.average_precision(score, positive, everyone) == pytest.approx([5 / 6])
     assert np.isnan(metrics.average_precision(score, np.zeros(4, bool), everyone)).all()
 
@@ -157,7 +157,7 @@ def test_classes_that_nobody_has_are_left_out() -> None:
     y = np.array([0, 0, 1, 1])
     right = np.eye(3)[y]
     truths = dict.fromkeys(ORGANS, y)
-    everyone = metrics.once(4)
+    everyone = metrics.unit_counts(4)
     assert metrics.mean_average_precision(dict.fromkeys(ORGANS, right), truths, everyone) == [1.0]
     assert metrics.macro_precision_recall(truths, truths, everyone) == ([1.0], [1.0])
 
@@ -171,7 +171,7 @@ def test_counts_are_repeated_patients(case: tuple[np.ndarray, np.ndarray], seed:
     truths, chances = dict.fromkeys(ORGANS, y), dict.fromkeys(ORGANS, np.round(p, 1) + 0.01)
     again = {o: t[rows] for o, t in truths.items()}, {o: c[rows] for o, c in chances.items()}
     decided = {o: c.argmax(axis=1) for o, c in chances.items()}
-    everyone = metrics.once(len(y))
+    everyone = metrics.unit_counts(len(y))
     terms = metrics.patient_terms(chances, truths)
     expected = metrics.rsna_scores(again[1], again[0])
     assert {k: v[0] for k, v in terms.scores(counts).items()} == pytest.approx(expected)

@@ -81,7 +81,7 @@ def test_decision_and_metrics(tmp_path: Path, calibrate: bool) -> None:
         assert (called[group.name] == truths[group.name]).mean() > 0.8
         loss = metrics.weighted_log_loss(scored[group.name], truths[group.name], group.weights)
         assert loss < 0.5
-    counts = metrics.once(len(table))
+    counts = metrics.unit_counts(len(table))
     assert metrics.mean_average_precision(scored, truths, counts, TABLE) > 0.9
     precision, recall = metrics.macro_precision_recall(called, truths, counts, TABLE)
     assert min(precision, recall) > 0.8
