@@ -41,12 +41,13 @@ class Batch:
 class Loader:
     """Batches of uint8 volumes from one or more stores of one grid.
 
-    An epoch has `steps_per_epoch` full batches; volumes that do not fill the last one are left out,
-    other ones in each epoch. Memory is bounded, whatever the size of the stores. With b = B*Z*Y*X
-    bytes, a stream takes `AHEAD` * b of pinned host memory for CUDA, and b on the device for each
-    batch that the caller holds. On the CPU it takes (`AHEAD` + 1) * b, and b for each batch but the
-    last that the caller holds: a batch is the memory that was read into, used again when the caller
-    holds no reference to it. A reader thread may hold one more volume, decoded or not.
+    An epoch has `steps_per_epoch` full batches; it leaves out the volumes that do not fill the last
+    one, and each epoch is shuffled anew. Memory is bounded, whatever the size of the stores. With
+    b = B*Z*Y*X bytes, a stream takes `AHEAD` * b of pinned host memory for CUDA, and b on the
+    device for each batch that the caller holds. On the CPU it takes (`AHEAD` + 1) * b, and b for
+    each batch but the last that the caller holds: a batch is the memory that was read into, used
+    again when the caller holds no reference to it. A reader thread may hold one more volume,
+    decoded or not.
 
     `targets` are tensors with a row for every item, by name; each batch carries its rows of them.
 

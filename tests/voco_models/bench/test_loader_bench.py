@@ -1,4 +1,4 @@
-"""`voco bench loader`: the same volumes for all, asked in turn; ratios mean what they say."""
+"""`voco bench loader`: the same volumes for all candidates, interleaved repeats, and ratios."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> volumes.BenchVolumes:
     return volumes.make(tmp_path_factory.mktemp("bench"), volumes=5, large=12)
 
 
-def test_everyone_reads_the_same_volumes(made: volumes.BenchVolumes) -> None:
+def test_all_formats_hold_the_same_volumes(made: volumes.BenchVolumes) -> None:
     raw = volumes.memmap(made.folder)
     assert raw.shape == (5, 32, 192, 192)
     assert len({volume.tobytes() for volume in raw}) == 5

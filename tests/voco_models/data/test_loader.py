@@ -1,4 +1,4 @@
-"""The order of batches is arithmetic; the bytes are the stores'; errors reach the caller."""
+"""The loader: order and contents of batches, bounded memory, and errors."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_step_seeds_differ_by_seed_step_and_rank() -> None:
     assert step_seed(3, 4, 1) == step_seed(3, 4, 1)
 
 
-def test_an_epoch_of_batches_covers_what_fills_them() -> None:
+def test_an_epoch_covers_the_items_that_fill_batches() -> None:
     loader = loader_of(7)
     assert loader.steps_per_epoch == 3
     for epoch in range(4):
@@ -119,7 +119,7 @@ def test_a_batch_stays_as_it_is_while_the_next_ones_are_read() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(start=st.integers(0, 40), batch_size=st.integers(1, 5))
-def test_starting_in_the_middle_of_an_epoch_goes_on_exactly(start: int, batch_size: int) -> None:
+def test_a_stream_can_start_in_the_middle_of_an_epoch(start: int, batch_size: int) -> None:
     loader = loader_of(11, batch_size)
     whole = list(itertools.islice(loader.at(0), start + 4))[start:]
     resumed = list(itertools.islice(loader_of(11, batch_size).at(start), 4))
@@ -135,7 +135,7 @@ def test_ranks_see_different_volumes_and_different_seeds() -> None:
     assert ranks[0].seed != ranks[1].seed
 
 
-def test_targets_travel_with_their_items() -> None:
+def test_batches_carry_the_targets_of_their_items() -> None:
     items = items_of([FakeStore(list(range(5)))])
     targets = torch.arange(5) * 10
     named = {"tens": targets, "halves": targets / 20}
@@ -310,7 +310,9 @@ def test_loaders_share_resident_volumes() -> None:
     assert len(store.reads) == 4
 
 
-def test_what_does_not_fit_is_refused_with_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_volumes_that_do_not_fit_are_refused_with_both_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     items = items_of([FakeStore([0, 1, 2])])
     monkeypatch.setattr(resident_module, "free_bytes", lambda device: 71)
     with pytest.raises(InputError, match=r"3 volumes .* need 72 bytes in RAM, 71 are free"):
@@ -336,7 +338,7 @@ def test_free_memory_is_the_smaller_of_machine_and_container(
     assert resident_module.free_bytes(CPU) == pytest.approx(machine, rel=0.1)
 
 
-def test_rot_ends_making_volumes_resident(tmp_path: Path) -> None:
+def test_a_corrupt_chunk_is_an_error_when_volumes_are_made_resident(tmp_path: Path) -> None:
     store = make_store(tmp_path, random_volumes(3, (4, 6, 6)))
     path = store.path / chunk_key(2)
     path.write_bytes(bytes(path.stat().st_size))

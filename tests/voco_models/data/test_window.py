@@ -18,7 +18,7 @@ def test_the_input_window_shows_the_hu_that_were_asked_for() -> None:
     np.testing.assert_allclose(window.unit(stored), np.clip(hu / 200, 0, 1), atol=1e-6)
 
 
-def test_no_window_is_all_of_the_stores() -> None:
+def test_without_a_window_all_of_the_stores_is_used() -> None:
     stored = torch.tensor([0, 51, 255], dtype=torch.uint8)
     np.testing.assert_allclose(input_window(None, FINETUNE).unit(stored), [0, 0.2, 1], rtol=1e-6)
 

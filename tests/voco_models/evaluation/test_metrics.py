@@ -78,14 +78,14 @@ def test_rows_are_renormalised() -> None:
     assert metrics.rsna_scores(scaled, TRUTHS) == pytest.approx(EXPECTED, abs=5e-7)
 
 
-def test_zero_chance_costs_what_float64_eps_costs() -> None:
+def test_a_probability_of_zero_is_clipped_to_float64_eps() -> None:
     loss = metrics.patient_losses(np.array([[1, 0, 0]], np.float32), np.array([1]))
     assert loss == pytest.approx([-math.log(np.finfo(np.float64).eps)])
     assert loss == pytest.approx([36.04], abs=0.005)
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0, 0.0], [0.5, -0.1, 0.6], [0.5, math.nan, 0.5]])
-def test_rows_that_are_no_chances_are_refused(row: list[float]) -> None:
+def test_rows_that_are_no_probabilities_are_refused(row: list[float]) -> None:
     with pytest.raises(ValueError, match="probabilities"):
         metrics.weighted_log_loss(np.array([row]), np.array([0]), (1, 2, 4))
 
@@ -153,7 +153,7 @@ def test_average_precision_by_hand() -> None:
     assert np.isnan(metrics.average_precision(score, np.zeros(4, bool), everyone)).all()
 
 
-def test_classes_that_nobody_has_are_left_out() -> None:
+def test_classes_without_patients_are_left_out() -> None:
     y = np.array([0, 0, 1, 1])
     right = np.eye(3)[y]
     truths = dict.fromkeys(ORGANS, y)
@@ -222,7 +222,7 @@ def test_no_constant_beats_the_optimal_one(grades: list[int], seed: int) -> None
     assert loss(best) <= loss(0.9 * best + 0.1 * other) + 1e-12
 
 
-def test_a_class_without_patients_keeps_a_chance() -> None:
+def test_a_class_without_patients_keeps_a_probability() -> None:
     constant = metrics.prior_constant(np.array([0, 0, 1]), 3)
     np.testing.assert_allclose(constant, [2 / 3.5, 1 / 3.5, 0.5 / 3.5])
 

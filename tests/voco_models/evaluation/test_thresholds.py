@@ -1,4 +1,4 @@
-"""Thresholds and calibration: fitted on what they are given, and on nothing else."""
+"""Thresholds and calibration: fitted on the given predictions only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classifier: shapes, what decides, and that patients and calls do not mix; its recipes."""
+"""The classifier: shapes, gradients, independence of patients and calls; its recipes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_shapes_and_calls(pooling: str) -> None:
 
 
 @pytest.mark.parametrize("feature_norm", ["none", "batch"])
-def test_max_mean_also_hears_the_slices_that_are_not_strongest(feature_norm: str) -> None:
+def test_max_mean_has_a_gradient_on_every_slice(feature_norm: str) -> None:
     grown = {}
     for over in ("max", "max_mean"):
         classifier = small_classifier(over_slices=over, feature_norm=feature_norm).eval()

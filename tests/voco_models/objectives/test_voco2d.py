@@ -1,4 +1,4 @@
-"""The objective: which network sees what, who gets a gradient, and how the teacher follows."""
+"""The objective: inputs and gradients of both networks, and the updates of the teacher."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_slice_level_is_the_mean_of_the_losses_of_slices() -> None:
 
 
 @pytest.mark.parametrize(("feature", "width"), [("map", 256 * 4), ("gap", 256)])
-def test_the_projector_asks_the_backbone_for_its_width(feature: Any, width: int) -> None:
+def test_the_projector_has_the_width_of_the_features(feature: Any, width: int) -> None:
     encoder = SliceEncoder(
         create_backbone(TINY_BACKBONE), (64, 64), EncoderOptions(feature=feature)
     )
@@ -309,7 +309,7 @@ def test_what_is_off_is_zero() -> None:
     assert torch.equal(parts["loss"], parts["intra"])
 
 
-def test_one_volume_is_no_pair() -> None:
+def test_the_inter_volume_loss_needs_two_volumes() -> None:
     with pytest.raises(InputError, match="at least 2 volumes"):
         objective_of()(batch_of(1))
 
@@ -335,6 +335,6 @@ def test_checkpoints_hold_student_and_teacher_and_not_the_grid() -> None:
         {"level": "voxel"}, {"feature": "cls"}, {"teacher": "none"}, {"embedding": 0},
     ],
 )  # fmt: skip
-def test_a_config_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_config_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="recipe"):
         replace(SMALL, **wrong)

@@ -91,13 +91,13 @@ def test_a_good_model_beats_every_constant(tmp_path: Path) -> None:
     assert found["scores"]["mean_average_precision"]["value"] > 0.9
 
 
-def test_a_model_that_knows_nothing_does_not(tmp_path: Path) -> None:
+def test_a_model_that_has_learnt_nothing_beats_no_constant(tmp_path: Path) -> None:
     found = measure(write_known_run(tmp_path / "run", quality=0.0))
     assert found["gains"]["test_best_constant"]["rsna_organ_3"]["value"] < 0
     assert abs(found["gains"]["training_weight_optimal"]["rsna_organ_3"]["value"]) < 0.02
 
 
-def test_constants_are_where_they_must_be(tmp_path: Path) -> None:
+def test_constants_are_ordered_and_the_prior_is_right(tmp_path: Path) -> None:
     run = write_known_run(tmp_path / "run", quality=1.0)
     arms = measure(run)["arms"]
     best, optimal, prior = (
@@ -128,7 +128,7 @@ def test_without_binary_labels_there_is_no_official_score(tmp_path: Path) -> Non
     assert "rsna_organ_3_any" in found["scores"]
 
 
-def test_test_labels_do_not_touch_the_decision(tmp_path: Path) -> None:
+def test_the_decision_does_not_depend_on_test_labels(tmp_path: Path) -> None:
     one = write_known_run(tmp_path / "one", quality=1.0)
     table = predictions.read_predictions(one / predictions.FILE)
     out_of_fold = predictions.patient_lines(table, "oof")

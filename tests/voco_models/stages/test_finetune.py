@@ -266,7 +266,9 @@ def test_bad_inputs_write_nothing(cohort: tuple[Store, Path], tmp_path: Path) ->
     refused("fewer than the recipe's batch of 10", store, labels, out, recipe=big)
 
 
-def test_an_unlabelled_patient_needs_consent(cohort: tuple[Store, Path], tmp_path: Path) -> None:
+def test_an_unlabelled_patient_is_refused_unless_allowed(
+    cohort: tuple[Store, Path], tmp_path: Path
+) -> None:
     store, _ = cohort
     ids = sorted(store.catalogue["patient_id"])[1:]
     labels = write_labels(tmp_path / "train.csv", ids, grades_of(PATIENTS - 1))

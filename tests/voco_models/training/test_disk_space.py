@@ -1,4 +1,4 @@
-"""Training says that its checkpoints will not fit before it takes a step."""
+"""The check for disk space before the first step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_frozen_weights_have_no_moments() -> None:
     assert checkpoint_bytes(module) == 100 * 100 * 4
 
 
-def test_too_little_room_is_said_before_the_first_step(
+def test_too_little_disk_space_is_an_error_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(tmp_path / "root", random_volumes(3, (2, 48, 48)))

@@ -1,4 +1,4 @@
-"""The training loop: exact resume, honest history, nothing bad saved."""
+"""The training loop: exact resume, the history, monitors, and no checkpoint of a bad state."""
 
 from __future__ import annotations
 
@@ -391,7 +391,7 @@ def test_another_network_is_not_loaded(tmp_path: Path) -> None:
         run(tmp_path, Wider(), resume=True)
 
 
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_a_file_at_the_path_of_the_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a folder"):
         run(tmp_path / "file")
