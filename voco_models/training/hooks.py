@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from voco_data.errors import VocoError
 from voco_models.training.objective import Monitor
@@ -73,28 +74,48 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
     """Run code that may use `network` and draw random numbers, without any effect on training.
 
     Inside, gradients are off. On leaving, also after an error, these are as they were: the
-    generators of Python, NumPy and torch (CPU and CUDA), every module's training flag, and every
-    buffer, the statistics of batch norm among them. Parameters are not copied, as they are large:
-    raises VocoError if one was written to.
+    generators of Python, NumPy and torch (CPU and CUDA); of every module its training flag, its
+    buffers (the statistics of batch norm among them) and the momentum of batch norm; and which
+    parameters are trained. Parameters are not copied, as they are large: raises VocoError if one
+    was written to.
     """
     generators = _Generators()
-    training = [(module, module.training) for module in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    parameters = list(network.named_parameters())
-    versions = [parameter._version for _, parameter in parameters]
+    modules = [_ModuleState(module) for module in network.modules()]
+    parameters = [(name, p, p._version, p.requires_grad) for name, p in network.named_parameters()]
     try:
         with torch.no_grad():
             yield
     finally:
         generators.restore()
-        for module, flag in training:
-            module.training = flag
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-    for (name, parameter), version in zip(parameters, versions, strict=True):
+        for module in modules:
+            module.restore()
+        for _, parameter, _, trained in parameters:
+            parameter.requires_grad_(trained)
+    for name, parameter, version, _ in parameters:
         if parameter._version != version:
             raise VocoError(f"a monitor changed the weights {name}; a monitor may only read")
+
+
+class _ModuleState:
+    """What a module has beside parameters and submodules, when this was made."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._training = module.training
+        self._momentum = module.momentum if isinstance(module, _BatchNorm) else None
+        self._buffers = [
+            (name, buffer, buffer.clone()) for name, buffer in module.named_buffers(recurse=False)
+        ]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give the module these buffers, with these values, and these settings."""
+        self._module.training = self._training
+        if isinstance(self._module, _BatchNorm):
+            self._module.momentum = self._momentum
+        for name, buffer, value in self._buffers:
+            buffer.copy_(value)
+            setattr(self._module, name, buffer)
 
 
 class _Generators:

@@ -31,7 +31,7 @@ from voco_models.evaluation.predictions import (
     truth_columns,
 )
 from voco_models.networks.registry import create_backbone
-from voco_models.stages.finetune import FinetuneSummary, finetune
+from voco_models.stages.finetune import FinetuneSummary, _objective, finetune
 from voco_models.stages.finetune_plan import make_plan
 from voco_models.training import checkpoint
 
@@ -182,6 +182,15 @@ def test_series_of_a_patient_stay_together(tmp_path: Path) -> None:
     assert sorted(rows) == list(range(20))
     for classes in plan.classes(plan.series).values():
         assert torch.equal(classes[0], classes[1])
+
+
+def test_class_weights_are_of_the_loss_and_not_of_the_score(cohort: tuple[Store, Path]) -> None:
+    recipe = dataclasses.replace(RECIPE, class_weights=(1.0, 3.0, 9.0))
+    plan = make_plan(*cohort, recipe, init="scratch")
+    weights = _objective(plan, 0, plan.series).get_buffer("weights")
+    ratios = weights / weights[:, :1]
+    torch.testing.assert_close(ratios, torch.tensor([[1.0, 3.0, 9.0]]).expand(3, 3))
+    assert plan.targets == ORGAN_TARGETS  # what calibration and scores are weighted with
 
 
 def test_patients_with_the_same_volume_stay_together(cohort: tuple[Store, Path]) -> None:

@@ -217,10 +217,15 @@ class Hostile:
         parts = objective(next(ToySource().at(99)))
         assert not parts["loss"].requires_grad
         self.seen.append(parts["loss"])
+        for module in objective.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.momentum = None
+                module.reset_running_stats()
+                module.running_mean = torch.full((8,), 7.0)
         for buffer in objective.buffers():
             buffer.fill_(7)
         objective.eval()
-        next(objective.children()).requires_grad_(True)
+        objective.requires_grad_(False)
 
 
 def test_a_monitor_cannot_disturb_a_run(tmp_path: Path) -> None:
