@@ -6,8 +6,10 @@ from pathlib import Path
 
 from prefect.runtime import flow_run
 
+from voco_data.storage.root import RUN_DESCRIPTION
+
 PRETRAINED = "checkpoint.pt"
-FINETUNED = "run.json"
+FINETUNED = RUN_DESCRIPTION
 """What the run folder of each stage holds from its beginning on."""
 
 

@@ -157,6 +157,11 @@ def _choose_server(*, shared: bool) -> None:
 def _serve() -> None:
     from multiprocessing import get_context
 
+    # What a run imports, so that a forked run compiles and loads nothing.
+    import voco_data.executors.batches
+    import voco_data.executors.worker
+    import voco_data.ingest.run  # noqa: F401
+
     get_context("forkserver").set_forkserver_preload(["voco_data.executors.worker"])
     servers.ensure_running()
     for line in sys.stdin:

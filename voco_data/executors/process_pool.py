@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from voco_data.executors.worker import SeriesOutcome, SeriesTask, fill_batch
-from voco_data.store.input_digests import InputDigests
+from voco_data.store.index import InputDigests
 from voco_data.time_limit import end_when_stuck
 
 Batch = Sequence[SeriesTask]

@@ -19,9 +19,9 @@ from voco_data.errors import SeriesRefused, VocoError, unwritable
 from voco_data.preprocessing.recipe import Prepared, boxes, prepare, to_grid
 from voco_data.qc import preview
 from voco_data.reasons import Reason
-from voco_data.storage.base import Storage
+from voco_data.storage.base import Storage, WritableStorage
 from voco_data.store import integrity
-from voco_data.store.input_digests import InputDigests
+from voco_data.store.index import InputDigests
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import checksum, commit_volume
@@ -39,7 +39,7 @@ VERSIONS = {"voco": VERSION, "numpy": np.__version__, "python": platform.python_
 class Target:
     """A store that may miss the series, and the row it would get there."""
 
-    store: Storage
+    store: WritableStorage
     spec: StoreSpec
     row: int
 
@@ -58,7 +58,7 @@ class SeriesTask:
     series_uid: str
     source: str
     targets: tuple[Target, ...]
-    root: Storage
+    root: WritableStorage
     """Where the preview goes."""
     memory_key: str = ""
     """Under which the run remembers what became of these files."""
@@ -157,10 +157,12 @@ def _committed(task: SeriesTask) -> dict[Target, Record]:
     """What stands in the rows of the task, whole and of these files.
 
     When the run was planned nothing whole stood there, so a worker of this run committed it.
+    A target that can only be written to, as that of a dry run, holds nothing.
     """
     found = {
         target: integrity.check_row(target.store, target.spec, target.row).record
         for target in task.targets
+        if isinstance(target.store, Storage)
     }
     return {
         target: record
@@ -182,7 +184,7 @@ def _commit(task: SeriesTask, target: Target, prepared: Prepared, box: Box) -> R
     return record
 
 
-def _draw(root: Storage, prepared: Prepared, box: Box) -> None:
+def _draw(root: WritableStorage, prepared: Prepared, box: Box) -> None:
     """The preview for the report. The series stands without it."""
     key = preview.key_of(prepared.input_digest)
     try:

@@ -1,7 +1,7 @@
 """What a preprocess run would take, before it is started: series, bytes, time. Writes nothing.
 
 The time comes from a probe: a few of the archive's own series go the whole way of a run, over the
-same workers, into a place that keeps nothing.
+same workers, and their results are discarded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,10 +26,10 @@ from voco_data.ingest.run import check_boxes, choose_specs, cores
 from voco_data.ingest.seen_files import SeenFiles, memory_key
 from voco_data.layouts.index import index
 from voco_data.storage.base import Storage
-from voco_data.storage.null import NullStorage
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue, integrity
 from voco_data.store.index import StoreIndex
+from voco_data.store.keys import CATALOGUE
 from voco_data.store.spec import StoreSpec
 
 log = logging.getLogger(__name__)
@@ -102,12 +102,14 @@ def estimate(
         check_boxes(cohort, given, boxes)
         hidden = None
         if not keep_ids and not cohort.public_ids:
-            hidden = stack.enter_context(closing(pseudonyms.load(home) or pseudonyms.passing()))
+            hidden = stack.enter_context(
+                closing(pseudonyms.load(home) or pseudonyms.with_throwaway_key())
+            )
         series = NamedCohort(cohort, hidden, given)
         looks = [stack.enter_context(closing(_Look(home, spec))) for spec in wanted]
         freshness = stack.enter_context(closing(SeenFiles(home)))
         for look in looks:
-            freshness.adopt(look.held.digests(), look.spec)
+            freshness.adopt(look.index.digests(), look.spec)
         memory = None if deep else freshness
         plan = stack.enter_context(closing(IngestPlan(home, series, looks, memory)))
         refused = 0 if memory is None else _refused(series, looks, memory, plan)
@@ -137,26 +139,26 @@ class _Look:
     def __init__(self, root: Storage, spec: StoreSpec) -> None:
         self.storage = root / spec.name
         self.spec = spec
-        self.held = StoreIndex()
+        self.index = StoreIndex()
         with ExitStack() as undo:
-            undo.callback(self.held.close)
+            undo.callback(self.index.close)
             self._load()
             undo.pop_all()
 
     def _load(self) -> None:
         """As a run would: where there is no catalogue that reads, from the records."""
         try:
-            self.held.load(self.storage)
+            self.index.load(self.storage)
         except StoreCorrupt as error:
             log.warning("%s; a run will make it again from the records", error)
         else:
-            if self.storage.size(catalogue.KEY) is not None:
+            if self.storage.size(CATALOGUE) is not None:
                 return
-        for record in integrity.recover(self.storage):
-            self.held.replace(catalogue.line(record))
+        for record in integrity.readable_records(self.storage):
+            self.index.replace(catalogue.line(record))
 
     def close(self) -> None:
-        self.held.close()
+        self.index.close()
 
     def assign(self, keys: Iterable[str]) -> None:
         """No row is given to anyone."""
@@ -183,16 +185,37 @@ def _probe(plan: IngestPlan, workers: int) -> list[float]:
     """Read some series, evenly spread over the archive. When each was done, in s from the start."""
     total = len(plan.tasks)
     count = min(total, workers * PROBED_A_WORKER)
-    tasks = [_into_nothing(plan.tasks[n * total // count]) for n in range(count)]
+    tasks = [_dry_run(plan.tasks[n * total // count]) for n in range(count)]
     began = time.monotonic()
     batches = ([task] for task in tasks)
     results = run_processes(batches, plan.known, min(workers, max(1, count)))
     return [time.monotonic() - began for outcomes in results for _ in outcomes]
 
 
-def _into_nothing(task: SeriesTask) -> SeriesTask:
-    targets = tuple(replace(t, store=NullStorage(t.store.name)) for t in task.targets)
-    return replace(task, root=NullStorage("root"), targets=targets)
+def _dry_run(task: SeriesTask) -> SeriesTask:
+    """The same work, whose results are discarded."""
+    targets = tuple(replace(t, store=_DiscardingStorage(t.store.name)) for t in task.targets)
+    return replace(task, root=_DiscardingStorage("root"), targets=targets)
+
+
+@dataclass(frozen=True, slots=True)
+class _DiscardingStorage:
+    """A `voco_data.storage.base.WritableStorage` that discards what is written to it."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"dry run of {self.name}"
+
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        """Discard an object."""
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Always allowed."""
+        return nullcontext()
+
+    def local(self) -> None:
+        """None: not a folder."""
 
 
 def times(

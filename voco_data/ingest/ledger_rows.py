@@ -55,10 +55,10 @@ def _series_row(
     for result in results:
         if result.committed is not None:
             digest, row = result.committed
-            line = next(w.held.at(row) for w in writers if w.spec.digest == digest)
+            line = next(w.index.at(row) for w in writers if w.spec.digest == digest)
             return _with_facts(names, "stored", line, item, writers)
-    held = (w.held.of_input(result.input_digest) for result in results for w in writers)
-    return _with_facts(names, "cached", next(filter(None, held), None), item, writers)
+    lines = (w.index.of_input(result.input_digest) for result in results for w in writers)
+    return _with_facts(names, "cached", next(filter(None, lines), None), item, writers)
 
 
 def _status(reason: Reason) -> Status:
@@ -90,6 +90,6 @@ def _with_facts(
 
 def _duplicate_of(content: str, item: NamedSeries, writers: Sequence[StoreWriter]) -> str:
     """Series id of the first series with equal content; empty if that is `item` itself."""
-    found = [first for w in writers if (first := w.held.first_of_content(content)) is not None]
+    found = [first for w in writers if (first := w.index.first_of_content(content)) is not None]
     patient_id, series_uid = min(found, key=lambda identity: identity[::-1])
     return "" if (patient_id, series_uid) == item.identity else series_uid

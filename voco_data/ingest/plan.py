@@ -18,8 +18,7 @@ from voco_data.executors.worker import SeriesTask, Target
 from voco_data.ingest.seen_files import SeenFiles, memory_key
 from voco_data.storage import scratch_db
 from voco_data.storage.base import Storage
-from voco_data.store.index import StoreIndex
-from voco_data.store.input_digests import SeriesIdentity
+from voco_data.store.index import SeriesIdentity, StoreIndex
 from voco_data.store.record import series_key
 from voco_data.store.spec import StoreSpec
 
@@ -107,7 +106,7 @@ class Filling(Protocol):
 
     storage: Storage
     spec: StoreSpec
-    held: StoreIndex
+    index: StoreIndex
 
     def assign(self, keys: Iterable[str]) -> None:
         """Give rows to series."""
@@ -203,7 +202,7 @@ class IngestPlan:
         self._table.executemany(
             "INSERT OR IGNORE INTO present VALUES (?, ?)", (item.identity for item in series)
         )
-        self.known = {w.storage.name: w.held.known(self._is_present) for w in writers}
+        self.known = {w.storage.name: w.index.input_digests(self._is_present) for w in writers}
         """What each store, by folder name, held when the run began."""
         self.new: Counter[str] = Counter()
         """Series to read whose patient and id the store, by folder name, does not hold."""
@@ -233,8 +232,7 @@ class IngestPlan:
 
     def wants(self, number: int) -> bool:
         """Whether the series of this number in the index is to be read."""
-        found = self._table.execute("SELECT 1 FROM wanted WHERE number = ?", (number,))
-        return found.fetchone() is not None
+        return scratch_db.exists(self._table, "FROM wanted WHERE number = ?", (number,))
 
     def _wanted(
         self, series: NamedCohort, writers: Sequence[Filling], freshness: SeenFiles | None
@@ -247,7 +245,7 @@ class IngestPlan:
                 missing = self._missing(item, group, key, freshness)
                 if missing:
                     self.new.update(
-                        w.storage.name for w in missing if not w.held.has_series(item.identity)
+                        w.storage.name for w in missing if not w.index.has_series(item.identity)
                     )
                     yield item.head.number, item.key, key, _bits(writers, missing)
 
@@ -267,10 +265,9 @@ class IngestPlan:
         )
 
     def _is_present(self, identity: SeriesIdentity) -> bool:
-        found = self._table.execute(
-            "SELECT 1 FROM present WHERE patient_id = ? AND series_uid = ?", identity
+        return scratch_db.exists(
+            self._table, "FROM present WHERE patient_id = ? AND series_uid = ?", identity
         )
-        return found.fetchone() is not None
 
 
 def by_rules(writers: Sequence[Filling]) -> list[Group]:

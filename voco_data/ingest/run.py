@@ -17,7 +17,7 @@ from tqdm import tqdm
 from voco_data.cohort import Cohort
 from voco_data.cropping.external_boxes import GivenBox, read_boxes
 from voco_data.deidentification import pseudonyms
-from voco_data.errors import InputError, StoreCorrupt, writing_under
+from voco_data.errors import InputError, StoreCorrupt, translate_unwritable
 from voco_data.executors.batches import batches, run_processes
 from voco_data.executors.dask import run_dask
 from voco_data.executors.worker import SeriesOutcome
@@ -109,14 +109,14 @@ def preprocess(
         check_boxes(cohort, given, boxes)
         home = _usable(open_storage(root))
         check_disk_space(home, {spec: _beyond(home, spec, len(cohort)) for spec in wanted})
-        stack.enter_context(writing_under(home))
+        stack.enter_context(translate_unwritable(home))
         stack.enter_context(root_in_use(home))
         writers = _open_stores(stack, home, wanted, wait, deep=deep)
         hidden = None if keep_ids or cohort.public_ids else pseudonyms.load_or_make(home)
         series = NamedCohort(cohort, hidden, given)
         freshness = stack.enter_context(closing(SeenFiles(home)))
         for writer in writers:
-            freshness.adopt(writer.held.digests(), writer.spec)
+            freshness.adopt(writer.index.digests(), writer.spec)
         plan = stack.enter_context(
             closing(IngestPlan(home, series, writers, None if deep else freshness))
         )
@@ -201,10 +201,10 @@ def _open_stores(
 def _beyond(root: Storage, spec: StoreSpec, series: int) -> int:
     """Series that a store must lack, by their number: known before its lock is taken."""
     try:
-        held = catalogue.count(root / spec.name)
+        stored = catalogue.count(root / spec.name)
     except StoreCorrupt:  # the run will make it again; until then all counts as new
-        held = 0
-    return max(0, series - held)
+        stored = 0
+    return max(0, series - stored)
 
 
 def cores() -> int:

@@ -34,7 +34,7 @@ class Labels:
     binary: dict[str, Int8]
     """(P,) classes of each further group of `RSNA_TARGETS` that the table has."""
     sha256: str
-    """Digest of the file's bytes: which generation of the labels this is."""
+    """SHA-256 of the file, which identifies the version of the labels."""
 
     def __post_init__(self) -> None:
         count = len(self.patient_ids)
@@ -48,16 +48,16 @@ class Labels:
             values.flags.writeable = False
 
     def __len__(self) -> int:
-        """How many patients."""
+        """Number of patients."""
         return len(self.patient_ids)
 
     def rows(self, patient_ids: Iterable[str]) -> npt.NDArray[np.int64]:
-        """Positions of `patient_ids` in this table. KeyError if one is not there."""
+        """Positions of `patient_ids` in this table, int64 (N,). Raises KeyError."""
         position = {patient: row for row, patient in enumerate(self.patient_ids)}
         return np.array([position[patient] for patient in patient_ids], np.int64)
 
     def groups(self, patient_ids: Iterable[str]) -> dict[str, npt.NDArray[np.int64]]:
-        """Class of every group, a (N,) array each, for `patient_ids` in their order."""
+        """Group to classes, int64 (N,), of `patient_ids` in their order."""
         rows = self.rows(patient_ids)
         organs = {organ: self.organs[rows, i] for i, organ in enumerate(ORGAN_TARGETS.names)}
         binary = {group: values[rows] for group, values in self.binary.items()}
@@ -67,8 +67,8 @@ class Labels:
 def read_labels(path: str | Path) -> Labels:
     """Read and check a label table.
 
-    Raises InputError if the file does not read, lacks a column, names a patient twice or not at
-    all, or has a group that is not one-hot (the first such patient and group are named).
+    Raises InputError if the file cannot be read, lacks a column, has an empty or repeated patient
+    id, or a group that is not one-hot (the message names the first such patient and group).
     """
     file = Path(path)
     table, digest = _read_table(file)
@@ -79,7 +79,7 @@ def read_labels(path: str | Path) -> Labels:
             f"{file}: expected the columns {_PATIENT} and <organ>_<grade> "
             f"(kidney_healthy, ...), missing: {', '.join(missing)}"
         )
-    table = _checked_ids(file, table)
+    table = _sorted_by_patient(file, table)
     organs = [_one_hot(file, table, group) for group in ORGAN_TARGETS]
     optional = RSNA_TARGETS.without(ORGAN_TARGETS)
     present = [group for group in optional if set(group.columns) <= set(table.columns)]
@@ -98,8 +98,8 @@ class LabelledPatients:
     labels: Labels
     """Labels of the store's patients only."""
     person: dict[str, str]
-    """Patient id in the store -> patient id in `labels`. Two ids of a store are one person where
-    one is the other's pseudonym."""
+    """Patient id in the store to patient id in `labels`. Two ids of a store are one person if one
+    is the pseudonym of the other."""
 
 
 def join_labels(
@@ -109,7 +109,7 @@ def join_labels(
     allow_unlabelled: bool = False,
     pseudonymise: Callable[[str], str] | None = None,
 ) -> LabelledPatients:
-    """Match `labels` with the patient ids of a store, by id or by the id's pseudonym.
+    """Match `labels` with the patient ids of a store, by the id or by its pseudonym.
 
     Labels may cover more patients than the store. Raises InputError if they cover none, or if a
     patient of the store has none and `allow_unlabelled` is false.
@@ -120,8 +120,8 @@ def join_labels(
         row_of[patient] = row
         if pseudonymise is not None:
             row_of[pseudonymise(patient)] = row
-    found = [patient for patient in stored if patient in row_of]
-    if not found:
+    labelled = [patient for patient in stored if patient in row_of]
+    if not labelled:
         raise InputError(
             f"the labels ({len(labels)} patients) cover none of the store's {len(stored)} patients;"
             " give the label table of this archive, or the key that made the store's pseudonyms"
@@ -133,16 +133,16 @@ def join_labels(
             f"(the first is {unlabelled[0]}); add them or give --allow-unlabelled to leave them out"
         )
     name_of_row: dict[int, str] = {}
-    for patient in found:
+    for patient in labelled:
         name_of_row.setdefault(row_of[patient], patient)
     return LabelledPatients(
         labels=_relabel(labels, name_of_row),
-        person={patient: name_of_row[row_of[patient]] for patient in found},
+        person={patient: name_of_row[row_of[patient]] for patient in labelled},
     )
 
 
 def _relabel(labels: Labels, name_of_row: dict[int, str]) -> Labels:
-    """The rows named in `name_of_row`, under these names."""
+    """The rows of `name_of_row`, with these patient ids."""
     order = sorted(name_of_row, key=name_of_row.__getitem__)
     rows = np.array(order, np.int64)
     return Labels(
@@ -154,7 +154,7 @@ def _relabel(labels: Labels, name_of_row: dict[int, str]) -> Labels:
 
 
 def _read_table(file: Path) -> tuple[pd.DataFrame, str]:
-    """The table and the SHA-256 of exactly the bytes that it was parsed from."""
+    """The table, and the SHA-256 of the bytes that it was parsed from."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -167,8 +167,8 @@ def _read_table(file: Path) -> tuple[pd.DataFrame, str]:
     return table, hashlib.sha256(data).hexdigest()
 
 
-def _checked_ids(file: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Sorted by patient id; refuses empty and repeated ids."""
+def _sorted_by_patient(file: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The table sorted by patient id. Raises InputError for empty and repeated ids."""
     if table.empty:
         raise InputError(f"{file}: the label table has no rows")
     ids = table[_PATIENT].str.strip()
@@ -181,12 +181,12 @@ def _checked_ids(file: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one_hot(file: Path, table: pd.DataFrame, group: TargetGroup) -> Int8:
-    """Class index of every row of a one-hot group."""
+    """Class of every row of a one-hot group, int8 (P,)."""
     columns = table[list(group.columns)]
     values = columns.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    bad = ~(np.isin(values, (0.0, 1.0)).all(axis=1) & (values.sum(axis=1) == 1.0))
-    if bad.any():
-        row = int(bad.argmax())
+    invalid = ~(np.isin(values, (0.0, 1.0)).all(axis=1) & (values.sum(axis=1) == 1.0))
+    if invalid.any():
+        row = int(invalid.argmax())
         raise InputError(
             f"{file}: patient {table[_PATIENT].iloc[row]}, group {group.name}: expected one 1 and "
             f"else 0 in {', '.join(columns.columns)}, got {columns.iloc[row].tolist()}"

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from voco_data.errors import InputError, VocoError
+from voco_data.storage.root import RUN_DESCRIPTION
 from voco_models.networks.encoder import Backbone
 from voco_models.networks.registry import create_backbone
 
@@ -26,7 +27,7 @@ FORMAT = 1
 """Version of the dictionaries in `checkpoint.pt` and `backbone.pt`."""
 CHECKPOINT = "checkpoint.pt"
 BACKBONE = "backbone.pt"
-RUN = "run.json"
+RUN = RUN_DESCRIPTION
 
 MOMENTS = 2
 """Tensors that AdamW keeps a trainable parameter; a third with amsgrad."""

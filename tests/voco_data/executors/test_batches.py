@@ -19,7 +19,7 @@ from voco_data.executors.worker import SeriesTask, Target, fill_series
 from voco_data.reasons import Reason
 from voco_data.storage.base import Storage
 from voco_data.storage.local import LocalStorage
-from voco_data.store.input_digests import InputDigests
+from voco_data.store.index import InputDigests
 from voco_data.store.keys import chunk_key
 from voco_data.store.record import read_record, series_key
 from voco_data.store.spec import StoreSpec
