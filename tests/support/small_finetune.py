@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tests.support.small_stores import make_store, random_volumes
-from voco_data.labels.table import GRADES, ORGANS
+from voco_data.labels.targets import GRADES, ORGAN_TARGETS
 from voco_data.store.reader import Store
 from voco_models.data.augment3d import Augmentation
 from voco_models.data.volume_view import VolumeView
@@ -36,14 +36,14 @@ RECIPE: FinetuneRecipe = dataclasses.replace(
 def grades_of(count: int = PATIENTS, seed: int = 0) -> np.ndarray:
     """(count, 3) grades with every class of every organ."""
     rng = np.random.default_rng(seed)
-    return np.stack([rng.permutation(np.arange(count) % 3) for _ in ORGANS], axis=1)
+    return np.stack([rng.permutation(np.arange(count) % 3) for _ in ORGAN_TARGETS], axis=1)
 
 
 def write_labels(path: Path, ids: list[str], grades: np.ndarray, *, binary: bool = True) -> Path:
     """A table in the form of RATIC's train.csv."""
     columns = {
         f"{organ}_{name}": (grades[:, i] == grade).astype(int)
-        for i, organ in enumerate(ORGANS)
+        for i, organ in enumerate(ORGAN_TARGETS.names)
         for grade, name in enumerate(GRADES)
     }
     if binary:

@@ -16,15 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from voco_data.errors import InputError
-
-ORGANS = ("kidney", "liver", "spleen")
-"""Graded organs, in their order in every array."""
-
-GRADES = ("healthy", "low", "high")
-"""Classes of an organ, 0 to 2. Low is AAST grade I-III, high is IV-V."""
-
-BINARY_GROUPS = ("bowel", "extravasation")
-"""Optional groups with the classes healthy (0) and injury (1)."""
+from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS, TargetGroup
 
 Int8 = npt.NDArray[np.int8]
 
@@ -38,9 +30,9 @@ class Labels:
     patient_ids: tuple[str, ...]
     """Unique ids, compared as strings."""
     organs: Int8
-    """(P, 3): the grade of kidney, liver and spleen."""
+    """(P, G): the class of every group of `ORGAN_TARGETS`, in its order."""
     binary: dict[str, Int8]
-    """(P,) of 0 and 1 for each of `BINARY_GROUPS` that the table has."""
+    """(P,) classes of each further group of `RSNA_TARGETS` that the table has."""
     sha256: str
     """SHA-256 of the file, which identifies the version of the labels."""
 
@@ -48,8 +40,8 @@ class Labels:
         count = len(self.patient_ids)
         if list(self.patient_ids) != sorted(set(self.patient_ids)):
             raise ValueError("patient_ids must be sorted and unique")
-        if self.organs.shape != (count, len(ORGANS)) or self.organs.dtype != np.int8:
-            raise ValueError(f"organs must be int8 ({count}, {len(ORGANS)})")
+        if self.organs.shape != (count, len(ORGAN_TARGETS)) or self.organs.dtype != np.int8:
+            raise ValueError(f"organs must be int8 ({count}, {len(ORGAN_TARGETS)})")
         if any(values.shape != (count,) for values in self.binary.values()):
             raise ValueError(f"binary labels must have the shape ({count},)")
         for values in (self.organs, *self.binary.values()):
@@ -67,7 +59,7 @@ class Labels:
     def groups(self, patient_ids: Iterable[str]) -> dict[str, npt.NDArray[np.int64]]:
         """Group to classes, int64 (N,), of `patient_ids` in their order."""
         rows = self.rows(patient_ids)
-        organs = {organ: self.organs[rows, i] for i, organ in enumerate(ORGANS)}
+        organs = {organ: self.organs[rows, i] for i, organ in enumerate(ORGAN_TARGETS.names)}
         binary = {group: values[rows] for group, values in self.binary.items()}
         return {group: values.astype(np.int64) for group, values in (organs | binary).items()}
 
@@ -80,7 +72,7 @@ def read_labels(path: str | Path) -> Labels:
     """
     file = Path(path)
     table, digest = _read_table(file)
-    organ_columns = [f"{organ}_{grade}" for organ in ORGANS for grade in GRADES]
+    organ_columns = [column for group in ORGAN_TARGETS for column in group.columns]
     missing = [name for name in (_PATIENT, *organ_columns) if name not in table.columns]
     if missing:
         raise InputError(
@@ -88,12 +80,13 @@ def read_labels(path: str | Path) -> Labels:
             f"(kidney_healthy, ...), missing: {', '.join(missing)}"
         )
     table = _sorted_by_patient(file, table)
-    organs = [_one_hot(file, table, organ, GRADES) for organ in ORGANS]
-    present = [g for g in BINARY_GROUPS if {f"{g}_healthy", f"{g}_injury"} <= set(table.columns)]
+    organs = [_one_hot(file, table, group) for group in ORGAN_TARGETS]
+    optional = RSNA_TARGETS.without(ORGAN_TARGETS)
+    present = [group for group in optional if set(group.columns) <= set(table.columns)]
     return Labels(
         patient_ids=tuple(table[_PATIENT].tolist()),
         organs=np.stack(organs, axis=1),
-        binary={group: _one_hot(file, table, group, ("healthy", "injury")) for group in present},
+        binary={group.name: _one_hot(file, table, group) for group in present},
         sha256=digest,
     )
 
@@ -187,16 +180,16 @@ def _sorted_by_patient(file: Path, table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{_PATIENT: ids}).sort_values(_PATIENT, ignore_index=True)
 
 
-def _one_hot(file: Path, table: pd.DataFrame, group: str, classes: tuple[str, ...]) -> Int8:
+def _one_hot(file: Path, table: pd.DataFrame, group: TargetGroup) -> Int8:
     """Class of every row of a one-hot group, int8 (P,)."""
-    columns = table[[f"{group}_{name}" for name in classes]]
+    columns = table[list(group.columns)]
     values = columns.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     invalid = ~(np.isin(values, (0.0, 1.0)).all(axis=1) & (values.sum(axis=1) == 1.0))
     if invalid.any():
         row = int(invalid.argmax())
         raise InputError(
-            f"{file}: patient {table[_PATIENT].iloc[row]}, group {group}: expected one 1 and else 0"
-            f" in {', '.join(columns.columns)}, got {columns.iloc[row].tolist()}"
+            f"{file}: patient {table[_PATIENT].iloc[row]}, group {group.name}: expected one 1 and "
+            f"else 0 in {', '.join(columns.columns)}, got {columns.iloc[row].tolist()}"
         )
     grades: Int8 = values.argmax(axis=1).astype(np.int8)
     return grades

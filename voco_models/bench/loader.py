@@ -1,8 +1,9 @@
 """`voco bench loader`: reads for training, ours and those of peers, in one run.
 
 A batch of volumes is 4 random volumes of (32, 192, 192) as float32, a batch of slices 64 random
-slices of (192, 192) as float32; everything lies in the page cache, checks of the first touch are
-done. Ratios of loaders are our rate over theirs, those of single reads our time over np.memmap's.
+slices of (192, 192) as float32. All files are in the page cache, and each chunk has passed the
+check of its first read. Ratios of loaders are our rate over theirs, those of single reads our time
+over np.memmap's.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from voco_models.bench import machine, volumes
-from voco_models.bench.asking import medians, row
+from voco_models.bench import volumes
+from voco_models.bench.runner import describe_machine, medians, row
 
 REPEATS = 7
 PEERS = "voco_models.bench.peers"
@@ -20,28 +21,29 @@ OURS = "voco_models.bench.ours"
 
 
 def bench(repeats: int = REPEATS) -> dict[str, Any]:
-    """Rows with medians over repeats, ratios, and the machine. Takes two minutes or three, and
-    1.5 GB in the folder for temporary files, which is emptied at the end.
+    """Rows with medians over repeats, ratios, and the machine.
+
+    Takes two to three minutes, and 1.5 GB in a temporary folder that is removed at the end.
     """
     with tempfile.TemporaryDirectory(prefix="voco-bench-", ignore_cleanup_errors=True) as name:
-        made = volumes.make(Path(name))
-        found = {
-            **medians(_of_volumes(made), made.folder, repeats),
-            **medians(_of_slices(made), made.folder, repeats),
-            **medians(_of_reads(made), made.folder, repeats),
+        forms = volumes.make(Path(name))
+        seconds = {
+            **medians(_volume_candidates(forms), forms.folder, repeats),
+            **medians(_slice_candidates(forms), forms.folder, repeats),
+            **medians(_read_candidates(forms), forms.folder, repeats),
         }
     return {
-        "rows": [*_rows(found), row("LZ4 ratio", made.lz4_ratio, "times")],
-        "ratios": ratios(found),
-        "machine": machine.describe(),
+        "rows": [*_rows(seconds), row("LZ4 ratio", forms.lz4_ratio, "times")],
+        "ratios": ratios(seconds),
+        "machine": describe_machine(),
     }
 
 
-def _of_volumes(made: volumes.Made) -> dict[str, tuple[str, tuple[str, ...]]]:
-    folder, monai = str(made.folder), f"{PEERS}.monai_datasets"
+def _volume_candidates(forms: volumes.BenchVolumes) -> dict[str, tuple[str, tuple[str, ...]]]:
+    folder, monai = str(forms.folder), f"{PEERS}.monai_datasets"
     return {
-        "voco": (OURS, ("volumes", folder, str(made.store))),
-        "voco lz4": (OURS, ("volumes-lz4", folder, str(made.store_lz4))),
+        "voco": (OURS, ("volumes", folder, str(forms.store))),
+        "voco lz4": (OURS, ("volumes-lz4", folder, str(forms.store_lz4))),
         "memmap, DataLoader(2)": (f"{PEERS}.memmap_loader", ("volumes", folder)),
         "memmap as float32, DataLoader(2)": (f"{PEERS}.memmap_loader", ("floats", folder)),
         "MONAI PersistentDataset, 2 workers": (monai, ("persistent", folder)),
@@ -52,35 +54,36 @@ def _of_volumes(made: volumes.Made) -> dict[str, tuple[str, tuple[str, ...]]]:
     }
 
 
-def _of_slices(made: volumes.Made) -> dict[str, tuple[str, tuple[str, ...]]]:
-    folder = str(made.folder)
+def _slice_candidates(forms: volumes.BenchVolumes) -> dict[str, tuple[str, tuple[str, ...]]]:
+    folder = str(forms.folder)
     return {
-        "voco slices": (OURS, ("slices", folder, str(made.store))),
+        "voco slices": (OURS, ("slices", folder, str(forms.store))),
         "memmap slices, DataLoader(2)": (f"{PEERS}.memmap_loader", ("slices", folder)),
     }
 
 
-def _of_reads(made: volumes.Made) -> dict[str, tuple[str, tuple[str, ...]]]:
-    folder = str(made.folder)
+def _read_candidates(forms: volumes.BenchVolumes) -> dict[str, tuple[str, tuple[str, ...]]]:
+    folder = str(forms.folder)
     return {
-        "read": (OURS, ("read", folder, str(made.store), str(made.store_lz4))),
-        "first": (OURS, ("first", folder, str(made.large))),
+        "read": (OURS, ("read", folder, str(forms.store), str(forms.store_lz4))),
+        "first": (OURS, ("first", folder, str(forms.large))),
     }
 
 
 def ratios(seconds: dict[str, float | None]) -> dict[str, float | None]:
-    """What is promised, from median seconds by name; None where a peer is not installed.
+    """The published ratios, from median seconds by name; None where a peer is not installed.
 
-    Where a peer was measured in two forms, the faster one counts. Of MONAI's data sets, which keep
-    what the transforms give, the form counts that MONAI documents, float32; uint8 stands beside it.
+    Where a peer was measured in two forms, the faster one counts. MONAI's data sets cache the
+    output of the transforms; the ratio is of float32, which MONAI documents, and the one of uint8
+    is given beside it.
     """
 
-    def faster(ours: str, *theirs: str) -> float | None:
+    def speedup(ours: str, *theirs: str) -> float | None:
         known = [value for name in theirs if (value := seconds[name]) is not None]
         own = seconds[ours]
         return min(known) / own if known and own else None
 
-    def longer(ours: str) -> float | None:
+    def slowdown(ours: str) -> float | None:
         own, theirs = seconds[ours], seconds["read memmap"]
         return own / theirs if own and theirs else None
 
@@ -88,16 +91,16 @@ def ratios(seconds: dict[str, float | None]) -> dict[str, float | None]:
     memmap = "memmap, DataLoader(2)"
     persistent = "MONAI PersistentDataset, 2 workers"
     return {
-        "memmap_dataloader2": faster("voco", memmap, "memmap as float32, DataLoader(2)"),
-        "persistent_dataset2": faster("voco", f"{persistent}, float32"),
-        "persistent_dataset2_uint8": faster("voco", persistent),
-        "cache_dataset": faster("voco", f"{cache}, float32"),
-        "cache_dataset_uint8": faster("voco", cache),
-        "litdata": faster("voco", "LitData, 2 workers"),
-        "lz4_memmap_dataloader2": faster("voco lz4", memmap, "memmap as float32, DataLoader(2)"),
-        "slices_memmap_dataloader2": faster("voco slices", "memmap slices, DataLoader(2)"),
-        "volume_read_memmap": longer("read voco"),
-        "volume_read_lz4_memmap": longer("read voco lz4"),
+        "memmap_dataloader2": speedup("voco", memmap, "memmap as float32, DataLoader(2)"),
+        "persistent_dataset2": speedup("voco", f"{persistent}, float32"),
+        "persistent_dataset2_uint8": speedup("voco", persistent),
+        "cache_dataset": speedup("voco", f"{cache}, float32"),
+        "cache_dataset_uint8": speedup("voco", cache),
+        "litdata": speedup("voco", "LitData, 2 workers"),
+        "lz4_memmap_dataloader2": speedup("voco lz4", memmap, "memmap as float32, DataLoader(2)"),
+        "slices_memmap_dataloader2": speedup("voco slices", "memmap slices, DataLoader(2)"),
+        "volume_read_memmap": slowdown("read voco"),
+        "volume_read_lz4_memmap": slowdown("read voco lz4"),
         "first_batch_5000_s": seconds["voco first batch"],
     }
 

@@ -1,4 +1,4 @@
-"""Our side: the store's reads, the loader's batches, and the way to the first one."""
+"""Our candidates: reads of the store, batches of the loaders, and the time to the first batch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from voco_data.store.reader import Store
 from voco_data.volumes.voxels import aligned_bytes
-from voco_models.bench.answering import answer, seconds_a_batch
 from voco_models.bench.volumes import memmap
+from voco_models.bench.worker import seconds_a_batch, serve
 from voco_models.data.items import items_of
 from voco_models.data.loader import Loader
 from voco_models.data.slice_loader import SliceLoader
@@ -21,36 +21,36 @@ CPU = torch.device("cpu")
 BATCH = 4
 SLICES = 64
 READS = 128
-"""Volumes a repeat reads."""
+"""Volumes read in a repeat."""
 
 
 def main(what: str, folder: str, *stores: str) -> None:
     """Measure `what` on `stores`; `folder` holds the raw file."""
     measures: dict[str, Callable[[], Callable[[], dict[str, float]]]] = {
-        "volumes": lambda: _volumes("voco", Store.open(stores[0])),
-        "volumes-lz4": lambda: _volumes("voco lz4", Store.open(stores[0])),
-        "slices": lambda: _slices(Store.open(stores[0])),
-        "read": lambda: _read(Path(folder), Store.open(stores[0]), Store.open(stores[1])),
-        "first": lambda: _first(stores[0]),
+        "volumes": lambda: _measure_volumes("voco", Store.open(stores[0])),
+        "volumes-lz4": lambda: _measure_volumes("voco lz4", Store.open(stores[0])),
+        "slices": lambda: _measure_slices(Store.open(stores[0])),
+        "read": lambda: _measure_reads(Path(folder), Store.open(stores[0]), Store.open(stores[1])),
+        "first": lambda: _measure_first_batch(stores[0]),
     }
-    answer(measures[what]())
+    serve(measures[what]())
 
 
-def _volumes(name: str, store: Store) -> Callable[[], dict[str, float]]:
+def _measure_volumes(name: str, store: Store) -> Callable[[], dict[str, float]]:
     items = items_of([store])
     _warm(store)
     loader = Loader(items, batch_size=BATCH, seed=0, device=CPU, dtype=torch.float32)
     return seconds_a_batch(name, (batch.volumes for batch in loader.at(0)))
 
 
-def _slices(store: Store) -> Callable[[], dict[str, float]]:
+def _measure_slices(store: Store) -> Callable[[], dict[str, float]]:
     _warm(store)
     loader = SliceLoader([store], batch_size=SLICES, seed=0, device=CPU, dtype=torch.float32)
     return seconds_a_batch("voco slices", (batch.slices for batch in loader.at(0)))
 
 
-def _read(folder: Path, store: Store, compressed: Store) -> Callable[[], dict[str, float]]:
-    """One random volume into memory that is there already, from a warm cache, in one thread."""
+def _measure_reads(folder: Path, store: Store, compressed: Store) -> Callable[[], dict[str, float]]:
+    """Reads of one random volume into allocated memory, from a warm cache, in one thread."""
     raw, rng = memmap(folder), np.random.default_rng(0)
     out = aligned_bytes(raw[0].size).reshape(store.grid)
 
@@ -74,14 +74,14 @@ def _read(folder: Path, store: Store, compressed: Store) -> Callable[[], dict[st
 
 
 def _warm(store: Store) -> None:
-    """Neither the check of the first touch nor the mapping of the second is what is measured."""
+    """Read each volume three times: the first read checks the chunk, the second maps its file."""
     for row in store.rows.tolist():
         for _ in range(3):
             store.read(row)
 
 
-def _first(path: str) -> Callable[[], dict[str, float]]:
-    """Opening, the check of the first touch, and the first batch."""
+def _measure_first_batch(path: str) -> Callable[[], dict[str, float]]:
+    """Opening a store, the checks of first reads, and the first batch."""
 
     def measure() -> dict[str, float]:
         began = time.perf_counter()

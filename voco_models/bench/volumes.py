@@ -1,4 +1,4 @@
-"""What is read in the measurements: the same made-up volumes in everyone's form."""
+"""The synthetic volumes of the benchmark, in the file format of every candidate."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ VOLUMES = 128
 LARGE = 5_000
 """Series in the large store."""
 SLICES_BEFORE = 300
-"""Instance numbers a series has in the large store's catalogue."""
+"""Instance numbers of a series in the large store's catalogue."""
 
-RAW, FOLDER_NPY, ABOUT = "volumes.u8", "npy", "about.json"
+RAW, FOLDER_NPY, SHAPE = "volumes.u8", "npy", "about.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """Where the forms lie."""
+class BenchVolumes:
+    """Paths of the same volumes in several formats."""
 
     folder: Path
     store: Path
@@ -42,8 +42,8 @@ class Made:
 
 def memmap(folder: Path) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
     """All volumes in one raw file, uint8 (N, Z, Y, X)."""
-    about = json.loads((folder / ABOUT).read_text())
-    return np.memmap(folder / RAW, np.uint8, "r", shape=(about["volumes"], *about["grid"]))
+    shape = json.loads((folder / SHAPE).read_text())
+    return np.memmap(folder / RAW, np.uint8, "r", shape=(shape["volumes"], *shape["grid"]))
 
 
 def npy_files(folder: Path) -> list[str]:
@@ -51,24 +51,29 @@ def npy_files(folder: Path) -> list[str]:
     return sorted(str(path) for path in (folder / FOLDER_NPY).iterdir())
 
 
-def make(folder: Path, volumes: int = VOLUMES, large: int = LARGE) -> Made:
-    """Write all forms below `folder`."""
+def make(folder: Path, volumes: int = VOLUMES, large: int = LARGE) -> BenchVolumes:
+    """Write all formats below `folder`."""
     (folder / FOLDER_NPY).mkdir()
-    (folder / ABOUT).write_text(json.dumps({"volumes": volumes, "grid": GRID}))
+    (folder / SHAPE).write_text(json.dumps({"volumes": volumes, "grid": GRID}))
     with (folder / RAW).open("wb") as file:
         for index in range(volumes):
-            volume = _volume(index)
+            volume = _make_volume(index)
             file.write(volume.data)
             np.save(folder / FOLDER_NPY / f"{index:04d}.npy", volume)
     pixels = memmap(folder)
-    raw, lz4 = _store(folder, pixels, "none"), _store(folder, pixels, "lz4")
+    raw = _make_store(folder, pixels, "none")
+    lz4 = _make_store(folder, pixels, "lz4")
     chunk = sum((lz4 / chunk_key(row)).stat().st_size for row in range(volumes))
-    return Made(
-        folder, raw, lz4, _large(folder, raw, pixels[0], volumes, large), pixels.nbytes / chunk
+    return BenchVolumes(
+        folder=folder,
+        store=raw,
+        store_lz4=lz4,
+        large=_make_large_store(folder, raw, pixels[0], volumes, large),
+        lz4_ratio=pixels.nbytes / chunk,
     )
 
 
-def _volume(index: int) -> npt.NDArray[np.uint8]:
+def _make_volume(index: int) -> npt.NDArray[np.uint8]:
     """A bright ellipse with soft shapes and noise in black air, uint8 `GRID`."""
     rng = np.random.default_rng(index)
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in GRID), indexing="ij", sparse=True)
@@ -78,29 +83,29 @@ def _volume(index: int) -> npt.NDArray[np.uint8]:
     return np.where(body, noisy.clip(0, 255), 0).astype(np.uint8)
 
 
-def _store(folder: Path, volumes: npt.NDArray[np.uint8], compression: Compression) -> Path:
+def _make_store(folder: Path, volumes: npt.NDArray[np.uint8], compression: Compression) -> Path:
     spec = StoreSpec("bench", GRID, compression=compression)
     names = [f"{index:05d}" for index in range(len(volumes))]
     with writing(LocalStorage(folder), spec) as writer:
         writer.assign(names)
         for name, volume in zip(names, volumes, strict=True):
-            record = _record(writer.row_of(name), name, volume, spec)
+            record = _make_record(writer.row_of(name), name, volume, spec)
             commit_volume(writer.storage, record, volume, compression)
             writer.note(record)
         writer.compact()
     return folder / spec.name
 
 
-def _large(
+def _make_large_store(
     folder: Path, small: Path, volume: npt.NDArray[np.uint8], volumes: int, size: int
 ) -> Path:
-    """A store of many series; chunks are links to those of the small one."""
+    """A store of many series, whose chunks are hard links to those of the small one."""
     spec = StoreSpec("large", GRID)
     checksums = Store.open(small).catalogue["chunk_checksum"].tolist()
     names = [f"{index:05d}" for index in range(size)]
     with writing(LocalStorage(folder), spec) as writer:
         writer.assign(names)
-        first = _record(0, "", volume, spec)
+        first = _make_record(0, "", volume, spec)
         for index, name in enumerate(names):
             record = replace(
                 first,
@@ -119,8 +124,8 @@ def _large(
     return folder / spec.name
 
 
-def _record(row: int, name: str, volume: npt.NDArray[np.uint8], spec: StoreSpec) -> Record:
-    whole = (volume.shape[0], volume.shape[1], volume.shape[2])
+def _make_record(row: int, name: str, volume: npt.NDArray[np.uint8], spec: StoreSpec) -> Record:
+    shape = (volume.shape[0], volume.shape[1], volume.shape[2])
     digest = checksum(volume)
     return Record(
         row=row,
@@ -136,7 +141,7 @@ def _record(row: int, name: str, volume: npt.NDArray[np.uint8], spec: StoreSpec)
         layout="made up",
         source=name,
         transfer_syntax="",
-        shape=whole,
+        shape=shape,
         spacing_mm=(1.0, 1.0, 1.0),
         origin_mm=(0.0, 0.0, 0.0),
         axes=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
@@ -144,19 +149,19 @@ def _record(row: int, name: str, volume: npt.NDArray[np.uint8], spec: StoreSpec)
         permutation=(0, 1, 2),
         flips=(False, False, False),
         resampled=False,
-        canonical_shape=whole,
+        canonical_shape=shape,
         canonical_first_mm=(0.0, 0.0, 0.0),
         box_method="whole",
         box_confidence=1.0,
         box_low_mm=(0.0, 0.0, 0.0),
-        box_high_mm=(float(whole[0]), float(whole[1]), float(whole[2])),
+        box_high_mm=(float(shape[0]), float(shape[1]), float(shape[2])),
         box_start=(0, 0, 0),
-        box_stop=whole,
+        box_stop=shape,
         organs={},
         hu_p5=None,
         hu_median=None,
         hu_p95=None,
-        instance_numbers=tuple(range(1, whole[0] + 1)),
+        instance_numbers=tuple(range(1, shape[0] + 1)),
         flags=(),
         versions={},
     )

@@ -1,1 +1,1 @@
-"""Batches of volumes and slices from stores, and what changes them on the device."""
+"""Batches of volumes and slices from stores, their normalisation and augmentation."""

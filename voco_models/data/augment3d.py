@@ -1,4 +1,4 @@
-"""Augmentation of whole volumes, on the device. What is drawn is apart from what is applied."""
+"""Augmentation of whole volumes, on the device: draws first, then their deterministic effect."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Z, Y, X = 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Chances and ranges. The zero of every field leaves volumes as they are."""
+    """Probabilities and ranges. With 0 in every field, volumes stay as they are."""
 
     flip_z: float = 0.0
-    """Chance of a flip along z; likewise for y and x."""
+    """Probability of a flip along z; likewise for y and x."""
     flip_y: float = 0.0
     flip_x: float = 0.0
     rot90: float = 0.0
-    """Chance of an in-plane turn by 90, 180 or 270 degrees (square slices only)."""
+    """Probability of an in-plane turn by 90, 180 or 270 degrees (square slices only)."""
     log_gamma: float = 0.0
     """Intensities in 0..1 are raised to exp(u), u uniform in +- this."""
     brightness: float = 0.0
     """Intensities move by u, uniform in +- this (1.0 is the whole window)."""
     cutout: float = 0.0
-    """Chance of a box set to the lowest intensity."""
+    """Probability of a box set to the lowest intensity."""
     cutout_fraction: float = 0.25
     """Sides of the box as a fraction of the volume's."""
     rotate_deg: float = 0.0
@@ -45,7 +45,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         chances = (self.flip_z, self.flip_y, self.flip_x, self.rot90, self.cutout)
         if any(not 0 <= chance <= 1 for chance in (*chances, self.cutout_fraction)):
-            raise InputError("recipe: chances of an augmentation must be from 0 to 1")
+            raise InputError("recipe: probabilities of an augmentation must be from 0 to 1")
 
     @property
     def resamples(self) -> bool:
@@ -53,10 +53,10 @@ class Augmentation:
         return bool(self.rotate_deg or self.log_scale or self.shift)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        """Everything random for `count` volumes, from a CPU generator.
+        """Parameters for `count` volumes, from a CPU generator.
 
-        The same numbers are drawn whatever the fields are: changing one augmentation does not
-        change the others.
+        The same random numbers are drawn whatever the fields are, so that a change of one
+        augmentation does not change the others.
         """
 
         def uniform(*shape: int) -> Tensor:
@@ -84,7 +84,7 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """What happens to each of B volumes; leading axis B everywhere, on the CPU."""
+    """Drawn parameters of B volumes; tensors on the CPU with leading axis B."""
 
     flips: Tensor
     quarter_turns: Tensor
@@ -110,7 +110,9 @@ def apply_draws(volumes: Tensor, draws: Draws) -> Tensor:
     brightness = draws.brightness.to(device)[:, None, None, None]
     volumes = (volumes.clamp(0, 1) ** gamma + brightness).clamp(0, 1)
     for i in draws.cutout.nonzero().flatten().tolist():
-        volumes[i][_box(volumes.shape[1:], draws.cutout_corner[i], draws.cutout_fraction)] = 0
+        volumes[i][
+            _cutout_box(volumes.shape[1:], draws.cutout_corner[i], draws.cutout_fraction)
+        ] = 0
     return volumes
 
 
@@ -118,8 +120,8 @@ def _rearrange(volume: Tensor, draws: Draws, i: int) -> Tensor:
     """Shift along z, flips and quarter turns of one volume (Z, Y, X)."""
     offset = round(float(draws.shift_z[i]) * len(volume))
     if offset:
-        places = torch.arange(len(volume), device=volume.device) - offset
-        volume = volume[places.clamp(0, len(volume) - 1)]
+        sources = torch.arange(len(volume), device=volume.device) - offset
+        volume = volume[sources.clamp(0, len(volume) - 1)]
     axes = draws.flips[i].nonzero().flatten().tolist()
     volume = volume.flip(axes) if axes else volume
     turns = int(draws.quarter_turns[i])
@@ -127,7 +129,7 @@ def _rearrange(volume: Tensor, draws: Draws, i: int) -> Tensor:
 
 
 def _warp(volumes: Tensor, draws: Draws) -> Tensor:
-    """One in-plane affine map a volume, applied to all its slices; zero comes in at the edges."""
+    """One in-plane affine map a volume, applied to all its slices; outside the volume is zero."""
     cos, sin = torch.cos(draws.angle_rad) / draws.zoom, torch.sin(draws.angle_rad) / draws.zoom
     dy, dx = 2 * draws.shift[:, 0], 2 * draws.shift[:, 1]
     rows = [torch.stack([cos, -sin, dx], dim=1), torch.stack([sin, cos, dy], dim=1)]
@@ -136,7 +138,8 @@ def _warp(volumes: Tensor, draws: Draws) -> Tensor:
     return functional.grid_sample(volumes, grid, align_corners=False)
 
 
-def _box(shape: torch.Size, corner: Tensor, fraction: float) -> tuple[slice, ...]:
+def _cutout_box(shape: torch.Size, corner: Tensor, fraction: float) -> tuple[slice, ...]:
+    """Index of a box in a volume of `shape`, from its corner as fractions of the sides."""
     starts = [round(float(c) * n) for c, n in zip(corner, shape, strict=True)]
     sizes = [max(1, round(fraction * n)) for n in shape]
     return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))

@@ -1,10 +1,10 @@
-"""On the device: uint8 to float, and changes of intensity.
+"""Random changes of the intensity of crops, on the device.
 
-The target of a crop is where it lies, so only changes that keep every pixel in its place are
-legal for a crop by itself: contrast, brightness, gamma, noise. A shift, scale or rotation of one
-crop would make its overlap target wrong. A flip would keep the overlap, but would teach that left
-and right look alike, and the liver is not the spleen: no flips here. One set of parameters serves
-all slices of a crop, because the crop column has one embedding.
+The target of a crop is its position, so a crop may only be changed in ways that keep every pixel
+in its place: contrast, brightness, gamma, noise. A shift, scale or rotation of one crop would make
+its overlap target wrong. A flip would keep the overlap, but the liver and the spleen are told
+apart by side, and flips would train the network to ignore it. One set of parameters serves all
+slices of a crop, because the crop column has one embedding.
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-
-
-def normalise(volumes: Tensor) -> Tensor:
-    """float32 in [-1, 1] of stored uint8: 0 (window's low end) is -1, 255 (its high end) is 1."""
-    return volumes.float().mul_(2 / 255).sub_(1)
+from voco_models.data.window import centre, uncentre
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,7 @@ class IntensityAugment:
 
 @dataclass(frozen=True, slots=True)
 class IntensityParameters:
-    """What was drawn: one number a crop, each float (...)."""
+    """One drawn number a crop for each change, float (...)."""
 
     gamma: Tensor
     contrast: Tensor
@@ -75,7 +71,7 @@ class IntensityParameters:
         def column(values: Tensor) -> Tensor:
             return values.to(crops.device)[..., None, None, None]
 
-        unit = ((crops + 1) / 2).clamp(0, 1) ** column(self.gamma)
-        changed = (2 * unit - 1) * column(self.contrast) + column(self.brightness)
+        unit = uncentre(crops).clamp(0, 1) ** column(self.gamma)
+        changed = centre(unit) * column(self.contrast) + column(self.brightness)
         white = torch.randn(crops.shape, generator=generator, device=crops.device)
         return (changed + column(self.noise) * white).clamp(-1, 1)

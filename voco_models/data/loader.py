@@ -1,4 +1,4 @@
-"""From stores to batches: threads read ahead, and the order is arithmetic, not state.
+"""From stores to batches: threads read ahead, and the order is computed, never stored.
 
 Batch number k of a run is a pure function of (items, batch size, seed, rank, world, k). A resumed
 run therefore continues with exactly the batches that an uninterrupted one would have seen.
@@ -7,9 +7,9 @@ run therefore continues with exactly the batches that an uninterrupted one would
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,42 +19,45 @@ from torch import Tensor
 
 from voco_data.errors import InputError
 from voco_models.data.items import Item
-from voco_models.data.pinned_buffers import HostBuffer, HostBuffers
-from voco_models.data.prefetch import READER_THREADS, read_ahead
+from voco_models.data.prefetch import READER_THREADS, HostBuffer, HostBuffers, read_ahead
 from voco_models.data.resident import Residence, Resident, make_resident
 from voco_models.data.sampling import Order, step_seed
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What an objective gets."""
+    """The input of an objective."""
 
     volumes: Tensor
     """uint8 (B, Z, Y, X), on the device; float32 where the loader was asked for it."""
     items: Tensor
     """int64 (B,), on the CPU: index of each volume in the loader's items."""
     seed: int
-    """Of this step and rank; every draw that an objective makes starts from it."""
-    targets: Tensor | None = None
-    """(B, ...), on the device: the rows of the loader's targets, where it has any."""
+    """Of this step and rank; all random draws of an objective are seeded with it."""
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
+    """(B, ...) each, on the device: the rows of the loader's targets, by name."""
 
 
 class Loader:
     """Batches of uint8 volumes from one or more stores of one grid.
 
-    An epoch has `steps_per_epoch` full batches; the volumes that do not fill the last one wait for
-    another epoch. Memory is bounded, whatever the size of the stores. With b = B*Z*Y*X bytes, a
-    stream takes `AHEAD` * b of pinned host memory for CUDA, and b on the device for each batch that
-    the caller holds. On the CPU it takes (`AHEAD` + 1) * b, and b for each batch but the last that
-    the caller holds: a batch is the very memory that was read into, used again when the caller has
-    let go of it. A reader thread may hold one more volume, decoded or not.
+    An epoch has `steps_per_epoch` full batches; it leaves out the volumes that do not fill the last
+    one, and each epoch is shuffled anew. Memory is bounded, whatever the size of the stores. With
+    b = B*Z*Y*X bytes, a stream takes `AHEAD` * b of pinned host memory for CUDA, and b on the
+    device for each batch that the caller holds. On the CPU it takes (`AHEAD` + 1) * b, and b for
+    each batch but the last that the caller holds: a batch is the memory that was read into, used
+    again when the caller holds no reference to it. A reader thread may hold one more volume,
+    decoded or not.
 
-    `dtype` is uint8, or float32 (0 to 255): then readers convert, which pays where batches are used
-    on the CPU. Floats take four times the memory, and the way to a device.
+    `targets` are tensors with a row for every item, by name; each batch carries its rows of them.
+
+    `dtype` is uint8, or float32 (0 to 255): then readers convert, which is faster where batches are
+    used on the CPU. Floats take four times the memory, and four times the transfer to a device.
 
     `resident` keeps all volumes in memory as uint8, N*Z*Y*X bytes more: in `ram`, or on the
-    `device`, where no thread and no host memory is needed. They are read and checked now. Give a
-    `Resident` to share one between loaders. Order, seeds and contents are those of streaming.
+    `device`, where no thread and no host memory is needed. They are read and checked in the
+    constructor. Give a `Resident` to share one between loaders. Order, seeds and contents are those
+    of streaming.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Loader:
         batch_size: int,
         seed: int,
         device: torch.device,
-        targets: Tensor | None = None,
+        targets: Mapping[str, Tensor] | None = None,
         rank: int = 0,
         world: int = 1,
         threads: int = READER_THREADS,
@@ -75,14 +78,17 @@ class Loader:
         grids = {item.store.grid for item in items}
         if len(grids) > 1:
             raise InputError(f"expected stores of one grid, got {sorted(grids)}")
-        if targets is not None and len(targets) != len(items):
-            raise ValueError(f"expected {len(items)} rows of targets, got {len(targets)}")
+        for name, values in (targets or {}).items():
+            if len(values) != len(items):
+                raise ValueError(
+                    f"expected {len(items)} rows of targets, got {len(values)} of {name}"
+                )
         self.items = items
         self.grid = grids.pop()
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
-        self.targets = targets
+        self.targets = dict(targets or {})
         self.rank = rank
         self.world = world
         self.threads = threads
@@ -106,7 +112,7 @@ class Loader:
     def at(self, step: int) -> Generator[Batch, None, None]:
         """Batches number `step`, `step + 1`, ... without end. Close it to stop the readers.
 
-        Raises what a reader raised, such as StoreCorrupt, in the thread that asked for the batch.
+        Raises what a reader raised, such as StoreCorrupt, in the thread that iterates.
         """
         return self._batches((s, self.indices_at(s)) for s in itertools.count(step))
 
@@ -122,30 +128,29 @@ class Loader:
         return self._stream(plan)
 
     def _select(self, plan: Iterable[_Step], resident: Resident) -> Generator[Batch, None, None]:
-        """Batches out of the device's own memory."""
+        """Batches of volumes that are on the device already."""
         assert self._places is not None
         for step, indices in plan:
             places = self._places[torch.from_numpy(indices.copy())]
-            yield self._batch(step, indices, resident.batch(places).to(self.dtype))
+            yield self._make_batch(step, indices, resident.batch(places).to(self.dtype))
 
     def _stream(self, plan: Iterable[_Step]) -> Generator[Batch, None, None]:
         """Batches that threads read ahead."""
         buffers = HostBuffers((self.batch_size, *self.grid), self.device, self.dtype)
-
         shares = range(min(self.threads, self.batch_size))
 
-        def start(pool: ThreadPoolExecutor, step: _Step) -> _Begun:
+        def start(pool: ThreadPoolExecutor, step: _Step) -> _PendingBatch:
             number, indices = step
             buffer = buffers.take()
             places = list(enumerate(indices.tolist()))
-            # A piece a thread: handing over costs as much as a good part of a read.
+            # One task a thread: submitting a task costs a good part of the time of a read.
             reads = [pool.submit(self._fill, buffer, places[n :: self.threads]) for n in shares]
-            return _Begun(buffer, number, indices, reads)
+            return _PendingBatch(buffer, number, indices, reads)
 
         return read_ahead(plan, start, self._finish, self.threads)
 
     def _fill(self, buffer: HostBuffer, places: Sequence[tuple[int, int]]) -> None:
-        """Bring the items of some places into memory. Runs in a reader thread."""
+        """Read pairs of place in the batch and index of an item. Runs in a reader thread."""
         buffer.ready()
         for place, index in places:
             self._read(index, buffer.array[place])
@@ -161,19 +166,19 @@ class Loader:
         else:
             item.store.read(item.row, out=out)
 
-    def _finish(self, begun: _Begun) -> Batch:
-        for read in begun.reads:
+    def _finish(self, pending: _PendingBatch) -> Batch:
+        for read in pending.reads:
             read.result()
-        volumes = begun.buffer.send(len(begun.indices), self.device)
-        return self._batch(begun.step, begun.indices, volumes)
+        volumes = pending.buffer.send(len(pending.indices), self.device)
+        return self._make_batch(pending.step, pending.indices, volumes)
 
-    def _batch(self, step: int, indices: npt.NDArray[np.int64], volumes: Tensor) -> Batch:
+    def _make_batch(self, step: int, indices: npt.NDArray[np.int64], volumes: Tensor) -> Batch:
         items = torch.from_numpy(indices.copy())
         return Batch(
             volumes=volumes,
             items=items,
             seed=step_seed(self.seed, step, self.rank),
-            targets=None if self.targets is None else self.targets[items].to(self.device),
+            targets={name: rows[items].to(self.device) for name, rows in self.targets.items()},
         )
 
 
@@ -182,7 +187,7 @@ _Step = tuple[int, npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
+class _PendingBatch:
     buffer: HostBuffer
     step: int
     indices: npt.NDArray[np.int64]

@@ -1,12 +1,14 @@
 """Volumes that stay in memory for a whole training, on the host or on the device, as uint8.
 
-Each is read, and checked, once. Batches taken from here are those that streaming would give.
+Each is read, and checked, once, if there is enough free memory. Batches are equal to those of
+streaming.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -14,13 +16,15 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.data.free_memory import free_bytes
 from voco_models.data.items import Item
 
 Residence = Literal["none", "ram", "device"]
 RESIDENCES: tuple[Residence, ...] = ("none", "ram", "device")
-_AT_ONCE = 16
-"""Volumes in flight to a device."""
+_IN_FLIGHT = 16
+"""Volumes that are read before they are copied to a device."""
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 class Resident:
@@ -29,7 +33,7 @@ class Resident:
     def __init__(
         self, items: Sequence[Item], device: torch.device, threads: int, *, on_device: bool
     ) -> None:
-        """Read all of them to `device`. `on_device`: batches are used where they are.
+        """Read all of them to `device`; `on_device` says that batches are made and used there.
 
         Raises InputError if they do not fit, and what a reader raises, such as StoreCorrupt.
         """
@@ -38,9 +42,9 @@ class Resident:
         need = len(unique) * grid[0] * grid[1] * grid[2]
         free = free_bytes(device)
         if need > free:
-            where = "in RAM" if device.type == "cpu" else f"on {device}"
+            memory = "in RAM" if device.type == "cpu" else f"on {device}"
             raise InputError(
-                f"resident: {len(unique)} volumes of {grid} need {need} bytes {where}, "
+                f"resident: {len(unique)} volumes of {grid} need {need} bytes {memory}, "
                 f"{free} are free; train without --resident, or on fewer volumes"
             )
         self.volumes = torch.empty((len(unique), *grid), dtype=torch.uint8, device=device)
@@ -48,8 +52,8 @@ class Resident:
         self._items = list(unique.values())
         self._places = {key: place for place, key in enumerate(unique)}
         with ThreadPoolExecutor(threads, thread_name_prefix="voco-reader") as pool:
-            for start in range(0, len(self._items), _AT_ONCE):
-                part = self._items[start : start + _AT_ONCE]
+            for start in range(0, len(self._items), _IN_FLIGHT):
+                part = self._items[start : start + _IN_FLIGHT]
                 target = self.volumes[start : start + len(part)]
                 host = target if device.type == "cpu" else torch.empty_like(target, device="cpu")
                 for read in [
@@ -61,11 +65,11 @@ class Resident:
                     target.copy_(host)
 
     def places(self, items: Sequence[Item]) -> Tensor:
-        """Index of each item in `volumes`, int64 (len(items),). KeyError if one is not here."""
+        """Index of each item in `volumes`, int64 (len(items),). KeyError for a missing one."""
         return torch.tensor([self._places[_key(item)] for item in items], dtype=torch.int64)
 
     def batch(self, places: Tensor) -> Tensor:
-        """The volumes at `places`, uint8 (B, Z, Y, X), a copy, where they live."""
+        """The volumes at `places`, uint8 (B, Z, Y, X), as a copy on their device."""
         return self.volumes.index_select(0, places.to(self.volumes.device))
 
     def read_into(self, place: int, out: npt.NDArray[Any]) -> None:
@@ -88,3 +92,33 @@ def make_resident(
 
 def _key(item: Item) -> tuple[int, int]:
     return (id(item.store), item.row)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken on `device`; on the CPU, without swapping."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    return min(_free_in_machine(), _free_in_container())
+
+
+def _free_in_machine() -> int:
+    """MemAvailable of proc_meminfo(5): free memory and what the page cache can give back."""
+    for line in MEMINFO.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{MEMINFO}: expected a line MemAvailable")
+
+
+def _free_in_container() -> int:
+    """Bytes left below the limit of cgroup v2, page cache counted as free; 2**63 without one."""
+    limit = _read_text(CGROUP / "memory.max")
+    used = _read_text(CGROUP / "memory.current")
+    if limit is None or used is None or limit == "max":
+        return 2**63
+    kinds = dict(line.split() for line in (_read_text(CGROUP / "memory.stat") or "").splitlines())
+    return int(limit) - int(used) + int(kinds.get("inactive_file", 0))
+
+
+def _read_text(path: Path) -> str | None:
+    return path.read_text().strip() if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Who visits what, and when: pure functions of seed, epoch, rank and number of processes."""
+"""Order of items in batches, and seeds of steps: functions of seed, epoch, rank and processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from voco_data.errors import InputError
 def epoch_order(
     n: int, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> npt.NDArray[np.int64]:
-    """Which of `n` items this rank visits in `epoch`, in order; int64 (n // world,).
+    """The items out of `n` that this rank visits in `epoch`, in order; int64 (n // world,).
 
     Every rank gets the same number, no item comes twice, and the up to world - 1 items left out
     change from epoch to epoch. Raises InputError if there are fewer items than ranks.
@@ -42,7 +42,7 @@ class Order:
         self._key = (n, seed)
         self._shard = (rank, world)
         self._size = size
-        self._epoch = 0  # the epoch whose order is remembered
+        self._epoch = 0  # the epoch of `_order`
         self._order = epoch_order(*self._key, 0, *self._shard)
 
     def indices_at(self, step: int) -> npt.NDArray[np.int64]:

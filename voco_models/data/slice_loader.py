@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,26 +13,12 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.data.pinned_buffers import HostBuffer, HostBuffers
-from voco_models.data.prefetch import READER_THREADS, read_ahead
+from voco_models.data.items import SliceSource
+from voco_models.data.prefetch import READER_THREADS, HostBuffer, HostBuffers, read_ahead
 from voco_models.data.sampling import Order
 
-AT_ONCE = 64
-"""Slices that one thread reads in one go. A slice takes microseconds, as handing it over does."""
-
-
-class SliceSource(Protocol):
-    """What the loader needs of a `voco_data.store.reader.Store`. Read from by several threads."""
-
-    rows: npt.NDArray[np.int64]
-    """int64 (N,): every stored row."""
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """Shape (Z, Y, X) of every volume."""
-
-    def view_slice(self, row: int, index: int) -> npt.NDArray[np.uint8]:
-        """One slice of the volume at `row`, uint8 (Y, X), to be read only."""
+SLICES_PER_TASK = 64
+"""Reading a slice takes microseconds, and so does submitting a task: so a task reads many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +34,8 @@ class SliceBatch:
 
 
 class SliceLoader:
-    """Batches of uint8 slices. An epoch visits every slice of every volume once, as far as full
-    batches go; order, ranks and memory are as in `voco_models.data.loader.Loader`.
+    """Batches of uint8 slices. An epoch visits every slice of every volume once, but for those that
+    do not fill the last batch; order, ranks and memory are as in `voco_models.data.loader.Loader`.
     """
 
     def __init__(
@@ -81,39 +66,39 @@ class SliceLoader:
         """Batches number `step`, `step + 1`, ... without end. Close it to stop the readers."""
         buffers = HostBuffers(self._shape, self.device, self.dtype)
 
-        def start(pool: ThreadPoolExecutor, step: int) -> _Begun:
-            wanted, buffer = self.order.indices_at(step), buffers.take()
-            parts = range(0, len(wanted), AT_ONCE)
-            reads = [pool.submit(self._fill, buffer, first, wanted) for first in parts]
-            return _Begun(buffer, wanted, reads)
+        def start(pool: ThreadPoolExecutor, step: int) -> _PendingBatch:
+            numbers, buffer = self.order.indices_at(step), buffers.take()
+            parts = range(0, len(numbers), SLICES_PER_TASK)
+            reads = [pool.submit(self._fill, buffer, first, numbers) for first in parts]
+            return _PendingBatch(buffer, numbers, reads)
 
         return read_ahead(itertools.count(step), start, self._finish, self.threads)
 
-    def _fill(self, buffer: HostBuffer, first: int, wanted: npt.NDArray[np.int64]) -> None:
+    def _fill(self, buffer: HostBuffer, first: int, numbers: npt.NDArray[np.int64]) -> None:
         """Read some slices. Runs in a reader thread."""
         buffer.ready()
         views = []
-        for number in wanted[first : first + AT_ONCE].tolist():
+        for number in numbers[first : first + SLICES_PER_TASK].tolist():
             index, z = divmod(number, self._depth)
             store, row = self.volumes[index]
             views.append(store.view_slice(row, z))
-        room = buffer.array[first : first + len(views)]
-        # One call: with a call a slice, threads would wait for one another's.
-        np.concatenate(views, out=room.reshape(-1, self._plane[1]))
+        target = buffer.array[first : first + len(views)]
+        # One call for all slices: threads that make many short calls contend for the interpreter.
+        np.concatenate(views, out=target.reshape(-1, self._plane[1]))
 
-    def _finish(self, begun: _Begun) -> SliceBatch:
-        for read in begun.reads:
+    def _finish(self, pending: _PendingBatch) -> SliceBatch:
+        for read in pending.reads:
             read.result()
-        items, indices = np.divmod(begun.wanted, self._depth)
+        items, indices = np.divmod(pending.numbers, self._depth)
         return SliceBatch(
-            slices=begun.buffer.send(len(items), self.device),
+            slices=pending.buffer.send(len(items), self.device),
             items=torch.from_numpy(items),
             indices=torch.from_numpy(indices),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
+class _PendingBatch:
     buffer: HostBuffer
-    wanted: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
     reads: list[Future[None]]

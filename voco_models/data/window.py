@@ -1,4 +1,9 @@
-"""Which grey values of a store the network sees: all of the window, or the part of one tissue."""
+"""From stored uint8 to the input of a network: the only place that knows how one becomes the other.
+
+Stored 0 is the low end of the store's window, 255 its high end. A network sees values in [-1, 1]:
+-1 is the low end of what it looks at, 1 the high end. Augmentation works in between, on values in
+[0, 1].
+"""
 
 from __future__ import annotations
 
@@ -14,8 +19,8 @@ WHITE = 255.0
 
 
 @dataclass(frozen=True, slots=True)
-class Contrast:
-    """A linear map of stored uint8 values; what lies outside `low`..`high` is clipped."""
+class InputWindow:
+    """The part of a store's window that a network sees; values outside it are clipped."""
 
     low: float = 0.0
     """Stored value that becomes 0."""
@@ -25,21 +30,25 @@ class Contrast:
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= WHITE:
             raise InputError(
-                f"contrast: expected 0 <= low < high <= {WHITE:g}, got {self.low}, {self.high}"
+                f"window: expected 0 <= low < high <= {WHITE:g}, got {self.low}, {self.high}"
             )
 
     def unit(self, volumes: Tensor) -> Tensor:
-        """float32 in 0..1 of uint8 `volumes`."""
+        """float32 in [0, 1] of stored uint8 `volumes`."""
         return ((volumes.float() - self.low) / (self.high - self.low)).clamp_(0, 1)
 
 
-def contrast_of(window_hu: tuple[float, float] | None, spec: StoreSpec) -> Contrast:
-    """The contrast that shows `window_hu` (low, high) of a store; all of its window if None.
+WHOLE_WINDOW = InputWindow()
+"""All of the store's window."""
+
+
+def input_window(window_hu: tuple[float, float] | None, spec: StoreSpec) -> InputWindow:
+    """The window that shows `window_hu` (low, high) of a store; all of its window if None.
 
     Raises InputError if the store's window does not hold `window_hu`.
     """
     if window_hu is None:
-        return Contrast()
+        return WHOLE_WINDOW
     low, high = ((hu - spec.window_low_hu) / spec.window_width_hu * WHITE for hu in window_hu)
     if not 0 <= low < high <= WHITE:
         top = spec.window_low_hu + spec.window_width_hu
@@ -47,4 +56,19 @@ def contrast_of(window_hu: tuple[float, float] | None, spec: StoreSpec) -> Contr
             f"the recipe looks at {window_hu[0]:g} to {window_hu[1]:g} HU, the store keeps "
             f"{spec.window_low_hu:g} to {top:g} HU; use another recipe or store"
         )
-    return Contrast(low, high)
+    return InputWindow(low, high)
+
+
+def centre(unit: Tensor) -> Tensor:
+    """Network input in [-1, 1] of values in [0, 1]: mean 0.5, standard deviation 0.5."""
+    return 2 * unit - 1
+
+
+def uncentre(inputs: Tensor) -> Tensor:
+    """Values in [0, 1] of network input in [-1, 1]; the inverse of `centre`."""
+    return (inputs + 1) / 2
+
+
+def normalise(volumes: Tensor) -> Tensor:
+    """Network input, float32 in [-1, 1], of the whole window of stored uint8 `volumes`."""
+    return volumes.float().mul_(2 / WHITE).sub_(1)

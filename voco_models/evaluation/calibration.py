@@ -1,8 +1,8 @@
-"""Calibration by one temperature and class biases an organ, fitted on out-of-fold predictions.
+"""Calibration by one temperature and class biases a group, fitted on out-of-fold predictions.
 
 q_c ~ exp(a * log p_c + b_c), with a and b minimising the weighted log loss that the score is made
 of (Platt 1999; Guo et al. 2017, "On Calibration of Modern Neural Networks"). At a = 0 this is the
-weight-optimal constant, so a model that has learnt nothing falls back to that.
+weight-optimal constant, which is what a model that has learnt nothing is calibrated to.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from voco_data.labels.table import GRADES, ORGANS
-from voco_models.evaluation.metrics import EPSILON, GROUP_WEIGHTS, Float, Int, Probabilities, Truths
+from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
+from voco_models.evaluation.metrics import EPSILON, Float, Int, Probabilities, Truths
 
 STEPS = 100
 """Newton steps at most; a handful is usual."""
@@ -23,40 +23,48 @@ TOLERANCE = 1e-10
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """For each organ, (a, b_healthy, b_low, b_high)."""
+    """For each group, the factor `a` and a bias a class: (a, b_0, b_1, ...)."""
 
-    by_organ: dict[str, tuple[float, ...]]
+    by_group: dict[str, tuple[float, ...]]
+
+    @classmethod
+    def identity(cls, targets: TargetTable = ORGAN_TARGETS) -> Calibration:
+        """Leaves probabilities as they are."""
+        return cls({g.name: _identity(len(g.classes)) for g in targets})
 
     def apply(self, probabilities: Probabilities) -> dict[str, Float]:
-        """Calibrated probabilities of every organ, (N, 3)."""
+        """Calibrated probabilities of every group, (N, C)."""
         return {
-            organ: _softmax(_features(probabilities[organ]) @ np.array(parameters))
-            for organ, parameters in self.by_organ.items()
+            name: _softmax(_features(probabilities[name]) @ np.array(parameters))
+            for name, parameters in self.by_group.items()
         }
 
 
-IDENTITY = Calibration(dict.fromkeys(ORGANS, (1.0, 0.0, 0.0, 0.0)))
-"""Leaves probabilities as they are."""
-
-
-def fit_calibration(probabilities: Probabilities, truths: Truths) -> Calibration:
-    """Fit each organ by Newton's method. Pass out-of-fold predictions only."""
+def fit_calibration(
+    probabilities: Probabilities, truths: Truths, targets: TargetTable = ORGAN_TARGETS
+) -> Calibration:
+    """Fit each group by Newton's method. Pass out-of-fold predictions only."""
     return Calibration(
         {
-            organ: tuple(_fit(probabilities[organ], truths[organ], GROUP_WEIGHTS[organ]).tolist())
-            for organ in ORGANS
+            g.name: tuple(_fit_group(probabilities[g.name], truths[g.name], g.weights).tolist())
+            for g in targets
         }
     )
 
 
-def _fit(probabilities: Float, truth: Int, class_weights: tuple[float, ...]) -> Float:
-    """Minimise the weighted log loss plus the ridge; convex in the four parameters."""
+def _identity(n_classes: int) -> tuple[float, ...]:
+    """Parameters of a group that change nothing."""
+    return (1.0, *[0.0] * n_classes)
+
+
+def _fit_group(probabilities: Float, truth: Int, class_weights: tuple[float, ...]) -> Float:
+    """Minimise the weighted log loss plus the ridge; convex in the parameters."""
     features = _features(probabilities)
     weights = np.array(class_weights)[truth]
     weights *= len(truth) / weights.sum()
-    start = np.array([1.0, 0.0, 0.0, 0.0])
+    start = np.array(_identity(len(class_weights)))
     parameters = start.copy()
-    target = np.eye(len(GRADES))[truth]
+    target = np.eye(len(class_weights))[truth]
     for _ in range(STEPS):
         q = _softmax(features @ parameters)
         gradient = np.einsum("n,nc,ncf->f", weights, q - target, features)
@@ -75,7 +83,8 @@ def _fit(probabilities: Float, truth: Int, class_weights: tuple[float, ...]) -> 
 def _features(probabilities: Float) -> Float:
     """(N, C, 1 + C): log p_c, then the class's indicator."""
     logs = np.log(np.clip(probabilities, EPSILON, 1))
-    indicator = np.broadcast_to(np.eye(len(GRADES)), (len(logs), len(GRADES), len(GRADES)))
+    n_classes = logs.shape[1]
+    indicator = np.broadcast_to(np.eye(n_classes), (len(logs), n_classes, n_classes))
     return np.concatenate([logs[:, :, None], indicator], axis=2)
 
 

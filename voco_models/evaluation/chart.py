@@ -1,4 +1,4 @@
-"""Line charts as small inline SVG, drawn by a template: no library, no script."""
+"""The report's markup: templates, and line charts as inline SVG without a library or a script."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from voco_data.errors import VocoError
-from voco_models.evaluation.html import render
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from voco_data.errors import VocoError
+
+ENVIRONMENT = Environment(
+    loader=PackageLoader("voco_models.evaluation"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+"""Templates of this package; values are escaped."""
 WIDTH, HEIGHT = 640.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 60.0, 20.0, 14.0, 46.0
 """Margins around the plotting area, in px."""
@@ -16,9 +25,14 @@ COLOURS = ("#0b6bcb", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#0e7490")
 """One a line, in order; distinct in lightness too."""
 
 
+def render(template: str, **values: object) -> str:
+    """Markup from a template of `voco_models/evaluation/templates`."""
+    return ENVIRONMENT.get_template(template).render(**values)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A named curve; points that are not finite break it."""
+    """A named curve, interrupted at points that are not finite."""
 
     name: str
     x: Sequence[float]
@@ -54,8 +68,8 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str)
         right=WIDTH - RIGHT,
         top=TOP,
         bottom=HEIGHT - BOTTOM,
-        x_ticks=[(x_axis.place(t), _text(t, x_ticks)) for t in x_ticks],
-        y_ticks=[(y_axis.place(t), _text(t, y_ticks)) for t in y_ticks],
+        x_ticks=[(x_axis.position(t), _format_tick(t, x_ticks)) for t in x_ticks],
+        y_ticks=[(y_axis.position(t), _format_tick(t, y_ticks)) for t in y_ticks],
         curves=[
             {
                 "name": line.name,
@@ -81,28 +95,31 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
+    """A linear map of values from `low` to `high` to px from `start_px` to `stop_px`."""
+
     low: float
     high: float
     start_px: float
     stop_px: float
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
+        """Position of a value, in px."""
         share = (value - self.low) / (self.high - self.low)
         return round(self.start_px + share * (self.stop_px - self.start_px), 2)
 
 
 def _pieces(line: Line, x_axis: _Axis, y_axis: _Axis) -> list[str]:
-    """Points of each unbroken piece, as SVG wants them."""
+    """The `points` attribute of each uninterrupted piece."""
     pieces: list[list[str]] = [[]]
     for x, y in zip(line.x, line.y, strict=True):
         if math.isfinite(x) and math.isfinite(y):
-            pieces[-1].append(f"{x_axis.place(x)},{y_axis.place(y)}")
+            pieces[-1].append(f"{x_axis.position(x)},{y_axis.position(y)}")
         else:
             pieces.append([])
     return [" ".join(piece) for piece in pieces if piece]
 
 
-def _text(value: float, every: Sequence[float]) -> str:
+def _format_tick(value: float, every: Sequence[float]) -> str:
     """The tick's value with the digits that its step needs."""
     digits = max(0, -math.floor(math.log10(every[1] - every[0]) + 1e-9))
     return f"{value:,.{digits}f}"

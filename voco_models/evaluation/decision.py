@@ -1,25 +1,97 @@
-"""What turns a model's probabilities into the ones that are scored, and into classes.
+"""From a model's probabilities to those that are scored, and to classes.
 
-Both parts are fitted on out-of-fold predictions and then frozen in `RUN/decision.json`; test
-patients have no say in them.
+Calibration and thresholds are fitted on out-of-fold predictions and then frozen in
+`RUN/decision.json`; they do not depend on test patients.
+
+The decision of a group is argmax_c p_c / t_c: the smaller its threshold t_c, the less probability a
+class needs. Equal thresholds give the plain argmax.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from voco_data.errors import InputError
+from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
 from voco_data.storage import atomic
-from voco_models.evaluation.calibration import IDENTITY, Calibration, fit_calibration
-from voco_models.evaluation.metrics import Float, Int, Probabilities
-from voco_models.evaluation.predictions import organ_probabilities, organ_truths
-from voco_models.evaluation.thresholds import Thresholds, fit_thresholds
+from voco_models.evaluation.calibration import Calibration, fit_calibration
+from voco_models.evaluation.metrics import Float, Int, Probabilities, Truths, confusion
+from voco_models.evaluation.predictions import group_probabilities, group_truths
 
 FILE = "decision.json"
+
+GRID = 20
+"""Thresholds are multiples of 1 / GRID that sum to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """For each group, a threshold a class: positive, with the sum 1."""
+
+    by_group: dict[str, tuple[float, ...]]
+    targets: TargetTable = ORGAN_TARGETS
+    """Where the groups and their classes are defined."""
+
+    def __post_init__(self) -> None:
+        for name, values in self.by_group.items():
+            count = len(self.targets[name].classes)
+            if len(values) != count or min(values) <= 0 or abs(sum(values) - 1) > 1e-9:
+                raise ValueError(
+                    f"thresholds of {name} must be {count} positive numbers of sum 1, got {values}"
+                )
+
+    def decide(self, probabilities: Probabilities) -> dict[str, Int]:
+        """Class (N,) of every group."""
+        return {g: decide(probabilities[g], np.array(t)) for g, t in self.by_group.items()}
+
+
+def decide(probabilities: Float, thresholds: Float) -> Int:
+    """argmax_c p_c / t_c, (N,)."""
+    return np.asarray(np.argmax(probabilities / thresholds, axis=1), np.int64)
+
+
+def fit_thresholds(
+    probabilities: Probabilities, truths: Truths, targets: TargetTable = ORGAN_TARGETS
+) -> Thresholds:
+    """The thresholds of each group with the best macro F1 on the given predictions.
+
+    Among equals, the ones nearest to the plain argmax. Pass out-of-fold predictions only.
+    """
+    fitted = {name: _fit_group(probabilities[name], truths[name]) for name in targets.names}
+    return Thresholds(fitted, targets)
+
+
+def macro_f1(truth: Int, predicted: Int, n_classes: int) -> float:
+    """Mean F1 over the classes that `truth` has."""
+    counts = confusion(truth, predicted, n_classes)
+    called, actual = counts.sum(axis=0), counts.sum(axis=1)
+    f1 = 2 * np.diag(counts) / np.maximum(called + actual, 1)
+    return float(f1[actual > 0].mean())
+
+
+def _fit_group(probabilities: Float, truth: Int) -> tuple[float, ...]:
+    n_classes = probabilities.shape[1]
+    grid = _simplex(n_classes)
+    scores = [macro_f1(truth, decide(probabilities, t), n_classes) for t in grid]
+    # The grid is sorted by distance from argmax, and np.argmax takes the first of equals.
+    best = grid[int(np.argmax(scores))]
+    return tuple(float(value) for value in best)
+
+
+def _simplex(n_classes: int) -> Float:
+    """(T, C): equal thresholds, and all positive multiples of 1 / GRID with the sum 1; sorted by
+    distance from equal thresholds.
+    """
+    cuts = itertools.combinations(range(1, GRID), n_classes - 1)
+    parts = np.array([np.diff((0, *cut, GRID)) for cut in cuts], np.float64)
+    points = np.concatenate([np.full((1, n_classes), 1 / n_classes), parts / GRID])
+    return points[np.argsort(np.square(points - 1 / n_classes).sum(axis=1), kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +102,31 @@ class Decision:
     thresholds: Thresholds
 
     def probabilities(self, raw: Probabilities) -> dict[str, Float]:
-        """The probabilities that are scored, (N, 3) for each organ."""
+        """The probabilities that are scored, (N, C) for each group."""
         return self.calibration.apply(raw)
 
     def classes(self, raw: Probabilities) -> dict[str, Int]:
-        """The predicted grade, (N,) for each organ."""
+        """The predicted class, (N,) for each group."""
         return self.thresholds.decide(self.probabilities(raw))
 
     def to_json(self) -> str:
         """JSON text, exact to the last bit."""
         parts = {
-            "calibration": {o: list(v) for o, v in self.calibration.by_organ.items()},
-            "thresholds": {o: list(v) for o, v in self.thresholds.by_organ.items()},
+            "calibration": {g: list(v) for g, v in self.calibration.by_group.items()},
+            "thresholds": {g: list(v) for g, v in self.thresholds.by_group.items()},
         }
         return json.dumps(parts, indent=2, sort_keys=True) + "\n"
 
 
-def fit_decision(out_of_fold: pd.DataFrame, *, calibrate: bool) -> Decision:
+def fit_decision(
+    out_of_fold: pd.DataFrame, targets: TargetTable = ORGAN_TARGETS, *, calibrate: bool
+) -> Decision:
     """Fit on the patient lines of out-of-fold predictions."""
-    raw, truths = organ_probabilities(out_of_fold), organ_truths(out_of_fold)
-    calibration = fit_calibration(raw, truths) if calibrate else IDENTITY
-    return Decision(calibration, fit_thresholds(calibration.apply(raw), truths))
+    raw, truths = group_probabilities(out_of_fold, targets), group_truths(out_of_fold, targets)
+    calibration = (
+        fit_calibration(raw, truths, targets) if calibrate else Calibration.identity(targets)
+    )
+    return Decision(calibration, fit_thresholds(calibration.apply(raw), truths, targets))
 
 
 def write_decision(run: Path, decision: Decision) -> None:
@@ -58,14 +134,14 @@ def write_decision(run: Path, decision: Decision) -> None:
     atomic.write_text(run / FILE, decision.to_json())
 
 
-def read_decision(run: Path) -> Decision:
-    """Read `RUN/decision.json`. InputError if it is none."""
+def read_decision(run: Path, targets: TargetTable = ORGAN_TARGETS) -> Decision:
+    """Read `RUN/decision.json`. InputError if it is none, or is of other groups."""
     path = run / FILE
     try:
         data = json.loads(path.read_text())
         return Decision(
-            Calibration({o: tuple(v) for o, v in data["calibration"].items()}),
-            Thresholds({o: tuple(v) for o, v in data["thresholds"].items()}),
+            Calibration({g: tuple(v) for g, v in data["calibration"].items()}),
+            Thresholds({g: tuple(v) for g, v in data["thresholds"].items()}, targets),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: expected the decision of a finished fine-tuning run") from error

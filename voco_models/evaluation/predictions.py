@@ -1,12 +1,12 @@
 """Tables of predictions: a line a series and a line a patient, out-of-fold and test.
 
 Columns: `level` (series, patient), `split` (oof, test), `fold` (the model; -1 is the mean of all),
-`patient_id`, `series_uid` (empty on patient lines), `p_<organ>_<grade>` and `y_<organ>`.
+`patient_id`, `series_uid` (empty on patient lines), `p_<group>_<class>` and `y_<group>`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from voco_data.errors import InputError
-from voco_data.labels.table import GRADES, ORGANS
+from voco_data.labels.targets import ORGAN_TARGETS, TargetGroup, TargetTable
 from voco_data.storage import atomic
 from voco_models.evaluation.metrics import Float, Int
 
@@ -22,10 +22,27 @@ FILE = "predictions.parquet"
 ALL_MODELS = -1
 """`fold` of predictions averaged over the models of all folds."""
 
-CHANCES = tuple(f"p_{organ}_{grade}" for organ in ORGANS for grade in GRADES)
-TRUTHS = tuple(f"y_{organ}" for organ in ORGANS)
 KEYS = ("level", "split", "fold", "patient_id", "series_uid")
-COLUMNS = (*KEYS, *CHANCES, *TRUTHS)
+
+
+def group_columns(group: TargetGroup) -> list[str]:
+    """Columns of a group's probabilities, in the order of its classes."""
+    return [f"p_{column}" for column in group.columns]
+
+
+def probability_columns(targets: TargetTable = ORGAN_TARGETS) -> list[str]:
+    """Columns of all probabilities, group by group."""
+    return [column for group in targets for column in group_columns(group)]
+
+
+def truth_columns(targets: TargetTable = ORGAN_TARGETS) -> list[str]:
+    """Columns of the true classes, one a group."""
+    return [f"y_{name}" for name in targets.names]
+
+
+def table_columns(targets: TargetTable = ORGAN_TARGETS) -> list[str]:
+    """All columns of a table of predictions."""
+    return [*KEYS, *probability_columns(targets), *truth_columns(targets)]
 
 
 def series_table(
@@ -34,11 +51,11 @@ def series_table(
     fold: int,
     patients: Sequence[str],
     series: Sequence[str],
-    probabilities: npt.NDArray[np.floating],
-    grades: npt.NDArray[np.integer],
+    probabilities: Mapping[str, npt.NDArray[np.floating]],
+    truths: Mapping[str, npt.NDArray[np.integer]],
+    targets: TargetTable = ORGAN_TARGETS,
 ) -> pd.DataFrame:
-    """Lines of N series: `probabilities` (N, 3, 3), `grades` (N, 3) of their patients."""
-    chances = np.asarray(probabilities, np.float64).reshape(len(series), len(CHANCES))
+    """Lines of N series: `probabilities` (N, C) and `truths` (N,) of their patients, by group."""
     keys = pd.DataFrame(
         {
             "level": "series",
@@ -48,49 +65,69 @@ def series_table(
             "series_uid": list(series),
         }
     )
-    p = pd.DataFrame(chances, columns=list(CHANCES))
-    y = pd.DataFrame(np.asarray(grades, np.int64), columns=list(TRUTHS))
-    return pd.concat([keys, p, y], axis=1)
+    p = np.concatenate([np.asarray(probabilities[g], np.float64) for g in targets.names], axis=1)
+    y = np.stack([np.asarray(truths[g], np.int64) for g in targets.names], axis=1)
+    return pd.concat(
+        [
+            keys,
+            pd.DataFrame(p, columns=probability_columns(targets)),
+            pd.DataFrame(y, columns=truth_columns(targets)),
+        ],
+        axis=1,
+    )
 
 
-def mean_over_folds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """One table of the same series in the same order, predicted by several models: their mean."""
+def mean_over_folds(
+    tables: Sequence[pd.DataFrame], targets: TargetTable = ORGAN_TARGETS
+) -> pd.DataFrame:
+    """The mean of the predictions of several models. ValueError if the tables list other series or
+    another order.
+    """
+    columns = probability_columns(targets)
     first = tables[0]
     for other in tables[1:]:
         if not first["series_uid"].equals(other["series_uid"]):
             raise ValueError("tables must list the same series in the same order")
-    chances = np.mean([table[list(CHANCES)].to_numpy() for table in tables], axis=0)
+    mean = np.mean([table[columns].to_numpy() for table in tables], axis=0)
     merged = first.assign(fold=ALL_MODELS)
-    merged[list(CHANCES)] = chances
+    merged[columns] = mean
     return merged
 
 
-def to_patients(series: pd.DataFrame, how: str) -> pd.DataFrame:
-    """A line a patient: the mean of its series, or for each organ the series with most injury."""
+def to_patients(
+    series: pd.DataFrame, how: str, targets: TargetTable = ORGAN_TARGETS
+) -> pd.DataFrame:
+    """A line a patient: the mean of its series, or for each group the series with most injury.
+
+    `how` is `mean` or `max`; most injury is the smallest probability of class 0.
+    """
+    truths = truth_columns(targets)
     mean = series.groupby(["split", "fold", "patient_id"], as_index=False, sort=True)[
-        [*CHANCES, *TRUTHS]
+        [*probability_columns(targets), *truths]
     ].mean()
     patients = mean.assign(level="patient", series_uid="")
-    patients[list(TRUTHS)] = patients[list(TRUTHS)].astype(np.int64)
+    patients[truths] = patients[truths].astype(np.int64)
     if how == "max":
         order = ["split", "fold", "patient_id"]
-        for organ in ORGANS:
-            columns = [f"p_{organ}_{grade}" for grade in GRADES]
+        for group in targets:
+            columns = group_columns(group)
             worst = series.sort_values([*order, columns[0]]).groupby(order, sort=True).head(1)
             patients[columns] = worst[columns].to_numpy()
-    return patients[list(COLUMNS)]
+    return patients[table_columns(targets)]
 
 
-def write_predictions(path: Path, table: pd.DataFrame) -> None:
+def write_predictions(
+    path: Path, table: pd.DataFrame, targets: TargetTable = ORGAN_TARGETS
+) -> None:
     """Write a table of predictions, whole or not at all."""
     with atomic.replacing(path) as temporary:
-        table[list(COLUMNS)].to_parquet(temporary, index=False)
+        table[table_columns(targets)].to_parquet(temporary, index=False)
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
-    """Read a table of predictions. InputError if it is none."""
+def read_predictions(path: Path, targets: TargetTable = ORGAN_TARGETS) -> pd.DataFrame:
+    """Read a table of predictions. InputError if it is none, or lacks a group."""
     try:
-        return pd.read_parquet(path)[list(COLUMNS)]
+        return pd.read_parquet(path)[table_columns(targets)]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: expected predictions of voco finetune, cannot read") from error
 
@@ -101,14 +138,13 @@ def patient_lines(table: pd.DataFrame, split: str) -> pd.DataFrame:
     return chosen.sort_values("patient_id", ignore_index=True)
 
 
-def organ_probabilities(table: pd.DataFrame) -> dict[str, Float]:
-    """(N, 3) for each organ."""
-    return {
-        organ: table[[f"p_{organ}_{grade}" for grade in GRADES]].to_numpy(np.float64)
-        for organ in ORGANS
-    }
+def group_probabilities(
+    table: pd.DataFrame, targets: TargetTable = ORGAN_TARGETS
+) -> dict[str, Float]:
+    """(N, C) for each group."""
+    return {group.name: table[group_columns(group)].to_numpy(np.float64) for group in targets}
 
 
-def organ_truths(table: pd.DataFrame) -> dict[str, Int]:
-    """(N,) for each organ."""
-    return {organ: table[f"y_{organ}"].to_numpy(np.int64) for organ in ORGANS}
+def group_truths(table: pd.DataFrame, targets: TargetTable = ORGAN_TARGETS) -> dict[str, Int]:
+    """(N,) for each group."""
+    return {name: table[f"y_{name}"].to_numpy(np.int64) for name in targets.names}

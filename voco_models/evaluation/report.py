@@ -1,4 +1,4 @@
-"""The classifier's part of a report, as sections that any page can hold."""
+"""The report of a fine-tuning run, as sections of a page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 from markupsafe import Markup
 
 from voco_data.errors import InputError
-from voco_data.labels.table import GRADES
+from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
 from voco_data.qc.html import Section
-from voco_models.evaluation.chart import Line, line_chart
-from voco_models.evaluation.html import render
+from voco_models.evaluation.chart import Line, line_chart, render
 from voco_models.training import checkpoint
 from voco_models.training.history import read_history
 
@@ -61,7 +60,9 @@ PAPER_TABLE_1 = (
 """Chen and Chiu, arXiv 2601.14593, Table 1."""
 
 
-def sections(run: Path, results: dict[str, Any] | None = None) -> list[Section]:
+def sections(
+    run: Path, results: dict[str, Any] | None = None, targets: TargetTable = ORGAN_TARGETS
+) -> list[Section]:
     """Sections of a fine-tuning run: scores, organs, curves, the run, the paper's results.
 
     `results` is what `voco_models.stages.evaluate.measure` gives; read from `RUN/metrics.json` if
@@ -71,7 +72,7 @@ def sections(run: Path, results: dict[str, Any] | None = None) -> list[Section]:
     description = checkpoint.read_run(run)
     return [
         Section("Scores on held-out patients", _scores(numbers, description)),
-        Section("Organ by organ", _organs(numbers)),
+        Section("Organ by organ", _organs(numbers, targets)),
         Section("Training of the classifier", _curves(run, description)),
         Section("The fine-tuning run", _facts(numbers, description)),
         Section("The paper's own results", render("paper.html", rows=PAPER_TABLE_1)),
@@ -109,37 +110,41 @@ def _scores(numbers: dict[str, Any], description: dict[str, Any]) -> str:
             {
                 "name": _ARMS[arm],
                 "scores": [f"{scores[name]:.4f}" for name in rsna],
-                "gain": _gain(numbers["gains"].get(arm), rsna[0]),
+                "gain": _format_gain(numbers["gains"].get(arm), rsna[0]),
             }
             for arm, scores in numbers["arms"].items()
         ],
     )
 
 
-def _gain(gains: dict[str, dict[str, float]] | None, name: str) -> str:
+def _format_gain(gains: dict[str, dict[str, float]] | None, name: str) -> str:
     if gains is None:
         return ""
     return "{value:+.4f} ({low:+.4f} to {high:+.4f})".format(**gains[name])
 
 
-def _organs(numbers: dict[str, Any]) -> str:
-    return render(
-        "organs.html",
-        grades=GRADES,
-        organs=[
+def _organs(numbers: dict[str, Any], targets: TargetTable) -> str:
+    """One table of scores for all groups of the same classes, and confusion counts of each."""
+    tables: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for name, results in numbers["organs"].items():
+        classes = targets[name].classes
+        precisions = results["average_precision"]
+        thresholds = numbers["decision"]["thresholds"][name]
+        tables.setdefault(classes, []).append(
             {
                 "name": name,
-                "loss": f"{organ['loss']:.4f}",
-                "precisions": [_or_dash(organ["average_precision"].get(g)) for g in GRADES],
-                "thresholds": [f"{t:.2f}" for t in numbers["decision"]["thresholds"][name]],
-                "confusion": organ["confusion"],
+                "classes": classes,
+                "loss": f"{results['loss']:.4f}",
+                "precisions": [_format_precision(precisions.get(c)) for c in classes],
+                "thresholds": [f"{t:.2f}" for t in thresholds],
+                "confusion": results["confusion"],
             }
-            for name, organ in numbers["organs"].items()
-        ],
-    )
+        )
+    groups = [group for table in tables.values() for group in table]
+    return render("organs.html", tables=tables, groups=groups)
 
 
-def _or_dash(value: float | None) -> str:
+def _format_precision(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 

@@ -1,1 +1,1 @@
-"""Backbones, encoders, heads and the classifier."""
+"""Backbones, encoders, heads and the classifier, with registries of them by name."""

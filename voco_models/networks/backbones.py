@@ -10,26 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
+from voco_models.networks.encoder import Backbone
 
 DEFAULT_BACKBONE = "efficientnetv2_rw_t"
 """EfficientNetV2-T, the paper's smaller backbone."""
 TINY_BACKBONE = "test_byobnet"
-"""For demos and tests: 0.2 M parameters, the least time a step on a CPU among timm's CNNs."""
+"""For demos and tests: 0.2 M parameters, the fastest step on a CPU among timm's CNNs."""
 
 
-class Backbone(nn.Module):
+class TimmBackbone(Backbone):
     """A timm CNN without its pooling and classifier.
 
     `forward` maps float (B, C, H, W) to a feature map (B, `num_features`, h, w), in channels-last
-    memory. The network's width and stride are asked of the network, never written down.
+    memory. The number of features is read from the network.
     """
 
     def __init__(self, name: str, network: nn.Module, in_chans: int) -> None:
-        super().__init__()
-        self.name = name
-        self.in_chans = in_chans
+        super().__init__(name, in_chans, int(network.num_features))  # type: ignore[arg-type]
         self.network = network.to(memory_format=torch.channels_last)
-        self.num_features = int(network.num_features)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         """Feature map (B, F, h, w) of float images (B, C, H, W)."""
@@ -37,34 +35,15 @@ class Backbone(nn.Module):
         features: Tensor = self.network.forward_features(images)  # type: ignore[operator]
         return features
 
-    @torch.no_grad()
-    def feature_shape(self, size_px: int | tuple[int, int]) -> tuple[int, int, int]:
-        """(F, h, w) for images of `size_px` (height, width), found by one forward pass."""
-        height, width = (size_px, size_px) if isinstance(size_px, int) else size_px
-        parameter = next(self.parameters())
-        probe = torch.zeros(1, self.in_chans, height, width, device=parameter.device)
-        was_training = self.training
-        try:
-            shape = tuple(self.eval()(probe).shape)
-        finally:
-            self.train(was_training)
-        if len(shape) != 4 or shape[1] != self.num_features:
-            raise InputError(
-                f"backbone {self.name}: expected a CNN with features (B, {self.num_features}, h, w)"
-                f", got {shape}; choose a convolutional timm model"
-            )
-        return shape[1], shape[2], shape[3]
 
-
-def create_backbone(
-    name: str = DEFAULT_BACKBONE, *, in_chans: int = 1, pretrained: bool | Path = False
-) -> Backbone:
+def create_timm_backbone(
+    name: str, in_chans: int = 1, pretrained: bool | Path = False
+) -> TimmBackbone:
     """A timm CNN by name, for images of `in_chans` channels.
 
     `pretrained=True` fetches timm's ImageNet weights; a path reads them from that file instead
     (.safetensors or .pth as timm publishes them). The RGB stem is summed to `in_chans` by timm.
-    Raises InputError for an unknown name, for weights that cannot be had, and for networks that
-    have no (B, F, h, w) feature map.
+    Raises InputError for an unknown name, and for weights that cannot be had.
     """
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
@@ -73,12 +52,12 @@ def create_backbone(
     network = (
         timm.create_model(name, in_chans=in_chans, num_classes=0)
         if pretrained is False
-        else _with_weights(name, in_chans, pretrained)
+        else _create_pretrained(name, in_chans, pretrained)
     )
-    return Backbone(name, network, in_chans)
+    return TimmBackbone(name, network, in_chans)
 
 
-def _with_weights(name: str, in_chans: int, pretrained: bool | Path) -> nn.Module:
+def _create_pretrained(name: str, in_chans: int, pretrained: bool | Path) -> nn.Module:
     overlay = None
     if isinstance(pretrained, Path):
         if not pretrained.is_file():
@@ -89,7 +68,7 @@ def _with_weights(name: str, in_chans: int, pretrained: bool | Path) -> nn.Modul
             name, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=in_chans, num_classes=0
         )
     except Exception as error:
-        # Any library between here and the download may fail in its own way; none of it is ours.
+        # timm, huggingface_hub, safetensors and the network each raise errors of their own.
         raise InputError(
             f"backbone {name}: ImageNet weights cannot be loaded ({_first_line(error)}); "
             "connect to huggingface.co once, or give the path of a downloaded weight file"

@@ -1,42 +1,35 @@
-"""The slice-sequence classifier: CNN a slice, BiLSTM over slices, maximum, a head an organ."""
+"""The slice-sequence classifier: a CNN on every slice, a sequence model over slices, heads."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voco_models.data.augment3d import Augmentation, apply_draws
-from voco_models.data.loader import Batch
-from voco_models.data.volume_view import VolumeView
-from voco_models.data.window import Contrast
-from voco_models.networks.backbones import Backbone
-from voco_models.networks.heads import OrganHeads
-from voco_models.networks.sequence import BiLstm
-from voco_models.training.engine import Objective
-
-WHOLE = Contrast()
-"""All of the store's window."""
+from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
+from voco_models.networks.encoder import Backbone
+from voco_models.networks.heads import BILSTM, GroupHeads, create_sequence_model
 
 SlicePooling = Literal["mean", "quadrants"]
 """How a slice's feature map becomes one vector: its mean, or the maximum of each quadrant."""
 QUADRANTS = (2, 2)
 FeatureNorm = Literal["none", "batch"]
-"""What happens to a slice's vector before the LSTM. Batch norm helps where data are few."""
+"""What happens to a slice's vector before the sequence model. Batch norm helps with few data."""
 
 OverSlices = Literal["max", "max_mean"]
-"""How the slices become one vector: the maximum, or it beside the mean. Every slice learns from a
-mean, only the strongest from a maximum."""
+"""How the slices become one vector: the maximum, or the maximum and the mean side by side. The
+gradient of a mean reaches every slice, that of a maximum only the strongest."""
 
 
 class SliceSequenceClassifier(nn.Module):
-    """(B, Z, Y, X) in [-1, 1] -> logits (B, 3 organs, 3 grades). Paper, section 2.2.
+    """Volumes (B, Z, Y, X) in [-1, 1] -> logits (B, C) for each group. Paper, section 2.2.
 
     The backbone sees B*Z one-channel images, `images_per_call` at a time, or all at once.
+    `sequence` is a name of `networks.heads.SEQUENCE_MODELS`; `hidden` and `layers` are its width
+    and depth. Raises InputError for an unknown name.
     """
 
     def __init__(
@@ -50,6 +43,8 @@ class SliceSequenceClassifier(nn.Module):
         feature_norm: FeatureNorm = "none",
         over_slices: OverSlices = "max",
         images_per_call: int | None = None,
+        sequence: str = BILSTM,
+        targets: TargetTable = ORGAN_TARGETS,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -58,18 +53,18 @@ class SliceSequenceClassifier(nn.Module):
         self.images_per_call = images_per_call
         width = backbone.num_features * (math.prod(QUADRANTS) if pooling == "quadrants" else 1)
         self.norm = nn.BatchNorm1d(width) if feature_norm == "batch" else nn.Identity()
-        self.sequence = BiLstm(width, hidden, layers)
+        self.sequence = create_sequence_model(sequence, width, hidden, layers)
         self.dropout = nn.Dropout(dropout)
         parts = 2 if over_slices == "max_mean" else 1
-        self.heads = OrganHeads(parts * self.sequence.num_features)
+        self.heads = GroupHeads(parts * self.sequence.num_features, targets)
 
-    def forward(self, volumes: Tensor) -> Tensor:
-        """Logits (B, 3, 3)."""
-        context = self.sequence(self.slice_features(volumes))  # (B, Z, 2 H)
-        summary = context.amax(dim=1)  # (B, 2 H)
+    def forward(self, volumes: Tensor) -> dict[str, Tensor]:
+        """Logits (B, C) of every group, in the order of the target table."""
+        context = self.sequence(self.slice_features(volumes))  # (B, Z, S)
+        summary = context.amax(dim=1)  # (B, S)
         if self.over_slices == "max_mean":
-            summary = torch.cat([summary, context.mean(dim=1)], dim=1)  # (B, 4 H)
-        logits: Tensor = self.heads(self.dropout(summary))
+            summary = torch.cat([summary, context.mean(dim=1)], dim=1)  # (B, 2 S)
+        logits: dict[str, Tensor] = self.heads(self.dropout(summary))
         return logits
 
     def slice_features(self, volumes: Tensor) -> Tensor:
@@ -82,79 +77,7 @@ class SliceSequenceClassifier(nn.Module):
         return normed.reshape(B, Z, -1)
 
     def _pool(self, maps: Tensor) -> Tensor:
+        """One vector (N, F) an image, of feature maps (N, C, h, w)."""
         if self.pooling == "mean":
             return maps.mean(dim=(2, 3))
         return functional.adaptive_max_pool2d(maps, QUADRANTS).flatten(1)
-
-
-def weighted_cross_entropy(logits: Tensor, grades: Tensor, weights: Tensor) -> Tensor:
-    """Mean over patients of w * -log p for each organ, (3,).
-
-    logits (B, 3, 3), grades (B, 3), weights (3 organs, 3 grades).
-    """
-    losses = functional.cross_entropy(logits.flatten(0, 1), grades.flatten(), reduction="none")
-    chosen = weights.gather(1, grades.T).T  # (B, 3): the weight of each true grade
-    return (losses.reshape(grades.shape) * chosen).mean(dim=0)
-
-
-def loss_weights(grades: Tensor, class_weights: Sequence[float]) -> Tensor:
-    """Weights (3, 3) whose mean over the training patients' `grades` (P, 3) is 1 for each organ.
-
-    The score divides by the sum of weights over all patients. Dividing by the training set's mean
-    weight keeps an epoch's loss equal to the score; dividing by a small batch's own sum would not:
-    a batch of one patient would have no weights at all.
-    """
-    raw = torch.tensor(class_weights, dtype=torch.float32)
-    return raw / raw[grades].mean(dim=0)[:, None]
-
-
-class ClassificationObjective(Objective):
-    """Weighted cross-entropy of a classifier, mean over the organs: what the RSNA score measures.
-
-    `weights` is (3, 3) from `loss_weights`; the batch's targets are grades, int64 (B, 3).
-    """
-
-    def __init__(
-        self,
-        classifier: SliceSequenceClassifier,
-        view: VolumeView,
-        augmentation: Augmentation,
-        weights: Tensor,
-        contrast: Contrast = WHOLE,
-    ) -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.view = view
-        self.augmentation = augmentation
-        self.contrast = contrast
-        self.register_buffer("weights", weights)
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and each organ's part of it."""
-        assert batch.targets is not None
-        generator = torch.Generator().manual_seed(batch.seed)
-        views = self.view.random(batch.volumes, generator)
-        draws = self.augmentation.draw(len(views), generator)
-        volumes = 2 * apply_draws(self.contrast.unit(views), draws) - 1
-        logits = self.classifier(volumes).float()
-        organs = weighted_cross_entropy(logits, batch.targets, self.get_buffer("weights"))
-        kidney, liver, spleen = organs
-        return {"loss": organs.mean(), "kidney": kidney, "liver": liver, "spleen": spleen}
-
-
-@torch.inference_mode()
-def predict(
-    classifier: SliceSequenceClassifier,
-    view: VolumeView,
-    volumes: Tensor,
-    flips: Sequence[tuple[int, ...]] = ((),),
-    contrast: Contrast = WHOLE,
-) -> Tensor:
-    """Probabilities (B, 3, 3), float32, of stored uint8 volumes (B, Z, Y, X).
-
-    The mean over `flips`, each a set of axes of (B, Z, Y, X) to turn round; () is the plain view.
-    The classifier must be in evaluation mode.
-    """
-    inputs = 2 * contrast.unit(view.middle(volumes)) - 1
-    views = [inputs.flip(axes) if axes else inputs for axes in flips]
-    return torch.stack([classifier(v).float().softmax(dim=-1) for v in views]).mean(dim=0)

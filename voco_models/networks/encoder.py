@@ -1,14 +1,19 @@
-"""Crops to embeddings: backbone, average over slices, projector."""
+"""From images to embeddings: the interfaces `Backbone` and `Encoder`, and the encoder of slices.
+
+Objectives depend on `Encoder` only. `networks.registry` builds encoders by name.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voco_models.networks.backbones import Backbone
-from voco_models.networks.projector import Projector
+from voco_data.errors import InputError
 
 Level = Literal["volume", "slice"]
 """One embedding a crop column (features averaged over slices first), or one a slice."""
@@ -16,35 +21,141 @@ Feature = Literal["map", "gap"]
 """The whole feature map flattened (C * h * w), or its average (C)."""
 
 
+class Backbone(nn.Module):
+    """A network without its pooling and classifier: images (B, C, ...) to maps (B, F, ...).
+
+    The part of a pretraining run that the next stage starts from. `networks.registry` can build it
+    again from `name` and `in_chans`.
+    """
+
+    def __init__(self, name: str, in_chans: int, num_features: int) -> None:
+        super().__init__()
+        self.name = name
+        """As given in a recipe."""
+        self.in_chans = in_chans
+        self.num_features = num_features
+        """Channels F of the feature map."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Feature map (B, F, h, w) of float images (B, C, H, W); (B, F, d, h, w) of (B, C, D, H, W)
+        where the network is three-dimensional.
+        """
+
+    @torch.no_grad()
+    def feature_shape(self, size_px: int | tuple[int, ...]) -> tuple[int, ...]:
+        """(F, h, w) for images of `size_px` (height, width), found by one forward pass.
+
+        A single number is the side of a square. Raises InputError if the output is no feature map.
+        """
+        size = (size_px, size_px) if isinstance(size_px, int) else size_px
+        parameter = next(self.parameters())
+        probe = torch.zeros(1, self.in_chans, *size, device=parameter.device)
+        was_training = self.training
+        try:
+            shape = tuple(self.eval()(probe).shape)
+        finally:
+            self.train(was_training)
+        if len(shape) != len(size) + 2 or shape[1] != self.num_features:
+            raise InputError(
+                f"backbone {self.name}: expected a CNN with features (B, {self.num_features}, h, w)"
+                f", got {shape}; choose a convolutional timm model"
+            )
+        return shape[1:]
+
+
+class Projector(nn.Module):
+    """Linear-BN-ReLU-Linear-BN-ReLU-Linear over the last axis: to the space of the cosines.
+
+    `forward` maps (..., `in_features`) to (..., `out_features`). All leading axes together are the
+    rows that batch norm averages over (B volumes x N crops), never the crops of one volume alone.
+    """
+
+    def __init__(self, in_features: int, *, width: int = 2048, out_features: int = 2048) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, width, bias=False),  # batch norm brings the bias
+            nn.BatchNorm1d(width),
+            nn.ReLU(inplace=True),
+            nn.Linear(width, width, bias=False),
+            nn.BatchNorm1d(width),
+            nn.ReLU(inplace=True),
+            nn.Linear(width, out_features),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embeddings (..., out_features), not normalised, of features (..., in_features)."""
+        rows: Tensor = self.layers(features.flatten(end_dim=-2))
+        return rows.reshape(*features.shape[:-1], -1)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOptions:
+    """Settings of an encoder, apart from its backbone."""
+
+    encode_px: int | None = None
+    """Side that crops are resized to before the backbone; None leaves them as they are cut."""
+    level: Level = "volume"
+    feature: Feature = "map"
+    projector_width: int = 2048
+    embedding: int = 2048
+    """Length of an embedding."""
+
+
+DEFAULT_OPTIONS = EncoderOptions()
+
+
 class Encoder(nn.Module):
-    """Embeddings (B, N, D) of normalised crops (B, N, Z, h, w); (B, Z, N, D) at level `slice`."""
+    """Embeddings of crops; the network that an objective trains.
+
+    A subclass is constructed from a backbone, the size (h, w) of a crop in pixels, and options.
+    """
+
+    backbone: Backbone
+    """The part that is kept after pretraining."""
+    projector: nn.Module
+    """The part that is used in pretraining only."""
+
+    @abstractmethod
+    def __init__(
+        self, backbone: Backbone, crop_px: tuple[int, int], options: EncoderOptions
+    ) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, crops: Tensor) -> Tensor:
+        """Embeddings (B, N, D), not normalised, of normalised crops (B, N, Z, h, w).
+
+        (B, Z, N, D) where each slice has an embedding of its own.
+        """
+
+
+class SliceEncoder(Encoder):
+    """A 2D backbone on every slice, the average over slices, and a projector.
+
+    At level `slice` there is no average, and an embedding for every slice.
+    """
 
     def __init__(
         self,
         backbone: Backbone,
         crop_px: tuple[int, int],
-        *,
-        encode_px: int | None = None,
-        level: Level = "volume",
-        feature: Feature = "map",
-        projector_width: int = 2048,
-        embedding: int = 2048,
+        options: EncoderOptions = DEFAULT_OPTIONS,
     ) -> None:
-        """`encode_px` is the side crops of `crop_px` are resized to first; None leaves them."""
-        super().__init__()
+        super().__init__(backbone, crop_px, options)
         self.backbone = backbone
-        self._resize = None if encode_px is None else (encode_px, encode_px)
-        self._level = level
-        self._feature = feature
+        self._resize = None if options.encode_px is None else (options.encode_px,) * 2
+        self._level = options.level
+        self._feature = options.feature
         channels, h, w = backbone.feature_shape(self._resize or crop_px)
         self.projector = Projector(
-            channels * h * w if feature == "map" else channels,
-            width=projector_width,
-            out_features=embedding,
+            channels * h * w if options.feature == "map" else channels,
+            width=options.projector_width,
+            out_features=options.embedding,
         )
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Embeddings, not normalised; see the class."""
+        """Embeddings (B, N, D) of crops (B, N, Z, h, w); (B, Z, N, D) at level `slice`."""
         images = crops.flatten(end_dim=2)[:, None]  # (B*N*Z, 1, h, w)
         if self._resize is not None:
             images = functional.interpolate(

@@ -1,8 +1,9 @@
-"""The EMA teacher: an encoder that follows the student."""
+"""The EMA teacher: an encoder that follows the student, and the schedule of its momentum."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 
 import torch
@@ -45,8 +46,7 @@ class Teacher(nn.Module):
     def follow(self, student: Encoder, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * student; integer counters are copied."""
         if self._legacy:
-            mine, theirs = self.encoder.backbone, student.backbone
-            _average(mine.parameters(), theirs.parameters(), momentum)
+            _average(self.encoder.backbone.parameters(), student.backbone.parameters(), momentum)
             return
         _average(self.encoder.parameters(), student.parameters(), momentum)
         _average(self.encoder.buffers(), student.buffers(), momentum)
@@ -55,8 +55,8 @@ class Teacher(nn.Module):
 def _average(averages: Iterable[Tensor], values: Iterable[Tensor], momentum: float) -> None:
     """One EMA update by torch's kernel.
 
-    Not through `AveragedModel`: that copies at its first update, asks the device at each whether
-    it is the first (a wait for the GPU), and averages the counters.
+    `AveragedModel` is not used: it copies at its first update, it reads a counter from the device
+    at every update, which waits for the GPU, and it averages integer buffers.
     """
     pairs = list(zip(averages, values, strict=True))
     for average, value in pairs:
@@ -66,3 +66,8 @@ def _average(averages: Iterable[Tensor], values: Iterable[Tensor], momentum: flo
     if floats:
         update = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
         update([average for average, _ in floats], [value for _, value in floats], None)
+
+
+def cosine_between(start: float, end: float, progress: float) -> float:
+    """Half a cosine from `start` at progress 0 to `end` at progress 1: the EMA's momentum."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))

@@ -1,1 +1,1 @@
-"""What is trained: 2D-VoCo with its crops and losses, and classification."""
+"""Training objectives: 2D-VoCo with its crops and losses, and classification."""

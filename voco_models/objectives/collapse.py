@@ -1,4 +1,4 @@
-"""Is it learning, or has it collapsed? Levels of a constant answer, and effective rank."""
+"""Signs of collapse in pretraining: losses of constant cosines, and the effective rank."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEVEL_TOLERANCE = 0.02
 RANK_ALARM = 1.5
 """Below this effective rank, all embeddings point nearly the same way."""
 PATIENCE = 5
-"""Rows of the history in a row that must look ill before we say so."""
+"""Consecutive rows of the history that must show a sign before it is reported."""
 SAMPLES = 2048
 """Volumes whose random crops are drawn to compute the levels."""
 CONSTANTS = 101
@@ -29,7 +29,7 @@ CONSTANTS = 101
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """Intra losses of networks that have learnt nothing."""
+    """Intra losses of networks whose cosines are all the same."""
 
     zero: float
     """All cosines are 0."""
@@ -58,7 +58,7 @@ def constant_levels(
 
 @torch.no_grad()
 def effective_rank(embeddings: Tensor) -> Tensor:
-    """How many directions the embeddings (..., D) use: scalar from 1 (all alike) to min(rows, D).
+    """Number of directions that embeddings (..., D) use: from 1 (all alike) to min(rows, D).
 
     The participation ratio (sum of eigenvalues)^2 / sum of squared eigenvalues of the cosines'
     Gram matrix, which needs no eigenvalues: rows^2 / sum of squared cosines.
@@ -68,7 +68,7 @@ def effective_rank(embeddings: Tensor) -> Tensor:
 
 
 class CollapseWatch:
-    """Looks at the rows of the history and warns, once for each way to be ill."""
+    """Reads the rows of the history and warns of signs of collapse, once for each sign."""
 
     def __init__(self, levels: Levels) -> None:
         self._levels = {
@@ -79,7 +79,7 @@ class CollapseWatch:
         self.alarms: list[str] = []
 
     def __call__(self, row: dict[str, float]) -> None:
-        """Take a row with `step`, `intra` and `rank`."""
+        """Check a row with `step`, `intra` and `rank`, together with the rows before it."""
         self._recent.append(row)
         if len(self._recent) < PATIENCE:
             return
@@ -89,7 +89,7 @@ class CollapseWatch:
         if all(r["rank"] < RANK_ALARM for r in self._recent):
             self._warn(row, f"the embeddings have an effective rank below {RANK_ALARM}")
 
-    def _warn(self, row: dict[str, float], what: str) -> None:
-        if not any(what in alarm for alarm in self.alarms):
-            self.alarms.append(f"step {int(row['step'])}: {what}")
+    def _warn(self, row: dict[str, float], sign: str) -> None:
+        if not any(sign in alarm for alarm in self.alarms):
+            self.alarms.append(f"step {int(row['step'])}: {sign}")
             log.warning("collapse? %s", self.alarms[-1])

@@ -1,4 +1,4 @@
-"""In-plane crops: where they lie, how much they overlap, and cutting them out.
+"""In-plane crops: their positions, their overlaps, and how they are cut out.
 
 Drawing boxes takes a generator; everything after that is a function of the boxes.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from voco_data.errors import InputError
 
 TargetMode = Literal["overlap", "iou"]
-"""What a cosine must equal: intersection / crop area (the code), or / union (the paper)."""
+"""The target of a cosine: intersection / crop area (the code), or / union (the paper)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class CropPlan:
 
 
 def overlap_targets(random: Boxes, base: Boxes, mode: TargetMode = "overlap") -> Tensor:
-    """How much each random crop (..., n) covers each base crop (..., m): float32 (..., n, m).
+    """Overlap of each random crop (..., n) with each base crop (..., m): float32 (..., n, m).
 
     `overlap` is intersection / area of the random crop, so that a row over a tiling grid sums to
     1. `iou` is intersection / union; for equal sizes it is o / (2 - o) of the overlap o.
@@ -103,11 +103,11 @@ def extract(volumes: Tensor, boxes: Boxes) -> Tensor:
     B, Z = volumes.shape[:2]
     h, w = boxes.size
     corners = boxes.corners.expand(B, *boxes.corners.shape[-2:])
-    along = volumes.device
-    ys = corners[..., 0, None] + torch.arange(h, device=along)  # (B, N, h)
-    xs = corners[..., 1, None] + torch.arange(w, device=along)  # (B, N, w)
-    bs = torch.arange(B, device=along)
-    zs = torch.arange(Z, device=along)
+    device = volumes.device
+    ys = corners[..., 0, None] + torch.arange(h, device=device)  # (B, N, h)
+    xs = corners[..., 1, None] + torch.arange(w, device=device)  # (B, N, w)
+    bs = torch.arange(B, device=device)
+    zs = torch.arange(Z, device=device)
     return volumes[
         bs[:, None, None, None, None],
         zs[None, None, :, None, None],

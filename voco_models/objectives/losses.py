@@ -17,17 +17,17 @@ from torch.nn import functional
 from voco_data.errors import InputError
 
 LOG_FLOOR = 0.01
-"""Below this value of 1 - |r - s|, -log goes on along its tangent: a cosine on the wrong side of
+"""Below this value of 1 - |r - s|, -log is continued by its tangent: a cosine on the wrong side of
 zero still gets a gradient, at most 1 / LOG_FLOOR times the gradient at agreement."""
 LEGACY_EPSILON = 1e-6
-"""What the authors' code adds inside the logarithm."""
+"""Added inside the logarithm by the authors' code."""
 TINY = 1e-6
-"""Least sum of weights to divide by."""
+"""Smallest sum of weights that is divided by."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossOptions:
-    """Which variant of each loss. The defaults are ours; see the choices of each field."""
+    """The variant of each loss."""
 
     form: Literal["weighted", "plain"] = "weighted"
     """`weighted`: sum(-r log(1 - |r - s|)) / sum(r), plus a term for cells with r = 0.
@@ -77,13 +77,13 @@ def agreement_loss(cosine: Tensor, target: Tensor, options: LossOptions) -> Tens
     matrix = (-2, -1)
     positive = (target * cells).sum(matrix) / target.sum(matrix).clamp(min=TINY)
     zero = (target == 0).float()
-    away = cosine.square() if options.negatives == "square" else cells
-    negative = (zero * away).sum(matrix) / zero.sum(matrix).clamp(min=1)
+    apart = cosine.square() if options.negatives == "square" else cells
+    negative = (zero * apart).sum(matrix) / zero.sum(matrix).clamp(min=1)
     return (positive + negative).mean()
 
 
 def minus_log_one_minus(distance: Tensor) -> Tensor:
-    """-log(1 - d) for distances d in [0, 2], along its tangent where 1 - d < `LOG_FLOOR`."""
+    """-log(1 - d) for distances d in [0, 2], continued by its tangent below `LOG_FLOOR`."""
     rest = 1 - distance
     floor = rest.new_tensor(LOG_FLOOR)
     return (floor - rest).clamp(min=0) / floor - rest.clamp(min=LOG_FLOOR).log()
@@ -117,7 +117,7 @@ def inter_loss(student: Tensor, teacher: Tensor, options: LossOptions) -> Tensor
 
 
 def reg_loss(base: Tensor, kind: Literal["squared", "abs"]) -> Tensor:
-    """Equation 3: embeddings (..., m, D) of the base crops of one volume point different ways.
+    """Equation 3: embeddings (..., m, D) of the base crops of one volume differ in direction.
 
     Mean over the m (m - 1) / 2 pairs; 0 for a single crop.
     """

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.data.intensity import IntensityAugment, normalise
+from voco_models.data.intensity import IntensityAugment
 from voco_models.data.loader import Batch
-from voco_models.networks.backbones import Backbone
-from voco_models.networks.encoder import Encoder, Feature, Level
-from voco_models.networks.teacher import Teacher
+from voco_models.data.window import normalise
+from voco_models.networks.encoder import Encoder, EncoderOptions, Feature, Level
+from voco_models.networks.teacher import Teacher, cosine_between
 from voco_models.objectives.collapse import effective_rank
 from voco_models.objectives.crops import Boxes, CropPlan, TargetMode, extract, overlap_targets
 from voco_models.objectives.losses import (
@@ -24,8 +24,7 @@ from voco_models.objectives.losses import (
     inter_loss,
     reg_loss,
 )
-from voco_models.training.engine import Objective
-from voco_models.training.schedule import cosine_between
+from voco_models.training.objective import Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +66,40 @@ class Voco2dConfig:
         if self.feature not in ("map", "gap") or self.teacher not in ("ema", "legacy"):
             raise InputError("recipe: feature must be map or gap, teacher ema or legacy")
 
+    @property
+    def encoder_options(self) -> EncoderOptions:
+        """The fields that an encoder is built from."""
+        return EncoderOptions(
+            encode_px=self.encode_px,
+            level=self.level,
+            feature=self.feature,
+            projector_width=self.projector_width,
+            embedding=self.embedding,
+        )
+
+    def crop_plan(self, plane: tuple[int, int]) -> CropPlan:
+        """Crops of volumes of (Y, X) pixels. InputError if the grid does not divide them."""
+        return CropPlan(plane, self.grid, self.n_random)
+
 
 class Voco2d(Objective):
     """Self-supervision by position: cosines between crops equal their overlap.
 
-    All draws come from `batch.seed`, so the result is a function of the weights and the batch.
+    All random draws are seeded with `batch.seed`, so the result is a function of the weights and
+    the batch.
     """
 
     base_corners: Tensor
 
-    def __init__(self, backbone: Backbone, plane: tuple[int, int], config: Voco2dConfig) -> None:
-        """`plane` is (Y, X) of the volumes. Raises InputError if the grid does not divide it."""
+    def __init__(self, encoder: Encoder, plane: tuple[int, int], config: Voco2dConfig) -> None:
+        """`encoder` is the student, for crops of `config.crop_plan(plane).size`.
+
+        `plane` is (Y, X) of the volumes. Raises InputError if the grid does not divide it.
+        """
         super().__init__()
         self.config = config
-        self.plan = CropPlan(plane, config.grid, config.n_random)
-        self.student = Encoder(
-            backbone,
-            self.plan.size,
-            encode_px=config.encode_px,
-            level=config.level,
-            feature=config.feature,
-            projector_width=config.projector_width,
-            embedding=config.embedding,
-        )
+        self.plan = config.crop_plan(plane)
+        self.student = encoder
         self.teacher = Teacher(self.student, legacy=config.teacher == "legacy")
         self.register_buffer("base_corners", self.plan.base().corners, persistent=False)
 
@@ -99,9 +109,10 @@ class Voco2d(Objective):
         self.teacher.encoder.backbone.compile()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars `loss` = `intra` + `inter` + `reg`, and what tells how it goes.
+        """Scalars `loss` = `intra` + `inter` + `reg`, and three that only monitor.
 
-        `intra_student`, count of `nonfinite` cosines, and effective `rank` of the base crops.
+        These are `intra_student` (see the method), the number of `nonfinite` cosines, and the
+        effective `rank` of the embeddings of base crops.
         """
         options = self.config.loss
         crops, target = self.crops_and_targets(batch)
@@ -112,7 +123,7 @@ class Voco2d(Objective):
         cosine = cosines(student_random, teacher_base)
         if options.direction == "symmetric":
             cosine = (cosine + cosines(teacher_random, student_base)) / 2
-        if self.config.level == "slice":
+        if cosine.dim() > target.dim():  # an embedding for each slice: (B, Z, n, m)
             target = target[:, None].expand_as(cosine)
         intra = agreement_loss(cosine, target, options)
 
@@ -137,10 +148,10 @@ class Voco2d(Objective):
 
     @torch.no_grad()
     def _intra_student(self, random: Tensor, base: Tensor, target: Tensor) -> Tensor:
-        """The intra loss with the student on both sides: an honest sign of learning.
+        """The intra loss with the student on both sides, which falls only if it tells crops apart.
 
-        A student can lower `intra` by turning away from its teacher, which lags behind, without
-        telling crops apart; it cannot turn away from itself.
+        `intra` also falls if the student's embeddings move away from those of its teacher, which
+        lags behind; cosines between the student's own embeddings do not depend on the teacher.
         """
         return agreement_loss(cosines(random, base), target, self.config.loss)
 
@@ -152,7 +163,7 @@ class Voco2d(Objective):
 
     @torch.no_grad()
     def crops_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Normalised crops (B, n + m, Z', h, w), random ones first, and targets (B, n, m)."""
+        """Normalised crops (B, n + m, Z', h, w), the random ones first, and targets (B, n, m)."""
         device = batch.volumes.device
         host = torch.Generator().manual_seed(batch.seed)
         random = self.plan.draw(len(batch.volumes), host).to(device)

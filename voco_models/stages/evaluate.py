@@ -16,18 +16,22 @@ import numpy as np
 import pandas as pd
 
 from voco_data.errors import InputError, VocoError
-from voco_data.labels.table import BINARY_GROUPS, GRADES, ORGANS
+from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS
 from voco_data.qc import html
 from voco_data.storage import atomic
 from voco_models.evaluation import metrics, predictions, report
 from voco_models.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, bootstrap
 from voco_models.evaluation.decision import Decision, read_decision
-from voco_models.evaluation.metrics import GROUP_WEIGHTS, ORGAN, Float, Int
+from voco_models.evaluation.metrics import ORGAN, Float, Int
 from voco_models.stages.finetune import LABELS, STAGE
 from voco_models.training import checkpoint
 
 BOOTSTRAP_SEED = 20260101
 """Intervals are part of the result: the same run has the same intervals."""
+
+TARGETS = ORGAN_TARGETS
+"""The groups that the classifier has heads for."""
+WITHOUT_HEADS = RSNA_TARGETS.without(TARGETS)
 
 Groups = dict[str, Float]
 Truth = dict[str, Int]
@@ -35,7 +39,7 @@ Truth = dict[str, Int]
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSummary:
-    """The headline of an evaluation, and where the rest is."""
+    """The scores of an evaluation, and the files with the rest."""
 
     run: Path
     report: Path
@@ -101,7 +105,7 @@ def measure(run: Path) -> dict[str, Any]:
     decision = read_decision(run)
     truths = _truths(labels.loc[test["patient_id"].tolist()])
     arms = _arms(test, decision, _truths(training), truths)
-    decided = decision.classes(predictions.organ_probabilities(test))
+    decided = decision.classes(predictions.group_probabilities(test))
     return {
         "test_patients": len(test),
         "training_patients": len(training),
@@ -111,39 +115,39 @@ def measure(run: Path) -> dict[str, Any]:
         "arms": {name: metrics.rsna_scores(arm, truths) for name, arm in arms.items()},
         "organs": _organs(arms["model"], truths, decided),
         "decision": json.loads(decision.to_json()),
-        "constant_groups": [group for group in BINARY_GROUPS if group in truths],
+        "constant_groups": [g.name for g in WITHOUT_HEADS if g.name in truths],
     }
 
 
 def _truths(labels: pd.DataFrame) -> Truth:
     """Classes of every group that the labels have."""
-    groups = [group for group in (*BINARY_GROUPS, *ORGANS) if group in labels.columns]
+    groups = [name for name in RSNA_TARGETS.names if name in labels.columns]
     return {group: labels[group].to_numpy(np.int64) for group in groups}
 
 
 def _arms(
     test: pd.DataFrame, decision: Decision, training: Truth, truths: Truth
 ) -> dict[str, Groups]:
-    """Predictions of the model and of the constants it must beat, for the same test patients.
+    """Predictions of the model, and of the constants it is compared with, for the test patients.
 
-    The model has no heads for bowel and extravasation: there it predicts the training priors, as
-    the constant it is first compared with does, so that it gains nothing by them.
+    For groups without heads, the training priors stand in for the model's predictions. The first
+    constant predicts the same there, so that these groups add nothing to the model's gain over it.
     """
-    raw = predictions.organ_probabilities(test)
+    raw = predictions.group_probabilities(test)
 
     def constant(make: Callable[[str], Float]) -> Groups:
         return {group: np.tile(make(group), (len(test), 1)) for group in truths}
 
-    prior = constant(lambda g: metrics.prior_constant(training[g], len(GROUP_WEIGHTS[g])))
+    prior = constant(lambda g: metrics.prior_constant(training[g], len(RSNA_TARGETS[g].classes)))
     return {
         "model": prior | decision.probabilities(raw),
         "model_uncalibrated": prior | raw,
         "training_prior": prior,
         "training_weight_optimal": constant(
-            lambda g: metrics.optimal_constant(training[g], GROUP_WEIGHTS[g])
+            lambda g: metrics.optimal_constant(training[g], RSNA_TARGETS[g].weights)
         ),
         "test_best_constant": constant(
-            lambda g: metrics.optimal_constant(truths[g], GROUP_WEIGHTS[g], absent=0.0)
+            lambda g: metrics.optimal_constant(truths[g], RSNA_TARGETS[g].weights, absent=0.0)
         ),
     }
 
@@ -168,33 +172,34 @@ def _scores(arms: dict[str, Groups], truths: Truth, decided: Truth) -> dict[str,
             values |= {f"{constant}/{name}": other[name] - score for name, score in scores.items()}
         return values
 
-    count = len(truths[ORGANS[0]])
+    count = len(next(iter(decided.values())))
     intervals = bootstrap(statistic, count, np.random.default_rng(BOOTSTRAP_SEED))
     gains: dict[str, dict[str, Any]] = {constant: {} for constant in constants}
     for key, interval in intervals.items():
         if "/" in key:
             constant, name = key.split("/")
             gains[constant][name] = interval.to_json()
-    plain = {key: interval.to_json() for key, interval in intervals.items() if "/" not in key}
-    return {"scores": plain, "gains": gains}
+    scores = {key: interval.to_json() for key, interval in intervals.items() if "/" not in key}
+    return {"scores": scores, "gains": gains}
 
 
 def _organs(model: Groups, truths: Truth, decided: Truth) -> dict[str, Any]:
-    """Loss, average precisions and confusion counts of each organ."""
-    found: dict[str, Any] = {}
-    everyone = metrics.once(len(decided[ORGANS[0]]))
-    for organ in ORGANS:
-        truth = truths[organ]
-        present = [c for c in range(len(GRADES)) if (truth == c).any()]
-        found[organ] = {
-            "loss": metrics.weighted_log_loss(model[organ], truth, GROUP_WEIGHTS[organ]),
-            "average_precision": {
-                GRADES[c]: float(
-                    metrics.average_precision(model[organ][:, c], truth == c, everyone)[0]
-                )
-                for c in present
-            },
-            "absent": [grade for c, grade in enumerate(GRADES) if c not in present],
-            "confusion": metrics.confusion(truth, decided[organ]).tolist(),
+    """Loss, average precisions and confusion counts of each group that has a head."""
+    results: dict[str, Any] = {}
+    for group in TARGETS:
+        p, truth, called = model[group.name], truths[group.name], decided[group.name]
+        counts = metrics.unit_counts(len(truth))
+        precisions: dict[str, float] = {}
+        absent = []
+        for c, name in enumerate(group.classes):
+            if (truth == c).any():
+                precisions[name] = float(metrics.average_precision(p[:, c], truth == c, counts)[0])
+            else:
+                absent.append(name)
+        results[group.name] = {
+            "loss": metrics.weighted_log_loss(p, truth, group.weights),
+            "average_precision": precisions,
+            "absent": absent,
+            "confusion": metrics.confusion(truth, called, len(group.classes)).tolist(),
         }
-    return found
+    return results

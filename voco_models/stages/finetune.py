@@ -1,7 +1,7 @@
-"""Fine-tuning: one classifier a fold through the engine, and everyone's predictions.
+"""Fine-tuning: one classifier a fold, and a prediction for every patient.
 
-RUN/run.json              recipe, provenance, labels' digest, what is finished
-RUN/split.json            which patients test and validate
+RUN/run.json              recipe, provenance, digest of the labels, whether it is finished
+RUN/split.json            test patients, and validation patients of each fold
 RUN/labels.parquet        labels of the run's patients, under the store's ids
 RUN/fold-<i>/             checkpoint.pt, history.csv; predictions.parquet once it is finished
 RUN/predictions.parquet   out-of-fold and test, a line a series and a line a patient
@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 
 from voco_data.errors import InputError
-from voco_data.labels.table import ORGANS, Labels
+from voco_data.labels.table import Labels
+from voco_data.labels.targets import ORGAN_TARGETS
 from voco_data.maintenance import pins
 from voco_data.storage import atomic
 from voco_data.store.reader import Store
@@ -32,18 +34,15 @@ from voco_models.data.resident import Residence, Resident, make_resident
 from voco_models.data.sampling import step_seed
 from voco_models.evaluation import predictions
 from voco_models.evaluation.decision import fit_decision, write_decision
-from voco_models.networks.backbones import create_backbone
-from voco_models.networks.classifier import (
-    ClassificationObjective,
-    SliceSequenceClassifier,
-    loss_weights,
-    predict,
-)
+from voco_models.networks.classifier import SliceSequenceClassifier
+from voco_models.networks.registry import create_backbone
+from voco_models.objectives.classification import ClassificationObjective, loss_weights, predict
 from voco_models.stages.finetune_plan import FinetunePlan, Series, make_plan
 from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
 from voco_models.training import checkpoint
-from voco_models.training.engine import FitConfig, Row, check_out, choose_device, fit
+from voco_models.training.engine import FitConfig, check_out, choose_device, fit
 from voco_models.training.provenance import differences
+from voco_models.training.train_state import Row
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +91,11 @@ def finetune(
     """Train one classifier a fold on the store's volumes and predict every patient once.
 
     `max_steps` counts steps over all folds from the beginning of the run, and only stops. With
-    `resume`, finished folds are kept and the unfinished one goes on as if never stopped.
-    `resident` keeps all volumes in memory, as the recipe looks at them, and changes no batch.
+    `resume`, finished folds are kept and the unfinished one continues as if never stopped.
+    `resident` keeps all volumes in memory, as small as the recipe makes them, and changes no batch.
     Raises InputError before anything is written if the inputs do not fit together.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     run, target = Path(out), choose_device(device)
     opened = store if isinstance(store, Store) else Store.open(store)
     plan = make_plan(
@@ -108,14 +107,14 @@ def finetune(
         pseudonymise=pseudonymise,
     )
     _check_run(run, plan, resume=resume)
-    held = make_resident(plan.items(plan.series), resident, target, READER_THREADS)
+    in_memory = make_resident(plan.items(plan.series), resident, target, READER_THREADS)
     _write_plan(run, plan)
     pins.pin(opened, run, STAGE)
     steps, tables = 0, []
     for fold in range(plan.recipe.n_folds):
         allowed = None if max_steps is None else max_steps - steps
-        done, table = _run_fold(run, plan, fold, target, allowed, held)
-        steps += done
+        fold_steps, table = _run_fold(run, plan, fold, target, allowed, in_memory)
+        steps += fold_steps
         if table is None:
             break
         tables.append(table)
@@ -135,7 +134,7 @@ def finetune(
         steps=steps,
         total_steps=sum(plan.steps(fold) for fold in range(plan.recipe.n_folds)),
         finished=finished,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - start,
     )
 
 
@@ -147,14 +146,16 @@ def _run_fold(
     max_steps: int | None,
     resident: Resident | None,
 ) -> tuple[int, pd.DataFrame | None]:
-    """Train and predict a fold, or go on with it. Returns its steps so far, and its predictions
-    once it is finished.
+    """Train a fold from its start or its checkpoint, then predict.
+
+    Returns its steps so far, and its predictions if it is finished.
     """
     folder = run / f"fold-{fold}"
     if (folder / predictions.FILE).exists():
-        return plan.steps(fold), predictions.read_predictions(folder / predictions.FILE)
-    begun = (folder / checkpoint.CHECKPOINT).exists()
-    if max_steps is not None and max_steps <= 0 and not begun:
+        table = predictions.read_predictions(folder / predictions.FILE, plan.targets)
+        return plan.steps(fold), table
+    started = (folder / checkpoint.CHECKPOINT).exists()
+    if max_steps is not None and max_steps <= 0 and not started:
         return 0, None
     series = plan.series.of(plan.split.training(fold))
     objective = _objective(plan, fold, series)
@@ -165,21 +166,21 @@ def _run_fold(
             batch_size=plan.recipe.batch_size,
             seed=step_seed(plan.recipe.seed, fold),
             device=device,
-            targets=plan.grades(series),
+            targets=plan.classes(series),
             resident=resident,
         ),
         _fit_config(plan, fold),
         out=folder,
         device=device,
         max_steps=max_steps,
-        resume=begun,
+        resume=started,
         provenance=plan.provenance | {"fold": fold},
         on_log=lambda row: _log_row(plan, fold, row),
     )
     if not summary.finished:
         return summary.last_step, None
     table = _predict_fold(plan, fold, objective.classifier, device, resident)
-    predictions.write_predictions(folder / predictions.FILE, table)
+    predictions.write_predictions(folder / predictions.FILE, table, plan.targets)
     return summary.last_step, table
 
 
@@ -198,12 +199,13 @@ def _objective(plan: FinetunePlan, fold: int, series: Series) -> ClassificationO
             feature_norm=recipe.feature_norm,
             over_slices=recipe.over_slices,
             images_per_call=recipe.images_per_call,
+            targets=plan.targets,
         )
     if plan.first.weights is not None:
         backbone.load_state_dict(plan.first.weights, strict=True)
-    weights = loss_weights(plan.grades(series), recipe.class_weights)
+    weights = loss_weights(plan.classes(series), plan.targets.reweighted(recipe.class_weights))
     return ClassificationObjective(
-        classifier, recipe.view, recipe.augmentation, weights, plan.contrast
+        classifier, recipe.view, recipe.augmentation, weights, plan.window
     )
 
 
@@ -241,7 +243,8 @@ def _predict_fold(
                 patients=series.patients,
                 series=series.uids,
                 probabilities=_predict_series(plan, series, classifier, device, resident),
-                grades=plan.grades(series).numpy(),
+                truths={name: c.numpy() for name, c in plan.classes(series).items()},
+                targets=plan.targets,
             )
         )
     return pd.concat(tables, ignore_index=True)
@@ -253,34 +256,38 @@ def _predict_series(
     classifier: SliceSequenceClassifier,
     device: torch.device,
     resident: Resident | None,
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(N, 3, 3) in the order of `series`."""
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Probabilities (N, C) of every group, in the order of `series`."""
     size = min(plan.recipe.batch_size, len(series))
     loader = Loader(plan.items(series), batch_size=size, seed=0, device=device, resident=resident)
     classifier.eval()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
         batches = [
-            predict(classifier, plan.recipe.view, batch.volumes, plan.recipe.flips, plan.contrast)
+            predict(classifier, plan.recipe.view, batch.volumes, plan.recipe.flips, plan.window)
             for batch in loader.once()
         ]
-    return torch.cat(batches).cpu().numpy()
+    return {
+        name: torch.cat([probabilities[name] for probabilities in batches]).cpu().numpy()
+        for name in plan.targets.names
+    }
 
 
 def _write_predictions(run: Path, plan: FinetunePlan, tables: list[pd.DataFrame]) -> None:
     """Out-of-fold lines, the mean of all models for the test lines, and the frozen decision."""
     oof = [table[table["split"] == "oof"] for table in tables]
     test = [table[table["split"] == "test"].reset_index(drop=True) for table in tables]
-    series = pd.concat([*oof, predictions.mean_over_folds(test)], ignore_index=True)
-    patients = predictions.to_patients(series, plan.recipe.patient)
+    targets = plan.targets
+    series = pd.concat([*oof, predictions.mean_over_folds(test, targets)], ignore_index=True)
+    patients = predictions.to_patients(series, plan.recipe.patient, targets)
     predictions.write_predictions(
-        run / predictions.FILE, pd.concat([series, patients], ignore_index=True)
+        run / predictions.FILE, pd.concat([series, patients], ignore_index=True), targets
     )
     out_of_fold = predictions.patient_lines(patients, "oof")
-    write_decision(run, fit_decision(out_of_fold, calibrate=plan.recipe.calibrate))
+    write_decision(run, fit_decision(out_of_fold, targets, calibrate=plan.recipe.calibrate))
 
 
 def _check_run(run: Path, plan: FinetunePlan, *, resume: bool) -> None:
-    """InputError unless `run` can be written and is new, or is this very experiment to resume."""
+    """InputError unless `run` can be written and is new, or is this same experiment to resume."""
     check_out(run, resume=False)
     exists = (run / checkpoint.RUN).exists()
     if exists and not resume:
@@ -298,7 +305,7 @@ def _check_run(run: Path, plan: FinetunePlan, *, resume: bool) -> None:
 
 
 def _write_plan(run: Path, plan: FinetunePlan) -> None:
-    """What the run is, before the first step. Resuming writes the same again."""
+    """Describe the run before its first step. Resuming writes the same again."""
     if not (run / checkpoint.RUN).exists():
         checkpoint.write_run(run, _description(plan, finished=False))
     atomic.write_text(run / SPLIT, plan.split.to_json() + "\n")
@@ -307,6 +314,7 @@ def _write_plan(run: Path, plan: FinetunePlan) -> None:
 
 
 def _description(plan: FinetunePlan, *, finished: bool) -> dict[str, Any]:
+    """Content of `RUN/run.json`."""
     return plan.provenance | {
         "labels_sha256": plan.labels.sha256,
         "patients": len(plan.labels),
@@ -317,8 +325,8 @@ def _description(plan: FinetunePlan, *, finished: bool) -> dict[str, Any]:
 
 
 def labels_table(labels: Labels) -> pd.DataFrame:
-    """patient_id and the class of every group, a line a patient."""
-    organs = {organ: labels.organs[:, i] for i, organ in enumerate(ORGANS)}
+    """Labels as a table: `patient_id` and the class of every group, one line a patient."""
+    organs = {name: labels.organs[:, i] for i, name in enumerate(ORGAN_TARGETS.names)}
     return pd.DataFrame({"patient_id": list(labels.patient_ids)} | organs | labels.binary)
 
 

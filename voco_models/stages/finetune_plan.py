@@ -1,6 +1,6 @@
 """Everything that fine-tuning decides before it starts: labels, split, volumes, first weights.
 
-Making a plan writes nothing and raises InputError for whatever cannot work.
+Making a plan writes nothing, and raises InputError for inputs that cannot be trained on.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
 from voco_data.labels.splits import Split, holders_of_one_volume, make_split
-from voco_data.labels.table import LabelledPatients, Labels, join_labels, read_labels
+from voco_data.labels.table import Labels, join_labels, read_labels
+from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
 from voco_data.store.reader import Store
-from voco_models.data.items import Item, VolumeSource
-from voco_models.data.volume_view import ReducedVolumes
-from voco_models.data.window import Contrast, contrast_of
-from voco_models.networks.backbones import Backbone, create_backbone
+from voco_models.data.items import Item, ReducedVolumes, VolumeSource
+from voco_models.data.window import InputWindow, input_window
+from voco_models.networks.encoder import Backbone
+from voco_models.networks.registry import create_backbone
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.training import checkpoint
 from voco_models.training.provenance import make_provenance
@@ -40,8 +42,8 @@ class Series:
 
     def of(self, patients: Sequence[str]) -> Series:
         """The series of `patients`."""
-        wanted = set(patients)
-        chosen = [i for i, patient in enumerate(self.patients) if patient in wanted]
+        members = set(patients)
+        chosen = [i for i, patient in enumerate(self.patients) if patient in members]
         return Series(
             rows=[self.rows[i] for i in chosen],
             uids=[self.uids[i] for i in chosen],
@@ -55,7 +57,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class FirstWeights:
-    """What the backbone starts from."""
+    """The weights that the backbone starts from."""
 
     name: str
     """`scratch`, `imagenet`, or `run:` and the digest of the file of weights."""
@@ -74,18 +76,21 @@ class FinetunePlan:
     labels: Labels
     """Of the store's patients."""
     series: Series
-    contrast: Contrast
+    window: InputWindow
     split: Split
     first: FirstWeights
     provenance: dict[str, Any]
+    targets: TargetTable = ORGAN_TARGETS
+    """The groups that are learnt, with the weights of the score."""
 
     def items(self, series: Series) -> list[Item]:
-        """What a loader needs to read `series`."""
+        """The volumes of `series`, for a loader."""
         return [Item(self.volumes, row) for row in series.rows]
 
-    def grades(self, series: Series) -> Tensor:
-        """Grades of each series' patient, int64 (N, 3)."""
-        return torch.from_numpy(self.labels.organs[self.labels.rows(series.patients)]).long()
+    def classes(self, series: Series) -> dict[str, Tensor]:
+        """Class of each series' patient, int64 (N,), for every group that is learnt."""
+        classes = self.labels.groups(series.patients)
+        return {name: torch.from_numpy(classes[name]) for name in self.targets.names}
 
     def steps(self, fold: int) -> int:
         """Optimiser steps of a fold."""
@@ -110,14 +115,15 @@ def make_plan(
         allow_unlabelled=allow_unlabelled,
         pseudonymise=pseudonymise,
     )
-    table = store.catalogue
-    persons = [joined.person.get(str(patient), str(patient)) for patient in table["patient_id"]]
+    table = store.catalogue.assign(
+        person=[joined.person.get(str(p), str(p)) for p in store.catalogue["patient_id"]]
+    )
     split = make_split(
         joined.labels.patient_ids,
         joined.labels.organs,
         n_folds=recipe.n_folds,
         seed=recipe.seed,
-        linked=holders_of_one_volume(persons, table["content_digest"]),
+        linked=holders_of_one_volume(table["person"], table["content_digest"]),
     )
     first = first_weights(init, recipe)
     shrink = recipe.view.reduce == "average"
@@ -125,8 +131,8 @@ def make_plan(
         recipe=recipe,
         volumes=ReducedVolumes(store, recipe.view.shape) if shrink else store,
         labels=joined.labels,
-        contrast=contrast_of(recipe.window_hu, store.spec),
-        series=_labelled_series(store, joined),
+        window=input_window(recipe.window_hu, store.spec),
+        series=_labelled_series(table, joined.labels),
         split=split,
         first=first,
         provenance=make_provenance(
@@ -171,11 +177,11 @@ def _check_backbone(backbone: Backbone, recipe: FinetuneRecipe, run: Path) -> No
         )
 
 
-def _labelled_series(store: Store, joined: LabelledPatients) -> Series:
-    table = store.catalogue
-    table = table[table["patient_id"].isin(list(joined.person))].sort_values("row")
+def _labelled_series(catalogue: pd.DataFrame, labels: Labels) -> Series:
+    """The series of a catalogue, with its column `person`, whose persons have labels."""
+    table = catalogue[catalogue["person"].isin(labels.patient_ids)].sort_values("row")
     return Series(
         rows=[int(row) for row in table["row"]],
         uids=[str(uid) for uid in table["series_uid"]],
-        patients=[joined.person[str(patient)] for patient in table["patient_id"]],
+        patients=table["person"].tolist(),
     )

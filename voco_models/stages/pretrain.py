@@ -18,13 +18,14 @@ from voco_models.data.items import items_of
 from voco_models.data.loader import Loader
 from voco_models.data.resident import Residence
 from voco_models.data.sampling import step_seed
-from voco_models.networks.backbones import create_backbone
+from voco_models.networks.registry import create_encoder
 from voco_models.objectives.collapse import CollapseWatch, constant_levels
 from voco_models.objectives.voco2d import Voco2d
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.training import checkpoint
-from voco_models.training.engine import Row, check_out, choose_device, fit
+from voco_models.training.engine import check_out, choose_device, fit
 from voco_models.training.provenance import make_provenance, plain
+from voco_models.training.train_state import Row
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class PretrainSummary:
     loss: float | None
     """Mean over the last steps; None if no step was left to take."""
     notes: tuple[str, ...]
-    """What was done otherwise than the recipe says, and why."""
+    """Deviations from the recipe, and their reasons."""
     alarms: tuple[str, ...]
     """Signs of collapse."""
     seconds: float
@@ -73,29 +74,30 @@ def pretrain(
 ) -> PretrainSummary:
     """Pretrain a backbone with 2D-VoCo on every volume of `stores`; write the run to `out`.
 
-    `max_steps` counts from the beginning of the run and only stops it; go on with `resume`.
+    `max_steps` counts from the beginning of the run and only stops it; continue with `resume`.
     `resident` keeps all volumes in memory, and changes no batch.
     Everything is checked before anything is written: InputError for a folder that is no store,
-    stores that do not fit together or the recipe, an empty store, an unknown recipe, a place that
-    cannot be written, or a run that is (or is not) there. Diverged if the loss is not finite.
+    stores that fit neither each other nor the recipe, an empty store, an unknown recipe, a place
+    that cannot be written, a run that exists already, or none to resume. Diverged if the loss is
+    not finite.
     """
     name = recipe if isinstance(recipe, str) else "custom"
-    wanted = pretrain_recipe(recipe) if isinstance(recipe, str) else recipe
+    given = pretrain_recipe(recipe) if isinstance(recipe, str) else recipe
     if max_steps is not None and max_steps < 1:
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
-    storage = choose_device(device)
+    target = choose_device(device)
     opened = open_matching(stores)
     items = items_of(opened)
-    used, notes = adapt_to_volumes(wanted, len(items))
+    used, notes = adapt_to_volumes(given, len(items))
     objective = build_objective(used, opened[0].grid)
-    # A batch norm needs two rows: a single volume fills the batch with itself, cropped elsewhere.
-    filled = items if len(items) > 1 else items * used.batch_size
+    # Batch norm needs two rows: a single volume is repeated, with different random crops.
+    repeated = items if len(items) > 1 else items * used.batch_size
     check_out(Path(out), resume=resume)  # before volumes are read
     loader = Loader(
-        filled,
+        repeated,
         batch_size=used.batch_size,
         seed=used.fit.seed,
-        device=storage,
+        device=target,
         resident=resident,
     )
     watch = CollapseWatch(constant_levels(objective.plan, used.voco.target, used.voco.loss))
@@ -110,23 +112,29 @@ def pretrain(
         )
     for store in opened:
         pins.pin(store, run, STAGE)
-    if used.compile and storage.type == "cuda":
+    if used.compile and target.type == "cuda":
         objective.compile_backbones()
 
     def on_log(row: Row) -> None:
         watch(row)
         log.info(
             "step %d of %d: loss %.4f (intra %.4f, inter %.4f, reg %.4f), rank %.1f, %.0f s",
-            *(int(row["step"]), used.fit.total_steps, row["loss"], row["intra"], row["inter"]),
-            *(row["reg"], row["rank"], row["seconds"]),
+            row["step"],
+            used.fit.total_steps,
+            row["loss"],
+            row["intra"],
+            row["inter"],
+            row["reg"],
+            row["rank"],
+            row["seconds"],
         )
 
-    done = fit(
+    fitted = fit(
         objective,
         loader,
         used.fit,
         out=run,
-        device=storage,
+        device=target,
         max_steps=max_steps,
         resume=resume,
         provenance=provenance,
@@ -135,24 +143,26 @@ def pretrain(
     return PretrainSummary(
         run=run,
         recipe=name,
-        device=str(storage),
+        device=str(target),
         stores=tuple(str(store.storage) for store in opened),
         volumes=len(items),
-        first_step=done.first_step,
-        last_step=done.last_step,
-        total_steps=done.total_steps,
-        loss=done.loss,
+        first_step=fitted.first_step,
+        last_step=fitted.last_step,
+        total_steps=fitted.total_steps,
+        loss=fitted.loss,
         notes=tuple(notes),
         alarms=tuple(watch.alarms),
-        seconds=done.seconds,
-        checkpoint=done.checkpoint,
+        seconds=fitted.seconds,
+        checkpoint=fitted.checkpoint,
         backbone=checkpoint.save_backbone(run, objective.student.backbone, provenance),
-        history=done.history,
+        history=fitted.history,
     )
 
 
 def open_matching(paths: Sequence[str | Path]) -> list[Store]:
-    """Open stores that can be trained on together: one grid, one window, none twice, not empty."""
+    """Open stores to be trained on together. InputError unless grid and window are the same in all,
+    none is empty and none is given twice.
+    """
     if not paths:
         raise InputError("stores: expected at least one store, got none")
     if len({path if is_url(path) else Path(path).resolve() for path in paths}) < len(paths):
@@ -164,25 +174,25 @@ def open_matching(paths: Sequence[str | Path]) -> list[Store]:
             raise InputError(
                 f"{store.storage}: the store holds no volumes; preprocess series into it"
             )
-        for what, ours, theirs in (
+        for name, expected, found in (
             ("grid", first.grid, store.grid),
             ("window level", first.spec.window_level_hu, store.spec.window_level_hu),
             ("window width", first.spec.window_width_hu, store.spec.window_width_hu),
         ):
-            if ours != theirs:
+            if expected != found:
                 raise InputError(
-                    f"{store.storage}: {what} {theirs} differs from {ours} of {first.storage}; "
+                    f"{store.storage}: {name} {found} differs from {expected} of {first.storage}; "
                     "give stores of one spec"
                 )
     return stores
 
 
 def adapt_to_volumes(recipe: PretrainRecipe, volumes: int) -> tuple[PretrainRecipe, list[str]]:
-    """The recipe that so few volumes allow, and what was changed. Most often nothing.
+    """The recipe for this number of volumes, and notes on what was changed. Usually nothing is.
 
-    A batch never holds more volumes than there are. With a single one there is no other volume to
-    compare with, so the inter-volume loss is off, and the batch is that volume twice with
-    different random crops.
+    A batch never holds more volumes than there are. A single volume has no other one to be compared
+    with, so the inter-volume loss is off, and the batch is that volume twice with different random
+    crops.
     """
     if volumes >= max(2, recipe.batch_size):
         return recipe, []
@@ -199,6 +209,9 @@ def adapt_to_volumes(recipe: PretrainRecipe, volumes: int) -> tuple[PretrainReci
 
 def build_objective(recipe: PretrainRecipe, grid: tuple[int, int, int]) -> Voco2d:
     """The objective with fresh weights, a function of the recipe's seed. `grid` is (Z, Y, X)."""
+    plane = grid[1], grid[2]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(recipe.fit.seed, 0))
-        return Voco2d(create_backbone(recipe.backbone), (grid[1], grid[2]), recipe.voco)
+        crop_px = recipe.voco.crop_plan(plane).size
+        encoder = create_encoder(recipe.backbone, crop_px, recipe.voco.encoder_options)
+        return Voco2d(encoder, plane, recipe.voco)

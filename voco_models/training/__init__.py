@@ -1,1 +1,1 @@
-"""The training loop, its state, checkpoints and provenance."""
+"""The training loop and its interfaces, state, checkpoints and provenance."""

@@ -1,6 +1,6 @@
-"""Files of a run: written whole, forced to disk, read back without executing anything.
+"""Files of a run: written whole, forced to disk, read without executing code from them.
 
-RUN/checkpoint.pt   objective, optimiser, step, history window, provenance: enough to go on
+RUN/checkpoint.pt   objective, optimiser, step, history window, provenance: enough to resume
 RUN/backbone.pt     a backbone's name and weights: enough to start another stage from
 RUN/run.json        stage, recipe and provenance, for people and for `voco evaluate`
 """
@@ -10,15 +10,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from voco_data.errors import InputError, VocoError
 from voco_data.storage.root import RUN_DESCRIPTION
-from voco_models.networks.backbones import Backbone, create_backbone
+from voco_models.networks.encoder import Backbone
+from voco_models.networks.registry import create_backbone
 
 FORMAT = 1
 """Version of the dictionaries in `checkpoint.pt` and `backbone.pt`."""
@@ -26,13 +29,20 @@ CHECKPOINT = "checkpoint.pt"
 BACKBONE = "backbone.pt"
 RUN = RUN_DESCRIPTION
 
+MOMENTS = 2
+"""Tensors that AdamW keeps a trainable parameter; a third with amsgrad."""
+COPIES = 2
+"""A checkpoint is written whole before it replaces the one before."""
+SPARE_BYTES = 16 * 2**20
+"""History, predictions, and the parts of a file that are no tensors."""
+
 
 def save(path: Path, payload: dict[str, Any]) -> None:
     """Write tensors and plain values to `path`: all of it or none of it, also after a power cut.
 
-    Raises VocoError if it cannot be written (a full disk); what was there before stays.
+    Raises VocoError if it cannot be written (a full disk); a file that was there stays.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: a killed run leaves one file
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: killed runs leave one file
     try:
         with temporary.open("wb") as file:
             torch.save({"format": FORMAT, **payload}, file)
@@ -109,6 +119,24 @@ def read_run(run: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise InputError(f"{run / RUN}: expected a JSON object")
     return description
+
+
+def checkpoint_bytes(objective: nn.Module, *, amsgrad: bool = False) -> int:
+    """Bytes of the tensors in one checkpoint: weights, averages, and the optimiser's moments."""
+    state = sum(tensor.nbytes for tensor in objective.state_dict().values())
+    trained = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
+    return int(state + (MOMENTS + amsgrad) * trained)
+
+
+def check_disk_space(out: Path, need: int) -> None:
+    """Raise VocoError unless `need` bytes, twice and some spare, are free where `out` will be."""
+    folder = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free, wanted = shutil.disk_usage(folder).free, COPIES * need + SPARE_BYTES
+    if free < wanted:
+        raise VocoError(
+            f"{out}: {free / 1e9:.1f} GB free, {wanted / 1e9:.1f} GB needed for checkpoints; "
+            "free some space or give another --out"
+        )
 
 
 def _sync_folder(folder: Path) -> None:

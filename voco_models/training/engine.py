@@ -1,16 +1,17 @@
-"""One training loop for every objective. It never asks which model it has.
+"""One training loop for every objective; it does not depend on the model.
 
-Every draw of a step comes from (seed, step): the loader's order, the seed in the batch, and
-torch's default generators (dropout). So a checkpoint needs no generator state, and a resumed run
-gives the same losses as one that was never stopped: bit for bit on a CPU with the same number of
-threads.
+Every random draw of a step is seeded by (seed, step): the loader's order, the seed in the batch,
+and torch's default generators (dropout). So a checkpoint needs no generator state, and a resumed
+run gives the same losses as one that was never stopped: bit for bit on a CPU with the same number
+of threads.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,30 +24,15 @@ from voco_data.errors import InputError
 from voco_models.data.loader import Batch
 from voco_models.data.sampling import step_seed
 from voco_models.training import checkpoint
-from voco_models.training.disk_space import check_disk_space, checkpoint_bytes
 from voco_models.training.history import HISTORY, History
-from voco_models.training.interrupt import Interruption
-from voco_models.training.objective import BatchSource, Objective
-from voco_models.training.schedule import warmup_cosine
-from voco_models.training.train_state import Diverged, Row, TrainState
-
-__all__ = [
-    "BatchSource",
-    "Diverged",
-    "FitConfig",
-    "FitSummary",
-    "Objective",
-    "Row",
-    "TrainState",
-    "check_out",
-    "choose_device",
-    "fit",
-]
+from voco_models.training.hooks import Interruption, call_monitors
+from voco_models.training.objective import BatchSource, Monitor, Objective
+from voco_models.training.train_state import Row, TrainState
 
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
-    """How to train; everything the optimiser and the loop need to know."""
+    """Settings of the optimiser and of the loop."""
 
     total_steps: int
     """Horizon of the schedule. Stopping early does not change it."""
@@ -120,18 +106,21 @@ def fit(
     resume: bool = False,
     provenance: dict[str, Any],
     on_log: Callable[[Row], None] | None = None,
+    monitors: Sequence[Monitor] = (),
 ) -> FitSummary:
     """Train `objective` up to step min(max_steps, total_steps); write checkpoint and history.
 
     `max_steps` counts from the beginning of the run, not of this call, and only stops: the
-    schedule belongs to `config`. Raises InputError before writing if `out` holds a checkpoint and
-    `resume` is false, or the other way round, or if the checkpoint is of another experiment;
-    VocoError if the disk has no room for a checkpoint; Diverged for a loss that is not finite. On
-    SIGINT and SIGTERM the step is finished, a checkpoint saved, and the signal raised again.
+    schedule belongs to `config`. `on_log` gets each row of the history; `monitors` observe the
+    state between steps and change nothing. Raises InputError before writing if `out` holds a
+    checkpoint and `resume` is false, or the other way round, or if the checkpoint is of another
+    experiment; VocoError if the disk has no space for a checkpoint; Diverged for a loss that is not
+    finite. On SIGINT and SIGTERM the step is finished, a checkpoint saved, and the signal raised
+    again.
     """
     check_out(out, resume=resume)
     saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
-    check_disk_space(out, checkpoint_bytes(objective, amsgrad=config.amsgrad))
+    checkpoint.check_disk_space(out, checkpoint.checkpoint_bytes(objective, amsgrad=config.amsgrad))
     objective = objective.to(device)
     state = TrainState(objective, _adamw(objective, config, device))
     if saved is not None:
@@ -139,7 +128,7 @@ def fit(
     first, loss = state.step, None
     stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
     if first < stop:
-        loss = _loop(state, batches, config, stop, out, provenance, on_log)
+        loss = _loop(state, batches, config, stop, out, provenance, on_log, monitors)
     return FitSummary(
         first_step=first,
         last_step=state.step,
@@ -155,9 +144,9 @@ def check_out(out: Path, *, resume: bool) -> None:
     """InputError unless `out` can be written and holds a checkpoint exactly when `resume` is on."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder for the run, found a file; give another --out")
-    holder = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not os.access(holder, os.W_OK | os.X_OK):
-        raise InputError(f"{out}: expected a place that can be written, {holder} cannot")
+    parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{out}: expected a place that can be written, {parent} cannot")
     exists = (out / checkpoint.CHECKPOINT).exists()
     if exists and not resume:
         raise InputError(f"{out}: already holds a run; go on with --resume or give another --out")
@@ -183,6 +172,7 @@ def _loop(
     out: Path,
     provenance: dict[str, Any],
     on_log: Callable[[Row], None] | None,
+    monitors: Sequence[Monitor],
 ) -> float:
     """Steps up to `stop`, or to a signal. Returns the loss of the last row written."""
     device = next(state.objective.parameters()).device
@@ -199,18 +189,19 @@ def _loop(
         while True:
             lr = _step(state, next(stream), config, device)
             leaving = state.step == stop or interruption.arrived is not None
-            in_rhythm = state.step % config.log_every == 0 or state.step == config.total_steps
-            if in_rhythm or leaving:
+            regular = state.step % config.log_every == 0 or state.step == config.total_steps
+            if regular or leaving:
                 means = state.means()
                 state.seconds = time.perf_counter() - clock
                 row = {"step": float(state.step), "lr": lr, **means, "seconds": state.seconds}
                 history.append(row)
                 if on_log is not None:
                     on_log(row)
-            if in_rhythm:
+            if regular:
                 state.window.clear()
             if leaving or state.step % config.checkpoint_every == 0:
                 state.save(out, provenance)
+            call_monitors(monitors, state)
             if leaving:
                 return means["loss"]
 
@@ -238,3 +229,15 @@ def _step(state: TrainState, batch: Batch, config: FitConfig, device: torch.devi
     state.objective.after_step(state.step / config.total_steps)
     state.window.append({name: value.detach() for name, value in parts.items()})
     return config.lr * factor
+
+
+def warmup_cosine(step: int, *, total: int, warmup: int, final_fraction: float = 0.0) -> float:
+    """Factor of the peak learning rate at `step` (0-based), in (0, 1].
+
+    Linear from 1/warmup to 1 over the first `warmup` steps, then half a cosine that reaches
+    `final_fraction` at step `total`.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,4 +1,4 @@
-"""The loss curve of a run: `history.csv`, one row a log, with the same rows after any resume."""
+"""The loss curve of a run, `history.csv`: a row every `log_every` steps, also after a resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRAILING = ("seconds",)
 def read_history(run: Path) -> list[dict[str, float]]:
     """Rows of `RUN/history.csv`, oldest first; none where there is no file.
 
-    A last line without its end was torn by a power failure and does not count.
+    A last line without a line end was not written whole, after a power failure, and is left out.
     """
     path = run / HISTORY
     if not path.exists():
@@ -27,10 +27,10 @@ class History:
     """Appends rows to `RUN/history.csv`. Columns: step, lr, loss, the other parts, seconds."""
 
     def __init__(self, run: Path, *, after: int, every: int, last: int) -> None:
-        """Go on after step `after`.
+        """Continue after step `after`.
 
-        Dropped are later rows, and the row that a stop left off the rhythm (neither a multiple of
-        `every` nor the `last` step), because an uninterrupted run would not have it.
+        Later rows are removed, and so is the row of an early stop (neither a multiple of `every`
+        nor the `last` step), because an uninterrupted run would not have it.
         """
         self._path = run / HISTORY
         kept = [
@@ -59,9 +59,9 @@ class History:
         if header:
             writer.writeheader()
         for row in rows:
-            writer.writerow({name: _text(name, row[name]) for name in self._columns})
+            writer.writerow({name: _format(name, row[name]) for name in self._columns})
 
 
-def _text(name: str, value: float) -> str:
-    """Steps as whole numbers, the rest so that it reads back as the same double."""
+def _format(name: str, value: float) -> str:
+    """Steps as whole numbers, the rest with all digits that the double needs."""
     return str(int(value)) if name == "step" else repr(float(value))

@@ -1,4 +1,4 @@
-"""Where a run comes from: enough to say whether two runs are the same experiment."""
+"""Provenance of a run: enough to tell whether two runs are the same experiment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from voco_data.store.reader import Store
 
 EXPERIMENT = ("stage", "recipe", "stores", "split", "init")
-"""What must be equal for a run to be resumed. Versions may differ; they are recorded only."""
+"""Entries that must be equal for a run to be resumed. Versions are recorded, and may differ."""
 
 
 def make_provenance(
@@ -25,10 +25,10 @@ def make_provenance(
     split: str | None = None,
     init: str | None = None,
 ) -> dict[str, Any]:
-    """Plain values that go into every file of a run.
+    """The plain values that go into every file of a run.
 
-    `recipe` is the recipe as a dictionary; `split` the digest of the patient split; `init` says
-    which weights training started from.
+    `recipe` is the recipe as a dictionary, `split` the digest of the patient split, and `init` the
+    weights that training started from.
     """
     return {
         "stage": stage,
@@ -44,7 +44,7 @@ def make_provenance(
 
 
 def describe_store(store: Store) -> dict[str, Any]:
-    """Name, spec digest, number of volumes, and a digest of which volumes they are."""
+    """Name, spec digest, number of volumes, and a digest of their rows and inputs."""
     table = store.catalogue
     content = hashlib.sha256()
     for row, digest in zip(table["row"].tolist(), table["input_digest"].tolist(), strict=True):
@@ -58,11 +58,11 @@ def describe_store(store: Store) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What makes `now` another experiment than `before`, a short phrase each."""
+    """The changes that make `now` another experiment than `before`, a short phrase each."""
     return [
         f"{path} was {old!r}, is {new!r}"
         for name in EXPERIMENT
-        for path, old, new in _walk(name, before.get(name), now.get(name))
+        for path, old, new in _changes(name, before.get(name), now.get(name))
     ]
 
 
@@ -77,13 +77,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _walk(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+def _changes(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = [*old, *(name for name in new if name not in old)]
         return [
             change
             for name in names
-            for change in _walk(f"{path}.{name}", old.get(name), new.get(name))
+            for change in _changes(f"{path}.{name}", old.get(name), new.get(name))
         ]
     return [] if old == new else [(path, old, new)]
 
@@ -97,11 +97,11 @@ def _version(distribution: str) -> str | None:
 
 def _commit() -> str | None:
     """Commit of the checkout this file is tracked in, or None (installed package, no git)."""
-    here = Path(__file__).resolve()
-    command = ["git", "-C", str(here.parent)]
+    file = Path(__file__).resolve()
+    command = ["git", "-C", str(file.parent)]
     try:
         subprocess.run(
-            [*command, "ls-files", "--error-unmatch", here.name],
+            [*command, "ls-files", "--error-unmatch", file.name],
             check=True,
             capture_output=True,
             timeout=10,

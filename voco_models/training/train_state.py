@@ -1,4 +1,4 @@
-"""Everything that changes during training, and its way to disk and back."""
+"""Everything that changes during training: saved to disk and restored."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class TrainState:
 
     def means(self) -> Row:
         """Means over the window. Diverged if a loss in it is not finite."""
-        rows = self._numbers()
+        rows = self._window_rows()
         return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     def save(self, run: Path, provenance: dict[str, Any]) -> None:
         """Write `RUN/checkpoint.pt`. Diverged, and nothing written, if anything is not finite."""
-        window = self._numbers()
+        window = self._window_rows()
         weights = self.objective.state_dict()
         for name, tensor in weights.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -61,7 +61,7 @@ class TrainState:
         )
 
     def restore(self, saved: dict[str, Any], provenance: dict[str, Any]) -> None:
-        """Become what was saved. InputError if that was another experiment or network."""
+        """Load what `save` wrote. InputError if it is of another experiment or network."""
         changed = differences(saved["provenance"], provenance)
         if changed:
             raise InputError(
@@ -85,8 +85,8 @@ class TrainState:
             for parts in saved["window"]
         ]
 
-    def _numbers(self) -> list[Row]:
-        """The window as plain numbers; this is where the loop waits for the device."""
+    def _window_rows(self) -> list[Row]:
+        """The window as plain numbers; waits for the device. Diverged if a loss is not finite."""
         if not self.window:
             return []
         names = list(self.window[0])

@@ -1,4 +1,4 @@
-"""`voco bench loader`: the same volumes for all, asked in turn; ratios mean what they say."""
+"""`voco bench loader`: the same volumes for all candidates, interleaved repeats, and ratios."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import zarr
 
 from voco_data.errors import VocoError
 from voco_data.store.reader import Store
-from voco_models.bench import loader, machine, volumes
-from voco_models.bench.answering import BATCHES, UNHEEDED, seconds_a_batch
-from voco_models.bench.asking import medians, row
+from voco_models.bench import loader, volumes
+from voco_models.bench.runner import describe_machine, medians, row
+from voco_models.bench.worker import TIMED_BATCHES, WARMUP_BATCHES, seconds_a_batch
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> volumes.Made:
+def made(tmp_path_factory: pytest.TempPathFactory) -> volumes.BenchVolumes:
     return volumes.make(tmp_path_factory.mktemp("bench"), volumes=5, large=12)
 
 
-def test_everyone_reads_the_same_volumes(made: volumes.Made) -> None:
+def test_all_formats_hold_the_same_volumes(made: volumes.BenchVolumes) -> None:
     raw = volumes.memmap(made.folder)
     assert raw.shape == (5, 32, 192, 192)
     assert len({volume.tobytes() for volume in raw}) == 5
@@ -34,7 +34,9 @@ def test_everyone_reads_the_same_volumes(made: volumes.Made) -> None:
     assert made.lz4_ratio > 1.2
 
 
-def test_the_large_store_reads_and_its_catalogue_is_of_real_size(made: volumes.Made) -> None:
+def test_the_large_store_reads_and_its_catalogue_is_of_real_size(
+    made: volumes.BenchVolumes,
+) -> None:
     store = Store.open(made.large)
     raw = volumes.memmap(made.folder)
     for series in store.rows.tolist():
@@ -88,7 +90,7 @@ def test_a_row_says_what_is_not_installed() -> None:
 
 
 def test_the_machine_is_described() -> None:
-    found = machine.describe()
+    found = describe_machine()
     assert found["cores"]
     assert {"processor", "memory_bytes", "python", "torch"} <= set(found)
 
@@ -102,7 +104,7 @@ def plant(folder: Path, monkeypatch: pytest.MonkeyPatch, **modules: str) -> None
 
 COUNTING = """
 from pathlib import Path
-from voco_models.bench.answering import answer
+from voco_models.bench.worker import serve
 def main(name, folder):
     log = Path(folder, "order")
     def measure():
@@ -110,11 +112,11 @@ def main(name, folder):
         with log.open("a") as file:
             file.write(name)
         return {name: float(len(log.read_text()))}
-    answer(measure)
+    serve(measure)
 """
 
 
-def test_contestants_are_asked_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_measure_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(tmp_path, monkeypatch, counting=COUNTING)
     wanted = {name: ("counting", (name, str(tmp_path))) for name in "ab"}
     found = medians(wanted, tmp_path, repeats=3)
@@ -129,15 +131,15 @@ def test_batches_that_were_read_ahead_do_not_count(monkeypatch: pytest.MonkeyPat
     def batches() -> Iterator[torch.Tensor]:
         nonlocal now
         for number in itertools.count():
-            now += 0 if number % (UNHEEDED + BATCHES) < UNHEEDED else 2
+            now += 0 if number % (WARMUP_BATCHES + TIMED_BATCHES) < WARMUP_BATCHES else 2
             yield torch.zeros(3, dtype=torch.uint8)
 
-    monkeypatch.setattr("voco_models.bench.answering.time.perf_counter", lambda: now)
+    monkeypatch.setattr("voco_models.bench.worker.time.perf_counter", lambda: now)
     measure = seconds_a_batch("x", batches())
     assert [measure(), measure()] == [{"x": 2.0}, {"x": 2.0}]
 
 
-def test_a_library_that_is_not_there_is_a_gap(
+def test_a_library_that_is_not_installed_has_no_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(tmp_path, monkeypatch, lacking="import no_such_library_here", counting=COUNTING)
@@ -148,7 +150,7 @@ def test_a_library_that_is_not_there_is_a_gap(
     assert medians(wanted, tmp_path, repeats=1) == {"lacking": None, "a": 2.0}
 
 
-def test_a_contestant_that_fails_ends_the_measurement(
+def test_a_candidate_that_fails_ends_the_measurement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(tmp_path, monkeypatch, failing="def main(*_):\n    raise ValueError('no room')")
@@ -156,7 +158,7 @@ def test_a_contestant_that_fails_ends_the_measurement(
         medians({"failing": ("failing", ("x",))}, tmp_path, repeats=1)
 
 
-def test_our_contestants_run(made: volumes.Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_candidates_run(made: volumes.BenchVolumes, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(made.folder, monkeypatch)
     folder, store = str(made.folder), str(made.store)
     found = medians(

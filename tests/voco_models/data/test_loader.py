@@ -1,4 +1,4 @@
-"""The order of batches is arithmetic; the bytes are the stores'; errors reach the caller."""
+"""The loader: order and contents of batches, bounded memory, and errors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ from voco_data.errors import InputError, StoreCorrupt
 from voco_data.store.chunks.codec import Compression
 from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
-from voco_models.data import free_memory
 from voco_models.data import loader as loader_module
 from voco_models.data import resident as resident_module
 from voco_models.data.items import Item, items_of
 from voco_models.data.loader import Batch, Loader
-from voco_models.data.pinned_buffers import HostBuffers
-from voco_models.data.prefetch import AHEAD
+from voco_models.data.prefetch import AHEAD, HostBuffers
 from voco_models.data.resident import Residence, make_resident
 from voco_models.data.sampling import epoch_order, step_seed
 from voco_models.data.slice_loader import SliceLoader
@@ -92,7 +90,7 @@ def test_step_seeds_differ_by_seed_step_and_rank() -> None:
     assert step_seed(3, 4, 1) == step_seed(3, 4, 1)
 
 
-def test_an_epoch_of_batches_covers_what_fills_them() -> None:
+def test_an_epoch_covers_the_items_that_fill_batches() -> None:
     loader = loader_of(7)
     assert loader.steps_per_epoch == 3
     for epoch in range(4):
@@ -121,7 +119,7 @@ def test_a_batch_stays_as_it_is_while_the_next_ones_are_read() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(start=st.integers(0, 40), batch_size=st.integers(1, 5))
-def test_starting_in_the_middle_of_an_epoch_goes_on_exactly(start: int, batch_size: int) -> None:
+def test_a_stream_can_start_in_the_middle_of_an_epoch(start: int, batch_size: int) -> None:
     loader = loader_of(11, batch_size)
     whole = list(itertools.islice(loader.at(0), start + 4))[start:]
     resumed = list(itertools.islice(loader_of(11, batch_size).at(start), 4))
@@ -137,15 +135,17 @@ def test_ranks_see_different_volumes_and_different_seeds() -> None:
     assert ranks[0].seed != ranks[1].seed
 
 
-def test_targets_travel_with_their_items() -> None:
+def test_batches_carry_the_targets_of_their_items() -> None:
     items = items_of([FakeStore(list(range(5)))])
     targets = torch.arange(5) * 10
-    loader = Loader(items, batch_size=2, seed=0, device=CPU, targets=targets)
+    named = {"tens": targets, "halves": targets / 20}
+    loader = Loader(items, batch_size=2, seed=0, device=CPU, targets=named)
     for batch in itertools.islice(loader.at(0), 5):
-        assert batch.targets is not None
-        assert batch.targets.tolist() == (batch.items * 10).tolist()
-    with pytest.raises(ValueError, match="5 rows of targets"):
-        Loader(items, batch_size=2, seed=0, device=CPU, targets=targets[:4])
+        assert set(batch.targets) == {"tens", "halves"}
+        assert batch.targets["tens"].tolist() == (batch.items * 10).tolist()
+        assert batch.targets["halves"].tolist() == (batch.items / 2).tolist()
+    with pytest.raises(ValueError, match="5 rows of targets, got 4 of tens"):
+        Loader(items, batch_size=2, seed=0, device=CPU, targets={"tens": targets[:4]})
 
 
 def test_once_gives_every_item_in_order_with_a_smaller_last_batch() -> None:
@@ -263,7 +263,7 @@ def test_resident_volumes_give_the_batches_of_streaming(
         make_store(tmp_path / "b", random_volumes(5, (4, 6, 6), seed=2), compression="lz4"),
     ]
     items = items_of(stores)
-    targets = torch.arange(len(items))
+    targets = {"index": torch.arange(len(items))}
 
     def batches(resident: Residence, rank: int) -> list[Batch]:
         loader = Loader(
@@ -283,9 +283,7 @@ def test_resident_volumes_give_the_batches_of_streaming(
             assert torch.equal(one.volumes, other.volumes)
             assert torch.equal(one.items, other.items)
             assert one.seed == other.seed
-            assert one.targets is not None
-            assert other.targets is not None
-            assert torch.equal(one.targets, other.targets)
+            assert torch.equal(one.targets["index"], other.targets["index"])
 
 
 def test_a_resident_batch_is_a_copy_and_each_volume_is_read_once() -> None:
@@ -312,7 +310,9 @@ def test_loaders_share_resident_volumes() -> None:
     assert len(store.reads) == 4
 
 
-def test_what_does_not_fit_is_refused_with_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_volumes_that_do_not_fit_are_refused_with_both_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     items = items_of([FakeStore([0, 1, 2])])
     monkeypatch.setattr(resident_module, "free_bytes", lambda device: 71)
     with pytest.raises(InputError, match=r"3 volumes .* need 72 bytes in RAM, 71 are free"):
@@ -324,21 +324,21 @@ def test_what_does_not_fit_is_refused_with_both_sizes(monkeypatch: pytest.Monkey
 def test_free_memory_is_the_smaller_of_machine_and_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(free_memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(resident_module, "CGROUP", tmp_path)
     machine = psutil.virtual_memory().available
-    assert free_memory.free_bytes(CPU) == pytest.approx(machine, rel=0.1)
+    assert resident_module.free_bytes(CPU) == pytest.approx(machine, rel=0.1)
     for name, text in (
         ("memory.max", "1000"),
         ("memory.current", "900"),
         ("memory.stat", "anon 600\ninactive_file 300"),
     ):
         (tmp_path / name).write_text(text + "\n")
-    assert free_memory.free_bytes(CPU) == 400
+    assert resident_module.free_bytes(CPU) == 400
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory.free_bytes(CPU) == pytest.approx(machine, rel=0.1)
+    assert resident_module.free_bytes(CPU) == pytest.approx(machine, rel=0.1)
 
 
-def test_rot_ends_making_volumes_resident(tmp_path: Path) -> None:
+def test_a_corrupt_chunk_is_an_error_when_volumes_are_made_resident(tmp_path: Path) -> None:
     store = make_store(tmp_path, random_volumes(3, (4, 6, 6)))
     path = store.path / chunk_key(2)
     path.write_bytes(bytes(path.stat().st_size))

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from voco_data.labels.table import ORGANS
+from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS
 from voco_models.evaluation import metrics
 from voco_models.evaluation.bootstrap import bootstrap
-from voco_models.evaluation.metrics import GROUP_WEIGHTS
+
+ORGANS = ORGAN_TARGETS.names
 
 
 def binary(injured: list[float]) -> np.ndarray:
@@ -77,14 +78,14 @@ def test_rows_are_renormalised() -> None:
     assert metrics.rsna_scores(scaled, TRUTHS) == pytest.approx(EXPECTED, abs=5e-7)
 
 
-def test_zero_chance_costs_what_float64_eps_costs() -> None:
+def test_a_probability_of_zero_is_clipped_to_float64_eps() -> None:
     loss = metrics.patient_losses(np.array([[1, 0, 0]], np.float32), np.array([1]))
     assert loss == pytest.approx([-math.log(np.finfo(np.float64).eps)])
     assert loss == pytest.approx([36.04], abs=0.005)
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0, 0.0], [0.5, -0.1, 0.6], [0.5, math.nan, 0.5]])
-def test_rows_that_are_no_chances_are_refused(row: list[float]) -> None:
+def test_rows_that_are_no_probabilities_are_refused(row: list[float]) -> None:
     with pytest.raises(ValueError, match="probabilities"):
         metrics.weighted_log_loss(np.array([row]), np.array([0]), (1, 2, 4))
 
@@ -119,7 +120,7 @@ def test_average_precision_as_scikit_learn_with_ties(case: tuple[np.ndarray, np.
     for c in range(3):
         score = np.round(p[:, c], 1)
         expected = sklearn_metrics.average_precision_score(y == c, score)
-        (found,) = metrics.average_precision(score, y == c, metrics.once(len(y)))
+        (found,) = metrics.average_precision(score, y == c, metrics.unit_counts(len(y)))
         assert found == pytest.approx(expected, rel=1e-12)
 
 
@@ -140,23 +141,23 @@ def test_precision_and_recall_as_scikit_learn(case: tuple[np.ndarray, np.ndarray
         for organ in ORGANS
     ]
     expected = np.mean(pairs, axis=0)
-    found = metrics.macro_precision_recall(predicted, truths, metrics.once(len(y)))
+    found = metrics.macro_precision_recall(predicted, truths, metrics.unit_counts(len(y)))
     np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-12)
 
 
 def test_average_precision_by_hand() -> None:
     # Found at ranks 1 and 3 of 4: (1/1 + 2/3) / 2.
     score, positive = np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])
-    everyone = metrics.once(4)
+    everyone = metrics.unit_counts(4)
     assert metrics.average_precision(score, positive, everyone) == pytest.approx([5 / 6])
     assert np.isnan(metrics.average_precision(score, np.zeros(4, bool), everyone)).all()
 
 
-def test_classes_that_nobody_has_are_left_out() -> None:
+def test_classes_without_patients_are_left_out() -> None:
     y = np.array([0, 0, 1, 1])
     right = np.eye(3)[y]
     truths = dict.fromkeys(ORGANS, y)
-    everyone = metrics.once(4)
+    everyone = metrics.unit_counts(4)
     assert metrics.mean_average_precision(dict.fromkeys(ORGANS, right), truths, everyone) == [1.0]
     assert metrics.macro_precision_recall(truths, truths, everyone) == ([1.0], [1.0])
 
@@ -170,7 +171,7 @@ def test_counts_are_repeated_patients(case: tuple[np.ndarray, np.ndarray], seed:
     truths, chances = dict.fromkeys(ORGANS, y), dict.fromkeys(ORGANS, np.round(p, 1) + 0.01)
     again = {o: t[rows] for o, t in truths.items()}, {o: c[rows] for o, c in chances.items()}
     decided = {o: c.argmax(axis=1) for o, c in chances.items()}
-    everyone = metrics.once(len(y))
+    everyone = metrics.unit_counts(len(y))
     terms = metrics.patient_terms(chances, truths)
     expected = metrics.rsna_scores(again[1], again[0])
     assert {k: v[0] for k, v in terms.scores(counts).items()} == pytest.approx(expected)
@@ -198,7 +199,7 @@ def ratic_organ_3(make: object) -> float:
         y = np.repeat([0, 1, 2], [RATIC_PATIENTS - low - high, low, high])
         constant = make(y)  # type: ignore[operator]
         p = np.tile(constant, (len(y), 1))
-        losses.append(metrics.weighted_log_loss(p, y, GROUP_WEIGHTS[organ]))
+        losses.append(metrics.weighted_log_loss(p, y, RSNA_TARGETS[organ].weights))
     return float(np.mean(losses))
 
 
@@ -221,7 +222,7 @@ def test_no_constant_beats_the_optimal_one(grades: list[int], seed: int) -> None
     assert loss(best) <= loss(0.9 * best + 0.1 * other) + 1e-12
 
 
-def test_a_class_without_patients_keeps_a_chance() -> None:
+def test_a_class_without_patients_keeps_a_probability() -> None:
     constant = metrics.prior_constant(np.array([0, 0, 1]), 3)
     np.testing.assert_allclose(constant, [2 / 3.5, 1 / 3.5, 0.5 / 3.5])
 

@@ -1,4 +1,4 @@
-"""The page: whole, closed to the world, and honest about whose numbers are whose."""
+"""The report: self-contained, complete, and the paper's numbers are marked as the paper's."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_every_score_is_there_with_its_interval(run: Path, page: str) -> None:
     assert "best for the test labels" in page
 
 
-def test_the_papers_numbers_are_marked_and_apart(page: str) -> None:
+def test_the_papers_numbers_are_marked_and_in_a_section_of_their_own(page: str) -> None:
     before, after = page.split("<h2>The paper&#39;s own results</h2>")
     assert "0.3777" in after
     assert "0.3777" not in before
@@ -90,7 +90,7 @@ def test_the_papers_numbers_are_marked_and_apart(page: str) -> None:
     assert "comparable" in after
 
 
-def test_table_1_is_the_papers() -> None:
+def test_table_1_equals_the_papers() -> None:
     rows = [(row.rsna, row.mean_ap, row.precision, row.recall) for row in report.PAPER_TABLE_1]
     assert rows == [
         (0.4133, 59.47, 60.84, 49.37),

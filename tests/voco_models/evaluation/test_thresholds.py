@@ -1,4 +1,4 @@
-"""Thresholds and calibration: fitted on what they are given, and on nothing else."""
+"""Thresholds and calibration: fitted on the given predictions only."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from voco_data.labels.table import ORGANS
+from voco_data.labels.targets import ORGAN_TARGETS
 from voco_models.evaluation import decision, metrics, predictions
-from voco_models.evaluation.calibration import IDENTITY, fit_calibration
-from voco_models.evaluation.thresholds import Thresholds, decide, fit_thresholds, macro_f1
+from voco_models.evaluation.calibration import Calibration, fit_calibration
+from voco_models.evaluation.decision import Thresholds, decide, fit_thresholds, macro_f1
+
+ORGANS = ORGAN_TARGETS.names
 
 WEIGHTS = (1.0, 2.0, 4.0)
 
@@ -44,13 +46,13 @@ def test_fit_finds_a_separation_that_argmax_misses() -> None:
     y = np.repeat([0, 2, 1], [20, 5, 5])
     fitted = fit_thresholds(for_all(p), for_all(y))
     np.testing.assert_array_equal(fitted.decide(for_all(p))["liver"], y)
-    assert macro_f1(y, p.argmax(axis=1)) < 0.5
+    assert macro_f1(y, p.argmax(axis=1), 3) < 0.5
 
 
 def test_fit_prefers_the_argmax_among_equals() -> None:
     y = np.array([0, 1, 2, 0])
     fitted = fit_thresholds(for_all(np.eye(3)[y] * 0.7 + 0.1), for_all(y))
-    assert fitted.by_organ["spleen"] == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert fitted.by_group["spleen"] == pytest.approx((1 / 3, 1 / 3, 1 / 3))
 
 
 @pytest.mark.parametrize("values", [(0.5, 0.5), (0.0, 0.5, 0.5), (0.5, 0.5, 0.5)])
@@ -68,7 +70,7 @@ def test_calibration_undoes_overconfidence_and_weights() -> None:
     fresh = fresh_p**3 / (fresh_p**3).sum(axis=1, keepdims=True)
     found = fitted.apply(for_all(fresh))["kidney"]
     ideal = fresh_p * WEIGHTS / (fresh_p * WEIGHTS).sum(axis=1, keepdims=True)
-    assert fitted.by_organ["kidney"][0] == pytest.approx(1 / 3, abs=0.03)
+    assert fitted.by_group["kidney"][0] == pytest.approx(1 / 3, abs=0.03)
     assert metrics.weighted_log_loss(found, fresh_y, WEIGHTS) == pytest.approx(
         metrics.weighted_log_loss(ideal, fresh_y, WEIGHTS), abs=0.01
     )
@@ -86,7 +88,7 @@ def test_calibration_of_noise_is_the_optimal_constant() -> None:
 
 def test_identity_changes_nothing() -> None:
     p = np.random.default_rng(0).dirichlet((1, 1, 1), size=20)
-    np.testing.assert_allclose(IDENTITY.apply(for_all(p))["liver"], p, rtol=1e-12)
+    np.testing.assert_allclose(Calibration.identity().apply(for_all(p))["liver"], p, rtol=1e-12)
 
 
 def out_of_fold(count: int) -> pd.DataFrame:
@@ -97,8 +99,8 @@ def out_of_fold(count: int) -> pd.DataFrame:
         fold=0,
         patients=ids,
         series=ids,
-        probabilities=np.stack([p] * 3, axis=1),
-        grades=np.stack([y] * 3, axis=1),
+        probabilities=for_all(p),
+        truths=for_all(y),
     )
     return predictions.to_patients(series, "mean")
 
@@ -107,8 +109,9 @@ def test_decision_round_trip_is_exact(tmp_path: object) -> None:
     fitted = decision.fit_decision(out_of_fold(60), calibrate=True)
     decision.write_decision(tmp_path, fitted)  # type: ignore[arg-type]
     assert decision.read_decision(tmp_path) == fitted  # type: ignore[arg-type]
-    assert fitted.calibration != IDENTITY
-    assert decision.fit_decision(out_of_fold(60), calibrate=False).calibration == IDENTITY
+    identity = Calibration.identity()
+    assert fitted.calibration != identity
+    assert decision.fit_decision(out_of_fold(60), calibrate=False).calibration == identity
 
 
 def test_patient_is_mean_or_worst_of_its_series() -> None:
@@ -118,13 +121,13 @@ def test_patient_is_mean_or_worst_of_its_series() -> None:
         fold=-1,
         patients=["a", "a"],
         series=["1", "2"],
-        probabilities=np.stack([p, p[::-1], p], axis=1),
-        grades=np.array([[0, 1, 2]] * 2),
+        probabilities={"kidney": p, "liver": p[::-1], "spleen": p},
+        truths={"kidney": np.full(2, 0), "liver": np.full(2, 1), "spleen": np.full(2, 2)},
     )
-    mean = predictions.organ_probabilities(predictions.to_patients(series, "mean"))
-    worst = predictions.organ_probabilities(predictions.to_patients(series, "max"))
+    mean = predictions.group_probabilities(predictions.to_patients(series, "mean"))
+    worst = predictions.group_probabilities(predictions.to_patients(series, "max"))
     np.testing.assert_allclose(mean["kidney"], [[0.6, 0.15, 0.25]])
     np.testing.assert_allclose(worst["kidney"], [[0.3, 0.2, 0.5]])
     np.testing.assert_allclose(worst["liver"], [[0.3, 0.2, 0.5]])  # from the other series
-    truths = predictions.organ_truths(predictions.to_patients(series, "max"))
+    truths = predictions.group_truths(predictions.to_patients(series, "max"))
     assert [int(truths[organ][0]) for organ in ORGANS] == [0, 1, 2]

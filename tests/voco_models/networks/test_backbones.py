@@ -1,4 +1,4 @@
-"""Backbones: asked of timm, never written down; refused with one line."""
+"""timm backbones: shapes are read from the network, and bad names and weights are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from voco_data.errors import InputError
-from voco_models.networks.backbones import DEFAULT_BACKBONE, TINY_BACKBONE, create_backbone
+from voco_models.networks.backbones import DEFAULT_BACKBONE, TINY_BACKBONE
+from voco_models.networks.registry import create_backbone
 
 
 def test_the_paper_s_backbone_gives_4096_features_for_a_64_px_crop() -> None:
@@ -22,14 +23,16 @@ def test_the_paper_s_backbone_gives_4096_features_for_a_64_px_crop() -> None:
     ("name", "shape"),
     [("efficientnet_b0", (1280, 2, 3)), ("resnet18", (512, 2, 3)), (TINY_BACKBONE, (256, 2, 3))],
 )
-def test_any_cnn_says_its_own_width(name: str, shape: tuple[int, int, int]) -> None:
+def test_the_width_of_any_cnn_is_read_from_the_network(
+    name: str, shape: tuple[int, int, int]
+) -> None:
     backbone = create_backbone(name)
     assert backbone.feature_shape((64, 96)) == shape
     assert backbone(torch.rand(2, 1, 64, 96)).shape == (2, *shape)
     assert backbone.num_features == shape[0]
 
 
-def test_asking_for_the_shape_changes_nothing() -> None:
+def test_feature_shape_leaves_the_network_unchanged() -> None:
     backbone = create_backbone(TINY_BACKBONE).train()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     backbone.feature_shape(64)
@@ -55,7 +58,7 @@ def test_a_network_without_a_feature_map_is_refused() -> None:
         create_backbone("test_vit").feature_shape(160)
 
 
-def test_missing_weights_are_refused_with_the_cure(tmp_path: Path) -> None:
+def test_missing_weights_are_refused_and_the_message_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found none at"):
         create_backbone(TINY_BACKBONE, pretrained=tmp_path / "absent.safetensors")
     broken = tmp_path / "broken.pth"

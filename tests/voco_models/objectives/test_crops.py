@@ -1,4 +1,4 @@
-"""Boxes, overlaps and cutting out, against values worked out by hand."""
+"""Boxes, overlaps and extraction, against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from voco_data.errors import InputError
-from voco_models.data.intensity import IntensityAugment, normalise
 from voco_models.objectives.crops import Boxes, CropPlan, extract, overlap_targets
 
 PLAN = CropPlan((192, 192))
@@ -99,63 +98,3 @@ def test_base_crops_put_together_are_the_volume() -> None:
     crops = extract(volumes, CropPlan((12, 12)).base())  # (B, 9, Z, 4, 4)
     rows = [torch.cat(list(crops[:, 3 * r : 3 * r + 3].unbind(1)), dim=-1) for r in range(3)]
     assert torch.equal(torch.cat(rows, dim=-2), volumes)
-
-
-def test_normalise_maps_the_window_to_minus_one_and_one() -> None:
-    stored = torch.tensor([0, 51, 255], dtype=torch.uint8)
-    torch.testing.assert_close(normalise(stored), torch.tensor([-1.0, -0.6, 1.0]))
-    assert stored.tolist() == [0, 51, 255]
-
-
-def test_no_augmentation_by_default() -> None:
-    assert IntensityAugment().is_identity
-    assert not IntensityAugment(noise=0.1).is_identity
-
-
-def test_augmentation_of_nothing_changes_nothing() -> None:
-    crops = torch.rand(2, 3, 4, 5, 6) * 2 - 1
-    generator = torch.Generator().manual_seed(0)
-    same = IntensityAugment().draw((2, 3), generator).apply(crops, generator)
-    torch.testing.assert_close(same, crops)
-
-
-def test_each_augmentation_is_what_its_numbers_say() -> None:
-    crops = torch.full((1, 2, 3, 1), -0.5)  # a quarter of the range
-    generator = torch.Generator().manual_seed(0)
-    drawn = IntensityAugment(gamma=0.5).draw((1,), generator)
-    torch.testing.assert_close(
-        drawn.apply(crops, generator), torch.full_like(crops, 2 * 0.25 ** drawn.gamma.item() - 1)
-    )
-    drawn = IntensityAugment(contrast=0.3, brightness=0.1).draw((1,), generator)
-    expected = -0.5 * drawn.contrast.item() + drawn.brightness.item()
-    torch.testing.assert_close(drawn.apply(crops, generator), torch.full_like(crops, expected))
-
-
-def test_augmentation_ranges_and_the_same_change_on_every_slice() -> None:
-    generator = torch.Generator().manual_seed(0)
-    drawn = IntensityAugment(0.2, 0.3, 0.1, 0.05).draw((4000,), generator)
-    for values, low, high in (
-        (drawn.gamma.log(), -0.2, 0.2),
-        (drawn.contrast.log(), -0.3, 0.3),
-        (drawn.brightness, -0.1, 0.1),
-        (drawn.noise, 0.0, 0.05),
-    ):
-        assert values.min() >= low - 1e-6
-        assert values.max() <= high + 1e-6
-        assert (values.max() - values.min()).item() == pytest.approx(high - low, rel=0.01)
-    crops = torch.zeros(4000, 3, 1, 1)
-    slices = IntensityAugment(0.2, 0.3, 0.1).draw((4000,), generator).apply(crops, generator)
-    assert torch.equal(slices[:, 0], slices[:, 2])
-    assert slices.std() > 0.01
-
-
-def test_noise_comes_from_the_generator_alone() -> None:
-    crops = torch.zeros(2, 3, 8, 8)
-    augment = IntensityAugment(noise=0.2)
-
-    def run(seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return augment.draw((2,), generator).apply(crops, generator)
-
-    assert torch.equal(run(1), run(1))
-    assert not torch.equal(run(1), run(2))

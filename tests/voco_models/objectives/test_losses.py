@@ -1,4 +1,4 @@
-"""The losses, against numbers worked out by hand, and where their gradients live."""
+"""The losses and their gradients, against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -11,14 +11,6 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.objectives.collapse import (
-    PATIENCE,
-    CollapseWatch,
-    Levels,
-    constant_levels,
-    effective_rank,
-)
-from voco_models.objectives.crops import CropPlan
 from voco_models.objectives.losses import (
     LEGACY_EPSILON,
     LOG_FLOOR,
@@ -79,7 +71,7 @@ def test_legacy_clamp_by_hand() -> None:
     assert loss.item() == pytest.approx(positive + 0, rel=1e-5)
 
 
-def test_volumes_count_alike_whatever_their_weights() -> None:
+def test_every_volume_has_the_same_weight_in_the_mean() -> None:
     a = agreement_loss(row(0.5, 0.1), row(0.75, 0), CODE)
     b = agreement_loss(row(0.2, 0.3), row(0.1, 0.1), CODE)
     both = agreement_loss(
@@ -89,7 +81,7 @@ def test_volumes_count_alike_whatever_their_weights() -> None:
 
 
 @pytest.mark.parametrize("options", [CODE, LOG_NEGATIVES, PLAIN])
-def test_agreement_costs_nothing(options: LossOptions) -> None:
+def test_the_loss_is_zero_at_agreement(options: LossOptions) -> None:
     target = row(0.5, 0.25, 0.25, 0)
     assert agreement_loss(target, target, options).item() == pytest.approx(0, abs=1e-6)
 
@@ -118,7 +110,7 @@ def test_negative_cells_are_pulled_to_zero_from_both_sides(options: LossOptions)
     assert slopes[2] < 0
 
 
-def test_log_goes_on_along_its_tangent() -> None:
+def test_log_is_continued_by_its_tangent() -> None:
     distance = torch.tensor([0.0, 0.5, 1 - LOG_FLOOR, 1.0, 2.0], dtype=torch.float64)
     expected = [0.0, log(2), -log(LOG_FLOOR), -log(LOG_FLOOR) + 1]
     expected.append(-log(LOG_FLOOR) + (LOG_FLOOR + 1) / LOG_FLOOR)
@@ -174,7 +166,7 @@ def test_inter_needs_two_volumes(pairs: str) -> None:
         inter_cosines(embeddings(1, 2, 7), embeddings(1, 9, 7), pairs)  # type: ignore[arg-type]
 
 
-def test_inter_follows_the_teacher_and_does_not_move_it() -> None:
+def test_inter_has_no_gradient_for_the_teacher() -> None:
     student, teacher = row(0.5, 0.1).requires_grad_(), row(0.75, -0.3).requires_grad_()
     loss = inter_loss(student, teacher, CODE)
     # The teacher's -0.3 counts as 0: a cell without overlap.
@@ -191,7 +183,7 @@ def test_reg_by_hand() -> None:
     assert reg_loss(base[:, :1], "squared").item() == 0
 
 
-def test_reg_holds_the_second_crop_of_each_pair_still() -> None:
+def test_reg_has_no_gradient_for_the_second_crop_of_a_pair() -> None:
     base = torch.tensor([[[1.0, 0.2], [0.8, 0.6]]]).requires_grad_()
     reg_loss(base, "squared").backward()
     assert base.grad is not None
@@ -205,53 +197,3 @@ def test_reg_holds_the_second_crop_of_each_pair_still() -> None:
 def test_unknown_options_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(InputError, match="must be one of"):
         replace(CODE, **wrong)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("options", "zero", "best", "at"),
-    [(CODE, 0.72, 0.36, 0.31), (LOG_NEGATIVES, 0.72, 0.59, None), (PLAIN, 0.16, 0.16, None)],
-)
-def test_collapse_levels_are_the_published_ones(
-    options: LossOptions, zero: float, best: float, at: float | None
-) -> None:
-    levels = constant_levels(CropPlan((192, 192)), "overlap", options)
-    assert levels.zero == pytest.approx(zero, abs=0.02)
-    assert levels.best == pytest.approx(best, abs=0.02)
-    if at is not None:
-        assert levels.at == pytest.approx(at, abs=0.015)
-
-
-def test_effective_rank_of_known_directions() -> None:
-    assert effective_rank(torch.ones(3, 4, 8)).item() == pytest.approx(1)
-    assert effective_rank(torch.eye(8)[:5] * 3).item() == pytest.approx(5)
-    # Two rows with a cosine of 0.6: 4 / (1 + 1 + 2 * 0.36).
-    assert effective_rank(torch.tensor([[1.0, 0], [3, 4]])).item() == pytest.approx(4 / 2.72)
-    # Two directions, 3 rows in one and 1 in the other: 16 / (9 + 1).
-    assert effective_rank(torch.eye(8)[[0, 0, 0, 1]]).item() == pytest.approx(1.6)
-
-
-def test_the_watch_warns_once_for_a_loss_that_stays_at_a_level(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    watch = CollapseWatch(Levels(zero=0.72, best=0.36, at=0.31))
-    for step in range(3 * PATIENCE):
-        watch({"step": step, "intra": 0.362, "rank": 9.0})
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert len(watch.alarms) == 1
-    assert f"step {PATIENCE - 1}: " in watch.alarms[0]
-    assert "0.31" in watch.alarms[0]
-
-
-def test_the_watch_warns_of_embeddings_that_are_all_alike() -> None:
-    watch = CollapseWatch(Levels(zero=0.72, best=0.36, at=0.31))
-    for step in range(PATIENCE):
-        watch({"step": step, "intra": 0.2, "rank": 1.1})
-    assert len(watch.alarms) == 1
-    assert "rank" in watch.alarms[0]
-
-
-def test_the_watch_is_silent_about_a_loss_that_passes_a_level() -> None:
-    watch = CollapseWatch(Levels(zero=0.72, best=0.36, at=0.31))
-    for step, intra in enumerate(np.linspace(0.8, 0.1, 20)):
-        watch({"step": step, "intra": float(intra), "rank": 9.0})
-    assert watch.alarms == []

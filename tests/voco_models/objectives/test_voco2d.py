@@ -1,4 +1,4 @@
-"""The objective: which network sees what, who gets a gradient, and how the teacher follows."""
+"""The objective: inputs and gradients of both networks, and the updates of the teacher."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
-from voco_models.data.intensity import IntensityAugment, normalise
+from voco_models.data.intensity import IntensityAugment
 from voco_models.data.loader import Batch
-from voco_models.networks.backbones import TINY_BACKBONE, Backbone, create_backbone
-from voco_models.networks.encoder import Encoder
-from voco_models.networks.projector import Projector
+from voco_models.data.window import normalise
+from voco_models.networks.backbones import TINY_BACKBONE, TimmBackbone
+from voco_models.networks.encoder import EncoderOptions, Projector, SliceEncoder
+from voco_models.networks.registry import create_backbone, create_encoder
 from voco_models.networks.teacher import Teacher
 from voco_models.objectives.losses import (
     LossOptions,
@@ -51,7 +52,10 @@ def batch_of(n: int = 2, slices: int = 3, seed: int = 5) -> Batch:
 
 def objective_of(**changes: Any) -> Voco2d:
     torch.manual_seed(0)
-    return Voco2d(create_backbone(TINY_BACKBONE), PLANE, replace(SMALL, **changes)).train()
+    config = replace(SMALL, **changes)
+    crop_px = config.crop_plan(PLANE).size
+    encoder = create_encoder(TINY_BACKBONE, crop_px, config.encoder_options)
+    return Voco2d(encoder, PLANE, config).train()
 
 
 @torch.no_grad()
@@ -133,7 +137,8 @@ def test_augmentation_changes_crops_but_not_targets() -> None:
 
 
 def test_volume_level_averages_features_over_slices_before_the_projector() -> None:
-    encoder = Encoder(Backbone("mean", Mean(), 1), (4, 4), projector_width=4, embedding=3).train()
+    options = EncoderOptions(projector_width=4, embedding=3)
+    encoder = SliceEncoder(TimmBackbone("mean", Mean(), 1), (4, 4), options).train()
     encoder.projector = nn.Identity()  # type: ignore[assignment]
     crops = torch.rand(2, 11, 5, 4, 4)
     expected = torch.stack([crops.mean(dim=(2, 3, 4)), torch.ones(2, 11)], dim=-1)
@@ -141,7 +146,8 @@ def test_volume_level_averages_features_over_slices_before_the_projector() -> No
 
 
 def test_slice_level_has_an_embedding_for_every_slice() -> None:
-    encoder = Encoder(Backbone("mean", Mean(), 1), (4, 4), level="slice").train()
+    options = EncoderOptions(level="slice")
+    encoder = SliceEncoder(TimmBackbone("mean", Mean(), 1), (4, 4), options).train()
     encoder.projector = nn.Identity()  # type: ignore[assignment]
     crops = torch.rand(2, 11, 5, 4, 4)
     embeddings = encoder(crops)
@@ -162,8 +168,10 @@ def test_slice_level_is_the_mean_of_the_losses_of_slices() -> None:
 
 
 @pytest.mark.parametrize(("feature", "width"), [("map", 256 * 4), ("gap", 256)])
-def test_the_projector_asks_the_backbone_for_its_width(feature: Any, width: int) -> None:
-    encoder = Encoder(create_backbone(TINY_BACKBONE), (64, 64), feature=feature)
+def test_the_projector_has_the_width_of_the_features(feature: Any, width: int) -> None:
+    encoder = SliceEncoder(
+        create_backbone(TINY_BACKBONE), (64, 64), EncoderOptions(feature=feature)
+    )
     first = encoder.projector.layers[0]
     assert isinstance(first, nn.Linear)
     assert (first.in_features, first.out_features) == (width, 2048)
@@ -171,7 +179,7 @@ def test_the_projector_asks_the_backbone_for_its_width(feature: Any, width: int)
 
 
 def test_crops_can_be_resized_before_the_backbone() -> None:
-    encoder = Encoder(create_backbone(TINY_BACKBONE), (96, 96), encode_px=64)
+    encoder = SliceEncoder(create_backbone(TINY_BACKBONE), (96, 96), EncoderOptions(encode_px=64))
     first = encoder.projector.layers[0]
     assert isinstance(first, nn.Linear)
     assert first.in_features == 256 * 4
@@ -237,7 +245,9 @@ def test_momentum_can_be_scheduled() -> None:
 
 
 def test_the_teacher_normalises_with_the_batch_and_keeps_its_statistics() -> None:
-    encoder = Encoder(create_backbone(TINY_BACKBONE), (32, 32), projector_width=8, embedding=4)
+    encoder = create_encoder(
+        TINY_BACKBONE, (32, 32), EncoderOptions(projector_width=8, embedding=4)
+    )
     teacher = Teacher(encoder).train()
     before = {n: b.clone() for n, b in teacher.named_buffers() if "running" in n}
     crops = torch.rand(2, 3, 2, 32, 32)
@@ -299,7 +309,7 @@ def test_what_is_off_is_zero() -> None:
     assert torch.equal(parts["loss"], parts["intra"])
 
 
-def test_one_volume_is_no_pair() -> None:
+def test_the_inter_volume_loss_needs_two_volumes() -> None:
     with pytest.raises(InputError, match="at least 2 volumes"):
         objective_of()(batch_of(1))
 
@@ -325,6 +335,6 @@ def test_checkpoints_hold_student_and_teacher_and_not_the_grid() -> None:
         {"level": "voxel"}, {"feature": "cls"}, {"teacher": "none"}, {"embedding": 0},
     ],
 )  # fmt: skip
-def test_a_config_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_config_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="recipe"):
         replace(SMALL, **wrong)

@@ -12,12 +12,14 @@ import pytest
 
 from tests.support.small_finetune import RECIPE, small_cohort
 from voco_data.errors import InputError
-from voco_data.labels.table import ORGANS
+from voco_data.labels.targets import ORGAN_TARGETS
 from voco_models.evaluation import metrics, predictions
 from voco_models.evaluation.decision import fit_decision, write_decision
 from voco_models.stages.evaluate import evaluate, measure
 from voco_models.stages.finetune import finetune
 from voco_models.training import checkpoint
+
+ORGANS = ORGAN_TARGETS.names
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +48,8 @@ def write_known_run(
                 fold=-1 if split == "test" else 0,
                 patients=ids[rows],
                 series=ids[rows],
-                probabilities=chances[rows],
-                grades=grades[rows],
+                probabilities={o: chances[rows, i] for i, o in enumerate(ORGANS)},
+                truths={o: grades[rows, i] for i, o in enumerate(ORGANS)},
             )
             for split, rows in parts.items()
         ]
@@ -69,7 +71,7 @@ def test_scores_are_those_of_the_test_patients(tmp_path: Path) -> None:
     found = measure(run)
     table = predictions.read_predictions(run / predictions.FILE)
     test = predictions.patient_lines(table, "test")
-    raw, truths = predictions.organ_probabilities(test), predictions.organ_truths(test)
+    raw, truths = predictions.group_probabilities(test), predictions.group_truths(test)
     expected = metrics.rsna_scores(raw, truths)["rsna_organ_3"]
     assert found["arms"]["model_uncalibrated"]["rsna_organ_3"] == pytest.approx(expected)
     assert found["scores"]["rsna_organ_3"]["value"] == found["arms"]["model"]["rsna_organ_3"]
@@ -89,13 +91,13 @@ def test_a_good_model_beats_every_constant(tmp_path: Path) -> None:
     assert found["scores"]["mean_average_precision"]["value"] > 0.9
 
 
-def test_a_model_that_knows_nothing_does_not(tmp_path: Path) -> None:
+def test_a_model_that_has_learnt_nothing_beats_no_constant(tmp_path: Path) -> None:
     found = measure(write_known_run(tmp_path / "run", quality=0.0))
     assert found["gains"]["test_best_constant"]["rsna_organ_3"]["value"] < 0
     assert abs(found["gains"]["training_weight_optimal"]["rsna_organ_3"]["value"]) < 0.02
 
 
-def test_constants_are_where_they_must_be(tmp_path: Path) -> None:
+def test_constants_are_ordered_and_the_prior_is_right(tmp_path: Path) -> None:
     run = write_known_run(tmp_path / "run", quality=1.0)
     arms = measure(run)["arms"]
     best, optimal, prior = (
@@ -126,7 +128,7 @@ def test_without_binary_labels_there_is_no_official_score(tmp_path: Path) -> Non
     assert "rsna_organ_3_any" in found["scores"]
 
 
-def test_test_labels_do_not_touch_the_decision(tmp_path: Path) -> None:
+def test_the_decision_does_not_depend_on_test_labels(tmp_path: Path) -> None:
     one = write_known_run(tmp_path / "one", quality=1.0)
     table = predictions.read_predictions(one / predictions.FILE)
     out_of_fold = predictions.patient_lines(table, "oof")

@@ -22,13 +22,20 @@ from tests.support.small_finetune import (
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import InputError
 from voco_data.labels.splits import Split
-from voco_data.labels.table import ORGANS
+from voco_data.labels.targets import ORGAN_TARGETS
 from voco_data.store.reader import Store
-from voco_models.evaluation.predictions import CHANCES, COLUMNS, TRUTHS, read_predictions
-from voco_models.networks.backbones import create_backbone
-from voco_models.stages.finetune import FinetuneSummary, finetune
+from voco_models.evaluation.predictions import (
+    probability_columns,
+    read_predictions,
+    table_columns,
+    truth_columns,
+)
+from voco_models.networks.registry import create_backbone
+from voco_models.stages.finetune import FinetuneSummary, _objective, finetune
 from voco_models.stages.finetune_plan import make_plan
 from voco_models.training import checkpoint
+
+ORGANS = ORGAN_TARGETS.names
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,7 @@ def test_every_patient_is_predicted_once(
 ) -> None:
     out, _ = whole
     table = read_predictions(out / "predictions.parquet")
-    assert tuple(table.columns) == COLUMNS
+    assert list(table.columns) == table_columns()
     split = Split.from_json((out / "split.json").read_text())
     patients = table[table["level"] == "patient"].set_index("patient_id")
     assert sorted(patients.index) == sorted(cohort[0].catalogue["patient_id"])
@@ -67,19 +74,19 @@ def test_every_patient_is_predicted_once(
         assert (patients.loc[list(validation), "split"] == "oof").all()
         assert (patients.loc[list(validation), "fold"] == fold).all()
     assert (patients.loc[list(split.test), "split"] == "test").all()
-    sums = table[list(CHANCES)].to_numpy().reshape(-1, 3, 3).sum(axis=2)
+    sums = table[probability_columns()].to_numpy().reshape(-1, 3, 3).sum(axis=2)
     np.testing.assert_allclose(sums, 1, atol=1e-5)
 
 
 def test_test_predictions_are_the_mean_of_the_folds(whole: tuple[Path, FinetuneSummary]) -> None:
     out, _ = whole
     folds = [
-        table[table["split"] == "test"].set_index("series_uid")[list(CHANCES)]
+        table[table["split"] == "test"].set_index("series_uid")[probability_columns()]
         for table in (read_predictions(out / f"fold-{i}" / "predictions.parquet") for i in (0, 1))
     ]
     table = read_predictions(out / "predictions.parquet")
     chosen = table[(table["level"] == "series") & (table["split"] == "test")]
-    mean = chosen.set_index("series_uid").loc[folds[0].index, list(CHANCES)]
+    mean = chosen.set_index("series_uid").loc[folds[0].index, probability_columns()]
     np.testing.assert_allclose(mean, (folds[0] + folds[1]) / 2)
     assert np.abs(folds[0] - folds[1]).to_numpy().max() > 1e-6
 
@@ -89,7 +96,7 @@ def test_truths_are_those_of_the_table(
 ) -> None:
     source = pd.read_csv(cohort[1]).set_index("patient_id")
     table = read_predictions(whole[0] / "predictions.parquet")
-    for organ, column in zip(ORGANS, TRUTHS, strict=True):
+    for organ, column in zip(ORGANS, truth_columns(), strict=True):
         one_hot = source.loc[table["patient_id"], [f"{organ}_{g}" for g in ("low", "high")]]
         np.testing.assert_array_equal(table[column], one_hot.to_numpy() @ [1, 2])
 
@@ -173,8 +180,17 @@ def test_series_of_a_patient_stay_together(tmp_path: Path) -> None:
     assert [len(series) for series in found] == [2 * len(part) for part in parts]
     rows = [row for series in found for row in series.rows]
     assert sorted(rows) == list(range(20))
-    grades = plan.grades(plan.series)
-    assert torch.equal(grades[0], grades[1])
+    for classes in plan.classes(plan.series).values():
+        assert torch.equal(classes[0], classes[1])
+
+
+def test_class_weights_are_of_the_loss_and_not_of_the_score(cohort: tuple[Store, Path]) -> None:
+    recipe = dataclasses.replace(RECIPE, class_weights=(1.0, 3.0, 9.0))
+    plan = make_plan(*cohort, recipe, init="scratch")
+    weights = _objective(plan, 0, plan.series).get_buffer("weights")
+    ratios = weights / weights[:, :1]
+    torch.testing.assert_close(ratios, torch.tensor([[1.0, 3.0, 9.0]]).expand(3, 3))
+    assert plan.targets == ORGAN_TARGETS  # what calibration and scores are weighted with
 
 
 def test_patients_with_the_same_volume_stay_together(cohort: tuple[Store, Path]) -> None:
@@ -259,7 +275,9 @@ def test_bad_inputs_write_nothing(cohort: tuple[Store, Path], tmp_path: Path) ->
     refused("fewer than the recipe's batch of 10", store, labels, out, recipe=big)
 
 
-def test_an_unlabelled_patient_needs_consent(cohort: tuple[Store, Path], tmp_path: Path) -> None:
+def test_an_unlabelled_patient_is_refused_unless_allowed(
+    cohort: tuple[Store, Path], tmp_path: Path
+) -> None:
     store, _ = cohort
     ids = sorted(store.catalogue["patient_id"])[1:]
     labels = write_labels(tmp_path / "train.csv", ids, grades_of(PATIENTS - 1))

@@ -1,4 +1,4 @@
-"""The stage: checks first, then trains, writes a run, and goes on exactly."""
+"""The stage: checks before it writes, the files of a run, and exact resume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
 from voco_models.data import resident as resident_module
 from voco_models.data.resident import Residence
-from voco_models.networks.backbones import TINY_BACKBONE, create_backbone
+from voco_models.networks.backbones import TINY_BACKBONE
+from voco_models.networks.encoder import SliceEncoder
+from voco_models.networks.registry import create_backbone
 from voco_models.objectives.losses import LossOptions
 from voco_models.objectives.voco2d import Voco2d, Voco2dConfig
 from voco_models.stages.pretrain import adapt_to_volumes, pretrain
@@ -88,7 +90,7 @@ def test_volumes_that_do_not_fit_in_memory_write_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_stopping_and_going_on_equals_never_stopping(store: Store, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(store: Store, tmp_path: Path) -> None:
     pretrain([store.path], tmp_path / "whole", recipe=QUICK, device="cpu")
     pretrain([store.path], tmp_path / "parts", recipe=QUICK, device="cpu", max_steps=3)
     pretrain([store.path], tmp_path / "parts", recipe=QUICK, device="cpu", resume=True)
@@ -112,7 +114,7 @@ def test_the_seed_is_of_the_recipe(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", ["volume", "slice"])
-def test_one_volume_takes_steps_and_says_how(
+def test_one_volume_trains_and_the_notes_say_how(
     tmp_path: Path, level: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     single = make_store(tmp_path / "stores", random_volumes(1, GRID))
@@ -193,7 +195,7 @@ def test_a_run_is_not_overwritten_nor_mixed(store: Store, tmp_path: Path) -> Non
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_a_corrupt_volume_ends_the_run_by_name(store: Store, tmp_path: Path) -> None:
+def test_a_corrupt_volume_ends_the_run_and_is_named(store: Store, tmp_path: Path) -> None:
     for row in range(5):
         (store.path / chunk_key(row)).write_bytes(b"short")
     with pytest.raises(StoreCorrupt, match="series-00"):
@@ -212,7 +214,9 @@ def test_every_recipe_can_be_built(name: str) -> None:
     with torch.device("meta"):
         backbone = create_backbone(recipe.backbone)
     backbone = backbone.to_empty(device="cpu")
-    objective = Voco2d(backbone, (192, 192), recipe.voco)
+    crop_px = recipe.voco.crop_plan((192, 192)).size
+    encoder = SliceEncoder(backbone, crop_px, recipe.voco.encoder_options)
+    objective = Voco2d(encoder, (192, 192), recipe.voco)
     assert objective.plan.size == (64, 64)
     assert json.loads(json.dumps(asdict(recipe)))["backbone"] == recipe.backbone
 

@@ -1,4 +1,4 @@
-"""Files of a run are whole, inert and strict."""
+"""Files of a run: written whole, loaded without executing code, refused if they do not fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from voco_data.errors import InputError, VocoError
-from voco_models.networks.backbones import TINY_BACKBONE, create_backbone
+from voco_models.networks.backbones import TINY_BACKBONE
+from voco_models.networks.registry import create_backbone
 from voco_models.training import checkpoint
 from voco_models.training.history import HISTORY, History, read_history
 from voco_models.training.provenance import differences, make_provenance
@@ -27,7 +28,7 @@ OLD: dict[str, Any] = {
 }
 
 
-def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+def test_saved_values_load_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     checkpoint.save(path, {"step": 3, "weights": {"w": torch.arange(4.0)}, "window": [{"x": 0.1}]})
     payload = checkpoint.load(path)
@@ -37,9 +38,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert torch.load(path, weights_only=True)["format"] == checkpoint.FORMAT
 
 
-def test_a_save_that_dies_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.pt"
     checkpoint.save(path, {"step": 1})
 
@@ -54,7 +53,7 @@ def test_a_save_that_dies_leaves_the_old_file(
     assert os.listdir(tmp_path) == ["a.pt"]  # noqa: PTH208
 
 
-def test_bytes_are_on_disk_before_the_name_is(
+def test_bytes_are_synced_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
@@ -73,7 +72,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("kind", ["absent", "garbage", "truncated", "evil", "foreign"])
-def test_what_is_no_checkpoint_is_refused_in_one_line(
+def test_other_files_are_refused_in_one_line(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -93,7 +92,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_backbone_travels_between_stages(tmp_path: Path) -> None:
+def test_a_backbone_loads_with_its_weights_and_provenance(tmp_path: Path) -> None:
     backbone = create_backbone(TINY_BACKBONE)
     path = checkpoint.save_backbone(tmp_path, backbone, {"stage": "pretrain"})
     for place in (tmp_path, path):
@@ -113,7 +112,7 @@ def test_a_backbone_with_other_weights_is_refused(tmp_path: Path) -> None:
         checkpoint.load_backbone(tmp_path)
 
 
-def test_run_descriptions_come_back(tmp_path: Path) -> None:
+def test_run_descriptions_read_back(tmp_path: Path) -> None:
     run = tmp_path / "deep" / "run"
     checkpoint.write_run(run, {"stage": "pretrain", "notes": []})
     assert checkpoint.read_run(run) == {"stage": "pretrain", "notes": []}
@@ -168,7 +167,7 @@ def test_history_keeps_what_an_uninterrupted_run_would_have(tmp_path: Path) -> N
     assert read_history(tmp_path) == []
 
 
-def test_a_torn_last_line_of_the_history_does_not_count(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_of_the_history_is_left_out(tmp_path: Path) -> None:
     history = History(tmp_path, after=0, every=5, last=20)
     for step in (5, 10):
         history.append(row(step))

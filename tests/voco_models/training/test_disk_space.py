@@ -1,4 +1,4 @@
-"""Training says that its checkpoints will not fit before it takes a step."""
+"""The check for disk space before the first step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import VocoError
 from voco_models.stages.pretrain import pretrain
-from voco_models.training.disk_space import check_disk_space, checkpoint_bytes
+from voco_models.training.checkpoint import check_disk_space, checkpoint_bytes
 
 
 def test_a_checkpoint_is_weights_and_two_moments(tmp_path: Path) -> None:
@@ -30,12 +30,12 @@ def test_frozen_weights_have_no_moments() -> None:
     assert checkpoint_bytes(module) == 100 * 100 * 4
 
 
-def test_too_little_room_is_said_before_the_first_step(
+def test_too_little_disk_space_is_an_error_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(tmp_path / "root", random_volumes(3, (2, 48, 48)))
     usage = SimpleNamespace(free=2**20)
-    monkeypatch.setattr("voco_models.training.disk_space.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("voco_models.training.checkpoint.shutil.disk_usage", lambda path: usage)
     with pytest.raises(VocoError, match="needed for checkpoints"):
         pretrain([store.path], tmp_path / "run", recipe="tiny", max_steps=1, device="cpu")
     assert not (tmp_path / "run" / "checkpoint.pt").exists()

@@ -1,10 +1,11 @@
-"""The training loop: exact resume, honest history, nothing bad saved."""
+"""The training loop: exact resume, the history, monitors, and no checkpoint of a bad state."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import os
+import random
 import signal
 import threading
 from collections.abc import Generator
@@ -17,20 +18,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from voco_data.errors import InputError
+from voco_data.errors import InputError, VocoError
 from voco_models.data.loader import Batch
 from voco_models.data.sampling import step_seed
+from voco_models.networks.teacher import cosine_between
 from voco_models.training import checkpoint
-from voco_models.training.engine import (
-    Diverged,
-    FitConfig,
-    FitSummary,
-    Objective,
-    choose_device,
-    fit,
-)
+from voco_models.training.engine import FitConfig, FitSummary, choose_device, fit, warmup_cosine
 from voco_models.training.history import HISTORY, read_history
-from voco_models.training.schedule import cosine_between, warmup_cosine
+from voco_models.training.objective import Objective
+from voco_models.training.train_state import Diverged, TrainState
 
 CPU = torch.device("cpu")
 CONFIG = FitConfig(
@@ -201,6 +197,77 @@ def test_rows_go_to_the_listener(tmp_path: Path) -> None:
     assert rows == read_history(tmp_path)
 
 
+class Hostile:
+    """A monitor that does to a run what it can, short of writing to weights."""
+
+    every = 3
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.seen: list[Tensor] = []
+
+    def observe(self, state: TrainState) -> None:
+        self.steps.append(state.step)
+        random.seed(state.step)
+        random.random()
+        np.random.seed(state.step)  # noqa: NPY002
+        torch.manual_seed(state.step)
+        objective = state.objective
+        objective.train()
+        parts = objective(next(ToySource().at(99)))
+        assert not parts["loss"].requires_grad
+        self.seen.append(parts["loss"])
+        for module in objective.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.momentum = None
+                module.reset_running_stats()
+                module.running_mean = torch.full((8,), 7.0)
+        for buffer in objective.buffers():
+            buffer.fill_(7)
+        objective.eval()
+        objective.requires_grad_(False)
+
+
+def test_a_monitor_cannot_disturb_a_run(tmp_path: Path) -> None:
+    run(tmp_path / "alone")
+    before = random.getstate(), np.random.get_state()[1].copy()  # type: ignore[union-attr]  # noqa: NPY002
+    hostile, objective = Hostile(), Toy()
+    run(tmp_path / "watched", objective, monitors=[hostile])
+    assert hostile.steps == [3, 6, 9, 12, 15, 18]
+    assert len({float(loss) for loss in hostile.seen}) == 6  # it saw the state of each step
+    assert curve(tmp_path / "watched") == curve(tmp_path / "alone")
+    assert_equal_states(saved(tmp_path / "watched"), saved(tmp_path / "alone"))
+    assert all(module.training for module in objective.modules())
+    assert random.getstate() == before[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+def test_a_monitor_that_writes_to_weights_is_refused(tmp_path: Path) -> None:
+    class Writes:
+        every = 2
+
+        def observe(self, state: TrainState) -> None:
+            next(state.objective.parameters()).mul_(2)
+
+    with pytest.raises(VocoError, match=r"a monitor changed the weights net\.0\.weight"):
+        run(tmp_path, monitors=[Writes()])
+
+
+def test_a_monitor_that_fails_ends_the_run_and_restores_the_network(tmp_path: Path) -> None:
+    class Fails:
+        every = 5
+
+        def observe(self, state: TrainState) -> None:
+            state.objective.eval()
+            raise ZeroDivisionError
+
+    objective = Toy()
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, objective, monitors=[Fails()])
+    assert objective.training
+    assert saved(tmp_path)["step"] == 5  # the checkpoint of this step is safe
+
+
 def test_the_callers_generator_is_left_alone(tmp_path: Path) -> None:
     objective = Toy()
     torch.manual_seed(7)
@@ -329,7 +396,7 @@ def test_another_network_is_not_loaded(tmp_path: Path) -> None:
         run(tmp_path, Wider(), resume=True)
 
 
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_a_file_at_the_path_of_the_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a folder"):
         run(tmp_path / "file")

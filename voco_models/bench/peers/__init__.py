@@ -1,4 +1,4 @@
-"""How others read volumes for training: a module each, run in a process of its own.
+"""Other libraries that read volumes for training: a module each, run in a process of its own.
 
-The only modules that import the peers' libraries. Each is set up as its documentation advises.
+No other module imports these libraries. Each is set up as its documentation advises.
 """

@@ -13,8 +13,8 @@ import torch
 from litdata import StreamingDataLoader, StreamingDataset, optimize
 from torch import Tensor
 
-from voco_models.bench.answering import answer, seconds_a_batch
 from voco_models.bench.volumes import npy_files
+from voco_models.bench.worker import seconds_a_batch, serve
 
 BATCH = 4
 
@@ -35,4 +35,4 @@ def main(_: str, folder: str) -> None:
         while True:
             yield from loader
 
-    answer(seconds_a_batch("LitData, 2 workers", batches()))
+    serve(seconds_a_batch("LitData, 2 workers", batches()))

@@ -1,7 +1,7 @@
 """One raw file, np.memmap, and PyTorch's DataLoader with 2 workers.
 
 PyTorch's documentation advises persistent workers; samples stay uint8 until they are in the main
-process, which moves a quarter of the bytes.
+process, which transfers a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from voco_models.bench.answering import answer, seconds_a_batch
 from voco_models.bench.volumes import memmap
+from voco_models.bench.worker import seconds_a_batch, serve
 
 ENDLESS = 10**9
 KINDS = {
@@ -24,7 +24,7 @@ KINDS = {
     "floats": ("memmap as float32, DataLoader(2)", 4),
     "slices": ("memmap slices, DataLoader(2)", 64),
 }
-"""Name and batch size."""
+"""Name and batch size of each kind."""
 
 
 class Volumes(Dataset[Tensor]):
@@ -35,11 +35,11 @@ class Volumes(Dataset[Tensor]):
         self._dtype = np.float32 if kind == "floats" else np.uint8
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of samples."""
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Tensor:
-        """A copy, as `torch.from_numpy` wants memory that can be written."""
+        """A copy, because `torch.from_numpy` needs writable memory."""
         return torch.from_numpy(self._samples[index].astype(self._dtype))
 
 
@@ -51,4 +51,4 @@ def main(kind: str, folder: str) -> None:
     batches: Iterator[Tensor] = iter(
         DataLoader(samples, size, sampler=sampler, num_workers=2, persistent_workers=True)
     )
-    answer(seconds_a_batch(name, batches))
+    serve(seconds_a_batch(name, batches))

@@ -1,0 +1,60 @@
+"""What the classifier sees of a volume: averages, subsamples, and each volume read once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.small_stores import make_store, random_volumes
+from voco_data.errors import InputError
+from voco_models.data.items import ReducedVolumes
+from voco_models.data.volume_view import VolumeView, average
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_average_is_the_mean_of_blocks() -> None:
+    volume = np.random.default_rng(0).integers(0, 256, (1, 6, 4, 8), np.uint8)
+    blocks = volume.reshape(1, 3, 2, 2, 2, 4, 2).mean(axis=(2, 4, 6))
+    found = average(torch.from_numpy(volume), (3, 2, 4)).numpy()
+    assert np.abs(found - blocks).max() <= 0.5
+
+
+def test_subsample_takes_every_second_slice_and_the_middle_window() -> None:
+    volume = torch.arange(8 * 6 * 6).reshape(1, 8, 6, 6).to(torch.uint8)
+    view = VolumeView(slices=4, size_px=4, reduce="subsample")
+    assert torch.equal(view.middle(volume), volume[:, 0:8:2, 1:5, 1:5])
+
+
+def test_random_windows_cover_every_start_and_repeat_by_seed() -> None:
+    ramp = torch.arange(8)[:, None, None] * 16 + torch.arange(4)[None, :, None] * 4
+    volume = (ramp + torch.arange(4)).to(torch.uint8)[None].expand(200, -1, -1, -1)
+    view = VolumeView(slices=4, size_px=3, reduce="subsample")
+    found = view.random(volume, generator())
+    corners = {int(v) for v in found[:, 0, 0, 0]}
+    assert corners == {16 * z + 4 * y + x for z in (0, 1) for y in (0, 1) for x in (0, 1)}
+    assert torch.equal(found, view.random(volume, generator()))
+
+
+def test_a_view_larger_than_the_grid_is_refused() -> None:
+    view = VolumeView(slices=4, size_px=8, reduce="average")
+    view.check((4, 8, 8))
+    with pytest.raises(InputError, match=r"\(3, 8, 8\) has fewer"):
+        view.check((3, 8, 8))
+
+
+def test_reduced_volumes_read_once(tmp_path: object) -> None:
+    volumes = random_volumes(2, (4, 8, 8))
+    store = make_store(tmp_path, volumes)  # type: ignore[arg-type]
+    reduced = ReducedVolumes(store, (2, 4, 4))
+    expected = average(torch.from_numpy(volumes), (2, 4, 4)).numpy()
+    out = np.empty((2, 4, 4), np.uint8)
+    reduced.read(1, out=out)
+    np.testing.assert_array_equal(out, expected[1])
+    (store.path / "volumes/c/1/0/0/0").unlink()
+    np.testing.assert_array_equal(reduced.read(1), expected[1])
+    reduced.read(1)[...] = 0  # the caller's copy
+    np.testing.assert_array_equal(reduced.read(1), expected[1])

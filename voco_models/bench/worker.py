@@ -1,0 +1,56 @@
+"""The measuring process of a candidate: one measurement for each line of its standard input.
+
+The repeats of all candidates are interleaved, so that other load on the machine affects all of them
+equally: each waits in its own process, prepared and warm, until `bench.runner` asks for a repeat.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+RESULT = "result:"
+"""Prefix of the lines of stdout that hold results; libraries print lines of their own."""
+
+TIMED_BATCHES = 96
+"""Batches in one repeat."""
+WARMUP_BATCHES = 32
+"""Batches before them that are not timed: some were read ahead, and an idle core starts slowly."""
+
+
+def serve(measure: Callable[[], dict[str, float]]) -> None:
+    """Measure once to warm up; then measure once for each line of stdin, until it ends."""
+    measure()
+    _print_result({})
+    for _ in sys.stdin:
+        _print_result(measure())
+
+
+def seconds_a_batch(name: str, batches: Iterator[Tensor]) -> Callable[[], dict[str, float]]:
+    """A measurement of an endless stream: seconds a batch, as float32 in memory that is reused."""
+    floats: list[Tensor] = []
+
+    def take(count: int) -> None:
+        for _ in range(count):
+            batch = next(batches)
+            if batch.dtype != torch.float32:
+                if not floats:
+                    floats.append(torch.empty(batch.shape))
+                floats[0].copy_(batch)
+
+    def measure() -> dict[str, float]:
+        take(WARMUP_BATCHES)
+        began = time.perf_counter()
+        take(TIMED_BATCHES)
+        return {name: (time.perf_counter() - began) / TIMED_BATCHES}
+
+    return measure
+
+
+def _print_result(seconds: dict[str, float]) -> None:
+    print(RESULT, json.dumps(seconds), flush=True)

@@ -1,0 +1,102 @@
+"""Supervised classification: the weighted cross-entropy that the RSNA score is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
+from voco_models.data.augment3d import Augmentation, apply_draws
+from voco_models.data.loader import Batch
+from voco_models.data.volume_view import VolumeView
+from voco_models.data.window import WHOLE_WINDOW, InputWindow, centre
+from voco_models.networks.classifier import SliceSequenceClassifier
+from voco_models.training.objective import Objective
+
+
+def weighted_cross_entropy(
+    logits: Mapping[str, Tensor], targets: Mapping[str, Tensor], weights: Tensor
+) -> Tensor:
+    """Mean over patients of w * -log p for each of G groups, (G,), in the order of `logits`.
+
+    `logits` (B, C) and `targets`, classes (B,), by group; `weights` (G, C) as of `loss_weights`.
+    """
+    losses = torch.stack(
+        [functional.cross_entropy(z, targets[g], reduction="none") for g, z in logits.items()],
+        dim=1,
+    )  # (B, G)
+    classes = torch.stack([targets[group] for group in logits])  # (G, B)
+    return (losses * weights.gather(1, classes).T).mean(dim=0)
+
+
+def loss_weights(targets: Mapping[str, Tensor], table: TargetTable = ORGAN_TARGETS) -> Tensor:
+    """The table's class weights, scaled to a mean of 1 over the training patients in each group.
+
+    `targets` are classes (P,) of the training patients by group. Returns (G, C) with C the classes
+    of the largest group; a smaller group's row ends with zeros.
+
+    The score divides by the sum of weights over all patients. Dividing by the training set's mean
+    weight keeps an epoch's loss equal to the score; dividing by a batch's own sum would not, and a
+    batch of one patient would then have no weights at all.
+    """
+    scaled = torch.zeros(len(table), table.most_classes)
+    for row, group in zip(scaled, table, strict=True):
+        weights = torch.tensor(group.weights, dtype=torch.float32)
+        row[: len(weights)] = weights / weights[targets[group.name]].mean()
+    return scaled
+
+
+class ClassificationObjective(Objective):
+    """Weighted cross-entropy of a classifier, mean over the groups: what the RSNA score measures.
+
+    `weights` is (G, C) from `loss_weights`; the batch's targets are classes, int64 (B,) by group.
+    """
+
+    def __init__(
+        self,
+        classifier: SliceSequenceClassifier,
+        view: VolumeView,
+        augmentation: Augmentation,
+        weights: Tensor,
+        window: InputWindow = WHOLE_WINDOW,
+    ) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.view = view
+        self.augmentation = augmentation
+        self.window = window
+        self.register_buffer("weights", weights)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, and each group's part of it."""
+        generator = torch.Generator().manual_seed(batch.seed)
+        views = self.view.random(batch.volumes, generator)
+        draws = self.augmentation.draw(len(views), generator)
+        volumes = centre(apply_draws(self.window.unit(views), draws))
+        logits = {group: z.float() for group, z in self.classifier(volumes).items()}
+        losses = weighted_cross_entropy(logits, batch.targets, self.get_buffer("weights"))
+        return {"loss": losses.mean(), **dict(zip(logits, losses, strict=True))}
+
+
+@torch.inference_mode()
+def predict(
+    classifier: SliceSequenceClassifier,
+    view: VolumeView,
+    volumes: Tensor,
+    flips: Sequence[tuple[int, ...]] = ((),),
+    window: InputWindow = WHOLE_WINDOW,
+) -> dict[str, Tensor]:
+    """Probabilities (B, C), float32, of every group, for stored uint8 volumes (B, Z, Y, X).
+
+    The mean over `flips`, each a set of axes of (B, Z, Y, X) to turn round; () is the plain view.
+    The classifier must be in evaluation mode.
+    """
+    inputs = centre(window.unit(view.middle(volumes)))
+    logits = [classifier(inputs.flip(axes) if axes else inputs) for axes in flips]
+    return {
+        group: torch.stack([z[group].float().softmax(dim=-1) for z in logits]).mean(dim=0)
+        for group in logits[0]
+    }
