@@ -12,7 +12,9 @@ from tests.support.project import PROJECT as ROOT
 from voco_data.qc.ledger import LedgerRow
 from voco_data.reasons import SKIPPED, Reason
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
+PAGES = sorted(
+    page for folder in (".", "docs", "docker", "voco_data") for page in (ROOT / folder).glob("*.md")
+)
 PATH_BASES = (ROOT, ROOT / "voco_data", ROOT / "voco_models")
 """Folders that a path in a document may be relative to."""
 SOURCE_ENDINGS = (".css", ".html", ".js", ".md", ".py", ".sh", ".svg", ".toml", ".txt", ".yaml")
@@ -43,9 +45,26 @@ def test_every_column_of_the_ledger_is_described() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors_of(file.read_text()), target
+
+
+def anchors_of(text: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_index_lists_every_document() -> None:
+    index = ROOT / "docs" / "index.md"
+    listed = {
+        (index.parent / link).resolve() for link in re.findall(r"\]\((.+?)\)", index.read_text())
+    }
+    assert {*PAGES} - {index} - listed == set()
 
 
 def paths_named_in(text: str) -> set[str]:
