@@ -1,5 +1,5 @@
-# Two commands: `make demo` runs the whole pipeline on a made-up cohort, `make test` checks everything.
-# Both set up what they need in .venv first; a second call finds it done.
+# `make demo` runs the whole pipeline on a made-up cohort. `make test` checks everything.
+# Both create the environment in .venv if it is missing or out of date.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,12 +9,12 @@ WORKERS ?= 2
 .PHONY: help setup demo test test-all check format clean
 
 help:
-	@echo "make demo      set up, run the pipeline on a made-up cohort, print where the report is"
+	@echo "make demo      set up, run the pipeline on a made-up cohort, print the path of the report"
 	@echo "make test      set up, lint, type check, and run the tests (about 10 minutes on 2 cores)"
-	@echo "make test-all  the same with the tests that take longer"
-	@echo "make check     lint, types, container files"
+	@echo "make test-all  the same, with the slow tests"
+	@echo "make check     check style, types and container files"
 	@echo "make format    format the code"
-	@echo "make clean     remove the environment and caches; stores and runs stay"
+	@echo "make clean     remove the environment and caches; keep stores and runs"
 
 setup: $(STAMP)
 

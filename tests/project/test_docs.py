@@ -1,4 +1,4 @@
-"""The documents say what is there: reason codes, commands, files they link to."""
+"""The documents agree with the code: reason codes, columns, links, and the paths that they name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from tests.support.project import PROJECT as ROOT
 from voco_data.qc.ledger import LedgerRow
 from voco_data.reasons import SKIPPED, Reason
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
+PAGES = sorted(
+    page for folder in (".", "docs", "docker", "voco_data") for page in (ROOT / folder).glob("*.md")
+)
+PATH_BASES = (ROOT, ROOT / "voco_data", ROOT / "voco_models")
+"""Folders that a path in a document may be relative to."""
+SOURCE_ENDINGS = (".css", ".html", ".js", ".md", ".py", ".sh", ".svg", ".toml", ".txt", ".yaml")
+"""Endings of files of this repository. voco and its users write files with other endings."""
+PACKAGES = [ROOT / name for name in ("voco_data", "voco_models", "flows", "tests")]
+FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
 def test_every_reason_is_in_the_ledgers_document_under_its_heading() -> None:
@@ -37,6 +45,66 @@ def test_every_column_of_the_ledger_is_described() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors_of(file.read_text()), target
+
+
+def anchors_of(text: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_index_lists_every_document() -> None:
+    index = ROOT / "docs" / "index.md"
+    listed = {
+        (index.parent / link).resolve() for link in re.findall(r"\]\((.+?)\)", index.read_text())
+    }
+    assert {*PAGES} - {index} - listed == set()
+
+
+def paths_named_in(text: str) -> set[str]:
+    """Paths of this repository in the back-quoted spans and fenced blocks of a page.
+
+    A token counts if it ends in `/` or as a source file, and begins with a folder of the repository
+    or of one of its packages. `body.py` without a folder counts too.
+    """
+    spans = FENCE.findall(text) + re.findall(r"`([^`]+)`", FENCE.sub("", text))
+    tokens = {token.strip(",;:()") for span in spans for token in span.split()}
+    return {token for token in tokens if is_repository_path(token)}
+
+
+def is_repository_path(token: str) -> bool:
+    if not re.fullmatch(r"\w[\w./-]*", token) or not token.endswith(("/", *SOURCE_ENDINGS)):
+        return False
+    first, slash, _ = token.partition("/")
+    if not slash:
+        return token.endswith(".py")
+    return any((base / first).is_dir() for base in PATH_BASES)
+
+
+def exists(path: str) -> bool:
+    if "/" not in path:
+        return any(next(package.rglob(path), None) for package in PACKAGES)
+    return any((base / path).exists() for base in PATH_BASES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_named_in_the_documents_exist(page: Path) -> None:
+    assert {path for path in paths_named_in(page.read_text()) if not exists(path)} == set()
+
+
+def test_paths_are_recognised() -> None:
+    text = """
+`voco_data/store/` and `store/nothing.py`, in `gone.py`, not `runs/x.py`, `<root>/store/a.py`, `s3://b/`
+```
+pytest -m slow tests/gone/test_gone.py
+```
+"""
+    named = paths_named_in(text)
+    assert named == {"voco_data/store/", "store/nothing.py", "gone.py", "tests/gone/test_gone.py"}
+    assert {path for path in named if exists(path)} == {"voco_data/store/"}
