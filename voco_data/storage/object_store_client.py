@@ -52,6 +52,8 @@ class Service:
     """What its URLs look like, for messages."""
     endpoint_variables: tuple[str, ...]
     settings: tuple[Setting, ...]
+    bucket_advice: str
+    """What to say, and to do, about a bucket that does not exist."""
     credentials_advice: str
     connection_advice: str
 
@@ -66,8 +68,10 @@ S3 = Service(
         Setting("secret_access_key", ("AWS_SECRET_ACCESS_KEY",)),
         Setting("session_token", ("AWS_SESSION_TOKEN",)),
     ),
-    credentials_advice="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a "
-    "role",
+    bucket_advice="there is no such bucket; make it, or check the URL and the region",
+    credentials_advice=(
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+    ),
     connection_advice="check AWS_ENDPOINT_URL, AWS_REGION and the network",
 )
 AZURE = Service(
@@ -78,6 +82,7 @@ AZURE = Service(
         Setting("account_name", ("AZURE_STORAGE_ACCOUNT_NAME",), required=True),
         Setting("account_key", ("AZURE_STORAGE_ACCOUNT_KEY",)),
     ),
+    bucket_advice="there is no such container; make it, or check the URL and the account",
     credentials_advice="set AZURE_STORAGE_ACCOUNT_KEY, or give the machine an identity",
     connection_advice="check AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ENDPOINT and the network",
 )
@@ -162,7 +167,7 @@ def translate_obstore_errors(url: str, service: Service) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         if any(code in str(error) for code in _NO_BUCKET):
-            raise _no_bucket(url) from error
+            raise InputError(f"{url}: {service.bucket_advice}") from error
         raise FileNotFoundError(errno.ENOENT, "no such object", url) from error
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
         raise
@@ -174,7 +179,7 @@ def translate_obstore_errors(url: str, service: Service) -> Iterator[None]:
 
 def _translated(url: str, text: str, service: Service) -> Exception:
     if any(code in text for code in _NO_BUCKET):
-        return _no_bucket(url)
+        return InputError(f"{url}: {service.bucket_advice}")
     if any(path in text for path in _ROLE_REQUESTS):
         return InputError(f"{url}: no credentials were found; {service.credentials_advice}")
     if any(status in text for status in _REFUSED):
@@ -200,10 +205,6 @@ def _refused(url: str, text: str, service: Service) -> InputError:
         f"{url}: the object store refuses access ({code[1] if code else 'denied'}); "
         f"{service.credentials_advice} that may read and write there"
     )
-
-
-def _no_bucket(url: str) -> InputError:
-    return InputError(f"{url}: there is no such bucket; make it, or check the URL and the region")
 
 
 def _first_set(variables: tuple[str, ...]) -> str | None:

@@ -194,7 +194,7 @@ def test_a_missing_account_is_one_line(bench: Bench, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("url", "environment", "error", "said"),
     [
-        ("az://no-such-container/p", {}, InputError, "no such bucket"),
+        ("az://no-such-container/p", {}, InputError, "no such container"),
         (URL, {"AZURE_STORAGE_ENDPOINT": "http://127.0.0.1:9/a"}, StoreUnreachable, "answer"),
         (URL, {"AZURE_STORAGE_ACCOUNT_KEY": "d3Jvbmc="}, InputError, "refuses access"),
         (URL, {"AZURE_STORAGE_ACCOUNT_KEY": "no base64"}, InputError, "AZURE_STORAGE_ACCOUNT_KEY"),
