@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.summary import flatten
-from voco_data.storage.urls import is_bucket_url
+from voco_data.storage.urls import is_url
 
 
 @task(name="publish", task_run_name="publish {stage}", cache_policy=NO_CACHE)
@@ -30,4 +30,4 @@ def publish(stage: str, summary: Mapping[str, Any], link: str | Path) -> None:
 
 def address_of(link: str | Path) -> str:
     """The address of a link: a URL as it is, a path as a file: address."""
-    return str(link) if is_bucket_url(link) else Path(link).absolute().as_uri()
+    return str(link) if is_url(link) else Path(link).absolute().as_uri()

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, get_args
 
 from voco_data.ingest.options import IngestOptions, UnevenPolicy
 from voco_data.layouts.registry import layout_choices
-from voco_data.storage.urls import is_bucket_url, path_or_url
+from voco_data.storage.urls import is_url, path_or_url
 
 USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
@@ -64,7 +64,7 @@ def seconds(text: str) -> float:
 
 def local(text: str) -> Path:
     """A path of this machine."""
-    if is_bucket_url(text):
+    if is_url(text):
         raise argparse.ArgumentTypeError(f"expected a path of this machine, got {text}")
     return Path(text)
 
@@ -119,7 +119,7 @@ def _add_preprocess(commands: Any) -> None:
         type=path_or_url,
         required=True,
         metavar="DIR",
-        help="where the stores live: a folder, or s3://BUCKET/PREFIX",
+        help="where the stores live: a folder, s3://BUCKET/PREFIX or az://CONTAINER/PREFIX",
     )
     add(
         "--layout",

@@ -54,7 +54,7 @@ def preprocess(
 
     Args:
         source: Folder with DICOM or NIfTI files.
-        root: Folder of the stores, or s3://bucket/prefix.
+        root: Folder of the stores, s3://bucket/prefix or az://container/prefix.
         layout: How source is laid out; auto finds out.
         specs: Names of built-in store specs.
         spec_file: JSON file with store specs of your own, instead of specs.

@@ -40,7 +40,7 @@ def retrain(
 
     Args:
         source: Folder with DICOM or NIfTI files.
-        root: Folder of the stores, or s3://bucket/prefix.
+        root: Folder of the stores, s3://bucket/prefix or az://container/prefix.
         labels: train.csv in RATIC's form.
         runs: Folder that gets one run folder for each retraining.
         layout: How source is laid out; auto finds out.

@@ -13,7 +13,9 @@ import pytest
 from selenium import webdriver
 
 import voco_models  # noqa: F401  sets how OpenMP waits, before any test imports torch
+from tests.support import azure_server as azure
 from tests.support import browser
+from tests.support.azure_server import AzureServer, ObjectServer
 from tests.support.s3_server import S3Server, serve
 
 # Before anything imports Prefect: its home, database and settings are the tests' own.
@@ -43,6 +45,19 @@ def real_ct() -> Path:
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server with one empty bucket, one a test process."""
     yield from serve(tmp_path_factory.mktemp("s3"))
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    """Azurite with one empty container, one a test process; skips where it is not installed."""
+    yield from azure.serve(tmp_path_factory.mktemp("azure"))
+
+
+@pytest.fixture(params=["s3_server", "azure_server"], ids=["s3", "azure"])
+def object_server(request: pytest.FixtureRequest) -> ObjectServer:
+    """Each of the object stores that voco supports."""
+    server: ObjectServer = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
-"""The exception tree. Whatever a user can cause is one of these, and prints as one line.
+"""The exceptions of voco. Every error that a user can cause is one of them, and prints as one line.
 
-VocoError            exit code 1: something went wrong that we can name
-├── InputError       exit code 2: bad usage or input; nothing was written
-├── StoreBusy        another run holds the store's lock, or took over our lease
+VocoError            exit code 1: an error with a known cause
+├── InputError       exit code 2: bad usage or bad input; nothing was written
+├── StoreBusy        another run holds the lock of the store, or has taken over our lease
 ├── StoreUnreachable an object store does not answer
-├── StoreCorrupt     bytes on disk are not what was committed
-└── SeriesRefused    one series cannot become a volume; a row of the ledger, never a crash
+├── StoreCorrupt     bytes of a store do not match their checksum
+└── SeriesRefused    a series cannot become a volume; recorded in the ledger, never ends a run
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from voco_data.reasons import Reason
 
 
 class VocoError(Exception):
-    """Base of every error that we raise on purpose; its text is one clear line."""
+    """Base of all errors that voco raises; the text is one line."""
 
     exit_code = 1
 
 
 class InputError(VocoError):
-    """Bad usage or bad input: says what was expected, what came and what to do."""
+    """Bad usage or bad input. The text says what was expected, what was given and what to do."""
 
     exit_code = 2
 
 
 class StoreBusy(VocoError):
-    """Another run holds the lock of a store for longer than we were told to wait."""
+    """Another run holds the lock of a store for longer than the time to wait."""
 
 
 class StoreUnreachable(VocoError):
-    """An object store does not answer, after several tries."""
+    """An object store does not answer after several tries."""
 
 
 class StoreCorrupt(VocoError):
@@ -43,7 +43,7 @@ class StoreCorrupt(VocoError):
 
 
 class SeriesRefused(VocoError):
-    """One series, or one file, that does not become a volume.
+    """A series, or a file, that cannot become a volume.
 
     `reason` is a code of the closed list in `voco_data.reasons`; `detail` is one line for a person.
     """
@@ -58,26 +58,27 @@ class SeriesRefused(VocoError):
         return (type(self), (self.reason, self.detail))
 
 
-_OF_THE_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ELOOP})
-NO_MORE = frozenset(
+_FILE_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ELOOP})
+"""The file itself is missing or cannot be read."""
+_UNWRITABLE_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 )
-"""How a file system says that it takes no more."""
+"""The file system does not accept a write."""
 
 
 @contextmanager
-def writing_under(root: object) -> Iterator[None]:
-    """Name `root`, a path or a place, and what to do, where it takes no more."""
+def translate_unwritable(root: object) -> Iterator[None]:
+    """Turn an OSError of a root that cannot be written into a VocoError that names `root`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_MORE:
+        if error.errno not in _UNWRITABLE_ERRNOS:
             raise
         raise unwritable(root, error) from error
 
 
 def unwritable(root: object, error: OSError) -> VocoError:
-    """One line for a root that took no more: disk full, quota, read-only, no permission."""
+    """The error of a root that cannot be written: disk full, quota, read-only, no permission."""
     why = os.strerror(error.errno) if error.errno else str(error)
     return VocoError(
         f"{root}: cannot be written ({why}); what is finished stays: free some space or give "
@@ -85,17 +86,21 @@ def unwritable(root: object, error: OSError) -> VocoError:
     )
 
 
-def is_of_the_file(error: OSError) -> bool:
-    """Whether a file itself is gone or cannot be read.
+def is_file_error(error: OSError) -> bool:
+    """Whether `error` says that a file itself is missing or cannot be read.
 
-    Else it is this machine's trouble (no descriptor left, no memory, no leave to read), or the
-    network's: the file may be sound.
+    Otherwise the cause is this machine (no descriptor or memory left, no permission) or the
+    network, and the file may be intact.
     """
-    return error.errno in _OF_THE_FILE
+    return error.errno in _FILE_ERRNOS
 
 
 def unreadable(error: OSError, what: str) -> SeriesRefused:
-    """IO_ERROR where the file system failed, UNREADABLE where a library says so of the bytes."""
+    """The refusal of a file that could not be read.
+
+    The reason is IO_ERROR if the file system failed. If `error` has no number, a library raised
+    it about the content of the file: the reason is UNREADABLE, and `what` is the detail.
+    """
     if error.errno is not None:
         return SeriesRefused(Reason.IO_ERROR, error.strerror or "the file system failed")
     return SeriesRefused(Reason.UNREADABLE, f"{what} ({type(error).__name__})")

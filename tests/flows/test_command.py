@@ -299,7 +299,7 @@ def test_what_goes_wrong_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "bug", [ZeroDivisionError(), ModuleNotFoundError("no", name="voco_data.storage.null")]
+    "bug", [ZeroDivisionError(), ModuleNotFoundError("no", name="voco_data.storage.locks")]
 )
 def test_a_bug_keeps_its_traceback(bug: Exception, replace: Replace) -> None:
     replace("voco_data.ingest.run", "preprocess", act=raiser(bug))

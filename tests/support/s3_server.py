@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -29,6 +30,11 @@ class S3Server:
 
     endpoint: str
     log: Path
+
+    @property
+    def root(self) -> str:
+        """URL of the bucket."""
+        return f"s3://{BUCKET}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -71,9 +77,7 @@ class S3Server:
 
 def serve(folder: Path) -> Iterator[S3Server]:
     """Start a server with one empty bucket; stop it at the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / "requests.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
@@ -93,20 +97,31 @@ def serve(folder: Path) -> Iterator[S3Server]:
         process.wait(PATIENCE_S)
 
 
+def free_port() -> int:
+    """A port of loopback that no program listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 def wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        assert process.poll() is None, "the S3 server did not start"
+        assert process.poll() is None, "the server did not start"
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    pytest.fail("the S3 server does not listen")
+    pytest.fail("the server does not listen")
 
 
 def use(monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> None:
     """Set the environment of a user, and nothing that this machine brings."""
     for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith("AZURE_"):
+            monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -9,9 +9,9 @@ from pathlib import Path
 from voco_data.bench.series import entry_of
 from voco_data.executors.tasks import SeriesTask, Target
 from voco_data.executors.worker import fill_series
-from voco_data.storage.fence import Fence
 from voco_data.storage.local import FencedLocalStorage, LocalStorage
-from voco_data.store.input_digests import InputDigests
+from voco_data.storage.locks import Fence
+from voco_data.store.index import InputDigests
 from voco_data.store.spec import FINETUNE, PRETRAIN
 from voco_data.store.writer import writing
 

@@ -1,8 +1,8 @@
-"""Text burned into the pixels: it may name the patient, so such a series is refused.
+"""Detect text that is burned into the pixels. It may name the patient: such a series is refused.
 
-Overlaid text is drawn in one exact value, which nothing measured is: noise makes the pixels of
-every bone and every implant differ, unless the scanner's range ends there. So: many small pieces
-of one conspicuously frequent value, of one height, side by side on one line.
+Overlaid text has one exact value. Measured pixels do not: noise makes those of every bone and
+implant differ, except at the ends of the scanner's range. So text is many small components of one
+unusually frequent value, of one height, side by side on one line.
 """
 
 from __future__ import annotations
@@ -12,64 +12,65 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-SLICES_LOOKED_AT = 16
-"""Evenly spread, with the first and the last; text is on every slice, or on those."""
-LEAST_PIXELS = 40
-"""Fewer pixels of one value write no word."""
-MOST_SHARE = 0.25
-"""A value that fills more of the slice is a background."""
+SLICES_EXAMINED = 16
+"""Evenly spread, with the first and the last: text is on all slices, or on one of these."""
+MIN_PIXELS = 40
+"""Fewer pixels of one value do not form a word."""
+MAX_SHARE = 0.25
+"""A value that fills a larger share of the slice is a background."""
 SPIKE = 8.0
-"""Text makes its value so many times as frequent as the values around it are on average."""
+"""How many times as frequent the value of a text is as the values around it, on average."""
 AROUND_HU = 12
-VALUES_LOOKED_AT = 4
-LEAST_LETTERS = 6
-"""Pieces on one line; fewer may be chance."""
-LEAST_SHARE = 0.2
-"""Of the larger pieces of a value, so many are on the longest line of a text."""
-MOST_PIECES = 1000
-"""More is noise, clipped at the end of the scanner's range."""
+"""Values on either side that a value is compared with."""
+VALUES_EXAMINED = 4
+MIN_LETTERS = 6
+"""Components on one line; fewer may be there by chance."""
+MIN_LINE_SHARE = 0.2
+"""Share of a value's larger components that the longest line of a text has."""
+MAX_COMPONENTS = 1000
+"""More components are noise that is clipped at an end of the scanner's range."""
 LETTER_HEIGHT_PX = (5, 48)
-MOST_FILLED = 0.7
-"""Letters are strokes; a row of screws is made of solid pieces that fill their rectangle."""
+MAX_FILLED = 0.7
+"""Letters are strokes; the screws of an implant fill their rectangles."""
 HEIGHT_SPREAD_PX = 2
 BASELINE_SPREAD_PX = 1
 MAX_LETTER_GAP = 2.5
 """Largest distance between neighbours, in letter heights."""
-ALL_ROUND = np.ones((3, 3), bool)
+EIGHT_CONNECTED = np.ones((3, 3), bool)
 
 Letter = tuple[int, int, int, int]
 """Bottom row, height, first column, one past the last column."""
 
 
 def looks_like_text(hu: npt.NDArray[np.int16]) -> bool:
-    """Whether a slice of `hu` (slice, row, column) carries a line of text, along either axis."""
-    count = min(len(hu), SLICES_LOOKED_AT)
+    """Whether a slice of `hu`, int16 (slice, row, column), has a line of text along either axis."""
+    count = min(len(hu), SLICES_EXAMINED)
     picked = np.unique(np.linspace(0, len(hu) - 1, count).round().astype(int))
-    return any(_is_written(np.ascontiguousarray(hu[index])) for index in picked)
+    return any(_has_text(np.ascontiguousarray(hu[index])) for index in picked)
 
 
-def _is_written(plane: npt.NDArray[np.int16]) -> bool:
+def _has_text(plane: npt.NDArray[np.int16]) -> bool:
     return any(
-        # Noise, clipped at the end of the range, is told from text without finding its pieces.
-        _fewest_pieces(plane, value) <= MOST_PIECES and _has_line(plane == value)
-        for value in _conspicuous(plane)
+        # The Euler number excludes clipped noise before its components are labelled.
+        _euler_number(plane, value) <= MAX_COMPONENTS and _has_line(plane == value)
+        for value in _frequent_values(plane)
     )
 
 
-def _conspicuous(plane: npt.NDArray[np.int16]) -> list[int]:
-    """Each conspicuously frequent value, the most frequent first."""
+def _frequent_values(plane: npt.NDArray[np.int16]) -> list[int]:
+    """Values that are far more frequent than those around them, the most frequent first."""
     counts, lowest = _count(plane, int(plane.min()), int(plane.max()))
-    usual = ndimage.uniform_filter1d(counts.astype(np.float64), 2 * AROUND_HU + 1, mode="constant")
-    others = (usual * (2 * AROUND_HU + 1) - counts) / (2 * AROUND_HU)
-    spikes = (counts >= LEAST_PIXELS) & (counts <= MOST_SHARE * plane.size)
+    mean = ndimage.uniform_filter1d(counts.astype(np.float64), 2 * AROUND_HU + 1, mode="constant")
+    others = (mean * (2 * AROUND_HU + 1) - counts) / (2 * AROUND_HU)
+    spikes = (counts >= MIN_PIXELS) & (counts <= MAX_SHARE * plane.size)
     values = np.flatnonzero(spikes & (counts > SPIKE * others))
-    values = values[np.argsort(counts[values])[::-1]][:VALUES_LOOKED_AT]
+    values = values[np.argsort(counts[values])[::-1]][:VALUES_EXAMINED]
     return [value + lowest for value in values.tolist()]
 
 
 @numba.njit(nogil=True, cache=True)
 def _count(plane, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """How often each value from `low` to `high` occurs, and `low`."""
+    """(counts, low): how often each value from `low` to `high` occurs."""
     counts = np.zeros(high - low + 1, np.int64)
     for y in range(plane.shape[0]):
         for x in range(plane.shape[1]):
@@ -78,12 +79,11 @@ def _count(plane, low, high):  # type: ignore[no-untyped-def]  # pragma: no cove
 
 
 @numba.njit(nogil=True, cache=True)
-def _fewest_pieces(plane, value):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Pieces less holes (the Euler number) of the pixels of a value that touch all round.
+def _euler_number(plane, value):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Components minus holes of the pixels of a value, 8-connected: a lower bound of components.
 
-    There are at least so many pieces. It is a sum over the windows of 2 x 2 pixels: four times
-    the number is the windows with one pixel, less those with three, less twice those with two on
-    a diagonal (Gray, IEEE Trans. Comput. C-20, 551, 1971).
+    Four times the number is the count of 2 x 2 windows with one such pixel, minus those with
+    three, minus twice those with two on a diagonal (Gray, IEEE Trans. Comput. C-20, 551, 1971).
     """
     width = plane.shape[1]
     above = np.zeros(width + 2, np.uint8)
@@ -106,35 +106,39 @@ def _fewest_pieces(plane, value):  # type: ignore[no-untyped-def]  # pragma: no 
 
 
 def _has_line(drawn: npt.NDArray[np.bool_]) -> bool:
-    labels, count = ndimage.label(drawn, ALL_ROUND)
-    if not LEAST_LETTERS <= count <= MOST_PIECES:
+    """Whether the components of a mask form a line of text along rows or columns."""
+    labels, count = ndimage.label(drawn, EIGHT_CONNECTED)
+    if not MIN_LETTERS <= count <= MAX_COMPONENTS:
         return False
     areas = np.bincount(labels.ravel())
-    found = list(zip(ndimage.find_objects(labels), areas[1:].tolist(), strict=True))
-    along_rows = [(rows, columns, area) for (rows, columns), area in found]
-    along_columns = [(columns, rows, area) for (rows, columns), area in found]
+    components = list(zip(ndimage.find_objects(labels), areas[1:].tolist(), strict=True))
+    along_rows = [(rows, columns, area) for (rows, columns), area in components]
+    along_columns = [(columns, rows, area) for (rows, columns), area in components]
     return _is_text(along_rows) or _is_text(along_columns)
 
 
-def _is_text(pieces: list[tuple[slice, slice, int]]) -> bool:
-    """Whether a good part of the pieces are letters on lines; noise has a few by chance."""
+def _is_text(components: list[tuple[slice, slice, int]]) -> bool:
+    """Whether a good part of the components are letters on a line.
+
+    A component is its extent across the line, its extent along the line, and its area.
+    """
     letters: list[Letter] = []
     large = 0
-    for rows, columns, area in pieces:
+    for rows, columns, area in components:
         height, width = rows.stop - rows.start, columns.stop - columns.start
         large += height >= LETTER_HEIGHT_PX[0]
-        strokes = area <= MOST_FILLED * height * width
+        strokes = area <= MAX_FILLED * height * width
         tall = LETTER_HEIGHT_PX[0] <= height <= LETTER_HEIGHT_PX[1]
         if tall and strokes and width <= 2 * height:
             letters.append((rows.stop, height, columns.start, columns.stop))
-    if len(letters) < max(LEAST_LETTERS, LEAST_SHARE * large):
+    if len(letters) < max(MIN_LETTERS, MIN_LINE_SHARE * large):
         return False
     longest = max(_line_length(letters, letter) for letter in letters)
-    return longest >= max(LEAST_LETTERS, LEAST_SHARE * large)
+    return longest >= max(MIN_LETTERS, MIN_LINE_SHARE * large)
 
 
 def _line_length(letters: list[Letter], first: Letter) -> int:
-    """How many letters, alike in height and baseline, follow `first` to the right, with it."""
+    """Letters of the line that begins with `first` and goes right, alike in height and baseline."""
     bottom, height, _, right = first
     alike = sorted(
         (start, stop)

@@ -1,4 +1,4 @@
-"""Ids without names: keyed HMAC pseudonyms, with the key and the way back in a private folder."""
+"""Keyed pseudonyms (HMAC-SHA-256) for ids; the key and the map lie in a private folder."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from platformdirs import user_data_path
 
+from voco_data.batching import batched
 from voco_data.errors import InputError, VocoError
 from voco_data.storage import atomic, locks, scratch_db
 from voco_data.storage.base import Storage
-from voco_data.storage.root import PRIVATE_FOLDER
+from voco_data.storage.root import FINGERPRINT, PRIVATE_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +30,10 @@ KEY_FILE = "ids.key"
 MAP_FILE = "ids.parquet"
 LOCK_FILE = "ids.lock"
 LOCK_S = 60.0
-"""Writing the map takes another run a moment."""
-FINGERPRINT = "pseudonyms.fingerprint"
-"""In a bucket's root: which key its ids were made with."""
+"""How long to wait for another run that writes the map, which takes a moment."""
 KEY_BYTES = 32
 PSEUDONYM_HEX = 20
-"""80 bits: no collision among any number of ids that one archive can hold."""
+"""Hex digits of a pseudonym: 80 bits. A collision is unlikely among the ids of any archive."""
 
 COLUMNS = ("kind", "pseudonym", "original")
 _SCHEMA = pa.schema([(name, pa.large_string()) for name in COLUMNS])
@@ -45,7 +44,7 @@ _ROWS_A_GROUP = 2_000
 
 
 class Pseudonymiser:
-    """Turns ids into pseudonyms under one key, and remembers the pairs, on disk."""
+    """Makes pseudonyms of ids under one key, and keeps the pairs on disk."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -53,13 +52,13 @@ class Pseudonymiser:
 
     @property
     def fingerprint(self) -> str:
-        """Tells keys apart, and nothing else of them: an HMAC of a fixed text."""
+        """An HMAC of a fixed text: it tells keys apart and says nothing else of them."""
         return hmac.new(self._key, b"fingerprint", hashlib.sha256).hexdigest()
 
     def __call__(self, kind: str, original: str) -> str:
         """Pseudonym of an id; `kind` is `patient`, `study`, `series` or `source`.
 
-        The same id gives the same pseudonym under one key; other kinds give other pseudonyms.
+        Under one key an id and a kind always give the same pseudonym. Another kind gives another.
         """
         message = f"{kind}\0{original.strip()}".encode(errors="surrogateescape")
         code = hmac.new(self._key, message, hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
@@ -68,43 +67,41 @@ class Pseudonymiser:
         return pseudonym
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Free the disk space."""
         if self._pairs is not None:
             self._pairs.close()
 
     def keep(self, pairs: Iterable[tuple[str, str, str]]) -> None:
-        """Remember (kind, pseudonym, original); what is remembered already stays."""
+        """Keep (kind, pseudonym, original). A pair that is kept already is not changed."""
         with scratch_db.translate_disk_full():
             if self._pairs is None:
                 self._pairs = scratch_db.open_scratch_db(_PAIRS)
             self._pairs.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", pairs)
 
     def pairs(self) -> Iterator[tuple[str, str, str]]:
-        """(kind, pseudonym, original) of every id that was asked for, sorted."""
+        """(kind, pseudonym, original) of every pair that is kept, sorted."""
         if self._pairs is not None:
             yield from self._pairs.execute("SELECT * FROM pairs ORDER BY kind, pseudonym")
 
 
 def folder_of(root: Storage) -> Path:
-    """Where the key and the map of a root lie: on this machine, and outside every store.
+    """The folder of this machine with key and map of a root.
 
-    In a folder beside the stores. Those of a bucket are in the user's data folder, or in
-    VOCO_PRIVATE: who may read the bucket may not learn the names.
+    For a root on disk it lies beside the stores. For a bucket it is in VOCO_PRIVATE, else in the
+    user's data folder: who can read the bucket must not learn the names.
     """
     folder = root.local()
     if folder is not None:
         return folder / PRIVATE_FOLDER
-    if named := os.environ.get(PRIVATE_VARIABLE):
-        home = Path(named)
-    else:
-        home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "voco"
+    named = os.environ.get(PRIVATE_VARIABLE)
+    home = Path(named) if named else user_data_path("voco")
     return home / hashlib.sha256(str(root).encode()).hexdigest()[:12]
 
 
 def load(root: Storage) -> Pseudonymiser | None:
-    """The pseudonymiser of a root, or None where no pseudonyms were ever made.
+    """The pseudonymiser of a root, or None where no key was made yet.
 
-    Raises VocoError where the key is damaged: another key would give every patient a second name.
+    Raises VocoError for a damaged key: a new one would give every patient a second pseudonym.
     """
     path = folder_of(root) / KEY_FILE
     if not path.exists():
@@ -118,17 +115,17 @@ def load(root: Storage) -> Pseudonymiser | None:
     return Pseudonymiser(bytes.fromhex(text))
 
 
-def passing() -> Pseudonymiser:
-    """A pseudonymiser of a key that nobody will know: for a look that writes nothing."""
+def with_throwaway_key() -> Pseudonymiser:
+    """A pseudonymiser with a random key that is not kept, for runs that write nothing."""
     return Pseudonymiser(secrets.token_bytes(KEY_BYTES))
 
 
 def load_or_make(root: Storage) -> Pseudonymiser:
     """The pseudonymiser of a root; the key is made once, readable by its owner only.
 
-    The key appears whole: of two runs that make one at once, the second takes that of the first.
-    A bucket is used from several machines, and must see one key: it keeps the key's fingerprint.
-    Raises InputError where this machine has another key, or none.
+    The key is made under a lock: of two runs that begin at once, the second uses that of the
+    first. A bucket is used from several machines and must see one key, so it holds the key's
+    fingerprint. Raises InputError where this machine has another key, or none.
     """
     folder = folder_of(root)
     if root.local() is None:
@@ -142,21 +139,22 @@ def load_or_make(root: Storage) -> Pseudonymiser:
                 atomic.write_bytes(path, key, mode=0o600)
         if root.local() is None:
             log.info("key and map of the pseudonyms of %s lie in %s: keep them safe", root, folder)
-    found = load(root)
-    assert found is not None
+    pseudonymiser = load(root)
+    assert pseudonymiser is not None
     if root.local() is None and root.size(FINGERPRINT) is None:
-        root.write(FINGERPRINT, found.fingerprint.encode())
-        _check_fingerprint(root, folder)  # two machines may have begun at once
-    return found
+        root.write(FINGERPRINT, pseudonymiser.fingerprint.encode())
+        _check_fingerprint(root, folder)  # another machine may have written its own at once
+    return pseudonymiser
 
 
 def _check_fingerprint(root: Storage, folder: Path) -> None:
+    """Raise InputError if a bucket has the fingerprint of another key than that in `folder`."""
     try:
         expected = root.read(FINGERPRINT).decode(errors="replace").strip()
     except FileNotFoundError:
         return
-    found = load(root)
-    if found is None or found.fingerprint != expected:
+    pseudonymiser = load(root)
+    if pseudonymiser is None or pseudonymiser.fingerprint != expected:
         raise InputError(
             f"{root}: its pseudonyms were made with a key that is not in {folder}; copy {KEY_FILE} "
             f"and {MAP_FILE} there from the machine that made them, or set {PRIVATE_VARIABLE}"
@@ -164,16 +162,16 @@ def _check_fingerprint(root: Storage, folder: Path) -> None:
 
 
 def read_map(root: Storage) -> Iterator[tuple[str, str, str]]:
-    """(kind, pseudonym, original) of the private map; nothing where there is none."""
+    """(kind, pseudonym, original) of the private map; none where there is no map."""
     path = folder_of(root) / MAP_FILE
     if path.exists():
-        with pq.ParquetFile(path) as old:
-            for batch in old.iter_batches(_ROWS_A_GROUP, columns=list(COLUMNS)):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROWS_A_GROUP, columns=list(COLUMNS)):
                 yield from zip(*(column.to_pylist() for column in batch), strict=True)
 
 
 def save_map(root: Storage, pseudonymiser: Pseudonymiser) -> None:
-    """Add the pairs to the private map, so that the owner can find a patient again."""
+    """Add the pairs of `pseudonymiser` to the private map."""
     with changing_map(root):
         pseudonymiser.keep(read_map(root))
         write_map(root, pseudonymiser.pairs())
@@ -181,23 +179,16 @@ def save_map(root: Storage, pseudonymiser: Pseudonymiser) -> None:
 
 @contextmanager
 def changing_map(root: Storage) -> Iterator[None]:
-    """Be the one who reads and replaces the private map."""
+    """Hold the lock under which the private map is read and replaced."""
     with locks.hold_lock(folder_of(root) / LOCK_FILE, wait_seconds=LOCK_S, mode=0o600):
         yield
 
 
 def write_map(root: Storage, pairs: Iterator[tuple[str, str, str]]) -> None:
-    """Replace the private map, atomically. Within `changing_map`."""
+    """Replace the private map, atomically. Call it within `changing_map`."""
     with atomic.replacing(folder_of(root) / MAP_FILE) as temporary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with pq.ParquetWriter(temporary, _SCHEMA) as writer:
-            for rows in _in_groups(pairs):
+            for rows in batched(pairs, _ROWS_A_GROUP):
                 columns = [list(column) for column in zip(*rows, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
-
-
-def _in_groups(
-    pairs: Iterator[tuple[str, str, str]],
-) -> Iterator[tuple[tuple[str, str, str], ...]]:
-    while rows := tuple(islice(pairs, _ROWS_A_GROUP)):
-        yield rows

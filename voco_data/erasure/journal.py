@@ -1,4 +1,7 @@
-"""What a forget is about to remove, kept in the private folder until all of it is gone."""
+"""The journal of a forget: what it is about to remove, kept until all of it is gone.
+
+Journals lie in the private folder, as they name the patient.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from pathlib import Path
 import xxhash
 
 from voco_data.deidentification import pseudonyms
-from voco_data.erasure.run_files import Traces
 from voco_data.storage import atomic
 from voco_data.storage.base import Storage
 
@@ -19,12 +21,36 @@ JOURNALS = "forgetting"
 
 
 @dataclass(slots=True)
+class PatientTraces:
+    """What leads from a patient to series, files and what was learnt of them. Sorted lists."""
+
+    series: list[str] = field(default_factory=list)
+    """Series ids."""
+    sources: list[str] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    """Input digests."""
+    keys: list[str] = field(default_factory=list)
+    """Series keys, see `voco_data.store.record.series_key`."""
+    remarks: list[list[str]] = field(default_factory=list)
+    """(reason, detail) of series that were refused."""
+
+    def add(self, other: PatientTraces) -> None:
+        """Add the traces that were found elsewhere."""
+        self.series = sorted({*self.series, *other.series})
+        self.sources = sorted({*self.sources, *other.sources})
+        self.digests = sorted({*self.digests, *other.digests})
+        self.keys = sorted({*self.keys, *other.keys})
+        remarks = {(reason, detail) for reason, detail in [*self.remarks, *other.remarks]}
+        self.remarks = [list(remark) for remark in sorted(remarks)]
+
+
+@dataclass(slots=True)
 class Journal:
     """Everything that a patient left under a root."""
 
     ids: list[str]
-    """The patient's ids: those that stores and ledgers hold, and the archive's own."""
-    traces: Traces = field(default_factory=Traces)
+    """The patient's ids: those in stores and ledgers, and the archive's own."""
+    traces: PatientTraces = field(default_factory=PatientTraces)
     stores: dict[str, int] = field(default_factory=dict)
     """Store to series of the patient."""
     runs: dict[str, int] = field(default_factory=dict)
@@ -32,48 +58,49 @@ class Journal:
     pairs: list[list[str]] = field(default_factory=list)
     """(kind, pseudonym) of the private map."""
     known: bool = False
-    """Whether the patient was found by its id, not only in the names of files."""
+    """Whether the patient was found by its id, and not only in the names of files."""
 
     def to_json(self) -> bytes:
-        """The journal as it is kept."""
+        """The journal as it is written."""
         return json.dumps(asdict(self), indent=2).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Journal:
-        """As `to_json` gave it."""
+        """The journal of a text that `to_json` made."""
         data = json.loads(text)
-        return cls(**data | {"traces": Traces(**data["traces"])})
+        return cls(**data | {"traces": PatientTraces(**data["traces"])})
 
     def add(self, other: Journal) -> None:
-        """Take up what an interrupted forget of the same patient had found."""
+        """Add what an interrupted forget of the same patient had found."""
         self.known |= other.known
         self.ids = sorted({*self.ids, *other.ids})
         self.traces.add(other.traces)
-        self.stores = _larger(self.stores, other.stores)
-        self.runs = _larger(self.runs, other.runs)
-        self.pairs = [list(pair) for pair in sorted({(k, p) for k, p in self.pairs + other.pairs})]
+        self.stores = _larger_counts(self.stores, other.stores)
+        self.runs = _larger_counts(self.runs, other.runs)
+        pairs = {(kind, pseudonym) for kind, pseudonym in self.pairs + other.pairs}
+        self.pairs = [list(pair) for pair in sorted(pairs)]
 
 
-def _larger(ours: Mapping[str, int], theirs: Mapping[str, int]) -> dict[str, int]:
-    names = sorted({*ours, *theirs})
-    return {name: max(ours.get(name, 0), theirs.get(name, 0)) for name in names}
+def _larger_counts(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    """By name, the larger of two counts: what was removed already is still counted."""
+    return {name: max(a.get(name, 0), b.get(name, 0)) for name in sorted({*a, *b})}
 
 
-def journals(home: Storage) -> list[tuple[Path, Journal]]:
-    """Those of forgets that did not end."""
+def read_journals(home: Storage) -> list[tuple[Path, Journal]]:
+    """The journals of forgets that did not end, each with its file."""
     folder = pseudonyms.folder_of(home) / JOURNALS
     files = sorted(folder.glob("*.json"))
     return [(path, Journal.from_json(path.read_bytes())) for path in files]
 
 
 def write_journal(home: Storage, journal: Journal) -> None:
-    """Keep a journal, readable by its owner only."""
+    """Write a journal, readable by its owner only."""
     private = pseudonyms.folder_of(home)
     for folder in (private, private / JOURNALS):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    atomic.write_bytes(private / JOURNALS / _file_of(journal), journal.to_json(), mode=0o600)
+    atomic.write_bytes(private / JOURNALS / _file_name(journal), journal.to_json(), mode=0o600)
 
 
-def _file_of(journal: Journal) -> str:
-    """Ids never become names of files."""
+def _file_name(journal: Journal) -> str:
+    """A hash of the ids: file names must not show them."""
     return f"{xxhash.xxh3_128_hexdigest(json.dumps(journal.ids).encode())}.json"

@@ -1,7 +1,7 @@
 """Erase a patient from everything under a root.
 
-What is to go is found first, and written to a journal in the private folder. From then on every
-step can be done again: a forget that was killed is finished by the next one.
+What will be removed is found first and written to a journal in the private folder. From then on
+every step can be done again, so a forget that was killed is finished by the next one.
 """
 
 from __future__ import annotations
@@ -14,27 +14,26 @@ from pathlib import Path
 
 from voco_data.deidentification import pseudonyms
 from voco_data.erasure import run_files
-from voco_data.erasure.journal import JOURNALS, Journal, journals, write_journal
-from voco_data.erasure.residue import find_residue
-from voco_data.erasure.search import find, others
+from voco_data.erasure.journal import JOURNALS, Journal, read_journals, write_journal
+from voco_data.erasure.search import find_patient, find_residue, lines_of_others
 from voco_data.errors import InputError
-from voco_data.ingest.seen_files import KEY as FRESHNESS
 from voco_data.ingest.seen_files import SeenFiles
 from voco_data.maintenance.pins import pins_of, users
-from voco_data.maintenance.removal import listing, remove, stale
+from voco_data.maintenance.removal import remove_objects, scan_store, stale_temporaries
 from voco_data.qc import preview
 from voco_data.storage.atomic import sweep_store
 from voco_data.storage.base import Leases, Storage
 from voco_data.storage.root import (
     PRIVATE_FOLDER,
+    SEEN_FILES,
     existing_root,
     root_in_use,
     store_names,
     sweep_idle_root,
 )
 from voco_data.store import catalogue
-from voco_data.store.keys import WRITE_ONCE
-from voco_data.store.metadata import read_spec
+from voco_data.store.keys import GROUP_METADATA, WRITE_ONCE
+from voco_data.store.spec import read_spec
 from voco_data.store.writer import StoreWriter, writing
 
 log = logging.getLogger(__name__)
@@ -68,20 +67,20 @@ class ForgetSummary:
 def forget(
     root: str | Path | Storage, patient: str, *, yes: bool = False, wait: float = 0.0
 ) -> ForgetSummary:
-    """Say what `patient` left under `root`; with `yes`, remove it, under the locks of all stores.
+    """List what `patient` left under `root`; with `yes`, remove it, under the locks of all stores.
 
     `patient` is the archive's own id or the pseudonym, letter by letter. Raises InputError for a
-    root that is not there, a patient whom nothing names, and a store that cannot be written by
+    root that is not there, a patient that nothing names, and a store that cannot be written by
     this version; StoreBusy if a run writes under the root for longer than `wait` seconds.
     """
     home = existing_root(root)
     if not patient.strip():
         raise InputError("patient: expected an id or a pseudonym, got an empty text")
     with ExitStack() as stack:
-        writers = _alone(home, stack, wait) if yes else []
-        home = home.guarded(Leases([writer.lease for writer in writers]), WRITE_ONCE)
-        journal = find(home, patient)
-        for _, old in journals(home):
+        writers = _lock_all_stores(home, stack, wait) if yes else []
+        home = home.with_lease(Leases([writer.lease for writer in writers]), WRITE_ONCE)
+        journal = find_patient(home, patient)
+        for _, old in read_journals(home):
             if set(old.ids) & set(journal.ids):
                 journal.add(old)
         if not journal.known:
@@ -89,23 +88,23 @@ def forget(
                 f"{home}: no store, ledger or map names the patient; "
                 "give the archive's own id or the pseudonym, letter by letter"
             )
-        alone = _previews_of(home, journal)
+        previews = _previews_of_patient_alone(home, journal)
         if yes:
             write_journal(home, journal)
-            _apply(home, journal, writers, alone)
+            _remove_everything(home, journal, writers, previews)
         else:
             log.info("nothing was removed; --yes removes it")
-        return _summary(home, journal, len(alone), removed=yes)
+        return _summary(home, journal, len(previews), removed=yes)
 
 
-def _alone(home: Storage, stack: ExitStack, wait: float) -> list[StoreWriter]:
-    """Every store under its lock. What an interrupted run had committed is taken up.
+def _lock_all_stores(home: Storage, stack: ExitStack, wait: float) -> list[StoreWriter]:
+    """Every store under its lock, with what an interrupted run had committed.
 
-    Torn files of killed runs go now, when nobody writes what all stores share.
+    Temporary files of killed runs are removed while no run writes what the stores share.
     """
     sweep_idle_root(home, wait_seconds=wait)
     stack.enter_context(root_in_use(home))
-    found = []
+    writers = []
     for name in store_names(home):
         try:
             spec = read_spec(home / name)
@@ -114,60 +113,71 @@ def _alone(home: Storage, stack: ExitStack, wait: float) -> list[StoreWriter]:
                 f"{error}; nothing was forgotten: such a store may hold the patient, "
                 "remove it first (voco store gc --store)"
             ) from error
-        found.append(stack.enter_context(writing(home, spec, wait_seconds=wait)))
-    return found
+        writers.append(stack.enter_context(writing(home, spec, wait_seconds=wait)))
+    return writers
 
 
-def _previews_of(home: Storage, journal: Journal) -> list[str]:
-    """Previews of the patient's scans that are there; other patients' equal scans keep theirs."""
+def _previews_of_patient_alone(home: Storage, journal: Journal) -> list[str]:
+    """Keys of the previews of the patient's scans, except those that another patient's share."""
     digests = {*journal.traces.digests}
-    for line in others(home, journal.ids, ["input_digest"]):
+    for line in lines_of_others(home, journal.ids, ["input_digest"]):
         digests.discard(line["input_digest"])
     keys = sorted(map(preview.key_of, digests))
     return [key for key in keys if home.size(key) is not None]
 
 
-def _apply(
+def _remove_everything(
     home: Storage, journal: Journal, writers: Sequence[StoreWriter], previews: Sequence[str]
 ) -> None:
-    """Every step; each may have been done before. The map goes last: it finds the patient again."""
+    """Do every step; each may have been done before.
+
+    The private map comes last: an interrupted forget finds the patient in it again.
+    """
     for writer in writers:
-        _forget_in_store(writer, journal)
-    if home.size(FRESHNESS) is not None:
-        with closing(SeenFiles(home)) as freshness:
+        _remove_from_store(writer, journal)
+    if home.size(SEEN_FILES) is not None:
+        with closing(SeenFiles(home)) as seen_files:
             remarks = [(reason, detail) for reason, detail in journal.traces.remarks]
-            freshness.forget(journal.traces.digests, remarks)
-            freshness.save()
-    remove(home, previews)
+            seen_files.forget(journal.traces.digests, remarks)
+            seen_files.save()
+    remove_objects(home, previews)
     for run in journal.runs:
-        run_files.forget_in(home, run, journal.ids, journal.traces.sources, journal.traces.series)
-    remove(home, [key for key, _ in stale(home, (PRIVATE_FOLDER, *store_names(home)))])
-    _forget_in_private(home, journal)
+        run_files.rewrite_without_patient(
+            home,
+            run,
+            ids=journal.ids,
+            sources=journal.traces.sources,
+            series=journal.traces.series,
+        )
+    stale = list(stale_temporaries(home, outside=(PRIVATE_FOLDER, *store_names(home))))
+    remove_objects(home, (key for key, _ in stale))
+    _remove_from_private(home, journal)
 
 
-def _forget_in_private(home: Storage, journal: Journal) -> None:
-    """Out of the map, then away with the journals, and with what killed runs left beside both."""
+def _remove_from_private(home: Storage, journal: Journal) -> None:
+    """Remove the patient's entries of the map, its journals, and temporary files beside both."""
     private = pseudonyms.folder_of(home)
     pending = private / JOURNALS
     if (private / pseudonyms.MAP_FILE).exists():
-        gone = {(kind, pseudonym) for kind, pseudonym in journal.pairs}
+        removed = {(kind, pseudonym) for kind, pseudonym in journal.pairs}
         with pseudonyms.changing_map(home):
-            for torn in private.glob(f".{pseudonyms.MAP_FILE}.*.tmp"):  # those of a bucket
-                torn.unlink(missing_ok=True)
+            # The private folder of a bucket is swept by no run.
+            for temporary in private.glob(f".{pseudonyms.MAP_FILE}.*.tmp"):
+                temporary.unlink(missing_ok=True)
             pairs = pseudonyms.read_map(home)
-            pseudonyms.write_map(home, (pair for pair in pairs if pair[:2] not in gone))
-    for torn in pending.glob(".*.tmp"):
-        torn.unlink(missing_ok=True)
-    for file, old in journals(home):
+            pseudonyms.write_map(home, (pair for pair in pairs if pair[:2] not in removed))
+    for temporary in pending.glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+    for file, old in read_journals(home):
         if set(old.ids) & set(journal.ids):
             file.unlink()
     for folder in (pending, private):
-        with suppress(OSError):  # other journals, or the key
+        with suppress(OSError):  # not empty: it holds other journals, or the key
             folder.rmdir()
 
 
-def _forget_in_store(writer: StoreWriter, journal: Journal) -> None:
-    """Rows, records and chunks; and what no catalogue lists: nobody can say whose that is."""
+def _remove_from_store(writer: StoreWriter, journal: Journal) -> None:
+    """Remove the patient's rows, and all objects that no catalogue lists, as any may be theirs."""
     rows = [
         row
         for batch in catalogue.batches(writer.storage, ["row", "patient_id"])
@@ -178,8 +188,8 @@ def _forget_in_store(writer: StoreWriter, journal: Journal) -> None:
     ]
     writer.drop(rows, journal.traces.keys)
     writer.compact()
-    inside = listing(writer.storage)
-    remove(writer.storage, (key for key, _ in inside.leftovers))
+    scan = scan_store(writer.storage)
+    remove_objects(writer.storage, (key for key, _ in scan.leftovers))
     sweep_store(writer.storage)
 
 
@@ -187,8 +197,8 @@ def _summary(home: Storage, journal: Journal, previews: int, *, removed: bool) -
     pinned = pins_of(home)
     stores: list[dict[str, object]] = []
     for name, series in journal.stores.items():
-        if (home / name).size("zarr.json") is None:
-            continue  # gc removed it since it was looked at, or since an interrupted forget
+        if (home / name).size(GROUP_METADATA) is None:
+            continue  # a gc removed the store after it was searched
         z, y, x = read_spec(home / name).grid
         stores.append({"store": name, "series": series, "bytes": series * z * y * x})
     learned = {pin.run for name in journal.stores for pin in users(pinned, name)}

@@ -1,113 +1,179 @@
-"""Look everywhere under a root for what a patient left. Reads only."""
+"""Find what a patient left under a root. Reads only.
+
+`find_patient` finds what a forget removes; `find_residue` finds the files that it leaves, which
+are those of training runs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from voco_data.deidentification import pseudonyms
-from voco_data.erasure import run_files
-from voco_data.erasure.journal import Journal
-from voco_data.erasure.run_files import Names, Traces
-from voco_data.maintenance.removal import listing, waiting
+from voco_data.erasure.journal import Journal, PatientTraces
+from voco_data.erasure.run_files import IdMatcher, find_rows, runs_with_ledger
+from voco_data.maintenance.removal import scan_store, uncatalogued_records
+from voco_data.qc import ledger
 from voco_data.storage.base import Storage
-from voco_data.storage.root import RUNS_FOLDER as RUNS
-from voco_data.storage.root import store_names
+from voco_data.storage.root import (
+    PREVIEWS_FOLDER,
+    PRIVATE_FOLDER,
+    REPORT,
+    RUNS_FOLDER,
+    SEEN_FILES,
+    store_names,
+)
 from voco_data.store import catalogue
 from voco_data.store.record import series_key
 
+TEXTS = (".csv", ".html", ".json", ".log", ".txt")
+"""Endings of files that are searched as text."""
 
-def find(home: Storage, patient: str) -> Journal:
-    """All that names a patient, by the archive's id or by the pseudonym."""
-    ids, pairs = _named_in_map(home, patient)
+
+def find_patient(home: Storage, patient: str) -> Journal:
+    """Everything that belongs to a patient, by the archive's id or by the pseudonym."""
+    ids, pairs = _ids_and_map_entries(home, patient)
     journal = Journal(ids, pairs=pairs)
     hidden_files = [pseudonym for kind, pseudonym in pairs if kind == "source"]
     studies: set[str] = set()
-    lines: list[tuple[str, str, str]] = []
+    identities: list[tuple[str, str, str]] = []
     for name in store_names(home):
-        mine = list(_lines_of(home / name, ids))
-        if mine:
-            journal.stores[name] = len(mine)
-        for line in mine:
-            lines.append((line["patient_id"], line["series_uid"], line["source"]))
+        lines = list(_lines_of_patient(home / name, ids))
+        if lines:
+            journal.stores[name] = len(lines)
+        for line in lines:
+            identities.append((line["patient_id"], line["series_uid"], line["source"]))
             studies.add(line["study_uid"])
             journal.traces.digests.append(line["input_digest"])
-    for run in run_files.runs_of(home):
-        rows = run_files.rows_in(home / RUNS / run, ids, hidden_files)
+    for run in runs_with_ledger(home):
+        rows = find_rows(home / RUNS_FOLDER / run, ids, hidden_files)
         if rows:
             journal.runs[run] = len(rows)
         for row in rows:
             if row["kind"] == "series":
-                lines.append((row["patient_id"], row["series_uid"], row["source"]))
+                identities.append((row["patient_id"], row["series_uid"], row["source"]))
                 journal.traces.digests += filter(None, [row["input_digest"]])
                 if row["reason"]:
                     journal.traces.remarks.append([row["reason"], row["detail"]])
     journal.traces.add(
-        Traces(
-            series=[series for _, series, _ in lines],
-            sources=[source for _, _, source in lines] + hidden_files,
-            keys=[series_key(*line) for line in lines],
+        PatientTraces(
+            series=[series for _, series, _ in identities],
+            sources=[source for _, _, source in identities] + hidden_files,
+            keys=[series_key(*identity) for identity in identities],
         )
     )
-    journal.known = bool(lines) or any(kind == "patient" for kind, _ in pairs)
-    journal.pairs = _pairs_of(home, journal, studies)
+    journal.known = bool(identities) or any(kind == "patient" for kind, _ in pairs)
+    journal.pairs = _map_entries_of_patient_alone(home, journal, studies)
     return journal
 
 
-def _named_in_map(home: Storage, patient: str) -> tuple[list[str], list[list[str]]]:
-    """All ids of the patient, and map entries that name it: its own, and files named after it."""
+def lines_of_others(
+    home: Storage, ids: Collection[str], columns: Sequence[str]
+) -> Iterator[dict[str, str]]:
+    """Catalogue lines of all other patients in all stores, with `patient_id` and `columns`."""
+    for name in store_names(home):
+        for batch in catalogue.batches(home / name, ["patient_id", *columns]):
+            yield from (line for line in batch.to_pylist() if line["patient_id"] not in ids)
+
+
+def find_residue(root: Storage, ids: Collection[str]) -> Iterator[str]:
+    """Keys of texts and tables that name one of the ids, outside stores and preprocess runs.
+
+    A file that cannot be read may name it too; its key is given with a note.
+    """
+    skipped = (*store_names(root), PREVIEWS_FOLDER, PRIVATE_FOLDER, SEEN_FILES)
+    run_files = {
+        f"{RUNS_FOLDER}/{run}/{name}"
+        for run in runs_with_ledger(root)
+        for name in (ledger.KEY, REPORT)
+    }
+    matcher = IdMatcher(ids)
+    keys = (key for key, _ in root.sizes() if key.partition("/")[0] not in skipped)
+    for key in sorted(key for key in keys if key not in run_files):
+        try:
+            if _names_patient(root, key, matcher):
+                yield key
+        except FileNotFoundError:  # a training run has removed it since it was listed
+            pass
+        except OSError as error:
+            yield f"{key} (cannot be read: {error.strerror or error})"
+
+
+def _ids_and_map_entries(home: Storage, patient: str) -> tuple[list[str], list[list[str]]]:
+    """All ids of the patient, and its entries of the private map: ids, and files named by one."""
     ids = {patient}
-    hide = pseudonyms.load(home)
-    if hide is not None:
-        with closing(hide):
+    pseudonymiser = pseudonyms.load(home)
+    if pseudonymiser is not None:
+        with closing(pseudonymiser):
             ids |= {
                 original
                 for kind, pseudonym, original in pseudonyms.read_map(home)
                 if kind == "patient" and pseudonym == patient
             }
-            ids |= {hide("patient", original) for original in tuple(ids)}
-    names = Names(ids)
+            ids |= {pseudonymiser("patient", original) for original in tuple(ids)}
+    matcher = IdMatcher(ids)
     pairs = [
         [kind, pseudonym]
         for kind, pseudonym, original in pseudonyms.read_map(home)
         if (kind == "patient" and pseudonym in ids)
-        or (kind == "source" and names.in_path(original))
+        or (kind == "source" and matcher.in_path(original))
     ]
     return sorted(ids), pairs
 
 
-def _lines_of(store: Storage, ids: Collection[str]) -> Iterator[dict[str, str]]:
-    """What a store holds of a patient: catalogue lines, and records that wait to be taken up."""
+def _lines_of_patient(store: Storage, ids: Collection[str]) -> Iterator[dict[str, str]]:
+    """A patient's series in a store: catalogue lines, and records that are not catalogued yet."""
     names = ["patient_id", "study_uid", "series_uid", "source", "input_digest"]
     for batch in catalogue.batches(store, names):
         yield from (line for line in batch.to_pylist() if line["patient_id"] in ids)
-    for record in waiting(store, listing(store)):
+    for record in uncatalogued_records(store, scan_store(store)):
         if record.patient_id in ids:
             yield {name: getattr(record, name) for name in names}
 
 
-def _pairs_of(home: Storage, journal: Journal, studies: Collection[str]) -> list[list[str]]:
-    """Entries of the private map that belong to the patient and to nobody else."""
+def _map_entries_of_patient_alone(
+    home: Storage, journal: Journal, studies: Collection[str]
+) -> list[list[str]]:
+    """Entries of the private map that belong to the patient and to no other."""
     columns = {"series": "series_uid", "study": "study_uid", "source": "source"}
-    theirs = {
+    pseudonyms_of_patient = {
         "series": {*journal.traces.series},
         "study": {*studies},
         "source": {*journal.traces.sources},
     }
-    for line in others(home, journal.ids, [*columns.values()]):
+    for line in lines_of_others(home, journal.ids, [*columns.values()]):
         for kind, column in columns.items():
-            theirs[kind].discard(line[column])
+            pseudonyms_of_patient[kind].discard(line[column])
     pairs = {(kind, pseudonym) for kind, pseudonym in journal.pairs}
     pairs |= {
         (kind, pseudonym)
         for kind, pseudonym, _ in pseudonyms.read_map(home)
-        if pseudonym in theirs.get(kind, ())
+        if pseudonym in pseudonyms_of_patient.get(kind, ())
     }
     return [list(pair) for pair in sorted(pairs)]
 
 
-def others(home: Storage, ids: Collection[str], columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Lines of all other patients in all stores."""
-    for name in store_names(home):
-        for batch in catalogue.batches(home / name, ["patient_id", *columns]):
-            yield from (line for line in batch.to_pylist() if line["patient_id"] not in ids)
+def _names_patient(root: Storage, key: str, matcher: IdMatcher) -> bool:
+    if key.endswith(TEXTS):
+        return matcher.in_text(root.read(key).decode("latin-1"))
+    return key.endswith(".parquet") and _table_names_patient(root, key, matcher)
+
+
+def _table_names_patient(root: Storage, key: str, matcher: IdMatcher) -> bool:
+    try:
+        with root.fetched(key) as path, pq.ParquetFile(path) as file:
+            texts = [
+                field.name
+                for field in file.schema_arrow
+                if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+            ]
+            return any(
+                matcher.in_text("\n".join(filter(None, column.to_pylist())))
+                for batch in file.iter_batches(columns=texts)
+                for column in batch.columns
+            )
+    except pa.ArrowInvalid:  # the file is no table, although its name ends like one
+        return False

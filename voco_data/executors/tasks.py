@@ -7,7 +7,7 @@ An executor runs the batches: processes of this machine (`process_pool.py`), or 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,12 +16,11 @@ from typing import Protocol, TypeVar
 from voco_data.cohort import SeriesEntry
 from voco_data.cropping.external_boxes import GivenBox
 from voco_data.reasons import Reason
-from voco_data.storage.base import Storage
-from voco_data.store.input_digests import InputDigests
+from voco_data.storage.base import WritableStorage
+from voco_data.store.index import InputDigests
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
 
-Item = TypeVar("Item")
 Handle = TypeVar("Handle")
 
 IN_FLIGHT_PER_WORKER = 2
@@ -38,7 +37,7 @@ TIME_LIMIT_S = 600.0
 class Target:
     """A store that may lack the series, and the row that the series would get there."""
 
-    store: Storage
+    store: WritableStorage
     spec: StoreSpec
     row: int
 
@@ -57,7 +56,7 @@ class SeriesTask:
     series_uid: str
     source: str
     targets: tuple[Target, ...]
-    root: Storage
+    root: WritableStorage
     """Where the preview is written."""
     seen_key: str = ""
     """The key under which `SeenFiles` keeps the result."""
@@ -150,12 +149,6 @@ class Executor(Protocol[Handle]):
 
         Raises WorkerDied, or what ends the run.
         """
-
-
-def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Cut `items` into slices of `size`; the last one may be shorter."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def batch_size(count: int, workers: int, largest: int = LARGEST_BATCH) -> int:

@@ -18,7 +18,7 @@ from voco_data.limits import deadline
 from voco_data.preprocessing.recipe import Prepared, boxes, prepare, to_grid
 from voco_data.qc import preview
 from voco_data.reasons import Reason
-from voco_data.storage.base import Storage
+from voco_data.storage.base import Storage, WritableStorage
 from voco_data.store import integrity
 from voco_data.store.record import Record
 from voco_data.store.writer import checksum, commit_volume
@@ -115,10 +115,12 @@ def _committed_records(task: SeriesTask) -> dict[Target, Record]:
     """Records of the same files in the rows of the task, if chunk and record are whole.
 
     When the run was planned these rows were not whole, so a worker of this run committed them.
+    A target that can only be written to, as that of a dry run, holds nothing.
     """
     checks = {
         target: integrity.check_row(target.store, target.spec, target.row).record
         for target in task.targets
+        if isinstance(target.store, Storage)
     }
     return {
         target: record
@@ -136,7 +138,7 @@ def _commit(task: SeriesTask, target: Target, prepared: Prepared, box: Box) -> R
     return record
 
 
-def _write_preview(root: Storage, prepared: Prepared, box: Box) -> None:
+def _write_preview(root: WritableStorage, prepared: Prepared, box: Box) -> None:
     """Write the preview for the report. A series is committed without it if it cannot be drawn."""
     key = preview.key_of(prepared.input_digest)
     try:

@@ -1,7 +1,7 @@
 """What a preprocess run would take, before it is started: series, bytes, time. Writes nothing.
 
 The time is measured: a few series of the archive are preprocessed as a run does it, by as many
-workers, into a storage that keeps nothing.
+workers, and their results are discarded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,10 +25,10 @@ from voco_data.ingest.options import IngestChanges, IngestOptions, choose_specs,
 from voco_data.ingest.plan import IngestPlan, by_rules, known_results
 from voco_data.ingest.seen_files import SeenFiles
 from voco_data.storage.base import Storage
-from voco_data.storage.null import NullStorage
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue, integrity
 from voco_data.store.index import StoreIndex
+from voco_data.store.keys import CATALOGUE
 from voco_data.store.spec import StoreSpec
 
 log = logging.getLogger(__name__)
@@ -89,13 +89,13 @@ def estimate(
         cohort, boxes = stack.enter_context(open_cohort(source, options))
         pseudonymiser = None
         if not options.keep_ids and not cohort.public_ids:
-            pseudonymiser = pseudonyms.load(home) or pseudonyms.passing()
+            pseudonymiser = pseudonyms.load(home) or pseudonyms.with_throwaway_key()
             stack.enter_context(closing(pseudonymiser))
         series = NamedCohort(cohort, pseudonymiser, boxes)
         stores = [stack.enter_context(closing(_StoreSnapshot(home, spec))) for spec in specs]
         seen_files = stack.enter_context(closing(SeenFiles(home)))
         for store in stores:
-            seen_files.adopt(store.held.digests(), store.spec)
+            seen_files.adopt(store.index.digests(), store.spec)
         trusted = None if options.deep else seen_files
         plan = stack.enter_context(closing(IngestPlan(home, series, stores, trusted)))
         refused = _count_refused(series, stores, trusted, plan)
@@ -125,27 +125,27 @@ class _StoreSnapshot:
     def __init__(self, root: Storage, spec: StoreSpec) -> None:
         self.storage = root / spec.name
         self.spec = spec
-        self.held = StoreIndex()
+        self.index = StoreIndex()
         with ExitStack() as on_error:
-            on_error.callback(self.held.close)
+            on_error.callback(self.index.close)
             self._load()
             on_error.pop_all()
 
     def _load(self) -> None:
         """Load the catalogue; if it is absent or damaged, the records, as a run would."""
         try:
-            self.held.load(self.storage)
+            self.index.load(self.storage)
         except StoreCorrupt as error:
             log.warning("%s; a run will make it again from the records", error)
         else:
-            if self.storage.size(catalogue.KEY) is not None:
+            if self.storage.size(CATALOGUE) is not None:
                 return
-        for record in integrity.recover(self.storage):
-            self.held.replace(catalogue.line(record))
+        for record in integrity.readable_records(self.storage):
+            self.index.replace(catalogue.line(record))
 
     def close(self) -> None:
         """Remove the temporary file of the index."""
-        self.held.close()
+        self.index.close()
 
     def assign(self, keys: Iterable[str]) -> None:
         """Do nothing: no row is written."""
@@ -177,15 +177,36 @@ def _probe(plan: IngestPlan, workers: int) -> list[float]:
     """Read some series, evenly spread over the archive; returns when each was done, in s."""
     total = len(plan.tasks)
     count = min(total, workers * PROBED_PER_WORKER)
-    tasks = [_into_nothing(plan.tasks[n * total // count]) for n in range(count)]
+    tasks = [_dry_run(plan.tasks[n * total // count]) for n in range(count)]
     began = time.monotonic()
     results = run_processes(tasks, plan.known, min(workers, max(1, count)), size=1)
     return [time.monotonic() - began for outcomes in results for _ in outcomes]
 
 
-def _into_nothing(task: SeriesTask) -> SeriesTask:
-    targets = tuple(replace(t, store=NullStorage(t.store.name)) for t in task.targets)
-    return replace(task, root=NullStorage("root"), targets=targets)
+def _dry_run(task: SeriesTask) -> SeriesTask:
+    """The same work, whose results are discarded."""
+    targets = tuple(replace(t, store=_DiscardingStorage(t.store.name)) for t in task.targets)
+    return replace(task, root=_DiscardingStorage("root"), targets=targets)
+
+
+@dataclass(frozen=True, slots=True)
+class _DiscardingStorage:
+    """A `voco_data.storage.base.WritableStorage` that discards what is written to it."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"dry run of {self.name}"
+
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        """Discard an object."""
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Always allowed."""
+        return nullcontext()
+
+    def local(self) -> None:
+        """None: not a folder."""
 
 
 def times(

@@ -16,7 +16,7 @@ from voco_data.deidentification.pseudonyms import Pseudonymiser
 from voco_data.errors import InputError
 from voco_data.ingest.options import IngestOptions
 from voco_data.layouts.index import index
-from voco_data.store.input_digests import SeriesIdentity
+from voco_data.store.index import SeriesIdentity
 from voco_data.store.record import series_key
 
 NO_BOXES: Mapping[str, GivenBox] = MappingProxyType({})

@@ -21,8 +21,7 @@ from voco_data.ingest.named_cohort import NamedCohort, NamedSeries
 from voco_data.ingest.seen_files import Seen, SeenFiles, seen_key
 from voco_data.storage import scratch_db
 from voco_data.storage.base import Storage
-from voco_data.store.index import StoreIndex
-from voco_data.store.input_digests import InputDigests, SeriesIdentity
+from voco_data.store.index import InputDigests, SeriesIdentity, StoreIndex
 from voco_data.store.spec import StoreSpec
 
 
@@ -31,7 +30,7 @@ class PlannedStore(Protocol):
 
     storage: Storage
     spec: StoreSpec
-    held: StoreIndex
+    index: StoreIndex
 
     def assign(self, keys: Iterable[str]) -> None:
         """Give rows to series."""
@@ -153,7 +152,7 @@ class IngestPlan:
             "INSERT OR IGNORE INTO present VALUES (?, ?)", (item.identity for item in series)
         )
         self.known: Mapping[str, InputDigests] = {
-            store.storage.name: store.held.known(self._is_in_archive) for store in stores
+            store.storage.name: store.index.input_digests(self._is_in_archive) for store in stores
         }
         """What each store, by folder name, held when the run began."""
         self.new: Counter[str] = Counter()
@@ -184,7 +183,7 @@ class IngestPlan:
 
     def wants(self, number: int) -> bool:
         """Whether the series of this number in the index is to be read."""
-        return self._exists("SELECT 1 FROM wanted WHERE number = ?", (number,))
+        return scratch_db.exists(self._table, "FROM wanted WHERE number = ?", (number,))
 
     def _wanted(
         self, cohort: NamedCohort, stores: Sequence[PlannedStore], seen_files: SeenFiles | None
@@ -198,7 +197,7 @@ class IngestPlan:
                     self.new.update(
                         store.storage.name
                         for store in lacking
-                        if not store.held.has_series(series.identity)
+                        if not store.index.has_series(series.identity)
                     )
                     bits = sum(1 << bit for bit, store in enumerate(stores) if store in lacking)
                     yield series.head.number, series.key, key, bits
@@ -216,9 +215,6 @@ class IngestPlan:
         )
 
     def _is_in_archive(self, identity: SeriesIdentity) -> bool:
-        return self._exists(
-            "SELECT 1 FROM present WHERE patient_id = ? AND series_uid = ?", identity
+        return scratch_db.exists(
+            self._table, "FROM present WHERE patient_id = ? AND series_uid = ?", identity
         )
-
-    def _exists(self, query: str, values: tuple[object, ...]) -> bool:
-        return self._table.execute(query, values).fetchone() is not None

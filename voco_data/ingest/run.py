@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from voco_data.cohort import Cohort
 from voco_data.deidentification import pseudonyms
-from voco_data.errors import InputError, StoreCorrupt, writing_under
+from voco_data.errors import InputError, StoreCorrupt, translate_unwritable
 from voco_data.executors.dask import run_dask
 from voco_data.executors.process_pool import run_processes
 from voco_data.executors.tasks import SeriesOutcome
@@ -103,7 +103,7 @@ def preprocess(
         # Space is checked twice. Here, before anything is written, by the number of series that the
         # stores lack at least; after the plan, which needs the stores' locks, by the exact number.
         check_disk_space(home, {spec: _fewest_new(home, spec, len(cohort)) for spec in specs})
-        stack.enter_context(writing_under(home))
+        stack.enter_context(translate_unwritable(home))
         stack.enter_context(root_in_use(home))
         stores = _open_stores(stack, home, specs, options)
         keeps_ids = options.keep_ids or cohort.public_ids
@@ -111,7 +111,7 @@ def preprocess(
         series = NamedCohort(cohort, pseudonymiser, boxes)
         seen_files = stack.enter_context(closing(SeenFiles(home)))
         for store in stores:
-            seen_files.adopt(store.held.digests(), store.spec)
+            seen_files.adopt(store.index.digests(), store.spec)
         plan = IngestPlan(home, series, stores, None if options.deep else seen_files)
         stack.enter_context(closing(plan))
         check_disk_space(home, {store.spec: plan.new[store.storage.name] for store in stores})

@@ -17,13 +17,12 @@ from voco_data.errors import StoreCorrupt
 from voco_data.reasons import Reason
 from voco_data.storage import parquet, scratch_db
 from voco_data.storage.base import Storage
+from voco_data.storage.root import SEEN_FILES, SEEN_FILES_LOCK
 from voco_data.store.spec import ALGORITHM_VERSION, StoreSpec
 from voco_data.version import VERSION
 
 log = logging.getLogger(__name__)
 
-KEY = "freshness.parquet"
-LOCK = "freshness.lock"
 LOCK_S = 60.0
 """How long to wait for another run that is writing the file."""
 _COLUMNS = pa.schema((name, pa.string()) for name in ("key", "input_digest", "reason", "detail"))
@@ -102,18 +101,18 @@ class SeenFiles:
 
     def save(self) -> None:
         """Write all entries, atomically, with those that another run of the root has added."""
-        with self._root.exclusive(LOCK, wait_seconds=LOCK_S):
+        with self._root.lock(SEEN_FILES_LOCK, wait_seconds=LOCK_S):
             self._load()
             self._drop_forgotten()  # the file still has them
             found = self._seen.execute("SELECT key, input_digest, reason, detail FROM seen")
-            parquet.write_table(self._root, KEY, _COLUMNS, found)
+            parquet.write_table(self._root, SEEN_FILES, _COLUMNS, found)
 
     def _load(self) -> None:
         """Add the entries of the file; those of this run stay. A damaged file is ignored."""
         try:
             self._seen.executemany(
                 "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?)",
-                parquet.iter_rows(self._root, KEY, _COLUMNS.names),
+                parquet.iter_rows(self._root, SEEN_FILES, _COLUMNS.names),
             )
         except StoreCorrupt as error:
             log.warning("%s; it is made anew", error)

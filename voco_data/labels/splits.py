@@ -1,8 +1,8 @@
 """Patient-level splits: a held-out test set and k folds over the rest, balanced by label.
 
-Iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML 2011): patients with the rarest
-label are placed first, each where that label is missed most. Sizes are exact, unless patients are
-linked: those who hold the same volume stay together, wherever that leads.
+Iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011): patients with the
+rarest label are placed first, each in the part that lacks most of that label. Patients who share a
+volume are linked and stay together. Parts have their exact size unless linked patients prevent it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy.typing as npt
 from voco_data.errors import InputError
 
 TEST_FRACTION = 0.2
-"""The paper holds out 20 % of the patients."""
+"""Share of the patients in the test set: 20 %, as in the paper."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Which patients test, and which validate in each fold. All are sorted and disjoint."""
+    """Patients of the test set and of each validation fold. All are sorted and disjoint."""
 
     seed: int
     test: tuple[str, ...]
-    """Held out: seen by no model and by no threshold."""
+    """Held out from training and from the choice of thresholds."""
     folds: tuple[tuple[str, ...], ...]
     """Validation patients of each fold; a fold's model trains on the other folds."""
 
@@ -39,7 +39,7 @@ class Split:
             raise InputError("split: needs a test set and at least two folds, none of them empty")
 
     def training(self, fold: int) -> tuple[str, ...]:
-        """Patients that the model of `fold` learns from, sorted."""
+        """Training patients of the model of `fold`: those of all other folds, sorted."""
         others = (part for i, part in enumerate(self.folds) if i != fold)
         return tuple(sorted(patient for part in others for patient in part))
 
@@ -77,9 +77,10 @@ def make_split(
 ) -> Split:
     """Split patients by their `labels` (P, G), one class index for each of G groups.
 
-    Patients who are `linked`, in pairs or over others, land in one part; ids that are not among
-    `patient_ids` may link them too. Depends on the sets of patients and links, not on their order.
-    Raises InputError if there are too few patients for a test set and `n_folds` folds.
+    Patients who are `linked`, directly or through others, come into one part; a link may lead
+    through ids that are not among `patient_ids`. The result depends on the sets of patients and
+    links, not on their order. Raises InputError if there are too few patients for a test set and
+    `n_folds` folds.
     """
     if len(set(patient_ids)) != len(patient_ids) or len(patient_ids) != len(labels):
         raise InputError("split: patient ids must be unique, with one row of labels each")
@@ -107,7 +108,10 @@ def make_split(
 def holders_of_one_volume(
     patient_ids: Iterable[str], content_digests: Iterable[str]
 ) -> list[tuple[str, str]]:
-    """Pairs of patients whose series, one a line, have equal content: what `linked` takes."""
+    """Pairs of patients who have series with equal content, for `linked` of `make_split`.
+
+    The arguments are parallel: one item a series.
+    """
     first: dict[str, str] = {}
     pairs = {
         (first.setdefault(digest, patient), patient)
@@ -119,19 +123,22 @@ def holders_of_one_volume(
 def _families(
     patient_ids: Sequence[str], linked: Iterable[tuple[str, str]]
 ) -> npt.NDArray[np.int64]:
-    """(P,): connected components of the links, as the index of their first patient."""
-    above: dict[str, str] = {}
+    """(P,): connected components of the links, each as the index of its first patient.
 
-    def top(patient: str) -> str:
-        while (higher := above.get(patient, patient)) != patient:
-            above[patient] = above.get(higher, higher)  # halves the way of the next search
-            patient = higher
+    Union-find with path halving (Tarjan and van Leeuwen, J. ACM 31, 245, 1984).
+    """
+    parent: dict[str, str] = {}
+
+    def root(patient: str) -> str:
+        while (above := parent.get(patient, patient)) != patient:
+            parent[patient] = parent.get(above, above)
+            patient = above
         return patient
 
     for one, other in linked:
-        above[top(one)] = top(other)
+        parent[root(one)] = root(other)
     first: dict[str, int] = {}
-    return np.array([first.setdefault(top(p), i) for i, p in enumerate(patient_ids)], np.int64)
+    return np.array([first.setdefault(root(p), i) for i, p in enumerate(patient_ids)], np.int64)
 
 
 def _part_sizes(count: int, n_folds: int, test_fraction: float) -> npt.NDArray[np.int64]:
@@ -157,27 +164,27 @@ def _assign(
     sizes: npt.NDArray[np.int64],
     rng: np.random.Generator,
 ) -> npt.NDArray[np.int64]:
-    """Part of every patient. Each part ends with its size, where families allow it."""
+    """(P,): part of every patient. Each part gets its size, unless families prevent it."""
     count = len(has_label)
     parts = np.full(count, -1, np.int64)
     room = sizes.copy()
     wanted = np.outer(sizes / count, has_label.sum(axis=0))
     names, members = np.unique(families, return_counts=True)
     for family in names[members > 1][np.argsort(-members[members > 1], kind="stable")]:
-        # Before all others, the largest first: while there is room for them.
+        # Families come before single patients, the largest first, while there is room for them.
         together = np.flatnonzero(families == family)
-        missed = wanted @ has_label[together].sum(axis=0)
+        lacking = wanted @ has_label[together].sum(axis=0)
         fits = room >= min(len(together), room.max())
-        part = int(np.lexsort((rng.random(len(sizes)), -room, -missed, ~fits))[0])
+        part = int(np.lexsort((rng.random(len(sizes)), -room, -lacking, ~fits))[0])
         parts[together] = part
         room[part] -= len(together)
         wanted[part] -= has_label[together].sum(axis=0)
     visit = rng.permutation(count)
     while (parts < 0).any():
-        left = has_label[parts < 0].sum(axis=0)
-        rarest = int(np.where(left > 0, left, count + 1).argmin())
+        unplaced = has_label[parts < 0].sum(axis=0)
+        rarest = int(np.where(unplaced > 0, unplaced, count + 1).argmin())
         for patient in visit[(parts[visit] < 0) & has_label[visit, rarest]]:
-            # Most missed label first, then most room, then chance.
+            # The part that lacks most of the label; then most room; then at random.
             rank = np.lexsort((rng.random(len(sizes)), -room, -wanted[:, rarest]))
             part = int(rank[room[rank] > 0][0])
             parts[patient] = part

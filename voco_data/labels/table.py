@@ -18,7 +18,7 @@ import pandas as pd
 from voco_data.errors import InputError
 
 ORGANS = ("kidney", "liver", "spleen")
-"""Graded organs, in the order of every array of this project."""
+"""Graded organs, in their order in every array."""
 
 GRADES = ("healthy", "low", "high")
 """Classes of an organ, 0 to 2. Low is AAST grade I-III, high is IV-V."""
@@ -42,7 +42,7 @@ class Labels:
     binary: dict[str, Int8]
     """(P,) of 0 and 1 for each of `BINARY_GROUPS` that the table has."""
     sha256: str
-    """Digest of the file's bytes: which generation of the labels this is."""
+    """SHA-256 of the file, which identifies the version of the labels."""
 
     def __post_init__(self) -> None:
         count = len(self.patient_ids)
@@ -56,16 +56,16 @@ class Labels:
             values.flags.writeable = False
 
     def __len__(self) -> int:
-        """How many patients."""
+        """Number of patients."""
         return len(self.patient_ids)
 
     def rows(self, patient_ids: Iterable[str]) -> npt.NDArray[np.int64]:
-        """Positions of `patient_ids` in this table. KeyError if one is not there."""
+        """Positions of `patient_ids` in this table, int64 (N,). Raises KeyError."""
         position = {patient: row for row, patient in enumerate(self.patient_ids)}
         return np.array([position[patient] for patient in patient_ids], np.int64)
 
     def groups(self, patient_ids: Iterable[str]) -> dict[str, npt.NDArray[np.int64]]:
-        """Class of every group, a (N,) array each, for `patient_ids` in their order."""
+        """Group to classes, int64 (N,), of `patient_ids` in their order."""
         rows = self.rows(patient_ids)
         organs = {organ: self.organs[rows, i] for i, organ in enumerate(ORGANS)}
         binary = {group: values[rows] for group, values in self.binary.items()}
@@ -75,8 +75,8 @@ class Labels:
 def read_labels(path: str | Path) -> Labels:
     """Read and check a label table.
 
-    Raises InputError if the file does not read, lacks a column, names a patient twice or not at
-    all, or has a group that is not one-hot (the first such patient and group are named).
+    Raises InputError if the file cannot be read, lacks a column, has an empty or repeated patient
+    id, or a group that is not one-hot (the message names the first such patient and group).
     """
     file = Path(path)
     table, digest = _read_table(file)
@@ -87,7 +87,7 @@ def read_labels(path: str | Path) -> Labels:
             f"{file}: expected the columns {_PATIENT} and <organ>_<grade> "
             f"(kidney_healthy, ...), missing: {', '.join(missing)}"
         )
-    table = _checked_ids(file, table)
+    table = _sorted_by_patient(file, table)
     organs = [_one_hot(file, table, organ, GRADES) for organ in ORGANS]
     present = [g for g in BINARY_GROUPS if {f"{g}_healthy", f"{g}_injury"} <= set(table.columns)]
     return Labels(
@@ -105,8 +105,8 @@ class LabelledPatients:
     labels: Labels
     """Labels of the store's patients only."""
     person: dict[str, str]
-    """Patient id in the store -> patient id in `labels`. Two ids of a store are one person where
-    one is the other's pseudonym."""
+    """Patient id in the store to patient id in `labels`. Two ids of a store are one person if one
+    is the pseudonym of the other."""
 
 
 def join_labels(
@@ -116,7 +116,7 @@ def join_labels(
     allow_unlabelled: bool = False,
     pseudonymise: Callable[[str], str] | None = None,
 ) -> LabelledPatients:
-    """Match `labels` with the patient ids of a store, by id or by the id's pseudonym.
+    """Match `labels` with the patient ids of a store, by the id or by its pseudonym.
 
     Labels may cover more patients than the store. Raises InputError if they cover none, or if a
     patient of the store has none and `allow_unlabelled` is false.
@@ -127,8 +127,8 @@ def join_labels(
         row_of[patient] = row
         if pseudonymise is not None:
             row_of[pseudonymise(patient)] = row
-    found = [patient for patient in stored if patient in row_of]
-    if not found:
+    labelled = [patient for patient in stored if patient in row_of]
+    if not labelled:
         raise InputError(
             f"the labels ({len(labels)} patients) cover none of the store's {len(stored)} patients;"
             " give the label table of this archive, or the key that made the store's pseudonyms"
@@ -140,16 +140,16 @@ def join_labels(
             f"(the first is {unlabelled[0]}); add them or give --allow-unlabelled to leave them out"
         )
     name_of_row: dict[int, str] = {}
-    for patient in found:
+    for patient in labelled:
         name_of_row.setdefault(row_of[patient], patient)
     return LabelledPatients(
         labels=_relabel(labels, name_of_row),
-        person={patient: name_of_row[row_of[patient]] for patient in found},
+        person={patient: name_of_row[row_of[patient]] for patient in labelled},
     )
 
 
 def _relabel(labels: Labels, name_of_row: dict[int, str]) -> Labels:
-    """The rows named in `name_of_row`, under these names."""
+    """The rows of `name_of_row`, with these patient ids."""
     order = sorted(name_of_row, key=name_of_row.__getitem__)
     rows = np.array(order, np.int64)
     return Labels(
@@ -161,7 +161,7 @@ def _relabel(labels: Labels, name_of_row: dict[int, str]) -> Labels:
 
 
 def _read_table(file: Path) -> tuple[pd.DataFrame, str]:
-    """The table and the SHA-256 of exactly the bytes that it was parsed from."""
+    """The table, and the SHA-256 of the bytes that it was parsed from."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -174,8 +174,8 @@ def _read_table(file: Path) -> tuple[pd.DataFrame, str]:
     return table, hashlib.sha256(data).hexdigest()
 
 
-def _checked_ids(file: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Sorted by patient id; refuses empty and repeated ids."""
+def _sorted_by_patient(file: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The table sorted by patient id. Raises InputError for empty and repeated ids."""
     if table.empty:
         raise InputError(f"{file}: the label table has no rows")
     ids = table[_PATIENT].str.strip()
@@ -188,12 +188,12 @@ def _checked_ids(file: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one_hot(file: Path, table: pd.DataFrame, group: str, classes: tuple[str, ...]) -> Int8:
-    """Class index of every row of a one-hot group."""
+    """Class of every row of a one-hot group, int8 (P,)."""
     columns = table[[f"{group}_{name}" for name in classes]]
     values = columns.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    bad = ~(np.isin(values, (0.0, 1.0)).all(axis=1) & (values.sum(axis=1) == 1.0))
-    if bad.any():
-        row = int(bad.argmax())
+    invalid = ~(np.isin(values, (0.0, 1.0)).all(axis=1) & (values.sum(axis=1) == 1.0))
+    if invalid.any():
+        row = int(invalid.argmax())
         raise InputError(
             f"{file}: patient {table[_PATIENT].iloc[row]}, group {group}: expected one 1 and else 0"
             f" in {', '.join(columns.columns)}, got {columns.iloc[row].tolist()}"

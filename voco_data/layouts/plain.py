@@ -21,6 +21,7 @@ from voco_data.layouts.table import IndexTable, as_text
 from voco_data.limits import deadline
 from voco_data.nifti.reader import is_nifti
 from voco_data.reasons import Reason
+from voco_data.storage import scratch_db
 
 _SNIFFED_BYTES = 1024
 
@@ -66,11 +67,9 @@ def _add_nifti(table: IndexTable, number: int, path: str) -> None:
 def _name_nifti(table: IndexTable) -> None:
     """If one file name occurs in several folders (`s0001/ct.nii.gz`), name patients by folder."""
     sql = table.connection
-    repeated = sql.execute(
-        "SELECT 1 FROM series WHERE kind = 'nifti'"
-        " GROUP BY patient HAVING COUNT(DISTINCT folder) > 1 LIMIT 1"
-    ).fetchone()
-    if repeated is not None:
+    if scratch_db.exists(
+        sql, "FROM series WHERE kind = 'nifti' GROUP BY patient HAVING COUNT(DISTINCT folder) > 1"
+    ):
         sql.create_function("as_text", 1, as_text, deterministic=True)
         sql.execute(
             "UPDATE series SET patient = as_text(folder) WHERE kind = 'nifti' AND folder != x''"

@@ -1,4 +1,4 @@
-"""One volume of a store as a NIfTI file that lies over the scan it was made from."""
+"""Export one volume of a store as a NIfTI file, in the frame of the scan it was made from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES = (".nii", ".nii.gz")
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
-    """What was written."""
+    """The file that was written."""
 
     file: str
     row: int
@@ -40,8 +40,8 @@ class ExportSummary:
 def export(store: str | Path | Storage, row: int, out: str | Path | None = None) -> ExportSummary:
     """Write the volume at `row` to `out` (`<profile>-<row>.nii.gz` in the working folder).
 
-    Voxels are HU, as far as 256 steps over the window tell them. Raises InputError for a row that
-    is not there, another file type, or a file that exists; StoreCorrupt for damaged bytes.
+    Voxels are int16 HU, in the 256 steps of the window. Raises InputError for a row that is not
+    there, another file type, or a file that exists; StoreCorrupt for damaged bytes.
     """
     opened = Store.open(store)
     path = Path(f"{opened.spec.profile}-{row}.nii.gz") if out is None else Path(out)
@@ -50,16 +50,17 @@ def export(store: str | Path | Storage, row: int, out: str | Path | None = None)
     if path.exists():
         raise InputError(f"{path}: exists already; give another --out")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: expected a folder that is there")
+        raise InputError(f"{path}: expected an existing folder for it")
     rows = opened.catalogue["row"]
     record = read_record(opened.storage, row) if (rows == row).any() else None
     if record is None:
-        there = f"{len(rows)} from {rows.min()} to {rows.max()}" if len(rows) else "none"
-        raise InputError(f"{opened.storage}: no volume has row {row}; rows that are there: {there}")
-    # Here: nibabel comes with the ingest extra, and a machine that only trains has none.
+        stored = f"{len(rows)} from {rows.min()} to {rows.max()}" if len(rows) else "none"
+        raise InputError(f"{opened.storage}: no volume has row {row}; stored rows: {stored}")
+    # Imported here because a machine that only trains has no nibabel.
     from voco_data.nifti.writer import write_nifti
 
-    affine, spec = index_to_lps(record, spec_grid := opened.grid), opened.spec
+    spec = opened.spec
+    affine = index_to_lps(record, opened.grid)
     text = f"voco {spec.name[: -len('.zarr')]} row {row}, HU clipped to the window"
     write_nifti(path, to_hu(opened.read(row), spec), affine, text)
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
@@ -68,26 +69,26 @@ def export(store: str | Path | Storage, row: int, out: str | Path | None = None)
         row=row,
         series_uid=record.series_uid,
         patient_id=record.patient_id,
-        grid=spec_grid,
+        grid=opened.grid,
         spacing_mm=(z, y, x),
         window_hu=(spec.window_low_hu, spec.window_low_hu + spec.window_width_hu),
     )
 
 
 def to_hu(volume: npt.NDArray[np.uint8], spec: StoreSpec) -> npt.NDArray[np.int16]:
-    """HU that grey values mean, rounded: `level - width / 2 + v / 255 * width`."""
+    """int16 HU of grey values, rounded: `level - width / 2 + v / 255 * width`."""
     values = spec.window_low_hu + np.arange(256) / 255 * spec.window_width_hu
     table = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
     return table[volume]
 
 
 def index_to_lps(record: Record, grid: tuple[int, int, int]) -> npt.NDArray[np.float64]:
-    """(4, 4): index (x, y, z, 1) of a voxel of the grid to LPS mm.
+    """Affine (4, 4) from the index (x, y, z, 1) of a voxel of the grid to LPS in mm.
 
     Grid voxel g covers the canonical voxels from start + g * n_in / n_out to the next, so its
-    centre is at start + (g + 1/2) * n_in / n_out - 1/2. From there it is the scanner's own index
-    by permutation and flips, and its own axes, which may be a few degrees off the patient's. A
-    scan that was resampled has a canonical grid of its own, along the patient's axes.
+    centre is at start + (g + 1/2) * n_in / n_out - 1/2. Permutation and flips lead from there to
+    the scanner's index, and its axes, which may be a few degrees off the patient's, to mm. A scan
+    that was resampled has a canonical grid of its own, along the patient's axes.
     """
     steps, first = [], np.zeros(3)
     if record.resampled:
@@ -103,8 +104,8 @@ def index_to_lps(record: Record, grid: tuple[int, int, int]) -> npt.NDArray[np.f
                 first += (record.shape[native] - 1) * step
             steps.append(-step if flipped else step)
     matrix = np.eye(4)
-    cut = zip(steps, record.box_start, record.box_stop, grid, strict=True)
-    for column, (step, start, stop, n_out) in zip((2, 1, 0), cut, strict=True):
+    box = zip(steps, record.box_start, record.box_stop, grid, strict=True)
+    for column, (step, start, stop, n_out) in zip((2, 1, 0), box, strict=True):
         scale = (stop - start) / n_out
         matrix[:3, column] = step * scale
         first = first + step * (start + scale / 2 - 0.5)

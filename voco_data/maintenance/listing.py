@@ -1,4 +1,4 @@
-"""What lies under a root: stores, their specs, how much they hold, how large, and who uses them."""
+"""The stores under a root: spec, series, size on disk, and the runs that use them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from voco_data.maintenance.pins import Pin, pins_of, users
 from voco_data.storage.base import Storage
 from voco_data.storage.root import existing_root, store_names
 from voco_data.storage.urls import parent_storage
-from voco_data.store.metadata import FORMAT
+from voco_data.store.keys import CATALOGUE, GROUP_METADATA
 from voco_data.store.reader import Store
-from voco_data.store.spec import ALGORITHM_VERSION
+from voco_data.store.spec import ALGORITHM_VERSION, FORMAT
 
 
 def list_stores(root: str | Path | Storage) -> dict[str, object]:
-    """A row a store under `root`, sorted by name, and a line for each that cannot be opened.
+    """`stores`: one row a store under `root`, by name. `problems`: one line a store that fails.
 
-    InputError if there is no root.
+    Raises InputError if there is no root.
     """
     home = existing_root(root)
     pins = pins_of(home)
@@ -34,7 +34,7 @@ def list_stores(root: str | Path | Storage) -> dict[str, object]:
 
 
 def describe(store: str | Path | Storage) -> dict[str, object]:
-    """Everything about one store: its row of `list_stores`, spec, users, flags, formats, times."""
+    """One store in full: its row of `list_stores`, and formats, times, flags, ids and users."""
     opened = Store.open(store)
     storage, table = opened.storage, opened.catalogue
     pins = users(pins_of(parent_storage(str(storage))), storage.name)
@@ -42,16 +42,21 @@ def describe(store: str | Path | Storage) -> dict[str, object]:
     return _row(opened, pins) | {
         "format": FORMAT,
         "algorithm_version": opened.spec.algorithm_version,
-        "created": _when(storage, "zarr.json"),
-        "last_written": _when(storage, "volumes/catalogue.parquet"),
+        "created": _last_changed(storage, GROUP_METADATA),
+        "last_written": _last_changed(storage, CATALOGUE),
         "layouts": dict(Counter(table["layout"])),
         "ids": dict(Counter(table["ids"])),
         "transfer_syntaxes": dict(Counter(table["transfer_syntax"])),
         "box_methods": dict(Counter(table["box_method"])),
         "flags": dict(sorted(flags.items())),
         "used_by": [
-            {"run": pin.run, "stage": pin.stage, "machine": pin.machine, "state": pin.state}
-            | {"when": pin.when}
+            {
+                "run": pin.run,
+                "stage": pin.stage,
+                "machine": pin.machine,
+                "state": pin.state,
+                "when": pin.when,
+            }
             for pin in pins
         ],
     }
@@ -75,8 +80,8 @@ def _row(store: Store, pins: list[Pin]) -> dict[str, object]:
     }
 
 
-def _when(store: Storage, key: str) -> str | None:
-    """When a file was last written, UTC; None where nothing says."""
+def _last_changed(store: Storage, key: str) -> str | None:
+    """When a file was last written, UTC, ISO 8601; None for a missing file and in a bucket."""
     folder = store.local()
     if folder is None or store.size(key) is None:
         return None

@@ -1,9 +1,9 @@
-"""Which training runs use which store: a small file a run and store, so that `gc` keeps it.
+"""Pins: which training runs use which store, so that `gc` keeps it. One small file a run and store.
 
     <root>/pins/<spec digest>-<run>.json    {run, machine, stage, store, spec_digest, when}
 
-A pin counts while its run folder says that it used the store. A run folder that this machine
-cannot see keeps its pin: it may lie on another machine, or on a disk that is not mounted.
+A pin counts while its run folder says that the run used the store. It also counts where this
+machine cannot see the run folder, which may be on another machine or a disk that is not mounted.
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ import xxhash
 
 from voco_data.errors import VocoError
 from voco_data.storage.base import Storage
+from voco_data.storage.root import PINS_FOLDER, RUN_DESCRIPTION
 from voco_data.storage.urls import parent_storage
 from voco_data.store.reader import Store
 
 log = logging.getLogger(__name__)
-
-FOLDER = "pins"
-RUN = "run.json"
-"""What every training run keeps in its folder; its `stores` are those that it used."""
 
 State = Literal["used", "elsewhere", "gone"]
 
@@ -51,25 +48,26 @@ class Pin:
 
     @property
     def key(self) -> str:
-        """Where the pin lies under a root. The run's path never becomes a path of ours."""
+        """Key of the pin below a root. It holds a hash of the run's path, not the path."""
         text = f"{self.machine}\0{self.run}".encode(errors="surrogateescape")
         run = xxhash.xxh3_128_hexdigest(text)
-        return f"{FOLDER}/{self.spec_digest}-{run}.json"
+        return f"{PINS_FOLDER}/{self.spec_digest}-{run}.json"
 
     @property
     def state(self) -> State:
-        """Whether the run still uses the store: yes, cannot be seen from here, or no."""
+        """`used`, `elsewhere` (this machine cannot see the run) or `gone`."""
         folder = Path(self.run)
-        if (folder / RUN).is_file():
-            return "used" if self.spec_digest in _digests_used(folder / RUN) else "gone"
+        description = folder / RUN_DESCRIPTION
+        if description.is_file():
+            return "used" if self.spec_digest in _spec_digests(description) else "gone"
         if self.machine != platform.node() or not folder.parent.is_dir():
             return "elsewhere"
         return "gone"
 
 
 def pin(store: Store, run: Path, stage: str) -> None:
-    """Say that a run uses a store. A root that cannot be written costs a warning, not the run."""
-    made = Pin(
+    """Write a pin: the run `run` uses `store`. A root that cannot be written is only warned of."""
+    new = Pin(
         run=str(run.absolute()),
         machine=platform.node(),
         stage=stage,
@@ -79,7 +77,7 @@ def pin(store: Store, run: Path, stage: str) -> None:
     )
     root = parent_storage(str(store.storage))
     try:
-        root.write(made.key, json.dumps(asdict(made), indent=2).encode())
+        root.write(new.key, json.dumps(asdict(new), indent=2).encode())
     except (OSError, VocoError) as error:
         log.warning(
             "%s: cannot note that this run uses %s (%s); keep the store while you need it",
@@ -90,17 +88,17 @@ def pin(store: Store, run: Path, stage: str) -> None:
 
 
 def pins_of(root: Storage) -> list[Pin]:
-    """All pins under a root, the oldest first. One that cannot be read is named in a warning."""
+    """All pins under a root, the oldest first. Warns of one that cannot be read."""
     return sorted(_read_all(root), key=lambda pin: (pin.when, pin.run))
 
 
 def users(pins: list[Pin], store: str) -> list[Pin]:
-    """The pins that keep a store, by its folder name."""
+    """The pins that keep the store in the folder `store`."""
     return [pin for pin in pins if pin.store == store and pin.state != "gone"]
 
 
 def _read_all(root: Storage) -> Iterator[Pin]:
-    for key, _ in root.sizes(FOLDER):
+    for key, _ in root.sizes(PINS_FOLDER):
         if not key.endswith(".json"):
             continue
         try:
@@ -111,11 +109,11 @@ def _read_all(root: Storage) -> Iterator[Pin]:
             log.warning("%s/%s: expected a pin, cannot read it (%s)", root, key, error)
 
 
-def _digests_used(description: Path) -> set[str]:
-    """Spec digests that a run's own description names. One that cannot be read names none."""
+def _spec_digests(description: Path) -> set[str]:
+    """Digests of the stores in a run's description; none where it cannot be read."""
     try:
         data = json.loads(description.read_text())
-        found: Any = data["stores"] if "stores" in data else data["provenance"]["stores"]
-        return {str(store["digest"]) for store in found}
+        stores: Any = data["stores"] if "stores" in data else data["provenance"]["stores"]
+        return {str(store["digest"]) for store in stores}
     except (OSError, ValueError, KeyError, TypeError):
         return set()

@@ -1,4 +1,4 @@
-"""Take objects away from a place, and find what no reader of a store can reach."""
+"""Remove objects under a root, and find those that no reader of a store can reach."""
 
 from __future__ import annotations
 
@@ -13,100 +13,108 @@ from voco_data.errors import StoreCorrupt
 from voco_data.storage import atomic
 from voco_data.storage.base import Storage
 from voco_data.store import catalogue
-from voco_data.store.keys import RECORDS as RECORDS
-from voco_data.store.keys import row_of_chunk, row_of_record
+from voco_data.store.keys import (
+    ARRAYS,
+    CATALOGUE,
+    GROUP_METADATA,
+    RECORDS,
+    ROW_IDS,
+    array_metadata,
+    row_of_chunk,
+    row_of_record,
+)
 from voco_data.store.record import Record, read_record
-from voco_data.store.row_ids import KEY as ROWS
 from voco_data.store.row_ids import RowIds
 
 STALE_S = 24 * 3600.0
-"""A temporary file that has not changed for so long belongs to a killed run."""
+"""A temporary file that has not changed for this long belongs to a killed run."""
 
 Object = tuple[str, int]
 """Key and bytes."""
 
 
-def remove(storage: Storage, keys: Iterable[str]) -> None:
-    """Remove objects one by one, in this order."""
+def remove_objects(storage: Storage, keys: Iterable[str]) -> None:
+    """Remove objects one by one, in the order of `keys`."""
     for key in keys:
         storage.remove(key)
 
 
-def prune(storage: Storage, folder: str) -> None:
+def remove_empty_folders(storage: Storage, folder: str) -> None:
     """Remove the empty folders at and below `folder`; a bucket has none."""
     root = storage.local()
     if root is None:
         return
-    for where, _, _ in os.walk(root / folder, topdown=False):
-        # Not empty: something was written meanwhile, or was to stay.
+    for path, _, _ in os.walk(root / folder, topdown=False):
+        # A folder that is not empty has a file that is to stay, or that was written meanwhile.
         with suppress(OSError):
-            Path(where).rmdir()
+            Path(path).rmdir()
 
 
 @dataclass(slots=True)
-class Listing:
+class StoreScan:
     """What lies in one store beside what its catalogue lists.
 
     In memory: about 70 bytes a row of the store, and 300 an object that no catalogue lists.
     """
 
     size: int = 0
-    """Bytes of everything."""
+    """Bytes of all objects."""
     leftovers: list[Object] = field(default_factory=list)
-    """Chunks and records that no catalogue lists and no run will take up."""
+    """Chunks and records that the catalogue does not list and no run will adopt."""
     stale: list[Object] = field(default_factory=list)
     """Temporary files of killed runs."""
-    waiting: list[int] = field(default_factory=list)
-    """RowIds of records that a run committed and no catalogue lists; the next run takes them up."""
+    uncatalogued: list[int] = field(default_factory=list)
+    """Rows whose record an interrupted run committed; the next run adds them to the catalogue."""
 
 
-def listing(store: Storage) -> Listing:
+def scan_store(store: Storage) -> StoreScan:
     """Walk over a store once. Records that an interrupted run committed are no leftovers.
 
-    Only what the tables of a store say is certain: where the catalogue or the rows are lost, any
-    record that reads counts as committed. Raises StoreCorrupt for a damaged catalogue.
+    Where the catalogue or the rows are lost, every record that can be read counts as committed.
+    Raises StoreCorrupt for a damaged catalogue.
     """
-    found = Listing()
-    certain = store.size(catalogue.KEY) is not None
-    numbers = {
+    scan = StoreScan()
+    has_catalogue = store.size(CATALOGUE) is not None
+    listed = {
         row for batch in catalogue.batches(store, ["row"]) for row in batch["row"].to_pylist()
     }
-    loose: dict[int, list[Object]] = {}
+    unlisted: dict[int, list[Object]] = {}
     for key, size in store.sizes():
-        found.size += size
+        scan.size += size
         row = row_of_record(key) if key.startswith(RECORDS) else row_of_chunk(key)
-        if row is not None and row not in numbers:
-            loose.setdefault(row, []).append((key, size))
-        elif row is None and is_stale(store, key):
-            found.stale.append((key, size))
-    if not loose:
-        return found
-    with closing(RowIds(store)) as rows:
-        certain &= not rows.lost
-        for row, objects in sorted(loose.items()):
-            if (not certain or rows.has(row)) and _readable(store, row) is not None:
-                found.waiting.append(row)
+        if row is not None and row not in listed:
+            unlisted.setdefault(row, []).append((key, size))
+        elif row is None and is_stale_temporary(store, key):
+            scan.stale.append((key, size))
+    if not unlisted:
+        return scan
+    with closing(RowIds(store)) as row_ids:
+        tables_intact = has_catalogue and not row_ids.lost
+        for row, objects in sorted(unlisted.items()):
+            may_be_adopted = row_ids.has(row) or not tables_intact
+            if may_be_adopted and _read_if_intact(store, row) is not None:
+                scan.uncatalogued.append(row)
             else:
-                found.leftovers += objects
-    return found
+                scan.leftovers += objects
+    return scan
 
 
-def waiting(store: Storage, found: Listing) -> Iterator[Record]:
-    """The records that wait, one at a time; one that is gone meanwhile is left out."""
-    return filter(None, (_readable(store, row) for row in found.waiting))
+def uncatalogued_records(store: Storage, scan: StoreScan) -> Iterator[Record]:
+    """The records of `scan.uncatalogued`, one at a time, without those removed meanwhile."""
+    return filter(None, (_read_if_intact(store, row) for row in scan.uncatalogued))
 
 
-def stale(root: Storage, outside: Collection[str]) -> Iterator[Object]:
+def stale_temporaries(root: Storage, outside: Collection[str]) -> Iterator[Object]:
     """Temporary files of killed runs below a root, `outside` these folders; a bucket has none."""
     if root.local() is None:
         return
     for key, size in root.sizes():
-        if key.partition("/")[0] not in outside and is_stale(root, key):
+        if key.partition("/")[0] not in outside and is_stale_temporary(root, key):
             yield key, size
 
 
-def is_stale(storage: Storage, key: str) -> bool:
-    """Whether an object is the temporary file of a run that was killed a day ago or longer."""
+def is_stale_temporary(storage: Storage, key: str) -> bool:
+    """Whether an object is a temporary file that has not changed for `STALE_S`."""
     folder = storage.local()
     if folder is None or not atomic.is_temporary(key.rpartition("/")[2]):
         return False
@@ -116,26 +124,26 @@ def is_stale(storage: Storage, key: str) -> bool:
         return False
 
 
-def in_safe_order(keys: Iterable[str]) -> Iterator[str]:
-    """The keys of one store so that a kill on the way leaves a store that is smaller, or none.
+def removal_order(keys: Iterable[str]) -> list[str]:
+    """The keys of one store in an order in which a kill leaves a smaller store, or none.
 
     The catalogue goes first: readers then see an empty store. Records go before the rows, so that
     the next writer finds no row whose record is there and whose chunk is not. Metadata goes last,
     that of the group before that of its arrays, which are then made anew.
     """
-    first = (catalogue.KEY, f"{RECORDS}/", ROWS)
-    last = ("zarr.json", "volumes/zarr.json", "valid/zarr.json")
+    first = (CATALOGUE, f"{RECORDS}/", ROW_IDS)
+    last = (GROUP_METADATA, *map(array_metadata, ARRAYS))
 
     def rank(key: str) -> int:
         if key in last:
             return len(first) + 1 + last.index(key)
         return next((i for i, start in enumerate(first) if key.startswith(start)), len(first))
 
-    return iter(sorted(keys, key=rank))
+    return sorted(keys, key=rank)
 
 
-def _readable(store: Storage, row: int) -> Record | None:
-    """The record of a row, if it reads, and is of this row."""
+def _read_if_intact(store: Storage, row: int) -> Record | None:
+    """The record of a row, if it can be read and is of this row."""
     try:
         record = read_record(store, row)
     except StoreCorrupt:

@@ -1,4 +1,4 @@
-"""Re-hash everything a store holds against its records: bit rot is found and named."""
+"""Re-hash everything a store holds against its records, and name what differs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from voco_data.storage.urls import open_storage
 from voco_data.store import arrays, integrity
 from voco_data.store.index import StoreIndex
 from voco_data.store.keys import CHUNKS, RECORDS, chunk_key, row_of_chunk, row_of_record
-from voco_data.store.metadata import read_spec
-from voco_data.store.spec import StoreSpec
+from voco_data.store.spec import StoreSpec, read_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +33,35 @@ class VerifySummary:
 def verify(store: str | Path | Storage) -> VerifySummary:
     """Check every chunk, every record and the metadata of a store.
 
-    What is damaged is touched where we may write, so that the next run looks at it. Raises
-    InputError if the store does not open, StoreCorrupt if its catalogue cannot be read.
+    Damaged chunks are touched where the store can be written, so that the next run checks them.
+    Raises InputError if the store does not open, StoreCorrupt if its catalogue cannot be read.
     """
     storage = open_storage(store)
     spec = read_spec(storage)
-    with closing(StoreIndex()) as held:
-        held.load(storage)
-        problems = (*_problems(storage, spec, held), *_strays(storage, held))
-        return VerifySummary(str(storage), held.count, problems)
+    with closing(StoreIndex()) as index:
+        index.load(storage)
+        problems = (*_problems(storage, spec, index), *_unlisted_objects(storage, index))
+        return VerifySummary(str(storage), index.count, problems)
 
 
-def _problems(storage: Storage, spec: StoreSpec, held: StoreIndex) -> Iterator[str]:
-    for found in integrity.check_rows(storage, spec, held.rows()):
-        line = held.at(found.row)
+def _problems(storage: Storage, spec: StoreSpec, index: StoreIndex) -> Iterator[str]:
+    for check in integrity.check_rows(storage, spec, index.rows()):
+        line = index.at(check.row)
         assert line is not None
-        series = f"series {line['series_uid']} (row {found.row})"
-        if found.record is None:
-            storage.touch(chunk_key(found.row))
-            yield f"{series}: {found.damage}"
-        elif differ := integrity.differing(found.record, line):
-            yield f"{series}: the catalogue differs from its record in {', '.join(differ)}"
-    yield from arrays.problems(storage, spec, held.rows(), held.size)
+        series = f"series {line['series_uid']} (row {check.row})"
+        if check.record is None:
+            storage.touch(chunk_key(check.row))
+            yield f"{series}: {check.damage}"
+        elif columns := integrity.differing_columns(check.record, line):
+            yield f"{series}: the catalogue differs from its record in {', '.join(columns)}"
+    yield from arrays.find_problems(storage, spec, index.rows(), index.size)
 
 
-def _strays(storage: Storage, held: StoreIndex) -> Iterator[str]:
-    """Objects of rows that the catalogue does not list: a run was killed, or is writing."""
+def _unlisted_objects(storage: Storage, index: StoreIndex) -> Iterator[str]:
+    """Records and chunks that the catalogue does not list: a run was killed, or is writing."""
     kinds = ((RECORDS, row_of_record, "a record"), (CHUNKS, row_of_chunk, "a chunk"))
-    for folder, row_of, what in kinds:
+    for folder, row_of, kind in kinds:
         rows = (row_of(key) for key, _ in storage.sizes(folder))
-        strays = {row for row in rows if row is not None and not held.has_row(row)}
-        for row in sorted(strays):
-            yield f"row {row}: {what} that the catalogue does not list; rerun"
+        unlisted = {row for row in rows if row is not None and not index.has_row(row)}
+        for row in sorted(unlisted):
+            yield f"row {row}: {kind} that the catalogue does not list; rerun"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from itertools import islice
 from typing import Literal
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from voco_data.batching import batched
 from voco_data.storage.base import Storage
 from voco_data.storage.scratch_db import escape_undecodable, scratch_tables
 
@@ -91,7 +91,7 @@ def write(run: Storage, rows: Iterable[LedgerRow]) -> None:
             run.replacing(KEY) as temporary,
             pq.ParquetWriter(temporary, schema) as writer,
         ):
-            for group in _in_groups(line for (line,) in found):
+            for group in batched((json.loads(line) for (line,) in found), _ROWS_A_GROUP):
                 columns = [list(column) for column in zip(*group, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
 
@@ -100,11 +100,6 @@ def _line(row: LedgerRow) -> tuple[str, str, str]:
     found = (getattr(row, name) for name in _NAMES)
     values = [escape_undecodable(value) if isinstance(value, str) else value for value in found]
     return (escape_undecodable(row.source), escape_undecodable(row.series_uid), json.dumps(values))
-
-
-def _in_groups(lines: Iterator[str]) -> Iterator[list[list[object]]]:
-    while group := [json.loads(line) for line in islice(lines, _ROWS_A_GROUP)]:
-        yield group
 
 
 def _schema() -> pa.Schema:

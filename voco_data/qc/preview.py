@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from voco_data.storage.base import ObjectReader, Storage
+from voco_data.storage.base import ObjectReader, WritableStorage
 from voco_data.storage.root import PREVIEWS_FOLDER
 from voco_data.volumes import hu_histogram
 from voco_data.volumes.box import Box
@@ -53,7 +53,19 @@ def key_of(input_digest: str) -> str:
     return f"{PREVIEWS_FOLDER}/{input_digest[:2]}/{input_digest}.jpg"
 
 
-def write(root: Storage, key: str, hu: npt.NDArray[np.int16], spacing_mm: Triple, box: Box) -> None:
+def digest_of(key: str) -> str | None:
+    """The input digest whose preview has this key; None for other objects."""
+    name = key.rpartition("/")[2]
+    return name.removesuffix(".jpg") if name.endswith(".jpg") else None
+
+
+def write(
+    root: WritableStorage,
+    key: str,
+    hu: npt.NDArray[np.int16],
+    spacing_mm: Triple,
+    box: Box,
+) -> None:
     """Write axial, coronal and sagittal planes through the box's centre, the box and the HU.
 
     `hu` is canonical (z, y, x). Axial: anterior up, patient's right on the left. Coronal and

@@ -1,1 +1,1 @@
-"""Where bytes lie: a folder of this machine or a prefix of a bucket, with locks."""
+"""Storage of a root: a folder of this machine or a prefix of a bucket, with locks."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, then renamed into it."""
+"""Files that appear whole: written under a temporary name and renamed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from voco_data.storage.base import Storage
+from voco_data.storage.base import ReadableStorage
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is one that `replacing` made, and did not move."""
+    """Whether a file of this name was made by `replacing`, and not renamed."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def write_bytes(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:
     """Write `data` to `path` so that a reader sees all of it or none of it.
 
-    The rename is atomic on POSIX. There is no fsync: a killed process cannot tear the file, and
-    a chunk that a power failure tore is caught by its checksum.
+    The rename is atomic on POSIX. There is no fsync: a killed process cannot leave a partial
+    file, and a partial chunk after a power failure is found by its checksum.
     """
     with replacing(path) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -34,13 +34,16 @@ def write_bytes(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> N
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` to `path`, whole or not at all."""
+    """Write `text` as UTF-8, as `write_bytes` does."""
     write_bytes(path, text.encode())
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; move it to `path` on success, remove it on failure."""
+    """Yield a temporary path beside `path`, renamed to `path` if the block succeeds.
+
+    After an exception the temporary file is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -50,11 +53,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def sweep_store(storage: Storage) -> None:
-    """Remove all temporary files below a store whose lock we hold."""
-    store = storage.local()
-    if store is not None:
-        sweep_folder(store)
+def sweep_store(storage: ReadableStorage) -> None:
+    """Remove all temporary files of a store whose lock we hold."""
+    folder = storage.local()
+    if folder is not None:
+        sweep_folder(folder)
 
 
 def sweep_folder(top: Path) -> None:
@@ -64,7 +67,7 @@ def sweep_folder(top: Path) -> None:
 
 
 def remove_temporaries(folder: Path, names: list[str]) -> None:
-    """Remove those of the files `names` in a folder that are temporary."""
+    """Remove those files among `names` in a folder that are temporary."""
     for name in names:
         if is_temporary(name):
             (folder / name).unlink(missing_ok=True)

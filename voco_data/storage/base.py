@@ -1,8 +1,15 @@
-"""Where a root lies: a folder of this machine, or a prefix of a bucket.
+"""The interface of a storage: objects under keys, in a folder or below a prefix of a bucket.
 
-A place holds objects under keys such as `volumes/zarr.json`. An object is whole or absent: it
-appears, and is replaced, in one step. That is all that the store's protocol needs of it, so the
+Keys are relative paths such as `volumes/zarr.json`. An object is created, and replaced, in one
+step: a reader sees all of it or none of it. The store's protocol needs no more than that, so the
 same protocol holds on a disk and in an object store.
+
+Key types
+---------
+ReadableStorage : what a reader needs.
+WritableStorage : what a worker needs, which commits volumes for a run.
+Storage : both, with what the one run that holds the lock needs.
+Lease : the right to write, while the lock is held.
 """
 
 from __future__ import annotations
@@ -11,116 +18,143 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Lease(Protocol):
-    """One writer's right to a place, while it is held."""
+    """The right of one run to write, while it holds the lock."""
 
     @property
-    def ended_well(self) -> bool:
-        """Whether the writer before gave it back, so that it left nothing half-done."""
+    def clean(self) -> bool:
+        """Whether the previous holder ended without an error, so that nothing is left to repair."""
 
     def check(self) -> None:
-        """Raise StoreBusy if the right was lost to another writer."""
+        """Raise StoreBusy if another run has taken the lock over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """Several leases as one, for what must not be done unless all of them hold."""
+    """Several leases as one: it is lost as soon as one of them is."""
 
     leases: Sequence[Lease]
 
     @property
-    def ended_well(self) -> bool:
-        """Whether every writer before gave its lease back."""
-        return all(lease.ended_well for lease in self.leases)
+    def clean(self) -> bool:
+        """Whether the previous holders of all leases ended without an error."""
+        return all(lease.clean for lease in self.leases)
 
     def check(self) -> None:
-        """Raise StoreBusy if one of them was lost."""
+        """Raise StoreBusy if one of the leases was lost."""
         for lease in self.leases:
             lease.check()
 
 
 class ObjectReader(Protocol):
-    """Objects that can be read."""
+    """Objects that can be read by key."""
 
     def read(self, key: str) -> bytes:
-        """The object's bytes. Raises FileNotFoundError."""
+        """Bytes of an object. Raises FileNotFoundError."""
 
 
-class Storage(Protocol):
-    """A folder of objects. Can be sent to another process."""
+class ReadableStorage(ObjectReader, Protocol):
+    """A storage as a reader uses it. Can be pickled to another process."""
 
     @property
     def name(self) -> str:
-        """Last part of the folder's name."""
+        """Last part of the path or URL."""
 
     def __str__(self) -> str:
-        """As a user would write it: a path, or a URL."""
+        """The path or URL, as a user writes it."""
 
-    def __truediv__(self, folder: str) -> Storage:
-        """The place below this one."""
-
-    def read(self, key: str) -> bytes:
-        """The object's bytes. Raises FileNotFoundError."""
-
-    def write(self, key: str, data: bytes | memoryview) -> None:
-        """Make or replace an object, in one step."""
-
-    def remove(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
-
-    def remove_folder(self, folder: str) -> None:
-        """Remove all that lies below; nothing there is no error."""
-
-    def touch(self, key: str) -> None:
-        """Give an object another stamp, where that can be done without a write."""
+    def __truediv__(self, folder: str) -> ReadableStorage:
+        """The storage of a folder below this one."""
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object, None where there is none."""
+        """Size of an object in bytes, or None if there is no such object."""
 
     def sizes(self, folder: str = "") -> Iterator[tuple[str, int]]:
-        """Key and bytes of every object below a folder, in no order."""
+        """Key and size in bytes of every object below `folder`, in no particular order."""
 
     def stamps(self, folder: str, keys: Iterable[str]) -> Iterator[str]:
-        """For each key below `folder` a text that changes when its object is written again.
+        """For each key below `folder`, a text that changes when the object is written again.
 
-        Empty where there is no object. Nothing is read.
+        The text is empty if there is no object. No object is read.
         """
 
     def folders(self) -> Iterator[str]:
-        """Names of the folders directly below, in no order."""
+        """Names of the folders directly below, in no particular order."""
 
     def cached(self, folder: str) -> ObjectReader:
-        """The objects below a folder, by their keys here, for one who reads many of them often."""
+        """A reader of the objects below `folder` that may keep copies on this machine."""
 
     def fetched(self, key: str) -> AbstractContextManager[Path]:
-        """A file with the object's bytes, to be read only. Raises FileNotFoundError."""
-
-    def replacing(self, key: str) -> AbstractContextManager[Path]:
-        """A path to write a large object to; it becomes the object when the block ends well."""
-
-    def exclusive(
-        self, key: str, *, wait_seconds: float, tidies: bool = True
-    ) -> AbstractContextManager[Lease]:
-        """Be the one writer. Raises StoreBusy if another still is after `wait_seconds`.
-
-        Not `tidies`: what a killed writer left stays for the next to put in order.
-        """
-
-    def guarded(self, lease: Lease, write_once: tuple[str, ...] = ()) -> Storage:
-        """This storage for the one writer: once the lease is lost, writes raise StoreBusy.
-
-        Objects whose keys begin with one of `write_once` are never replaced, so their versions need
-        not be remembered.
-        """
-
-    def committing(self) -> AbstractContextManager[None]:
-        """Around the writes of one commit. Raises StoreBusy if the worker's run is over."""
-
-    def free_bytes(self) -> int | None:
-        """What still fits here; None where nothing says."""
+        """A read-only file with the bytes of an object. Raises FileNotFoundError."""
 
     def local(self) -> Path | None:
-        """The folder on this machine, or None for a bucket."""
+        """The folder on this machine, or None for an object store."""
+
+
+class WritableStorage(Protocol):
+    """A storage as a worker uses it, to commit volumes for a run."""
+
+    @property
+    def name(self) -> str:
+        """Last part of the path or URL."""
+
+    def __str__(self) -> str:
+        """The path or URL, as a user writes it."""
+
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        """Create or replace an object in one step."""
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Enclose the writes of one commit. Raises StoreBusy if the run of the worker is over."""
+
+    def local(self) -> Path | None:
+        """The folder on this machine, or None for an object store."""
+
+
+@runtime_checkable
+class Storage(ReadableStorage, WritableStorage, Protocol):
+    """A storage as the run that holds its lock uses it."""
+
+    @property
+    def name(self) -> str:
+        """Last part of the path or URL."""
+
+    def __truediv__(self, folder: str) -> Storage:
+        """The storage of a folder below this one."""
+
+    def remove(self, key: str) -> None:
+        """Remove an object, if it exists."""
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove all objects below `folder`, if there are any."""
+
+    def touch(self, key: str) -> None:
+        """Change the stamp of an object, where the storage can do so without a write."""
+
+    def replacing(self, key: str) -> AbstractContextManager[Path]:
+        """A path to write a large object to.
+
+        The object is created or replaced when the block ends without an exception.
+        """
+
+    def lock(
+        self, key: str, *, wait_seconds: float, repairs: bool = True
+    ) -> AbstractContextManager[Lease]:
+        """Hold the lock `key`, as the only run. Raises StoreBusy after `wait_seconds`.
+
+        With `repairs` the caller repairs what a killed holder left, and the next lease is clean
+        if the block ends without an exception. Without it, a lease that is not clean stays so.
+        """
+
+    def with_lease(self, lease: Lease, write_once: tuple[str, ...] = ()) -> Storage:
+        """This storage, whose writes raise StoreBusy once `lease` is lost.
+
+        Objects whose keys start with one of `write_once` are never replaced, so the storage need
+        not remember their versions.
+        """
+
+    def free_bytes(self) -> int | None:
+        """Free space in bytes, or None if it is not known."""

@@ -1,6 +1,6 @@
 """Copies of remote objects on this machine: a folder of bounded size, shared by processes.
 
-Names say what a copy holds (a checksum, an ETag), so a copy is never stale.
+The name of a copy identifies its content by a checksum or an ETag, so no copy is ever stale.
 """
 
 from __future__ import annotations
@@ -13,35 +13,36 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import xxhash
+from platformdirs import user_cache_path
 
 from voco_data.errors import InputError
 from voco_data.storage import atomic
+from voco_data.storage.base import ObjectReader
 
 FOLDER_VARIABLE = "VOCO_CACHE"
 SIZE_VARIABLE = "VOCO_CACHE_GB"
-MOST_BYTES = 100 * 10**9
+DEFAULT_BYTES = 100 * 10**9
 FREE_SHARE = 0.5
-"""Without a size of the user's: at most this share of what the disk has left for us."""
+"""The default size is at most this share of the free space of the disk."""
 KEPT_SHARE = 0.9
-"""Full down to which share it is emptied."""
+"""Share of its size to which a full cache is reduced."""
 STALE_S = 3600.0
-"""Age of a half-written copy whose writer must be gone."""
+"""Age of a temporary file whose writer must have been killed."""
 
 _LOCK = ".used"
 
 
 @dataclass(frozen=True)
 class LocalCache:
-    """Files by name; those that were not used for longest make room."""
+    """Files by name. The least recently used ones are removed when the cache is full."""
 
     folder: Path
     limit_bytes: int
 
     def find(self, name: str) -> Path | None:
-        """The copy of that name, which now counts as used, or None."""
+        """The copy of this name, or None. Marks it as used."""
         path = self._path(name)
         try:
             os.utime(path)
@@ -50,31 +51,32 @@ class LocalCache:
         return path
 
     def keep(self, name: str, data: bytes | memoryview) -> Path:
-        """Make a copy, whole or not at all; others may make the same one meanwhile."""
-        with self._counted() as used:
-            total = used.read()
+        """Write a copy in one step. Other processes may write the same one at the same time."""
+        with self._locked_size() as size:
+            total = size.read()
             if total + len(data) > self.limit_bytes:
                 total = self._make_room(len(data))
-            used.write(total + len(data))
-            # Before others may count: they would not see it, and keep too many.
+            size.write(total + len(data))
+            # Under the lock: a process that makes room now would not see the file, and would
+            # keep too many others.
             path = self._path(name)
             path.parent.mkdir(mode=0o700, exist_ok=True)
             atomic.write_bytes(path, data, mode=0o600)
         return path
 
     def drop(self, name: str) -> None:
-        """Forget a copy."""
+        """Remove a copy, if it exists."""
         self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / name
 
-    def _make_room(self, wanted: int) -> int:
-        """Remove the copies that were not used for longest; gives the bytes that stay."""
-        now, found = time.time(), []
-        for where, _, names in os.walk(self.folder):
+    def _make_room(self, needed_bytes: int) -> int:
+        """Remove the least recently used copies; returns the size of those that stay, in bytes."""
+        now, copies = time.time(), []
+        for parent, _, names in os.walk(self.folder):
             for name in names:
-                path = Path(where, name)
+                path = Path(parent, name)
                 if name == _LOCK:
                     continue
                 try:
@@ -82,50 +84,50 @@ class LocalCache:
                 except FileNotFoundError:
                     continue
                 if not name.endswith(".tmp") or now - status.st_mtime > STALE_S:
-                    found.append((status.st_mtime_ns, status.st_size, path))
-        found.sort()
-        total = sum(size for _, size, _ in found)
-        for _, size, path in found:
-            if total + wanted <= KEPT_SHARE * self.limit_bytes:
+                    copies.append((status.st_mtime_ns, status.st_size, path))
+        copies.sort()
+        total = sum(size for _, size, _ in copies)
+        for _, size, path in copies:
+            if total + needed_bytes <= KEPT_SHARE * self.limit_bytes:
                 break
             path.unlink(missing_ok=True)
             total -= size
         return total
 
     @contextmanager
-    def _counted(self) -> Iterator[_Used]:
-        """The count of bytes, ours alone: processes and threads take turns."""
+    def _locked_size(self) -> Iterator[_SizeFile]:
+        """The recorded size, for one process and thread at a time."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield _Used(descriptor)
+            yield _SizeFile(descriptor)
         finally:
             os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
-class _Used:
-    """Bytes in the cache, as its lock file says. Too many rather than too few."""
+class _SizeFile:
+    """Size of the cache in bytes, recorded in its lock file; an upper bound."""
 
     descriptor: int
 
     def read(self) -> int:
-        """The count; 0 in a new cache."""
+        """The recorded size; 0 in a new cache."""
         return int(os.pread(self.descriptor, 32, 0) or b"0")
 
-    def write(self, count: int) -> None:
-        """Fixed width: a shorter number leaves no digit behind."""
-        os.pwrite(self.descriptor, b"%032d" % count, 0)
+    def write(self, size: int) -> None:
+        """Record a size, in fixed width so that a shorter number replaces all digits."""
+        os.pwrite(self.descriptor, b"%032d" % size, 0)
 
 
 def user_cache() -> LocalCache:
-    """The cache of this user, where and as large as the environment says."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        base = Path(named)
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "voco"
-    folder = base / "objects"
+    """The cache of this user, as VOCO_CACHE and VOCO_CACHE_GB say. Raises InputError.
+
+    The folder is `voco` in the user's cache folder by default.
+    """
+    named = os.environ.get(FOLDER_VARIABLE)
+    folder = (Path(named) if named else user_cache_path("voco")) / "objects"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -133,45 +135,43 @@ def user_cache() -> LocalCache:
             f"{folder}: no cache can be made there ({error.strerror}); "
             f"name a folder of your own in {FOLDER_VARIABLE}"
         ) from error
-    return LocalCache(folder, _limit(folder))
+    return LocalCache(folder, _limit_bytes(folder))
 
 
-def _limit(folder: Path) -> int:
+def _limit_bytes(folder: Path) -> int:
     text = os.environ.get(SIZE_VARIABLE)
     if not text:
-        held = int((folder / _LOCK).read_bytes() or b"0") if (folder / _LOCK).exists() else 0
-        return int(min(MOST_BYTES, FREE_SHARE * (shutil.disk_usage(folder).free + held)))
+        size_file = folder / _LOCK
+        used = int(size_file.read_bytes() or b"0") if size_file.exists() else 0
+        return int(min(DEFAULT_BYTES, FREE_SHARE * (shutil.disk_usage(folder).free + used)))
     try:
-        wanted = float(text)
+        gigabytes = float(text)
     except ValueError:
-        wanted = 0.0
-    if not 0 < wanted < float("inf"):
+        gigabytes = 0.0
+    if not 0 < gigabytes < float("inf"):
         raise InputError(f"{SIZE_VARIABLE}: expected gigabytes above 0, got {text!r}")
-    return int(wanted * 1e9)
-
-
-class _Remote(Protocol):
-    def read(self, key: str) -> bytes: ...
+    return int(gigabytes * 1e9)
 
 
 class TaggedObjects:
-    """Objects of a remote folder, known by ETag: each is fetched once by this machine."""
+    """An `ObjectReader` of remote objects, each of which is fetched once by this machine."""
 
-    def __init__(self, storage: _Remote, tags: Mapping[str, str]) -> None:
-        self._place = storage
+    def __init__(self, storage: ObjectReader, tags: Mapping[str, str]) -> None:
+        """`tags` are the ETags of the objects, by key."""
+        self._storage = storage
         self._tags = tags
         self._cache = user_cache()
 
     def read(self, key: str) -> bytes:
-        """Bytes of an object. Raises FileNotFoundError."""
+        """Bytes of an object, from the cache if its ETag is the same. Raises FileNotFoundError."""
         if (tag := self._tags.get(key)) is None:
             raise FileNotFoundError(key)
-        name = xxhash.xxh3_128_hexdigest(f"{self._place}/{key} {tag}".encode())
+        name = xxhash.xxh3_128_hexdigest(f"{self._storage}/{key} {tag}".encode())
         try:
             if (path := self._cache.find(name)) is not None:
                 return path.read_bytes()
-        except FileNotFoundError:  # another process needed the room
+        except FileNotFoundError:  # removed by another process that made room
             pass
-        data = self._place.read(key)
+        data = self._storage.read(key)
         self._cache.keep(name, data)
         return data

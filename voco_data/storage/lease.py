@@ -1,7 +1,8 @@
-"""A lease: one writer at a time where nobody holds a lock, by conditional writes to one object.
+"""Leases: one run at a time writes to an object store, by conditional writes to one object.
 
-The object says who writes, under which fencing token, and for how many seconds a renewal counts.
-Dates are the object store's own, so clocks of machines need not agree. See STORE.md.
+The object names its holder, a fencing token, and for how many seconds a renewal counts. Only the
+dates of the object store are compared, so the clocks of machines need not agree. STORE.md,
+"Object stores", has the protocol.
 """
 
 from __future__ import annotations
@@ -24,280 +25,313 @@ from voco_data.errors import InputError, StoreBusy, StoreUnreachable
 log = logging.getLogger(__name__)
 
 SECONDS_VARIABLE = "VOCO_LEASE_SECONDS"
-SECONDS = 60.0
-"""How long a lease outlives its last renewal."""
+DEFAULT_SECONDS = 60.0
+"""For how long a lease outlives its last renewal."""
 RENEWALS = 4
-"""Renewals in that time."""
-SAFE = 0.75
-"""Share of the time after which a holder that could not renew takes the lease for lost."""
+"""Renewals within that time."""
+SAFE_SHARE = 0.75
+"""Share of that time for which a holder relies on its last renewal."""
 POLLS = 20
-"""Looks at another's lease in the time that it may last."""
-TRIES = 3
-"""Of a renewal whose answers are lost."""
+"""How often a waiting run reads the lease of another within the time that it may last."""
+RENEWAL_TRIES = 3
+"""Writes of one renewal whose answers may be lost."""
 DATE_STEP_S = 1.0
-"""Dates of objects are whole seconds."""
+"""Resolution of the dates of objects: whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tagged:
-    """An object with what identifies this version of it."""
+class TaggedObject:
+    """One version of an object."""
 
     data: bytes
     tag: str
-    """ETag."""
+    """ETag of this version."""
     date: float
-    """When it was written, by the server's clock, in seconds."""
+    """Time of the write by the clock of the server, in seconds."""
 
 
-class Conditional(Protocol):
+class ConditionalStorage(Protocol):
     """What a lease needs of an object store."""
 
-    def tagged(self, key: str, patience_s: float | None = None) -> Tagged | None:
-        """An object, or None."""
+    def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
+        """An object with its ETag and date, or None if there is no such object."""
 
     def put_if(
-        self, key: str, data: bytes | memoryview, tag: str | None, patience_s: float | None = None
+        self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
-        """Replace the object of this tag (None: make it); the new tag, or None if too late."""
+        """Replace the version `tag` of an object, or create it if `tag` is None.
+
+        Returns the new ETag, or None if the object is not that version.
+        """
 
     def remove(self, key: str) -> None:
-        """Remove an object."""
+        """Remove an object, if it exists."""
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What the object says."""
+class LeaseState:
+    """Content of the lease object."""
 
     holder: str
     """Machine and process, for people."""
     nonce: str
-    """Names one tenure."""
+    """Identifies one tenure."""
     token: int
     """Grows by one with each tenure."""
     seconds: float
-    """How long a renewal counts."""
+    """For how long a renewal counts."""
     renewal: int
-    """Grows with each renewal, so that every version has another ETag."""
+    """Grows with each renewal, so that every version has a different ETag."""
     free: bool
-    """The holder has let go."""
+    """Whether the holder has released the lease."""
     clean: bool = True
-    """Every holder so far ended without an error, or what one left was put in order since."""
+    """Whether all that earlier holders left unfinished has been repaired."""
 
     def to_json(self) -> bytes:
-        """The object's bytes."""
+        """Bytes of the object."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     @classmethod
-    def from_json(cls, data: bytes, where: str) -> State:
-        """Parse. Raises InputError for an object that is no lease."""
+    def from_json(cls, data: bytes, url: str) -> LeaseState:
+        """Parse the object at `url`. Raises InputError if it is no lease."""
         try:
             return cls(**json.loads(data))
         except (ValueError, TypeError) as error:
-            raise InputError(f"{where}: expected a lease of voco ({error}); remove it") from error
+            raise InputError(f"{url}: expected a lease of voco ({error}); remove it") from error
 
 
-_FIRST = State("", "", 0, 0.0, 0, free=True)
-"""Before anyone held it."""
+_NEVER_HELD = LeaseState(
+    holder="",
+    nonce="",
+    token=0,
+    seconds=0.0,
+    renewal=0,
+    free=True,
+)
 
 
 @contextmanager
 def hold_lease(
-    store: Conditional,
+    storage: ConditionalStorage,
     key: str,
     *,
     wait_seconds: float,
     seconds: float | None = None,
-    tidies: bool = True,
+    repairs: bool = True,
 ) -> Iterator[ObjectLease]:
     """Hold the lease at `key`, renewed by a thread until the block ends.
 
-    `seconds` is how long it outlives a holder that was killed; by default VOCO_LEASE_SECONDS, or
-    a minute. Not `tidies`: what a killed holder left is for the next. Raises StoreBusy when another
-    still holds it after `wait_seconds`.
+    `seconds` is for how long the lease outlives a holder that was killed; by default
+    VOCO_LEASE_SECONDS, or a minute. Without `repairs`, a lease that is not clean stays so. Raises
+    StoreBusy if another run holds the lease for longer than `wait_seconds`.
     """
-    lasting = _seconds() if seconds is None else seconds
-    held = ObjectLease(store, key, *_acquire(store, key, wait_seconds, lasting))
+    lasting = _default_seconds() if seconds is None else seconds
+    lease = _acquire(storage, key, wait_seconds, lasting)
     try:
-        held.start()
-        yield held
-        if tidies or held.ended_well:
-            held.ends_well()
+        lease.start()
+        yield lease
+        if repairs or lease.clean:
+            lease.mark_clean()
     finally:
-        held.release()
+        lease.release()
 
 
 class ObjectLease:
-    """A lease in our hands, while it is."""
+    """A lease that this process holds."""
 
-    def __init__(self, store: Conditional, key: str, state: State, tag: str, sent: float) -> None:
-        self._store = store
+    def __init__(
+        self, storage: ConditionalStorage, key: str, state: LeaseState, tag: str, sent: float
+    ) -> None:
+        """`state` was written as version `tag` by a request of the time `sent`."""
+        self._storage = storage
         self._key = key
-        self._state = state
+        self._was_clean = state.clean
+        self._state = replace(state, clean=False)
         self._tag = tag
         self._sent = sent
-        self._before = state.clean
-        self._state = replace(state, clean=False)
         self._lost = False
         self._turn = threading.Lock()
-        self._end = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="voco lease", daemon=True)
+        """Held for each use of the state, by the caller or by the thread that renews."""
+        self._ending = threading.Event()
+        self._renewing = threading.Thread(target=self._keep, name="voco lease", daemon=True)
 
     @property
-    def ended_well(self) -> bool:
-        """Whether the holder before let go, after no error."""
-        return self._before
+    def clean(self) -> bool:
+        """Whether the previous holder released the lease after no error."""
+        return self._was_clean
 
-    def ends_well(self) -> None:
-        """Say so to the next."""
+    def mark_clean(self) -> None:
+        """Let the next holder find this lease clean."""
         with self._turn:
             self._state = replace(self._state, clean=True)
 
     def start(self) -> None:
         """Begin to renew. Raises InputError if the object store ignores conditions."""
-        _prove_conditions(self._store, self._key)
-        self._heart.start()
+        _check_conditions(self._storage, self._key)
+        self._renewing.start()
 
     def check(self) -> None:
-        """Raise StoreBusy if the lease was lost, or may have been."""
+        """Raise StoreBusy if the lease was lost. Renews a lease that may have been lost."""
         with self._turn:
-            if not self._lost and _now() - self._sent > SAFE * self._state.seconds:
-                self._renew()  # only the store can say
+            if not self._lost and _now() - self._sent > SAFE_SHARE * self._state.seconds:
+                self._renew()
             if self._lost:
                 raise StoreBusy(
-                    f"{self._store}: the lease was lost to another run, after this one could not "
+                    f"{self._storage}: the lease was lost to another run, after this one could not "
                     "renew it in time; what is finished stays: run again"
                 )
 
     def release(self) -> None:
-        """Let go at once, so that the next need not wait."""
-        self._end.set()
-        if self._heart.is_alive():
-            self._heart.join()
+        """Stop renewing and mark the lease free, so that the next run need not wait."""
+        self._ending.set()
+        if self._renewing.is_alive():
+            self._renewing.join()
         if self._lost:
             return
         try:
-            self._replace(replace(self._state, free=True))
+            self._write(replace(self._state, free=True))
         except (OSError, StoreUnreachable, InputError) as error:
             log.warning("the lease could not be given back (%s); it ends by itself", error)
 
     @property
-    def _patience(self) -> float:
+    def _interval_s(self) -> float:
         return self._state.seconds / RENEWALS
 
-    def _beat(self) -> None:
-        while not self._end.wait(self._patience):
+    def _keep(self) -> None:
+        """Renew at intervals until the lease is released or lost: the body of the thread."""
+        while not self._ending.wait(self._interval_s):
             with self._turn:
                 try:
                     self._renew()
                 except (OSError, StoreUnreachable, InputError) as error:
                     log.warning("the lease could not be renewed (%s); trying again", error)
                 if self._lost:
-                    log.warning("the lease on %s was lost to another run", self._store)
+                    log.warning("the lease on %s was lost to another run", self._storage)
                     return
 
     def _renew(self) -> None:
-        self._replace(self._state)
+        self._write(self._state)
 
-    def _replace(self, state: State) -> None:
-        """Put a newer version in the place of our last, or find that it was lost.
+    def _write(self, state: LeaseState) -> None:
+        """Replace our last version of the object, or find that the lease was lost.
 
-        A version of ours that we do not know is one whose answer was lost on the way. It was
-        written we do not know when, so it is no renewal: the next one is.
+        If the object is a version of ours that we do not know, it was written by a request whose
+        answer was lost. The time of that write is not known, so it counts as no renewal, and we
+        write once more.
         """
-        for _ in range(TRIES):
+        for _ in range(RENEWAL_TRIES):
             state = replace(state, renewal=state.renewal + 1)
             sent = _now()
-            tag = self._store.put_if(self._key, state.to_json(), self._tag, self._patience)
+            tag = self._storage.put_if(self._key, state.to_json(), self._tag, self._interval_s)
             if tag is not None:
                 self._sent, self._state, self._tag = sent, state, tag
                 return
-            found = self._store.tagged(self._key, self._patience)
-            if found is None or self._nonce_of(found) != state.nonce:
+            current = self._storage.tagged(self._key, self._interval_s)
+            if current is None or self._nonce_of(current) != state.nonce:
                 self._lost = True
                 return
-            self._tag = found.tag
-        raise StoreUnreachable(f"{self._store}: its answers are lost on the way")
+            self._tag = current.tag
+        raise StoreUnreachable(f"{self._storage}: its answers are lost on the way")
 
-    def _nonce_of(self, found: Tagged) -> str:
-        return State.from_json(found.data, f"{self._store}/{self._key}").nonce
+    def _nonce_of(self, current: TaggedObject) -> str:
+        return LeaseState.from_json(current.data, f"{self._storage}/{self._key}").nonce
 
 
 def _acquire(
-    store: Conditional, key: str, wait_seconds: float, seconds: float
-) -> tuple[State, str, float]:
-    """State, ETag and time of our first version of the object."""
+    storage: ConditionalStorage, key: str, wait_seconds: float, seconds: float
+) -> ObjectLease:
+    """Take the lease when it is free or has ended. Raises StoreBusy after `wait_seconds`."""
     holder = f"{platform.node()}, process {os.getpid()}"
-    nonce, deadline, clock = secrets.token_hex(8), time.monotonic() + wait_seconds, None
+    nonce = secrets.token_hex(8)
+    deadline = time.monotonic() + wait_seconds
+    clock = None
     while True:
-        found = store.tagged(key)
-        old = _FIRST if found is None else State.from_json(found.data, f"{store}/{key}")
-        left = 0.0
-        if found is not None and not old.free:
-            clock = clock or _server_clock(store, f"{key}.{nonce}")
-            left = found.date + DATE_STEP_S + old.seconds - clock.now()
-        if left <= 0:
+        current = storage.tagged(key)
+        old = _NEVER_HELD
+        remaining_s = 0.0
+        if current is not None:
+            old = LeaseState.from_json(current.data, f"{storage}/{key}")
             if not old.free:
-                log.info("%s: taking over from %s, which is gone", store, old.holder)
-            mine = State(
-                *(holder, nonce, old.token + 1, seconds, 0),
+                clock = clock or _read_server_clock(storage, f"{key}.{nonce}")
+                remaining_s = current.date + DATE_STEP_S + old.seconds - clock.now()
+        if remaining_s <= 0:
+            if not old.free:
+                log.info("%s: taking over from %s, which is gone", storage, old.holder)
+            new = LeaseState(
+                holder=holder,
+                nonce=nonce,
+                token=old.token + 1,
+                seconds=seconds,
+                renewal=0,
                 free=False,
                 clean=old.free and old.clean,
             )
-            sent, data = _now(), mine.to_json()
-            tag = store.put_if(key, data, None if found is None else found.tag)
-            if tag is None:
-                now = store.tagged(key)  # lost a race, or only the answer
-                tag = now.tag if now is not None and now.data == data else None
+            sent = _now()
+            tag = _replace(storage, key, current, new.to_json())
             if tag is not None:
-                return mine, tag, sent
-            continue  # somebody was faster: he holds it now, or has let go again
+                return ObjectLease(storage, key, new, tag, sent)
+            continue  # another run was faster: it holds the lease, or has released it already
         if time.monotonic() >= deadline:
             raise StoreBusy(
-                f"{store}: another run ({old.holder}) is writing here; wait for it, or give "
-                f"--wait SECONDS; if it is gone, its lease ends in {math.ceil(left)} s"
+                f"{storage}: another run ({old.holder}) is writing here; wait for it, or give "
+                f"--wait SECONDS; if it is gone, its lease ends in {math.ceil(remaining_s)} s"
             )
-        time.sleep(min(max(0.0, deadline - time.monotonic()), left, old.seconds / POLLS))
+        until_deadline_s = max(0.0, deadline - time.monotonic())
+        time.sleep(min(until_deadline_s, remaining_s, old.seconds / POLLS))
+
+
+def _replace(
+    storage: ConditionalStorage, key: str, current: TaggedObject | None, data: bytes
+) -> str | None:
+    """ETag of `data` written in place of `current`; None if another run wrote first."""
+    tag = storage.put_if(key, data, None if current is None else current.tag)
+    if tag is None:  # the write may have arrived, and only its answer was lost
+        found = storage.tagged(key)
+        tag = found.tag if found is not None and found.data == data else None
+    return tag
 
 
 @dataclass(frozen=True, slots=True)
-class _Clock:
-    """The server's clock, read once and carried on by ours."""
+class _ServerClock:
+    """The clock of the server, read once and continued by that of this machine."""
 
     date: float
-    read: float
+    read_at: float
 
     def now(self) -> float:
-        """Never ahead of the server: dates are cut to seconds."""
-        return self.date + _now() - self.read
+        """Time of the server in seconds; never ahead of it, as dates are cut to whole seconds."""
+        return self.date + _now() - self.read_at
 
 
-def _server_clock(store: Conditional, key: str) -> _Clock:
-    """Write an object to learn its date."""
-    store.put_if(key, b"", None)
-    read, found = _now(), store.tagged(key)
-    store.remove(key)
-    if found is None:
-        raise OSError(f"{store}/{key}: an object was written and is not there")
-    return _Clock(found.date, read)
+def _read_server_clock(storage: ConditionalStorage, key: str) -> _ServerClock:
+    """Write an object at `key` to learn its date, and remove it."""
+    storage.put_if(key, b"", None)
+    read_at = _now()
+    written = storage.tagged(key)
+    storage.remove(key)
+    if written is None:
+        raise OSError(f"{storage}/{key}: an object was written and is not there")
+    return _ServerClock(written.date, read_at)
 
 
-def _prove_conditions(store: Conditional, key: str) -> None:
-    """Without conditions two runs would write at once, and nothing would say so."""
-    if store.put_if(key, b"{}", None) or store.put_if(key, b"{}", '"0"'):
-        store.remove(key)
+def _check_conditions(storage: ConditionalStorage, key: str) -> None:
+    """Raise InputError if the store ignores conditions: then two runs could write at once."""
+    if storage.put_if(key, b"{}", None) or storage.put_if(key, b"{}", '"0"'):
+        storage.remove(key)
         raise InputError(
-            f"{store}: this object store ignores conditional writes (If-None-Match, If-Match), so "
-            "it cannot keep two runs apart; use another one, or a folder"
+            f"{storage}: this object store ignores conditional writes (If-None-Match, If-Match), "
+            "so it cannot keep two runs apart; use another one, or a folder"
         )
 
 
 def _now() -> float:
-    """Seconds, those in which the machine slept included."""
+    """Seconds of a clock that also counts while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _seconds() -> float:
-    text = os.environ.get(SECONDS_VARIABLE) or str(SECONDS)
+def _default_seconds() -> float:
+    """VOCO_LEASE_SECONDS, or a minute. Raises InputError."""
+    text = os.environ.get(SECONDS_VARIABLE) or str(DEFAULT_SECONDS)
     try:
         seconds = float(text)
     except ValueError:

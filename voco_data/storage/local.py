@@ -1,4 +1,4 @@
-"""A place on this machine's disk: files that are whole or absent, and an advisory lock."""
+"""Storage in a folder of this machine: files replaced by a rename, and an advisory lock."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from pathlib import Path
 from voco_data.errors import StoreBusy
 from voco_data.storage import atomic, locks
 from voco_data.storage.base import Lease
-from voco_data.storage.fence import Fence
+from voco_data.storage.locks import Fence
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalStorage:
-    """A folder. See `voco_data.storage.base.Storage`."""
+    """A folder as a `voco_data.storage.base.Storage`, which documents the methods.
+
+    Docstrings here say only what is particular to a folder.
+    """
 
     path: Path
 
     @property
     def name(self) -> str:
-        """Last part of the folder's name."""
+        """Name of the folder."""
         return self.path.name
 
     def __str__(self) -> str:
@@ -35,7 +38,7 @@ class LocalStorage:
         return str(self.path)
 
     def __truediv__(self, folder: str) -> LocalStorage:
-        """A folder below this one."""
+        """A folder below; it need not exist."""
         return LocalStorage(self.path / folder)
 
     def read(self, key: str) -> bytes:
@@ -43,55 +46,54 @@ class LocalStorage:
         return (self.path / key).read_bytes()
 
     def write(self, key: str, data: bytes | memoryview) -> None:
-        """Make or replace a file by one rename."""
+        """Write a temporary file and rename it."""
         atomic.write_bytes(self.path / key, data)
 
     def remove(self, key: str) -> None:
-        """Remove a file if it is there."""
+        """Unlink a file; its folder stays."""
         (self.path / key).unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
-        """Remove a folder if it is there."""
+        """Remove the folder itself too."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.path / folder)
 
     def touch(self, key: str) -> None:
-        """Set a file's times to now. One that we may only read keeps its own."""
+        """Set the times of a file to now, if this user may."""
         with contextlib.suppress(OSError):
             os.utime(self.path / key)
 
     def size(self, key: str) -> int | None:
-        """Bytes of a file."""
+        """Size from the inode."""
         try:
             return (self.path / key).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def sizes(self, folder: str = "") -> Iterator[tuple[str, int]]:
-        """Key and bytes of every file below a folder; a file that goes meanwhile is left out."""
-        for where, _, names in os.walk(self.path / folder):
+        """Walk the folder; a file that is removed meanwhile is left out."""
+        for parent, _, names in os.walk(self.path / folder):
             for name in names:
-                path = Path(where, name)
-                key = path.relative_to(self.path).as_posix()
+                key = Path(parent, name).relative_to(self.path).as_posix()
                 if (size := self.size(key)) is not None:
                     yield key, size
 
     def stamps(self, folder: str, keys: Iterable[str]) -> Iterator[str]:  # noqa: ARG002
-        """Size, times and inode of each file. Nobody can set the inode's time of change."""
+        """Size, times and inode. No program can set the time of change of an inode."""
         for key in keys:
             try:
-                found = os.stat(self.path / key)  # noqa: PTH116  twice as fast as Path.stat
+                status = os.stat(self.path / key)  # noqa: PTH116  twice as fast as Path.stat
             except FileNotFoundError:
                 yield ""
             else:
-                yield f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+                yield f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
     def folders(self) -> Iterator[str]:
         """Names of the folders directly below."""
         return (path.name for path in self.path.iterdir() if path.is_dir())
 
     def cached(self, folder: str) -> LocalStorage:  # noqa: ARG002
-        """The folder itself: the system keeps what is read often in memory."""
+        """This storage: the page cache of the system is enough."""
         return self
 
     @contextmanager
@@ -101,70 +103,68 @@ class LocalStorage:
         path.stat()
         yield path
 
+    def local(self) -> Path:
+        """The folder."""
+        return self.path
+
     def replacing(self, key: str) -> AbstractContextManager[Path]:
-        """A temporary file beside the one that it will replace."""
+        """A temporary file beside the one that it replaces."""
         return atomic.replacing(self.path / key)
 
+    def committing(self) -> AbstractContextManager[None]:
+        """Always allowed: this storage belongs to no run."""
+        return contextlib.nullcontext()
+
     @contextmanager
-    def exclusive(
-        self, key: str, *, wait_seconds: float, tidies: bool = True
-    ) -> Iterator[LocalLock]:
-        """Hold a lock file, which its process cannot lose while it lives."""
-        with locks.hold_lock(
-            self.path / key, wait_seconds=wait_seconds, tidies=tidies
-        ) as ended_well:
-            fence = Fence((self.path / key).with_suffix(".fence"))
+    def lock(self, key: str, *, wait_seconds: float, repairs: bool = True) -> Iterator[LocalLock]:
+        """Hold a lock file, and keep workers of earlier runs from committing."""
+        path = self.path / key
+        with locks.hold_lock(path, wait_seconds=wait_seconds, repairs=repairs) as clean:
+            fence = Fence(path.with_suffix(".fence"))
             fence.close()
             try:
-                yield LocalLock(ended_well, fence)
+                yield LocalLock(clean, fence)
             finally:
-                _close_behind(fence)
+                _close_after_run(fence)
 
-    def guarded(self, lease: Lease, write_once: tuple[str, ...] = ()) -> LocalStorage:  # noqa: ARG002
-        """The folder, whose workers may commit until the lock of one store is let go."""
+    def with_lease(self, lease: Lease, write_once: tuple[str, ...] = ()) -> LocalStorage:  # noqa: ARG002
+        """This folder, whose workers may commit until the lock is released."""
         if not isinstance(lease, LocalLock):
-            return self  # several stores are held to remove from them: no worker commits
+            return self  # several stores are locked to remove from them: no worker commits
         return FencedLocalStorage(self.path, lease.fence, lease.fence.open())
-
-    def committing(self) -> AbstractContextManager[None]:
-        """Belongs to no run, and is not held up."""
-        return contextlib.nullcontext()
 
     def free_bytes(self) -> int:
         """Free space of the disk."""
         return shutil.disk_usage(self.path).free
 
-    def local(self) -> Path:
-        """The folder."""
-        return self.path
-
 
 @dataclass(frozen=True, slots=True)
 class FencedLocalStorage(LocalStorage):
-    """A folder as the workers of one run get it: they commit while the run lasts."""
+    """A folder as the workers of one run get it: they may commit until the run is over."""
 
     fence: Fence
     token: str
 
     def committing(self) -> AbstractContextManager[None]:
-        """Commit in the block. Raises StoreBusy once the run is over."""
-        return self.fence.passing(self.token)
+        """Allowed while the fence file holds the token of this run."""
+        return self.fence.committing(self.token)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalLock:
-    """A lock of this machine: it ends with its process, and no sooner."""
+    """The lease of a folder: a `flock`, which no other run can take over."""
 
-    ended_well: bool
+    clean: bool
+    """Whether the previous holder ended without an error."""
     fence: Fence
     """Keeps out workers of earlier runs."""
 
     def check(self) -> None:
-        """Nothing can take it away."""
+        """Never raises: the lock is held for as long as this process lives."""
 
 
-def _close_behind(fence: Fence) -> None:
-    """At the end of a run. Where that fails, the next run does it before it looks at anything."""
+def _close_after_run(fence: Fence) -> None:
+    """Close the fence, or warn: the next run closes it before it reads anything."""
     try:
         fence.close()
     except (OSError, StoreBusy) as error:

@@ -1,114 +1,62 @@
-"""A place in an object store: a prefix of an S3 bucket, spoken to through obstore.
+"""Storage in an object store: a prefix of a bucket, through obstore.
 
-An object is replaced by one request, so it is whole or absent as a file on disk is. One writer at
-a time is ensured by conditional requests: see `voco_data.storage.lease`.
+An object is created or replaced by one request, so a reader sees all of it or none of it, as with
+a renamed file. Conditional requests ensure that one run at a time writes: see
+`voco_data.storage.lease`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
-import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
-from obstore.store import S3Store
 
 from voco_data.errors import InputError, StoreBusy
 from voco_data.storage import scratch_db
 from voco_data.storage.base import Lease, ObjectReader
 from voco_data.storage.disk_cache import TaggedObjects
-from voco_data.storage.lease import Tagged, hold_lease
-from voco_data.storage.object_store_errors import translate_obstore_errors
+from voco_data.storage.lease import TaggedObject, hold_lease
+from voco_data.storage.object_store_client import (
+    SERVICES,
+    Access,
+    open_client,
+    translate_obstore_errors,
+)
 
-SCHEME = "s3://"
-DEFAULT_REGION = "us-east-1"
-RETRIES = 6
-RETRY_SECONDS = 60
-REQUEST_SECONDS = 300
-"""One request: a large catalogue over a slow line."""
+if TYPE_CHECKING:
+    from obstore import PutMode
+    from obstore.store import ObjectStore
+
 PARTS_FROM_BYTES = 64 * 2**20
-"""Larger objects go up in parts; what is smaller takes one request."""
+"""Larger objects are uploaded in parts, smaller ones by one request."""
+PAGE = 1000
+"""Keys in one answer of a listing: the maximum of S3."""
+REMOVAL_TRIES = 10
+"""Listings of a folder from which other runs remove objects too."""
 ABSENT = ""
 """In place of an ETag: there was no object."""
-PAGE = 1000
-"""Keys in one answer of a listing: S3's most."""
 
+_BUCKET = re.compile(r"[\w.-]+", re.ASCII)
 _STAMPS = "CREATE TABLE stamps (key TEXT PRIMARY KEY, stamp TEXT) WITHOUT ROWID;"
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How to reach an object store. Travels with a place to workers; never shown."""
-
-    endpoint: str | None
-    """None: Amazon's own."""
-    region: str
-    access_key_id: str | None = field(repr=False)
-    """None: obstore finds the role of the machine or container."""
-    secret_access_key: str | None = field(repr=False)
-    session_token: str | None = field(repr=False)
-
-    @classmethod
-    def from_environment(cls) -> Access:
-        """From the variables that other S3 tools read too. Raises InputError."""
-        get = os.environ.get
-        endpoint = get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None
-        if endpoint is not None and not endpoint.startswith(("https://", "http://")):
-            raise InputError(
-                f"AWS_ENDPOINT_URL: expected https://HOST or http://, got {endpoint!r}"
-            )
-        return cls(
-            endpoint,
-            get("AWS_REGION") or get("AWS_DEFAULT_REGION") or DEFAULT_REGION,
-            get("AWS_ACCESS_KEY_ID") or None,
-            get("AWS_SECRET_ACCESS_KEY") or None,
-            get("AWS_SESSION_TOKEN") or None,
-        )
-
-    def client(self, bucket: str, patience_s: float | None = None) -> S3Store:
-        """A client for one bucket. With `patience_s` a request gives up after so long."""
-        given = {
-            "endpoint": self.endpoint,
-            "region": self.region,
-            "access_key_id": self.access_key_id,
-            "secret_access_key": self.secret_access_key,
-            "session_token": self.session_token,
-        }
-        # Plain http only where the user's own address says so.
-        plain = self.endpoint is not None and self.endpoint.startswith("http://")
-        config: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return S3Store(
-            bucket,
-            client_options={
-                "allow_http": plain,
-                "timeout": timedelta(seconds=patience_s or REQUEST_SECONDS),
-            },
-            retry_config={
-                "max_retries": RETRIES,
-                "retry_timeout": timedelta(seconds=patience_s or RETRY_SECONDS),
-            },
-            **config,
-        )
-
-
-@lru_cache(maxsize=16)
-def _client(bucket: str, access: Access, patience_s: float | None = None) -> S3Store:
-    """One a process: it keeps connections open, and threads may share it."""
-    return access.client(bucket, patience_s)
 
 
 @dataclass(frozen=True)
 class ObjectStorage:
-    """A prefix of a bucket. See `voco_data.storage.base.Storage`."""
+    """A prefix of a bucket as a `voco_data.storage.base.Storage`, which documents the methods.
+
+    Docstrings here say only what is particular to an object store. A bucket is called container
+    on Azure.
+    """
 
     bucket: str
     prefix: str
@@ -117,110 +65,124 @@ class ObjectStorage:
 
     @classmethod
     def of(cls, url: str) -> ObjectStorage:
-        """The place that `s3://bucket/prefix` names. Raises InputError."""
-        bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
+        """The storage at `url`, with the access that the environment names. Raises InputError."""
+        scheme = next(scheme for scheme in SERVICES if url.startswith(scheme))
+        service = SERVICES[scheme]
+        bucket, _, prefix = url.removeprefix(scheme).partition("/")
         parts = [part for part in prefix.split("/") if part]
-        if not bucket or any(part in (".", "..") for part in parts) or set("?#") & set(url):
-            raise InputError(f"{url}: expected s3://BUCKET/PREFIX")
-        return cls(bucket, "/".join(parts), Access.from_environment())
+        if (
+            not _BUCKET.fullmatch(bucket)
+            or any(part in (".", "..") for part in parts)
+            or set("?#") & set(url)
+        ):
+            raise InputError(f"{url}: expected {service.form}")
+        return cls(bucket, "/".join(parts), Access.from_environment(service))
 
     @property
     def name(self) -> str:
-        """Last part of the prefix, else the bucket's name."""
+        """Last part of the prefix, or the bucket."""
         return self.prefix.rpartition("/")[2] or self.bucket
 
     def __str__(self) -> str:
         """The URL."""
-        return f"{SCHEME}{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
+        return f"{self.access.scheme}{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
 
     def __truediv__(self, folder: str) -> ObjectStorage:
-        """The place below this one."""
-        return ObjectStorage(self.bucket, self._full(folder), self.access)
+        """A longer prefix."""
+        return ObjectStorage(self.bucket, self._full_key(folder), self.access)
 
     def read(self, key: str) -> bytes:
-        """Bytes of an object."""
+        """By one request."""
         try:
-            with self._asking(key) as client:
-                found = obstore.get(client, self._full(key))
+            with self._client(key) as client:
+                answer = obstore.get(client, self._full_key(key))
         except FileNotFoundError:
-            self._saw(key, ABSENT)
+            self._remember(key, ABSENT)
             raise
-        self._saw(key, found.meta["e_tag"])
-        return bytes(found.bytes())
+        self._remember(key, answer.meta["e_tag"])
+        return bytes(answer.bytes())
 
     def write(self, key: str, data: bytes | memoryview) -> None:
-        """Make or replace an object by one request."""
-        with self._asking(key) as client:
-            obstore.put(client, self._full(key), _flat(data), use_multipart=False)
+        """By one request."""
+        with self._client(key) as client:
+            obstore.put(client, self._full_key(key), _as_bytes(data), use_multipart=False)
 
     def remove(self, key: str) -> None:
-        """Remove an object; S3 says yes to one that is not there."""
-        with self._asking(key) as client:
-            obstore.delete(client, self._full(key))
+        """S3 accepts the removal of an object that does not exist, Azure does not."""
+        with contextlib.suppress(FileNotFoundError), self._client(key) as client:
+            obstore.delete(client, self._full_key(key))
 
     def remove_folder(self, folder: str) -> None:
-        """Remove every object below, a thousand a request."""
-        keys = [key for key, _, _ in self._listed(folder)]
-        if keys:
-            with self._asking(folder) as client:
-                obstore.delete(client, [self._full(key) for key in keys])
+        """By a listing, and one request for a thousand objects (256 on Azure)."""
+        for remaining_tries in reversed(range(REMOVAL_TRIES)):
+            keys = [self._full_key(key) for key, _, _ in self._list(folder)]
+            if not keys:
+                return
+            try:
+                with self._client(folder) as client:
+                    obstore.delete(client, keys)
+            except FileNotFoundError:  # on Azure, if another run removes them at the same time
+                if not remaining_tries:
+                    raise
+            else:
+                return
 
     def touch(self, key: str) -> None:
-        """Nothing: an object's stamp is that of its bytes."""
+        """Do nothing: the ETag of an object cannot be changed without a write."""
 
     def stamps(self, folder: str, keys: Iterable[str]) -> Iterator[str]:
-        """Bytes and ETag of each object, from a listing that is kept on disk meanwhile."""
+        """Size and ETag, from one listing that is kept on disk while the iterator is used."""
         remaining = iter(keys)
-        for first in remaining:  # nothing is listed for nobody
+        for first in remaining:  # without keys, nothing is listed
             with scratch_db.scratch_tables(_STAMPS) as table:
-                listed = ((key, f"{size} {tag}") for key, size, tag in self._listed(folder))
+                listed = ((key, f"{size} {tag}") for key, size, tag in self._list(folder))
                 table.executemany("INSERT OR REPLACE INTO stamps VALUES (?, ?)", listed)
                 for key in chain([first], remaining):
                     query = "SELECT stamp FROM stamps WHERE key = ?"
-                    found = table.execute(query, (key,)).fetchone()
-                    yield "" if found is None else found[0]
+                    row = table.execute(query, (key,)).fetchone()
+                    yield "" if row is None else row[0]
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object."""
+        """By one request for the metadata."""
         try:
-            with self._asking(key) as client:
-                found = obstore.head(client, self._full(key))
+            with self._client(key) as client:
+                meta = obstore.head(client, self._full_key(key))
         except FileNotFoundError:
-            self._saw(key, ABSENT)
+            self._remember(key, ABSENT)
             return None
-        self._saw(key, found["e_tag"])
-        return found["size"]
+        self._remember(key, meta["e_tag"])
+        return meta["size"]
 
     def sizes(self, folder: str = "") -> Iterator[tuple[str, int]]:
-        """Key and bytes of every object below a folder, a thousand a request."""
-        for key, size, _ in self._listed(folder):
+        """By one request for a thousand objects."""
+        for key, size, _ in self._list(folder):
             yield key, size
 
     def folders(self) -> Iterator[str]:
-        """Names of the folders directly below, by one request a thousand."""
-        with self._asking("") as client:
-            found = obstore.list_with_delimiter(client, self.prefix or None)
-        for path in found["common_prefixes"]:
+        """By one request for a thousand folders; objects inside them are not listed."""
+        with self._client("") as client:
+            listing = obstore.list_with_delimiter(client, self.prefix or None)
+        for path in listing["common_prefixes"]:
             yield path.rpartition("/")[2]
 
     def cached(self, folder: str) -> ObjectReader:
-        """The objects of a folder through the local cache: those that are here cost nothing.
-
-        Costs a listing. An object is known by its ETag, so what was replaced is fetched anew.
-        """
-        return TaggedObjects(self, {key: tag for key, _, tag in self._listed(folder)})
+        """Copies in the cache of this machine, known by ETag. Costs a listing."""
+        return TaggedObjects(self, {key: tag for key, _, tag in self._list(folder)})
 
     @contextmanager
     def fetched(self, key: str) -> Iterator[Path]:
-        """A copy in the temporary folder, gone afterwards."""
+        """A copy in the temporary folder, removed when the block ends."""
         with tempfile.TemporaryDirectory(prefix="voco-") as folder:
             path = Path(folder, "object")
-            with self._asking(key) as client, path.open("wb") as file:
-                found = obstore.get(client, self._full(key))
-                self._saw(key, found.meta["e_tag"])
-                for piece in found.stream():
+            with self._client(key) as client, path.open("wb") as file:
+                answer = obstore.get(client, self._full_key(key))
+                self._remember(key, answer.meta["e_tag"])
+                for piece in answer.stream():
                     file.write(piece)
             yield path
+
+    def local(self) -> None:
+        """None: not a folder."""
 
     @contextmanager
     def replacing(self, key: str) -> Iterator[Path]:
@@ -230,152 +192,153 @@ class ObjectStorage:
             yield path
             self._upload(key, path)
 
-    def exclusive(
-        self, key: str, *, wait_seconds: float, tidies: bool = True
-    ) -> AbstractContextManager[Lease]:
-        """Hold a lease, which others can see and which ends by itself. See STORE.md."""
-        return hold_lease(self, key, wait_seconds=wait_seconds, tidies=tidies)
-
-    def guarded(self, lease: Lease, write_once: tuple[str, ...] = ()) -> LeasedObjectStorage:
-        """This storage, written to only while `lease` holds. Pickling drops the guard."""
-        return LeasedObjectStorage(self.bucket, self.prefix, self.access, lease, write_once)
-
     def committing(self) -> AbstractContextManager[None]:
-        """Workers hold no lease: what they write late is the same, or is found. See STORE.md."""
+        """Always allowed: STORE.md, "Object stores", says why a late commit does no harm."""
         return nullcontext()
 
+    def lock(
+        self, key: str, *, wait_seconds: float, repairs: bool = True
+    ) -> AbstractContextManager[Lease]:
+        """Hold a lease, which ends by itself if this process is killed."""
+        return hold_lease(self, key, wait_seconds=wait_seconds, repairs=repairs)
+
+    def with_lease(self, lease: Lease, write_once: tuple[str, ...] = ()) -> LeasedObjectStorage:
+        """A storage that also checks each version that it replaces. Pickling drops the lease."""
+        return LeasedObjectStorage(self.bucket, self.prefix, self.access, lease, write_once)
+
     def free_bytes(self) -> None:
-        """Nobody says."""
+        """None: object stores do not report it."""
 
-    def local(self) -> None:
-        """It lies elsewhere."""
-
-    def tagged(self, key: str, patience_s: float | None = None) -> Tagged | None:
-        """An object with its ETag and its date, or None."""
+    def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
+        """An object with its ETag and date, or None. See `voco_data.storage.lease`."""
         try:
-            with self._asking(key, patience_s) as client:
-                found = obstore.get(client, self._full(key))
-                data, meta = bytes(found.bytes()), found.meta
+            with self._client(key, timeout_s) as client:
+                answer = obstore.get(client, self._full_key(key))
+                data, meta = bytes(answer.bytes()), answer.meta
         except FileNotFoundError:
             return None
-        return Tagged(data, meta["e_tag"] or "", meta["last_modified"].timestamp())
+        return TaggedObject(data, meta["e_tag"] or "", meta["last_modified"].timestamp())
 
     def put_if(
-        self, key: str, data: bytes | memoryview, tag: str | None, patience_s: float | None = None
+        self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
-        """Replace the object of this ETag, or make it if `tag` is None.
-
-        Gives the new ETag, or None where the object is another one by now.
-        """
-        condition: Any = "create" if tag is None else {"e_tag": tag}
+        """Replace the version `tag` of an object. See `voco_data.storage.lease`."""
+        mode: PutMode = "create" if tag is None else {"e_tag": tag}
         try:
-            with self._asking(key, patience_s) as client:
-                done = obstore.put(
-                    client, self._full(key), _flat(data), mode=condition, use_multipart=False
+            with self._client(key, timeout_s) as client:
+                result = obstore.put(
+                    client, self._full_key(key), _as_bytes(data), mode=mode, use_multipart=False
                 )
         except (AlreadyExistsError, PreconditionError, FileNotFoundError):
             return None
-        return done["e_tag"]
+        return result["e_tag"]
 
-    def _saw(self, key: str, tag: str | None) -> None:
-        """Told of every version that is read; the guarded place remembers."""
+    def _remember(self, key: str, tag: str | None) -> None:
+        """Called with every version that is read; LeasedObjectStorage keeps it."""
 
     def _upload(self, key: str, path: Path) -> None:
-        with self._asking(key) as client:
+        with self._client(key) as client:
             obstore.put(
                 client,
-                self._full(key),
+                self._full_key(key),
                 path,
                 use_multipart=path.stat().st_size > PARTS_FROM_BYTES,
             )
 
-    def _listed(self, folder: str) -> Iterator[tuple[str, int, str]]:
-        """Key, bytes and ETag of every object below a folder."""
+    def _list(self, folder: str) -> Iterator[tuple[str, int, str]]:
+        """Key, size in bytes and ETag of every object below a folder."""
         skip = len(self.prefix) + 1 if self.prefix else 0
-        with self._asking(folder) as client:
-            for page in obstore.list(client, self._full(folder) or None, chunk_size=PAGE):
-                for found in page:
-                    yield found["path"][skip:], found["size"], found["e_tag"] or ""
+        with self._client(folder) as client:
+            for page in obstore.list(client, self._full_key(folder) or None, chunk_size=PAGE):
+                for meta in page:
+                    yield meta["path"][skip:], meta["size"], meta["e_tag"] or ""
 
-    def _full(self, key: str) -> str:
+    def _full_key(self, key: str) -> str:
+        """A key of the bucket, from one of this storage."""
         return f"{self.prefix}/{key}".strip("/")
 
     @contextmanager
-    def _asking(self, key: str, patience_s: float | None = None) -> Iterator[S3Store]:
-        with translate_obstore_errors(f"{self}/{key}".rstrip("/")):
-            yield _client(self.bucket, self.access, patience_s)
+    def _client(self, key: str, timeout_s: float | None = None) -> Iterator[ObjectStore]:
+        """The client, for requests about `key`; errors are translated."""
+        with translate_obstore_errors(f"{self}/{key}".rstrip("/"), self.access.service):
+            yield open_client(self.bucket, self.access, timeout_s)
 
 
-def _flat(data: bytes | memoryview) -> bytes | memoryview:
-    """Volumes come in their own shape; obstore takes a row of bytes."""
+def _as_bytes(data: bytes | memoryview) -> bytes | memoryview:
+    """`data` as a one-dimensional buffer, which obstore needs; volumes have their own shape."""
     return memoryview(data).cast("B") if isinstance(data, memoryview) else data
 
 
 @dataclass(frozen=True)
 class LeasedObjectStorage(ObjectStorage):
-    """The place of the one writer: what it replaces must still be what it saw there.
+    """A storage of the run that holds the lease: it replaces only the versions that it has read.
 
-    A writer that lost its lease without knowing, say in a machine that stood still, meets the
-    objects of its successor, and its write fails.
+    A run that lost its lease without knowing it, as when its machine was suspended, finds the
+    versions of its successor, and its write fails.
     """
 
     lease: Lease
     write_once: tuple[str, ...] = ()
-    """Beginnings of the keys of objects that are never replaced: their versions are not kept."""
-    _seen: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Prefixes of the keys of objects that are never replaced: their versions are not kept."""
+    _tags: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """ETag of the last version that was read or written, by key."""
 
     def __reduce__(self) -> tuple[type[ObjectStorage], tuple[str, str, Access]]:
-        """Workers get the plain place: what they write is new."""
+        """Workers get the storage without the lease: they replace nothing."""
         return (ObjectStorage, (self.bucket, self.prefix, self.access))
 
     def __truediv__(self, folder: str) -> LeasedObjectStorage:
-        """The place below, under the same lease."""
+        """A longer prefix under the same lease."""
         return LeasedObjectStorage(
-            self.bucket, self._full(folder), self.access, self.lease, self.write_once
+            bucket=self.bucket,
+            prefix=self._full_key(folder),
+            access=self.access,
+            lease=self.lease,
+            write_once=self.write_once,
         )
 
     def write(self, key: str, data: bytes | memoryview) -> None:
-        """Replace what was seen. Raises StoreBusy if it is not there any more."""
+        """Raises StoreBusy if the object is not the version that was read."""
         self.lease.check()
-        seen = self._seen.get(key)
-        if seen is None:
+        known = self._tags.get(key)
+        if known is None:
             super().write(key, data)
             return
-        tag = self.put_if(key, data, None if seen == ABSENT else seen)
+        tag = self.put_if(key, data, None if known == ABSENT else known)
         if tag is None:
-            found = self.tagged(key)
-            if found is None or found.data != bytes(data):  # else an answer to us was lost
+            current = self.tagged(key)
+            if current is None or current.data != bytes(data):  # else only the answer was lost
                 raise StoreBusy(f"{self}/{key}: another run has written here meanwhile; run again")
-            tag = found.tag
-        self._seen[key] = tag
+            tag = current.tag
+        self._tags[key] = tag
 
     def remove(self, key: str) -> None:
-        """Remove an object while the lease holds."""
+        """Raises StoreBusy if the lease was lost."""
         self.lease.check()
         super().remove(key)
-        self._removed(key)
+        self._remember_removal(key)
 
     def remove_folder(self, folder: str) -> None:
-        """Remove every object below while the lease holds."""
+        """Raises StoreBusy if the lease was lost."""
         self.lease.check()
         super().remove_folder(folder)
-        for key in self._seen:
+        for key in self._tags:
             if key.startswith(f"{folder}/"):
-                self._removed(key)
+                self._remember_removal(key)
 
-    def _removed(self, key: str) -> None:
-        if key in self._seen:
-            self._seen[key] = ABSENT
+    def _remember_removal(self, key: str) -> None:
+        if key in self._tags:
+            self._tags[key] = ABSENT
 
-    def _saw(self, key: str, tag: str | None) -> None:
+    def _remember(self, key: str, tag: str | None) -> None:
         if tag is not None and not key.startswith(self.write_once):
-            self._seen[key] = tag
+            self._tags[key] = tag
 
     def _upload(self, key: str, path: Path) -> None:
         if not path.stat().st_size:
             self.write(key, b"")
             return
-        # Conditions need a single request; the file is mapped, not read into memory.
+        # A condition needs a single request; the file is mapped, not read into memory.
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,

@@ -1,20 +1,17 @@
-"""Parquet tables that cannot lie: pages carry checksums, and what does not read is said so.
-
-Tables are read and written in pieces: memory does not grow with them.
-"""
+"""Parquet tables with checksums, read and written in pieces: memory does not grow with a table."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from voco_data.errors import StoreCorrupt, is_of_the_file
-from voco_data.storage.base import Storage
+from voco_data.batching import batched
+from voco_data.errors import StoreCorrupt, is_file_error
+from voco_data.storage.base import ReadableStorage, Storage
 
 PIECE = 10_000
 """Rows of a narrow table that are in memory at once."""
@@ -22,9 +19,10 @@ PIECE = 10_000
 
 @contextmanager
 def open_writer(storage: Storage, key: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Write a table in pieces; it appears when the block ends well, whole or not at all.
+    """Write a table in pieces; it appears when the block ends without an exception.
 
-    Without statistics: no checksum covers them, and a tool that filters by them would believe them.
+    Page checksums do not cover statistics, and a reader that filters by damaged ones would skip
+    rows. So none are written.
     """
     with (
         storage.replacing(key) as path,
@@ -36,20 +34,19 @@ def open_writer(storage: Storage, key: str, schema: pa.Schema) -> Iterator[pq.Pa
 def write_table(
     storage: Storage, key: str, schema: pa.Schema, rows: Iterable[Sequence[Any]]
 ) -> None:
-    """Write a table from its lines, tuples in the order of the schema."""
-    remaining = iter(rows)
+    """Write a table of rows whose values are in the order of the schema."""
     with open_writer(storage, key, schema) as out:
-        while piece := list(islice(remaining, PIECE)):
-            columns = [list(column) for column in zip(*piece, strict=True)]
+        for batch in batched(rows, PIECE):
+            columns = [list(column) for column in zip(*batch, strict=True)]
             out.write_batch(pa.record_batch(columns, schema=schema))
 
 
 def iter_batches(
-    storage: Storage, key: str, columns: Sequence[str], rows: int = PIECE
+    storage: ReadableStorage, key: str, columns: Sequence[str], rows: int = PIECE
 ) -> Iterator[pa.RecordBatch]:
-    """These columns of a table, in pieces of `rows`; none where there is no such object.
+    """Some columns of a table, in batches of at most `rows` rows; none if it does not exist.
 
-    Raises StoreCorrupt where it is damaged, or lacks a column.
+    Raises StoreCorrupt if the table is damaged or lacks a column.
     """
     if storage.size(key) is None:
         return
@@ -64,10 +61,12 @@ def iter_batches(
                 yield batch.select(list(columns))
 
 
-def open_mapped(storage: Storage, key: str, columns: Collection[str]) -> pq.ParquetFile | None:
-    """A table that is read when asked for, as it is now; None where there is no such object.
+def open_mapped(
+    storage: ReadableStorage, key: str, columns: Collection[str]
+) -> pq.ParquetFile | None:
+    """The present version of a table, memory-mapped, to be read later; None if it does not exist.
 
-    Raises StoreCorrupt where it is damaged, or lacks a column.
+    Raises StoreCorrupt if the table is damaged or lacks a column.
     """
     if storage.size(key) is None:
         return None
@@ -78,41 +77,43 @@ def open_mapped(storage: Storage, key: str, columns: Collection[str]) -> pq.Parq
 
 
 @contextmanager
-def translate_arrow_errors(storage: Storage, key: str) -> Iterator[None]:
-    """What Arrow raises of a table becomes StoreCorrupt: a damaged footer may raise anything.
+def translate_arrow_errors(storage: ReadableStorage, key: str) -> Iterator[None]:
+    """Turn errors of Arrow about a table into StoreCorrupt: a damaged footer may raise any.
 
-    A lack of descriptors, of memory or of leave to read says nothing of the table, and stays so.
+    A lack of descriptors, memory or permission does not concern the table, and passes through.
     """
     try:
         yield
     except (StoreCorrupt, MemoryError):
         raise
     except Exception as error:
-        # Arrow's own complaints of the bytes have no number.
-        if isinstance(error, OSError) and error.errno is not None and not is_of_the_file(error):
+        # An OSError that Arrow raises about the content of a file has no number.
+        if isinstance(error, OSError) and error.errno is not None and not is_file_error(error):
             raise
         raise StoreCorrupt(
             f"{storage}/{key}: the table cannot be read ({type(error).__name__})"
         ) from error
 
 
-def _check_columns(
-    storage: Storage, key: str, file: pq.ParquetFile, columns: Collection[str]
-) -> None:
-    missing = sorted(set(columns) - set(file.schema_arrow.names))
-    if missing:
-        raise StoreCorrupt(f"{storage}/{key}: the table lacks the columns {missing}")
-
-
-def iter_rows(storage: Storage, key: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """A table line by line, tuples in the order of `columns`. Raises StoreCorrupt."""
+def iter_rows(
+    storage: ReadableStorage, key: str, columns: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Rows of a table, as tuples in the order of `columns`. Raises StoreCorrupt."""
     for batch in iter_batches(storage, key, columns):
         yield from zip(*(column.to_pylist() for column in batch), strict=True)
 
 
-def count_rows(storage: Storage, key: str) -> int:
-    """How many lines; 0 where there is no such object. Raises StoreCorrupt. Reads no line."""
+def count_rows(storage: ReadableStorage, key: str) -> int:
+    """Number of rows, from the footer; 0 if the table does not exist. Raises StoreCorrupt."""
     if storage.size(key) is None:
         return 0
     with storage.fetched(key) as path, translate_arrow_errors(storage, key):
         return int(pq.read_metadata(path).num_rows)
+
+
+def _check_columns(
+    storage: ReadableStorage, key: str, file: pq.ParquetFile, columns: Collection[str]
+) -> None:
+    missing = sorted(set(columns) - set(file.schema_arrow.names))
+    if missing:
+        raise StoreCorrupt(f"{storage}/{key}: the table lacks the columns {missing}")

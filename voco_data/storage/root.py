@@ -1,7 +1,7 @@
-"""The layout of a root: names of its stores and run folders, its lock, and how it is swept.
+"""The layout of a root: names of its stores and run folders, its lock, and its sweep.
 
-Other programs may write under a root too, such as a training run whose folder is there. A sweep
-removes what `voco preprocess` itself makes, and nothing else.
+A sweep removes the temporary files of killed runs. Other programs may write under a root too, such
+as a training run. So a sweep visits only folders that `voco preprocess` itself writes to.
 """
 
 from __future__ import annotations
@@ -19,90 +19,96 @@ from pathlib import Path
 from voco_data.errors import InputError
 from voco_data.storage import locks
 from voco_data.storage.atomic import remove_temporaries, sweep_folder
-from voco_data.storage.base import Storage
+from voco_data.storage.base import ReadableStorage, Storage
 from voco_data.storage.urls import open_storage
 
 LOCK = ".voco.lock"
+PINS_FOLDER = "pins"
 PREVIEWS_FOLDER = "previews"
 PRIVATE_FOLDER = "private"
 RUNS_FOLDER = "runs"
+SEEN_FILES = "freshness.parquet"
+"""What earlier runs learnt of the archive's files."""
+SEEN_FILES_LOCK = "freshness.lock"
+FINGERPRINT = "pseudonyms.fingerprint"
+"""In the root of a bucket: which key its pseudonyms were made with."""
+RUN_DESCRIPTION = "run.json"
+"""In the folder of a training run: what it learns, and from which stores."""
 SHARED_FOLDERS = (PREVIEWS_FOLDER, PRIVATE_FOLDER)
-"""Folders of a root that all its runs write into, beside each run's own."""
+"""Folders of a root that all of its runs write to, beside their run folders."""
 REPORT = "report.html"
 """Name of a run's report inside its folder."""
 
 STORE_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}-[0-9a-f]{12}\.zarr")
-"""`<profile>-<digest>.zarr`; no other name under a root is taken for a store."""
+"""`<profile>-<digest>.zarr`: the name of a store. No other folder of a root is one."""
 RUN_ID = re.compile(r"\d{8}T\d{6}-preprocess-[0-9a-f]{6}")
-"""Name of the folder of a preprocess run. Other folders below runs/ belong to other programs."""
+"""Name of the folder of a preprocess run. Other folders in runs/ belong to other programs."""
 
 
 def existing_root(root: str | Path | Storage) -> Storage:
-    """The storage of a root that exists. Raises InputError."""
-    home = open_storage(root)
-    folder = home.local()
+    """The storage of a root. Raises InputError if it is a folder that does not exist."""
+    storage = open_storage(root)
+    folder = storage.local()
     if folder is not None and not folder.is_dir():
-        raise InputError(f"{home}: expected a folder that voco preprocess made with --root")
-    return home
+        raise InputError(f"{storage}: expected a folder that voco preprocess made with --root")
+    return storage
 
 
-def store_names(root: Storage) -> list[str]:
-    """Folder names of the stores under a root, sorted; also of those that do not open."""
+def store_names(root: ReadableStorage) -> list[str]:
+    """Names of the stores of a root, sorted, those that cannot be opened included."""
     return sorted(name for name in root.folders() if STORE_NAME.fullmatch(name))
 
 
 def new_run_id() -> str:
-    """A name for the run that ends now. Sorted by name, runs are sorted by time."""
+    """A name for the folder of a run that ends now. Names sort by time."""
     return f"{time.strftime('%Y%m%dT%H%M%S')}-preprocess-{secrets.token_hex(3)}"
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Folders of the preprocess runs under a root of this machine."""
+    """Folders of the preprocess runs of a root on this machine."""
     return [path for path in (root / RUNS_FOLDER).glob("*") if RUN_ID.fullmatch(path.name)]
 
 
 @contextmanager
-def root_in_use(home: Storage) -> Iterator[None]:
-    """Register a run that writes under `home`, while the block lasts.
+def root_in_use(root: ReadableStorage) -> Iterator[None]:
+    """Register a run that writes to `root`, until the block ends.
 
-    Stores have locks of their own. What all stores of a root share is swept by a run that finds
-    no other run there, before it lets others in: the temporary file of a live run must stay. A
-    bucket has no temporary files, so nothing is registered there.
+    Stores have locks of their own. The folders that all stores of a root share are swept by a run
+    that finds no other run registered, before it lets others in, so that the temporary files of a
+    live run stay. An object store has no temporary files: nothing is registered there.
     """
-    root = home.local()
-    if root is None:
+    folder = root.local()
+    if folder is None:
         yield
         return
-    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        with contextlib.suppress(BlockingIOError):  # another run is writing here
+        with contextlib.suppress(BlockingIOError):  # another run is registered
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            sweep_root(home)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a sweep at most
+            _sweep(folder)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits at most for a sweep
         yield
     finally:
         os.close(descriptor)
 
 
-def sweep_idle_root(home: Storage, *, wait_seconds: float) -> None:
-    """Sweep what all stores of a root share, once no run writes there.
+def sweep_idle_root(root: ReadableStorage, *, wait_seconds: float) -> None:
+    """Sweep the folders that all stores of a root share, once no run is registered.
 
-    Raises StoreBusy if a run still writes after `wait_seconds`.
+    Raises StoreBusy if a run is still registered after `wait_seconds`.
     """
-    root = home.local()
-    if root is not None:
-        with locks.hold_lock(root / LOCK, wait_seconds=wait_seconds):
-            sweep_root(home)
+    folder = root.local()
+    if folder is not None:
+        with locks.hold_lock(folder / LOCK, wait_seconds=wait_seconds):
+            _sweep(folder)
 
 
-def sweep_root(home: Storage) -> None:
-    """Remove temporary files of a root that no run uses, outside its stores."""
-    root = home.local()
-    assert root is not None
+def _sweep(root: Path) -> None:
+    """Remove the temporary files of a root outside its stores, and run folders left empty."""
     remove_temporaries(root, [path.name for path in root.iterdir() if path.is_file()])
-    folders = run_folders(root)
-    for folder in (*(root / name for name in SHARED_FOLDERS), *folders):
+    runs = run_folders(root)
+    for folder in (*(root / name for name in SHARED_FOLDERS), *runs):
         sweep_folder(folder)
-    for run in folders:
-        with contextlib.suppress(OSError):  # a folder with a ledger is not empty, and stays
+    for run in runs:
+        with contextlib.suppress(OSError):  # not empty: the run has a ledger
             run.rmdir()

@@ -1,24 +1,24 @@
-"""Tables on disk for what must not grow in memory: a private SQLite file, gone with its user."""
+"""Tables on disk for data that must not grow in memory: private, temporary SQLite databases."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from voco_data.errors import VocoError
 
 CACHE_KIB = 1024
-"""Memory of one spill; the rest is on disk."""
+"""Memory for the pages of one database; the rest is on disk."""
 
 
 def open_scratch_db(schema: str) -> sqlite3.Connection:
     """A new, empty database with the tables of `schema`.
 
-    A database without a name is SQLite's own temporary file in TMPDIR (else /var/tmp or /tmp).
-    It has no name from the moment it is made, so nothing stays behind, whatever ends us.
+    A database without a name is a temporary file of SQLite in TMPDIR (else /var/tmp or /tmp). It
+    is unlinked as soon as it is open, so a killed process leaves no file.
     """
-    # A user is one thread at a time, though not always the one that made it.
+    # One thread at a time uses a connection, though not always the one that opened it.
     connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
     connection.executescript(
         f"PRAGMA cache_size=-{CACHE_KIB}; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
@@ -29,7 +29,10 @@ def open_scratch_db(schema: str) -> sqlite3.Connection:
 
 @contextmanager
 def scratch_tables(schema: str) -> Iterator[sqlite3.Connection]:
-    """`open_scratch_db`, closed at the end. Raises VocoError where the temporary folder is full."""
+    """`open_scratch_db`, closed when the block ends.
+
+    Raises VocoError if the temporary folder is full.
+    """
     connection = open_scratch_db(schema)
     try:
         with translate_disk_full():
@@ -40,7 +43,7 @@ def scratch_tables(schema: str) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def translate_disk_full() -> Iterator[None]:
-    """Raises VocoError where the temporary folder is full."""
+    """Raise VocoError where SQLite finds the temporary folder full."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -50,6 +53,15 @@ def translate_disk_full() -> Iterator[None]:
         ) from error
 
 
+def exists(connection: sqlite3.Connection, query: str, parameters: Sequence[object] = ()) -> bool:
+    """Whether a SELECT finds any row; `query` is its rest, such as `FROM rows WHERE row = ?`."""
+    (found,) = connection.execute(f"SELECT EXISTS (SELECT 1 {query})", parameters).fetchone()
+    return bool(found)
+
+
 def escape_undecodable(text: str) -> str:
-    """`text` as UTF-8 can hold it: bytes of a file name that are no text become escapes."""
+    """`text` with surrogates, which stand for undecodable bytes of a file name, as escapes.
+
+    The result can be encoded as UTF-8.
+    """
     return text.encode(errors="backslashreplace").decode()

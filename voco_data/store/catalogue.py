@@ -1,25 +1,23 @@
-"""The catalogue: all records of a store in one table, rebuilt from them at any time.
+"""The catalogue: all records of a store in one table, which can be made again from them.
 
-It is read and written in pieces, so that memory does not grow with the store.
+It is read and written in batches, so that memory does not grow with the store.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from voco_data.batching import batched
 from voco_data.storage import parquet
 from voco_data.storage.base import Storage
+from voco_data.store.keys import CATALOGUE
 from voco_data.store.record import Record
-
-KEY = "volumes/catalogue.parquet"
-"""Inside the array's folder, where no Zarr tool takes it for a member of the group."""
 
 COLUMNS: dict[str, str] = {
     "row": "int64",
@@ -58,17 +56,19 @@ COLUMNS: dict[str, str] = {
     "stat_digest": "string",
     "chunk_checksum": "string",
 }
-"""Columns of the catalogue and their types, a line a stored series, sorted by row."""
+"""Columns of the catalogue and their pandas types: one line a stored series, sorted by row."""
 
 _ARROW = {"int64": pa.int64(), "string": pa.string(), "float64": pa.float64()}
 SCHEMA = pa.schema((name, _ARROW.get(kind, pa.list_(pa.int32()))) for name, kind in COLUMNS.items())
-_ROWS_A_GROUP = 500
+_LINES_A_BATCH = 500
+"""Lines that are in memory at once, and of a row group of the file."""
 
 Line = dict[str, Any]
+"""One line of the catalogue, by column."""
 
 
 def line(record: Record) -> Line:
-    """One record as a flat line of the catalogue."""
+    """The line of the catalogue for a record."""
     flat: Line = {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
     flat |= dict(zip(("n_slices", "rows", "columns"), record.shape, strict=True))
     for axis, spacing, low, high in zip(
@@ -87,16 +87,16 @@ def line(record: Record) -> Line:
 
 
 def batches(store: Storage, columns: Sequence[str] = tuple(COLUMNS)) -> Iterator[pa.RecordBatch]:
-    """The catalogue's lines in pieces, sorted by row; none where no run has finished yet.
+    """The catalogue's lines in batches, sorted by row; none where no run has finished yet.
 
     Raises StoreCorrupt if it cannot be read.
     """
-    return parquet.iter_batches(store, KEY, columns, _ROWS_A_GROUP)
+    return parquet.iter_batches(store, CATALOGUE, columns, _LINES_A_BATCH)
 
 
 def count(store: Storage) -> int:
-    """How many lines; 0 where no run has finished yet. Raises StoreCorrupt. Reads no line."""
-    return parquet.count_rows(store, KEY)
+    """How many lines, from the footer; 0 where no run has finished yet. Raises StoreCorrupt."""
+    return parquet.count_rows(store, CATALOGUE)
 
 
 def read(store: Storage) -> pd.DataFrame:
@@ -105,99 +105,104 @@ def read(store: Storage) -> pd.DataFrame:
 
 
 class Snapshot:
-    """The catalogue as it is now; its columns are read when asked for.
+    """The catalogue at one moment; columns are read when asked for.
 
-    The file stays mapped, so a run that replaces it meanwhile does not change what is read.
+    The file stays mapped, so a run that replaces it does not change what is read.
     """
 
     def __init__(self, store: Storage) -> None:
         self._store = store
-        self._file = parquet.open_mapped(store, KEY, COLUMNS)
+        self._file = parquet.open_mapped(store, CATALOGUE, COLUMNS)
 
     def read(self, columns: Collection[str] = tuple(COLUMNS)) -> pa.Table:
-        """Some columns, every line, sorted by row. Raises StoreCorrupt if they cannot be read."""
+        """These columns of all lines, sorted by row. Raises StoreCorrupt if they cannot be read."""
         wanted = pa.schema([SCHEMA.field(name) for name in columns])
         if self._file is None:
             return wanted.empty_table()
-        with parquet.translate_arrow_errors(self._store, KEY):
+        with parquet.translate_arrow_errors(self._store, CATALOGUE):
             return self._file.read(columns=list(columns), use_threads=False).cast(wanted)
 
     def table(self) -> pd.DataFrame:
-        """All columns, for pandas."""
-        return _for_pandas(self.read())
+        """All columns, as pandas."""
+        return _to_pandas(self.read())
 
 
-class Lines:
-    """Lines of records, in the place of a catalogue."""
+class RecordTable:
+    """A catalogue of some records, in memory. Has the methods of `Snapshot`."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._table = pa.Table.from_pylist([line(record) for record in records], SCHEMA)
 
     def read(self, columns: Collection[str] = tuple(COLUMNS)) -> pa.Table:
-        """Some columns of every line."""
+        """These columns of all lines, in the order of the records."""
         return self._table.select(list(columns))
 
     def table(self) -> pd.DataFrame:
-        """All columns, for pandas."""
-        return _for_pandas(self._table)
+        """All columns, as pandas."""
+        return _to_pandas(self._table)
 
 
-def _for_pandas(table: pa.Table) -> pd.DataFrame:
-    found: pd.DataFrame = table.to_pandas()
-    return found.astype(COLUMNS)
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas()
+    return frame.astype(COLUMNS)
 
 
 def rewrite(
-    store: Storage, gone: Collection[int], fresh: Iterable[Line], *, anew: bool = False
+    store: Storage,
+    removed: Collection[int],
+    added: Iterable[Line],
+    *,
+    from_scratch: bool = False,
 ) -> None:
-    """Replace the catalogue, atomically: without the rows `gone`, with the lines `fresh`.
+    """Replace the catalogue, atomically: without the rows `removed`, with the lines `added`.
 
-    `fresh` comes sorted by row; its rows replace those of the same number. `anew` leaves what is
-    there unread.
+    `added` is sorted by row and replaces lines of the same rows. `from_scratch` leaves out what
+    the catalogue has now, without reading it.
     """
-    lines = _Pieces(fresh)
-    with parquet.open_writer(store, KEY, SCHEMA) as writer:
-        for batch in () if anew else batches(store):
-            last = batch["row"][-1].as_py()
-            added = lines.up_to(last)
-            drop = pa.array([*gone, *(item["row"] for item in added)], pa.int64())
+    new = _SortedLines(added)
+    with parquet.open_writer(store, CATALOGUE, SCHEMA) as writer:
+        for batch in () if from_scratch else batches(store):
+            inserted = new.up_to(batch["row"][-1].as_py())
+            drop = pa.array([*removed, *(line["row"] for line in inserted)], pa.int64())
             kept = pa.Table.from_batches([batch], SCHEMA).filter(
                 pc.invert(pc.is_in(pa.chunked_array([batch["row"]]), drop))
             )
-            merged = pa.concat_tables([kept, pa.Table.from_pylist(added, SCHEMA)])
+            merged = pa.concat_tables([kept, pa.Table.from_pylist(inserted, SCHEMA)])
             writer.write_table(merged.sort_by("row"))
-        while rest := lines.next():
-            writer.write_table(pa.Table.from_pylist(rest, SCHEMA))
+        for lines in batched(new, _LINES_A_BATCH):
+            writer.write_table(pa.Table.from_pylist(list(lines), SCHEMA))
 
 
-class _Pieces:
-    """Sorted lines, taken a few at a time."""
+class _SortedLines:
+    """An iterator over lines sorted by row that can also stop at a row."""
 
     def __init__(self, lines: Iterable[Line]) -> None:
         self._lines = iter(lines)
-        self._first: Line | None = next(self._lines, None)
+        self._next: Line | None = next(self._lines, None)
+
+    def __iter__(self) -> _SortedLines:
+        return self
+
+    def __next__(self) -> Line:
+        if self._next is None:
+            raise StopIteration
+        line, self._next = self._next, next(self._lines, None)
+        return line
 
     def up_to(self, row: int) -> list[Line]:
-        found = []
-        while self._first is not None and self._first["row"] <= row:
-            found.append(self._first)
-            self._first = next(self._lines, None)
-        return found
-
-    def next(self) -> list[Line]:
-        if self._first is None:
-            return []
-        found = [self._first, *islice(self._lines, _ROWS_A_GROUP - 1)]
-        self._first = next(self._lines, None)
-        return found
+        """The next lines whose row is at most `row`."""
+        lines = []
+        while self._next is not None and self._next["row"] <= row:
+            lines.append(next(self))
+        return lines
 
 
 def from_json(text: str) -> Line:
-    """A line as `to_json` keeps it."""
-    found: Line = json.loads(text)
-    return found
+    """The line of a text that `to_json` made."""
+    flat: Line = json.loads(text)
+    return flat
 
 
 def to_json(flat: Line) -> str:
-    """A line as text."""
+    """A line as JSON text."""
     return json.dumps(flat, separators=(",", ":"))

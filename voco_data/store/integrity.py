@@ -1,7 +1,7 @@
-"""Rows whose bytes are not what was committed: found before a run plans, so that it rebuilds them.
+"""Whether the bytes of a row are what was committed.
 
-The record is the truth about its row. A row is whole if its record reads and its chunk has the
-checksum that the record gives; the catalogue only repeats what records say.
+The record is the truth about its row: a row is intact if its record reads and its chunk has the
+checksum that the record gives. The catalogue repeats what records say.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from voco_data.batching import batched
 from voco_data.errors import StoreCorrupt, VocoError
 from voco_data.storage.base import Storage
 from voco_data.store import catalogue
@@ -18,34 +19,38 @@ from voco_data.store.catalogue import Line
 from voco_data.store.reader import Store
 from voco_data.store.record import Record, read_record, rows_with_record
 from voco_data.store.spec import StoreSpec
-from voco_data.store.verified import in_pieces
 
 log = logging.getLogger(__name__)
 
 _THREADS = 8
-"""Reads wait for the disk, and hashing lets other threads run."""
+"""Rows that are checked at once. Reads wait for the disk, and hashing releases the GIL."""
+_ROWS_QUEUED = 10_000
+"""Rows that wait for a thread; more would only take memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowCheck:
-    """What was found of one row."""
+    """The result of checking one row."""
 
     row: int
     damage: str = ""
-    """What is wrong; empty for a whole row."""
+    """What is wrong; empty for an intact row."""
     record: Record | None = None
-    """The record of a whole row."""
+    """The record of an intact row."""
 
 
 def check_rows(store: Storage, spec: StoreSpec, rows: Iterable[int]) -> Iterator[RowCheck]:
     """Read and hash record and chunk of every row, several at a time, in the order of `rows`."""
     with ThreadPoolExecutor(_THREADS) as threads:
-        for piece in in_pieces(rows):
-            yield from threads.map(lambda row: check_row(store, spec, row), piece)
+        for batch in batched(rows, _ROWS_QUEUED):
+            yield from threads.map(lambda row: check_row(store, spec, row), batch)
 
 
 def check_row(store: Storage, spec: StoreSpec, row: int) -> RowCheck:
-    """Read and hash record and chunk of one row. Raises VocoError if we cannot read them here."""
+    """Read and hash record and chunk of one row.
+
+    Raises VocoError if they cannot be read for another reason than damage.
+    """
     try:
         record = read_record(store, row)
         if record is None:
@@ -56,21 +61,22 @@ def check_row(store: Storage, spec: StoreSpec, row: int) -> RowCheck:
     except StoreCorrupt as error:
         return RowCheck(row, str(error))
     except OSError as error:
-        what = error.strerror or str(error)
+        reason = error.strerror or str(error)
         raise VocoError(
-            f"{store}: row {row} cannot be read ({what}): that is no damage; see to it, run again"
+            f"{store}: row {row} cannot be read ({reason}); this is no damage of the store: "
+            "remove the cause, then run again"
         ) from error
     return RowCheck(row, record=record)
 
 
-def differing(record: Record, line: Line) -> list[str]:
-    """Columns in which a line of the catalogue is not what the record says."""
-    said = catalogue.line(record)
-    return [name for name, value in line.items() if said[name] != value]
+def differing_columns(record: Record, line: Line) -> list[str]:
+    """Columns in which a line of the catalogue differs from what the record says."""
+    expected = catalogue.line(record)
+    return [name for name, value in line.items() if expected[name] != value]
 
 
-def recover(store: Storage) -> Iterator[Record]:
-    """All records of a store that read, in no order, for a catalogue that was lost."""
+def readable_records(store: Storage) -> Iterator[Record]:
+    """All records of a store that can be read, in no order, to make a lost catalogue again."""
     for row in rows_with_record(store):
         try:
             record = read_record(store, row)

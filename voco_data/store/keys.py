@@ -1,21 +1,44 @@
-"""Keys of everything that a store holds. See STORE.md."""
+"""Keys of everything that a store holds, and of what lies beside it. See STORE.md.
+
+No other module writes one of these names down.
+"""
 
 from __future__ import annotations
 
 import re
 
-CHUNKS = "volumes/c"
-_CHUNK_KEY = re.compile(rf"{CHUNKS}/(\d+)/0/0/0")
-RECORDS = "volumes/records"
-"""Inside the array's folder, where no Zarr tool takes it for a member of the group."""
+METADATA = "zarr.json"
+"""Metadata of a Zarr group or array, in its folder."""
+GROUP_METADATA = METADATA
+"""Metadata of the store's group; its attributes hold the spec."""
+
+VOLUMES = "volumes"
+"""Array (N, Z, Y, X) of the volumes."""
+VALID = "valid"
+"""Array (N,): which rows hold a volume."""
+ARRAYS = (VOLUMES, VALID)
+
+# Records and tables lie inside the folder of an array: no Zarr tool takes them for a member of
+# the group there.
+CHUNKS = f"{VOLUMES}/c"
+RECORDS = f"{VOLUMES}/records"
+CATALOGUE = f"{VOLUMES}/catalogue.parquet"
+ROW_IDS = f"{VOLUMES}/rows.parquet"
+VERIFIED = f"{VOLUMES}/seals.parquet"
 
 ROWS_PER_FOLDER = 1000
-"""Records lie in folders of this many rows, so that no folder grows without bound."""
+"""Rows whose records share a folder, so that no folder grows without bound."""
 
 WRITE_ONCE = (f"{CHUNKS}/", f"{RECORDS}/")
-"""Beginnings of the keys of objects that are as many as the series and are never replaced."""
+"""Prefixes of the keys of objects that are as many as the series and are never replaced."""
 
+_CHUNK_KEY = re.compile(rf"{CHUNKS}/(\d+)/0/0/0")
 _RECORD_KEY = re.compile(rf"{RECORDS}/\d{{6,}}/(\d{{9,}})\.json")
+
+
+def array_metadata(array: str) -> str:
+    """Key of the metadata of one of `ARRAYS`."""
+    return f"{array}/{METADATA}"
 
 
 def chunk_key(row: int) -> str:
@@ -23,23 +46,33 @@ def chunk_key(row: int) -> str:
     return f"{chunk_folder(row)}/0/0/0"
 
 
-def row_of_chunk(key: str) -> int | None:
-    """The row whose chunk has this key; None for other objects."""
-    found = _CHUNK_KEY.fullmatch(key)
-    return None if found is None else int(found[1])
-
-
 def chunk_folder(row: int) -> str:
     """Folder that holds the chunk of volume `row`, and nothing else."""
     return f"{CHUNKS}/{row}"
 
 
+def row_of_chunk(key: str) -> int | None:
+    """The row whose chunk has this key; None for other objects."""
+    match = _CHUNK_KEY.fullmatch(key)
+    return None if match is None else int(match[1])
+
+
+def valid_chunk_key(number: int) -> str:
+    """Key of chunk `number` of the array `valid`."""
+    return f"{VALID}/c/{number}"
+
+
 def record_key(row: int) -> str:
-    """Where the record of `row` lies inside the store."""
+    """Key of the record of `row`."""
     return f"{RECORDS}/{row // ROWS_PER_FOLDER:06d}/{row:09d}.json"
 
 
 def row_of_record(key: str) -> int | None:
     """The row whose record has this key; None for other objects."""
-    found = _RECORD_KEY.fullmatch(key)
-    return None if found is None else int(found[1])
+    match = _RECORD_KEY.fullmatch(key)
+    return None if match is None else int(match[1])
+
+
+def lock_key(store: str) -> str:
+    """Key, below the root, of the lock of the store in the folder `store`."""
+    return f".{store}.lock"

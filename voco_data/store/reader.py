@@ -1,8 +1,8 @@
 """A store, opened for reading: a Zarr v3 group of volumes with records. See STORE.md.
 
 Needs NumPy, pandas, pyarrow, xxhash and numcodecs only, so that a GPU machine can stream from it.
-Opening reads three columns of the catalogue. A volume is one chunk, and is read straight into the
-caller's memory. Chunks of a store in a bucket come through the cache of this machine.
+Opening reads three columns of the catalogue. A volume is one chunk, which is read directly into
+the caller's memory. Chunks of a store in a bucket are cached on this machine.
 """
 
 from __future__ import annotations
@@ -20,63 +20,63 @@ import numpy.typing as npt
 import pandas as pd
 import xxhash
 
-from voco_data.errors import StoreCorrupt, is_of_the_file
+from voco_data.errors import StoreCorrupt, is_file_error
 from voco_data.storage.base import Storage
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue
 from voco_data.store.chunks import reader
-from voco_data.store.chunks.aligned import aligned
 from voco_data.store.chunks.cache import ChunkCache
 from voco_data.store.chunks.codec import DamagedChunk, decode
 from voco_data.store.chunks.mapped_files import FileIdentity, ReplacedChunk
-from voco_data.store.keys import CHUNKS, chunk_key
-from voco_data.store.metadata import read_spec
+from voco_data.store.keys import chunk_key
 from voco_data.store.record import Record
-from voco_data.store.spec import StoreSpec
+from voco_data.store.spec import StoreSpec, read_spec
+from voco_data.volumes.buffers import aligned_bytes
 
 _TRIES = 3
-"""Of a first read: a run may just be replacing the file."""
+"""Attempts at a first read, as a run may replace the file during one."""
 
 
 class Store:
-    """A store opened for reading. Holds no pixels.
+    """A store opened for reading. Keeps no pixels in memory.
 
-    Safe to read from several threads at once. Another run may add to the store meanwhile: this
-    object stays with the rows that it found.
+    Several threads may read at once. A run that adds to the store meanwhile does not change the
+    rows of this object.
     """
 
     def __init__(
         self,
         storage: Storage,
         spec: StoreSpec,
-        lines: catalogue.Snapshot | catalogue.Lines,
+        lines: catalogue.Snapshot | catalogue.RecordTable,
         cache: ChunkCache | None = None,
     ) -> None:
-        """`cache` is where chunks of a remote store are read; None: from the place itself."""
+        """`cache` is where chunks of a remote store are kept; None reads the store itself."""
         self.storage = storage
         self._cache = cache
         folder = storage.local()
-        self._folder = None if folder is None else f"{folder}/{CHUNKS}"
+        self._folder = None if folder is None else str(folder)
         self.spec = spec
         self._lines = lines
-        found = lines.read(("row", "series_uid", "chunk_checksum"))
-        self.rows: npt.NDArray[np.int64] = found["row"].to_numpy()
+        columns = lines.read(("row", "series_uid", "chunk_checksum"))
+        self.rows: npt.NDArray[np.int64] = columns["row"].to_numpy()
         """int64 (N,), ascending: every stored row."""
         rows = self.rows.tolist()
-        self._checksums = dict(zip(rows, found["chunk_checksum"].to_pylist(), strict=True))
-        self._series = dict(zip(rows, found["series_uid"].to_pylist(), strict=True))
-        self._checked: dict[int, FileIdentity] = {}
+        self._checksums = dict(zip(rows, columns["chunk_checksum"].to_pylist(), strict=True))
+        self._series = dict(zip(rows, columns["series_uid"].to_pylist(), strict=True))
+        self._verified: dict[int, FileIdentity] = {}
+        """By row: the file whose bytes this process has verified."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process opens the store itself."""
+        """Pickle by storage: another process opens the store itself."""
         return (Store.open, (self.storage,))
 
     @classmethod
     def open(cls, path: str | Path | Storage, *, cached: bool = True) -> Store:
         """Open the store at `path`, a folder or a URL.
 
-        Chunks of a store elsewhere come through the local cache, unless `cached` is false.
-        Raises InputError if it is not a store, is of a newer format, or its spec was edited.
+        Chunks of a remote store are cached on this machine, unless `cached` is false. Raises
+        InputError if it is not a store, has another format, or its spec was edited.
         """
         storage = open_storage(path)
         spec, lines = read_spec(storage), catalogue.Snapshot(storage)
@@ -89,16 +89,16 @@ class Store:
 
     @cached_property
     def catalogue(self) -> pd.DataFrame:
-        """All that is known of the stored series, a line each, sorted by row. Read when asked for.
+        """All columns of `voco_data.store.catalogue.COLUMNS`, one line a stored series.
 
-        Columns are those of `voco_data.store.catalogue`.
+        Sorted by row. Read at the first access.
         """
         return self._lines.table()
 
     @classmethod
     def of_records(cls, storage: Storage, spec: StoreSpec, records: Iterable[Record]) -> Store:
-        """A store of these rows alone, whatever its catalogue says."""
-        return cls(storage, spec, catalogue.Lines(records))
+        """The store with the rows of `records` alone, without its catalogue."""
+        return cls(storage, spec, catalogue.RecordTable(records))
 
     @property
     def path(self) -> Path:
@@ -124,14 +124,14 @@ class Store:
     def read(self, row: int, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
         """The volume at `row`, uint8 (Z, Y, X), into `out` where given (C-contiguous).
 
-        The first read of a row in a process checks its bytes. Raises StoreCorrupt that names the
-        series, and KeyError for a row that is not in the catalogue.
+        The first read of a row in a process verifies its bytes. Raises StoreCorrupt that names
+        the series, and KeyError for a row that is not in the catalogue.
         """
         if row not in self._checksums:
             raise KeyError(row)
         grid = self.spec.grid
         if out is None:
-            out = aligned(grid[0] * grid[1] * grid[2]).reshape(grid)
+            out = aligned_bytes(math.prod(grid)).reshape(grid)
         elif out.shape != grid or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous uint8 {grid}, got {out.dtype} {out.shape}")
         compression = self.spec.compression
@@ -139,31 +139,34 @@ class Store:
         def read(path: str, known: FileIdentity) -> None:
             reader.read_chunk(path, compression, out, known)
 
-        if not self._read_again(row, read):
-            self._reading(row, lambda path: self._read_first(row, path, out))
+        if not self._read_verified(row, read):
+            self._read_file(row, lambda path: self._read_and_verify(row, path, out))
         return out
 
-    def _read_first(self, row: int, path: str, out: npt.NDArray[np.uint8]) -> None:
-        """The first read of a file in this process: check the bytes."""
+    def _read_and_verify(self, row: int, path: str, out: npt.NDArray[np.uint8]) -> None:
+        """Read a file into `out` and compare its bytes with the checksum of `row`."""
         for _ in range(_TRIES):
             reader.forget(path)
             with suppress(ReplacedChunk):
-                found = reader.read_chunk(path, self.spec.compression, out)
+                identity = reader.read_chunk(path, self.spec.compression, out)
                 break
         else:
             raise DamagedChunk("its file is replaced again and again")
         if xxhash.xxh3_128_hexdigest(out.data) != self._checksums[row]:
             raise DamagedChunk("its bytes do not match the checksum")
         if self._folder is not None or self._cache is not None:
-            self._checked[row] = found
+            self._verified[row] = identity
 
-    def _read_again(self, row: int, read: Callable[[str, FileIdentity], None]) -> bool:
-        """Read a row whose file was checked. False if none was, or it is another file now."""
-        known = self._checked.get(row)
-        if known is None:
+    def _read_verified(self, row: int, read: Callable[[str, FileIdentity], None]) -> bool:
+        """Call `read` with the file that was verified for `row`.
+
+        Returns False if no file was, or if another file has taken its place.
+        """
+        identity = self._verified.get(row)
+        if identity is None:
             return False
         try:
-            self._reading(row, lambda path: read(path, known))
+            self._read_file(row, lambda path: read(path, identity))
         except ReplacedChunk:
             return False
         return True
@@ -173,14 +176,13 @@ class Store:
     ) -> npt.NDArray[np.uint8]:
         """Slices `indices` of the volume at `row`, uint8 (n, Y, X), into `out` where given.
 
-        Once the whole chunk was checked, only the slices' own bytes are read; a compressed chunk
-        is decoded whole each time. Raises as `read` does, and IndexError for a slice outside
-        0..Z-1.
+        Once the whole chunk was verified, only the slices' own bytes are read; a compressed chunk
+        is decoded whole each time. Raises as `read`, and IndexError for a slice outside 0..Z-1.
         """
         depth, height, width = self.spec.grid
         shape = (len(indices), height, width)
         if out is None:
-            out = aligned(len(indices) * height * width).reshape(shape)
+            out = aligned_bytes(len(indices) * height * width).reshape(shape)
         elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous uint8 {shape}, got {out.dtype} {out.shape}")
         if any(not 0 <= index < depth for index in indices):
@@ -192,14 +194,14 @@ class Store:
         def read(path: str, known: FileIdentity) -> None:
             reader.read_parts(path, starts, depth * plane, flat, known)
 
-        if self.spec.compression != "none" or not self._read_again(row, read):
-            np.take(self.read(row, self._whole_volume()), indices, axis=0, out=out)
+        if self.spec.compression != "none" or not self._read_verified(row, read):
+            np.take(self.read(row, self._scratch_volume()), indices, axis=0, out=out)
         return out
 
     def read_floats(self, row: int, out: npt.NDArray[np.float32]) -> None:
         """The volume at `row`, 0 to 255, into `out`, float32 (Z, Y, X), C-contiguous.
 
-        Converts on the way, in less time than a second look at the bytes takes. Raises as `read`.
+        Converting while copying takes less time than a second pass. Raises as `read`.
         """
         if out.shape != self.grid or out.dtype != np.float32 or not out.flags.c_contiguous:
             raise ValueError(
@@ -210,63 +212,66 @@ class Store:
         def read(path: str, known: FileIdentity) -> None:
             reader.read_floats(path, compression, out, known)
 
-        if not self._read_again(row, read):
-            np.copyto(out, self.read(row, self._whole_volume()))
+        if not self._read_verified(row, read):
+            np.copyto(out, self.read(row, self._scratch_volume()))
 
     def view_slice(self, row: int, index: int) -> npt.NDArray[np.uint8]:
-        """Slice `index` of the volume at `row`, uint8 (Y, X), where it lies in the page cache.
+        """Slice `index` of the volume at `row`, uint8 (Y, X), as a view of the page cache.
 
-        To be read only, and soon: a file that is cut short meanwhile ends the process. A copy
-        where it cannot be had so. Raises as `read_slices`.
+        Read-only, and to be used at once: a file that is truncated meanwhile ends the process. A
+        copy where no view is possible. Raises as `read_slices`.
         """
         depth, height, width = self.spec.grid
-        known = self._checked.get(row)
-        if known is None or self._folder is None or self.spec.compression != "none":
+        identity = self._verified.get(row)
+        if identity is None or self._folder is None or self.spec.compression != "none":
             return self.read_slices(row, (index,)).reshape(height, width)
         if not 0 <= index < depth:
             raise IndexError(f"slices are 0 to {depth - 1}, got {index}")
-        path, plane = f"{self._folder}/{row}/0/0/0", height * width
+        path, plane = f"{self._folder}/{chunk_key(row)}", height * width
         try:
-            whole = reader.view(path, depth * plane, known)
+            chunk = reader.view(path, depth * plane, identity)
         except ReplacedChunk:
-            whole = None
+            chunk = None
         except (OSError, DamagedChunk) as error:
-            if self._may_be_sound(error):
+            if not self._is_damage(error):
                 raise
-            raise self._corrupt(row, error) from error
-        if whole is None:
+            raise self._report_damage(row, error) from error
+        if chunk is None:
             return self.read_slices(row, (index,)).reshape(height, width)
-        return whole[index * plane : (index + 1) * plane].reshape(height, width)
+        return chunk[index * plane : (index + 1) * plane].reshape(height, width)
 
     @cached_property
     def _local(self) -> threading.local:
         return threading.local()
 
-    def _whole_volume(self) -> npt.NDArray[np.uint8]:
-        """Memory of this thread for one volume."""
+    def _scratch_volume(self) -> npt.NDArray[np.uint8]:
+        """Memory of this thread for one volume, overwritten by each use."""
         volume: npt.NDArray[np.uint8] | None = getattr(self._local, "volume", None)
         if volume is None:
-            z, y, x = self.spec.grid
-            volume = self._local.volume = aligned(z * y * x).reshape(self.spec.grid)
+            grid = self.spec.grid
+            volume = self._local.volume = aligned_bytes(math.prod(grid)).reshape(grid)
         return volume
 
-    def _reading(self, row: int, read: Callable[[str], None]) -> None:
-        """Let `read` have the chunk's file.
+    def _read_file(self, row: int, read: Callable[[str], None]) -> None:
+        """Call `read` with the path of the row's chunk on this machine.
 
         Raises StoreCorrupt that names the series, ReplacedChunk, OSError.
         """
         try:
             if self._folder is not None:
-                read(f"{self._folder}/{row}/0/0/0")
-                return
-            self._reading_copy(row, read)
+                read(f"{self._folder}/{chunk_key(row)}")
+            else:
+                self._read_copy(row, read)
         except (OSError, DamagedChunk, StoreCorrupt) as error:
-            if self._may_be_sound(error):
+            if not self._is_damage(error):
                 raise
-            raise self._corrupt(row, error) from error
+            raise self._report_damage(row, error) from error
 
-    def _reading_copy(self, row: int, read: Callable[[str], None]) -> None:
-        """The same from a bucket. A copy that is damaged, or made room, is fetched once more."""
+    def _read_copy(self, row: int, read: Callable[[str], None]) -> None:
+        """Call `read` with a copy of the chunk of a remote store.
+
+        A cached copy that is damaged, or was evicted, is fetched once more.
+        """
         for _ in range(0 if self._cache is None else 2):
             assert self._cache is not None
             path = str(self._cache.file(chunk_key(row), self._checksums[row]))
@@ -276,32 +281,38 @@ class Store:
                 self._cache.drop(self._checksums[row])
             else:
                 return
-        # Into a file of our own, which makes room for nobody.
+        # A temporary file of this read alone: other readers cannot evict it.
         with self.storage.fetched(chunk_key(row)) as copy:
             try:
                 read(str(copy))
             finally:
-                reader.forget(str(copy))  # gone in a moment, and nobody asks again
+                reader.forget(str(copy))  # the file is removed, and its path is never used again
 
-    def _may_be_sound(self, error: Exception) -> bool:
-        """Whether it is this machine's trouble, or the network's, and says nothing of the store."""
+    def _is_damage(self, error: Exception) -> bool:
+        """Whether an error means that the store is damaged.
+
+        Errors of this machine, or of the network, say nothing of the store.
+        """
         if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
-            return False
-        return self._folder is None or not is_of_the_file(error)
+            return True
+        return self._folder is not None and is_file_error(error)
 
-    def _corrupt(self, row: int, error: OSError | DamagedChunk | StoreCorrupt) -> StoreCorrupt:
-        self.storage.touch(chunk_key(row))  # the next run over its series looks at it again
-        what = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        # An object cannot be touched: only a run that reads everything finds it.
-        again = "voco preprocess" if self._folder is not None else "voco preprocess --deep"
+    def _report_damage(
+        self, row: int, error: OSError | DamagedChunk | StoreCorrupt
+    ) -> StoreCorrupt:
+        """The error that names the damaged series. Marks the chunk for the next run to check."""
+        self.storage.touch(chunk_key(row))
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        # An object cannot be touched, so only a run that reads everything finds it.
+        command = "voco preprocess" if self._folder is not None else "voco preprocess --deep"
         return StoreCorrupt(
-            f"{self.storage.name}: series {self._series[row]} (row {row}): {what}; "
-            f"rerun {again} to rebuild it"
+            f"{self.storage.name}: series {self._series[row]} (row {row}): {reason}; "
+            f"rerun {command} to rebuild it"
         )
 
 
 def _checksum_of(spec: StoreSpec) -> Callable[[bytes], str]:
-    """How the checksum of a volume is found from the bytes of its chunk. Raises StoreCorrupt."""
+    """A function from the bytes of a chunk to the checksum of its volume; raises StoreCorrupt."""
 
     def checksum(data: bytes) -> str:
         if spec.compression == "none":

@@ -1,4 +1,4 @@
-"""The record of one stored series: the truth about a row, one small JSON file."""
+"""The record of one stored series, a small JSON file: the truth about its row."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 import xxhash
 
-from voco_data.errors import StoreCorrupt, is_of_the_file
-from voco_data.storage.base import Storage
+from voco_data.errors import StoreCorrupt, is_file_error
+from voco_data.storage.base import ReadableStorage, WritableStorage
 from voco_data.store.keys import RECORDS, record_key, row_of_record
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Everything a reader may want to know about one volume. Lengths in mm, axes in LPS."""
+    """Provenance and geometry of one stored volume. Lengths in mm, axes in LPS."""
 
     row: int
     """Index along the first axis of `volumes`."""
     spec_digest: str
     """Digest of the store's spec."""
     input_digest: str
-    """XXH3-128 over pixels, geometry and the digest of what drove the box."""
+    """XXH3-128 over pixels, geometry and the digest of what determined the box."""
     content_digest: str
     """XXH3-128 over the canonical HU alone: equal volumes share it, whatever their ids or files."""
     stat_digest: str
-    """Path, size and time of change of the files it was read from, hashed."""
+    """XXH3-128 of path, size and time of change of the source files."""
     chunk_checksum: str
     """XXH3-128 of the decoded chunk."""
     patient_id: str
@@ -54,16 +54,16 @@ class Record:
     flips: tuple[bool, bool, bool]
     """Canonical axis i runs against the scanner's index."""
     resampled: bool
-    """A tilt or an oblique orientation was resampled: then permutation and flips are those of the
-    canonical grid itself."""
+    """Whether a tilt or an oblique orientation was resampled; permutation and flips are then those
+    of the canonical grid itself."""
     canonical_shape: tuple[int, int, int]
     """Voxels of the canonical volume (z, y, x) that the box was cut from."""
     canonical_first_mm: tuple[float, float, float]
     """(z, y, x): LPS position of the centre of the first canonical voxel."""
     box_method: str
-    """Who made the box: `profile`, `body`, `whole`, `mask`, or `given:` and its maker."""
+    """How the box was found: `profile`, `body`, `whole`, `mask`, or `given:` and its maker."""
     box_confidence: float
-    """0 to 1; below 0.5 the box is a fallback."""
+    """0 to 1; a box below 0.5 is a fallback."""
     box_low_mm: tuple[float, float, float]
     """(z, y, x): lowest LPS coordinate inside the box."""
     box_high_mm: tuple[float, float, float]
@@ -87,7 +87,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """The series' name within its archive, across runs."""
+        """Key of the series, see `series_key`."""
         return series_key(self.patient_id, self.series_uid, self.source)
 
     def to_json(self) -> str:
@@ -97,47 +97,53 @@ class Record:
         return json.dumps({"xxh3_128": _checksum(body), "record": body}) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Record:
-        """Parse and check. Raises StoreCorrupt that names `where`."""
+    def from_json(cls, text: str, name: str) -> Record:
+        """Parse and check the text of a record. Raises StoreCorrupt; `name` leads its message."""
         try:
             outer = json.loads(text)
             body = outer["record"]
             if _checksum(body) != outer["xxh3_128"]:
-                raise StoreCorrupt(f"{where}: the record does not match its checksum")
-            return cls(**_typed(json.loads(body)))
+                raise StoreCorrupt(f"{name}: the record does not match its checksum")
+            return cls(**_field_values(json.loads(body)))
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreCorrupt(f"{where}: the record cannot be read ({error})") from error
+            raise StoreCorrupt(f"{name}: the record cannot be read ({error})") from error
 
 
 def series_key(patient_id: str, series_uid: str, source: str) -> str:
-    """Names a series within its archive, across runs; `source` may hold bytes that are no text."""
+    """Key that names a series of an archive in every run: XXH3-128, 32 hex digits.
+
+    `source` may hold undecodable bytes, as surrogate escapes.
+    """
     text = "\0".join((patient_id, series_uid, source))
     return xxhash.xxh3_128_hexdigest(text.encode(errors="surrogateescape"))
 
 
-def rows_with_record(store: Storage) -> Iterator[int]:
-    """Rows whose record is there, in no order. Nothing is read."""
-    found = (row_of_record(key) for key, _ in store.sizes(RECORDS))
-    return (row for row in found if row is not None)
+def rows_with_record(store: ReadableStorage) -> Iterator[int]:
+    """Rows that have a record, in no order. No record is read."""
+    rows = (row_of_record(key) for key, _ in store.sizes(RECORDS))
+    return (row for row in rows if row is not None)
 
 
-def write_record(store: Storage, record: Record) -> None:
-    """Commit: from this single atomic write on, the row exists."""
+def write_record(store: WritableStorage, record: Record) -> None:
+    """Write a record. The row exists from this single atomic write on."""
     store.write(record_key(record.row), record.to_json().encode())
 
 
-def read_record(store: Storage, row: int) -> Record | None:
-    """The record of `row`, or None where the row is a hole. Raises StoreCorrupt, OSError."""
+def read_record(store: ReadableStorage, row: int) -> Record | None:
+    """The record of `row`, or None for a hole.
+
+    Raises StoreCorrupt for a damaged record, OSError if it cannot be read for another reason.
+    """
     key = record_key(row)
     try:
         text = store.read(key).decode()
     except FileNotFoundError:
         return None
     except OSError as error:
-        if not is_of_the_file(error):
+        if not is_file_error(error):
             raise
-        what = error.strerror
-        raise StoreCorrupt(f"{store}/{key}: the record cannot be read ({what})") from error
+        reason = error.strerror
+        raise StoreCorrupt(f"{store}/{key}: the record cannot be read ({reason})") from error
     except UnicodeDecodeError as error:
         raise StoreCorrupt(f"{store}/{key}: the record is not text ({error})") from error
     return Record.from_json(text, f"{store}/{key}")
@@ -147,9 +153,9 @@ def _checksum(body: str) -> str:
     return xxhash.xxh3_128_hexdigest(body.encode())
 
 
-def _typed(data: dict[str, Any]) -> dict[str, Any]:
-    """JSON lists back to tuples; unknown fields are an error, as are missing ones."""
-    names = {f.name for f in fields(Record)}
+def _field_values(data: dict[str, Any]) -> dict[str, Any]:
+    """Parsed JSON with tuples for lists. Raises ValueError for missing or unknown fields."""
+    names = {field.name for field in fields(Record)}
     if set(data) != names:
         raise ValueError(f"fields differ: {sorted(names ^ set(data))}")
     return {key: _tuples(value) for key, value in data.items()}

@@ -1,4 +1,4 @@
-"""Which row a series got: written before any work, so that a rerun gives the same rows."""
+"""The row that each series was given, written before any work so that a rerun gives the same."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import pyarrow as pa
 from voco_data.errors import StoreCorrupt
 from voco_data.storage import parquet, scratch_db
 from voco_data.storage.base import Storage
-from voco_data.store.keys import RECORDS as RECORDS
+from voco_data.store.keys import RECORDS, ROW_IDS
 
 log = logging.getLogger(__name__)
-
-KEY = "volumes/rows.parquet"
 
 _SCHEMA = """
 CREATE TABLE rows (key TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID;
@@ -24,31 +22,33 @@ _COLUMNS = pa.schema([("key", pa.string()), ("row", pa.int64())])
 
 
 class RowIds:
-    """Series key to row, for one store. Keys name a series of an archive across runs."""
+    """Series key to row, for one store. A key names a series of an archive in every run."""
 
     def __init__(self, store: Storage) -> None:
         self._store = store
         self._table = scratch_db.open_scratch_db(_SCHEMA)
         self.lost = False
-        """Whether the table could not be read, or is not there although there are records."""
+        """Whether the table cannot be read, or is missing although there are records."""
         try:
-            pairs = parquet.iter_rows(store, KEY, _COLUMNS.names)
+            pairs = parquet.iter_rows(store, ROW_IDS, _COLUMNS.names)
             self._table.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", pairs)
         except StoreCorrupt as error:
             log.warning("%s; it is made again from the records", error)
             self._table.execute("DELETE FROM rows")
             self.lost = True
-        if not (self.lost or self.size) and _is_gone(store):
-            log.warning("%s/%s: the table is gone; it is made again from the records", store, KEY)
+        if not (self.lost or self.size) and _is_missing(store):
+            log.warning(
+                "%s/%s: the table is gone; it is made again from the records", store, ROW_IDS
+            )
             self.lost = True
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Free the disk space."""
         self._table.close()
 
     @property
     def size(self) -> int:
-        """One past the last row; 0 where there is none."""
+        """One past the last row; 0 for an empty table."""
         (size,) = self._table.execute("SELECT COALESCE(MAX(row) + 1, 0) FROM rows").fetchone()
         return int(size)
 
@@ -63,27 +63,26 @@ class RowIds:
 
     def has(self, row: int) -> bool:
         """Whether a series was given this row."""
-        found = self._table.execute("SELECT 1 FROM rows WHERE row = ?", (row,))
-        return found.fetchone() is not None
+        return scratch_db.exists(self._table, "FROM rows WHERE row = ?", (row,))
 
-    def forget(self, keys: Iterable[str]) -> None:
-        """Forget these series."""
+    def drop_keys(self, keys: Iterable[str]) -> None:
+        """Remove the rows of these series."""
         self._table.executemany("DELETE FROM rows WHERE key = ?", ((key,) for key in keys))
 
-    def drop(self, rows: Iterable[int]) -> None:
-        """Forget these rows, whatever series they were given to."""
+    def drop_rows(self, rows: Iterable[int]) -> None:
+        """Remove these rows, whatever series they were given to."""
         self._table.executemany("DELETE FROM rows WHERE row = ?", ((row,) for row in rows))
 
-    def cut(self, size: int) -> None:
-        """Forget rows from `size` on."""
+    def truncate(self, size: int) -> None:
+        """Remove the rows from `size` on."""
         self._table.execute("DELETE FROM rows WHERE row >= ?", (size,))
 
     def save(self) -> None:
         """Write the table, atomically."""
         pairs = self._table.execute("SELECT key, row FROM rows ORDER BY row, key")
-        parquet.write_table(self._store, KEY, _COLUMNS, pairs)
+        parquet.write_table(self._store, ROW_IDS, _COLUMNS, pairs)
 
 
-def _is_gone(store: Storage) -> bool:
-    """A store without the table and without records is a new one."""
-    return store.size(KEY) is None and any(True for _ in store.sizes(RECORDS))
+def _is_missing(store: Storage) -> bool:
+    """Whether a store has records and no table. One that has neither is new."""
+    return store.size(ROW_IDS) is None and any(True for _ in store.sizes(RECORDS))

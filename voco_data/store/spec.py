@@ -1,28 +1,42 @@
-"""What a store holds, frozen: every field is hashed, so another spec is another store."""
+"""The spec of a store: every field is hashed, so another spec is another store."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from voco_data.errors import InputError
+from voco_data.storage.base import Storage
 from voco_data.store.chunks.codec import Compression
+from voco_data.store.keys import GROUP_METADATA
 from voco_data.volumes.slice_spacing import GapPolicy
+
+FORMAT = 1
+"""Version of the layout on disk that this code reads and writes."""
 
 ALGORITHM_VERSION = 3
 """Bump when the same spec would give other pixels. The golden hashes in the tests enforce it."""
 
 DIGEST_LENGTH = 12
 _PROFILE = re.compile(r"[a-z][a-z0-9_]{0,30}")
+_MAX_SIZE = 4096
+"""Voxels along an axis of the grid."""
+
+Crop = Literal["abdomen", "body", "none"]
+UnevenSlices = Literal["refuse", "resample"]
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSpec:
-    """The recipe of one store. Two specs that differ in any field have different digests."""
+    """What the volumes of one store are. Specs that differ in any field have different digests.
+
+    Raises InputError for a value that is not possible.
+    """
 
     profile: str
     """Short name that leads the store's folder name."""
@@ -32,14 +46,14 @@ class StoreSpec:
     """Centre of the window, in HU."""
     window_width_hu: float = 400.0
     """Width of the window, in HU. uint8 value v means level - width/2 + v/255 * width."""
-    crop: Literal["abdomen", "body", "none"] = "abdomen"
+    crop: Crop = "abdomen"
     """What is cut out before resampling: abdomen z-range and body box, body box, or nothing."""
     margin_mm: tuple[float, float, float] = (10.0, 5.0, 5.0)
     """Air kept around the found box, (z, y, x)."""
     resampling: Literal["area"] = "area"
     """Exact area average along axes that shrink, linear along axes that grow."""
     quantisation: Literal["uint8"] = "uint8"
-    """Rounded half up to 0..255."""
+    """Rounded half up to 0..255, once the window is applied."""
     compression: Compression = "none"
     """How chunks lie on disk: as they are, or LZ4 for remote or cold data."""
     min_slices: int = 8
@@ -48,7 +62,7 @@ class StoreSpec:
     """A series that covers less is not a volume."""
     spacing_tolerance: float = 0.05
     """How far a gap between slices may be from the median gap, as a fraction of it."""
-    uneven_slices: Literal["refuse", "resample"] = "refuse"
+    uneven_slices: UnevenSlices = "refuse"
     """What to do with gaps beyond that: refuse the series, or interpolate it, flagged."""
     axis_tolerance_deg: float = 5.0
     """Axes nearer than this to the patient's axes are permuted and flipped, not resampled."""
@@ -56,33 +70,40 @@ class StoreSpec:
     """Version of the code that makes the pixels."""
 
     def __post_init__(self) -> None:
-        if not _PROFILE.fullmatch(self.profile):
-            raise InputError(
-                f"spec: profile must be lower case letters, digits and _, got {self.profile!r}"
-            )
-        if len(self.grid) != 3 or any(
-            not isinstance(n, int) or not 1 <= n <= 4096 for n in self.grid
-        ):
-            raise InputError(f"spec: grid must be three sizes from 1 to 4096, got {self.grid}")
-        if not self.window_width_hu > 0:
-            raise InputError(f"spec: window_width_hu must be above 0, got {self.window_width_hu}")
-        if self.crop not in ("abdomen", "body", "none"):
-            raise InputError(f"spec: crop must be abdomen, body or none, got {self.crop!r}")
-        if self.resampling != "area" or self.quantisation != "uint8":
-            raise InputError("spec: only resampling 'area' and quantisation 'uint8' exist")
-        if self.compression not in ("none", "lz4"):
-            raise InputError(f"spec: compression must be none or lz4, got {self.compression!r}")
-        if len(self.margin_mm) != 3 or any(not m >= 0 for m in self.margin_mm):
-            raise InputError(f"spec: margin_mm must be three lengths >= 0, got {self.margin_mm}")
-        if self.min_slices < 2 or not self.spacing_tolerance > 0:
-            raise InputError("spec: min_slices must be >= 2 and spacing_tolerance above 0")
-        if self.uneven_slices not in ("refuse", "resample"):
-            raise InputError(
-                f"spec: uneven_slices must be refuse or resample, got {self.uneven_slices!r}"
-            )
+        _require(
+            _PROFILE.fullmatch(self.profile) is not None,
+            name="profile",
+            expected="a lower case letter, then up to 30 lower case letters, digits and _",
+            value=self.profile,
+        )
+        _require(
+            len(self.grid) == 3
+            and all(isinstance(n, int) and 1 <= n <= _MAX_SIZE for n in self.grid),
+            name="grid",
+            expected=f"three sizes from 1 to {_MAX_SIZE}",
+            value=self.grid,
+        )
+        _require(
+            len(self.margin_mm) == 3 and all(m >= 0 and math.isfinite(m) for m in self.margin_mm),
+            name="margin_mm",
+            expected="three lengths of 0 or more",
+            value=self.margin_mm,
+        )
+        for name in ("window_width_hu", "spacing_tolerance"):
+            value = getattr(self, name)
+            _require(value > 0, name=name, expected="above 0", value=value)
+        for name in _FLOATS:
+            value = getattr(self, name)
+            _require(math.isfinite(value), name=name, expected="a finite number", value=value)
+        _require(
+            self.min_slices >= 2, name="min_slices", expected="2 or more", value=self.min_slices
+        )
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            _require(value in choices, name=name, expected=" or ".join(choices), value=value)
 
     def canonical_json(self) -> str:
-        """Every field, sorted, in the one form that is hashed."""
+        """Every field as sorted, compact JSON: the text that is hashed."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property
@@ -97,7 +118,7 @@ class StoreSpec:
 
     @property
     def rules(self) -> tuple[int, float, float, str, float]:
-        """What counts as a volume; specs with equal rules share one decode of a series."""
+        """Fields that decide what is a volume. Specs with equal rules share one decode."""
         return (
             self.min_slices,
             self.min_extent_mm,
@@ -108,40 +129,58 @@ class StoreSpec:
 
     @property
     def gaps(self) -> GapPolicy:
-        """What to do with gaps between slices that are not alike."""
+        """What to do with uneven gaps between slices."""
         return GapPolicy(self.spacing_tolerance, self.uneven_slices)
 
     @property
     def window_low_hu(self) -> float:
-        """HU that becomes 0."""
+        """HU at the lower end of the window, which becomes 0."""
         return self.window_level_hu - self.window_width_hu / 2
 
     @classmethod
     def from_mapping(cls, data: dict[str, Any]) -> StoreSpec:
-        """Build from parsed JSON. Unknown or missing fields and wrong types are an InputError."""
-        known = {f.name for f in fields(cls)}
+        """Build from parsed JSON: lists become tuples, and lengths and HU become floats.
+
+        Raises InputError for unknown or missing fields and for wrong types.
+        """
+        known = {field.name for field in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
             raise InputError(f"spec: unknown field {unknown[0]!r}; known are {sorted(known)}")
         if not {"profile", "grid"} <= set(data):
             raise InputError("spec: needs at least the fields profile and grid")
-        typed = dict(data)
         try:
-            typed["grid"] = tuple(data["grid"])
+            values = data | {name: float(data[name]) for name in _FLOATS if name in data}
+            values["grid"] = tuple(data["grid"])
             if "margin_mm" in data:
-                typed["margin_mm"] = tuple(float(m) for m in data["margin_mm"])
-            for name in (
-                "window_level_hu",
-                "window_width_hu",
-                "min_extent_mm",
-                "spacing_tolerance",
-                "axis_tolerance_deg",
-            ):
-                if name in data:
-                    typed[name] = float(data[name])
-            return cls(**typed)
-        except (TypeError, ValueError) as error:
+                values["margin_mm"] = tuple(float(margin) for margin in data["margin_mm"])
+            return cls(**values)
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"spec: a field has the wrong type ({error})") from error
+
+
+_FLOATS = (
+    "window_level_hu",
+    "window_width_hu",
+    "min_extent_mm",
+    "spacing_tolerance",
+    "axis_tolerance_deg",
+)
+"""Fields that are a number with a fraction. JSON may give 50 for 50.0; the digests differ."""
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "crop": get_args(Crop),
+    "resampling": ("area",),
+    "quantisation": ("uint8",),
+    "compression": get_args(Compression),
+    "uneven_slices": get_args(UnevenSlices),
+}
+"""Fields that name one of a few ways, and those that exist."""
+
+
+def _require(holds: bool, *, name: str, expected: str, value: object) -> None:
+    if not holds:
+        raise InputError(f"spec: {name} must be {expected}, got {value!r}")
 
 
 PRETRAIN = StoreSpec(profile="pretrain", grid=(32, 192, 192))
@@ -162,7 +201,7 @@ def read_spec_file(path: Path) -> list[StoreSpec]:
 
 
 def distinct(specs: list[StoreSpec]) -> list[StoreSpec]:
-    """The specs without repeats; two different specs of one profile name are an InputError."""
+    """The specs without repeats. Raises InputError for two specs of one profile name."""
     by_profile: dict[str, StoreSpec] = {}
     for spec in specs:
         other = by_profile.setdefault(spec.profile, spec)
@@ -172,3 +211,44 @@ def distinct(specs: list[StoreSpec]) -> list[StoreSpec]:
                 f"({other.digest} and {spec.digest}); give one of them another profile name"
             )
     return list(by_profile.values())
+
+
+def read_spec(store: Storage) -> StoreSpec:
+    """The spec in a store's own metadata, checked against its digest and the folder's name.
+
+    Raises InputError for a folder that is no store, another format, and a spec that was edited.
+    """
+    attributes = _group_attributes(store)
+    if attributes.get("format") != FORMAT:
+        raise InputError(
+            f"{store}: store format {attributes.get('format')!r}, expected {FORMAT}; use the voco "
+            "that made it, or make a new store with voco preprocess (see Migrations in STORE.md)"
+        )
+    differing = sorted(set(attributes["spec"]) ^ {field.name for field in fields(StoreSpec)})
+    if differing:
+        raise InputError(
+            f"{store}: another version of voco made it, their specs differ in "
+            f"{', '.join(differing)}; "
+            "make a new store with voco preprocess (see Migrations in STORE.md)"
+        )
+    spec = StoreSpec.from_mapping(attributes["spec"])
+    if spec.digest != attributes.get("spec_digest") or store.name != spec.name:
+        raise InputError(
+            f"{store}: the spec inside gives {spec.name}, which is not this store's digest and "
+            "name; the spec was edited or the folder renamed: restore it, or preprocess anew"
+        )
+    return spec
+
+
+def _group_attributes(store: Storage) -> dict[str, Any]:
+    try:
+        metadata = json.loads(store.read(GROUP_METADATA))
+        attributes = metadata["attributes"]["voco"]
+        if not isinstance(attributes["spec"], dict):
+            raise TypeError("spec is not an object")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{store}: expected a store made by voco preprocess "
+            f"(a folder <profile>-<digest>.zarr), cannot read its metadata ({error})"
+        ) from error
+    return dict(attributes)

@@ -1,15 +1,15 @@
-"""How the objects of a store's rows looked when their bytes were last found right.
+"""Stamps that the objects of each row had when their bytes were last verified.
 
-An object with the same stamp needs no re-hash: a run over a large store looks at each once, and
-reads only those that were touched since. Losing the seals costs time alone.
+A stamp is a text that changes when an object is written again. A row whose stamps are the same
+needs no new check, so a run over a large store looks at each object once and reads only those that
+were touched since. Without the table every row is checked again; nothing else is lost.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice, tee
-from typing import TypeVar
+from itertools import tee
 
 import pyarrow as pa
 import xxhash
@@ -17,14 +17,12 @@ import xxhash
 from voco_data.errors import StoreCorrupt
 from voco_data.storage import parquet, scratch_db
 from voco_data.storage.base import Storage
-from voco_data.store.keys import CHUNKS, RECORDS, chunk_key, record_key
+from voco_data.store.keys import CHUNKS, RECORDS, VERIFIED, chunk_key, record_key
 
 log = logging.getLogger(__name__)
 
-KEY = "volumes/seals.parquet"
 _COLUMNS = pa.schema([("row", pa.int64()), ("stamp", pa.string())])
-_TABLE = "CREATE TABLE seals (row INTEGER PRIMARY KEY, stamp TEXT);"
-_PIECE = 10_000
+_TABLE = "CREATE TABLE stamps (row INTEGER PRIMARY KEY, stamp TEXT);"
 
 
 class VerifiedStamps:
@@ -36,57 +34,48 @@ class VerifiedStamps:
         self._changed = False
         try:
             self._table.executemany(
-                "INSERT OR REPLACE INTO seals VALUES (?, ?)",
-                parquet.iter_rows(store, KEY, _COLUMNS.names),
+                "INSERT OR REPLACE INTO stamps VALUES (?, ?)",
+                parquet.iter_rows(store, VERIFIED, _COLUMNS.names),
             )
         except StoreCorrupt as error:
             log.warning("%s; every volume is checked", error)
-            self._table.execute("DELETE FROM seals")
+            self._table.execute("DELETE FROM stamps")
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Free the disk space."""
         self._table.close()
 
-    def look(self, rows: Iterable[int]) -> Iterator[tuple[int, str, bool]]:
-        """Row, its stamp now, and whether that is another than when it was last found right."""
-        for row, stamp in self._stamps(rows):
-            found = self._table.execute("SELECT stamp FROM seals WHERE row = ?", (row,)).fetchone()
+    def compare(self, rows: Iterable[int]) -> Iterator[tuple[int, str, bool]]:
+        """Row, its stamp now, and whether the row was touched since it was last verified."""
+        for row, stamp in self._current_stamps(rows):
+            found = self._table.execute("SELECT stamp FROM stamps WHERE row = ?", (row,)).fetchone()
             yield row, stamp, not stamp or found is None or found[0] != stamp
 
     def set(self, row: int, stamp: str) -> None:
-        """The bytes of this row were right when its objects had this stamp."""
+        """Note that the row's bytes were right when its objects had this stamp."""
         if stamp:
-            self._table.execute("INSERT OR REPLACE INTO seals VALUES (?, ?)", (row, stamp))
+            self._table.execute("INSERT OR REPLACE INTO stamps VALUES (?, ?)", (row, stamp))
             self._changed = True
 
     def drop(self, rows: Iterable[int]) -> None:
-        """Forget these rows."""
+        """Remove the stamps of these rows."""
         for row in rows:
-            self._table.execute("DELETE FROM seals WHERE row = ?", (row,))
+            self._table.execute("DELETE FROM stamps WHERE row = ?", (row,))
             self._changed = True
 
     def save(self) -> None:
         """Write the stamps, atomically, if any has changed."""
         if self._changed:
-            found = self._table.execute("SELECT row, stamp FROM seals ORDER BY row")
-            parquet.write_table(self._store, KEY, _COLUMNS, found)
+            found = self._table.execute("SELECT row, stamp FROM stamps ORDER BY row")
+            parquet.write_table(self._store, VERIFIED, _COLUMNS, found)
             self._changed = False
 
-    def _stamps(self, rows: Iterable[int]) -> Iterator[tuple[int, str]]:
-        """Row, and one digest for how its chunk and its record look; empty where one is missing."""
+    def _current_stamps(self, rows: Iterable[int]) -> Iterator[tuple[int, str]]:
+        """Row, and one hash of the stamps of its chunk and record; "" where one is missing."""
         one, two, three = tee(rows, 3)
         chunks = self._store.stamps(CHUNKS, map(chunk_key, one))
         records = self._store.stamps(RECORDS, map(record_key, two))
         for row, chunk, record in zip(three, chunks, records, strict=True):
-            whole = chunk and record
-            yield row, xxhash.xxh3_128_hexdigest(f"{chunk}/{record}".encode()) if whole else ""
-
-
-T = TypeVar("T")
-
-
-def in_pieces(rows: Iterable[T]) -> Iterator[list[T]]:
-    """Rows, some thousands at a time."""
-    remaining = iter(rows)
-    for first in remaining:
-        yield list(chain([first], islice(remaining, _PIECE - 1)))
+            complete = chunk and record
+            text = f"{chunk}/{record}".encode()
+            yield row, xxhash.xxh3_128_hexdigest(text) if complete else ""

@@ -1,6 +1,7 @@
-"""Writing a store: rows are planned by one coordinator, volumes are committed by many workers.
+"""Writing a store: one coordinator plans rows, and many workers commit volumes.
 
-The protocol is voco_data/STORE.md. The coordinator holds the lock; workers need only the place.
+The protocol is voco_data/STORE.md. The coordinator holds the store's lock (`writing`); workers
+need the storage alone (`commit_volume`).
 """
 
 from __future__ import annotations
@@ -14,188 +15,210 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from voco_data.batching import batched
 from voco_data.errors import StoreCorrupt
 from voco_data.storage.atomic import sweep_store
-from voco_data.storage.base import Lease, Storage
+from voco_data.storage.base import Lease, Storage, WritableStorage
 from voco_data.store import arrays, catalogue, integrity
 from voco_data.store.chunks.codec import Compression, encode
 from voco_data.store.index import StoreIndex
-from voco_data.store.keys import WRITE_ONCE, chunk_folder, chunk_key, record_key
-from voco_data.store.metadata import read_spec
+from voco_data.store.keys import (
+    CATALOGUE,
+    WRITE_ONCE,
+    chunk_folder,
+    chunk_key,
+    lock_key,
+    record_key,
+)
 from voco_data.store.record import Record, rows_with_record, series_key, write_record
 from voco_data.store.row_ids import RowIds
-from voco_data.store.spec import StoreSpec
-from voco_data.store.verified import VerifiedStamps, in_pieces
+from voco_data.store.spec import StoreSpec, read_spec
+from voco_data.store.verified import VerifiedStamps
 
 log = logging.getLogger(__name__)
 
+_ROWS_AT_ONCE = 10_000
+"""Rows whose stamps are in memory at once."""
+
 
 class StoreWriter:
-    """A store held for writing. Make one with `writing`."""
+    """A store whose lock is held. Made by `writing`."""
 
     def __init__(self, storage: Storage, spec: StoreSpec, lease: Lease) -> None:
         self.storage = storage
         self.spec = spec
-        self.held = StoreIndex()
-        """What the store holds whole, with what an interrupted run had committed."""
+        self.index = StoreIndex()
+        """The store's lines, with those of volumes that an interrupted run committed."""
         self._lease = lease
-        self._rows = RowIds(storage)
-        self._seals = VerifiedStamps(storage)
-        self._gone: list[int] = []
-        self._checked: set[int] = set()
-        """RowIds that are fresh, and sealed as they were before their check."""
-        self._noted = False
-        self._anew = False
-        """The catalogue on disk cannot be built upon."""
+        self._row_ids = RowIds(storage)
+        self._verified = VerifiedStamps(storage)
+        self._removed: list[int] = []
+        """Rows whose record and chunk go once the new catalogue is in place."""
+        self._stamped: set[int] = set()
+        """Fresh rows that have the stamps of before their check."""
+        self._changed = False
+        """Whether the index differs from the catalogue on disk."""
+        self._catalogue_lost = False
+        """Whether the catalogue on disk is missing or cannot be read."""
 
-    def take_up(self, *, deep: bool = False) -> None:
-        """Find out what the store holds, and what of it is damaged; `deep` reads all bytes."""
-        self._load()
-        if self._anew or self._rows.lost or not self._lease.ended_well:
-            self._take_up_holes()
+    def recover(self, *, deep: bool = False) -> None:
+        """Index the store, adopt what an interrupted run committed, and find damaged rows.
+
+        `deep` checks the bytes of every row, and not only of those that were touched.
+        """
+        self._load_index()
+        if self._catalogue_lost or self._row_ids.lost or not self._lease.clean:
+            self._adopt_unlisted_rows()
         self._find_damage(deep=deep)
 
     @property
     def lease(self) -> Lease:
-        """Our right to the store."""
+        """The right to write to the store."""
         return self._lease
 
     def close(self) -> None:
-        """Let go of the tables on disk."""
-        self.held.close()
-        self._rows.close()
-        self._seals.close()
+        """Free the disk space of the tables."""
+        self.index.close()
+        self._row_ids.close()
+        self._verified.close()
 
     def assign(self, keys: Iterable[str]) -> None:
         """Give rows to the series `keys`, sorted and unique, before any work starts.
 
-        A key that was given a row by an interrupted run keeps it, so that a rerun ends with the
-        same rows as an undisturbed run; so does a key whose row is damaged. A key whose row is
-        whole gets a new one: what is committed is never overwritten. New rows are numbered in the
-        order of the keys.
+        A key keeps the row that an interrupted run gave it, so that a rerun ends with the same
+        rows as an undisturbed run, and it keeps a row that is damaged. A key whose row is intact
+        gets a new one: what is committed is never overwritten. New rows are numbered in the order
+        of the keys.
         """
-        free = max(self._rows.size, self.held.size)
+        free = max(self._row_ids.size, self.index.size)
         for key in keys:
-            row = self._rows.get(key)
-            if row is None or self.held.is_whole(row):
-                self._rows.set(key, free)
+            row = self._row_ids.get(key)
+            if row is None or self.index.is_intact(row):
+                self._row_ids.set(key, free)
                 free += 1
         self._lease.check()
-        self._rows.save()
-        arrays.resize(self.storage, max(self._rows.size, self.held.size))
+        self._row_ids.save()
+        arrays.resize(self.storage, max(self._row_ids.size, self.index.size))
 
     def row_of(self, key: str) -> int:
         """The row that `assign` gave. Raises KeyError."""
-        row = self._rows.get(key)
+        row = self._row_ids.get(key)
         if row is None:
             raise KeyError(key)
         return row
 
     def note(self, record: Record) -> None:
-        """Take up a record that a worker committed. `compact` brings it into the catalogue.
+        """Index a record that a worker committed. `compact` writes it into the catalogue.
 
-        It replaces the one that the same series had under another row.
+        It replaces the record that the same series has in another row.
         """
-        self._noted = True
-        self._gone += self.held.replace(catalogue.line(record))
+        self._changed = True
+        self._removed += self.index.replace(catalogue.line(record))
 
     def drop(self, rows: Iterable[int], keys: Iterable[str]) -> None:
-        """Give up these rows, and those planned for the series `keys`. `compact` removes them."""
-        gone = list(rows)
-        self._noted = True
-        self._rows.forget(keys)
-        self._rows.drop(gone)
-        self.held.drop(gone)
-        self._gone += gone
+        """Drop these rows, and those planned for the series `keys`. `compact` removes them."""
+        dropped = list(rows)
+        self._changed = True
+        self._row_ids.drop_keys(keys)
+        self._row_ids.drop_rows(dropped)
+        self.index.drop(dropped)
+        self._removed += dropped
 
     def compact(self) -> None:
-        """Bring catalogue, `valid` and N up to date with what was noted. Plans end here."""
+        """Bring catalogue, `valid` and N up to date with the index, and end all plans."""
         self._lease.check()
-        self._rows.cut(self.held.size)
-        self._name_rows()  # those that were planned anew, and found unchanged, keep what they had
-        self._rows.save()
-        self._settle()
+        self._row_ids.truncate(self.index.size)
+        # A series that got a new row, and was then found unchanged, keeps its old one.
+        self._restore_row_ids()
+        self._row_ids.save()
+        self._update_catalogue()
 
-    def _settle(self) -> None:
-        """Bring them up to date; what an interrupted run planned stays planned."""
+    def _update_catalogue(self) -> None:
+        """Bring catalogue, `valid` and N up to date. Rows that are planned stay planned."""
         self._lease.check()
-        size = self.held.size
+        size = self.index.size
         arrays.resize(self.storage, size)
-        arrays.write_valid(self.storage, self.held.rows(), size)
-        if self._noted or self._anew or self.storage.size(catalogue.KEY) is None:
-            catalogue.rewrite(self.storage, self._gone, self.held.fresh(), anew=self._anew)
-            for row in self._gone:  # only now: no reader of the new catalogue goes there
-                self._remove(row)
-            self._seals.drop(self._gone)
-            for row, stamp, _ in self._seals.look(self.held.fresh_rows()):
-                if row not in self._checked:
-                    self._seals.set(row, stamp)
-            self.held.settle()
-            self._gone, self._noted, self._anew = [], False, False
-        self._seals.save()
+        arrays.write_valid(self.storage, self.index.rows(), size)
+        if self._changed or self._catalogue_lost or self.storage.size(CATALOGUE) is None:
+            catalogue.rewrite(
+                self.storage,
+                removed=self._removed,
+                added=self.index.fresh(),
+                from_scratch=self._catalogue_lost,
+            )
+            # Readers of the new catalogue do not open these rows.
+            for row in self._removed:
+                self._remove_row(row)
+            self._verified.drop(self._removed)
+            for row, stamp, _ in self._verified.compare(self.index.fresh_rows()):
+                if row not in self._stamped:
+                    self._verified.set(row, stamp)
+            self.index.mark_saved()
+            self._removed, self._changed, self._catalogue_lost = [], False, False
+        self._verified.save()
 
-    def _load(self) -> None:
-        """Take up the catalogue; where it is lost or does not read, it is made from the records."""
+    def _load_index(self) -> None:
+        """Index the catalogue, or the records where it is missing or cannot be read."""
         try:
-            self.held.load(self.storage)
-            self._anew = self.storage.size(catalogue.KEY) is None
+            self.index.load(self.storage)
+            self._catalogue_lost = self.storage.size(CATALOGUE) is None
         except StoreCorrupt as error:
             log.warning("%s; it is made again from the records", error)
-            self._anew = True
-        if self._anew:
-            for record in integrity.recover(self.storage):
+            self._catalogue_lost = True
+        if self._catalogue_lost:
+            for record in integrity.readable_records(self.storage):
                 self.note(record)
-        if self._anew or self._rows.lost or self._rows.size == 0:
-            self._name_rows()
+        if self._catalogue_lost or self._row_ids.lost or self._row_ids.size == 0:
+            self._restore_row_ids()
 
-    def _name_rows(self) -> None:
-        """Every listed series has the row that it is listed under."""
-        for row, *names in self.held.identities():
-            self._rows.set(series_key(*names), row)
+    def _restore_row_ids(self) -> None:
+        """Give every indexed series the row of its line."""
+        for row, *names in self.index.identities():
+            self._row_ids.set(series_key(*names), row)
 
-    def _take_up_holes(self) -> None:
-        """RowIds without a line: adopt what an interrupted run committed, remove what it left."""
-        end = max(arrays.length(self.storage), self._rows.size, self.held.size)
+    def _adopt_unlisted_rows(self) -> None:
+        """Index rows that an interrupted run committed, and remove the remains of others."""
+        end = max(arrays.length(self.storage), self._row_ids.size, self.index.size)
         beyond: list[int] = []
-        if self._rows.lost:
+        if self._row_ids.lost:
             beyond = sorted(row for row in rows_with_record(self.storage) if row >= end)
         for row in chain(range(end), beyond):
-            if self.held.has_row(row):
+            if self.index.has_row(row):
                 continue
-            known = self._rows.lost or self._rows.has(row)
-            found = integrity.check_row(self.storage, self.spec, row) if known else None
-            if found is not None and found.record is not None:
-                self.note(found.record)
+            planned = self._row_ids.lost or self._row_ids.has(row)
+            check = integrity.check_row(self.storage, self.spec, row) if planned else None
+            if check is not None and check.record is not None:
+                self.note(check.record)
             else:
-                self._remove(row)
+                self._remove_row(row)
 
     def _find_damage(self, *, deep: bool) -> None:
-        """Check rows whose objects were touched since they were last found right; all if `deep`."""
-        for piece in in_pieces(self._seals.look(self.held.rows())):
-            # Stamps of before the bytes are read: what changes meanwhile breaks its seal.
-            stamps = {row: stamp for row, stamp, broken in piece if broken or deep}
-            for found in integrity.check_rows(self.storage, self.spec, stamps):
-                self._take_finding(found, stamps[found.row])
-        if self._noted:
-            self._settle()
-        self._seals.save()
+        """Check rows that were touched since they were last verified; all rows if `deep`."""
+        for batch in batched(self._verified.compare(self.index.rows()), _ROWS_AT_ONCE):
+            # The stamps are older than the check: what changes meanwhile is checked again.
+            stamps = {row: stamp for row, stamp, touched in batch if touched or deep}
+            for check in integrity.check_rows(self.storage, self.spec, stamps):
+                self._apply_check(check, stamps[check.row])
+        if self._changed:
+            self._update_catalogue()
+        self._verified.save()
 
-    def _take_finding(self, found: integrity.RowCheck, stamp: str) -> None:
-        """Seal a row that is whole; a damaged one is no hit for anyone."""
-        line = self.held.at(found.row)
+    def _apply_check(self, check: integrity.RowCheck, stamp: str) -> None:
+        """Keep the stamp of an intact row, or mark a row as damaged."""
+        line = self.index.at(check.row)
         assert line is not None
-        if found.record is None:
-            self.held.mark_damaged(found.row)
-            name = line["series_uid"]
-            log.warning("series %s (row %d) is damaged: %s", name, found.row, found.damage)
+        if check.record is None:
+            self.index.mark_damaged(check.row)
+            series = line["series_uid"]
+            log.warning("series %s (row %d) is damaged: %s", series, check.row, check.damage)
             return
-        self._seals.set(found.row, stamp)
-        if integrity.differing(found.record, line):
-            self._checked.add(found.row)
-            self.note(found.record)
+        self._verified.set(check.row, stamp)
+        if integrity.differing_columns(check.record, line):
+            self._stamped.add(check.row)
+            self.note(check.record)
 
-    def _remove(self, row: int) -> None:
-        """Take a row away: the record first, so that it never stands without its chunk."""
+    def _remove_row(self, row: int) -> None:
+        """Remove record and chunk. The record goes first, as it must not outlive its chunk."""
         self.storage.remove(record_key(row))
         self.storage.remove_folder(chunk_folder(row))
 
@@ -204,34 +227,34 @@ class StoreWriter:
 def writing(
     root: Storage, spec: StoreSpec, *, wait_seconds: float = 0.0, deep: bool = False
 ) -> Iterator[StoreWriter]:
-    """The store of `spec` under `root`, made if absent, held under its lock.
+    """Hold the store of `spec` under `root` for writing; a missing one is made.
 
     `deep` checks the bytes of every row. Raises StoreBusy if another run holds the store for
     longer than `wait_seconds`.
     """
-    with root.exclusive(f".{spec.name}.lock", wait_seconds=wait_seconds) as lease:
-        storage = (root / spec.name).guarded(lease, WRITE_ONCE)
-        if not lease.ended_well:
+    with root.lock(lock_key(spec.name), wait_seconds=wait_seconds) as lease:
+        storage = (root / spec.name).with_lease(lease, WRITE_ONCE)
+        if not lease.clean:
             sweep_store(storage)
-        arrays.ensure(storage, spec)
+        arrays.ensure_metadata(storage, spec)
         read_spec(storage)
         writer = StoreWriter(storage, spec, lease)
         try:
-            writer.take_up(deep=deep)
+            writer.recover(deep=deep)
             yield writer
         finally:
             writer.close()
 
 
 def commit_volume(
-    store: Storage,
+    store: WritableStorage,
     record: Record,
     volume: npt.NDArray[np.uint8],
     compression: Compression = "none",
 ) -> None:
-    """Write the chunk as the store's spec says, then the record; both whole or absent.
+    """Write the chunk of `volume`, uint8 (Z, Y, X), then its record; each is whole or absent.
 
-    Raises StoreBusy if the run that `store` was handed to workers for is over.
+    Raises StoreBusy if the run that handed `store` to its workers is over.
     """
     chunk = encode(volume, compression)
     with store.committing():

@@ -1,4 +1,7 @@
-"""One large array a thread, used again for volume after volume: fresh pages are slow to get."""
+"""Memory for volumes: one large array a thread that is used again, and aligned bytes.
+
+Fresh pages are slow to get, and copies into memory that is not aligned are slow.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import threading
 import numpy as np
 import numpy.typing as npt
 
+_ALIGNMENT = 64
 LARGEST_KEPT = 2**28
 """Bytes. Larger volumes get memory of their own, and nothing of it is kept."""
 _REFERENCES = 3
@@ -42,3 +46,10 @@ def reused_buffer() -> ReusedBuffer:
         _of_thread.arena = ReusedBuffer()
     found: ReusedBuffer = _of_thread.arena
     return found
+
+
+def aligned_bytes(size: int) -> npt.NDArray[np.uint8]:
+    """`size` uninitialised bytes, uint8 (size,), at an address that is a multiple of 64."""
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size]

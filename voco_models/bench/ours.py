@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from voco_data.store.chunks.aligned import aligned
 from voco_data.store.reader import Store
+from voco_data.volumes.buffers import aligned_bytes
 from voco_models.bench.answering import answer, seconds_a_batch
 from voco_models.bench.volumes import memmap
 from voco_models.data.items import items_of
@@ -52,7 +52,7 @@ def _slices(store: Store) -> Callable[[], dict[str, float]]:
 def _read(folder: Path, store: Store, compressed: Store) -> Callable[[], dict[str, float]]:
     """One random volume into memory that is there already, from a warm cache, in one thread."""
     raw, rng = memmap(folder), np.random.default_rng(0)
-    out = aligned(raw[0].size).reshape(store.grid)
+    out = aligned_bytes(raw[0].size).reshape(store.grid)
 
     def measure() -> dict[str, float]:
         rows = rng.choice(store.rows, READS).tolist()

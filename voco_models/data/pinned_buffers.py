@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_data.store.chunks.aligned import aligned
+from voco_data.volumes.buffers import aligned_bytes
 
 
 class HostBuffer:
@@ -88,4 +88,4 @@ class HostBuffers:
         # for large ones, and writing to a batch of floats takes two thirds of the time.
         size = math.prod(self._shape) * self._dtype.itemsize
         kind = np.uint8 if self._dtype == torch.uint8 else np.float32
-        return HostBuffer(aligned(size).view(kind).reshape(self._shape), self)
+        return HostBuffer(aligned_bytes(size).view(kind).reshape(self._shape), self)

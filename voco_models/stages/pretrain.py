@@ -12,7 +12,7 @@ import torch
 
 from voco_data.errors import InputError
 from voco_data.maintenance import pins
-from voco_data.storage.urls import is_bucket_url
+from voco_data.storage.urls import is_url
 from voco_data.store.reader import Store
 from voco_models.data.items import items_of
 from voco_models.data.loader import Loader
@@ -155,7 +155,7 @@ def open_matching(paths: Sequence[str | Path]) -> list[Store]:
     """Open stores that can be trained on together: one grid, one window, none twice, not empty."""
     if not paths:
         raise InputError("stores: expected at least one store, got none")
-    if len({path if is_bucket_url(path) else Path(path).resolve() for path in paths}) < len(paths):
+    if len({path if is_url(path) else Path(path).resolve() for path in paths}) < len(paths):
         raise InputError("stores: the same store was given twice; give each store once")
     stores = [Store.open(path) for path in paths]
     first = stores[0]

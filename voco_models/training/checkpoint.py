@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from voco_data.errors import InputError, VocoError
+from voco_data.storage.root import RUN_DESCRIPTION
 from voco_models.networks.backbones import Backbone, create_backbone
 
 FORMAT = 1
 """Version of the dictionaries in `checkpoint.pt` and `backbone.pt`."""
 CHECKPOINT = "checkpoint.pt"
 BACKBONE = "backbone.pt"
-RUN = "run.json"
+RUN = RUN_DESCRIPTION
 
 
 def save(path: Path, payload: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from voco_data.cropping.components import label
-from voco_data.deidentification.burned_in import _fewest_pieces
+from voco_data.deidentification.burned_in import _euler_number
 
 IN_PLANE = np.zeros((3, 3, 3), np.uint8)
 IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
@@ -37,11 +37,11 @@ def test_pieces_are_scipys(
     share=st.floats(0, 1),
     seed=st.integers(0, 2**16),
 )
-def test_the_fewest_pieces_are_pieces_less_holes(
+def test_the_euler_number_are_pieces_less_holes(
     shape: tuple[int, int], share: float, seed: int
 ) -> None:
     drawn = np.random.default_rng(seed).random(shape) < share
     _, pieces = ndimage.label(drawn, np.ones((3, 3)))
     _, outside = ndimage.label(np.pad(~drawn, 1, constant_values=True))
     plane = np.where(drawn, 7, -1024).astype(np.int16)
-    assert _fewest_pieces(plane, 7) == pieces - (outside - 1)
+    assert _euler_number(plane, 7) == pieces - (outside - 1)

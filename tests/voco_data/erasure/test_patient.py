@@ -19,7 +19,7 @@ from flows.command import main
 from tests.support.ct_files import body, write_slices
 from voco_data.deidentification import pseudonyms
 from voco_data.erasure.patient import forget
-from voco_data.erasure.residue import find_residue
+from voco_data.erasure.search import find_residue
 from voco_data.errors import InputError
 from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.ingest.seen_files import Seen, SeenFiles
@@ -353,7 +353,7 @@ def test_a_store_that_gc_removed_meanwhile_is_no_matter(
         return []
 
     with monkeypatch.context() as patch:
-        patch.setattr("voco_data.erasure.patient._previews_of", remove)
+        patch.setattr("voco_data.erasure.patient._previews_of_patient_alone", remove)
         told = forget(root, PATIENT)
     assert [store["store"] for store in told.stores] == [SMALL.name]
     assert told.series == 2

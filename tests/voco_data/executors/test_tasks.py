@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.ct_files import body, write_slices
+from voco_data.batching import batched
 from voco_data.cohort import SeriesEntry
 from voco_data.executors import dask, process_pool
 from voco_data.executors import tasks as module
@@ -26,14 +27,13 @@ from voco_data.executors.tasks import (
     Target,
     WorkerDied,
     batch_size,
-    batched,
     run_tasks,
 )
 from voco_data.executors.worker import fill_series
 from voco_data.reasons import Reason
 from voco_data.storage.base import Storage
 from voco_data.storage.local import LocalStorage
-from voco_data.store.input_digests import InputDigests
+from voco_data.store.index import InputDigests
 from voco_data.store.keys import chunk_key
 from voco_data.store.record import read_record, series_key
 from voco_data.store.spec import StoreSpec

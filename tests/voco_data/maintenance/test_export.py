@@ -274,7 +274,7 @@ def test_what_cannot_be_exported(
         export(store.path, 7)
     with pytest.raises(InputError, match=r"ends in \.nii\.gz"):
         export(store.path, 0, "a.dcm")
-    with pytest.raises(InputError, match="a folder that is there"):
+    with pytest.raises(InputError, match="an existing folder"):
         export(store.path, 0, tmp_path / "nowhere" / "a.nii")
     assert main(["store", "export", str(store.path), "0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["file"] == "small-0.nii.gz"

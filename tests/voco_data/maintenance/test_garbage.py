@@ -157,7 +157,7 @@ def test_what_an_interrupted_run_committed_is_no_leftover(root: Path) -> None:
     summary = gc(root, yes=True)
     assert told(summary) == {("leftovers", spec.name): 2 * 8 * 8}
     with writing(LocalStorage(root), spec) as writer:
-        assert list(writer.held.rows()) == [1]
+        assert list(writer.index.rows()) == [1]
     assert np.array_equal(Store.open(root / spec.name).read(1), volumes[1])
 
 
@@ -197,7 +197,7 @@ def test_a_store_whose_tables_are_lost_keeps_its_volumes(
     assert told(summary) == {("leftovers", store.name): 2 * 8 * 8}  # the chunk of y
     assert files(store).keys() == before.keys() - {chunk_key(4)}
     with writing(LocalStorage(root), spec) as writer:
-        assert list(writer.held.rows()) == [0, 1, 2, 3]
+        assert list(writer.index.rows()) == [0, 1, 2, 3]
     assert verify(store).problems == ()
 
 
@@ -259,7 +259,7 @@ def test_a_busy_store_is_one_line_and_exit_code_1(
 ) -> None:
     old = old_store(root)
     before = files(root)
-    with LocalStorage(root).exclusive(f".{old.name}.lock", wait_seconds=0):
+    with LocalStorage(root).lock(f".{old.name}.lock", wait_seconds=0):
         assert main(["store", "gc", str(root), "--yes"]) == 1
         assert capsys.readouterr().err.count("\n") == 1
         assert main(["store", "gc", str(root), "--json"]) == 0  # looking needs no lock
@@ -300,7 +300,7 @@ def test_a_removal_that_dies_anywhere_is_finished_or_undone(
                 gc(copy, stores=[name], yes=True)
         again = Path(shutil.copytree(copy, tmp_path / f"again-{survivors}"))
         with writing(LocalStorage(copy), spec) as writer:  # someone wants it back
-            kept = sorted(writer.held.rows())
+            kept = sorted(writer.index.rows())
         reopened = Store.open(copy / name)
         for row in kept:
             assert np.array_equal(reopened.read(row), store.read(row))
@@ -310,5 +310,5 @@ def test_a_removal_that_dies_anywhere_is_finished_or_undone(
 
 def test_another_process_may_wait(root: Path) -> None:
     (name,) = (path.name for path in root.glob("new-*.zarr"))
-    with LocalStorage(root).exclusive(f".{name}.lock", wait_seconds=0), pytest.raises(StoreBusy):
+    with LocalStorage(root).lock(f".{name}.lock", wait_seconds=0), pytest.raises(StoreBusy):
         gc(root, yes=True, wait=0.3)

@@ -1,4 +1,4 @@
-"""Leases: one writer at a time by conditional writes, whatever happens to the one that holds it."""
+"""Leases: one run at a time writes, also after a holder was killed, suspended or cut off."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.support.azure_server import ObjectServer
 from tests.support.project import PROJECT
-from tests.support.s3_server import BUCKET, S3Server, use
+from tests.support.s3_server import use
 from voco_data.errors import InputError, StoreBusy
-from voco_data.storage.lease import Tagged, hold_lease
+from voco_data.storage.lease import TaggedObject, hold_lease
 from voco_data.storage.object_store import ObjectStorage
 
 KEY = ".some.lock"
@@ -26,10 +27,10 @@ SHORT_S = 4.0
 
 @pytest.fixture
 def storage(
-    s3_server: S3Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    object_server: ObjectServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> ObjectStorage:
-    use(monkeypatch, s3_server.environment)
-    return ObjectStorage.of(f"s3://{BUCKET}/{request.node.name}")
+    use(monkeypatch, object_server.environment)
+    return ObjectStorage.of(f"{object_server.root}/{request.node.name}")
 
 
 def state(storage: ObjectStorage) -> dict[str, object]:
@@ -58,7 +59,7 @@ def test_it_is_renewed_for_as_long_as_it_is_held(storage: ObjectStorage) -> None
             pytest.fail("it was taken from one that lives")
 
 
-def test_of_many_that_wait_each_has_its_turn_alone(storage: ObjectStorage) -> None:
+def test_waiting_runs_take_turns(storage: ObjectStorage) -> None:
     inside, worst, done = 0, 0, 0
     count = threading.Lock()
 
@@ -93,11 +94,11 @@ HOLDER = """
 """
 
 
-def hold_elsewhere(storage: ObjectStorage, s3_server: S3Server) -> subprocess.Popen[bytes]:
+def hold_elsewhere(storage: ObjectStorage, object_server: ObjectServer) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER), str(storage), KEY, str(SHORT_S)],
         cwd=PROJECT,
-        env=os.environ | s3_server.environment,
+        env=os.environ | object_server.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -108,9 +109,9 @@ def hold_elsewhere(storage: ObjectStorage, s3_server: S3Server) -> subprocess.Po
 
 
 def test_a_killed_holder_blocks_until_its_lease_ends(
-    storage: ObjectStorage, s3_server: S3Server
+    storage: ObjectStorage, object_server: ObjectServer
 ) -> None:
-    process = hold_elsewhere(storage, s3_server)
+    process = hold_elsewhere(storage, object_server)
     process.send_signal(signal.SIGKILL)
     process.wait()
     said = f"process {process.pid}.* its lease ends in [1-9] s"
@@ -121,9 +122,9 @@ def test_a_killed_holder_blocks_until_its_lease_ends(
 
 
 def test_an_ended_lease_is_taken_without_waiting(
-    storage: ObjectStorage, s3_server: S3Server
+    storage: ObjectStorage, object_server: ObjectServer
 ) -> None:
-    process = hold_elsewhere(storage, s3_server)
+    process = hold_elsewhere(storage, object_server)
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(SHORT_S + 2)
@@ -131,82 +132,82 @@ def test_an_ended_lease_is_taken_without_waiting(
         assert state(storage)["token"] == 2
 
 
-def test_ctrl_c_gives_the_lease_back(storage: ObjectStorage, s3_server: S3Server) -> None:
-    process = hold_elsewhere(storage, s3_server)
+def test_ctrl_c_gives_the_lease_back(storage: ObjectStorage, object_server: ObjectServer) -> None:
+    process = hold_elsewhere(storage, object_server)
     process.send_signal(signal.SIGINT)
     process.wait()
     with hold_lease(storage, KEY, wait_seconds=0):
         assert state(storage)["token"] == 2
 
 
-class Cut:
-    """A bucket behind a line that can be cut: then our renewals do not arrive."""
+class UnreliableStorage:
+    """A storage behind a network that can fail: then no request arrives."""
 
     def __init__(self, storage: ObjectStorage) -> None:
         self.storage = storage
-        self.dead = False
+        self.is_down = False
 
-    def tagged(self, key: str, patience_s: float | None = None) -> Tagged | None:
-        self._line()
-        return self.storage.tagged(key, patience_s)
+    def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
+        self._check_network()
+        return self.storage.tagged(key, timeout_s)
 
     def put_if(
-        self, key: str, data: bytes | memoryview, tag: str | None, patience_s: float | None = None
+        self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
-        self._line()
-        return self.storage.put_if(key, data, tag, patience_s)
+        self._check_network()
+        return self.storage.put_if(key, data, tag, timeout_s)
 
     def remove(self, key: str) -> None:
-        self._line()
+        self._check_network()
         self.storage.remove(key)
 
-    def _line(self) -> None:
-        if self.dead:
-            raise OSError("the line is cut")
+    def _check_network(self) -> None:
+        if self.is_down:
+            raise OSError("the network is down")
 
 
 def test_a_holder_that_comes_back_after_another_took_over_may_not_write(
     storage: ObjectStorage,
 ) -> None:
-    line = Cut(storage)
-    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lost:
-        line.dead = True
+    network = UnreliableStorage(storage)
+    with hold_lease(network, KEY, wait_seconds=0, seconds=SHORT_S) as lost:
+        network.is_down = True
         with hold_lease(storage, KEY, wait_seconds=30) as lease:
-            with pytest.raises(OSError, match="cut"):
-                lost.check()  # too old to be trusted, and nobody to ask
-            line.dead = False
+            with pytest.raises(OSError, match="down"):
+                lost.check()  # too old to rely on, and it cannot be renewed
+            network.is_down = False
             with pytest.raises(StoreBusy, match="lost to another run"):
                 lost.check()
             with pytest.raises(StoreBusy):
-                storage.guarded(lost).write("k", b"1")
+                storage.with_lease(lost).write("k", b"1")
             lease.check()
-            storage.guarded(lease).write("k", b"2")
+            storage.with_lease(lease).write("k", b"2")
     assert state(storage)["token"] == 2
     assert storage.read("k") == b"2"
 
 
-def test_a_short_silence_does_no_harm(storage: ObjectStorage) -> None:
-    line = Cut(storage)
-    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
-        line.dead = True
-        time.sleep(SHORT_S + 2)  # nobody else came meanwhile
-        line.dead = False
+def test_a_short_network_failure_does_not_cost_the_lease(storage: ObjectStorage) -> None:
+    network = UnreliableStorage(storage)
+    with hold_lease(network, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
+        network.is_down = True
+        time.sleep(SHORT_S + 2)  # no other run took it over meanwhile
+        network.is_down = False
         lease.check()
         assert state(storage)["free"] is False
     assert state(storage)["free"] is True
 
 
-class Deaf(Cut):
-    """Some answers to our writes are lost: the library sent them again, and met its own object."""
+class AnswerLosingStorage(UnreliableStorage):
+    """Some answers to writes are lost: obstore repeats the request, and its condition fails."""
 
     def __init__(self, storage: ObjectStorage) -> None:
         super().__init__(storage)
         self.lost = 0
 
     def put_if(
-        self, key: str, data: bytes | memoryview, tag: str | None, patience_s: float | None = None
+        self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
-        answer = super().put_if(key, data, tag, patience_s)
+        answer = super().put_if(key, data, tag, timeout_s)
         if not self.lost:
             return answer
         self.lost -= 1
@@ -214,45 +215,45 @@ class Deaf(Cut):
 
 
 def test_an_answer_that_is_lost_does_not_cost_the_lease(storage: ObjectStorage) -> None:
-    line = Deaf(storage)
-    line.lost = 1  # that to the first write of all
-    with hold_lease(line, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
+    network = AnswerLosingStorage(storage)
+    network.lost = 1  # the answer to the very first write
+    with hold_lease(network, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
         assert state(storage)["token"] == 1
-        line.lost = 1
+        network.lost = 1
         time.sleep(SHORT_S + 1)
         lease.check()
-        line.lost = 1
-    assert line.lost == 0
+        network.lost = 1
+    assert network.lost == 0
     assert state(storage)["free"] is True
 
 
 def test_a_store_that_ignores_conditions_is_refused() -> None:
-    class Careless:
+    class UnconditionalStorage:
         def __init__(self) -> None:
-            self.found: dict[str, Tagged] = {}
+            self.objects: dict[str, TaggedObject] = {}
 
-        def tagged(self, key: str, patience_s: float | None = None) -> Tagged | None:
-            return self.found.get(key)
+        def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
+            return self.objects.get(key)
 
         def put_if(
             self,
             key: str,
             data: bytes | memoryview,
             tag: str | None,
-            patience_s: float | None = None,
+            timeout_s: float | None = None,
         ) -> str | None:
-            self.found[key] = Tagged(bytes(data), str(time.monotonic_ns()), time.time())
-            return self.found[key].tag
+            self.objects[key] = TaggedObject(bytes(data), str(time.monotonic_ns()), time.time())
+            return self.objects[key].tag
 
         def remove(self, key: str) -> None:
-            del self.found[key]
+            del self.objects[key]
 
     with ExitStack() as stack, pytest.raises(InputError, match="ignores conditional writes"):
-        stack.enter_context(hold_lease(Careless(), KEY, wait_seconds=0))
+        stack.enter_context(hold_lease(UnconditionalStorage(), KEY, wait_seconds=0))
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "1e9", "nan"])
-def test_a_time_that_is_none_is_refused(
+def test_an_invalid_duration_is_refused(
     storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv("VOCO_LEASE_SECONDS", text)
@@ -260,7 +261,7 @@ def test_a_time_that_is_none_is_refused(
         stack.enter_context(hold_lease(storage, KEY, wait_seconds=0))
 
 
-def test_what_is_no_lease_is_left_alone(storage: ObjectStorage) -> None:
+def test_an_object_that_is_no_lease_is_not_overwritten(storage: ObjectStorage) -> None:
     storage.write(KEY, b"hello")
     with ExitStack() as stack, pytest.raises(InputError, match="expected a lease"):
         stack.enter_context(hold_lease(storage, KEY, wait_seconds=0))

@@ -1,4 +1,4 @@
-"""What a run, and a forget, sweep under a root: what killed runs left, and nothing of who lives."""
+"""A sweep of a root removes files that killed runs left, and none of a program that runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OURS = (
     f"private/{TORN.format('ids.parquet')}",
     f"runs/{RUN}/{TORN.format('ledger.parquet')}",
 )
-"""Torn files of preprocess: where it writes, outside its stores."""
+"""Partial files of preprocess, in every folder outside the stores that it writes to."""
 THEIRS = (
     f"runs/training/{TORN.format('history.csv')}",
     f"runs/training/checkpoints/{TORN.format('last.pt')}",
@@ -37,13 +37,13 @@ THEIRS = (
     f"experiments/a/{TORN.format('run.json')}",
     f"pins/{TORN.format('x.json')}",
 )
-"""What a training run under the root is just writing."""
+"""Partial files of a training run that is writing under the root."""
 DAY_S = 24 * 3600
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root with one patient, and what two killed runs and a live training left."""
+    """A root with one patient, and with files of two killed runs and of a live training run."""
     write_slices(tmp_path / "archive" / "a", body(), tags={"PatientID": "anna"})
     (tmp_path / "spec.json").write_text(SMALL.canonical_json())
     home = tmp_path / "root"
@@ -79,7 +79,7 @@ def remove_garbage(home: Path) -> None:
 
 
 @pytest.mark.parametrize("act", [run_again, forget_anna])
-def test_what_killed_runs_left_goes_and_what_a_training_writes_stays(
+def test_files_of_killed_runs_are_removed_and_those_of_training_stay(
     root: Path, act: Callable[[Path], None]
 ) -> None:
     act(root)
@@ -91,7 +91,7 @@ def test_what_killed_runs_left_goes_and_what_a_training_writes_stays(
 
 
 @pytest.mark.parametrize("act", [forget_anna, remove_garbage])
-def test_what_nobody_has_written_to_for_a_day_goes_wherever_it_lies(
+def test_partial_files_older_than_a_day_are_removed_everywhere(
     root: Path, act: Callable[[Path], None]
 ) -> None:
     for key in THEIRS:
@@ -101,22 +101,20 @@ def test_what_nobody_has_written_to_for_a_day_goes_wherever_it_lies(
 
 
 def test_a_forget_waits_for_the_runs_of_a_root(root: Path) -> None:
-    """Also for one whose store is not there yet: its torn files cannot be told from dead ones."""
+    """Also for a run whose store does not exist yet."""
     with root_in_use(LocalStorage(root)), pytest.raises(StoreBusy, match="another run"):
         forget_anna(root)
     forget_anna(root)
 
 
-def test_nobody_sweeps_what_a_forget_is_writing(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held = []
+def test_no_run_sweeps_while_a_forget_writes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
 
-    def looking(*args: object) -> None:
+    def looking(*args: object, **_options: object) -> None:
         with pytest.raises(StoreBusy), locks.hold_lock(root / LOCK):
             pytest.fail("another run was alone in the root")
-        held.append(args)
+        calls.append(args)
 
-    monkeypatch.setattr(run_files, "forget_in", looking)
+    monkeypatch.setattr(run_files, "rewrite_without_patient", looking)
     forget_anna(root)
-    assert held
+    assert calls

@@ -156,10 +156,10 @@ def test_a_plain_rerun_finds_it_by_itself(rotten: Rotten, file: str, harm: str) 
 
 def seal(store: Path) -> None:
     """Make the seal match, as if nothing had been written."""
-    with closing(VerifiedStamps(LocalStorage(store))) as seals:
-        for row, stamp, _ in seals.look([ROW]):
-            seals.set(row, stamp)
-        seals.save()
+    with closing(VerifiedStamps(LocalStorage(store))) as stamps:
+        for row, stamp, _ in stamps.compare([ROW]):
+            stamps.set(row, stamp)
+        stamps.save()
 
 
 def test_what_changes_while_it_is_checked_is_not_sealed(

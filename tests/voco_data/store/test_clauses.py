@@ -102,7 +102,7 @@ CLAUSES: dict[int, tuple[str, ...]] = {
     ),
     23: (
         "voco_data/store/test_bit_rot::test_deep_finds_what_left_no_trace",
-        "voco_data/store/chunks/test_cache::test_a_damaged_object_is_told_with_what_finds_it",
+        "voco_data/store/chunks/test_cache::test_the_error_of_a_damaged_object_names_what_finds_it",
         "voco_data/store/chunks/test_chunk_reader::test_a_lack_of_descriptors_is_not_blamed_on_the_store",
         "voco_data/store/test_store::test_a_table_is_not_damaged_because_descriptors_are_scarce",
     ),
@@ -119,14 +119,14 @@ CLAUSES: dict[int, tuple[str, ...]] = {
     ),
     26: (
         "endurance/test_kill::test_a_random_moment",
-        "voco_data/storage/test_root::test_what_killed_runs_left_goes_and_what_a_training_writes_stays",
-        "voco_data/storage/test_root::test_nobody_sweeps_what_a_forget_is_writing",
+        "voco_data/storage/test_root::test_files_of_killed_runs_are_removed_and_those_of_training_stay",
+        "voco_data/storage/test_root::test_no_run_sweeps_while_a_forget_writes",
     ),
     27: (
         "endurance/test_kill::test_a_random_moment",
-        "voco_data/storage/test_fence::test_a_worker_of_a_run_that_was_killed_writes_nothing_in_the_next",
-        "voco_data/storage/test_fence::test_a_commit_under_way_is_waited_for",
-        "voco_data/storage/test_fence::test_whoever_takes_the_lock_shuts_late_workers_out",
+        "voco_data/storage/test_locks::test_a_worker_of_a_run_that_was_killed_writes_nothing_in_the_next",
+        "voco_data/storage/test_locks::test_a_commit_under_way_is_waited_for",
+        "voco_data/storage/test_locks::test_the_next_holder_of_the_lock_keeps_late_workers_out",
         "endurance/test_kill_dask::test_workers_that_outlive_their_client_change_nothing",
         "endurance/test_kill_dask::test_a_worker_in_the_middle_of_a_commit_holds_up_the_next_run",
     ),
@@ -145,16 +145,16 @@ CLAUSES: dict[int, tuple[str, ...]] = {
     ),
     32: (
         "voco_data/storage/test_lease::test_a_holder_that_comes_back_after_another_took_over_may_not_write",
-        "voco_data/storage/test_lease::test_a_short_silence_does_no_harm",
+        "voco_data/storage/test_lease::test_a_short_network_failure_does_not_cost_the_lease",
     ),
     33: (
-        "voco_data/storage/test_object_store::test_the_one_writer_replaces_only_what_it_saw",
-        "voco_data/storage/test_object_store::test_a_writer_without_its_lease_writes_and_removes_nothing",
+        "voco_data/storage/test_object_store::test_the_lease_holder_replaces_only_versions_that_it_has_read",
+        "voco_data/storage/test_object_store::test_a_run_without_its_lease_writes_and_removes_nothing",
         "voco_data/ingest/test_run_in_bucket::test_a_run_that_comes_back_from_a_long_sleep_changes_nothing",
     ),
     34: (
         "voco_data/storage/test_lease::test_an_answer_that_is_lost_does_not_cost_the_lease",
-        "voco_data/storage/test_object_store::test_a_write_whose_answer_was_lost_is_known_again",
+        "voco_data/storage/test_object_store::test_a_write_whose_answer_was_lost_is_recognised",
     ),
     35: ("voco_data/storage/test_lease::test_a_store_that_ignores_conditions_is_refused",),
     36: (

@@ -12,9 +12,8 @@ import voco_data
 from flows.command import main
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import InputError
-from voco_data.store.metadata import FORMAT
 from voco_data.store.reader import Store
-from voco_data.store.spec import ALGORITHM_VERSION
+from voco_data.store.spec import ALGORITHM_VERSION, FORMAT
 
 
 def noted(change: str) -> set[int]:

@@ -12,10 +12,8 @@ import pytest
 from tests.support.small_stores import make_record, make_store, random_volumes
 from voco_data.maintenance.verify import verify
 from voco_data.storage.local import LocalStorage
-from voco_data.store import catalogue
-from voco_data.store.keys import chunk_key, record_key
+from voco_data.store.keys import CATALOGUE, ROW_IDS, chunk_key, record_key
 from voco_data.store.reader import Store
-from voco_data.store.row_ids import KEY as ROWS
 from voco_data.store.row_ids import RowIds
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import commit_volume, writing
@@ -51,7 +49,7 @@ def test_a_new_store_has_lost_nothing(tmp_path: Path) -> None:
     assert not RowIds(storage).lost
     with writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign(["a"])  # and is killed before the first volume
-    (tmp_path / SPEC.name / ROWS).unlink()
+    (tmp_path / SPEC.name / ROW_IDS).unlink()
     assert not RowIds(storage).lost
 
 
@@ -66,7 +64,7 @@ def test_what_a_killed_run_committed_keeps_its_row(
         (home.path / f".{SPEC.name}.lock").unlink()  # its process ended here
         (home.path / f".{SPEC.name}.lock").write_text("1\n")
     store = home.path / SPEC.name
-    harm(store / ROWS)
+    harm(store / ROW_IDS)
     if also == "mark":  # a copy of the root without its hidden files
         (home.path / f".{SPEC.name}.lock").unlink()
     if also == "metadata":  # nothing says any more how many rows there were
@@ -85,7 +83,7 @@ def test_what_a_killed_run_committed_keeps_its_row(
 
 
 @pytest.mark.parametrize("harm", [unlink, garble])
-@pytest.mark.parametrize("tables", [[ROWS], [ROWS, catalogue.KEY]])
+@pytest.mark.parametrize("tables", [[ROW_IDS], [ROW_IDS, CATALOGUE]])
 def test_what_was_replaced_does_not_return(
     home: LocalStorage, harm: Callable[[Path], None], tables: list[str]
 ) -> None:

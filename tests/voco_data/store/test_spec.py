@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from voco_data.errors import InputError
 from voco_data.store import spec
+from voco_data.store.chunks.codec import Compression
 from voco_data.store.spec import FINETUNE, PRETRAIN, StoreSpec, distinct, read_spec_file
 
 OTHER = {
@@ -67,6 +69,11 @@ def test_spec_file_round_trip(tmp_path: Path) -> None:
         '{"profile": "a", "grid": [1, 2, 3], "colour": 1}',
         '{"profile": "a", "grid": [1, 2, 3], "window_width_hu": 0}',
         '{"profile": "a", "grid": [1, 2, 3], "compression": "zstd"}',
+        '{"profile": "a", "grid": [1, 2, 3], "window_level_hu": NaN}',
+        '{"profile": "a", "grid": [1, 2, 3], "min_extent_mm": Infinity}',
+        '{"profile": "a", "grid": [1, 2, 3], "margin_mm": [1, 2, Infinity]}',
+        '{"profile": "a", "grid": [1, 2, 3], "crop": ["body"]}',
+        '{"profile": "a", "grid": [1, 2, 3], "min_slices": "8"}',
         '{"profile": "a", "grid": "abc"}',
         '{"profile": "a", "grid": [1, 2, 3], "margin_mm": [1, 2, "x"]}',
     ],
@@ -77,6 +84,13 @@ def test_bad_spec_file_is_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="spec") as caught:
         read_spec_file(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_a_spec_is_a_key_and_travels(compression: Compression) -> None:
+    made = StoreSpec("small", (4, 8, 8), compression=compression)
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert {made: 1}[StoreSpec.from_mapping(json.loads(made.canonical_json()))] == 1
 
 
 def test_two_specs_of_one_name_are_refused() -> None:

@@ -183,7 +183,7 @@ def test_a_killed_run_is_taken_up_where_it_stopped(tmp_path: Path) -> None:
         commit(writer, "b")
     assert len(Store.open(path)) == 0  # readers go by the catalogue
     with writing(LocalStorage(tmp_path), SPEC) as writer:
-        assert list(writer.held.rows()) == [1]  # what was committed is not lost
+        assert list(writer.index.rows()) == [1]  # what was committed is not lost
         writer.assign(["a", "c"])
         assert [writer.row_of(name) for name in "ac"] == [0, 2]  # those of an undisturbed run
         commit(writer, "a")
@@ -216,7 +216,7 @@ def test_a_changed_series_keeps_the_row_that_a_killed_run_planned(tmp_path: Path
         commit_at(writer, 3, later)
         raise KeyboardInterrupt
     with writing(LocalStorage(tmp_path), SPEC) as writer:
-        assert list(writer.held.rows()) == [0, 1, 3]
+        assert list(writer.index.rows()) == [0, 1, 3]
         writer.assign([changed])
         assert writer.row_of(changed) == 2
 
@@ -254,11 +254,11 @@ def test_a_changed_series_gets_a_new_row_and_leaves_its_old_one(tmp_path: Path) 
 
 def test_a_line_that_was_written_over_by_an_older_one_is_no_hit() -> None:
     """A late worker put what a series was before into the row of another one."""
-    with closing(StoreIndex()) as held:
+    with closing(StoreIndex()) as index:
         for row, name in ((1, "a"), (2, "b")):
-            held.replace(catalogue.line(record(row, volume(row), name)))
-        assert held.replace(catalogue.line(record(1, volume(1), "b"))) == [1]
-        assert list(held.rows()) == [2]
+            index.replace(catalogue.line(record(row, volume(row), name)))
+        assert index.replace(catalogue.line(record(1, volume(1), "b"))) == [1]
+        assert list(index.rows()) == [2]
 
 
 def test_a_table_is_not_damaged_because_descriptors_are_scarce(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_what_a_series_was_before_does_not_come_back(tmp_path: Path) -> None:
     for name in ("catalogue", "rows"):
         (path / f"volumes/{name}.parquet").write_bytes(b"lost")
     with writing(LocalStorage(tmp_path), SPEC) as writer:
-        assert list(writer.held.rows()) == [1, 2]
+        assert list(writer.index.rows()) == [1, 2]
         writer.assign(["a", "b"])
         writer.compact()
     assert Store.open(path).rows.tolist() == [1, 2]

@@ -1,6 +1,6 @@
-"""Chunks of a store that lies elsewhere, as files of this machine: what training reads.
+"""Chunks of a remote store as files of this machine, for training to read.
 
-A copy is named by the checksum of its volume, so it cannot be stale, and equal volumes share it.
+A copy is named by the checksum of its volume: it cannot be stale, and equal volumes share it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class ChunkCache:
-    """Yields a local path for a chunk; several threads and processes may ask at once."""
+    """Local files of a store's chunks. Several threads and processes may use it at once."""
 
     def __init__(
         self,
@@ -26,26 +26,30 @@ class ChunkCache:
         checksum: Callable[[bytes], str],
         cache: LocalCache | None = None,
     ) -> None:
-        """`encoding` names how chunks are written; `checksum` is that of a chunk's volume."""
+        """`encoding` names how chunks are encoded, `checksum` gives that of a chunk's volume."""
         self._store = store
         self._encoding = encoding
         self._checksum = checksum
         self._cache = cache or user_cache()
 
     def expect(self, total_bytes: int) -> None:
-        """Say so if what will be read does not fit."""
+        """Warn if `total_bytes` of chunks do not fit in the cache."""
         if total_bytes > self._cache.limit_bytes:
             log.warning(
                 "%s: %.1f GB of volumes, and a cache of %.1f GB: most are fetched again in every "
                 "epoch; raise %s",
-                *(self._store, total_bytes / 1e9, self._cache.limit_bytes / 1e9, SIZE_VARIABLE),
+                self._store,
+                total_bytes / 1e9,
+                self._cache.limit_bytes / 1e9,
+                SIZE_VARIABLE,
             )
 
     def file(self, key: str, expected: str) -> Path:
-        """The chunk's file, fetched and checked if it is not here.
+        """The file of a chunk whose volume has the checksum `expected`.
 
-        Raises StoreCorrupt if the object is gone or its volume has another checksum. A file may
-        go when others need the room: who opens it and finds none asks again.
+        Fetches and verifies the chunk if it is not cached. Raises StoreCorrupt if the object is
+        missing or its volume has another checksum. The file may be evicted at any time: on
+        FileNotFoundError, call again.
         """
         name = self._name(expected)
         if (path := self._cache.find(name)) is not None:
@@ -59,7 +63,7 @@ class ChunkCache:
         return self._cache.keep(name, data)
 
     def drop(self, expected: str) -> None:
-        """Forget a copy that turned out damaged."""
+        """Remove the copy with the checksum `expected`, which turned out damaged."""
         self._cache.drop(self._name(expected))
 
     def _name(self, expected: str) -> str:

@@ -1,7 +1,7 @@
-"""The two forms of a chunk on disk: the voxels as they are, or in a Blosc frame of LZ4.
+"""The two encodings of a chunk: raw voxels, or a Blosc frame with LZ4.
 
-Blosc's frame begins with 16 bytes that state both sizes (c-blosc, README_CHUNK_FORMAT): they are
-compared with what we expect before anything is decoded.
+A Blosc frame begins with 16 bytes that state its encoded and decoded size (c-blosc,
+README_CHUNK_FORMAT). They are compared with the expected sizes before anything is decoded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Compression = Literal["none", "lz4"]
-"""`none`: bytes in C order. `lz4`: Zarr's codec `blosc` with the settings below."""
+"""`none`: voxels in C order. `lz4`: Zarr's codec `blosc` with the configuration `BLOSC`."""
 
 BLOSC: dict[str, str | int] = {
     "cname": "lz4",
@@ -22,24 +22,24 @@ BLOSC: dict[str, str | int] = {
     "typesize": 1,
     "blocksize": 0,
 }
-"""Configuration of the codec in the array's metadata. Shuffling does not help single bytes."""
+"""Configuration of the codec in the array's metadata. Shuffling does not help with uint8."""
 
 _HEADER = struct.Struct("<4B3I")
 _OVERHEAD = 16
-"""A frame is never longer than its voxels and this."""
+"""Most bytes by which a frame is longer than its voxels (BLOSC_MAX_OVERHEAD)."""
 
 
 class DamagedChunk(Exception):
-    """A chunk cannot be what was committed; the text says why, in a few words."""
+    """A chunk is not what was committed; the text says why, in a few words."""
 
 
-def longest(size: int, compression: Compression) -> int:
-    """Most bytes that a chunk of `size` decoded bytes has on disk."""
+def max_encoded_size(size: int, compression: Compression) -> int:
+    """Most bytes that a chunk of `size` decoded bytes can have on disk."""
     return size if compression == "none" else size + _OVERHEAD
 
 
 def encode(volume: npt.NDArray[np.uint8], compression: Compression) -> bytes | memoryview:
-    """The chunk of a volume, as it is written."""
+    """The bytes of a chunk for a volume, uint8 (Z, Y, X)."""
     flat = np.ascontiguousarray(volume).reshape(-1)
     if compression == "none":
         return flat.data
@@ -52,7 +52,7 @@ def encode(volume: npt.NDArray[np.uint8], compression: Compression) -> bytes | m
 def decode(frame: memoryview, out: memoryview) -> None:
     """Decode a Blosc frame into `out`, which has the decoded size. Releases the GIL.
 
-    Raises DamagedChunk if the frame states other sizes, or does not decode.
+    Raises DamagedChunk if the frame states other sizes, or cannot be decoded.
     """
     from numcodecs import blosc
 
@@ -64,7 +64,7 @@ def decode(frame: memoryview, out: memoryview) -> None:
             f"the chunk claims {encoded} bytes that become {decoded}, "
             f"expected {len(frame)} and {len(out)}"
         )
-    # Our readers are threads already. Blosc's own would hold the GIL, and start anew each time.
+    # Chunks are read by several threads. Blosc's own would hold the GIL and start anew each time.
     blosc.use_threads = False
     try:
         blosc.decompress(frame, out)

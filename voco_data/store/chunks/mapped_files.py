@@ -1,4 +1,4 @@
-"""Chunk files that are read again and again, copied out of where they lie in the page cache."""
+"""Chunk files that are read again and again, copied out of a mapping of the page cache."""
 
 from __future__ import annotations
 
@@ -15,27 +15,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.store.chunks.aligned import aligned
+from voco_data.volumes.buffers import aligned_bytes
 
 Bytes = npt.NDArray[np.uint8]
 
 LIMIT = 8192
 """Files that stay mapped in a process. The kernel allows 65,530 mappings, and takes 8 bytes for
-every 4 KiB: 20 MB for as many chunks of (32, 192, 192), 100 MB for those of (96, 256, 256)."""
+every 4 KiB: 20 MB for 8192 chunks of (32, 192, 192), 100 MB for those of (96, 256, 256)."""
 
-KEPT = 256
-"""Descriptors that stay open in a process, of the files that were mapped first: whether such a file
-shrank is asked in half the time. A shell usually allows 1,024."""
-_kept = BoundedSemaphore(KEPT)
+MAX_DESCRIPTORS = 256
+"""Descriptors that stay open in a process, for the files that were mapped first. With one, asking
+whether the file has changed takes half the time. A shell usually allows 1,024."""
+_descriptor_slots = BoundedSemaphore(MAX_DESCRIPTORS)
 
 _PIECE = 2**17
-"""Bytes."""
+"""Bytes that are converted at once: few enough to stay in the processor's cache."""
 
-# Python's own mapping always keeps a descriptor.
+# Called through ctypes because Python's own mapping always keeps a descriptor.
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (
-    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
 )
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _mapping_lock = Lock()
@@ -43,26 +48,26 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 FileIdentity = tuple[int, int, int, int]
-"""Device, inode, size and time of change: another file under the same path has another one."""
+"""Device, inode, size and time of change. Two files that had the same path differ in it."""
 
 
 class ReplacedChunk(Exception):
-    """Under the path lies another file, or other bytes, than when it was first asked for.
+    """The path has another file, or other bytes, than when it was first opened.
 
-    No damage: whoever meets it looks at the file anew.
+    This is no damage: the caller opens the file anew and verifies it.
     """
 
 
 class MappedFile:
-    """A file for reading, as it was when first asked for.
+    """A file for reading, as it was when it was first opened.
 
-    What is read once is read by a system call; from the second time on it is copied out of a
-    mapping, which takes half the time or less where the kernel's own copy is slow. Where it cannot
-    be mapped, every read is a call. A disk that fails under a mapping ends the process by SIGBUS,
-    as with np.memmap; a file that was replaced, changed or cut short is noticed before.
+    The first read is a system call. Later ones copy out of a mapping, which takes half the time or
+    less where the kernel's own copy is slow. A file that cannot be mapped is read by calls. A disk
+    that fails under a mapping ends the process by SIGBUS, as with np.memmap; a file that was
+    replaced, changed or truncated is noticed before.
     """
 
-    __slots__ = ("_descriptor", "_mapping", "_path", "_read_before", "_slot", "identity", "size")
+    __slots__ = ("_descriptor", "_mapping", "_path", "_read_before", "_slots", "identity", "size")
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -77,7 +82,7 @@ class MappedFile:
         descriptor: int | None = getattr(self, "_descriptor", None)
         if descriptor is not None:
             os.close(descriptor)
-            self._slot.release()
+            self._slots.release()
 
     def read_into(self, part: npt.NDArray[Any], start: int = 0) -> int:
         """Fill `part` (n,) with the bytes from `start` on; returns how many there were.
@@ -87,19 +92,19 @@ class MappedFile:
         """
         array = self.mapped()
         if array is None:
-            # The kernel copies at half the speed into memory that begins at no multiple of 32.
-            straight = part.dtype == np.uint8 and part.ctypes.data % 32 == 0
-            read = _call if straight else _cast
+            # The kernel copies at half the speed to addresses that are no multiple of 32.
+            direct = part.dtype == np.uint8 and part.ctypes.data % 32 == 0
+            read = _read_direct if direct else _read_converted
             with self._opened() as descriptor:
                 return read(descriptor, part, start)
-        found = array[start : start + part.size]
-        np.copyto(part[: found.size], found)
-        return found.size
+        source = array[start : start + part.size]
+        np.copyto(part[: source.size], source)
+        return source.size
 
     def mapped(self) -> Bytes | None:
-        """All bytes where they lie, from the second time on. Raises OSError, ReplacedChunk.
+        """The mapping of the file, from the second read on; None until then, or if it cannot be.
 
-        They stay there for as long as anyone refers to them.
+        It stays valid for as long as anything refers to it. Raises OSError, ReplacedChunk.
         """
         if self._mapping is None:
             if self._read_before and self.size:
@@ -113,22 +118,22 @@ class MappedFile:
         with self._opened() as descriptor:
             try:
                 mapping = _map(descriptor, self.size)
-            except OSError:  # no memory left, or a file system without mappings: read by calls
+            except OSError:  # no memory, or a file system without mappings: read by calls
                 return
-            with _mapping_lock:  # two threads may both have come here
-                if self._mapping is None and _kept.acquire(blocking=False):
-                    self._keep(descriptor, _kept)
+            with _mapping_lock:  # two threads may map the file at once
+                if self._mapping is None and _descriptor_slots.acquire(blocking=False):
+                    self._keep_descriptor(descriptor, _descriptor_slots)
                 self._mapping = mapping
 
-    def _keep(self, descriptor: int, slot: BoundedSemaphore) -> None:
+    def _keep_descriptor(self, descriptor: int, slots: BoundedSemaphore) -> None:
         try:
-            self._slot, self._descriptor = slot, os.dup(descriptor)
-        except OSError:  # none is left: the path is asked instead
-            slot.release()
+            self._slots, self._descriptor = slots, os.dup(descriptor)
+        except OSError:  # the process has no descriptor left: `_check` asks the path instead
+            slots.release()
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
-        """A descriptor of the very file."""
+        """A descriptor of the file. Raises ReplacedChunk if the path has another one."""
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if _identity(descriptor) != self.identity:
@@ -138,22 +143,23 @@ class MappedFile:
             os.close(descriptor)
 
     def _check(self) -> None:
+        """Raise ReplacedChunk if the file has changed since it was mapped."""
         try:
-            found = _identity(self._path if self._descriptor is None else self._descriptor)
-        except FileNotFoundError:  # its bytes stay while they are mapped
+            identity = _identity(self._path if self._descriptor is None else self._descriptor)
+        except FileNotFoundError:  # the mapping keeps the bytes of a file that was removed
             return
-        if found != self.identity:
+        if identity != self.identity:
             raise ReplacedChunk
 
 
 def _identity(file: str | int) -> FileIdentity:
-    """Of a path or a descriptor."""
-    found = os.stat(file)  # noqa: PTH116  twice as fast as Path.stat, and takes both
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    """The identity of a path or a descriptor."""
+    status = os.stat(file)  # noqa: PTH116  twice as fast as Path.stat, and takes both
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _map(descriptor: int, size: int) -> Bytes:
-    """A mapping of the whole file, to be read only. It needs no descriptor."""
+    """A read-only mapping of the whole file. It outlives the descriptor."""
     flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
     address = _libc.mmap(None, size, mmap.PROT_READ, flags, descriptor, 0)
     if address == _FAILED:
@@ -165,7 +171,8 @@ def _map(descriptor: int, size: int) -> Bytes:
     return array
 
 
-def _call(descriptor: int, part: Bytes, start: int) -> int:
+def _read_direct(descriptor: int, part: Bytes, start: int) -> int:
+    """Read from `start` on into `part`; returns how many bytes there were."""
     view, done = part.data, 0
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], start + done)
@@ -175,12 +182,12 @@ def _call(descriptor: int, part: Bytes, start: int) -> int:
     return done
 
 
-def _cast(descriptor: int, part: npt.NDArray[Any], start: int) -> int:
-    """By way of a few bytes that stay in the processor's cache."""
-    room, done = aligned(_PIECE), 0
+def _read_converted(descriptor: int, part: npt.NDArray[Any], start: int) -> int:
+    """Read as `_read_direct`, through a small aligned buffer, and convert to the type of `part`."""
+    buffer, done = aligned_bytes(_PIECE), 0
     while done < part.size:
-        piece = room[: part.size - done]
-        count = _call(descriptor, piece, start + done)
+        piece = buffer[: part.size - done]
+        count = _read_direct(descriptor, piece, start + done)
         np.copyto(part[done : done + count], piece[:count])
         done += count
         if count < piece.size:
@@ -189,7 +196,7 @@ def _cast(descriptor: int, part: npt.NDArray[Any], start: int) -> int:
 
 
 class MappedFiles:
-    """The files that were used last. Safe to use from several threads."""
+    """The `MappedFile`s that were used last. Safe to use from several threads."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
@@ -197,11 +204,11 @@ class MappedFiles:
         self._files: OrderedDict[str, MappedFile] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many there are."""
+        """How many files are kept."""
         return len(self._files)
 
     def get(self, path: str) -> MappedFile:
-        """The file at `path`, looked at now if it is not known yet. Raises OSError."""
+        """The file at `path`, opened now if it is not kept. Raises OSError."""
         with self._lock:
             file = self._files.get(path)
             if file is not None:
@@ -215,6 +222,6 @@ class MappedFiles:
         return file
 
     def drop(self, path: str) -> None:
-        """Look at `path` anew when it is asked for again."""
+        """Forget the file at `path`: the next `get` opens it anew."""
         with self._lock:
             self._files.pop(path, None)

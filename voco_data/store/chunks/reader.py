@@ -1,6 +1,8 @@
-"""Chunk files of one local folder, read straight into the caller's memory.
+"""Read chunk files of this machine directly into the caller's memory.
 
 A read costs a copy out of the page cache: no metadata is looked up, and nothing is allocated.
+Every function raises OSError, DamagedChunk where the size of a file cannot be right, and
+ReplacedChunk where the path has another file than the one `known`.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.store.chunks.aligned import aligned
-from voco_data.store.chunks.codec import Compression, DamagedChunk, decode, longest
+from voco_data.store.chunks.codec import Compression, DamagedChunk, decode, max_encoded_size
 from voco_data.store.chunks.mapped_files import FileIdentity, MappedFile, MappedFiles, ReplacedChunk
+from voco_data.volumes.buffers import aligned_bytes
 
 _files = MappedFiles()
 _local = threading.local()
@@ -26,20 +28,16 @@ def read_chunk(
     out: npt.NDArray[np.uint8],
     known: FileIdentity | None = None,
 ) -> FileIdentity:
-    """Read and decode a chunk into `out`, uint8 and C-contiguous; gives what file it was.
-
-    Raises OSError, DamagedChunk where the sizes cannot be right, and ReplacedChunk if it is not
-    the file that is `known`. The other functions do so too.
-    """
+    """Read and decode a chunk into `out`, uint8 and C-contiguous; returns which file it was."""
     flat, file = out.reshape(-1), _file(path, known)
     if compression == "none":
-        _whole(path, file, flat.size, flat.size, flat)
+        _read_whole(path, file, flat.size, flat.size, flat)
         return file.identity
-    most = longest(flat.size, compression)
-    _check_size(path, file.size, 0, most)
+    limit = max_encoded_size(flat.size, compression)
+    _check_size(path, file.size, 0, limit)
     frame = file.mapped()
     if frame is None:
-        frame = _whole(path, file, 0, most, _scratch(most))
+        frame = _read_whole(path, file, 0, limit, _scratch(limit))
     decode(frame.data, flat.data)
     return file.identity
 
@@ -50,10 +48,10 @@ def read_floats(
     out: npt.NDArray[np.float32],
     known: FileIdentity | None = None,
 ) -> None:
-    """Read a chunk as `read_chunk` does, and convert its values on the way."""
+    """Read and decode a chunk into `out`, float32 and C-contiguous, values 0 to 255."""
     flat = out.reshape(-1)
     if compression == "none":
-        _whole(path, _file(path, known), flat.size, flat.size, flat)
+        _read_whole(path, _file(path, known), flat.size, flat.size, flat)
         return
     values = _scratch(flat.size, "values")
     read_chunk(path, compression, values, known)
@@ -67,7 +65,7 @@ def read_parts(
     out: npt.NDArray[np.uint8],
     known: FileIdentity | None = None,
 ) -> None:
-    """Bytes `starts[i]` and the following of an uncompressed chunk of `size` bytes into `out[i]`.
+    """Read the bytes from `starts[i]` on into `out[i]`, of an uncompressed chunk of `size` bytes.
 
     `out` is uint8 (n, length), C-contiguous.
     """
@@ -79,14 +77,14 @@ def read_parts(
 
 
 def view(path: str, size: int, known: FileIdentity) -> npt.NDArray[np.uint8] | None:
-    """All bytes of an uncompressed chunk of `size` bytes where they lie; None if they do not."""
+    """A view of an uncompressed chunk of `size` bytes; None where the file is not mapped."""
     file = _file(path, known)
     _check_size(path, file.size, size, size)
     return file.mapped()
 
 
 def forget(path: str) -> None:
-    """Do not trust what is mapped: the next read looks at the file anew."""
+    """Forget the mapping of a file: the next read opens it anew."""
     _files.drop(path)
 
 
@@ -97,15 +95,15 @@ def _file(path: str, known: FileIdentity | None) -> MappedFile:
     return file
 
 
-def _whole(
-    path: str, file: MappedFile, least: int, most: int, room: npt.NDArray[Any]
+def _read_whole(
+    path: str, file: MappedFile, least: int, most: int, buffer: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """All of the file, in the first bytes of `room`."""
+    """Read the whole file, of `least` to `most` bytes; returns the part of `buffer` it fills."""
     _check_size(path, file.size, least, most)
-    found = room[: file.size]
-    if file.read_into(found) < file.size:
+    content = buffer[: file.size]
+    if file.read_into(content) < file.size:
         raise DamagedChunk("the chunk shrank while being read")
-    return found
+    return content
 
 
 def _check_size(path: str, size: int, least: int, most: int) -> None:
@@ -116,9 +114,9 @@ def _check_size(path: str, size: int, least: int, most: int) -> None:
 
 
 def _scratch(size: int, use: str = "bytes") -> npt.NDArray[np.uint8]:
-    """Memory of this thread for one use, aligned, used again and again."""
-    room: npt.NDArray[np.uint8] | None = getattr(_local, use, None)
-    if room is None or room.size < size:
-        room = aligned(size)
-        setattr(_local, use, room)
-    return room[:size]
+    """Aligned memory of this thread for one use, overwritten by the next."""
+    buffer: npt.NDArray[np.uint8] | None = getattr(_local, use, None)
+    if buffer is None or buffer.size < size:
+        buffer = aligned_bytes(size)
+        setattr(_local, use, buffer)
+    return buffer[:size]

@@ -1,10 +1,7 @@
-"""The cache of this machine: never stale, never larger than said, shared by processes."""
+"""Chunks through the cache of this machine: fetched once, never stale, and checked."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import stat
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +12,9 @@ import xxhash
 
 from tests.support.s3_server import BUCKET, S3Server, use
 from tests.support.small_stores import make_store, random_volumes
-from voco_data.errors import InputError, StoreCorrupt
-from voco_data.storage.disk_cache import LocalCache, user_cache
+from voco_data.errors import StoreCorrupt
 from voco_data.storage.object_store import ObjectStorage
-from voco_data.store.catalogue import Lines
+from voco_data.store.catalogue import RecordTable
 from voco_data.store.chunks import reader
 from voco_data.store.chunks.cache import ChunkCache
 from voco_data.store.keys import chunk_key
@@ -27,108 +23,6 @@ from voco_data.store.record import read_record
 
 GRID = (4, 16, 16)
 CHUNK = 4 * 16 * 16
-
-
-def cache_of(folder: Path, chunks: int) -> LocalCache:
-    return LocalCache(folder / "objects", chunks * CHUNK)
-
-
-def sizes(folder: Path) -> dict[str, int]:
-    return {p.name: p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name[0] != "."}
-
-
-def chunk(number: int) -> bytes:
-    return np.random.default_rng(number).bytes(CHUNK)
-
-
-def name(number: int) -> str:
-    return xxhash.xxh3_128_hexdigest(chunk(number))
-
-
-def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
-    cache = cache_of(tmp_path, 10)
-    for number in range(10):
-        path = cache.keep(name(number), chunk(number))
-        os.utime(path, (number, number))  # in the order of their numbers
-    assert cache.find(name(0)) is not None  # used just now
-    cache.keep(name(10), chunk(10))
-    kept = {number for number in range(11) if cache.find(name(number)) is not None}
-    assert kept == {0, *range(3, 11)}  # room for one more than 9 tenths
-
-
-def test_its_size_is_bounded_whatever_comes(tmp_path: Path) -> None:
-    cache = cache_of(tmp_path, 7)
-    for number in range(40):
-        cache.keep(name(number), chunk(number))
-        assert sum(sizes(tmp_path).values()) <= 7 * CHUNK
-    again = cache_of(tmp_path, 3)  # the user gave it less
-    again.keep(name(41), chunk(41))
-    assert sum(sizes(tmp_path).values()) <= 3 * CHUNK
-
-
-def test_what_a_killed_writer_left_goes_in_time(tmp_path: Path) -> None:
-    cache = cache_of(tmp_path, 4)
-    left = cache.keep(name(0), chunk(0)).with_name(".half.1.tmp")
-    left.write_bytes(chunk(1))
-    os.utime(left, (1, 1))
-    for number in range(2, 8):
-        cache.keep(name(number), chunk(number))
-    assert not left.exists()
-
-
-def fill(folder: Path, first: int) -> None:
-    cache = cache_of(folder, 8)
-    for number in range(first, first + 30):
-        path = cache.keep(name(number), chunk(number))
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:  # the others needed the room
-            continue
-        assert data == chunk(number)
-
-
-def test_processes_share_it(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=fill, args=(tmp_path, first)) for first in (0, 10, 20)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join()
-    assert [rank.exitcode for rank in ranks] == [0, 0, 0]
-    found = sizes(tmp_path)
-    assert 0 < sum(found.values()) <= 8 * CHUNK
-    for path in tmp_path.rglob("*"):
-        if path.name in found:
-            assert xxhash.xxh3_128_hexdigest(path.read_bytes()) == path.name
-
-
-def test_nobody_else_may_look_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VOCO_CACHE", str(tmp_path / "c"))
-    cache = user_cache()
-    path = cache.keep(name(0), chunk(0))
-    assert path.is_relative_to(tmp_path / "c")
-    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def test_where_and_how_large_is_the_users_to_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("VOCO_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    monkeypatch.setenv("VOCO_CACHE_GB", "0.5")
-    assert user_cache() == LocalCache(tmp_path / "x/voco/objects", 500_000_000)
-    monkeypatch.delenv("VOCO_CACHE_GB")
-    free = os.statvfs(tmp_path)
-    assert 0 < user_cache().limit_bytes <= free.f_bavail * free.f_frsize
-    for text in ("much", "0", "-1", "inf"):
-        monkeypatch.setenv("VOCO_CACHE_GB", text)
-        with pytest.raises(InputError, match="VOCO_CACHE_GB"):
-            user_cache()
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("VOCO_CACHE", str(tmp_path / "file"))
-    with pytest.raises(InputError, match="VOCO_CACHE"):
-        user_cache()
 
 
 @pytest.fixture
@@ -202,7 +96,9 @@ def test_slices_of_a_copy_that_made_room_are_fetched_again(
     assert np.array_equal(store.read_slices(0, [2, 0]), expected[[2, 0]])
 
 
-def test_a_damaged_object_is_told_with_what_finds_it(remote: ObjectStorage) -> None:
+def test_the_error_of_a_damaged_object_names_what_finds_it(
+    remote: ObjectStorage,
+) -> None:
     remote.write(chunk_key(3), bytes(CHUNK))
     with pytest.raises(StoreCorrupt, match="--deep"):
         Store.open(remote).read(3)
@@ -227,7 +123,7 @@ def test_a_row_that_was_made_anew_is_not_read_from_the_old_copy(remote: ObjectSt
     assert was is not None
     record = replace(was, chunk_checksum=xxhash.xxh3_128_hexdigest(new.data))
     chunks = ChunkCache(remote, store.digest, xxhash.xxh3_128_hexdigest)
-    assert np.array_equal(Store(remote, store.spec, Lines([record]), chunks).read(0), new)
+    assert np.array_equal(Store(remote, store.spec, RecordTable([record]), chunks).read(0), new)
 
 
 def test_threads_may_read_at_once_from_a_cache_that_is_too_small(
@@ -250,7 +146,7 @@ def test_threads_may_read_at_once_from_a_cache_that_is_too_small(
     assert wrong == []
 
 
-def test_trouble_of_the_network_is_not_blamed_on_the_store(
+def test_a_network_error_is_not_taken_for_damage(
     remote: ObjectStorage, s3_server: S3Server
 ) -> None:
     class Broken(ObjectStorage):

@@ -24,12 +24,12 @@ from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import StoreCorrupt, VocoError
 from voco_data.storage.local import LocalStorage
 from voco_data.store.chunks import reader
-from voco_data.store.chunks.aligned import aligned
 from voco_data.store.chunks.codec import Compression, DamagedChunk, decode, encode
 from voco_data.store.chunks.mapped_files import MappedFile, MappedFiles, ReplacedChunk
 from voco_data.store.integrity import check_row
 from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
+from voco_data.volumes.buffers import aligned_bytes
 
 GRID = (5, 24, 32)
 VOLUMES = random_volumes(4, GRID)
@@ -52,7 +52,7 @@ def n_open() -> int:
 
 def misaligned(shape: tuple[int, ...], by: int) -> npt.NDArray[np.uint8]:
     size = int(np.prod(shape))
-    return aligned(size + 64)[by : by + size].reshape(shape)
+    return aligned_bytes(size + 64)[by : by + size].reshape(shape)
 
 
 @pytest.mark.parametrize("compression", BOTH)
@@ -243,7 +243,9 @@ def test_mapped_files_are_bounded_and_go(tmp_path: Path) -> None:
 def test_few_descriptors_stay_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Compression
 ) -> None:
-    monkeypatch.setattr("voco_data.store.chunks.mapped_files._kept", threading.BoundedSemaphore(2))
+    monkeypatch.setattr(
+        "voco_data.store.chunks.mapped_files._descriptor_slots", threading.BoundedSemaphore(2)
+    )
     store = make_store(tmp_path, VOLUMES, compression=compression)
     before = n_open()
     for _ in range(3):
@@ -267,7 +269,7 @@ def test_a_file_that_was_replaced_is_checked_again(
 ) -> None:
     """By another volume, as when a row is given away after a patient was forgotten."""
     monkeypatch.setattr(
-        "voco_data.store.chunks.mapped_files._kept", threading.BoundedSemaphore(kept)
+        "voco_data.store.chunks.mapped_files._descriptor_slots", threading.BoundedSemaphore(kept)
     )
     store = make_store(tmp_path, VOLUMES, compression=compression)
     reads: tuple[Callable[[], object], ...] = (
@@ -292,7 +294,7 @@ def test_a_file_that_was_replaced_is_checked_again(
 @pytest.mark.parametrize("reads", [0, 1])
 def test_a_file_that_is_replaced_before_it_is_opened_is_noticed(tmp_path: Path, reads: int) -> None:
     """The first read goes by a system call, the second by a mapping."""
-    path, out = tmp_path / "chunk", aligned(100)
+    path, out = tmp_path / "chunk", aligned_bytes(100)
     path.write_bytes(bytes(100))
     file = MappedFile(str(path))
     for _ in range(reads):

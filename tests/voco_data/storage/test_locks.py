@@ -1,4 +1,4 @@
-"""A worker commits for the run that it belongs to, while that run lasts, and for no other."""
+"""A worker commits for its own run while that run lasts, and for no other run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.support import store_truth
 from tests.support.small_stores import make_record
 from voco_data.errors import StoreBusy, VocoError
-from voco_data.storage import fence
+from voco_data.storage import locks
 from voco_data.storage.base import Storage
 from voco_data.storage.local import LocalStorage
 from voco_data.store.record import Record
@@ -31,7 +31,7 @@ def record() -> Record:
 
 
 def handed_out(root: Path) -> bytes:
-    """The store as a worker of a run gets it; the run ends at once."""
+    """The pickled storage that a run gave to a worker; the run is over."""
     with writing(LocalStorage(root), SPEC) as writer:
         writer.assign([record().key])
         return pickle.dumps(writer.storage)
@@ -73,7 +73,7 @@ def test_a_worker_of_a_run_that_was_killed_writes_nothing_in_the_next(tmp_path: 
     late: Storage = pickle.loads(mine.recv_bytes())
     run.kill()
     run.join()
-    with late.committing():  # it does not know, and nobody minds
+    with late.committing():  # allowed: no other run has begun
         pass
     with writing(LocalStorage(tmp_path), SPEC) as writer:
         before = files(tmp_path)
@@ -89,16 +89,16 @@ def _hand_out_and_hang(root: Path, pipe: multiprocessing.connection.Connection) 
         threading.Event().wait()
 
 
-@pytest.mark.parametrize("tidies", [True, False])
-def test_whoever_takes_the_lock_shuts_late_workers_out(tmp_path: Path, tidies: bool) -> None:
-    """As `gc` and `forget` do, which hand out no work."""
+@pytest.mark.parametrize("repairs", [True, False])
+def test_the_next_holder_of_the_lock_keeps_late_workers_out(tmp_path: Path, repairs: bool) -> None:
+    """Also `gc` and `forget`, which have no workers."""
     late = LocalStorage(tmp_path / SPEC.name)
     with writing(LocalStorage(tmp_path), SPEC) as writer:
-        token = fence.Fence(tmp_path / f".{SPEC.name}.fence").path.read_text()
+        token = locks.Fence(tmp_path / f".{SPEC.name}.fence").path.read_text()
         late = pickle.loads(pickle.dumps(writer.storage))
     (tmp_path / f".{SPEC.name}.fence").write_text(token)  # as if that run had been killed
     with (
-        LocalStorage(tmp_path).exclusive(f".{SPEC.name}.lock", wait_seconds=0, tidies=tidies),
+        LocalStorage(tmp_path).lock(f".{SPEC.name}.lock", wait_seconds=0, repairs=repairs),
         pytest.raises(StoreBusy, match=OVER),
         late.committing(),
     ):
@@ -126,7 +126,7 @@ def test_a_commit_under_way_is_waited_for(
 ) -> None:
     context = multiprocessing.get_context("spawn")
     began, end = context.Event(), context.Event()
-    monkeypatch.setattr(fence, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(locks, "COMMIT_WAIT_SECONDS", 0.2)
     with writing(LocalStorage(tmp_path), SPEC) as writer:
         storage = pickle.dumps(writer.storage)
         worker = context.Process(target=_commit_slowly, args=(storage, began, end))
@@ -136,7 +136,7 @@ def test_a_commit_under_way_is_waited_for(
     busy = pytest.raises(StoreBusy, match=r"workers of a run that is over .* for 0\.2 s")
     with busy, writing(LocalStorage(tmp_path), SPEC):
         raise AssertionError
-    monkeypatch.setattr(fence, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(locks, "COMMIT_WAIT_SECONDS", 60.0)
     threading.Timer(0.3, end.set).start()
     with writing(LocalStorage(tmp_path), SPEC):
         assert end.is_set()

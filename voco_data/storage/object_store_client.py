@@ -1,0 +1,210 @@
+"""Clients of object stores: the supported services, their settings, and what their errors mean."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from obstore import exceptions
+from obstore.store import from_url
+
+from voco_data.errors import InputError, StoreUnreachable
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+RETRIES = 6
+RETRY_SECONDS = 60
+REQUEST_SECONDS = 300
+"""Limit of one request: a large catalogue over a slow line."""
+
+_ROLE_REQUESTS = ("/latest/api/token", "/metadata/identity/oauth2/token")
+"""Where obstore asks for the role of the machine, when it was given no credentials."""
+_NO_ANSWER = ("kind: Connect", "kind: Timeout", "kind: Interrupted", "kind: Request")
+_REFUSED = ("status code: 401", "status code: 403")
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified container does not exist")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of obstore, and the variables that users set it by: the first counts."""
+
+    name: str
+    variables: tuple[str, ...]
+    default: str | None = None
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A kind of object store."""
+
+    scheme: str
+    form: str
+    """What its URLs look like, for messages."""
+    endpoint_variables: tuple[str, ...]
+    settings: tuple[Setting, ...]
+    credentials_advice: str
+    connection_advice: str
+
+
+S3 = Service(
+    scheme="s3://",
+    form="s3://BUCKET/PREFIX",
+    endpoint_variables=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    settings=(
+        Setting("region", ("AWS_REGION", "AWS_DEFAULT_REGION"), default="us-east-1"),
+        Setting("access_key_id", ("AWS_ACCESS_KEY_ID",)),
+        Setting("secret_access_key", ("AWS_SECRET_ACCESS_KEY",)),
+        Setting("session_token", ("AWS_SESSION_TOKEN",)),
+    ),
+    credentials_advice="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a "
+    "role",
+    connection_advice="check AWS_ENDPOINT_URL, AWS_REGION and the network",
+)
+AZURE = Service(
+    scheme="az://",
+    form="az://CONTAINER/PREFIX",
+    endpoint_variables=("AZURE_STORAGE_ENDPOINT",),
+    settings=(
+        Setting("account_name", ("AZURE_STORAGE_ACCOUNT_NAME",), required=True),
+        Setting("account_key", ("AZURE_STORAGE_ACCOUNT_KEY",)),
+    ),
+    credentials_advice="set AZURE_STORAGE_ACCOUNT_KEY, or give the machine an identity",
+    connection_advice="check AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ENDPOINT and the network",
+)
+SERVICES = {service.scheme: service for service in (S3, AZURE)}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach an object store. Travels with a storage to workers; secrets are never shown."""
+
+    scheme: str
+    endpoint: str | None
+    """None: that of Amazon, or of the Azure account."""
+    settings: tuple[tuple[str, str], ...] = field(repr=False)
+    """Names and values for obstore. It finds the role of the machine if no keys are among them."""
+
+    @classmethod
+    def from_environment(cls, service: Service) -> Access:
+        """From the variables that other tools of the service read too. Raises InputError."""
+        endpoint = _first_set(service.endpoint_variables)
+        if endpoint is not None and not endpoint.startswith(("https://", "http://")):
+            raise InputError(
+                f"{service.endpoint_variables[-1]}: expected https://HOST or http://, "
+                f"got {endpoint!r}"
+            )
+        settings = []
+        for setting in service.settings:
+            value = _first_set(setting.variables) or setting.default
+            if value is not None:
+                settings.append((setting.name, value))
+            elif setting.required:
+                raise InputError(f"{service.form} needs {setting.variables[0]}: set it")
+        return cls(service.scheme, endpoint, tuple(settings))
+
+    @property
+    def service(self) -> Service:
+        """The kind of object store."""
+        return SERVICES[self.scheme]
+
+
+@lru_cache(maxsize=16)
+def open_client(bucket: str, access: Access, timeout_s: float | None = None) -> ObjectStore:
+    """The client of this process for one bucket: it keeps connections, and threads share it.
+
+    With `timeout_s` a request, its retries included, ends after so long. Raises InputError for
+    settings that are not valid.
+    """
+    config: Any = dict(access.settings)  # a TypedDict of obstore, by the service
+    if access.endpoint is not None:
+        config["endpoint"] = access.endpoint
+    client_options: ClientConfig = {
+        # Plain http only where the address that the user gave says so.
+        "allow_http": access.endpoint is not None and access.endpoint.startswith("http://"),
+        "timeout": timedelta(seconds=timeout_s or REQUEST_SECONDS),
+    }
+    retry_config: RetryConfig = {
+        "max_retries": RETRIES,
+        "retry_timeout": timedelta(seconds=timeout_s or RETRY_SECONDS),
+    }
+    url = f"{access.scheme}{bucket}"
+    try:
+        client: ObjectStore = from_url(
+            url, config=config, client_options=client_options, retry_config=retry_config
+        )
+    except exceptions.BaseError as error:
+        variables = ", ".join(setting.variables[0] for setting in access.service.settings)
+        raise InputError(
+            f"{url}: the settings are not valid ({_summary(str(error))}); check {variables}"
+        ) from error
+    return client
+
+
+@contextmanager
+def translate_obstore_errors(url: str, service: Service) -> Iterator[None]:
+    """Turn errors of obstore into ours, one line each that names `url`.
+
+    Raises InputError for a bucket that does not exist and for credentials that are missing or
+    refused, StoreUnreachable where the server does not answer, FileNotFoundError for an object
+    that does not exist, and OSError for all else. Failed conditions pass through.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if any(code in str(error) for code in _NO_BUCKET):
+            raise _no_bucket(url) from error
+        raise FileNotFoundError(errno.ENOENT, "no such object", url) from error
+    except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+        raise
+    except (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError) as error:
+        raise _refused(url, str(error), service) from error
+    except exceptions.BaseError as error:
+        raise _translated(url, str(error), service) from error
+
+
+def _translated(url: str, text: str, service: Service) -> Exception:
+    if any(code in text for code in _NO_BUCKET):
+        return _no_bucket(url)
+    if any(path in text for path in _ROLE_REQUESTS):
+        return InputError(f"{url}: no credentials were found; {service.credentials_advice}")
+    if any(status in text for status in _REFUSED):
+        return _refused(url, text, service)
+    if any(kind in text for kind in _NO_ANSWER):
+        return StoreUnreachable(
+            f"{url}: the object store does not answer; {service.connection_advice}, then run the "
+            "same command again"
+        )
+    return OSError(errno.EIO, _summary(text), url)
+
+
+def _summary(text: str) -> str:
+    """One line of an error of obstore: what failed, and the code of the server."""
+    summary, _, body = text.partition("\n\nDebug source")[0].partition("<?xml")
+    code = _CODE.search(body)
+    return " ".join(f"{summary} {code[1] if code else ''}".split())
+
+
+def _refused(url: str, text: str, service: Service) -> InputError:
+    code = _CODE.search(text)
+    return InputError(
+        f"{url}: the object store refuses access ({code[1] if code else 'denied'}); "
+        f"{service.credentials_advice} that may read and write there"
+    )
+
+
+def _no_bucket(url: str) -> InputError:
+    return InputError(f"{url}: there is no such bucket; make it, or check the URL and the region")
+
+
+def _first_set(variables: tuple[str, ...]) -> str | None:
+    return next((value for name in variables if (value := os.environ.get(name))), None)
