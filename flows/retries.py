@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from prefect.tasks import Task
 
 from voco_data.errors import StoreBusy, StoreUnreachable
+from voco_data.storage.root import RUN_DESCRIPTION
 
 TRANSIENT: Final = frozenset(
     {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET}
@@ -19,7 +20,7 @@ TRANSIENT: Final = frozenset(
 
 PRETRAINED = "checkpoint.pt"
 """What the run folder of pretraining holds from its beginning on."""
-FINETUNED = "run.json"
+FINETUNED = RUN_DESCRIPTION
 """What the run folder of fine-tuning holds from its beginning on."""
 
 

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
+from voco_data.batching import batched
 from voco_data.errors import InputError, VocoError
 from voco_data.executors.process_pool import run_processes
 from voco_data.executors.tasks import (
@@ -29,7 +30,6 @@ from voco_data.executors.tasks import (
     SeriesTask,
     WorkerDied,
     batch_size,
-    batched,
     run_tasks,
 )
 from voco_data.executors.worker import fill_batch

@@ -25,6 +25,7 @@ from multiprocessing.synchronize import Event
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from voco_data.batching import batched
 from voco_data.executors.tasks import (
     IN_FLIGHT_PER_WORKER,
     RETRY_POLICY,
@@ -36,7 +37,6 @@ from voco_data.executors.tasks import (
     SeriesTask,
     WorkerDied,
     batch_size,
-    batched,
     run_tasks,
 )
 from voco_data.executors.worker import fill_batch

@@ -7,7 +7,7 @@ An executor runs the batches: processes of this machine (`process_pool.py`), or 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,6 @@ from voco_data.store.index import InputDigests
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
 
-Item = TypeVar("Item")
 Handle = TypeVar("Handle")
 
 IN_FLIGHT_PER_WORKER = 2
@@ -150,12 +149,6 @@ class Executor(Protocol[Handle]):
 
         Raises WorkerDied, or what ends the run.
         """
-
-
-def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Cut `items` into slices of `size`; the last one may be shorter."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def batch_size(count: int, workers: int, largest: int = LARGEST_BATCH) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.ct_files import body, write_slices
+from voco_data.batching import batched
 from voco_data.cohort import SeriesEntry
 from voco_data.executors import dask, process_pool
 from voco_data.executors import tasks as module
@@ -26,7 +27,6 @@ from voco_data.executors.tasks import (
     Target,
     WorkerDied,
     batch_size,
-    batched,
     run_tasks,
 )
 from voco_data.executors.worker import fill_series

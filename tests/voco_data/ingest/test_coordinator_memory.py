@@ -18,7 +18,8 @@ import numpy as np
 from tests.support.small_stores import make_record
 from voco_data.ingest import run
 from voco_data.store.writer import commit_volume
-from voco_data.executors.tasks import SeriesOutcome, batched
+from voco_data.batching import batched
+from voco_data.executors.tasks import SeriesOutcome
 
 GRID = np.zeros((2, 2, 2), np.uint8)
 
