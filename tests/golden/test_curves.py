@@ -20,7 +20,7 @@ from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
 
 TOLERANCE = 1e-5
-"""Relative, in float64, between platforms. Measured between AVX2 and AVX512: 3e-11 in the least stable column, `inter`."""
+"""Relative, in float64, between platforms. Between AVX2 and AVX512 it was 3e-11 at most."""
 QUICK = ("pretrain-tiny", "finetune-tiny")
 QUICK_STEPS = 5
 
