@@ -21,10 +21,12 @@ from voco_models.data.sampling import step_seed
 from voco_models.networks.backbones import create_backbone
 from voco_models.objectives.collapse import CollapseWatch, constant_levels
 from voco_models.objectives.voco2d import Voco2d
+from voco_models.stages import recipe_options
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.training import checkpoint
 from voco_models.training.engine import Row, check_out, choose_device, fit
 from voco_models.training.provenance import make_provenance, plain
+from voco_models.training.recorded import recorded
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,8 @@ def pretrain(
     stores: Sequence[str | Path],
     out: str | Path,
     *,
-    recipe: str | PretrainRecipe = "default",
+    recipe: str | Path | PretrainRecipe = "default",
+    changes: Sequence[str] = (),
     max_steps: int | None = None,
     resume: bool = False,
     device: str | torch.device | None = None,
@@ -73,14 +76,16 @@ def pretrain(
 ) -> PretrainSummary:
     """Pretrain a backbone with 2D-VoCo on every volume of `stores`; write the run to `out`.
 
-    `max_steps` counts from the beginning of the run and only stops it; go on with `resume`.
+    `recipe` is a name, a `.toml` file or a value; each of `changes` is `name=value` with the dotted
+    name of an option. `max_steps` counts from the beginning of the run and only stops it; go on
+    with `resume`.
     `resident` keeps all volumes in memory, and changes no batch.
     Everything is checked before anything is written: InputError for a folder that is no store,
     stores that do not fit together or the recipe, an empty store, an unknown recipe, a place that
     cannot be written, or a run that is (or is not) there. Diverged if the loss is not finite.
     """
-    name = recipe if isinstance(recipe, str) else "custom"
-    wanted = pretrain_recipe(recipe) if isinstance(recipe, str) else recipe
+    name = recipe_options.label(recipe, changes)
+    wanted = pretrain_recipe(recipe, changes)
     if max_steps is not None and max_steps < 1:
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
     storage = choose_device(device)
@@ -103,7 +108,7 @@ def pretrain(
 
     for note in notes:
         log.warning("%s", note)
-    provenance = make_provenance(STAGE, asdict(used), opened)
+    provenance = make_provenance(STAGE, recorded(used), opened)
     if not resume:
         checkpoint.write_run(
             run, {"stage": STAGE, "recipe_name": name, "notes": notes, "provenance": provenance}
@@ -117,8 +122,14 @@ def pretrain(
         watch(row)
         log.info(
             "step %d of %d: loss %.4f (intra %.4f, inter %.4f, reg %.4f), rank %.1f, %.0f s",
-            *(int(row["step"]), used.fit.total_steps, row["loss"], row["intra"], row["inter"]),
-            *(row["reg"], row["rank"], row["seconds"]),
+            int(row["step"]),
+            used.fit.total_steps,
+            row["loss"],
+            row["intra"],
+            row["inter"],
+            row["reg"],
+            row["rank"],
+            row["seconds"],
         )
 
     done = fit(
