@@ -15,13 +15,13 @@ from flows.retries import FINETUNED, stopped_before
 from flows.summary import Summary, plain
 
 
-# Called, never submitted: a stop signal then reaches the training loop, which saves and leaves.
+# The flow calls this task and does not submit it: only in the main thread does a stop signal reach
+# the training loop, which then saves a checkpoint and ends.
 @task(name="train classifier", cache_policy=NO_CACHE)
 def train_classifier(store: StoreLocation, labels: Path, out: Path, **options: Any) -> Summary:
     """Train the folds; checkpoints and predictions land in the run folder `out`."""
-    from voco_models.stages import (
-        finetune as stage,  # here: a machine without torch can still deploy
-    )
+    # Imported here, so that a machine without torch can deploy the flow.
+    from voco_models.stages import finetune as stage
 
     summary = stage.finetune(store, labels, out, pseudonymise=renaming_of(store), **options)
     return plain(summary.to_json())
@@ -34,6 +34,7 @@ def finetune(
     out: Path,
     init: str = "scratch",
     recipe: str = "default",
+    changes: tuple[str, ...] = (),
     max_steps: int | None = None,
     resume: bool = False,
     allow_unlabelled: bool = False,
@@ -46,7 +47,8 @@ def finetune(
         labels: train.csv in RATIC's form.
         out: Run folder to make, or to go on in.
         init: scratch, imagenet, or the folder of a pretraining run.
-        recipe: Name of a fine-tuning recipe.
+        recipe: Name of a fine-tuning recipe, or the path of a .toml file.
+        changes: Changes of the recipe, each NAME=VALUE, such as lr=1e-3.
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
         allow_unlabelled: Leave out patients without labels instead of refusing the store.
@@ -58,6 +60,7 @@ def finetune(
         out,
         init=init,
         recipe=recipe,
+        changes=changes,
         max_steps=max_steps,
         resume=resume or stopped_before(out / FINETUNED),
         allow_unlabelled=allow_unlabelled,

@@ -208,7 +208,20 @@ def _add_removal(parser: argparse.ArgumentParser) -> None:
 def _add_training(parser: argparse.ArgumentParser) -> None:
     """The options that both training stages share."""
     parser.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
-    parser.add_argument("--recipe", default="default", metavar="NAME", help="default or tiny")
+    parser.add_argument(
+        "--recipe",
+        default="default",
+        metavar="NAME|FILE",
+        help="a built-in recipe, such as default or tiny, or a .toml file (default)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="NAME=VALUE",
+        help="change an option of the recipe, repeatable; docs/recipes.md lists them",
+    )
     parser.add_argument(
         "--max-steps", type=positive_int, metavar="N", help="stop there; the schedule stays"
     )

@@ -14,13 +14,13 @@ from flows.retries import PRETRAINED, stopped_before
 from flows.summary import Summary, plain
 
 
-# Called, never submitted: a stop signal then reaches the training loop, which saves and leaves.
+# The flow calls this task and does not submit it: only in the main thread does a stop signal reach
+# the training loop, which then saves a checkpoint and ends.
 @task(name="pretrain backbone", cache_policy=NO_CACHE)
 def pretrain_backbone(stores: list[StoreLocation], out: Path, **options: Any) -> Summary:
     """Train student and teacher; checkpoints land in the run folder `out`."""
-    from voco_models.stages import (
-        pretrain as stage,  # here: a machine without torch can still deploy
-    )
+    # Imported here, so that a machine without torch can deploy the flow.
+    from voco_models.stages import pretrain as stage
 
     return plain(stage.pretrain(stores, out, **options).to_json())
 
@@ -30,6 +30,7 @@ def pretrain(
     stores: list[StoreLocation],
     out: Path,
     recipe: str = "default",
+    changes: tuple[str, ...] = (),
     max_steps: int | None = None,
     resume: bool = False,
     resident: Literal["none", "ram", "device"] = "none",
@@ -39,14 +40,21 @@ def pretrain(
     Args:
         stores: Stores of one spec: folders or URLs.
         out: Run folder to make, or to go on in.
-        recipe: Name of a pretraining recipe.
+        recipe: Name of a pretraining recipe, or the path of a .toml file.
+        changes: Changes of the recipe, each NAME=VALUE, such as fit.lr=1e-3.
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
         resident: Keep all volumes in memory, in RAM or on the device.
     """
     resume = resume or stopped_before(out / PRETRAINED)
     summary = pretrain_backbone(
-        stores, out, recipe=recipe, max_steps=max_steps, resume=resume, resident=resident
+        stores,
+        out,
+        recipe=recipe,
+        changes=changes,
+        max_steps=max_steps,
+        resume=resume,
+        resident=resident,
     )
     publish("pretrain", summary, link=out)
     return summary

@@ -33,6 +33,8 @@ def retrain(
     layout: LayoutName = "auto",
     pretrain_recipe: str = "default",
     finetune_recipe: str = "default",
+    pretrain_changes: tuple[str, ...] = (),
+    finetune_changes: tuple[str, ...] = (),
     allow_unlabelled: bool = False,
     wait: float = 3600.0,
 ) -> Summary:
@@ -44,8 +46,10 @@ def retrain(
         labels: train.csv in RATIC's form.
         runs: Folder that gets one run folder for each retraining.
         layout: How source is laid out; auto finds out.
-        pretrain_recipe: Name of a pretraining recipe.
-        finetune_recipe: Name of a fine-tuning recipe.
+        pretrain_recipe: Name of a pretraining recipe, or the path of a .toml file.
+        finetune_recipe: Name of a fine-tuning recipe, or the path of a .toml file.
+        pretrain_changes: Changes of the pretraining recipe, each NAME=VALUE.
+        finetune_changes: Changes of the fine-tuning recipe, each NAME=VALUE.
         allow_unlabelled: Leave out patients without labels instead of refusing the store.
         wait: Seconds to wait for a store that another run is filling.
     """
@@ -55,6 +59,7 @@ def retrain(
         [stores["pretrain"]],
         run / "pretrain",
         recipe=pretrain_recipe,
+        changes=pretrain_changes,
         resume=(run / "pretrain" / PRETRAINED).exists(),
     )
     finetune(
@@ -63,6 +68,7 @@ def retrain(
         run / "finetune",
         init=str(run / "pretrain"),
         recipe=finetune_recipe,
+        changes=finetune_changes,
         resume=(run / "finetune" / FINETUNED).exists(),
         allow_unlabelled=allow_unlabelled,
     )

@@ -23,6 +23,7 @@ import pytest
 from flows.command import main
 from flows.summary import flatten, plain
 from tests.support.project import PROJECT
+from tests.support.small_stores import make_store, random_volumes
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
 from voco_data.storage.local import LocalStorage
@@ -127,6 +128,40 @@ def test_pretrain_options_reach_the_stage(replace: Replace) -> None:
     assert seen["stores"] == [Path("a.zarr"), Path("b.zarr")]
     assert seen["out"] == Path("run")
     assert (seen["recipe"], seen["max_steps"], seen["resume"]) == ("tiny", 7, True)
+    assert seen["changes"] == ()
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_changes_of_a_recipe_reach_the_stage(replace: Replace, stage: str) -> None:
+    seen = replace(f"voco_models.stages.{stage}", stage)
+    words = f"{stage} a.zarr --out run --recipe mine.toml --set a.b=1 --set c=[1,2]".split()
+    assert main(words + ["--labels", "l"] * (stage == "finetune")) == 0
+    assert seen["recipe"] == "mine.toml"
+    assert seen["changes"] == ("a.b=1", "c=[1,2]")
+
+
+@pytest.mark.parametrize(
+    ("words", "about"),
+    [
+        ("pretrain a.zarr --recipe tinny", "expected one of default, tiny"),
+        ("pretrain a.zarr --recipe none.toml", "none.toml: cannot read the recipe"),
+        ("pretrain a.zarr --recipe tiny --set fit.lrr=1", "did you mean fit.lr?"),
+        ("finetune a.zarr --labels l --recipe tiny --set lr=fast", "lr: expected a number"),
+        ("finetune a.zarr --labels l --recipe tiny --set epochs=0", "epochs must be >= 1, got 0"),
+    ],
+)
+def test_a_bad_recipe_is_one_line_and_exit_code_2(
+    words: str, about: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path / "stores", random_volumes(2, (2, 48, 48)))
+    run = tmp_path / "run"
+    arguments = words.replace("a.zarr", str(store.path)).split()
+    assert main([*arguments, "--out", str(run)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert about in err
+    assert err.count("\n") == 1
+    assert not run.exists()
 
 
 def test_finetune_options_reach_the_stage(replace: Replace) -> None:

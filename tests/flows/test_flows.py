@@ -153,11 +153,18 @@ def test_parameters_as_texts_are_converted(tmp_path: Path, calls: Calls) -> None
 
 
 def test_training_flows_call_their_stages(tmp_path: Path, calls: Calls) -> None:
-    pretrain([tmp_path / "a"], tmp_path / "run", recipe="tiny", max_steps=3)
+    pretrain(
+        [tmp_path / "a"],
+        tmp_path / "run",
+        recipe="tiny",
+        changes=["fit.lr=1e-3"],  # type: ignore[arg-type]  # as a deployment's JSON has it
+        max_steps=3,
+    )
     assert calls["pretrain"] == {
         "stores": [tmp_path / "a"],
         "out": tmp_path / "run",
         "recipe": "tiny",
+        "changes": ("fit.lr=1e-3",),
         "max_steps": 3,
         "resume": False,
         "resident": "none",
@@ -200,7 +207,16 @@ def test_retrain_hands_each_stage_what_the_last_one_made(
 ) -> None:
     monkeypatch.setattr("flows.retrain.flow_run", DUE)
     labels, runs = tmp_path / "train.csv", tmp_path / "runs"
-    retrain(tmp_path / "archive", tmp_path, labels, runs, finetune_recipe="tiny")
+    retrain(
+        tmp_path / "archive",
+        tmp_path,
+        labels,
+        runs,
+        pretrain_recipe="mine.toml",
+        finetune_recipe="tiny",
+        pretrain_changes=("batch_size=2",),
+        finetune_changes=("seed=1",),
+    )
     run = runs / "retrain-20260301-030000"
     assert calls.order == ["preprocess", "pretrain", "finetune", "evaluate"]
     assert calls["pretrain"]["stores"] == [tmp_path / PRETRAIN.name]
@@ -208,7 +224,9 @@ def test_retrain_hands_each_stage_what_the_last_one_made(
     assert calls["finetune"]["store"] == tmp_path / FINETUNE.name
     assert calls["finetune"]["labels"] == labels
     assert calls["finetune"]["init"] == str(run / "pretrain")
-    assert calls["finetune"]["recipe"] == "tiny"
+    assert (calls["pretrain"]["recipe"], calls["finetune"]["recipe"]) == ("mine.toml", "tiny")
+    assert calls["pretrain"]["changes"] == ("batch_size=2",)
+    assert calls["finetune"]["changes"] == ("seed=1",)
     assert calls["evaluate"] == {"run": run / "finetune", "out": run / "evaluate"}
     assert (calls["pretrain"]["resume"], calls["finetune"]["resume"]) == (False, False)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ def finetune(
     out: str | Path,
     *,
     init: str | Path = "scratch",
-    recipe: str | FinetuneRecipe = "default",
+    recipe: str | Path | FinetuneRecipe = "default",
+    changes: Sequence[str] = (),
     max_steps: int | None = None,
     resume: bool = False,
     allow_unlabelled: bool = False,
@@ -90,9 +91,11 @@ def finetune(
 ) -> FinetuneSummary:
     """Train one classifier a fold on the store's volumes and predict every patient once.
 
-    `max_steps` counts steps over all folds from the beginning of the run, and only stops. With
-    `resume`, finished folds are kept and the unfinished one continues as if never stopped.
-    `resident` keeps all volumes in memory, as small as the recipe makes them, and changes no batch.
+    `recipe` is a name, a `.toml` file or a value; each of `changes` is `name=value` with the dotted
+    name of an option. `max_steps` counts steps over all folds from the beginning of the run, and
+    only stops. With `resume`, finished folds are kept and the unfinished one continues as if never
+    stopped. `resident` keeps all volumes in memory, as small as the recipe makes them, and changes
+    no batch.
     Raises InputError before anything is written if the inputs do not fit together.
     """
     start = time.perf_counter()
@@ -101,7 +104,7 @@ def finetune(
     plan = make_plan(
         opened,
         Path(labels),
-        finetune_recipe(recipe),
+        finetune_recipe(recipe, changes),
         init=init,
         allow_unlabelled=allow_unlabelled,
         pseudonymise=pseudonymise,
@@ -221,6 +224,7 @@ def _fit_config(plan: FinetunePlan, fold: int) -> FitConfig:
         log_every=recipe.log_every,
         checkpoint_every=recipe.checkpoint_every,
         seed=step_seed(recipe.seed, fold),
+        optimizer=recipe.optimizer,
     )
 
 

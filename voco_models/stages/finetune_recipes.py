@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 from voco_data.errors import InputError
 from voco_models.data.augment3d import Augmentation, X, Y, Z
 from voco_models.data.volume_view import VolumeView
 from voco_models.networks.classifier import FeatureNorm, OverSlices, SlicePooling
+from voco_models.stages import recipe_options
+from voco_models.training.optimizers import AdamW, Optimizer
+from voco_models.training.recorded import WHEN_CHANGED, recorded
 
 CLASS_WEIGHTS = (1.0, 2.0, 4.0)
 """Of healthy, low and high, as in the score."""
@@ -20,58 +25,98 @@ class FinetuneRecipe:
     """How to split, train and predict. Changing any field makes another experiment."""
 
     name: str
+    """Name of the recipe, for reports; a file is named after itself."""
     backbone: str
     """A timm CNN. With `--init RUN` it must be the backbone of that run."""
     view: VolumeView
+    """What the classifier sees of a stored volume."""
     augmentation: Augmentation
+    """Random changes of the volumes in training."""
     epochs: int
+    """Times that every training series is seen."""
     lr: float
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     weight_decay: float
+    """Weight decay of the optimiser."""
     batch_size: int
     """Series a step."""
     hidden: int = 128
     """Width of the LSTM in each direction."""
     layers: int = 1
+    """Layers of the LSTM."""
     dropout: float = 0.0
+    """Chance of a feature to be dropped before the heads."""
     pooling: SlicePooling = "mean"
+    """Feature map of a slice to one vector: its mean, or the maximum of each quadrant."""
     feature_norm: FeatureNorm = "none"
+    """Normalisation of a slice's vector before the LSTM; `batch` helps where data are few."""
     over_slices: OverSlices = "max"
+    """Slices to one vector: the maximum, or the maximum beside the mean."""
     window_hu: tuple[float, float] | None = None
-    """What the network sees, low and high; None for all of the store's window."""
+    """What the network sees, low and high; none for all of the store's window."""
     warmup_fraction: float = 0.0
     """Share of the steps with a rising learning rate."""
     final_lr_fraction: float = 0.0
+    """Learning rate at the last step, as a fraction of the peak."""
     clip_norm: float | None = None
+    """Largest norm of the gradient, or no limit."""
     n_folds: int = 5
+    """Folds of the cross-validation; each trains a classifier."""
     flips: tuple[tuple[int, ...], ...] = ((),)
     """Test-time views: axes of (B, Z, Y, X) to flip; predictions are averaged."""
-    patient: str = "mean"
+    patient: Literal["mean", "max"] = "mean"
     """A patient's prediction from its series: `mean`, or `max` (the series with most injury)."""
     calibrate: bool = False
     """Whether scores use the out-of-fold calibration. Both are always reported."""
     class_weights: tuple[float, float, float] = CLASS_WEIGHTS
+    """Weights of healthy, low and high in the loss."""
     images_per_call: int | None = None
-    """Slices that the backbone sees at once; None for all of a batch."""
+    """Slices that the backbone sees at once; none for all of a batch."""
     log_every: int = 10
+    """Steps in a row of the history; its values are means over them."""
     checkpoint_every: int = 200
+    """Steps between two checkpoints."""
     seed: int = 0
+    """Seed of the split, of the first weights, of the order of the series and of every draw."""
+    optimizer: Optimizer = field(default_factory=AdamW, metadata=WHEN_CHANGED)
+    """Which optimiser, and its options."""
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.hidden, self.layers) < 1 or self.n_folds < 2:
+        at_least_one = ("epochs", "batch_size", "hidden", "layers", "log_every", "checkpoint_every")
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise InputError(f"recipe: {name} must be >= 1, got {getattr(self, name)}")
+        if self.n_folds < 2:
+            raise InputError(f"recipe: n_folds must be >= 2, got {self.n_folds}")
+        if self.images_per_call is not None and self.images_per_call < 1:
             raise InputError(
-                "recipe: epochs, batch_size, hidden and layers must be >= 1, n_folds >= 2"
+                f"recipe: images_per_call must be >= 1 or none, got {self.images_per_call}"
             )
+        if not self.lr > 0 or self.weight_decay < 0:
+            raise InputError(
+                "recipe: lr must be > 0 and weight_decay >= 0, got "
+                f"{self.lr} and {self.weight_decay}"
+            )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise InputError(f"recipe: clip_norm must be > 0 or none, got {self.clip_norm}")
         if self.patient not in ("mean", "max"):
             raise InputError(f"recipe: patient must be mean or max, got {self.patient!r}")
-        if not self.flips:
-            raise InputError("recipe: flips needs at least one view, such as ()")
-        if not 0 <= self.warmup_fraction <= 1 or not 0 <= self.dropout < 1:
-            raise InputError("recipe: warmup_fraction must be in 0..1, dropout in 0..1 below 1")
+        if not self.flips or any(not set(axes) <= {Z, Y, X} for axes in self.flips):
+            raise InputError(
+                f"recipe: flips needs at least one view, each of axes {Z}, {Y} and {X} or none of "
+                f"them, got {self.flips}"
+            )
+        for name in ("warmup_fraction", "final_lr_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"recipe: {name} must be in 0..1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"recipe: dropout must be from 0 to below 1, got {self.dropout}")
+        if min(self.class_weights) <= 0:
+            raise InputError(f"recipe: class_weights must be > 0, got {self.class_weights}")
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, as plain values."""
-        return dataclasses.asdict(self)
+        """What a run records of it, as plain values."""
+        return recorded(self)
 
 
 _AUTHORS_AUGMENTATION = Augmentation(
@@ -138,10 +183,11 @@ TINY = FinetuneRecipe(
 FINETUNE_RECIPES = {recipe.name: recipe for recipe in (DEFAULT, CODE, TINY)}
 
 
-def finetune_recipe(recipe: str | FinetuneRecipe) -> FinetuneRecipe:
-    """The recipe of a name. InputError for an unknown name."""
-    if isinstance(recipe, FinetuneRecipe):
-        return recipe
-    if recipe not in FINETUNE_RECIPES:
-        raise InputError(f"recipe: expected one of {', '.join(FINETUNE_RECIPES)}, got {recipe!r}")
-    return FINETUNE_RECIPES[recipe]
+def finetune_recipe(
+    recipe: str | Path | FinetuneRecipe, changes: Sequence[str] = ()
+) -> FinetuneRecipe:
+    """The recipe of a name or of a `.toml` file, with `changes` of the form `name=value` made.
+
+    InputError, with what was expected, for what is no recipe, no option or no value of it.
+    """
+    return recipe_options.resolve(FinetuneRecipe, FINETUNE_RECIPES, recipe, changes)

@@ -21,10 +21,12 @@ from voco_models.data.sampling import step_seed
 from voco_models.networks.registry import create_encoder
 from voco_models.objectives.collapse import CollapseWatch, constant_levels
 from voco_models.objectives.voco2d import Voco2d
+from voco_models.stages import recipe_options
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.training import checkpoint
 from voco_models.training.engine import check_out, choose_device, fit
 from voco_models.training.provenance import make_provenance, plain
+from voco_models.training.recorded import recorded
 from voco_models.training.train_state import Row
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,8 @@ def pretrain(
     stores: Sequence[str | Path],
     out: str | Path,
     *,
-    recipe: str | PretrainRecipe = "default",
+    recipe: str | Path | PretrainRecipe = "default",
+    changes: Sequence[str] = (),
     max_steps: int | None = None,
     resume: bool = False,
     device: str | torch.device | None = None,
@@ -74,15 +77,17 @@ def pretrain(
 ) -> PretrainSummary:
     """Pretrain a backbone with 2D-VoCo on every volume of `stores`; write the run to `out`.
 
-    `max_steps` counts from the beginning of the run and only stops it; continue with `resume`.
+    `recipe` is a name, a `.toml` file or a value; each of `changes` is `name=value` with the dotted
+    name of an option. `max_steps` counts from the beginning of the run and only stops it; continue
+    with `resume`.
     `resident` keeps all volumes in memory, and changes no batch.
     Everything is checked before anything is written: InputError for a folder that is no store,
     stores that fit neither each other nor the recipe, an empty store, an unknown recipe, a place
     that cannot be written, a run that exists already, or none to resume. Diverged if the loss is
     not finite.
     """
-    name = recipe if isinstance(recipe, str) else "custom"
-    given = pretrain_recipe(recipe) if isinstance(recipe, str) else recipe
+    name = recipe_options.label(recipe, changes)
+    given = pretrain_recipe(recipe, changes)
     if max_steps is not None and max_steps < 1:
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
     target = choose_device(device)
@@ -105,7 +110,7 @@ def pretrain(
 
     for note in notes:
         log.warning("%s", note)
-    provenance = make_provenance(STAGE, asdict(used), opened)
+    provenance = make_provenance(STAGE, recorded(used), opened)
     if not resume:
         checkpoint.write_run(
             run, {"stage": STAGE, "recipe_name": name, "notes": notes, "provenance": provenance}

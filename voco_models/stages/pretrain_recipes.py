@@ -1,4 +1,4 @@
-"""Recipes of the self-supervised stage, by name: the whole experiment in one frozen value.
+"""Recipes of the self-supervised stage: the whole experiment in one frozen value.
 
 voco pretrain STORE --out RUN --recipe default    one GPU; no score of ours measured yet
 voco pretrain STORE --out RUN --recipe tiny       2 CPU cores, under a minute; for the demo
@@ -6,18 +6,21 @@ voco pretrain STORE --out RUN --recipe tiny       2 CPU cores, under a minute; f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 from voco_data.errors import InputError
 from voco_models.networks.backbones import DEFAULT_BACKBONE, TINY_BACKBONE
 from voco_models.objectives.voco2d import Voco2dConfig
+from voco_models.stages import recipe_options
 from voco_models.training.engine import FitConfig
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainRecipe:
-    """Network, method and training."""
+    """Network, method and training. Changing any field makes another experiment."""
 
     fit: FitConfig
     backbone: str = DEFAULT_BACKBONE
@@ -30,7 +33,12 @@ class PretrainRecipe:
 
     def __post_init__(self) -> None:
         if self.batch_size < 2 and self.voco.loss.inter != "off":
-            raise InputError("recipe: the inter-volume loss needs batch_size >= 2, or inter off")
+            raise InputError(
+                "recipe: the inter-volume loss needs batch_size >= 2, or inter off, got "
+                f"{self.batch_size}"
+            )
+        if self.batch_size < 1:
+            raise InputError(f"recipe: batch_size must be >= 1, got {self.batch_size}")
 
 
 PRETRAIN_RECIPES = MappingProxyType(
@@ -47,8 +55,8 @@ PRETRAIN_RECIPES = MappingProxyType(
                 checkpoint_every=1_000,
             ),
         ),
-        # The same method with everything small, and 4 of the 32 slices a step. In so few steps a
-        # teacher that follows sooner learns more.
+        # The same method with everything small, and 4 of the 32 slices a step. The teacher follows
+        # faster, because there are few steps to follow in.
         "tiny": PretrainRecipe(
             fit=FitConfig(
                 total_steps=100,
@@ -68,10 +76,11 @@ PRETRAIN_RECIPES = MappingProxyType(
 )
 
 
-def pretrain_recipe(name: str) -> PretrainRecipe:
-    """The recipe of that name. InputError that lists the names if there is none."""
-    try:
-        return PRETRAIN_RECIPES[name]
-    except KeyError:
-        known = ", ".join(sorted(PRETRAIN_RECIPES))
-        raise InputError(f"recipe: expected one of {known}, got {name!r}") from None
+def pretrain_recipe(
+    recipe: str | Path | PretrainRecipe, changes: Sequence[str] = ()
+) -> PretrainRecipe:
+    """The recipe of a name or of a `.toml` file, with `changes` of the form `name=value` made.
+
+    InputError, with what was expected, for what is no recipe, no option or no value of it.
+    """
+    return recipe_options.resolve(PretrainRecipe, PRETRAIN_RECIPES, recipe, changes)

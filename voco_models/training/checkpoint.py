@@ -30,7 +30,7 @@ BACKBONE = "backbone.pt"
 RUN = RUN_DESCRIPTION
 
 MOMENTS = 2
-"""Tensors that AdamW keeps a trainable parameter; a third with amsgrad."""
+"""Tensors that AdamW keeps for each trainable parameter."""
 COPIES = 2
 """A checkpoint is written whole before it replaces the one before."""
 SPARE_BYTES = 16 * 2**20
@@ -121,11 +121,11 @@ def read_run(run: Path) -> dict[str, Any]:
     return description
 
 
-def checkpoint_bytes(objective: nn.Module, *, amsgrad: bool = False) -> int:
-    """Bytes of the tensors in one checkpoint: weights, averages, and the optimiser's moments."""
+def checkpoint_bytes(objective: nn.Module, *, moments: int = MOMENTS) -> int:
+    """Bytes of the tensors in one checkpoint: weights, averages, and the optimiser's `moments`."""
     state = sum(tensor.nbytes for tensor in objective.state_dict().values())
     trained = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
-    return int(state + (MOMENTS + amsgrad) * trained)
+    return int(state + moments * trained)
 
 
 def check_disk_space(out: Path, need: int) -> None:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from voco_models.training import checkpoint
 from voco_models.training.history import HISTORY, History
 from voco_models.training.hooks import Interruption, call_monitors
 from voco_models.training.objective import BatchSource, Monitor, Objective
+from voco_models.training.optimizers import AdamW, Optimizer
+from voco_models.training.recorded import WHEN_CHANGED
 from voco_models.training.train_state import Row, TrainState
 
 
@@ -37,10 +39,13 @@ class FitConfig:
     total_steps: int
     """Horizon of the schedule. Stopping early does not change it."""
     lr: float
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     weight_decay: float
+    """Weight decay of the optimiser."""
     warmup_steps: int = 0
+    """Steps in which the learning rate rises linearly from 0 to its peak."""
     amsgrad: bool = False
+    """Use the maximum of the averages of the squared gradient; with the optimiser `adamw`."""
     final_lr_fraction: float = 0.0
     """Learning rate at the horizon, as a fraction of the peak."""
     clip_norm: float | None = None
@@ -48,17 +53,37 @@ class FitConfig:
     log_every: int = 50
     """Steps in a row of the history; its values are means over them."""
     checkpoint_every: int = 1000
+    """Steps between two checkpoints."""
     seed: int = 0
+    """Seed of the first weights, of the order of the volumes and of every draw."""
     amp: bool = True
     """bf16 autocast, on CUDA only."""
+    optimizer: Optimizer = field(default_factory=AdamW, metadata=WHEN_CHANGED)
+    """Which optimiser, and its options."""
 
     def __post_init__(self) -> None:
         if self.total_steps < 1 or self.log_every < 1 or self.checkpoint_every < 1:
-            raise InputError("recipe: total_steps, log_every and checkpoint_every must be >= 1")
+            raise InputError(
+                "recipe: total_steps, log_every and checkpoint_every must be >= 1, got "
+                f"{self.total_steps}, {self.log_every} and {self.checkpoint_every}"
+            )
         if not 0 <= self.warmup_steps <= self.total_steps:
-            raise InputError("recipe: warmup_steps must be from 0 to total_steps")
+            raise InputError(
+                f"recipe: warmup_steps must be from 0 to total_steps, {self.total_steps}, got "
+                f"{self.warmup_steps}"
+            )
         if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.final_lr_fraction <= 1:
-            raise InputError("recipe: lr must be > 0, weight_decay >= 0, final_lr_fraction in 0..1")
+            raise InputError(
+                "recipe: lr must be > 0, weight_decay >= 0, final_lr_fraction in 0..1, got "
+                f"{self.lr}, {self.weight_decay} and {self.final_lr_fraction}"
+            )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise InputError(f"recipe: clip_norm must be > 0 or none, got {self.clip_norm}")
+        if self.amsgrad and self.optimizer.kind != "adamw":
+            raise InputError(
+                f"recipe: amsgrad needs the optimizer adamw, got {self.optimizer.kind}; "
+                "set amsgrad to false"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +145,10 @@ def fit(
     """
     check_out(out, resume=resume)
     saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
-    checkpoint.check_disk_space(out, checkpoint.checkpoint_bytes(objective, amsgrad=config.amsgrad))
+    moments = config.optimizer.moments(amsgrad=config.amsgrad)
+    checkpoint.check_disk_space(out, checkpoint.checkpoint_bytes(objective, moments=moments))
     objective = objective.to(device)
-    state = TrainState(objective, _adamw(objective, config, device))
+    state = TrainState(objective, _build_optimizer(objective, config, device))
     if saved is not None:
         state.restore(saved, provenance)
     first, loss = state.step, None
@@ -154,13 +180,16 @@ def check_out(out: Path, *, resume: bool) -> None:
         raise InputError(f"{out}: nothing to resume, it holds no {checkpoint.CHECKPOINT}")
 
 
-def _adamw(objective: Objective, config: FitConfig, device: torch.device) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
+def _build_optimizer(
+    objective: Objective, config: FitConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimiser that the recipe names, of the objective's trainable parameters."""
+    return config.optimizer.build(
         objective.parameter_groups(),
         lr=config.lr,
         weight_decay=config.weight_decay,
         amsgrad=config.amsgrad,
-        fused=device.type == "cuda",
+        device=device,
     )
 
 

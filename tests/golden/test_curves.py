@@ -1,0 +1,166 @@
+"""The first losses of every shipped recipe are those kept here: a change of training shows.
+
+If the change is meant, write the curves anew (see `compare.py`) and say in the commit why they
+changed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.golden import compare, curves
+from tests.golden.stores import make_stores
+from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
+from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
+
+TOLERANCE = 1e-5
+"""Relative, in float64, between platforms. Between AVX2 and AVX512 it was 3e-11 at most."""
+QUICK = ("pretrain-tiny", "finetune-tiny")
+QUICK_STEPS = 5
+
+pytestmark = [
+    pytest.mark.xdist_group("golden curves"),  # one set of stores and of curves
+    pytest.mark.timeout(900),  # 40 s where two cores are free
+]
+
+
+def kept(case: str) -> dict[str, Any]:
+    curves: dict[str, Any] = json.loads((compare.HERE / f"{case}.json").read_text())
+    return curves
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("golden")
+    make_stores(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def same_platform() -> bool:
+    here: bool = json.loads(compare.PLATFORM.read_text()) == curves.describe_platform()
+    return here
+
+
+@pytest.fixture(scope="module")
+def found(stores: Path, same_platform: bool) -> dict[str, Any]:
+    """Precision -> case -> curve, of this checkout. Each process has one thread.
+
+    In float32 where it can be compared, else in float64.
+    """
+    precision = "float32" if same_platform else "float64"
+    pretraining = [name for name in curves.CASES if name.startswith("pretrain")]
+    finetuning = [name for name in curves.CASES if name.startswith("finetune")]
+    runs = [
+        compare.Run(compare.CHECKOUT, stores, [*cases, "--precision", precision])
+        for cases in (pretraining, finetuning)
+    ]
+    first, second = compare.run_all(runs, ("pretraining", "fine-tuning"))
+    both: dict[str, Any] = first["curves"] | second["curves"]
+    return both
+
+
+@pytest.fixture(scope="module")
+def in_float64(stores: Path) -> dict[str, Any]:
+    """Case -> the first steps of its curve in float64: on every platform the same."""
+    options = [*QUICK, "--precision", "float64", "--steps", str(QUICK_STEPS)]
+    (made,) = compare.run_all([compare.Run(compare.CHECKOUT, stores, options)], ("float64",))
+    quick: dict[str, Any] = made["curves"]
+    return quick
+
+
+@pytest.fixture(scope="module")
+def unchanged(stores: Path) -> dict[str, Any]:
+    """Case -> the first steps of the shipped recipe."""
+    return {case: first_steps(case, stores) for case in QUICK}
+
+
+def first_steps(case: str, stores: Path, change: dict[str, Any] | None = None) -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return curves.train(curves.CASES[case], stores, steps=QUICK_STEPS, change=change)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_every_shipped_recipe_has_a_curve() -> None:
+    recipes = {("pretrain", name) for name in PRETRAIN_RECIPES}
+    recipes |= {("finetune", name) for name in FINETUNE_RECIPES}
+    assert {(case.stage, case.recipe) for case in curves.CASES.values()} == recipes
+    for name, case in curves.CASES.items():
+        assert name == f"{case.stage}-{case.recipe}"
+        for curve in kept(name).values():
+            assert {len(values) for values in curve.values()} == {curves.STEPS}
+
+
+@pytest.mark.parametrize("case", curves.CASES)
+def test_losses_are_those_kept(case: str, found: dict[str, Any], same_platform: bool) -> None:
+    precision = "float32" if same_platform else "float64"
+    tolerance = 0.0 if same_platform else TOLERANCE
+    changed = compare.differences(kept(case)[precision], found[case], tolerance=tolerance)
+    assert changed == []
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_float64_is_comparable_between_platforms(case: str, in_float64: dict[str, Any]) -> None:
+    first = {name: values[:QUICK_STEPS] for name, values in kept(case)["float64"].items()}
+    assert compare.differences(first, in_float64[case], tolerance=TOLERANCE) == []
+    assert kept(case)["float64"]["lr"] == kept(case)["float32"]["lr"]
+    assert set(kept(case)["float64"]) == set(kept(case)["float32"])
+
+
+@pytest.mark.parametrize(
+    ("case", "change"),
+    [
+        ("finetune-tiny", {"class_weights": (1.0, 2.0, 4.001)}),
+        ("finetune-tiny", {"seed": 1}),
+        ("finetune-tiny", {"weight_decay": 0.011}),
+        ("pretrain-tiny", {"fit": {"seed": 1}}),
+        ("pretrain-tiny", {"fit": {"lr": 1.001e-3}}),
+    ],
+    ids=str,
+)
+def test_a_changed_recipe_is_seen(
+    case: str, change: dict[str, Any], stores: Path, unchanged: dict[str, Any]
+) -> None:
+    """The comparison can fail: by more than the tolerance, and not only in the last bit."""
+    other = first_steps(case, stores, dict(change))
+    assert compare.differences(unchanged[case], unchanged[case]) == []
+    lines = compare.differences(unchanged[case], other, tolerance=TOLERANCE)
+    assert "loss" in [line.split(":")[0] for line in lines]
+
+
+def test_differences_say_what_and_where() -> None:
+    before = {"loss": [1.0, 2.0, 3.0], "gone": [0.0] * 3}
+    after = {"loss": [1.0, 2.0 + 1e-9, 3.3], "new": [0.0] * 3}
+    loss, gone, new = compare.differences(before, after, tolerance=1e-5)
+    assert loss.startswith("loss: 1 of 3 steps differ, first step 3: 3.0 is 3.3")
+    assert (gone, new) == ("gone: gone", "new: new")
+    assert compare.differences(before, after)[0].startswith("loss: 2 of 3 steps differ")
+    assert compare.differences({"loss": [1.0]}, {"loss": [float("nan")]}, tolerance=1.0) != []
+    assert compare.differences({"loss": [1.0]}, {"loss": []}) == ["loss: 1 steps, now 0"]
+
+
+@pytest.mark.slow
+def test_a_commit_trains_like_itself() -> None:
+    try:
+        assert compare.compare("HEAD", "HEAD", ["finetune-tiny"]) == {"finetune-tiny": []}
+    except FileNotFoundError:
+        pytest.skip("no git")
+
+
+def test_a_commit_that_is_not_there_is_named() -> None:
+    inside = subprocess.run(
+        ["git", "-C", str(compare.CHECKOUT), "rev-parse"], capture_output=True, check=False
+    )
+    if inside.returncode:
+        pytest.skip("no git checkout")
+    with pytest.raises(compare.CannotRun, match="no-such-commit cannot be checked out"):
+        compare.compare("no-such-commit", "HEAD", [])

@@ -1,0 +1,33 @@
+"""What a run records of its recipe.
+
+Runs are compared by these values when one is resumed. So an option that is added later is recorded
+only where it differs from its default, which must be what the code did before: then a run made
+before the option existed records the same as one made today.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from types import MappingProxyType
+from typing import Any
+
+WHEN_CHANGED = MappingProxyType({"recorded": "when changed"})
+"""Metadata of a dataclass field that was added after runs without it were made."""
+
+
+def recorded(recipe: Any) -> dict[str, Any]:
+    """The fields of a recipe, a frozen dataclass, as plain values."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if field.metadata == WHEN_CHANGED and value == default_of(field):
+            continue
+        values[field.name] = recorded(value) if dataclasses.is_dataclass(value) else value
+    return values
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a dataclass field; `dataclasses.MISSING` if it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
