@@ -1,1 +1,1 @@
-"""Benchmarks of filling stores: our path, its floor and its peers, measured in one run."""
+"""Benchmarks of filling stores: voco, the floor, and peers, measured in one run."""

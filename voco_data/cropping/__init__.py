@@ -1,1 +1,1 @@
-"""The box of the abdomen: found from HU, led by organ masks, or taken from a table."""
+"""The box of the abdomen: found in the HU, corrected by organ masks, or taken from a table."""

@@ -1,1 +1,1 @@
-"""DICOM in: headers, frames, grouping and order, pixels, HU. The only reader that knows pydicom."""
+"""DICOM files to volumes of HU: headers, pixels, and the order of the slices of a series."""

@@ -1,1 +1,1 @@
-"""Arrays of HU with geometry, and boxes in them."""
+"""Arrays of HU with geometry, boxes in them, and stored voxels."""

@@ -106,9 +106,8 @@ class PixelFormat:
         Raises SeriesRefused.
         """
         if self.syntax in UNCOMPRESSED:
-            dtype = np.dtype(
-                f"{'>' if self.syntax == EXPLICIT_BIG_ENDIAN else '<'}u{self.allocated // 8}"
-            )
+            byte_order = ">" if self.syntax == EXPLICIT_BIG_ENDIAN else "<"
+            dtype = np.dtype(f"{byte_order}u{self.allocated // 8}")
             raw: Raw = np.frombuffer(encoded, dtype).reshape(self.shape)
         else:
             raw = self._decompress(bytes(encoded))
@@ -137,14 +136,11 @@ class PixelFormat:
 
     def _decompress(self, frame: bytes) -> Raw:
         try:
-            raw = (
-                self._decode_rle(frame)
-                if self.syntax == RLE_LOSSLESS
-                else self._decode_codestream(frame)
-            )
+            is_rle = self.syntax == RLE_LOSSLESS
+            raw = self._decode_rle(frame) if is_rle else self._decode_codestream(frame)
         except SeriesRefused:
             raise
-        except Exception as error:  # each codec has its own errors for broken bytes
+        except Exception as error:  # each codec raises its own errors for damaged bytes
             raise SeriesRefused(
                 Reason.UNREADABLE, f"pixels do not decode ({type(error).__name__})"
             ) from error

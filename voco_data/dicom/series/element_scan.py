@@ -31,58 +31,53 @@ INSTANCE_NUMBER = 0x00200013
 IMAGE_POSITION = 0x00200032
 PIXEL_DATA = 0x7FE00010
 
-READ_TAGS = np.array(
-    [
-        TRANSFER_SYNTAX,
-        SPECIFIC_CHARACTER_SET,
-        0x00080008,  # ImageType
-        0x00080016,  # SOPClassUID
-        0x00080060,  # Modality
-        0x00089007,  # FrameType
-        0x00100020,  # PatientID
-        0x00180086,  # EchoNumbers
-        0x00181210,  # ConvolutionKernel
-        0x0020000D,  # StudyInstanceUID
-        0x0020000E,  # SeriesInstanceUID
-        0x00200012,  # AcquisitionNumber
-        INSTANCE_NUMBER,
-        IMAGE_POSITION,
-        0x00200037,  # ImageOrientationPatient
-        0x00280002,  # SamplesPerPixel
-        0x00280004,  # PhotometricInterpretation
-        0x00280008,  # NumberOfFrames
-        0x00280010,  # Rows
-        0x00280011,  # Columns
-        0x00280030,  # PixelSpacing
-        0x00280100,  # BitsAllocated
-        0x00280101,  # BitsStored
-        0x00280102,  # HighBit
-        0x00280103,  # PixelRepresentation
-        0x00280120,  # PixelPaddingValue
-        0x00280121,  # PixelPaddingRangeLimit
-        0x00280301,  # BurnedInAnnotation
-        0x00281052,  # RescaleIntercept
-        0x00281053,  # RescaleSlope
-        0x00281054,  # RescaleType
-        0x00282110,  # LossyImageCompression
-    ],
-    np.int64,
-)
-"""Ascending. All that header.py, stack_key.py, pixels/decode.py and pixels/modality.py ask for."""
+READ_ELEMENTS = {
+    TRANSFER_SYNTAX: "TransferSyntaxUID",
+    SPECIFIC_CHARACTER_SET: "SpecificCharacterSet",
+    0x00080008: "ImageType",
+    0x00080016: "SOPClassUID",
+    0x00080060: "Modality",
+    0x00089007: "FrameType",
+    0x00100020: "PatientID",
+    0x00180086: "EchoNumbers",
+    0x00181210: "ConvolutionKernel",
+    0x0020000D: "StudyInstanceUID",
+    0x0020000E: "SeriesInstanceUID",
+    0x00200012: "AcquisitionNumber",
+    INSTANCE_NUMBER: "InstanceNumber",
+    IMAGE_POSITION: "ImagePositionPatient",
+    0x00200037: "ImageOrientationPatient",
+    0x00280002: "SamplesPerPixel",
+    0x00280004: "PhotometricInterpretation",
+    0x00280008: "NumberOfFrames",
+    0x00280010: "Rows",
+    0x00280011: "Columns",
+    0x00280030: "PixelSpacing",
+    0x00280100: "BitsAllocated",
+    0x00280101: "BitsStored",
+    0x00280102: "HighBit",
+    0x00280103: "PixelRepresentation",
+    0x00280120: "PixelPaddingValue",
+    0x00280121: "PixelPaddingRangeLimit",
+    0x00280301: "BurnedInAnnotation",
+    0x00281052: "RescaleIntercept",
+    0x00281053: "RescaleSlope",
+    0x00281054: "RescaleType",
+    0x00282110: "LossyImageCompression",
+}
+"""Tags, ascending, and keywords of the elements that header.py, stack_key.py, pixels/decode.py and
+pixels/modality.py ask for."""
 
-UNSUPPORTED_TAGS = np.array(
-    [
-        0x00283000,  # ModalityLUTSequence
-        0x52009229,  # SharedFunctionalGroupsSequence
-        0x52009230,  # PerFrameFunctionalGroupsSequence
-        0x7FE00001,  # ExtendedOffsetTable
-        0x7FE00002,  # ExtendedOffsetTableLengths
-        0x7FE00008,  # FloatPixelData
-        0x7FE00009,  # DoubleFloatPixelData
-    ],
-    np.int64,
-)
-"""Ascending. A file with one of these is IRREGULAR."""
+DECLINED_ELEMENTS = {
+    0x00283000: "ModalityLUTSequence",
+    0x52009229: "SharedFunctionalGroupsSequence",
+    0x52009230: "PerFrameFunctionalGroupsSequence",
+    0x7FE00001: "ExtendedOffsetTable",
+    0x7FE00002: "ExtendedOffsetTableLengths",
+    0x7FE00008: "FloatPixelData",
+    0x7FE00009: "DoubleFloatPixelData",
+}
+"""Tags, ascending, and keywords. A file with one of these is IRREGULAR."""
 
 IRREGULAR, TRUNCATED, COMPLETE = 0, 1, 2
 """Results of a scan: pydicom must read the file, the bytes end before the pixels, or success."""
@@ -99,7 +94,7 @@ ABSENT = -1
 
 MAX_ELEMENTS = 10_000
 MAX_VALUE_BYTES = 1024
-"""No real value of READ_TAGS is longer."""
+"""No real value of READ_ELEMENTS is longer."""
 MAX_DEPTH = 8
 """Sequences inside sequences."""
 MAX_KEY_BYTES = 16_384
@@ -113,8 +108,8 @@ class ElementScanner:
     __slots__ = ("_key", "_key_view", "elements", "summary")
 
     def __init__(self) -> None:
-        self.elements = np.zeros((len(READ_TAGS), 3), np.int64)
-        """(n, 3): a row for each element of READ_TAGS in the file, in the file's order."""
+        self.elements = np.zeros((len(READ_ELEMENTS), 3), np.int64)
+        """(n, 3): a row for each of READ_ELEMENTS in the file, in the file's order."""
         self.summary = np.zeros(6, np.int64)
         """(6,): what a COMPLETE scan found, by the indices above."""
         self._key = np.empty(MAX_KEY_BYTES, np.uint8)
@@ -126,7 +121,7 @@ class ElementScanner:
 
     @property
     def key(self) -> bytes:
-        """All elements of READ_TAGS as they are encoded, without the values that each slice varies.
+        """All of READ_ELEMENTS as encoded, without the values that vary from slice to slice.
 
         Files with equal keys have equal headers but for ImagePositionPatient and InstanceNumber.
         """
@@ -146,6 +141,8 @@ _LENGTH_FIELD_BYTES = np.zeros(1 << 16, np.uint8)
 for _vr, _size in LENGTH_FIELD_BYTES.items():
     _LENGTH_FIELD_BYTES[_vr_code(_vr)] = _size
 
+_READ_TAGS = np.array(list(READ_ELEMENTS), np.int64)
+_DECLINED_TAGS = np.array(list(DECLINED_ELEMENTS), np.int64)
 _FIRST_DATASET_GROUP = 0x0008
 """Groups below it are command and meta groups, and DICOMDIR's."""
 _D, _I, _C, _M = PREFIX
@@ -289,7 +286,7 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
     encoding = np.int64(_UNKNOWN)  # until the transfer syntax is read
     count, key_length = 0, 0
     summary[POSITION_ROW] = summary[NUMBER_ROW] = ABSENT
-    next_read, next_unsupported = 0, 0  # the first of READ_TAGS and UNSUPPORTED_TAGS not passed
+    next_read, next_declined = 0, 0  # the first of _READ_TAGS and _DECLINED_TAGS not passed
     for _ in range(MAX_ELEMENTS):
         start = at
         if at + 8 > size:
@@ -329,13 +326,13 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
             summary[ELEMENT_COUNT], summary[KEY_LENGTH] = count, key_length
             summary[PIXELS_START], summary[PIXELS_LENGTH] = at, length
             return COMPLETE
-        while next_unsupported < UNSUPPORTED_TAGS.size and UNSUPPORTED_TAGS[next_unsupported] < tag:
-            next_unsupported += 1
-        if next_unsupported < UNSUPPORTED_TAGS.size and UNSUPPORTED_TAGS[next_unsupported] == tag:
+        while next_declined < _DECLINED_TAGS.size and _DECLINED_TAGS[next_declined] < tag:
+            next_declined += 1
+        if next_declined < _DECLINED_TAGS.size and _DECLINED_TAGS[next_declined] == tag:
             return IRREGULAR
-        while next_read < READ_TAGS.size and READ_TAGS[next_read] < tag:
+        while next_read < _READ_TAGS.size and _READ_TAGS[next_read] < tag:
             next_read += 1
-        is_read = next_read < READ_TAGS.size and READ_TAGS[next_read] == tag
+        is_read = next_read < _READ_TAGS.size and _READ_TAGS[next_read] == tag
         if length == UNDEFINED_LENGTH:
             if is_read or in_meta or encoding == _IMPLICIT or not is_sequence:
                 return IRREGULAR
@@ -354,7 +351,7 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
                 if encoding == _UNKNOWN:
                     return IRREGULAR
             varies = tag in (IMAGE_POSITION, INSTANCE_NUMBER)
-            # Of what each slice varies, the key has tag and VR, but neither length nor value.
+            # Of an element that varies, the key has tag and VR, but neither length nor value.
             key_end = start + (4 if encoding == _IMPLICIT else 6) if varies else end
             if key_length + key_end - start > key.size:
                 return IRREGULAR
