@@ -1,4 +1,4 @@
-"""One training loop for every objective. It never asks which model it has.
+"""One training loop for every objective, whatever its network is.
 
 Every draw of a step comes from (seed, step): the loader's order, the seed in the batch, and
 torch's default generators (dropout). So a checkpoint needs no generator state, and a resumed run
@@ -48,7 +48,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
-    """How to train; everything the optimiser and the loop need to know."""
+    """How to train: everything that the optimiser and the loop need."""
 
     total_steps: int
     """Horizon of the schedule. Stopping early does not change it."""
@@ -57,7 +57,7 @@ class FitConfig:
     weight_decay: float
     """Weight decay of the optimiser."""
     warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly from 0 to its peak."""
+    """Steps in which the learning rate rises linearly to its peak."""
     amsgrad: bool = False
     """Use the maximum of the averages of the squared gradient; with the optimiser `adamw`."""
     final_lr_fraction: float = 0.0
