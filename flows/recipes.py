@@ -1,4 +1,4 @@
-"""Recipes of the demo: how big the made-up cohort is and how to train on it."""
+"""Recipes of the demo: the size of the made-up cohort, and the recipes it is trained with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class DemoRecipe:
-    """Everything that decides what a demo run gives. It is stated in the report."""
+    """Everything that decides the result of a demo run. The report states it."""
 
     name: str
     patients: int
@@ -20,13 +20,13 @@ class DemoRecipe:
     slices: int
     """Nominal slices of a chest-to-thigh scan."""
     prevalence: float
-    """Chance of each organ to be hurt."""
+    """Probability that an organ is injured, the same for each."""
     seed: int
-    """Seed of the cohort, unless another is asked for."""
+    """Seed of the cohort, unless `voco demo --seed` gives another."""
     pretrain: str
     """Name of the pretraining recipe."""
     finetune: str
-    """Name of the fine-tuning recipe; it fixes the number of folds."""
+    """Name of the fine-tuning recipe, which also sets the number of folds."""
 
 
 # voco demo: at most 6 minutes and 4 GB on 2 cores; must beat the training priors.

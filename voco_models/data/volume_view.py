@@ -23,8 +23,11 @@ class VolumeView:
     """Shape of the classifier's input, and how a volume is reduced to it."""
 
     slices: int
+    """Slices of the classifier's input."""
     size_px: int
+    """Rows and columns of a slice of the input."""
     reduce: Literal["average", "subsample"]
+    """Area average of the volume, or every k-th slice and a window of the plane."""
 
     def __post_init__(self) -> None:
         if self.slices < 1 or self.size_px < 1:

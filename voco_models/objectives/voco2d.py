@@ -38,9 +38,13 @@ class Voco2dConfig:
     encode_px: int | None = None
     """Crops are resized to this side before the backbone; None leaves them as they are cut."""
     target: TargetMode = "overlap"
+    """What a cosine must equal: intersection / crop area (the code), or / union (the paper)."""
     level: Level = "volume"
+    """One embedding a crop column (features averaged over slices first), or one a slice."""
     feature: Feature = "map"
+    """What the projector gets: the whole feature map, or its average."""
     projector_width: int = 2048
+    """Width of the projector's hidden layers."""
     embedding: int = 2048
     """Length of an embedding."""
     teacher: Literal["ema", "legacy"] = "ema"

@@ -43,7 +43,7 @@ class FitConfig:
     weight_decay: float
     """Weight decay of the optimiser."""
     warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly from 0 to its peak."""
+    """Steps in which the learning rate rises linearly to its peak."""
     amsgrad: bool = False
     """Use the maximum of the averages of the squared gradient; with the optimiser `adamw`."""
     final_lr_fraction: float = 0.0

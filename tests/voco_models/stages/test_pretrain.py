@@ -102,6 +102,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(store: Store, tmp_path: Path)
         assert torch.equal(value, other[name]), name
 
 
+def test_changes_are_recorded_and_compared(store: Store, tmp_path: Path) -> None:
+    run, changes = tmp_path / "run", ["fit.lr=2e-3", "fit.optimizer.kind=sgd"]
+    settings: dict[str, Any] = {"recipe": QUICK, "device": "cpu"}
+    pretrain([store.path], run, changes=changes, max_steps=2, **settings)
+    recipe = checkpoint.read_run(run)["provenance"]["recipe"]
+    assert recipe["fit"]["lr"] == 2e-3
+    assert recipe["fit"]["optimizer"]["kind"] == "sgd"
+    with pytest.raises(InputError, match=r"recipe\.fit\.lr was 0\.002, is 0\.001"):
+        pretrain([store.path], run, resume=True, **settings)
+    with pytest.raises(InputError, match=r"recipe\.fit\.optimizer was"):
+        pretrain([store.path], run, changes=changes[:1], resume=True, **settings)
+    pretrain([store.path], run, changes=changes, resume=True, **settings)
+    pretrain([store.path], tmp_path / "whole", changes=changes, **settings)
+    assert curve(run) == curve(tmp_path / "whole")
+
+
 def test_the_seed_is_of_the_recipe(store: Store, tmp_path: Path) -> None:
     def losses(name: str, seed: int) -> list[float]:
         torch.manual_seed(len(name))  # the caller's generator must not matter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -257,3 +258,21 @@ def test_options_that_runs_do_not_record_are_as_before() -> None:
     ]  # fmt: skip
     assert "optimizer" not in FINETUNE.to_json()
     assert set(FINETUNE.to_json()) == {f.name for f in dataclasses.fields(FINETUNE)} - {"optimizer"}
+
+
+RECORDS = {
+    ("pretrain", "default"): "35f71b04b2c4",
+    ("pretrain", "tiny"): "3899ccd741a5",
+    ("finetune", "default"): "fa3cecfa4407",
+    ("finetune", "code"): "7f8a0e53b168",
+    ("finetune", "tiny"): "f4f6b06888a9",
+}
+"""SHA-256 of what a run of the built-in recipes recorded before the optimiser was an option."""
+
+
+@pytest.mark.parametrize(("stage", "name"), RECORDS)
+def test_runs_record_the_built_in_recipes_as_before(stage: str, name: str) -> None:
+    """So a run that was stopped before can be resumed. A recipe changed on purpose changes this."""
+    recipes: dict[str, Any] = {**(PRETRAIN_RECIPES if stage == "pretrain" else FINETUNE_RECIPES)}
+    text = json.dumps(recorded(recipes[name]), sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest()[:12] == RECORDS[stage, name]
