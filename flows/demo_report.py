@@ -10,7 +10,7 @@ from typing import Final
 from markupsafe import Markup
 
 from flows.recipes import DemoRecipe
-from voco_data.qc.html import ENVIRONMENT, Section, render
+from voco_data.qc.html import ENVIRONMENT, Section, render_page
 from voco_data.qc.sections import ingest_sections
 from voco_data.storage.urls import open_storage
 from voco_models.evaluation import report
@@ -53,7 +53,7 @@ def demo_page(
     sections.append(Section("Pretraining", _pretraining(run / "pretrain")))
     sections += report.sections(run / "finetune")
     lead = f"From made-up scans to a trained classifier. Recipe {recipe.name}, seed {seed}."
-    return render("voco demo", sections, lead=lead)
+    return render_page("voco demo", sections, lead=lead)
 
 
 def _pretraining(run: Path) -> str:

@@ -21,9 +21,7 @@ from flows.summary import Summary, plain
 )
 def score_run(run: Path, out: Path | None) -> Summary:
     """Scores with intervals, calibration, plots and a report of one fine-tuning run."""
-    from voco_models.stages import (
-        evaluate as stage,  # here: a machine without torch can still deploy
-    )
+    from voco_models.stages import evaluation as stage
 
     return plain(stage.evaluate(run, out).to_json())
 

@@ -21,7 +21,7 @@ from flows.summary import Summary, plain
 def train_classifier(store: StoreLocation, labels: Path, out: Path, **options: Any) -> Summary:
     """Train the folds; checkpoints and predictions land in the run folder `out`."""
     # Imported here, so that a machine without torch can deploy the flow.
-    from voco_models.stages import finetune as stage
+    from voco_models.stages import finetuning as stage
 
     summary = stage.finetune(store, labels, out, pseudonymise=renaming_of(store), **options)
     return plain(summary.to_json())

@@ -20,7 +20,7 @@ from flows.summary import Summary, plain
 def pretrain_backbone(stores: list[StoreLocation], out: Path, **options: Any) -> Summary:
     """Train student and teacher; checkpoints land in the run folder `out`."""
     # Imported here, so that a machine without torch can deploy the flow.
-    from voco_models.stages import pretrain as stage
+    from voco_models.stages import pretraining as stage
 
     return plain(stage.pretrain(stores, out, **options).to_json())
 

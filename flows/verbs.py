@@ -30,7 +30,7 @@ def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
     """Fill the stores of an archive, or estimate what that takes."""
     options = _ingest_options(args)
     if args.estimate:
-        from voco_data.ingest.estimate import estimate
+        from voco_data.ingest.estimation import estimate
 
         return estimate(args.source, args.root, options).to_json()
     from voco_data.ingest import run
@@ -63,38 +63,38 @@ def _ls(args: argparse.Namespace) -> Mapping[str, object]:
 def _info(args: argparse.Namespace) -> Mapping[str, object]:
     from voco_data.maintenance import listing
 
-    return listing.describe(args.store)
+    return listing.describe_store(args.store)
 
 
 def _verify(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data.maintenance import verify
+    from voco_data.maintenance import verification
 
-    return verify.verify(args.store).to_json()
+    return verification.verify_store(args.store).to_json()
 
 
 def _gc(args: argparse.Namespace) -> Mapping[str, object]:
     from voco_data.maintenance import garbage
 
-    return garbage.gc(
+    return garbage.collect_garbage(
         args.root, stores=args.store, keep_runs=args.keep_runs, yes=args.yes, wait=args.wait
     ).to_json()
 
 
 def _export(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data.maintenance import export
+    from voco_data.maintenance import nifti_export
 
-    return export.export(args.store, args.row, args.out).to_json()
+    return nifti_export.export_volume(args.store, args.row, args.out).to_json()
 
 
 def _forget(args: argparse.Namespace) -> Mapping[str, object]:
     from voco_data.erasure import patient
 
-    return patient.forget(args.root, args.patient, yes=args.yes, wait=args.wait).to_json()
+    return patient.forget_patient(args.root, args.patient, yes=args.yes, wait=args.wait).to_json()
 
 
 def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
     """Pretrain a backbone on stores."""
-    from voco_models.stages import pretrain as stage
+    from voco_models.stages import pretraining as stage
 
     return stage.pretrain(
         args.stores,
@@ -109,7 +109,7 @@ def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
 
 def finetune(args: argparse.Namespace) -> Mapping[str, object]:
     """Train a classifier on one store and its labels."""
-    from voco_models.stages import finetune as stage
+    from voco_models.stages import finetuning as stage
 
     return stage.finetune(
         args.store,
@@ -128,7 +128,7 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
 
 def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
     """Score one run on its test patients."""
-    from voco_models.stages import evaluate as stage
+    from voco_models.stages import evaluation as stage
 
     return stage.evaluate(args.run, args.out).to_json()
 

@@ -85,7 +85,7 @@ class OddFile:
 
 
 class Cohort:
-    """The index of one archive, while it is open. Made by `voco_data.layouts.index.index`."""
+    """The index of one archive, while it is open. Made by `voco_data.layouts.index_archive`."""
 
     def __init__(
         self, base: Path, layout: str, connection: sqlite3.Connection, *, public_ids: bool

@@ -122,7 +122,7 @@ def test_preprocess_takes_a_spec_file_and_a_cluster(replace: Replace) -> None:
 
 
 def test_pretrain_options_reach_the_stage(replace: Replace) -> None:
-    seen = replace("voco_models.stages.pretrain", "pretrain")
+    seen = replace("voco_models.stages.pretraining", "pretrain")
     words = "pretrain a.zarr b.zarr --out run --recipe tiny --max-steps 7 --resume"
     assert main(words.split()) == 0
     assert seen["stores"] == [Path("a.zarr"), Path("b.zarr")]
@@ -165,7 +165,7 @@ def test_a_bad_recipe_is_one_line_and_exit_code_2(
 
 
 def test_finetune_options_reach_the_stage(replace: Replace) -> None:
-    seen = replace("voco_models.stages.finetune", "finetune")
+    seen = replace("voco_models.stages.finetuning", "finetune")
     words = (
         "finetune a.zarr --labels train.csv --out run --init old --recipe tiny --max-steps 7 "
         "--resume --allow-unlabelled"
@@ -177,7 +177,7 @@ def test_finetune_options_reach_the_stage(replace: Replace) -> None:
 
 
 def test_labels_join_through_the_key_of_the_stores_root(replace: Replace, tmp_path: Path) -> None:
-    seen = replace("voco_models.stages.finetune", "finetune")
+    seen = replace("voco_models.stages.finetuning", "finetune")
     words = ["finetune", str(tmp_path / "a.zarr"), "--labels", "l", "--out", "run"]
     assert main(words) == 0
     assert seen["pseudonymise"] is None
@@ -187,7 +187,7 @@ def test_labels_join_through_the_key_of_the_stores_root(replace: Replace, tmp_pa
 
 
 def test_evaluate_options_reach_the_stage(replace: Replace) -> None:
-    seen = replace("voco_models.stages.evaluate", "evaluate")
+    seen = replace("voco_models.stages.evaluation", "evaluate")
     assert main(["evaluate", "run", "--out", "there"]) == 0
     assert seen == {"run": Path("run"), "out": Path("there")}
 
@@ -286,11 +286,13 @@ def test_a_store_with_problems_is_no_success(
     replace: Replace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     replace(
-        "voco_data.maintenance.verify", "verify", {"series": 2, "problems": ("series x: torn",)}
+        "voco_data.maintenance.verification",
+        "verify",
+        {"series": 2, "problems": ("series x: torn",)},
     )
     assert main(["store", "verify", "s", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["problems"] == ["series x: torn"]
-    replace("voco_data.maintenance.verify", "verify", {"series": 2, "problems": ()})
+    replace("voco_data.maintenance.verification", "verify", {"series": 2, "problems": ()})
     assert main(["store", "verify", "s"]) == 0
 
 

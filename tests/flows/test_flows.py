@@ -56,9 +56,9 @@ FLOWS: dict[str, Flow[..., Any]] = {
 }
 STAGES = {
     "preprocess": "voco_data.ingest.run",
-    "pretrain": "voco_models.stages.pretrain",
-    "finetune": "voco_models.stages.finetune",
-    "evaluate": "voco_models.stages.evaluate",
+    "pretrain": "voco_models.stages.pretraining",
+    "finetune": "voco_models.stages.finetuning",
+    "evaluate": "voco_models.stages.evaluation",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from flows.options import build_parser
 from flows.preprocess import preprocess as flow
 from flows.verbs import _ingest_options
-from voco_data.ingest.estimate import estimate
+from voco_data.ingest.estimation import estimate
 from voco_data.ingest.options import IngestChanges, IngestOptions, LayoutName, UnevenPolicy
 from voco_data.ingest.run import preprocess
 from voco_data.store.spec import StoreSpec

@@ -16,7 +16,7 @@ from voco_data.phantom.patient.pose import Scan
 from voco_data.phantom.patient.shapes import Capsule, cover
 from voco_data.phantom.patient.skeleton import ISCHIUM_BOTTOM_MM
 from voco_data.phantom.plan import CohortSpec, plan_patient
-from voco_data.phantom.render import LOWEST_HU, acquire, render
+from voco_data.phantom.render import LOWEST_HU, acquire, render_scan
 from voco_data.volumes.geometry import Triple
 
 LEAST_ABDOMEN_MM = 120.0
@@ -48,7 +48,7 @@ def planned_scan(seed: int, number: int, *, matrix: int = 96, slices: int = 56) 
     """A scan as the cohort's own protocols make it."""
     plan = plan_patient(CohortSpec(seed=seed, matrix=matrix, slices=slices), number)
     scan = plan.series[0].scan
-    rendering = render(plan.model, scan)
+    rendering = render_scan(plan.model, scan)
     hu = acquire(rendering, scan)
     return _with_truth(plan.model, scan, hu, rendering.organs, f"planned {seed}/{number}")
 
@@ -61,7 +61,7 @@ def varied_scan(seed: int, number: int) -> TrueScan:
     low, high = _range(rng)
     arms = str(rng.choice(["none", "both", "left"], p=[0.6, 0.25, 0.15]))
     scan = _replanned(rng, model, plan.series[0].scan, (low, high), wide=arms != "none")
-    rendering = render(model, scan)
+    rendering = render_scan(model, scan)
     for side in {"none": (), "both": (-1, 1), "left": (1,)}[arms]:
         _paint_arm(rendering.hu, model, scan, side, gap_mm=float(rng.uniform(-8, 25)))
     slope = float(rng.choice([0.0, rng.uniform(-0.12, 0.12)]))

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from voco_data.cohort import OddFile, SeriesEntry
-from voco_data.layouts.index import index
+from voco_data.layouts.index import index_archive
 
 
 def write_header(path: Path, **tags: Any) -> None:
@@ -48,7 +48,7 @@ def write_stack(folder: Path, count: int, *, start: int = 0, prefix: str = "", *
 
 def indexed(source: Path, **options: Any) -> tuple[list[SeriesEntry], list[OddFile]]:
     """All series with their files, and all odd files."""
-    with index(source, **options) as cohort:
+    with index_archive(source, **options) as cohort:
         return [cohort.entry(head.number) for head in cohort.heads()], list(cohort.odd_files())
 
 

@@ -12,7 +12,7 @@ from voco_data.store.chunks.codec import Compression
 from voco_data.store.reader import Store
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
-from voco_data.store.writer import checksum, commit_volume, writing
+from voco_data.store.writer import commit_volume, open_for_writing, volume_checksum
 
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
@@ -24,10 +24,10 @@ def make_record(row: int, volume: npt.NDArray[np.uint8], spec: StoreSpec, name: 
     return Record(
         row=row,
         spec_digest=spec.digest,
-        input_digest=checksum(volume),
-        content_digest=checksum(volume),
+        input_digest=volume_checksum(volume),
+        content_digest=volume_checksum(volume),
         stat_digest="",
-        chunk_checksum=checksum(volume),
+        chunk_checksum=volume_checksum(volume),
         patient_id=f"patient-{name}",
         study_uid=f"study-{name}",
         series_uid=f"series-{name}",
@@ -78,7 +78,7 @@ def make_store(
         compression=compression,
     )
     names = [f"{index:03d}" for index in range(len(volumes))]
-    with writing(LocalStorage(root), spec) as writer:
+    with open_for_writing(LocalStorage(root), spec) as writer:
         writer.assign(names)
         for name, volume in zip(names, volumes, strict=True):
             record = make_record(writer.row_of(name), volume, spec, name)

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import xxhash
 
 from voco_data.cropping.abdomen import find_box
-from voco_data.dicom.pixels.hu_kernels import SLACK, integer_rescale, planes_to_hu, rle_planes
+from voco_data.dicom.pixels.hu_kernels import SLACK_BYTES, integer_rescale, planes_to_hu, rle_planes
 from voco_data.dicom.series.fast_reader import SliceDecoder
 from voco_data.dicom.series.header_scan import header_scanner
-from voco_data.preprocessing.resample import resample
+from voco_data.preprocessing.resampling import resample
 from voco_data.store.spec import FINETUNE, PRETRAIN
 from voco_data.volumes.volume import AIR_HU
 from voco_data.volumes.voxels import Quantisation
@@ -49,8 +49,8 @@ def make_grids(folder: Path, out: Path) -> Callable[[], None]:
     if rescale is None:
         raise RuntimeError("the benchmark's series is not rescaled in integers")
     hu = np.zeros(shape, np.int16)
-    buffer = np.zeros(2 * max(length for *_, length in frames) + SLACK, np.uint8)
-    high, low = (np.zeros(first.rows * first.columns + SLACK, np.uint8) for _ in range(2))
+    buffer = np.zeros(2 * max(length for *_, length in frames) + SLACK_BYTES, np.uint8)
+    high, low = (np.zeros(first.rows * first.columns + SLACK_BYTES, np.uint8) for _ in range(2))
     decode_rle: Any = imagecodecs.dicomrle_decode
     interleaved = np.zeros(first.rows * first.columns * 2, np.uint8)
 

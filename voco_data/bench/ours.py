@@ -14,7 +14,7 @@ from voco_data.storage.local import FencedLocalStorage, LocalStorage
 from voco_data.storage.locks import Fence
 from voco_data.store.index import InputDigests
 from voco_data.store.spec import FINETUNE, PRETRAIN
-from voco_data.store.writer import writing
+from voco_data.store.writer import open_for_writing
 
 ROWS = 64
 """Rows that are filled one after the other, so that every volume is a new file."""
@@ -24,9 +24,9 @@ def fill_stores(folder: Path, out: Path) -> Callable[[], None]:
     """What a worker does: the series in `folder` into the next row of two stores below `out`."""
     specs, targets = (PRETRAIN, FINETUNE), []
     for spec in specs:
-        with writing(LocalStorage(out), spec) as writer:
+        with open_for_writing(LocalStorage(out), spec) as writer:
             writer.assign(sorted(str(row) for row in range(ROWS)))
-        # `writing` has ended its run; this fence stands for one that lasts.
+        # `open_for_writing` has ended its run; this fence stands for one that lasts.
         fence = Fence(out / f".{spec.name}.fence")
         targets.append(Target(FencedLocalStorage(out / spec.name, fence, fence.open()), spec, 0))
     known = {target.store.name: InputDigests() for target in targets}

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.store.spec import FINETUNE, PRETRAIN
-from voco_data.volumes.voxels import HIGHEST, LOWEST, Voxel, Voxels
+from voco_data.volumes.voxels import HIGHEST_VOXEL, LOWEST_VOXEL, Voxel, Voxels
 
 GRIDS = (PRETRAIN.grid, FINETUNE.grid)
 LOW_HU, WIDTH_HU = PRETRAIN.window_low_hu, PRETRAIN.window_width_hu
@@ -26,8 +26,8 @@ PAD_HU = -1024
 
 def quantise(hu: npt.NDArray[np.floating]) -> Voxels:
     """HU through the window to stored voxels, rounded half up."""
-    values = (hu - LOW_HU) * (HIGHEST / WIDTH_HU) + 0.5
-    return np.asarray(np.clip(values, LOWEST, HIGHEST), Voxel)
+    values = (hu - LOW_HU) * (HIGHEST_VOXEL / WIDTH_HU) + 0.5
+    return np.asarray(np.clip(values, LOWEST_VOXEL, HIGHEST_VOXEL), Voxel)
 
 
 def save(out: Path, hu: npt.NDArray[np.floating]) -> None:
@@ -181,7 +181,7 @@ def nnunet(folder: Path, out: Path) -> Callable[[], None]:
 def pydicom_headers(folder: Path, out: Path) -> Callable[[], None]:  # noqa: ARG001
     """The headers that the index needs, by pydicom alone: the values of `ours.read_headers`."""
     from voco_data.dicom.header import parse_header, read_dataset
-    from voco_data.dicom.stack_key import stack_key
+    from voco_data.dicom.stack_key import make_stack_key
 
     paths = sorted(folder.iterdir())
 
@@ -189,6 +189,6 @@ def pydicom_headers(folder: Path, out: Path) -> Callable[[], None]:  # noqa: ARG
         for path in paths:
             dataset = read_dataset(path, pixels=False)
             parse_header(dataset, path)
-            stack_key(dataset)
+            make_stack_key(dataset)
 
     return run

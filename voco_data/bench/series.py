@@ -9,9 +9,9 @@ import numpy as np
 
 from voco_data.cohort import SeriesEntry
 from voco_data.phantom.patient.model import PatientModel, make_patient
-from voco_data.phantom.patient.pose import Scan, exact
+from voco_data.phantom.patient.pose import Scan, nearest_128th
 from voco_data.phantom.protocol import make_scan
-from voco_data.phantom.render import acquire, render
+from voco_data.phantom.render import acquire, render_scan
 from voco_data.phantom.scan_files import DicomStyle, write_series
 
 SLICES, MATRIX = 300, 512
@@ -26,7 +26,7 @@ def write_bench_series(folder: Path, *, slices: int = SLICES, matrix: int = MATR
     rng = np.random.default_rng(SEED)
     patient = make_patient(rng)
     scan = _scan(rng, patient, slices, matrix)
-    hu = acquire(render(patient, scan), scan)
+    hu = acquire(render_scan(patient, scan), scan)
     for name in SYNTAXES:
         style = DicomStyle(transfer_syntax="rle" if name == "rle" else "explicit")
         write_series(folder / name, patient, scan, style, hu=hu)
@@ -51,5 +51,5 @@ def _scan(rng: np.random.Generator, patient: PatientModel, slices: int, matrix: 
     scan = make_scan(
         rng, patient, matrix=matrix, slices=slices, coverage="chest_to_thigh", phase="portal"
     )
-    spacing = exact(scan.spacing_mm * scan.slices / slices)
+    spacing = nearest_128th(scan.spacing_mm * scan.slices / slices)
     return replace(scan, slices=slices, spacing_mm=spacing, noise_hu=NOISE_HU)

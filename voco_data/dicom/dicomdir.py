@@ -25,7 +25,7 @@ from voco_data.errors import InputError
 _REFERENCED_FILE_ID = (0x0004, 0x1500)
 
 
-def is_directory(start: bytes) -> bool:
+def is_dicomdir(start: bytes) -> bool:
     """Whether the first kilobyte of a file is that of a DICOMDIR."""
     return start[PREAMBLE_BYTES:META_START] == PREFIX and DIRECTORY_CLASS in start
 

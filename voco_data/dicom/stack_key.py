@@ -39,7 +39,7 @@ class StackKey(NamedTuple):
     """EchoNumbers (0018,0086)."""
 
 
-def stack_key(dataset: Dataset) -> StackKey:
+def make_stack_key(dataset: Dataset) -> StackKey:
     """The values of one image; empty where there is none."""
     return StackKey(
         acquisition=_text(dataset, _ACQUISITION),

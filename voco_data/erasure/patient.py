@@ -18,7 +18,7 @@ from voco_data.erasure.journal import JOURNALS, Journal, read_journals, write_jo
 from voco_data.erasure.search import find_patient, find_residue, lines_of_others
 from voco_data.errors import InputError
 from voco_data.ingest.seen_files import SeenFiles
-from voco_data.maintenance.pins import pins_of, users
+from voco_data.maintenance.pins import pins_of_store, read_pins
 from voco_data.maintenance.removal import remove_objects, scan_store, stale_temporaries
 from voco_data.qc import preview
 from voco_data.storage.atomic import sweep_store
@@ -34,7 +34,7 @@ from voco_data.storage.root import (
 from voco_data.store import catalogue
 from voco_data.store.keys import GROUP_METADATA, WRITE_ONCE
 from voco_data.store.spec import read_spec
-from voco_data.store.writer import StoreWriter, writing
+from voco_data.store.writer import StoreWriter, open_for_writing
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class ForgetSummary:
         return asdict(self)
 
 
-def forget(
+def forget_patient(
     root: str | Path | Storage, patient: str, *, yes: bool = False, wait: float = 0.0
 ) -> ForgetSummary:
     """List what `patient` left under `root`; with `yes`, remove it, under the locks of all stores.
@@ -113,7 +113,7 @@ def _lock_all_stores(home: Storage, stack: ExitStack, wait: float) -> list[Store
                 f"{error}; nothing was forgotten: such a store may hold the patient, "
                 "remove it first (voco store gc --store)"
             ) from error
-        writers.append(stack.enter_context(writing(home, spec, wait_seconds=wait)))
+        writers.append(stack.enter_context(open_for_writing(home, spec, wait_seconds=wait)))
     return writers
 
 
@@ -194,14 +194,14 @@ def _remove_from_store(writer: StoreWriter, journal: Journal) -> None:
 
 
 def _summary(home: Storage, journal: Journal, previews: int, *, removed: bool) -> ForgetSummary:
-    pinned = pins_of(home)
+    pinned = read_pins(home)
     stores: list[dict[str, object]] = []
     for name, series in journal.stores.items():
         if (home / name).size(GROUP_METADATA) is None:
             continue  # a gc removed the store after it was searched
         z, y, x = read_spec(home / name).grid
         stores.append({"store": name, "series": series, "bytes": series * z * y * x})
-    learned = {pin.run for name in journal.stores for pin in users(pinned, name)}
+    learned = {pin.run for name in journal.stores for pin in pins_of_store(pinned, name)}
     return ForgetSummary(
         root=str(home),
         removed=removed,

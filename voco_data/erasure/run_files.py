@@ -95,7 +95,7 @@ def rewrite_without_patient(
             kept = batch.filter(pc.invert(_patient_rows(batch, ids, sources, matcher)))
             writer.write_batch(_without_duplicate_marks(kept, series))
     with run.fetched(ledger.KEY) as path:
-        run.write(REPORT, report.render(title, path, root).encode())
+        run.write(REPORT, report.render_report(title, path, root).encode())
 
 
 def _patient_rows(

@@ -21,7 +21,7 @@ from voco_data.reasons import Reason
 from voco_data.storage.base import Storage, WritableStorage
 from voco_data.store import integrity
 from voco_data.store.record import Record
-from voco_data.store.writer import checksum, commit_volume
+from voco_data.store.writer import commit_volume, volume_checksum
 from voco_data.version import VERSION
 from voco_data.volumes.geometry import Box
 from voco_data.volumes.hu_histogram import HuHistogram
@@ -141,7 +141,7 @@ def _commit(
 ) -> Record:
     """Resample the crop, and write its chunk, then its record."""
     pixels = to_grid(prepared, box, target.spec)
-    record = _record(task, target, prepared, box, histograms[box], checksum(pixels))
+    record = _record(task, target, prepared, box, histograms[box], volume_checksum(pixels))
     commit_volume(target.store, record, pixels, target.spec.compression)
     return record
 

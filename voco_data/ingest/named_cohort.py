@@ -15,7 +15,7 @@ from voco_data.cropping.external_boxes import GivenBox, read_boxes
 from voco_data.deidentification.pseudonyms import Pseudonymiser
 from voco_data.errors import InputError
 from voco_data.ingest.options import IngestOptions
-from voco_data.layouts.index import index
+from voco_data.layouts.index import index_archive
 from voco_data.store.index import SeriesIdentity
 from voco_data.store.record import series_key
 
@@ -29,10 +29,10 @@ def open_cohort(
     """Index the archive at `source`; yields its cohort, and the external boxes by series id.
 
     Raises InputError for a table of boxes that cannot be read, or that names no series of the
-    archive, and as `index` does.
+    archive, and as `index_archive` does.
     """
     boxes = NO_BOXES if options.boxes is None else read_boxes(Path(options.boxes))
-    with index(
+    with index_archive(
         Path(source),
         layout=options.layout,
         include=options.include,

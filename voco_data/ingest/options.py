@@ -93,7 +93,11 @@ def choose_specs(options: IngestOptions) -> list[StoreSpec]:
     Raises InputError for an unknown name, a spec file that is not one, and two different specs of
     one profile.
     """
-    from voco_data.store.spec import PROFILES, distinct, read_spec_file  # here: it needs numpy
+    from voco_data.store.spec import (  # here: it needs numpy
+        PROFILES,
+        distinct_specs,
+        read_spec_file,
+    )
 
     if options.spec_file is not None:
         specs = read_spec_file(Path(options.spec_file))
@@ -108,4 +112,4 @@ def choose_specs(options: IngestOptions) -> list[StoreSpec]:
         specs = [PROFILES[name] for name in options.specs]
     if options.uneven is not None:
         specs = [replace(spec, uneven_slices=options.uneven) for spec in specs]
-    return distinct(specs)
+    return distinct_specs(specs)

@@ -27,14 +27,14 @@ from voco_data.ingest.plan import IngestPlan
 from voco_data.ingest.results import RunResults, ledger_rows
 from voco_data.ingest.seen_files import Seen, SeenFiles
 from voco_data.qc import ledger
-from voco_data.qc.report import render
+from voco_data.qc.report import render_report
 from voco_data.reasons import TRANSIENT
 from voco_data.storage.base import Storage
 from voco_data.storage.root import REPORT, RUNS_FOLDER, new_run_id, root_in_use
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue
 from voco_data.store.spec import StoreSpec
-from voco_data.store.writer import StoreWriter, writing
+from voco_data.store.writer import StoreWriter, open_for_writing
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,9 @@ def _open_stores(
 ) -> list[StoreWriter]:
     """The stores under their locks, taken in the order of their names to prevent a deadlock."""
     stores = {
-        spec: stack.enter_context(writing(home, spec, wait_seconds=options.wait, deep=options.deep))
+        spec: stack.enter_context(
+            open_for_writing(home, spec, wait_seconds=options.wait, deep=options.deep)
+        )
         for spec in sorted(specs, key=lambda spec: spec.name)
     }
     return [stores[spec] for spec in specs]
@@ -231,7 +233,7 @@ def _publish(
     ledger.write(run, _counted(rows, count))
     with run.fetched(ledger.KEY) as path:
         title = f"voco preprocess: {cohort.layout}"
-        run.write(REPORT, render(title, path, root).encode())
+        run.write(REPORT, render_report(title, path, root).encode())
     stored, cached = count["series", "stored"], count["series", "cached"]
     refused = count["series", "refused"]
     summary = PreprocessSummary(

@@ -14,7 +14,7 @@ from typing import NoReturn, Self
 from tqdm import tqdm
 
 from voco_data.cohort import ArchiveFile, Cohort, OddFile
-from voco_data.dicom.dicomdir import is_directory, referenced_files
+from voco_data.dicom.dicomdir import is_dicomdir, referenced_files
 from voco_data.errors import InputError
 from voco_data.layouts import registry
 from voco_data.layouts.base import COMPANION_SUFFIXES, Layout, is_companion
@@ -30,7 +30,7 @@ _SHOWN_SUFFIXES = (*COMPANION_SUFFIXES, ".dcm", ".dicom", ".ima", ".nii.gz", ".n
 
 
 @contextmanager
-def index(
+def index_archive(
     source: Path,
     *,
     layout: str = registry.AUTO,
@@ -161,7 +161,7 @@ def _files_of(
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror}); check the path") from error
     yield ArchiveFile(source.name, stat.st_size, stat.st_mtime_ns)
-    if is_directory(start):
+    if is_dicomdir(start):
         for listed in _listed_files(source):
             if is_selected(listed.path, include, exclude):
                 yield listed

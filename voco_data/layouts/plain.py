@@ -9,10 +9,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from voco_data.cohort import OddFile
-from voco_data.dicom.dicomdir import is_directory
+from voco_data.dicom.dicomdir import is_dicomdir
 from voco_data.dicom.header import parse_header, read_dataset
 from voco_data.dicom.series.header_scan import ScannedHeader, header_scanner
-from voco_data.dicom.stack_key import segmented_series, stack_key
+from voco_data.dicom.stack_key import make_stack_key, segmented_series
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.base import Advance
 from voco_data.layouts.masks import Masks, is_nrrd, mask_kind
@@ -96,7 +96,7 @@ def _add_dicom(
             dataset = read_dataset(full, pixels=False)
             segmented = segmented_series(dataset)
             if segmented is None:
-                header, key = parse_header(dataset, full), stack_key(dataset)
+                header, key = parse_header(dataset, full), make_stack_key(dataset)
     except SeriesRefused as refusal:
         if refusal.reason == Reason.NOT_MEDICAL and _named_as_dicom(path):
             raise SeriesRefused(
@@ -139,7 +139,7 @@ def _check_signature(path: Path, *, is_wanted: bool) -> None:
     bare = start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
     if start[128:132] != b"DICM" and not bare:
         raise SeriesRefused(Reason.NOT_MEDICAL, "neither DICOM nor NIfTI")
-    if is_directory(start):
+    if is_dicomdir(start):
         raise SeriesRefused(Reason.NOT_AN_IMAGE, "a DICOMDIR; the walk finds the files it lists")
     if not is_wanted:
         raise SeriesRefused(Reason.NOT_CT, "DICOM, and NIfTI was asked for")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from voco_data.errors import InputError, VocoError
-from voco_data.maintenance.pins import Pin, pins_of, users
+from voco_data.maintenance.pins import Pin, pins_of_store, read_pins
 from voco_data.maintenance.removal import (
     Object,
     removal_order,
@@ -79,7 +79,7 @@ class GcSummary:
         return asdict(self)
 
 
-def gc(
+def collect_garbage(
     root: str | Path | Storage,
     *,
     stores: Sequence[str] = (),
@@ -103,7 +103,7 @@ def gc(
             # The locks of all stores: a run over any of them may refer to a preview again.
             leases = Leases([stack.enter_context(lock) for lock in locks])
             home = home.with_lease(leases, WRITE_ONCE)
-        pinned = pins_of(home)
+        pinned = read_pins(home)
         removable, kept = _choose_stores(home, names, stores, pinned)
         groups = [
             *_removable_stores(home, removable),
@@ -185,7 +185,7 @@ def _choose_stores(
                 f"{root}: expected the folder name of a store under it, got {name!r}; "
                 "voco store ls shows them"
             )
-        if using := users(pinned, name):
+        if using := pins_of_store(pinned, name):
             raise InputError(f"{root}: {name} is used by {_describe_runs(using)}; it stays")
         removable[name] = "named"
     for name in names:
@@ -202,7 +202,7 @@ def _choose_stores(
             continue
         if version >= ALGORITHM_VERSION:
             continue
-        if using := users(pinned, name):
+        if using := pins_of_store(pinned, name):
             kept.append(f"{name}: of algorithm version {version}, used by {_describe_runs(using)}")
         else:
             removable[name] = (

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from voco_data.errors import VocoError
-from voco_data.maintenance.pins import Pin, pins_of, users
+from voco_data.maintenance.pins import Pin, pins_of_store, read_pins
 from voco_data.storage.base import Storage
 from voco_data.storage.root import existing_root, store_names
 from voco_data.storage.urls import parent_storage
@@ -23,21 +23,21 @@ def list_stores(root: str | Path | Storage) -> dict[str, object]:
     Raises InputError if there is no root.
     """
     home = existing_root(root)
-    pins = pins_of(home)
+    pins = read_pins(home)
     rows, problems = [], []
     for name in store_names(home):
         try:
-            rows.append(_row(Store.open(home / name), users(pins, name)))
+            rows.append(_row(Store.open(home / name), pins_of_store(pins, name)))
         except VocoError as error:
             problems.append(str(error))
     return {"stores": rows, "problems": problems}
 
 
-def describe(store: str | Path | Storage) -> dict[str, object]:
+def describe_store(store: str | Path | Storage) -> dict[str, object]:
     """One store in full: its row of `list_stores`, and formats, times, flags, ids and users."""
     opened = Store.open(store)
     storage, table = opened.storage, opened.catalogue
-    pins = users(pins_of(parent_storage(str(storage))), storage.name)
+    pins = pins_of_store(read_pins(parent_storage(str(storage))), storage.name)
     flags = Counter(flag for text in table["flags"] for flag in text.split())
     return _row(opened, pins) | {
         "format": FORMAT,

@@ -65,7 +65,7 @@ class Pin:
         return "gone"
 
 
-def pin(store: Store, run: Path, stage: str) -> None:
+def pin_store(store: Store, run: Path, stage: str) -> None:
     """Write a pin: the run `run` uses `store`. A root that cannot be written is only warned of."""
     new = Pin(
         run=str(run.absolute()),
@@ -87,12 +87,12 @@ def pin(store: Store, run: Path, stage: str) -> None:
         )
 
 
-def pins_of(root: Storage) -> list[Pin]:
+def read_pins(root: Storage) -> list[Pin]:
     """All pins under a root, the oldest first. Warns of one that cannot be read."""
     return sorted(_read_all(root), key=lambda pin: (pin.when, pin.run))
 
 
-def users(pins: list[Pin], store: str) -> list[Pin]:
+def pins_of_store(pins: list[Pin], store: str) -> list[Pin]:
     """The pins that keep the store in the folder `store`."""
     return [pin for pin in pins if pin.store == store and pin.state != "gone"]
 

@@ -23,7 +23,7 @@ from voco_data.limits import check_voxels
 from voco_data.masks.organs import known_name
 from voco_data.masks.placement import Mask
 from voco_data.reasons import Reason
-from voco_data.volumes.geometry import Geometry, Triple, unit
+from voco_data.volumes.geometry import Geometry, Triple, unit_vector
 
 STEP_TOLERANCE = 0.05
 """How far a frame may lie from an even step, as a fraction of it."""
@@ -48,7 +48,7 @@ def read_seg(path: Path) -> Mask:
     orientation = _numbers(frame_values[0], "ImageOrientationPatient", 6)
     spacing = _numbers(frame_values[0], "PixelSpacing", 2)
     along_row, along_column = orientation[:3], orientation[3:]
-    normal = unit(np.cross(along_row, along_column).tolist())
+    normal = unit_vector(np.cross(along_row, along_column).tolist())
     depths = positions @ normal
     slices, step = _slice_indices(depths, frame_values[0].number("SpacingBetweenSlices", 1.0))
     shape = (int(slices.max()) + 1, rows, columns)

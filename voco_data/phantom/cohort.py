@@ -20,7 +20,7 @@ from typing import TypeVar
 from voco_data.errors import InputError
 from voco_data.phantom.plan import CohortSpec, plan_patient, plan_unlabelled
 from voco_data.phantom.ratic import PatientRows, write_patient, write_tables
-from voco_data.phantom.render import acquire, render
+from voco_data.phantom.render import acquire, render_scan
 from voco_data.phantom.scan_files import write_nifti
 from voco_data.storage.atomic import write_text
 
@@ -73,7 +73,7 @@ def _labelled(spec: CohortSpec, root: Path, number: int) -> PatientRows:
 def _unlabelled(spec: CohortSpec, root: Path, number: int) -> None:
     patient, scan = plan_unlabelled(spec, number)
     path = root / "unlabeledTr1800" / f"FLARE23_{number + 1:04d}_0000.nii.gz"
-    write_nifti(path, acquire(render(patient, scan), scan), scan, flip_rows=number % 2 == 1)
+    write_nifti(path, acquire(render_scan(patient, scan), scan), scan, flip_rows=number % 2 == 1)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from voco_data.phantom.patient.model import PatientModel
-from voco_data.phantom.patient.pose import Phase, PhaseName, Scan, exact
+from voco_data.phantom.patient.pose import Phase, PhaseName, Scan, nearest_128th
 
 Coverage = Literal["abdomen", "chest_to_thigh", "short"]
 """`short` scans end inside a solid organ's range."""
@@ -72,20 +72,20 @@ def make_scan(
     bottom, top = (pose.to_scanner((0.0, 0.0, rng.uniform(*ends)))[2] for ends in _ENDS[coverage])
     fineness = (0.85, 1.2) if coverage == "chest_to_thigh" else (0.65, 0.95)
     nominal = FULL_RANGE_MM * pose.scale[2] / slices
-    spacing = exact(min(nominal * rng.uniform(*fineness), (top - bottom) / MIN_SLICES))
+    spacing = nearest_128th(min(nominal * rng.uniform(*fineness), (top - bottom) / MIN_SLICES))
     width = 2 * trunk.half_width_mm * pose.scale[0]
-    pixel = exact(width * rng.uniform(1.06, 1.25) / matrix)
+    pixel = nearest_128th(width * rng.uniform(1.06, 1.25) / matrix)
     half = pixel * (matrix - 1) / 2
     # The table is low: the body is a little towards the front of the image.
     x0, y0 = -half + rng.uniform(-6, 6), -half + pose.shift_mm[1] + rng.uniform(5, 20)
     return Scan(
-        first_z_mm=exact(bottom),
+        first_z_mm=nearest_128th(bottom),
         spacing_mm=spacing,
         slices=int((top - bottom) / spacing) + 1,
         pixel_mm=pixel,
         rows=matrix,
         columns=matrix,
-        corner_mm=(exact(x0), exact(y0)),
+        corner_mm=(nearest_128th(x0), nearest_128th(y0)),
         phase=make_phase(rng, phase),
         noise_hu=rng.uniform(9, 15),
         offset_hu=float(rng.normal(0, 3)),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from voco_data.phantom.patient.injury import ORGAN_GROUPS
 from voco_data.phantom.plan import PatientPlan, SeriesPlan
-from voco_data.phantom.render import Rendering, acquire, render
+from voco_data.phantom.render import Rendering, acquire, render_scan
 from voco_data.phantom.scan_files import write_nifti, write_series
 from voco_data.storage.atomic import replacing, write_text
 
@@ -38,7 +38,7 @@ def write_patient(plan: PatientPlan, root: Path) -> PatientRows:
     """Write the series (and segmentations) of one patient under the RATIC `root`."""
     rows = PatientRows(train_row(plan), [], [], [], _demographics(plan))
     for series in plan.series:
-        rendering = render(plan.model, series.scan)
+        rendering = render_scan(plan.model, series.scan)
         folder = f"train_images/{plan.patient_id}/{series.series_id}"
         tags = write_series(
             root / folder,

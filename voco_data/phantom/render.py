@@ -59,7 +59,7 @@ class Rendering:
     """Masks of injuries: any of kidney, liver, spleen, bowel, extravasation."""
 
 
-def render(patient: PatientModel, scan: Scan) -> Rendering:
+def render_scan(patient: PatientModel, scan: Scan) -> Rendering:
     """The noise-free image of `patient` on `scan`."""
     points = patient.pose.points(scan)
     scale = float(np.mean(patient.pose.scale))

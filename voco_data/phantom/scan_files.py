@@ -18,7 +18,7 @@ from rle.utils import encode_pixel_data
 
 from voco_data.phantom.patient.model import PatientModel
 from voco_data.phantom.patient.pose import Scan
-from voco_data.phantom.render import acquire, render
+from voco_data.phantom.render import acquire, render_scan
 
 RESCALE_INTERCEPT = 1024
 """HU of a stored 0. Stored values have 12 bits and a sign, so -2048..2047 is HU -1024..3071."""
@@ -107,7 +107,7 @@ def write_series(
     of each file, from the lowest plane up.
     """
     style = style or DicomStyle()
-    image = acquire(render(patient, scan), scan) if hu is None else hu
+    image = acquire(render_scan(patient, scan), scan) if hu is None else hu
     if image.shape != scan.shape:
         raise ValueError(f"hu has shape {image.shape}, the scan has {scan.shape}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from voco_data.masks.organs import OrganBounds, find_organs
 from voco_data.masks.placement import PlacedMask
 from voco_data.nifti.reader import read_nifti
 from voco_data.preprocessing.reorient import labels_to_canonical_grid, to_canonical_grid
-from voco_data.preprocessing.resample import resample
+from voco_data.preprocessing.resampling import resample
 from voco_data.reasons import Reason
 from voco_data.store.spec import StoreSpec
 from voco_data.volumes.geometry import Box, Canonical

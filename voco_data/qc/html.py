@@ -28,7 +28,7 @@ class Section:
     """Markup that was rendered with escaping on."""
 
 
-def render(title: str, sections: Sequence[Section], *, lead: str = "") -> str:
+def render_page(title: str, sections: Sequence[Section], *, lead: str = "") -> str:
     """A page without scripts, as text; `lead` is a sentence below its title."""
     marked = [{"title": s.title, "html": Markup(s.html)} for s in sections]
     return ENVIRONMENT.get_template("page.html").render(title=title, lead=lead, sections=marked)

@@ -52,7 +52,7 @@ class Entry:
     preview: Preview | None
 
 
-def render(title: str, ledger: Path, root: Storage) -> str:
+def render_report(title: str, ledger: Path, root: Storage) -> str:
     """The page as text, for the ledger of one run; previews are read from `root`."""
     chosen = choose(ledger)
     entries = _read_entries(chosen.rows, root)

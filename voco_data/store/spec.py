@@ -200,7 +200,7 @@ def read_spec_file(path: Path) -> list[StoreSpec]:
     return [StoreSpec.from_mapping(item) for item in items]
 
 
-def distinct(specs: list[StoreSpec]) -> list[StoreSpec]:
+def distinct_specs(specs: list[StoreSpec]) -> list[StoreSpec]:
     """The specs without repeats. Raises InputError for two specs of one profile name."""
     by_profile: dict[str, StoreSpec] = {}
     for spec in specs:

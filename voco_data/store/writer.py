@@ -1,7 +1,7 @@
 """Writing a store: one coordinator plans rows, and many workers commit volumes.
 
-The protocol is voco_data/STORE.md. The coordinator holds the store's lock (`writing`); workers
-need the storage alone (`commit_volume`).
+The protocol is voco_data/STORE.md. The coordinator holds the store's lock (`open_for_writing`).
+Workers need the storage alone (`commit_volume`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ROWS_AT_ONCE = 10_000
 
 
 class StoreWriter:
-    """A store whose lock is held. Made by `writing`."""
+    """A store whose lock is held. Made by `open_for_writing`."""
 
     def __init__(self, storage: Storage, spec: StoreSpec, lease: Lease) -> None:
         self.storage = storage
@@ -224,7 +224,7 @@ class StoreWriter:
 
 
 @contextmanager
-def writing(
+def open_for_writing(
     root: Storage, spec: StoreSpec, *, wait_seconds: float = 0.0, deep: bool = False
 ) -> Iterator[StoreWriter]:
     """Hold the store of `spec` under `root` for writing; a missing one is made.
@@ -262,6 +262,6 @@ def commit_volume(
         write_record(store, record)
 
 
-def checksum(volume: npt.NDArray[np.uint8]) -> str:
+def volume_checksum(volume: npt.NDArray[np.uint8]) -> str:
     """XXH3-128 of a volume's bytes in C order, as records keep it."""
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(volume).data)

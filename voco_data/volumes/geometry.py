@@ -37,7 +37,7 @@ MIN_DETERMINANT = 0.5
 """Smallest volume that three unit axes may span; no gantry tilt makes it so small."""
 
 
-def unit(vector: Sequence[float]) -> Triple:
+def unit_vector(vector: Sequence[float]) -> Triple:
     """`vector` with length 1."""
     x, y, z = vector
     length = math.hypot(x, y, z)

@@ -17,23 +17,23 @@ Voxels: TypeAlias = npt.NDArray[np.uint8]
 """Stored voxels, (Z, Y, X) unless a docstring says otherwise."""
 _ALIGNMENT = 64
 """Bytes. Copies into memory that is not aligned are slow."""
-LOWEST, HIGHEST = 0, 255
+LOWEST_VOXEL, HIGHEST_VOXEL = 0, 255
 """Stored values of the window's ends and of whatever lies beyond them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """A window of HU on LOWEST..HIGHEST, linear, rounded half up, clipped at its ends."""
+    """A window of HU on LOWEST_VOXEL..HIGHEST, linear, rounded half up, clipped at its ends."""
 
     low_hu: float
-    """HU that becomes LOWEST."""
+    """HU that becomes LOWEST_VOXEL."""
     width_hu: float
-    """HU between LOWEST and HIGHEST."""
+    """HU between LOWEST_VOXEL and HIGHEST_VOXEL."""
 
     @property
     def steps_per_hu(self) -> float:
         """Stored values a HU."""
-        return (HIGHEST - LOWEST) / self.width_hu
+        return (HIGHEST_VOXEL - LOWEST_VOXEL) / self.width_hu
 
 
 def aligned_bytes(size: int) -> npt.NDArray[np.uint8]:

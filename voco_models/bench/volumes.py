@@ -16,7 +16,7 @@ from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
-from voco_data.store.writer import checksum, commit_volume, writing
+from voco_data.store.writer import commit_volume, open_for_writing, volume_checksum
 
 GRID = (32, 192, 192)
 VOLUMES = 128
@@ -86,7 +86,7 @@ def _make_volume(index: int) -> npt.NDArray[np.uint8]:
 def _make_store(folder: Path, volumes: npt.NDArray[np.uint8], compression: Compression) -> Path:
     spec = StoreSpec("bench", GRID, compression=compression)
     names = [f"{index:05d}" for index in range(len(volumes))]
-    with writing(LocalStorage(folder), spec) as writer:
+    with open_for_writing(LocalStorage(folder), spec) as writer:
         writer.assign(names)
         for name, volume in zip(names, volumes, strict=True):
             record = _make_record(writer.row_of(name), name, volume, spec)
@@ -103,7 +103,7 @@ def _make_large_store(
     spec = StoreSpec("large", GRID)
     checksums = Store.open(small).catalogue["chunk_checksum"].tolist()
     names = [f"{index:05d}" for index in range(size)]
-    with writing(LocalStorage(folder), spec) as writer:
+    with open_for_writing(LocalStorage(folder), spec) as writer:
         writer.assign(names)
         first = _make_record(0, "", volume, spec)
         for index, name in enumerate(names):
@@ -126,7 +126,7 @@ def _make_large_store(
 
 def _make_record(row: int, name: str, volume: npt.NDArray[np.uint8], spec: StoreSpec) -> Record:
     shape = (volume.shape[0], volume.shape[1], volume.shape[2])
-    digest = checksum(volume)
+    digest = volume_checksum(volume)
     return Record(
         row=row,
         spec_digest=spec.digest,

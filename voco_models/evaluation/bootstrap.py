@@ -29,7 +29,7 @@ class Interval:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
-def bootstrap(
+def bootstrap_interval(
     statistic: Statistic,
     n_patients: int,
     rng: np.random.Generator,

@@ -65,7 +65,7 @@ def sections(
 ) -> list[Section]:
     """Sections of a fine-tuning run: scores, organs, curves, the run, the paper's results.
 
-    `results` is what `voco_models.stages.evaluate.measure` gives; read from `RUN/metrics.json` if
+    `results` is what `voco_models.stages.evaluation.measure` gives; read from `RUN/metrics.json` if
     None.
     """
     numbers = read_results(run) if results is None else results

@@ -14,7 +14,7 @@ from voco_models.data.volume_view import VolumeView
 from voco_models.networks.classifier import FeatureNorm, OverSlices, SlicePooling
 from voco_models.stages import recipe_options
 from voco_models.training.optimizers import AdamW, Optimizer
-from voco_models.training.recorded import WHEN_CHANGED, recorded
+from voco_models.training.recorded import WHEN_CHANGED, recorded_values
 
 CLASS_WEIGHTS = (1.0, 2.0, 4.0)
 """Of healthy, low and high, as in the score."""
@@ -116,7 +116,7 @@ class FinetuneRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """What a run records of it, as plain values."""
-        return recorded(self)
+        return recorded_values(self)
 
 
 _AUTHORS_AUGMENTATION = Augmentation(

@@ -143,7 +143,7 @@ def fit(
     finite. On SIGINT and SIGTERM the step is finished, a checkpoint saved, and the signal raised
     again.
     """
-    check_out(out, resume=resume)
+    check_run_folder(out, resume=resume)
     saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
     moments = config.optimizer.moments(amsgrad=config.amsgrad)
     checkpoint.check_disk_space(out, checkpoint.checkpoint_bytes(objective, moments=moments))
@@ -166,7 +166,7 @@ def fit(
     )
 
 
-def check_out(out: Path, *, resume: bool) -> None:
+def check_run_folder(out: Path, *, resume: bool) -> None:
     """InputError unless `out` can be written and holds a checkpoint exactly when `resume` is on."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder for the run, found a file; give another --out")

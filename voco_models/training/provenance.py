@@ -32,7 +32,7 @@ def make_provenance(
     """
     return {
         "stage": stage,
-        "recipe": plain(recipe),
+        "recipe": to_plain(recipe),
         "stores": [describe_store(store) for store in stores],
         "split": split,
         "init": init,
@@ -66,12 +66,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """The value with mappings as dict, sequences as list and paths as text: JSON round-trips it."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     return value

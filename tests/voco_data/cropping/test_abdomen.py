@@ -31,7 +31,7 @@ from voco_data.dicom.series.reader import read_series
 from voco_data.nifti.reader import read_nifti
 from voco_data.phantom.patient.model import scanned_abdomen_mm
 from voco_data.phantom.plan import CohortSpec, plan_patient
-from voco_data.phantom.render import acquire, render
+from voco_data.phantom.render import acquire, render_scan
 from voco_data.volumes.slice_spacing import GapPolicy
 
 NONE = (0.0, 0.0, 0.0)
@@ -90,7 +90,7 @@ def test_a_chest_alone_is_a_fallback_with_low_confidence() -> None:
 def test_the_dome_and_the_pelvis_of_a_phantom_are_inside(number: int) -> None:
     plan = plan_patient(CohortSpec(seed=11, matrix=96, slices=56), number)
     scan = plan.series[0].scan
-    hu = acquire(render(plan.model, scan), scan)
+    hu = acquire(render_scan(plan.model, scan), scan)
     spacing = (scan.spacing_mm, scan.pixel_mm, scan.pixel_mm)
     box = find_box(hu, spacing, crop="abdomen", margin_mm=NONE)
     bottom, top = scanned_abdomen_mm(plan.model, scan)

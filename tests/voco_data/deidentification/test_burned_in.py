@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tests.support.ct_files import body
 from voco_data.deidentification.burned_in import looks_like_text
 from voco_data.phantom.plan import CohortSpec, plan_patient
-from voco_data.phantom.render import acquire, render
+from voco_data.phantom.render import acquire, render_scan
 
 
 def scan() -> npt.NDArray[np.int16]:
@@ -68,4 +68,4 @@ def test_phantoms_are_not_text() -> None:
     for number in range(spec.patients):
         plan = plan_patient(spec, number)
         for series in plan.series:
-            assert not looks_like_text(acquire(render(plan.model, series.scan), series.scan))
+            assert not looks_like_text(acquire(render_scan(plan.model, series.scan), series.scan))

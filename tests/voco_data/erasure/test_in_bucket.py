@@ -36,17 +36,17 @@ from tests.voco_data.erasure.test_patient import (
 )
 from tests.voco_data.maintenance.test_garbage import GRID, old_store
 from voco_data.deidentification import pseudonyms
-from voco_data.erasure.patient import forget
+from voco_data.erasure.patient import forget_patient
 from voco_data.errors import InputError, StoreBusy
-from voco_data.maintenance.garbage import gc
-from voco_data.maintenance.verify import verify
+from voco_data.maintenance.garbage import collect_garbage
+from voco_data.maintenance.verification import verify_store
 from voco_data.storage.lease import ObjectLease
 from voco_data.storage.local import LocalStorage
 from voco_data.storage.urls import open_storage
 from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
-from voco_data.store.writer import commit_volume, writing
+from voco_data.store.writer import commit_volume, open_for_writing
 
 STRAY = f"previews/00/{0:032x}.jpg"
 STRAYS = range(100, 400)
@@ -65,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / SMALL.name).write(chunk_key(77), b"stray")
     home.write(STRAY, b"jpg")
     half = StoreSpec("half", GRID)
-    with writing(home, half) as writer:  # killed: a volume, and a chunk without its record
+    with open_for_writing(home, half) as writer:  # killed: a volume, and a chunk without its record
         writer.assign(["a", "b"])
         volume = random_volumes(1, GRID)[0]
         commit_volume(writer.storage, make_record(1, volume, half, "b"), volume)
@@ -228,7 +228,7 @@ def test_a_patient_is_forgotten_as_well(twins: Twins, capsys: pytest.CaptureFixt
         assert not [word for word in words if word in str(tables)]
     assert main(["store", "forget", twins.url, PATIENT, "--yes"]) == 2  # nobody knows the name
     for spec in (SMALL, OTHER):
-        assert verify(f"{twins.url}/{spec.name}").problems == ()
+        assert verify_store(f"{twins.url}/{spec.name}").problems == ()
 
 
 class Killed(BaseException):
@@ -283,11 +283,11 @@ def troubled(
 
 
 def clean(url: str) -> None:
-    gc(url, keep_runs=1, yes=True)
+    collect_garbage(url, keep_runs=1, yes=True)
 
 
 def erase(url: str) -> None:
-    forget(url, PATIENT, yes=True)
+    forget_patient(url, PATIENT, yes=True)
 
 
 ACTS = [pytest.param(clean, id="gc"), pytest.param(erase, id="forget")]
@@ -372,7 +372,7 @@ def test_a_gc_that_comes_back_from_a_long_sleep_removes_nothing(twins: Twins) ->
     wait_for_removals(twins, process)
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        with writing(open_storage(twins.url), spec, wait_seconds=60) as writer:
+        with open_for_writing(open_storage(twins.url), spec, wait_seconds=60) as writer:
             writer.assign(["x"])
             volume = random_volumes(1, GRID, seed=4)[0]
             row = STRAYS[-1]  # as a run does that has grown to there
@@ -400,7 +400,7 @@ def test_a_killed_gc_is_finished_by_the_next(twins: Twins) -> None:
     _, said = again.communicate(timeout=100)
     assert again.returncode == 0, said
     store = f"{twins.url}/{spec.name}"
-    assert verify(store).problems == ()
+    assert verify_store(store).problems == ()
     chunks = {key for key in twins.there() if key.startswith(f"{spec.name}/volumes/c/")}
     assert chunks == {f"{spec.name}/{chunk_key(row)}" for row in range(3)}
     assert np.array_equal(

@@ -18,20 +18,20 @@ import pytest
 from flows.command import main
 from tests.support.ct_files import body, write_slices
 from voco_data.deidentification import pseudonyms
-from voco_data.erasure.patient import forget
+from voco_data.erasure.patient import forget_patient
 from voco_data.erasure.search import find_residue
 from voco_data.errors import InputError
 from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.ingest.seen_files import Seen, SeenFiles
-from voco_data.maintenance.garbage import gc
-from voco_data.maintenance.pins import pin
-from voco_data.maintenance.verify import verify
+from voco_data.maintenance.garbage import collect_garbage
+from voco_data.maintenance.pins import pin_store
+from voco_data.maintenance.verification import verify_store
 from voco_data.reasons import Reason
 from voco_data.storage import atomic
 from voco_data.storage.local import LocalStorage
 from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
-from voco_data.store.writer import writing
+from voco_data.store.writer import open_for_writing
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
 OTHER = StoreSpec(profile="other", grid=(4, 16, 16))
@@ -128,7 +128,7 @@ def assert_gone(root: Path, words: list[str], before: dict[str, dict[str, bytes]
         now = volumes(root / name)
         assert now == {series: data for series, data in held.items() if series not in words}
         assert len(now) == 2
-        assert verify(root / name).problems == ()
+        assert verify_store(root / name).problems == ()
         rows = set(Store.open(root / name).catalogue["row"])
         chunks = {int(p.parts[-4]) for p in (root / name).glob("volumes/c/*/0/0/0")}
         records = {int(p.stem) for p in (root / name).glob("volumes/records/*/*.json")}
@@ -145,7 +145,7 @@ def all_volumes(root: Path) -> dict[str, dict[str, bytes]]:
 
 def test_a_dry_run_lists_and_touches_nothing(hidden: Path) -> None:
     before = {path: path.read_bytes() for path in hidden.rglob("*") if path.is_file()}
-    told = forget(hidden, PATIENT)
+    told = forget_patient(hidden, PATIENT)
     assert not told.removed
     assert told.series == 4
     assert {(s["store"], s["series"], s["bytes"]) for s in told.stores} == {
@@ -166,13 +166,13 @@ def test_nothing_is_left_of_a_hidden_patient(hidden: Path, tmp_path: Path, by: s
     patient = PATIENT
     if by == "pseudonym":
         (patient,) = (word for word in pseudonyms_of(root, PATIENT) if word.startswith("p"))
-    told = forget(root, patient, yes=True)
+    told = forget_patient(root, patient, yes=True)
     assert told.removed
     assert told.left == ()
     assert_gone(root, words, before)
     assert len(list((root / "previews").rglob("*.jpg"))) == 2
     with pytest.raises(InputError, match="names the patient"):
-        forget(root, patient, yes=True)
+        forget_patient(root, patient, yes=True)
 
 
 def test_nothing_is_left_of_a_patient_whose_id_was_kept(kept: Path, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_nothing_is_left_of_a_patient_whose_id_was_kept(kept: Path, tmp_path: Pa
     table = Store.open(root / SMALL.name).catalogue
     mine = table[table["patient_id"] == PATIENT]
     words = [PATIENT, *mine["series_uid"]]
-    forget(root, PATIENT, yes=True)
+    forget_patient(root, PATIENT, yes=True)
     assert_gone(root, words, before)
     assert not (root / "private").exists()
 
@@ -191,7 +191,7 @@ def test_reports_and_ledgers_tell_of_the_others(hidden: Path, tmp_path: Path) ->
     ledgers = sorted(root.glob("runs/*/ledger.parquet"))
     twin = pd.read_parquet(ledgers[0])["duplicate_of"]
     assert (twin != "").sum() == 1
-    forget(root, PATIENT, yes=True)
+    forget_patient(root, PATIENT, yes=True)
     for path in ledgers:
         table = pd.read_parquet(path)
         assert len(table) == 2
@@ -208,7 +208,7 @@ def test_the_others_stay_known_and_the_patient_comes_back_only_from_the_archive(
     root = copy_of(hidden, tmp_path)
     shutil.copytree(hidden.parent / "archive", tmp_path / "archive")
     shutil.rmtree(tmp_path / "archive" / PATIENT)
-    forget(root, PATIENT, yes=True)
+    forget_patient(root, PATIENT, yes=True)
     summary = fill(tmp_path / "archive", root)
     assert (summary.stored, summary.cached, summary.refused) == (0, 2, 0)
 
@@ -216,7 +216,7 @@ def test_the_others_stay_known_and_the_patient_comes_back_only_from_the_archive(
 def test_the_only_patient_of_a_root(tmp_path: Path) -> None:
     write_slices(tmp_path / "archive" / "a", body(), tags={"PatientID": PATIENT})
     fill(tmp_path / "archive", tmp_path / "root")
-    forget(tmp_path / "root", PATIENT, yes=True)
+    forget_patient(tmp_path / "root", PATIENT, yes=True)
     assert len(Store.open(tmp_path / "root" / SMALL.name)) == 0
     assert files_that_say(tmp_path / "root", PATIENT) == set()
     assert fill(tmp_path / "archive", tmp_path / "root").stored == 1
@@ -231,8 +231,8 @@ def test_runs_that_learned_from_the_patient_are_named(kept: Path, tmp_path: Path
     pd.DataFrame({"patient_id": [PATIENT]}).to_parquet(run / "labels.parquet")
     (run / "table.parquet").write_bytes(b"PAR1" + bytes(range(64)) + b"\x20\0\0\0PAR1")
     (run / "note.txt").symlink_to("/proc/self/mem")
-    pin(Store.open(root / SMALL.name), run, "finetune")
-    told = forget(root, PATIENT, yes=True)
+    pin_store(Store.open(root / SMALL.name), run, "finetune")
+    told = forget_patient(root, PATIENT, yes=True)
     assert told.learned_by == (str(run),)
     labels, note, table = told.left
     assert labels == "runs/training/labels.parquet"
@@ -256,7 +256,7 @@ def test_a_store_that_is_being_filled_is_busy(
 ) -> None:
     root = copy_of(hidden, tmp_path)
     before = all_volumes(root)
-    with writing(LocalStorage(root), OTHER):
+    with open_for_writing(LocalStorage(root), OTHER):
         thread_code: list[int] = []
         call = lambda: thread_code.append(main(["store", "forget", str(root), PATIENT, "--yes"]))  # noqa: E731
         thread = threading.Thread(target=call)
@@ -307,13 +307,13 @@ def test_a_forget_that_dies_anywhere_is_finished_by_the_next(
         root = Path(shutil.copytree(hidden, tmp_path / str(number)))
         with dying_at(monkeypatch, number) as done:
             try:
-                forget(root, PATIENT, yes=True)
+                forget_patient(root, PATIENT, yes=True)
                 died = False
             except Killed:
                 died = True
         if died:
             try:
-                forget(root, PATIENT, yes=True)
+                forget_patient(root, PATIENT, yes=True)
             except InputError:  # it had died after the very last step
                 assert done[-1].startswith(("unlink", "replace"))
         assert_gone(root, words, before)
@@ -337,7 +337,7 @@ def test_orphans_of_a_killed_run_are_forgotten_too(hidden: Path, tmp_path: Path)
     atomic.write_bytes(store / "volumes/records/000000/000000078.json", record)
     (store / "volumes/records/000000/.000000079.json.12.0123abcd.tmp").write_bytes(record)
     (root / ".freshness.parquet.12.0123abcd.tmp").write_bytes(record)
-    forget(root, PATIENT, yes=True)
+    forget_patient(root, PATIENT, yes=True)
     assert_gone(root, words, before)
 
 
@@ -349,21 +349,21 @@ def test_a_store_that_gc_removed_meanwhile_is_no_matter(
     words = traces_of(root)
 
     def remove(*args: Any) -> list[str]:
-        gc(root, stores=[OTHER.name], yes=True)
+        collect_garbage(root, stores=[OTHER.name], yes=True)
         return []
 
     with monkeypatch.context() as patch:
         patch.setattr("voco_data.erasure.patient._previews_of_patient_alone", remove)
-        told = forget(root, PATIENT)
+        told = forget_patient(root, PATIENT)
     assert [store["store"] for store in told.stores] == [SMALL.name]
     assert told.series == 2
     shutil.rmtree(root)
     shutil.copytree(hidden, root)
     with dying_at(monkeypatch, 12), pytest.raises(Killed):
-        forget(root, PATIENT, yes=True)
+        forget_patient(root, PATIENT, yes=True)
     assert len(list((root / "private" / "forgetting").glob("*.json"))) == 1
-    gc(root, stores=[OTHER.name], yes=True)
-    told = forget(root, PATIENT, yes=True)
+    collect_garbage(root, stores=[OTHER.name], yes=True)
+    told = forget_patient(root, PATIENT, yes=True)
     assert [store["store"] for store in told.stores] == [SMALL.name]
     assert files_that_say(root, *words) == set()
 
@@ -390,7 +390,7 @@ def test_the_key_stays_and_others_map_entries_too(hidden: Path, tmp_path: Path) 
     root = copy_of(hidden, tmp_path)
     key = (root / "private" / "ids.key").read_bytes()
     others = set(pseudonyms_of(root, NEIGHBOUR, THIRD))
-    forget(root, PATIENT, yes=True)
+    forget_patient(root, PATIENT, yes=True)
     assert (root / "private" / "ids.key").read_bytes() == key
     assert set(pseudonyms_of(root, NEIGHBOUR, THIRD)) == others
     assert (root / "private" / "ids.parquet").stat().st_mode & 0o777 == 0o600

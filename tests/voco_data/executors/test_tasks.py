@@ -37,7 +37,7 @@ from voco_data.store.index import InputDigests
 from voco_data.store.keys import chunk_key
 from voco_data.store.record import read_record, series_key
 from voco_data.store.spec import StoreSpec
-from voco_data.store.writer import writing
+from voco_data.store.writer import open_for_writing
 
 SPEC = StoreSpec(profile="small", grid=(4, 8, 8))
 
@@ -74,7 +74,7 @@ def tasks(folder: Path, store: Storage, count: int) -> list[SeriesTask]:
 
 
 def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         todo = tasks(tmp_path / "ct", writer.storage, 6)
         todo[2] = replace(todo[2], layout=Bomb())  # type: ignore[arg-type]
         known = {writer.storage.name: InputDigests()}
@@ -89,7 +89,7 @@ def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         todo = tasks(tmp_path / "ct", writer.storage, 20)
         todo[10] = replace(todo[10], base=Trap(todo[10].base))
         known = {writer.storage.name: InputDigests()}
@@ -113,7 +113,7 @@ def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:
 def test_only_what_is_whole_and_of_these_files_counts_as_committed(
     tmp_path: Path, harm: str
 ) -> None:
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         task, other = tasks(tmp_path / "ct", writer.storage, 2)
         known = {writer.storage.name: InputDigests()}
         first = fill_series(task, known)
@@ -141,7 +141,7 @@ def test_who_dies_before_a_record_has_left_its_preview(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("voco_data.executors.worker.commit_volume", die)
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         (task,) = tasks(tmp_path / "ct", writer.storage, 1)
         with pytest.raises(KeyboardInterrupt):
             fill_series(task, {writer.storage.name: InputDigests()})
@@ -152,7 +152,7 @@ def test_a_dask_worker_ends_a_batch_that_nobody_waits_for(tmp_path: Path) -> Non
     from dask.distributed import Client, LocalCluster
 
     with (
-        writing(LocalStorage(tmp_path), SPEC) as writer,
+        open_for_writing(LocalStorage(tmp_path), SPEC) as writer,
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as local,
         Client(local, set_as_default=False) as client,
     ):
@@ -245,7 +245,7 @@ def test_a_process_that_cannot_be_started_loses_no_series(
         return submit(self, *arguments)
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", fail_once)
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         todo = tasks(tmp_path / "ct", writer.storage, 12)
         known = {writer.storage.name: InputDigests()}
         found = [one for batch in run_processes(todo, known, 2, size=3) for one in batch]
@@ -262,7 +262,7 @@ def test_a_dask_worker_that_dies_costs_its_series_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCHES_PER_WORKER", 2)
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         todo = tasks(tmp_path / "ct", writer.storage, 4)
         todo[1] = replace(todo[1], base=Trap(todo[1].base))
         known = {writer.storage.name: InputDigests()}

@@ -25,7 +25,7 @@ from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.storage.local import LocalStorage
 from voco_data.store.reader import Store
 from voco_data.store.spec import PROFILES, StoreSpec
-from voco_data.store.writer import writing
+from voco_data.store.writer import open_for_writing
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
 OTHER = StoreSpec(profile="other", grid=(4, 16, 16))
@@ -407,7 +407,10 @@ def test_an_unwritable_root_is_one_line(bench: Bench, tmp_path: Path) -> None:
 
 def test_a_busy_store_is_one_line(bench: Bench) -> None:
     bench.root.mkdir()
-    with writing(LocalStorage(bench.root), SMALL), pytest.raises(StoreBusy, match="another run"):
+    with (
+        open_for_writing(LocalStorage(bench.root), SMALL),
+        pytest.raises(StoreBusy, match="another run"),
+    ):
         bench.run()
 
 

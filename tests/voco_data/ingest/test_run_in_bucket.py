@@ -31,17 +31,17 @@ from tests.support.project import PROJECT
 from tests.support.s3_server import BUCKET, REGION, S3Server, use
 from tests.support.small_finetune import RECIPE, small_cohort
 from tests.support.small_stores import make_store, random_volumes
-from tests.voco_models.stages.test_pretrain import GRID, QUICK, curve
+from tests.voco_models.stages.test_pretraining import GRID, QUICK, curve
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.ingest.run import PreprocessSummary, preprocess
-from voco_data.maintenance.verify import verify
+from voco_data.maintenance.verification import verify_store
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue
 from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
-from voco_models.stages.finetune import finetune
-from voco_models.stages.pretrain import pretrain
+from voco_models.stages.finetuning import finetune
+from voco_models.stages.pretraining import pretrain
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
 OTHER = StoreSpec(profile="other", grid=(4, 16, 16))
@@ -215,7 +215,7 @@ def test_damage_is_found_where_it_is_and_not_in_the_cache(bench: Bench) -> None:
     broken[100] ^= 1
     bench.server.client.put_object(Bucket=BUCKET, Key=key, Body=bytes(broken))
     assert np.array_equal(Store.open(path).read(1), volume)  # a copy of this machine
-    (problem,) = verify(path).problems
+    (problem,) = verify_store(path).problems
     assert good.catalogue["series_uid"][1] in problem
     for copy in (bench.tmp / "cache").rglob("*-*"):
         copy.unlink()
@@ -224,7 +224,7 @@ def test_damage_is_found_where_it_is_and_not_in_the_cache(bench: Bench) -> None:
     bench.server.client.delete_object(Bucket=BUCKET, Key=key)
     with pytest.raises(StoreCorrupt, match="missing"):
         Store.open(path).read(1)
-    assert len(verify(path).problems) == 1
+    assert len(verify_store(path).problems) == 1
 
 
 def upload(local: Store, bench: Bench) -> str:
@@ -342,7 +342,7 @@ def test_a_run_that_comes_back_from_a_long_sleep_changes_nothing(bench: Bench) -
     assert "Traceback" not in said
     after = bench.objects()
     assert {key for key in after if before.get(key) != after[key]} == set()
-    assert verify(f"{bench.url}/{SMALL.name}").problems == ()
+    assert verify_store(f"{bench.url}/{SMALL.name}").problems == ()
 
 
 def test_dask_workers_write_there_too(bench: Bench) -> None:

@@ -17,7 +17,7 @@ from tests.support.project import PROJECT
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import VocoError
 from voco_data.storage.local import LocalStorage
-from voco_data.store.writer import writing
+from voco_data.store.writer import open_for_writing
 
 
 def start(line: list[str]) -> subprocess.Popen[str]:
@@ -39,7 +39,7 @@ def test_a_second_run_waits_or_says_why_not(tmp_path: Path) -> None:
     archive, specs = make_archive(tmp_path / "archive"), write_specs(tmp_path / "specs.json")
     root = tmp_path / "root"
     line = words(archive, root, specs, "--workers", "1")
-    with writing(LocalStorage(root), SPECS[0]):
+    with open_for_writing(LocalStorage(root), SPECS[0]):
         code, errors = end(start(line))
         assert code == 1
         assert "another run (process" in errors.splitlines()[-1]

@@ -15,7 +15,7 @@ import pytest
 from tests.support.headers import indexed, reasons, touch, write_header, write_stack
 from voco_data.errors import InputError, VocoError
 from voco_data.layouts import plain
-from voco_data.layouts.index import index
+from voco_data.layouts.index import index_archive
 from voco_data.storage.scratch_db import open_scratch_db, scratch_tables
 
 
@@ -152,7 +152,7 @@ def test_the_index_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     write_stack(tmp_path / "ct", 3)
-    with index(tmp_path / "ct") as cohort:
+    with index_archive(tmp_path / "ct") as cohort:
         assert len(cohort) == 1
         assert list((tmp_path / "tmp").iterdir()) == []
     filler = open_scratch_db("CREATE TABLE t (b BLOB);")
@@ -210,10 +210,10 @@ def test_one_file_of_a_stranger_hides_all_ids(
     tmp_path: Path, name: str, stranger: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     public(tmp_path)
-    with index(tmp_path / name) as cohort:
+    with index_archive(tmp_path / name) as cohort:
         assert (cohort.layout, cohort.public_ids) == (name, True)
     write_header(tmp_path / name / stranger, SeriesInstanceUID="1.9")
-    with index(tmp_path / name) as cohort:
+    with index_archive(tmp_path / name) as cohort:
         assert not cohort.public_ids
         assert ("dicom" in cohort.layout) == (not stranger.endswith(".nii"))
     assert "DOE" not in caplog.text
@@ -227,7 +227,7 @@ def test_a_public_layout_never_shows_names_that_are_not_its_own(tmp_path: Path, 
     touch(*(folder / "DOE" / f"{k}.dcm" for k in range(2)), folder / "DOE" / "train.csv")
     touch(folder / "a.DOE", folder / "b_DOE.NII.gz")
     (folder / "DOE.dcm").symlink_to(tmp_path)
-    with index(folder, layout=name) as cohort:
+    with index_archive(folder, layout=name) as cohort:
         assert (cohort.layout, cohort.public_ids) == (name, True)
         odd = list(cohort.odd_files())
     assert not any("DOE" in f"{file.path} {file.detail}" for file in odd)

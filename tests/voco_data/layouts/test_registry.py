@@ -14,7 +14,7 @@ from voco_data.cohort import OddFile
 from voco_data.errors import InputError
 from voco_data.layouts import registry
 from voco_data.layouts.base import Advance, Layout
-from voco_data.layouts.index import index
+from voco_data.layouts.index import index_archive
 from voco_data.layouts.table import IndexTable
 from voco_data.reasons import Reason
 
@@ -37,7 +37,7 @@ def index_toy(base: Path, table: IndexTable, advance: Advance) -> str:
 TOY = Layout(
     name="toy",
     title="Toys",
-    index=index_toy,
+    index_archive=index_toy,
     signs=(is_toy,),
     top_files=("toys.csv",),
     is_known=is_toy,
@@ -55,7 +55,7 @@ def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_an_archive_of_a_new_layout_is_recognised(toys: Path) -> None:
-    with index(toys) as cohort:
+    with index_archive(toys) as cohort:
         assert (cohort.layout, cohort.public_ids) == ("toy", True)
         found = [(head.patient_id, head.series_uid, head.source) for head in cohort.heads()]
         assert found == [("a", "a1", "a1.toy.nii"), ("b", "b2", "b2.toy.nii")]
@@ -66,10 +66,10 @@ def test_other_images_among_those_of_a_new_layout_hide_its_ids(
     toys: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (toys / "jane_doe.nii.gz").write_bytes(b"")
-    with caplog.at_level(logging.WARNING), index(toys) as cohort:
+    with caplog.at_level(logging.WARNING), index_archive(toys) as cohort:
         assert not cohort.public_ids
     assert "other files lie among those of Toys" in caplog.text
-    with index(toys, layout="toy") as cohort:
+    with index_archive(toys, layout="toy") as cohort:
         assert cohort.public_ids
         assert sorted(file.path for file in cohort.odd_files()) == [
             "(another file 1).nii.gz",
@@ -85,7 +85,7 @@ def test_a_new_layout_is_a_choice_of_the_command(toys: Path) -> None:
 @pytest.mark.usefixtures("toys")
 def test_an_unknown_layout_is_answered_with_all_of_them(tmp_path: Path) -> None:
     expected = "layout must be one of auto, ratic, flare, dicom, nifti, toy, got 'toys'"
-    with pytest.raises(InputError, match=expected), index(tmp_path, layout="toys"):
+    with pytest.raises(InputError, match=expected), index_archive(tmp_path, layout="toys"):
         pass
 
 

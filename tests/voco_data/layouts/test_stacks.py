@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.headers import indexed, reasons, write_header, write_stack
-from voco_data.layouts.index import index
+from voco_data.layouts.index import index_archive
 from voco_data.layouts.stacks import representatives
 
 CORONAL = [1, 0, 0, 0, 0, -1]
@@ -168,7 +168,7 @@ def test_depths_are_along_one_normal_for_a_stack(tmp_path: Path) -> None:
 
 def test_a_multi_frame_object_counts_its_frames(tmp_path: Path) -> None:
     write_header(tmp_path / "one", NumberOfFrames=7)
-    with index(tmp_path) as cohort:
+    with index_archive(tmp_path) as cohort:
         assert [(head.n_files, head.n_slices) for head in cohort.heads()] == [(1, 7)]
 
 

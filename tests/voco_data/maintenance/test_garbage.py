@@ -19,15 +19,15 @@ from tests.support.ct_files import body, write_slices
 from tests.support.small_stores import make_record, make_store, random_volumes
 from voco_data.errors import InputError, StoreBusy, VocoError
 from voco_data.ingest.run import preprocess
-from voco_data.maintenance.garbage import GcSummary, gc
-from voco_data.maintenance.pins import pin
-from voco_data.maintenance.verify import verify
+from voco_data.maintenance.garbage import GcSummary, collect_garbage
+from voco_data.maintenance.pins import pin_store
+from voco_data.maintenance.verification import verify_store
 from voco_data.storage.local import LocalStorage
 from voco_data.store.keys import chunk_key, record_key
 from voco_data.store.reader import Store
 from voco_data.store.record import write_record
 from voco_data.store.spec import ALGORITHM_VERSION, StoreSpec
-from voco_data.store.writer import commit_volume, writing
+from voco_data.store.writer import commit_volume, open_for_writing
 
 GRID = (2, 8, 8)
 DAY_S = 24 * 3600
@@ -37,7 +37,7 @@ def old_store(root: Path, profile: str = "old") -> Path:
     """A store as an older version of voco left it."""
     volumes = random_volumes(2, GRID)
     spec = StoreSpec(profile, GRID, algorithm_version=ALGORITHM_VERSION - 1)
-    with writing(LocalStorage(root), spec) as writer:
+    with open_for_writing(LocalStorage(root), spec) as writer:
         writer.assign(["0", "1"])
         for name, volume in zip("01", volumes, strict=True):
             made = make_record(writer.row_of(name), volume, spec, name)
@@ -51,7 +51,7 @@ def run_of(folder: Path, store: Path) -> Path:
     folder.mkdir(parents=True)
     digest = store.name.removesuffix(".zarr").rpartition("-")[2]
     (folder / "run.json").write_text(json.dumps({"stores": [{"digest": digest}]}))
-    pin(Store.open(store), folder, "pretrain")
+    pin_store(Store.open(store), folder, "pretrain")
     return folder
 
 
@@ -73,41 +73,41 @@ def test_an_old_store_that_nobody_uses_goes_only_with_yes(root: Path) -> None:
     old = old_store(root)
     before = files(root)
     size = sum(n for name, n in before.items() if name.startswith(old.name))
-    dry = gc(root)
+    dry = collect_garbage(root)
     assert (dry.removed, told(dry), dry.bytes) == (False, {("store", old.name): size}, size)
     assert files(root) == before
-    done = gc(root, yes=True)
+    done = collect_garbage(root, yes=True)
     assert done.removed
     assert told(done) == told(dry)
     kept = {name: n for name, n in before.items() if not name.startswith(f"{old.name}/")}
     assert files(root) == kept
     assert not old.exists()
-    assert gc(root, yes=True).garbage == ()
+    assert collect_garbage(root, yes=True).garbage == ()
 
 
 def test_a_pinned_store_stays_and_says_who_uses_it(root: Path, tmp_path: Path) -> None:
     old = old_store(root)
     run = run_of(tmp_path / "runs" / "a", old)
     before = files(root)
-    summary = gc(root, yes=True)
+    summary = collect_garbage(root, yes=True)
     assert summary.garbage == ()
     assert str(run) in summary.kept[0]
     assert files(root) == before
     with pytest.raises(InputError, match="used by"):
-        gc(root, stores=[old.name], yes=True)
+        collect_garbage(root, stores=[old.name], yes=True)
     shutil.rmtree(run)
-    assert {what for what, _ in told(gc(root, yes=True))} == {"store", "pins"}
+    assert {what for what, _ in told(collect_garbage(root, yes=True))} == {"store", "pins"}
     assert not old.exists()
     assert list((root / "pins").glob("*")) == []
 
 
 def test_a_named_store_goes_although_it_is_current(root: Path, tmp_path: Path) -> None:
     (name,) = (path.name for path in root.glob("new-*.zarr"))
-    gc(root, stores=[name], yes=True)
+    collect_garbage(root, stores=[name], yes=True)
     assert not (root / name).exists()
     for odd in ("nothing-000000000000.zarr", "../root", ".", "private"):
         with pytest.raises(InputError, match="folder name of a store"):
-            gc(root, stores=[odd], yes=True)
+            collect_garbage(root, stores=[odd], yes=True)
 
 
 def test_what_a_newer_version_made_is_left_alone(root: Path) -> None:
@@ -116,10 +116,10 @@ def test_what_a_newer_version_made_is_left_alone(root: Path) -> None:
     metadata["attributes"]["voco"]["format"] = 99
     (old / "zarr.json").write_text(json.dumps(metadata))
     newer = replace(StoreSpec("newer", GRID), algorithm_version=ALGORITHM_VERSION + 1)
-    with writing(LocalStorage(root), newer) as writer:
+    with open_for_writing(LocalStorage(root), newer) as writer:
         writer.assign([])
     before = files(root)
-    summary = gc(root, yes=True)
+    summary = collect_garbage(root, yes=True)
     assert files(root) == before
     assert any("format 99" in line for line in summary.kept)
 
@@ -137,7 +137,7 @@ def test_leftovers_inside_a_store_that_stays(root: Path) -> None:
     fresh.write_bytes(b"still being written")
     os.utime(torn, (time.time() - 2 * DAY_S,) * 2)
     before = files(store)
-    summary = gc(root, yes=True)
+    summary = collect_garbage(root, yes=True)
     assert told(summary) == {
         ("leftovers", store.name): before[chunk_key(7)] + before[record_key(8)],
         ("temporary", store.name): 4,
@@ -150,13 +150,13 @@ def test_what_an_interrupted_run_committed_is_no_leftover(root: Path) -> None:
     """The next run takes it up; gc must not take it away."""
     volumes = random_volumes(2, GRID, seed=5)
     spec = StoreSpec("half", GRID)
-    with writing(LocalStorage(root), spec) as writer:
+    with open_for_writing(LocalStorage(root), spec) as writer:
         writer.assign(["a", "b"])
         commit_volume(writer.storage, make_record(1, volumes[1], spec, "b"), volumes[1])
         writer.storage.write(chunk_key(0), np.ascontiguousarray(volumes[0]).data)
-    summary = gc(root, yes=True)
+    summary = collect_garbage(root, yes=True)
     assert told(summary) == {("leftovers", spec.name): 2 * 8 * 8}
-    with writing(LocalStorage(root), spec) as writer:
+    with open_for_writing(LocalStorage(root), spec) as writer:
         assert list(writer.index.rows()) == [1]
     assert np.array_equal(Store.open(root / spec.name).read(1), volumes[1])
 
@@ -177,7 +177,7 @@ def test_a_store_whose_tables_are_lost_keeps_its_volumes(
     """Catalogue and rows are made from the records: while those read, nothing is garbage."""
     (store,) = root.glob("new-*.zarr")
     spec = Store.open(store).spec
-    with writing(
+    with open_for_writing(
         LocalStorage(root), spec
     ) as writer:  # a run that was killed after its first volume
         writer.assign(["x", "y"])
@@ -190,15 +190,15 @@ def test_a_store_whose_tables_are_lost_keeps_its_volumes(
     before = files(store)
     if harm is damage and "catalogue" in tables:
         with pytest.raises(VocoError, match="nothing was removed"):
-            gc(root, yes=True)
+            collect_garbage(root, yes=True)
         assert files(store) == before
         return
-    summary = gc(root, yes=True)
+    summary = collect_garbage(root, yes=True)
     assert told(summary) == {("leftovers", store.name): 2 * 8 * 8}  # the chunk of y
     assert files(store).keys() == before.keys() - {chunk_key(4)}
-    with writing(LocalStorage(root), spec) as writer:
+    with open_for_writing(LocalStorage(root), spec) as writer:
         assert list(writer.index.rows()) == [0, 1, 2, 3]
-    assert verify(store).problems == ()
+    assert verify_store(store).problems == ()
 
 
 def test_a_record_under_anothers_row_is_a_leftover(root: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_record_under_anothers_row_is_a_leftover(root: Path) -> None:
     (store / "volumes" / "rows.parquet").unlink()
     storage = LocalStorage(store)
     storage.write(record_key(9), storage.read(record_key(1)))
-    assert told(gc(root, yes=True)).keys() == {("leftovers", store.name)}
+    assert told(collect_garbage(root, yes=True)).keys() == {("leftovers", store.name)}
     assert storage.size(record_key(9)) is None
 
 
@@ -230,9 +230,9 @@ def test_runs_and_previews(filled: Path) -> None:
     stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(b"jpg")
     before = files(filled)
-    assert told(gc(filled)) == {("previews", "previews"): 3}
+    assert told(collect_garbage(filled)) == {("previews", "previews"): 3}
     runs = sorted(path.name for path in (filled / "runs").glob("*-preprocess-*"))
-    summary = gc(filled, keep_runs=1, yes=True)
+    summary = collect_garbage(filled, keep_runs=1, yes=True)
     assert set(told(summary)) == {
         ("previews", "previews"),
         *(("run", f"runs/{name}") for name in runs[:2]),
@@ -247,9 +247,9 @@ def test_runs_and_previews(filled: Path) -> None:
 
 def test_previews_that_only_a_ledger_shows_stay_with_it(filled: Path) -> None:
     (name,) = (path.name for path in filled.glob("*.zarr"))
-    gc(filled, stores=[name], yes=True)
+    collect_garbage(filled, stores=[name], yes=True)
     assert len(list((filled / "previews").rglob("*.jpg"))) == 2
-    gc(filled, keep_runs=0, yes=True)
+    collect_garbage(filled, keep_runs=0, yes=True)
     assert list((filled / "previews").rglob("*.jpg")) == []
     assert (filled / "private" / "ids.key").exists()
 
@@ -297,18 +297,18 @@ def test_a_removal_that_dies_anywhere_is_finished_or_undone(
         with monkeypatch.context() as patch:
             patch.setattr(LocalStorage, "remove", dying)
             with pytest.raises(Killed):
-                gc(copy, stores=[name], yes=True)
+                collect_garbage(copy, stores=[name], yes=True)
         again = Path(shutil.copytree(copy, tmp_path / f"again-{survivors}"))
-        with writing(LocalStorage(copy), spec) as writer:  # someone wants it back
+        with open_for_writing(LocalStorage(copy), spec) as writer:  # someone wants it back
             kept = sorted(writer.index.rows())
         reopened = Store.open(copy / name)
         for row in kept:
             assert np.array_equal(reopened.read(row), store.read(row))
-        gc(again, stores=[name] if (again / name).exists() else [], yes=True)
+        collect_garbage(again, stores=[name] if (again / name).exists() else [], yes=True)
         assert not (again / name).exists()
 
 
 def test_another_process_may_wait(root: Path) -> None:
     (name,) = (path.name for path in root.glob("new-*.zarr"))
     with LocalStorage(root).lock(f".{name}.lock", wait_seconds=0), pytest.raises(StoreBusy):
-        gc(root, yes=True, wait=0.3)
+        collect_garbage(root, yes=True, wait=0.3)

@@ -11,12 +11,12 @@ import pytest
 
 from tests.support.small_finetune import RECIPE, small_cohort
 from tests.support.small_stores import make_store, random_volumes
-from voco_data.maintenance.listing import describe, list_stores
-from voco_data.maintenance.pins import Pin, pin, pins_of, users
+from voco_data.maintenance.listing import describe_store, list_stores
+from voco_data.maintenance.pins import Pin, pin_store, pins_of_store, read_pins
 from voco_data.storage.local import LocalStorage
 from voco_data.store.reader import Store
-from voco_models.stages.finetune import finetune
-from voco_models.stages.pretrain import pretrain
+from voco_models.stages.finetuning import finetune
+from voco_models.stages.pretraining import pretrain
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def run_of(folder: Path, *digests: str) -> Path:
 
 
 def only_pin(root: Path) -> Pin:
-    (found,) = pins_of(LocalStorage(root))
+    (found,) = read_pins(LocalStorage(root))
     return found
 
 
@@ -76,28 +76,28 @@ def test_a_root_that_cannot_be_written_is_a_warning(
 
     monkeypatch.setattr(LocalStorage, "write", refuse)
     with caplog.at_level(logging.WARNING):
-        pin(store, tmp_path / "run", "pretrain")
+        pin_store(store, tmp_path / "run", "pretrain")
     assert "Read-only file system" in caplog.text
-    assert pins_of(LocalStorage(tmp_path / "root")) == []
+    assert read_pins(LocalStorage(tmp_path / "root")) == []
 
 
 def test_a_pin_counts_while_its_run_names_the_spec(store: Store, tmp_path: Path) -> None:
     run = run_of(tmp_path / "runs" / "a", store.digest)
-    pin(store, run, "finetune")
+    pin_store(store, run, "finetune")
     found = only_pin(tmp_path / "root")
     assert found.state == "used"
     run_of(run, "0123456789ab")  # the folder was given to another experiment
     assert found.state == "gone"
     shutil.rmtree(run)
     assert found.state == "gone"
-    assert users([found], store.path.name) == []
+    assert pins_of_store([found], store.path.name) == []
     shutil.rmtree(run.parent)  # not mounted, as far as we can see
     assert found.state == "elsewhere"
-    assert users([found], store.path.name) == [found]
+    assert pins_of_store([found], store.path.name) == [found]
 
 
 def test_a_run_of_another_machine_is_believed(store: Store, tmp_path: Path) -> None:
-    pin(store, tmp_path / "run", "pretrain")
+    pin_store(store, tmp_path / "run", "pretrain")
     file = next((tmp_path / "root" / "pins").iterdir())
     file.write_text(json.dumps(json.loads(file.read_text()) | {"machine": "gpu-7"}))
     assert only_pin(tmp_path / "root").state == "elsewhere"
@@ -110,13 +110,13 @@ def test_what_is_no_pin_is_named_and_ignored(
     folder.mkdir()
     (folder / "odd.json").write_text("{")
     with caplog.at_level(logging.WARNING):
-        assert pins_of(LocalStorage(tmp_path / "root")) == []
+        assert read_pins(LocalStorage(tmp_path / "root")) == []
     assert "odd.json" in caplog.text
 
 
 def test_a_listing_says_who_uses_what(store: Store, tmp_path: Path) -> None:
     other = make_store(tmp_path / "root", random_volumes(2, (2, 8, 8)), profile="other")
-    pin(store, run_of(tmp_path / "runs" / "a", store.digest), "finetune")
+    pin_store(store, run_of(tmp_path / "runs" / "a", store.digest), "finetune")
     rows = {row["name"]: row for row in list_stores(tmp_path / "root")["stores"]}
     assert [rows[s.path.name]["runs"] for s in (store, other)] == [1, 0]
     row = rows[other.path.name]
@@ -129,7 +129,7 @@ def test_a_listing_says_who_uses_what(store: Store, tmp_path: Path) -> None:
     on_disk = sum(f.stat().st_size for f in other.path.rglob("*") if f.is_file())
     assert row["bytes"] == on_disk > row["volume_bytes"] == 2 * 2 * 8 * 8
     assert row["current"] is True
-    told = describe(store.path)
+    told = describe_store(store.path)
     assert [user["run"] for user in told["used_by"]] == [str(tmp_path / "runs" / "a")]
     assert told["layouts"] == {"made up": 3}
     assert told["created"] <= told["last_written"]

@@ -25,7 +25,7 @@ from voco_data.masks.organs import RATIC, find_organs, known_name
 from voco_data.masks.placement import Mask, MaskMisplacedError, place_mask
 from voco_data.phantom.plan import CohortSpec, plan_patient
 from voco_data.phantom.ratic import write_patient
-from voco_data.phantom.render import render
+from voco_data.phantom.render import render_scan
 from voco_data.volumes.geometry import Geometry
 from voco_data.volumes.slice_spacing import GapPolicy
 from voco_data.volumes.volume import Volume
@@ -199,7 +199,7 @@ def test_ratic_segmentations_land_on_the_right_voxels_in_both_z_directions(
     assert placed is not None
     assert flags == ("mask",)
     where = volume.geometry.canonical(5.0)
-    found, truth = where.view(placed.labels), render(plan.model, one.scan).organs
+    found, truth = where.view(placed.labels), render_scan(plan.model, one.scan).organs
     for number, name in RATIC.items():
         ours, theirs = found == number, truth == number
         assert theirs.any(), name

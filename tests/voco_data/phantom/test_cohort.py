@@ -14,7 +14,7 @@ import pytest
 from voco_data.errors import InputError
 from voco_data.phantom.cohort import CohortSpec, write_cohort
 from voco_data.phantom.plan import plan_patient, plan_unlabelled
-from voco_data.phantom.render import acquire, render
+from voco_data.phantom.render import acquire, render_scan
 
 SMALL = CohortSpec(
     patients=6,
@@ -165,7 +165,7 @@ def test_image_labels_name_the_slices_that_show_the_injury(tmp_path):
     labels = labels[labels.injury_name == "Bowel"]
     assert set(labels.injury_name) <= {"Active_Extravasation", "Bowel"}
     for series in plan.series:
-        mask = render(plan.model, series.scan).findings["bowel"]
+        mask = render_scan(plan.model, series.scan).findings["bowel"]
         folder = paths.ratic / "train_images" / str(plan.patient_id) / str(series.series_id)
         numbers = set(labels[labels.series_id == series.series_id].instance_number)
         assert numbers
@@ -199,7 +199,7 @@ def test_incomplete_organs_touch_the_end_of_the_scan():
             if series.incomplete_organ in seen:
                 continue
             seen.add(series.incomplete_organ)
-            organs = render(plan.model, series.scan).organs
+            organs = render_scan(plan.model, series.scan).organs
             cut = np.isin(organs[[0, -1]], (1, 2, 3, 4)).any()
             assert cut == series.incomplete_organ
     assert seen == {False, True}
@@ -222,7 +222,7 @@ def test_segmentations_land_on_the_organs_through_the_affine(cohort):
         # DICOM order is (L, P, S or I); this one differs in its rows.
         assert nib.aff2axcodes(image.affine) == ("L", "A", "S")
         assert set(np.unique(labels)) <= {0, 1, 2, 3, 4, 5}
-        organs = render(plan.model, series.scan).organs
+        organs = render_scan(plan.model, series.scan).organs
         folder = cohort.ratic / "train_images" / str(plan.patient_id) / str(series.series_id)
         inverse = np.linalg.inv(image.affine)
         liver_hu = []
@@ -256,7 +256,7 @@ def test_flare_volumes_are_the_acquired_hu(cohort):
         assert image.get_data_dtype() == np.int16
         orders.add(nib.aff2axcodes(image.affine))
         patient, scan = plan_unlabelled(SMALL, number)
-        hu = acquire(render(patient, scan), scan)
+        hu = acquire(render_scan(patient, scan), scan)
         upright = nib.as_closest_canonical(image)
         # Canonical is (R, A, S); ours grows to the left and to posterior.
         data = np.asarray(upright.dataobj)[::-1, ::-1, :].transpose(2, 1, 0)

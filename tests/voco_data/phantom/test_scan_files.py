@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from voco_data.phantom.patient.model import make_patient
 from voco_data.phantom.protocol import make_scan
-from voco_data.phantom.render import acquire, render
+from voco_data.phantom.render import acquire, render_scan
 from voco_data.phantom.scan_files import DicomStyle, write_series
 
 RLE_LOSSLESS, EXPLICIT = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1"
@@ -20,7 +20,7 @@ def case():
     rng = np.random.default_rng(7)
     patient = make_patient(rng)
     scan = make_scan(rng, patient, matrix=48, slices=20, coverage="abdomen", phase="arterial")
-    return patient, scan, acquire(render(patient, scan), scan)
+    return patient, scan, acquire(render_scan(patient, scan), scan)
 
 
 def read(folder):

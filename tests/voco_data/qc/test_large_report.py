@@ -40,7 +40,7 @@ def test_a_page_at_its_limits_names_what_it_leaves_out(
     files = [LedgerRow("file", f"{n}.txt", "", "", "skipped", "not_medical") for n in range(5)]
     ledger = qc_cohort.write(tmp_path, [*rows(), *files])
     path = tmp_path / "report.html"
-    path.write_text(report.render("many", ledger, LocalStorage(tmp_path)))
+    path.write_text(report.render_report("many", ledger, LocalStorage(tmp_path)))
     page = Page(chrome, path)
     pictured = page.script("return document.images.length")
     assert isinstance(pictured, int)
@@ -60,7 +60,7 @@ def test_of_too_many_series_outliers_are_shown(
     monkeypatch.setattr(report_rows, "MAX_SERIES", 9)
     path = tmp_path / "report.html"
     path.write_text(
-        report.render("many", qc_cohort.write(tmp_path, rows()), LocalStorage(tmp_path))
+        report.render_report("many", qc_cohort.write(tmp_path, rows()), LocalStorage(tmp_path))
     )
     page = Page(chrome, path)
     names = page.names()
@@ -77,7 +77,7 @@ def test_many_rows_are_shown_in_steps(
     monkeypatch.setattr(report, "ROWS_SHOWN", 10)
     path = tmp_path / "report.html"
     path.write_text(
-        report.render("many", qc_cohort.write(tmp_path, rows()), LocalStorage(tmp_path))
+        report.render_report("many", qc_cohort.write(tmp_path, rows()), LocalStorage(tmp_path))
     )
     page = Page(chrome, path)
     assert page.names()[:3] == ["1.2.3.100", "1.2.3.101", "1.2.3.103"]
@@ -102,7 +102,7 @@ def load(chrome: webdriver.Chrome, root: Path, series: int) -> tuple[float, floa
     """
     ledger = qc_cohort.write(root, list(qc_cohort.cohort(series)))
     path = root / "report.html"
-    path.write_text(report.render("voco preprocess: dicom", ledger, LocalStorage(root)))
+    path.write_text(report.render_report("voco preprocess: dicom", ledger, LocalStorage(root)))
     page = Page(chrome, path)
     usable, decoded = chrome.execute_async_script(
         "const done = arguments[0], usable = performance.getEntriesByName('usable')[0].startTime;"

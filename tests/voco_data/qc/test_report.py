@@ -15,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.support import browser, qc_cohort
 from tests.support.qc_report import FALLBACK, NAMED, ODD_SPACING, SCRIPT, Page, rows, uid
 from voco_data.qc import preview
-from voco_data.qc.report import render
+from voco_data.qc.report import render_report
 from voco_data.storage.local import LocalStorage
 from voco_data.volumes.geometry import Box
 from voco_data.volumes.hu_histogram import HuHistogram
@@ -26,7 +26,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("root")
     path = root / "report.html"
     path.write_text(
-        render("voco preprocess: dicom", qc_cohort.write(root, rows()), LocalStorage(root))
+        render_report("voco preprocess: dicom", qc_cohort.write(root, rows()), LocalStorage(root))
     )
     return path
 
@@ -247,7 +247,7 @@ def test_the_drawn_box_is_where_the_box_is(chrome: webdriver.Chrome, tmp_path: P
     key, histogram = preview.key_of(row.input_digest), HuHistogram.of_box(hu, box)
     preview.write(LocalStorage(tmp_path), key, hu, (5.0, 2.0, 2.0), box, histogram)
     path = tmp_path / "report.html"
-    path.write_text(render("one", ledger, LocalStorage(tmp_path)))
+    path.write_text(render_report("one", ledger, LocalStorage(tmp_path)))
     page = Page(chrome, path)
     thumb = browser.pixels(page.chrome.find_element(By.CSS_SELECTOR, "tr .thumb"))
     found = [orange(plane) for plane in np.split(thumb, len(preview.PLANES), axis=1)]
@@ -282,13 +282,14 @@ def orange(plane: browser.Pixels) -> tuple[tuple[float, float, float, float], in
 def test_the_same_ledger_gives_the_same_page(report: Path) -> None:
     ledger = report.parent / "runs" / "run" / "ledger.parquet"
     assert (
-        render("voco preprocess: dicom", ledger, LocalStorage(report.parent)) == report.read_text()
+        render_report("voco preprocess: dicom", ledger, LocalStorage(report.parent))
+        == report.read_text()
     )
 
 
 def test_an_empty_ledger_is_a_page_too(chrome: webdriver.Chrome, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    path.write_text(render("nothing", qc_cohort.write(tmp_path, []), LocalStorage(tmp_path)))
+    path.write_text(render_report("nothing", qc_cohort.write(tmp_path, []), LocalStorage(tmp_path)))
     page = Page(chrome, path)
     assert page.names() == []
     assert page.chrome.get_log("browser") == []

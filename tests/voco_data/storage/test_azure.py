@@ -18,11 +18,11 @@ from tests.support.azure_server import CONTAINER, KEY, SECRET, AzureServer
 from tests.support.ct_files import body, write_slices
 from tests.support.project import PROJECT
 from tests.support.s3_server import use
-from voco_data.erasure.patient import forget
+from voco_data.erasure.patient import forget_patient
 from voco_data.errors import InputError, StoreUnreachable
 from voco_data.ingest.run import PreprocessSummary, preprocess
-from voco_data.maintenance.garbage import gc
-from voco_data.maintenance.verify import verify
+from voco_data.maintenance.garbage import collect_garbage
+from voco_data.maintenance.verification import verify_store
 from voco_data.storage.object_store import ObjectStorage
 from voco_data.storage.urls import open_storage
 from voco_data.store.reader import Store
@@ -120,7 +120,7 @@ def test_a_container_ends_up_with_what_a_folder_does(bench: Bench) -> None:
     assert bench.run(bench.url).cached == SERIES
     bench.add(SERIES)
     assert bench.run(bench.url).stored == 1
-    assert verify(remote.stores["small"]).problems == ()
+    assert verify_store(remote.stores["small"]).problems == ()
     here, there = Store.open(local.stores["small"]), Store.open(remote.stores["small"])
     assert len(there) == SERIES + 1
     assert all(np.array_equal(here.read(row), there.read(row)) for row in here.rows)
@@ -130,11 +130,11 @@ def test_patients_and_garbage_are_removed(bench: Bench) -> None:
     path = bench.run(bench.url).stores["small"]
     home = open_storage(bench.url)
     home.write(f"previews/00/{0:032x}.jpg", b"stray")
-    gc(bench.url, yes=True)
+    collect_garbage(bench.url, yes=True)
     assert home.size(f"previews/00/{0:032x}.jpg") is None
-    forget(bench.url, "p1", yes=True)
+    forget_patient(bench.url, "p1", yes=True)
     assert sorted(Store.open(path).catalogue["patient_id"]) == ["p0", "p2"]
-    assert verify(path).problems == ()
+    assert verify_store(path).problems == ()
 
 
 def test_a_killed_run_is_taken_over(bench: Bench) -> None:

@@ -19,7 +19,7 @@ from voco_data.storage.base import Storage
 from voco_data.storage.local import LocalStorage
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
-from voco_data.store.writer import commit_volume, writing
+from voco_data.store.writer import commit_volume, open_for_writing
 
 SPEC = StoreSpec(profile="small", grid=(2, 4, 4))
 VOLUME = np.ones(SPEC.grid, np.uint8)
@@ -32,7 +32,7 @@ def record() -> Record:
 
 def handed_out(root: Path) -> bytes:
     """The pickled storage that a run gave to a worker; the run is over."""
-    with writing(LocalStorage(root), SPEC) as writer:
+    with open_for_writing(LocalStorage(root), SPEC) as writer:
         writer.assign([record().key])
         return pickle.dumps(writer.storage)
 
@@ -42,7 +42,7 @@ def files(root: Path) -> set[str]:
 
 
 def test_a_worker_commits_while_its_run_lasts(tmp_path: Path) -> None:
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign([record().key])
         commit_volume(pickle.loads(pickle.dumps(writer.storage)), record(), VOLUME)
         writer.note(record())
@@ -75,7 +75,7 @@ def test_a_worker_of_a_run_that_was_killed_writes_nothing_in_the_next(tmp_path: 
     run.join()
     with late.committing():  # allowed: no other run has begun
         pass
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         before = files(tmp_path)
         with pytest.raises(StoreBusy, match=OVER):
             commit_volume(late, record(), VOLUME)
@@ -84,7 +84,7 @@ def test_a_worker_of_a_run_that_was_killed_writes_nothing_in_the_next(tmp_path: 
 
 
 def _hand_out_and_hang(root: Path, pipe: multiprocessing.connection.Connection) -> None:
-    with writing(LocalStorage(root), SPEC) as writer:
+    with open_for_writing(LocalStorage(root), SPEC) as writer:
         pipe.send_bytes(pickle.dumps(writer.storage))
         threading.Event().wait()
 
@@ -93,7 +93,7 @@ def _hand_out_and_hang(root: Path, pipe: multiprocessing.connection.Connection) 
 def test_the_next_holder_of_the_lock_keeps_late_workers_out(tmp_path: Path, repairs: bool) -> None:
     """Also `gc` and `forget`, which have no workers."""
     late = LocalStorage(tmp_path / SPEC.name)
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         token = locks.Fence(tmp_path / f".{SPEC.name}.fence").path.read_text()
         late = pickle.loads(pickle.dumps(writer.storage))
     (tmp_path / f".{SPEC.name}.fence").write_text(token)  # as if that run had been killed
@@ -127,18 +127,18 @@ def test_a_commit_under_way_is_waited_for(
     context = multiprocessing.get_context("spawn")
     began, end = context.Event(), context.Event()
     monkeypatch.setattr(locks, "COMMIT_WAIT_SECONDS", 0.2)
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         storage = pickle.dumps(writer.storage)
         worker = context.Process(target=_commit_slowly, args=(storage, began, end))
         worker.start()
         assert began.wait(60)
     assert "workers of this run may still be writing" in caplog.text
     busy = pytest.raises(StoreBusy, match=r"workers of a run that is over .* for 0\.2 s")
-    with busy, writing(LocalStorage(tmp_path), SPEC):
+    with busy, open_for_writing(LocalStorage(tmp_path), SPEC):
         raise AssertionError
     monkeypatch.setattr(locks, "COMMIT_WAIT_SECONDS", 60.0)
     threading.Timer(0.3, end.set).start()
-    with writing(LocalStorage(tmp_path), SPEC):
+    with open_for_writing(LocalStorage(tmp_path), SPEC):
         assert end.is_set()
     worker.join()
     assert worker.exitcode == 0

@@ -11,10 +11,10 @@ import pytest
 
 from tests.support.ct_files import body, write_slices
 from voco_data.erasure import run_files
-from voco_data.erasure.patient import forget
+from voco_data.erasure.patient import forget_patient
 from voco_data.errors import StoreBusy
 from voco_data.ingest.run import preprocess
-from voco_data.maintenance.garbage import gc
+from voco_data.maintenance.garbage import collect_garbage
 from voco_data.storage import locks
 from voco_data.storage.local import LocalStorage
 from voco_data.storage.root import LOCK, root_in_use
@@ -71,11 +71,11 @@ def run_again(home: Path) -> None:
 
 
 def forget_anna(home: Path) -> None:
-    forget(home, "anna", yes=True)
+    forget_patient(home, "anna", yes=True)
 
 
 def remove_garbage(home: Path) -> None:
-    gc(home, yes=True)
+    collect_garbage(home, yes=True)
 
 
 @pytest.mark.parametrize("act", [run_again, forget_anna])

@@ -16,7 +16,7 @@ from tests.support.chaos_archive import SPECS, make_archive, write_specs
 from tests.support.ct_files import body, write_slices
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.ingest.run import PreprocessSummary, preprocess
-from voco_data.maintenance.verify import verify
+from voco_data.maintenance.verification import verify_store
 from voco_data.storage.base import Storage
 from voco_data.storage.local import LocalStorage
 from voco_data.store import integrity
@@ -105,7 +105,7 @@ class Rotten:
         redone = {str(p.relative_to(self.root)) for p in now if now[p] != self.files[p]}
         assert redone <= {CHUNK, RECORD}
         for spec in SPECS:
-            assert verify(self.root / spec.name).problems == ()
+            assert verify_store(self.root / spec.name).problems == ()
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def rotten(made: tuple[Path, Path, Path], tmp_path: Path) -> Rotten:
 @pytest.mark.parametrize("file", [CHUNK, RECORD], ids=["chunk", "record"])
 def test_a_damaged_row_is_named_and_rebuilt_alone(rotten: Rotten, file: str, harm: str) -> None:
     HARMS[harm](rotten.root / file)
-    problems = verify(rotten.store).problems
+    problems = verify_store(rotten.store).problems
     assert len(problems) == 1
     assert rotten.series in problems[0]
     assert f"row {ROW}" in problems[0]
@@ -188,7 +188,7 @@ def test_deep_finds_what_left_no_trace(rotten: Rotten) -> None:
     rotten.check_rebuilt(rotten.run(deep=True), stored=1)
     flip(rotten.root / CHUNK)
     seal(rotten.store)
-    assert len(verify(rotten.store).problems) == 1  # and verify tells the plain rerun
+    assert len(verify_store(rotten.store).problems) == 1  # and verify tells the plain rerun
     rotten.check_rebuilt(rotten.run(), stored=1)
 
 
@@ -218,7 +218,7 @@ def test_bookkeeping_is_made_again_and_no_volume_is_read_again(
 def test_lost_group_metadata_is_written_again(rotten: Rotten, harm: str) -> None:
     HARMS[harm](rotten.store / "zarr.json")
     with pytest.raises(InputError, match="cannot read its metadata"):
-        verify(rotten.store)
+        verify_store(rotten.store)
     rotten.check_rebuilt(rotten.run(), stored=0)
 
 
@@ -239,7 +239,7 @@ def test_both_tables_lost_at_once(rotten: Rotten) -> None:
 )
 def test_verify_names_damaged_metadata(rotten: Rotten, file: str, says: str) -> None:
     truncate(rotten.store / file)
-    assert any(says in problem for problem in verify(rotten.store).problems)
+    assert any(says in problem for problem in verify_store(rotten.store).problems)
 
 
 def test_verify_names_a_damaged_catalogue(rotten: Rotten) -> None:
@@ -247,7 +247,7 @@ def test_verify_names_a_damaged_catalogue(rotten: Rotten) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:4] + bytes(len(data) // 2) + data[4 + len(data) // 2 :])
     with pytest.raises(StoreCorrupt, match="catalogue"):
-        verify(rotten.store)
+        verify_store(rotten.store)
 
 
 def test_no_flip_in_a_catalogue_is_believed(rotten: Rotten) -> None:
@@ -271,7 +271,7 @@ def test_verify_names_what_is_not_listed(rotten: Rotten) -> None:
     shutil.copytree(rotten.store / f"volumes/c/{ROW}", rotten.store / "volumes/c/17")
     record = json.loads((rotten.root / RECORD).read_text())
     (rotten.store / "volumes/records/000000/000000018.json").write_text(json.dumps(record))
-    problems = verify(rotten.store).problems
+    problems = verify_store(rotten.store).problems
     assert len(problems) == 2
     assert "row 18: a record" in problems[0]
     assert "row 17: a chunk" in problems[1]
@@ -282,8 +282,8 @@ def test_a_damaged_row_of_another_archive_stays_named(rotten: Rotten, tmp_path: 
     other = tmp_path / "other"
     write_slices(other / "z", body(seed=77), tags={"PatientID": "z"})
     preprocess(other, rotten.root, spec_file=rotten.specs, workers=1)
-    assert [rotten.series in problem for problem in verify(rotten.store).problems] == [True]
+    assert [rotten.series in problem for problem in verify_store(rotten.store).problems] == [True]
     with pytest.raises(StoreCorrupt, match=rotten.series):
         Store.open(rotten.store).read(ROW)
     assert rotten.run().stored == 1
-    assert verify(rotten.store).problems == ()
+    assert verify_store(rotten.store).problems == ()

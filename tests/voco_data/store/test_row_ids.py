@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from tests.support.small_stores import make_record, make_store, random_volumes
-from voco_data.maintenance.verify import verify
+from voco_data.maintenance.verification import verify_store
 from voco_data.storage.local import LocalStorage
 from voco_data.store.keys import CATALOGUE, ROW_IDS, chunk_key, record_key
 from voco_data.store.reader import Store
 from voco_data.store.row_ids import RowIds
 from voco_data.store.spec import StoreSpec
-from voco_data.store.writer import commit_volume, writing
+from voco_data.store.writer import commit_volume, open_for_writing
 
 GRID = (2, 8, 8)
 SPEC = StoreSpec("small", GRID)
@@ -40,14 +40,14 @@ def home(tmp_path: Path) -> LocalStorage:
 
 def kept(home: LocalStorage) -> dict[int, str]:
     store = Store.open(home / SPEC.name)
-    assert verify(store.storage).problems == ()
+    assert verify_store(store.storage).problems == ()
     return dict(zip(store.rows.tolist(), store.catalogue["series_uid"], strict=True))
 
 
 def test_a_new_store_has_lost_nothing(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path) / SPEC.name
     assert not RowIds(storage).lost
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign(["a"])  # and is killed before the first volume
     (tmp_path / SPEC.name / ROW_IDS).unlink()
     assert not RowIds(storage).lost
@@ -58,7 +58,7 @@ def test_a_new_store_has_lost_nothing(tmp_path: Path) -> None:
 def test_what_a_killed_run_committed_keeps_its_row(
     home: LocalStorage, harm: Callable[[Path], None], also: str
 ) -> None:
-    with writing(home, SPEC) as writer:
+    with open_for_writing(home, SPEC) as writer:
         writer.assign(["x", "y"])
         commit_volume(writer.storage, make_record(4, VOLUMES[4], SPEC, "y"), VOLUMES[4])
         (home.path / f".{SPEC.name}.lock").unlink()  # its process ended here
@@ -70,7 +70,7 @@ def test_what_a_killed_run_committed_keeps_its_row(
     if also == "metadata":  # nothing says any more how many rows there were
         (store / "volumes/zarr.json").unlink()
     before = (store / chunk_key(4)).stat()
-    with writing(home, SPEC) as writer:
+    with open_for_writing(home, SPEC) as writer:
         writer.assign(["z"])
         assert writer.row_of("z") == 5
         commit_volume(writer.storage, record := make_record(5, VOLUMES[5], SPEC, "z"), VOLUMES[5])
@@ -90,7 +90,7 @@ def test_what_was_replaced_does_not_return(
     storage = home / SPEC.name
     old = {key: storage.read(key) for key in (chunk_key(1), record_key(1))}
     changed = replace(make_record(3, VOLUMES[5], SPEC, "001"), input_digest="f" * 32)
-    with writing(home, SPEC) as writer:
+    with open_for_writing(home, SPEC) as writer:
         writer.assign([changed.key])
         assert writer.row_of(changed.key) == 3
         commit_volume(writer.storage, changed, VOLUMES[5])
@@ -100,7 +100,7 @@ def test_what_was_replaced_does_not_return(
         storage.write(key, data)
     for table in tables:
         harm(storage.path / table)
-    with writing(home, SPEC) as writer:
+    with open_for_writing(home, SPEC) as writer:
         writer.assign([])
         writer.compact()
     assert kept(home) == {0: "series-000", 2: "series-002", 3: "series-001"}

@@ -13,7 +13,7 @@ import pytest
 from voco_data.errors import InputError
 from voco_data.store import spec
 from voco_data.store.chunks.codec import Compression
-from voco_data.store.spec import FINETUNE, PRETRAIN, StoreSpec, distinct, read_spec_file
+from voco_data.store.spec import FINETUNE, PRETRAIN, StoreSpec, distinct_specs, read_spec_file
 
 OTHER = {
     "profile": "other",
@@ -94,9 +94,9 @@ def test_a_spec_is_a_key_and_travels(compression: Compression) -> None:
 
 
 def test_two_specs_of_one_name_are_refused() -> None:
-    assert distinct([PRETRAIN, FINETUNE, PRETRAIN]) == [PRETRAIN, FINETUNE]
+    assert distinct_specs([PRETRAIN, FINETUNE, PRETRAIN]) == [PRETRAIN, FINETUNE]
     with pytest.raises(InputError, match="two different specs"):
-        distinct([PRETRAIN, replace(PRETRAIN, window_level_hu=0.0)])
+        distinct_specs([PRETRAIN, replace(PRETRAIN, window_level_hu=0.0)])
 
 
 def test_the_stores_document_shows_a_name_of_today() -> None:

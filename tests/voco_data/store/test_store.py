@@ -22,7 +22,7 @@ from voco_data.store.keys import chunk_key, record_key
 from voco_data.store.reader import Store
 from voco_data.store.record import Record, read_record
 from voco_data.store.spec import StoreSpec
-from voco_data.store.writer import StoreWriter, checksum, commit_volume, writing
+from voco_data.store.writer import StoreWriter, commit_volume, open_for_writing, volume_checksum
 
 SPEC = StoreSpec(profile="tiny", grid=(2, 3, 4))
 
@@ -39,7 +39,7 @@ def record(row: int, pixels: npt.NDArray[np.uint8], name: str) -> Record:
         input_digest=f"{row:032x}",
         content_digest=f"{row:032x}",
         stat_digest=f"{row:032x}",
-        chunk_checksum=checksum(pixels),
+        chunk_checksum=volume_checksum(pixels),
         patient_id=f"p-{name}",
         study_uid="",
         series_uid=f"s-{name}",
@@ -74,7 +74,7 @@ def record(row: int, pixels: npt.NDArray[np.uint8], name: str) -> Record:
 
 
 def fill(root: Path, names: list[str], *, compact: bool = True) -> Path:
-    with writing(LocalStorage(root), SPEC) as writer:
+    with open_for_writing(LocalStorage(root), SPEC) as writer:
         writer.assign(sorted(names))
         for name in names:
             commit(writer, name)
@@ -178,11 +178,11 @@ def test_what_is_no_store(tmp_path: Path, content: str | None) -> None:
 
 def test_a_killed_run_is_taken_up_where_it_stopped(tmp_path: Path) -> None:
     path = tmp_path / SPEC.name
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign(["a", "b", "c"])
         commit(writer, "b")
     assert len(Store.open(path)) == 0  # readers go by the catalogue
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         assert list(writer.index.rows()) == [1]  # what was committed is not lost
         writer.assign(["a", "c"])
         assert [writer.row_of(name) for name in "ac"] == [0, 2]  # those of an undisturbed run
@@ -205,24 +205,24 @@ def test_a_changed_series_keeps_the_row_that_a_killed_run_planned(tmp_path: Path
         commit_volume(writer.storage, made, volume(row))
         writer.note(made)
 
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign([changed, old])
         commit_at(writer, 0, changed)
         commit_at(writer, 1, old)
         writer.compact()
-    with suppress(KeyboardInterrupt), writing(LocalStorage(tmp_path), SPEC) as writer:
+    with suppress(KeyboardInterrupt), open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign([changed, later])
         assert (writer.row_of(changed), writer.row_of(later)) == (2, 3)
         commit_at(writer, 3, later)
         raise KeyboardInterrupt
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         assert list(writer.index.rows()) == [0, 1, 3]
         writer.assign([changed])
         assert writer.row_of(changed) == 2
 
 
 def test_a_refused_series_leaves_a_hole(tmp_path: Path) -> None:
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign(["a", "b", "c"])
         commit(writer, "a")
         commit(writer, "c")
@@ -237,7 +237,7 @@ def test_a_refused_series_leaves_a_hole(tmp_path: Path) -> None:
 
 def test_a_changed_series_gets_a_new_row_and_leaves_its_old_one(tmp_path: Path) -> None:
     path = fill(tmp_path, ["a", "b"])
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign(["a"])
         assert writer.row_of("a") == 2
         changed = replace(record(2, volume(9), "a"), input_digest="f" * 32)
@@ -276,7 +276,7 @@ def test_what_a_series_was_before_does_not_come_back(tmp_path: Path) -> None:
     """A run was killed after the catalogue, before it removed the old row; then tables are lost."""
     path = fill(tmp_path, ["a", "b"])
     old = {key: (path / key).read_bytes() for key in (chunk_key(0), record_key(0))}
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign(["a"])
         commit(writer, "a")
         writer.compact()
@@ -284,7 +284,7 @@ def test_what_a_series_was_before_does_not_come_back(tmp_path: Path) -> None:
         LocalStorage(path).write(key, data)
     for name in ("catalogue", "rows"):
         (path / f"volumes/{name}.parquet").write_bytes(b"lost")
-    with writing(LocalStorage(tmp_path), SPEC) as writer:
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         assert list(writer.index.rows()) == [1, 2]
         writer.assign(["a", "b"])
         writer.compact()
@@ -295,10 +295,10 @@ def test_what_a_series_was_before_does_not_come_back(tmp_path: Path) -> None:
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with (
-        writing(LocalStorage(tmp_path), SPEC),
+        open_for_writing(LocalStorage(tmp_path), SPEC),
         pytest.raises(StoreBusy, match="another run"),
-        writing(LocalStorage(tmp_path), SPEC, wait_seconds=0.3),
+        open_for_writing(LocalStorage(tmp_path), SPEC, wait_seconds=0.3),
     ):
         pass
-    with writing(LocalStorage(tmp_path), SPEC):  # and the lock is free again
+    with open_for_writing(LocalStorage(tmp_path), SPEC):  # and the lock is free again
         pass

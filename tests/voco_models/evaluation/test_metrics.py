@@ -12,7 +12,7 @@ from sklearn import metrics as sklearn_metrics
 
 from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS
 from voco_models.evaluation import metrics
-from voco_models.evaluation.bootstrap import bootstrap
+from voco_models.evaluation.bootstrap import bootstrap_interval
 
 ORGANS = ORGAN_TARGETS.names
 
@@ -229,7 +229,7 @@ def test_a_class_without_patients_keeps_a_probability() -> None:
 
 def test_bootstrap_interval_of_a_mean_as_the_normal_one() -> None:
     values = np.random.default_rng(0).normal(2.0, 1.0, 400)
-    found = bootstrap(
+    found = bootstrap_interval(
         lambda counts: {"mean": counts @ values / 400}, 400, np.random.default_rng(1)
     )["mean"]
     half = 1.96 * values.std(ddof=1) / math.sqrt(400)
@@ -245,11 +245,11 @@ def test_bootstrap_of_a_difference_is_paired() -> None:
         a, b = counts @ noise / 50, counts @ (noise + 0.1) / 50
         return {"a": a, "gain": b - a}
 
-    found = bootstrap(statistic, 50, np.random.default_rng(1), resamples=200)
+    found = bootstrap_interval(statistic, 50, np.random.default_rng(1), resamples=200)
     assert found["gain"].low == pytest.approx(0.1)
     assert found["gain"].high == pytest.approx(0.1)
     assert found["a"].high - found["a"].low > 1
-    again = bootstrap(statistic, 50, np.random.default_rng(1), resamples=200)
+    again = bootstrap_interval(statistic, 50, np.random.default_rng(1), resamples=200)
     assert again == found
 
 
@@ -257,5 +257,5 @@ def test_bootstrap_leaves_out_undefined_resamples() -> None:
     def statistic(counts: np.ndarray) -> dict[str, np.ndarray]:
         return {"v": np.where(counts[:, 0] == 0, np.nan, 1.0)}
 
-    found = bootstrap(statistic, 3, np.random.default_rng(0), resamples=50)["v"]
+    found = bootstrap_interval(statistic, 3, np.random.default_rng(0), resamples=50)["v"]
     assert (found.low, found.high) == (1.0, 1.0)

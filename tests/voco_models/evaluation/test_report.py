@@ -14,8 +14,8 @@ from tests.support.small_finetune import RECIPE, small_cohort
 from voco_data.errors import InputError, VocoError
 from voco_models.evaluation import report
 from voco_models.evaluation.chart import Line, line_chart, ticks
-from voco_models.stages.evaluate import evaluate
-from voco_models.stages.finetune import finetune
+from voco_models.stages.evaluation import evaluate
+from voco_models.stages.finetuning import finetune
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 SVG = "{http://www.w3.org/2000/svg}"

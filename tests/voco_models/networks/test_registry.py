@@ -15,8 +15,8 @@ from voco_models.networks.backbones import TINY_BACKBONE, TimmBackbone
 from voco_models.networks.encoder import Backbone, Encoder, EncoderOptions, Projector, SliceEncoder
 from voco_models.networks.registry import FAMILIES, Family, create_backbone, create_encoder
 from voco_models.objectives.voco2d import Voco2dConfig
-from voco_models.stages.pretrain import pretrain
 from voco_models.stages.pretrain_recipes import pretrain_recipe
+from voco_models.stages.pretraining import pretrain
 from voco_models.training import checkpoint
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import VocoError
-from voco_models.stages.pretrain import pretrain
+from voco_models.stages.pretraining import pretrain
 from voco_models.training.checkpoint import check_disk_space, checkpoint_bytes
 
 

@@ -24,7 +24,7 @@ from voco_data.volumes.volume import AIR_HU
 
 WIDTH = 64
 """Bytes that one vector copies; most runs are shorter, and a loop over bytes is slower."""
-SLACK = 256
+SLACK_BYTES = 256
 """Bytes behind the encoded bytes, and behind a plane of decoded ones, that copies may touch."""
 RLE_SEGMENTS = 2
 """Of 16-bit pixels: the high bytes, then the low bytes (PS3.5 G.2)."""
@@ -107,7 +107,7 @@ _copy_run: Any = intrinsic(_copy_run_intrinsic)
 def _decode_segment(data, at, end, out, size):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Decode one segment, data[at:end], to exactly `size` bytes; False for anything else.
 
-    PS3.5 G.3.2. `data` and `out` reach SLACK bytes beyond `end` and `size`.
+    PS3.5 G.3.2. `data` and `out` reach SLACK_BYTES bytes beyond `end` and `size`.
     """
     n = np.int64(0)
     while n < size:
@@ -141,11 +141,11 @@ def rle_planes(data, start, length, high, low, pixels):  # type: ignore[no-untyp
     """Decode the RLE frame data[start : start + length] of 16-bit pixels into two byte planes.
 
     True if header and segments are as PS3.5 G.3 to G.5 require, to the last byte. `data` reaches
-    SLACK bytes beyond the frame, `high` and `low` beyond `pixels`.
+    SLACK_BYTES bytes beyond the frame, `high` and `low` beyond `pixels`.
     """
-    if length < RLE_HEADER_BYTES or start + length + SLACK > data.size:
+    if length < RLE_HEADER_BYTES or start + length + SLACK_BYTES > data.size:
         return False
-    if min(high.size, low.size) < pixels + SLACK:
+    if min(high.size, low.size) < pixels + SLACK_BYTES:
         return False
     segments, first, second = _u32(data, start), _u32(data, start + 4), _u32(data, start + 8)
     if segments != RLE_SEGMENTS or first != RLE_HEADER_BYTES or not first < second < length:

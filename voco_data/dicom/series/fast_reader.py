@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from voco_data.dicom.encoding import RLE_LOSSLESS, UNCOMPRESSED
 from voco_data.dicom.pixels.hu_kernels import (
-    SLACK,
+    SLACK_BYTES,
     integer_rescale,
     planes_to_hu,
     rle_planes,
@@ -81,15 +81,15 @@ class SliceDecoder:
     def read_file(self, path: Path) -> tuple[npt.NDArray[np.uint8], int] | None:
         """A buffer that begins with the bytes of a file, and their number; None if too many.
 
-        The bytes are valid until the next call, and at least SLACK more follow. Raises OSError.
+        The bytes are valid until the next call, and SLACK_BYTES or more follow. Raises OSError.
         """
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             size = os.fstat(descriptor).st_size
             if size > MAX_FILE_BYTES:
                 return None
-            if self._file.size < size + SLACK + 1:
-                self._file = np.zeros(size + size // 4 + SLACK + 1, np.uint8)
+            if self._file.size < size + SLACK_BYTES + 1:
+                self._file = np.zeros(size + size // 4 + SLACK_BYTES + 1, np.uint8)
             buffer = self._file.data[: size + 1]  # one more: a file that grows is noticed
             n_read = 0
             while n_read <= size and (more := os.readv(descriptor, [buffer[n_read:]])):
@@ -134,9 +134,9 @@ class SliceDecoder:
         return True
 
     def _grow_planes(self, pixels: int) -> None:
-        if self._high.size < pixels + SLACK:
-            self._high = np.zeros(pixels + SLACK, np.uint8)
-            self._low = np.zeros(pixels + SLACK, np.uint8)
+        if self._high.size < pixels + SLACK_BYTES:
+            self._high = np.zeros(pixels + SLACK_BYTES, np.uint8)
+            self._low = np.zeros(pixels + SLACK_BYTES, np.uint8)
 
 
 class _ThreadState(threading.local):

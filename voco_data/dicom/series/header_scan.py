@@ -48,7 +48,7 @@ from voco_data.dicom.series.element_scan import (
     VALUE_START,
     ElementScanner,
 )
-from voco_data.dicom.stack_key import DIRECTORY_CLASS, StackKey, stack_key
+from voco_data.dicom.stack_key import DIRECTORY_CLASS, StackKey, make_stack_key
 from voco_data.errors import SeriesRefused
 from voco_data.volumes.geometry import Triple
 
@@ -235,7 +235,7 @@ def _read_kind(file: bytes, path: Path) -> HeaderKind | None:
         return None
     if header.frames != 1:
         return None
-    return HeaderKind(header, stack_key(dataset), _decoding(dataset, header))
+    return HeaderKind(header, make_stack_key(dataset), _decoding(dataset, header))
 
 
 def _decoding(dataset: Dataset, header: Header) -> Decoding | None:

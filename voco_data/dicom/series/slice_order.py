@@ -13,7 +13,7 @@ from voco_data.dicom.pixels.decode import is_lossy
 from voco_data.errors import SeriesRefused
 from voco_data.limits import check_voxels
 from voco_data.reasons import Reason
-from voco_data.volumes.geometry import ORTHOGONAL_TOLERANCE, Geometry, Triple, unit
+from voco_data.volumes.geometry import ORTHOGONAL_TOLERANCE, Geometry, Triple, unit_vector
 from voco_data.volumes.slice_spacing import EvenPositions, GapPolicy, even_positions
 
 SAME_POSITION_MM = 0.01
@@ -68,7 +68,7 @@ def order_slices(
         shape=(even.count, first.rows, first.columns),
         spacing_mm=(step_mm, first.spacing_mm[0], first.spacing_mm[1]),
         origin_mm=first.position_mm,
-        axes=(direction, unit(first.along_column), unit(first.along_row)),
+        axes=(direction, unit_vector(first.along_column), unit_vector(first.along_row)),
     )
     check_voxels(geometry.shape)
     return Stack(order, geometry, even)
@@ -112,7 +112,7 @@ def _direction(headers: Sequence[Header], step_mm: float) -> tuple[Triple, float
     shift_mm = float(np.linalg.norm(per_mm - normal) * depths[-1])
     if shift_mm <= SHEAR_TOLERANCE_PX * min(headers[0].spacing_mm):
         return normal, step_mm
-    return unit(per_mm.tolist()), float(np.linalg.norm(per_mm)) * step_mm
+    return unit_vector(per_mm.tolist()), float(np.linalg.norm(per_mm)) * step_mm
 
 
 def header_flags(headers: Sequence[Header]) -> Iterator[str]:
@@ -131,10 +131,10 @@ def _normal(headers: Sequence[Header]) -> Triple:
     lengths = [float(np.linalg.norm(axis)) for axis in (first.along_row, first.along_column)]
     if max(abs(length - 1.0) for length in lengths) > LENGTH_TOLERANCE:
         raise SeriesRefused(Reason.BAD_GEOMETRY, "rows or columns are not unit vectors")
-    cosine = abs(float(np.dot(unit(first.along_row), unit(first.along_column))))
+    cosine = abs(float(np.dot(unit_vector(first.along_row), unit_vector(first.along_column))))
     if cosine > ORTHOGONAL_TOLERANCE:
         raise SeriesRefused(Reason.BAD_GEOMETRY, "rows and columns are not perpendicular")
-    return unit(np.cross(first.along_row, first.along_column).tolist())
+    return unit_vector(np.cross(first.along_row, first.along_column).tolist())
 
 
 def depths_of(headers: Sequence[Header]) -> npt.NDArray[np.float64]:

@@ -129,6 +129,6 @@ class Scan:
         return self.corner_mm[1] + self.pixel_mm * np.arange(self.rows, dtype=np.float64)
 
 
-def exact(length_mm: float) -> float:
+def nearest_128th(length_mm: float) -> float:
     """The nearest multiple of 1/128 mm."""
     return round(length_mm * 128) / 128

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.ct_files import body, write_slices
 from tests.support.mutations import mutate
-from voco_data.dicom.pixels.hu_kernels import SLACK, rle_planes
+from voco_data.dicom.pixels.hu_kernels import SLACK_BYTES, rle_planes
 from voco_data.dicom.series.fast_reader import MAX_REUSED_BYTES, ReusedBuffer, read_fast
 from voco_data.dicom.series.header_scan import HeaderScanner
 from voco_data.dicom.series.reader import read_thoroughly
@@ -135,8 +135,8 @@ def test_a_file_that_changes_between_the_two_reads(
 
 def planes(frame: bytes, pixels: int) -> bytes | None:
     """The planes that the kernel decodes from an RLE frame between other bytes; None if refused."""
-    data = np.frombuffer(b"\x05" * 7 + frame + b"\xfe" * SLACK, np.uint8)
-    high, low = (np.full(pixels + SLACK, 7, np.uint8) for _ in range(2))
+    data = np.frombuffer(b"\x05" * 7 + frame + b"\xfe" * SLACK_BYTES, np.uint8)
+    high, low = (np.full(pixels + SLACK_BYTES, 7, np.uint8) for _ in range(2))
     if not rle_planes(data, 7, len(frame), high, low, pixels):
         return None
     return high[:pixels].tobytes() + low[:pixels].tobytes()

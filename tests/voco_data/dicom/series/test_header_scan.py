@@ -16,7 +16,7 @@ from tests.support.headers import write_header
 from tests.support.mutations import mutate
 from voco_data.dicom.header import Header, parse_header, read_dataset
 from voco_data.dicom.series.header_scan import HeaderScanner
-from voco_data.dicom.stack_key import StackKey, stack_key
+from voco_data.dicom.stack_key import StackKey, make_stack_key
 from voco_data.errors import SeriesRefused
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
@@ -76,7 +76,7 @@ def thorough(path: Path) -> tuple[Header, StackKey] | None:
     """The header that pydicom reads; None where it is refused."""
     try:
         dataset = read_dataset(path, pixels=False)
-        return parse_header(dataset, path), stack_key(dataset)
+        return parse_header(dataset, path), make_stack_key(dataset)
     except SeriesRefused:
         return None
 

@@ -12,7 +12,7 @@ from voco_data.phantom.patient.model import (
     scanned_abdomen_mm,
 )
 from voco_data.phantom.protocol import make_scan
-from voco_data.phantom.render import acquire, render
+from voco_data.phantom.render import acquire, render_scan
 
 LIVER, SPLEEN, LEFT_KIDNEY, RIGHT_KIDNEY, BOWEL = 1, 2, 3, 4, 5
 SEEDS = (1, 2, 3)
@@ -22,7 +22,7 @@ def scanned(seed, *, prevalence=0.0, coverage="chest_to_thigh", matrix=64, slice
     rng = np.random.default_rng(seed)
     patient = make_patient(rng, injury_prevalence=prevalence)
     scan = make_scan(rng, patient, matrix=matrix, slices=slices, coverage=coverage, phase="portal")
-    return patient, scan, render(patient, scan)
+    return patient, scan, render_scan(patient, scan)
 
 
 @pytest.fixture(scope="module", params=SEEDS)
@@ -160,7 +160,7 @@ def test_bleeds_are_bright_and_hurt_bowel_is_marked():
             continue
         rng = np.random.default_rng(seed)
         scan = make_scan(rng, patient, matrix=96, slices=60, coverage="abdomen", phase="portal")
-        picture = render(patient, scan)
+        picture = render_scan(patient, scan)
         if patient.bleed:
             found.add("extravasation")
             assert np.median(picture.hu[picture.findings["extravasation"]]) > 180

@@ -37,7 +37,9 @@ class ExportSummary:
         return asdict(self)
 
 
-def export(store: str | Path | Storage, row: int, out: str | Path | None = None) -> ExportSummary:
+def export_volume(
+    store: str | Path | Storage, row: int, out: str | Path | None = None
+) -> ExportSummary:
     """Write the volume at `row` to `out` (`<profile>-<row>.nii.gz` in the working folder).
 
     Voxels are int16 HU, in the 256 steps of the window. Raises InputError for a row that is not

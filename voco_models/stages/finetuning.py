@@ -40,7 +40,7 @@ from voco_models.objectives.classification import ClassificationObjective, loss_
 from voco_models.stages.finetune_plan import FinetunePlan, Series, make_plan
 from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
 from voco_models.training import checkpoint
-from voco_models.training.engine import FitConfig, check_out, choose_device, fit
+from voco_models.training.engine import FitConfig, check_run_folder, choose_device, fit
 from voco_models.training.provenance import differences
 from voco_models.training.train_state import Row
 
@@ -112,7 +112,7 @@ def finetune(
     _check_run(run, plan, resume=resume)
     in_memory = make_resident(plan.items(plan.series), resident, target, READER_THREADS)
     _write_plan(run, plan)
-    pins.pin(opened, run, STAGE)
+    pins.pin_store(opened, run, STAGE)
     steps, tables = 0, []
     for fold in range(plan.recipe.n_folds):
         allowed = None if max_steps is None else max_steps - steps
@@ -292,7 +292,7 @@ def _write_predictions(run: Path, plan: FinetunePlan, tables: list[pd.DataFrame]
 
 def _check_run(run: Path, plan: FinetunePlan, *, resume: bool) -> None:
     """InputError unless `run` can be written and is new, or is this same experiment to resume."""
-    check_out(run, resume=False)
+    check_run_folder(run, resume=False)
     exists = (run / checkpoint.RUN).exists()
     if exists and not resume:
         raise InputError(f"{run}: already holds a run; go on with --resume or give another --out")

@@ -20,10 +20,10 @@ from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS
 from voco_data.qc import html
 from voco_data.storage import atomic
 from voco_models.evaluation import metrics, predictions, report
-from voco_models.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, bootstrap
+from voco_models.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, bootstrap_interval
 from voco_models.evaluation.decision import Decision, read_decision
 from voco_models.evaluation.metrics import ORGAN, Float, Int
-from voco_models.stages.finetune import LABELS, STAGE
+from voco_models.stages.finetuning import LABELS, STAGE
 from voco_models.training import checkpoint
 
 BOOTSTRAP_SEED = 20260101
@@ -82,7 +82,7 @@ def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
         target.mkdir(parents=True, exist_ok=True)
         atomic.write_text(target / report.METRICS, json.dumps(results, indent=2) + "\n")
         title = f"Injury classifier: {description['recipe']['name']}"
-        text = html.render(title, report.sections(folder, results), lead=report.LEAD)
+        text = html.render_page(title, report.sections(folder, results), lead=report.LEAD)
         atomic.write_text(target / report.REPORT, text)
     except OSError as error:
         raise VocoError(f"{target}: cannot write the evaluation ({error.strerror})") from error
@@ -173,7 +173,7 @@ def _scores(arms: dict[str, Groups], truths: Truth, decided: Truth) -> dict[str,
         return values
 
     count = len(next(iter(decided.values())))
-    intervals = bootstrap(statistic, count, np.random.default_rng(BOOTSTRAP_SEED))
+    intervals = bootstrap_interval(statistic, count, np.random.default_rng(BOOTSTRAP_SEED))
     gains: dict[str, dict[str, Any]] = {constant: {} for constant in constants}
     for key, interval in intervals.items():
         if "/" in key:

@@ -22,8 +22,8 @@ from voco_models.networks.encoder import SliceEncoder
 from voco_models.networks.registry import create_backbone
 from voco_models.objectives.losses import LossOptions
 from voco_models.objectives.voco2d import Voco2d, Voco2dConfig
-from voco_models.stages.pretrain import adapt_to_volumes, pretrain
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe, pretrain_recipe
+from voco_models.stages.pretraining import adapt_to_volumes, pretrain
 from voco_models.training import checkpoint
 from voco_models.training.engine import FitConfig
 from voco_models.training.history import read_history

@@ -15,8 +15,8 @@ from voco_data.errors import InputError
 from voco_data.labels.targets import ORGAN_TARGETS
 from voco_models.evaluation import metrics, predictions
 from voco_models.evaluation.decision import fit_decision, write_decision
-from voco_models.stages.evaluate import evaluate, measure
-from voco_models.stages.finetune import finetune
+from voco_models.stages.evaluation import evaluate, measure
+from voco_models.stages.finetuning import finetune
 from voco_models.training import checkpoint
 
 ORGANS = ORGAN_TARGETS.names

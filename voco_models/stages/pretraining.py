@@ -24,9 +24,9 @@ from voco_models.objectives.voco2d import Voco2d
 from voco_models.stages import recipe_options
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.training import checkpoint
-from voco_models.training.engine import check_out, choose_device, fit
-from voco_models.training.provenance import make_provenance, plain
-from voco_models.training.recorded import recorded
+from voco_models.training.engine import check_run_folder, choose_device, fit
+from voco_models.training.provenance import make_provenance, to_plain
+from voco_models.training.recorded import recorded_values
 from voco_models.training.train_state import Row
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class PretrainSummary:
 
     def to_json(self) -> dict[str, object]:
         """The same as plain JSON values."""
-        values: dict[str, object] = plain(asdict(self))
+        values: dict[str, object] = to_plain(asdict(self))
         return values
 
 
@@ -97,7 +97,7 @@ def pretrain(
     objective = build_objective(used, opened[0].grid)
     # Batch norm needs two rows: a single volume is repeated, with different random crops.
     repeated = items if len(items) > 1 else items * used.batch_size
-    check_out(Path(out), resume=resume)  # before volumes are read
+    check_run_folder(Path(out), resume=resume)  # before volumes are read
     loader = Loader(
         repeated,
         batch_size=used.batch_size,
@@ -110,13 +110,13 @@ def pretrain(
 
     for note in notes:
         log.warning("%s", note)
-    provenance = make_provenance(STAGE, recorded(used), opened)
+    provenance = make_provenance(STAGE, recorded_values(used), opened)
     if not resume:
         checkpoint.write_run(
             run, {"stage": STAGE, "recipe_name": name, "notes": notes, "provenance": provenance}
         )
     for store in opened:
-        pins.pin(store, run, STAGE)
+        pins.pin_store(store, run, STAGE)
     if used.compile and target.type == "cuda":
         objective.compile_backbones()
 

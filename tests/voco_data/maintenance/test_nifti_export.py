@@ -21,7 +21,7 @@ from tests.support.ct_files import body, write_slices
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import InputError
 from voco_data.ingest.run import preprocess
-from voco_data.maintenance.export import export
+from voco_data.maintenance.nifti_export import export_volume
 from voco_data.store.spec import StoreSpec
 
 SPEC = StoreSpec(profile="small", grid=(10, 40, 44), crop="none")
@@ -42,7 +42,7 @@ def exported(source: Path, root: Path, *, spec: StoreSpec = SPEC, **options: Any
     summary = preprocess(source, root, spec_file=specs, workers=1, keep_ids=True, **options)
     assert summary.stored == 1
     out = root.with_name(f"{root.name}.nii.gz")
-    export(summary.stores["small"], 0, out)
+    export_volume(summary.stores["small"], 0, out)
     return sitk.ReadImage(str(out))
 
 
@@ -255,7 +255,7 @@ def test_values_are_the_windows_hu(tmp_path: Path) -> None:
     volumes = random_volumes(1, (4, 8, 8))
     volumes[0, 0, 0, :3] = (0, 255, 102)
     store = make_store(tmp_path, volumes)
-    summary = export(store.path, 0, tmp_path / "a.nii")
+    summary = export_volume(store.path, 0, tmp_path / "a.nii")
     image = nibabel.load(tmp_path / "a.nii")
     assert np.asarray(image.dataobj)[:3, 0, 0].tolist() == [-150, 250, 10]
     assert image.get_data_dtype() == np.int16
@@ -271,11 +271,11 @@ def test_what_cannot_be_exported(
     monkeypatch.chdir(tmp_path)
     store = make_store(tmp_path / "root", random_volumes(1, (4, 8, 8)))
     with pytest.raises(InputError, match="no volume has row 7"):
-        export(store.path, 7)
+        export_volume(store.path, 7)
     with pytest.raises(InputError, match=r"ends in \.nii\.gz"):
-        export(store.path, 0, "a.dcm")
+        export_volume(store.path, 0, "a.dcm")
     with pytest.raises(InputError, match="an existing folder"):
-        export(store.path, 0, tmp_path / "nowhere" / "a.nii")
+        export_volume(store.path, 0, tmp_path / "nowhere" / "a.nii")
     assert main(["store", "export", str(store.path), "0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["file"] == "small-0.nii.gz"
     assert main(["store", "export", str(store.path), "0"]) == 2

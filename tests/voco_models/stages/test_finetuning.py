@@ -31,8 +31,8 @@ from voco_models.evaluation.predictions import (
     truth_columns,
 )
 from voco_models.networks.registry import create_backbone
-from voco_models.stages.finetune import FinetuneSummary, _objective, finetune
 from voco_models.stages.finetune_plan import make_plan
+from voco_models.stages.finetuning import FinetuneSummary, _objective, finetune
 from voco_models.training import checkpoint
 
 ORGANS = ORGAN_TARGETS.names

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from voco_data.preprocessing.resample import axis_weights, resample
+from voco_data.preprocessing.resampling import axis_weights, resample
 from voco_data.volumes.voxels import Quantisation
 
 LOW, WIDTH, FLOOR = -150.0, 400.0, -1024

@@ -30,7 +30,7 @@ class VerifySummary:
         return asdict(self)
 
 
-def verify(store: str | Path | Storage) -> VerifySummary:
+def verify_store(store: str | Path | Storage) -> VerifySummary:
     """Check every chunk, every record and the metadata of a store.
 
     Damaged chunks are touched where the store can be written, so that the next run checks them.

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.volumes.geometry import Index
-from voco_data.volumes.voxels import HIGHEST, LOWEST, Quantisation, Voxel, Voxels
+from voco_data.volumes.voxels import HIGHEST_VOXEL, LOWEST_VOXEL, Quantisation, Voxel, Voxels
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-_LOWEST, _HIGHEST = np.float32(LOWEST), np.float32(HIGHEST)
+_LOWEST, _HIGHEST = np.float32(LOWEST_VOXEL), np.float32(HIGHEST_VOXEL)
 _HALF = np.float32(0.5)
 _ROUNDING = 1e-9
 """Smaller shares of a voxel are rounding errors of the edges."""

@@ -15,7 +15,7 @@ from flows.command import main
 from tests.support.ct_files import body, write_slices
 from voco_data.errors import InputError, VocoError
 from voco_data.ingest.disk_space import check_disk_space, needed_bytes
-from voco_data.ingest.estimate import estimate, times
+from voco_data.ingest.estimation import estimate, times
 from voco_data.ingest.run import preprocess
 from voco_data.storage.local import LocalStorage
 from voco_data.store.spec import StoreSpec
