@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.summary import flatten
-from voco_data.storage.urls import is_url
+from voco_data.storage import is_url
 
 
 @task(name="publish", task_run_name="publish {stage}", cache_policy=NO_CACHE)

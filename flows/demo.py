@@ -28,7 +28,7 @@ Cohort: TypeAlias = dict[str, Path]
 @task(name="write cohort", cache_policy=NO_CACHE)
 def write_cohort(folder: Path, seed: int) -> Cohort:
     """Make the recipe's cohort in `folder`; an existing one stays as it is."""
-    from voco_data.phantom import cohort  # here: a machine without pydicom can still deploy
+    from voco_data.phantom import cohort
 
     spec = cohort.CohortSpec(
         patients=TINY.patients,

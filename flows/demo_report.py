@@ -10,13 +10,11 @@ from typing import Final
 from markupsafe import Markup
 
 from flows.recipes import DemoRecipe
-from voco_data.qc.html import ENVIRONMENT, Section, render_page
-from voco_data.qc.sections import ingest_sections
-from voco_data.storage.urls import open_storage
-from voco_models.evaluation import report
-from voco_models.evaluation.chart import Line, line_chart
-from voco_models.stages.finetune_recipes import finetune_recipe
-from voco_models.training.history import read_history
+from voco_data.qc import ENVIRONMENT, Section, ingest_sections, render_page
+from voco_data.storage import open_storage
+from voco_models.evaluation import Line, line_chart, report
+from voco_models.stages import finetune_recipe
+from voco_models.training import read_history
 
 RECIPE: Final = ENVIRONMENT.from_string("""
 <p>This cohort is made up: bodies are drawn from a seed, some organs are hurt, and the scans are

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.artifacts import publish
 from flows.retries import worth_retrying
 from flows.summary import Summary, plain
+from voco_models import stages
 
 
 @task(
@@ -21,9 +22,7 @@ from flows.summary import Summary, plain
 )
 def score_run(run: Path, out: Path | None) -> Summary:
     """Scores with intervals, calibration, plots and a report of one fine-tuning run."""
-    from voco_models.stages import evaluation as stage
-
-    return plain(stage.evaluate(run, out).to_json())
+    return plain(stages.evaluate(run, out).to_json())
 
 
 @flow(name="evaluate")

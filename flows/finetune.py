@@ -13,6 +13,7 @@ from flows.ids import renaming_of
 from flows.parameters import StoreLocation
 from flows.retries import FINETUNED, stopped_before
 from flows.summary import Summary, plain
+from voco_models import stages
 
 
 # The flow calls this task and does not submit it: only in the main thread does a stop signal reach
@@ -20,10 +21,7 @@ from flows.summary import Summary, plain
 @task(name="train classifier", cache_policy=NO_CACHE)
 def train_classifier(store: StoreLocation, labels: Path, out: Path, **options: Any) -> Summary:
     """Train the folds; checkpoints and predictions land in the run folder `out`."""
-    # Imported here, so that a machine without torch can deploy the flow.
-    from voco_models.stages import finetuning as stage
-
-    summary = stage.finetune(store, labels, out, pseudonymise=renaming_of(store), **options)
+    summary = stages.finetune(store, labels, out, pseudonymise=renaming_of(store), **options)
     return plain(summary.to_json())
 
 

@@ -12,7 +12,7 @@ def renaming_of(store: str | Path) -> Callable[[str], str] | None:
     from voco_data.deidentification import (
         pseudonyms,  # here: it needs pandas, and `voco --help` does not
     )
-    from voco_data.storage.urls import parent_storage
+    from voco_data.storage import parent_storage
 
     pseudonymiser = pseudonyms.load(parent_storage(store))
     return None if pseudonymiser is None else partial(pseudonymiser, "patient")

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from voco_data.ingest.options import IngestOptions, UnevenPolicy
-from voco_data.layouts.registry import layout_choices
-from voco_data.storage.urls import is_url, path_or_url
+from voco_data.ingest import IngestOptions, UnevenPolicy
+from voco_data.layouts import layout_choices
+from voco_data.storage import is_url, path_or_url
 
 USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")

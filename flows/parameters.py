@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator
 
-from voco_data.storage.urls import path_or_url
+from voco_data.storage import path_or_url
 
 StoreLocation: TypeAlias = Annotated[str | Path, AfterValidator(path_or_url)]
 """A folder, or the URL of one in an object store."""

@@ -13,7 +13,8 @@ from flows.artifacts import publish
 from flows.parameters import StoreLocation
 from flows.retries import worth_retrying
 from flows.summary import Summary, plain
-from voco_data.ingest.options import IngestChanges, LayoutName, UnevenPolicy
+from voco_data import ingest
+from voco_data.ingest import IngestChanges, LayoutName, UnevenPolicy
 
 
 @task(
@@ -27,10 +28,8 @@ def preprocess_archive(
     source: Path, root: StoreLocation, **options: Unpack[IngestChanges]
 ) -> Summary:
     """Index, read, crop, resample and store; spreads over processes or Dask by itself."""
-    from voco_data.ingest import run  # here: a machine without pydicom can still deploy the flow
-
     options["progress"] = sys.stderr.isatty()  # not in the log of a worker
-    return plain(run.preprocess(source, root, **options).to_json())
+    return plain(ingest.preprocess(source, root, **options).to_json())
 
 
 @flow(name="preprocess")

@@ -12,6 +12,7 @@ from flows.artifacts import publish
 from flows.parameters import StoreLocation
 from flows.retries import PRETRAINED, stopped_before
 from flows.summary import Summary, plain
+from voco_models import stages
 
 
 # The flow calls this task and does not submit it: only in the main thread does a stop signal reach
@@ -19,10 +20,7 @@ from flows.summary import Summary, plain
 @task(name="pretrain backbone", cache_policy=NO_CACHE)
 def pretrain_backbone(stores: list[StoreLocation], out: Path, **options: Any) -> Summary:
     """Train student and teacher; checkpoints land in the run folder `out`."""
-    # Imported here, so that a machine without torch can deploy the flow.
-    from voco_models.stages import pretraining as stage
-
-    return plain(stage.pretrain(stores, out, **options).to_json())
+    return plain(stages.pretrain(stores, out, **options).to_json())
 
 
 @flow(name="pretrain")

@@ -15,7 +15,7 @@ from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.retries import FINETUNED, PRETRAINED
 from flows.summary import Summary
-from voco_data.ingest.options import LayoutName
+from voco_data.ingest import LayoutName
 
 
 def run_folder(runs: Path) -> Path:

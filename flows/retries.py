@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from prefect.tasks import Task
 
 from voco_data.errors import StoreBusy, StoreUnreachable
-from voco_data.storage.root import RUN_DESCRIPTION
+from voco_data.storage import RUN_DESCRIPTION
 
 TRANSIENT: Final = frozenset(
     {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET}

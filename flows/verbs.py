@@ -1,7 +1,7 @@
 """One function for each subcommand: it takes the options and returns the summary.
 
-Each imports its stage when it is called, so that `voco --help` starts at once, and a machine
-without torch can preprocess.
+Stages are loaded when they are called (see the packages' stubs), so `voco --help` starts at once,
+and a machine without torch can preprocess.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import fields
 from typing import Any, Final
 
 from flows.ids import renaming_of
-from voco_data.ingest.options import IngestOptions
+from voco_data import erasure, ingest, maintenance
+from voco_data.ingest import IngestOptions
+from voco_models import stages
 
 
 def demo(args: argparse.Namespace) -> Mapping[str, object]:
@@ -30,12 +32,8 @@ def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
     """Fill the stores of an archive, or estimate what that takes."""
     options = _ingest_options(args)
     if args.estimate:
-        from voco_data.ingest.estimation import estimate
-
-        return estimate(args.source, args.root, options).to_json()
-    from voco_data.ingest import run
-
-    return run.preprocess(args.source, args.root, options).to_json()
+        return ingest.estimate(args.source, args.root, options).to_json()
+    return ingest.preprocess(args.source, args.root, options).to_json()
 
 
 def _ingest_options(args: argparse.Namespace) -> IngestOptions:
@@ -55,48 +53,34 @@ def store(args: argparse.Namespace) -> Mapping[str, object]:
 
 
 def _ls(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data.maintenance import listing
-
-    return listing.list_stores(args.root)
+    return maintenance.list_stores(args.root)
 
 
 def _info(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data.maintenance import listing
-
-    return listing.describe_store(args.store)
+    return maintenance.describe_store(args.store)
 
 
 def _verify(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data.maintenance import verification
-
-    return verification.verify_store(args.store).to_json()
+    return maintenance.verify_store(args.store).to_json()
 
 
 def _gc(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data.maintenance import garbage
-
-    return garbage.collect_garbage(
+    return maintenance.collect_garbage(
         args.root, stores=args.store, keep_runs=args.keep_runs, yes=args.yes, wait=args.wait
     ).to_json()
 
 
 def _export(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data.maintenance import nifti_export
-
-    return nifti_export.export_volume(args.store, args.row, args.out).to_json()
+    return maintenance.export_volume(args.store, args.row, args.out).to_json()
 
 
 def _forget(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_data.erasure import patient
-
-    return patient.forget_patient(args.root, args.patient, yes=args.yes, wait=args.wait).to_json()
+    return erasure.forget_patient(args.root, args.patient, yes=args.yes, wait=args.wait).to_json()
 
 
 def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
     """Pretrain a backbone on stores."""
-    from voco_models.stages import pretraining as stage
-
-    return stage.pretrain(
+    return stages.pretrain(
         args.stores,
         args.out,
         recipe=args.recipe,
@@ -109,9 +93,7 @@ def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
 
 def finetune(args: argparse.Namespace) -> Mapping[str, object]:
     """Train a classifier on one store and its labels."""
-    from voco_models.stages import finetuning as stage
-
-    return stage.finetune(
+    return stages.finetune(
         args.store,
         args.labels,
         args.out,
@@ -128,9 +110,7 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
 
 def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
     """Score one run on its test patients."""
-    from voco_models.stages import evaluation as stage
-
-    return stage.evaluate(args.run, args.out).to_json()
+    return stages.evaluate(args.run, args.out).to_json()
 
 
 def bench(args: argparse.Namespace) -> Mapping[str, object]:

@@ -71,7 +71,7 @@ def raiser(error: BaseException) -> Callable[[], None]:
 
 
 def test_preprocess_defaults_reach_the_stage(replace: Replace) -> None:
-    seen = replace("voco_data.ingest.run", "preprocess")
+    seen = replace("voco_data.ingest", "preprocess")
     assert main(["preprocess", "archive", "--root", "stores"]) == 0
     options = seen.pop("options")
     assert seen == {"source": Path("archive"), "root": Path("stores"), "changes": {}}
@@ -93,7 +93,7 @@ def test_preprocess_defaults_reach_the_stage(replace: Replace) -> None:
 
 
 def test_preprocess_options_reach_the_stage(replace: Replace) -> None:
-    seen = replace("voco_data.ingest.run", "preprocess")
+    seen = replace("voco_data.ingest", "preprocess")
     words = (
         "--layout ratic --spec finetune --spec pretrain --workers 3 --keep-ids --deep --wait 2.5 "
         "--include *.dcm --include b* --exclude c* --boxes b.csv --uneven resample"
@@ -113,7 +113,7 @@ def test_preprocess_options_reach_the_stage(replace: Replace) -> None:
 
 
 def test_preprocess_takes_a_spec_file_and_a_cluster(replace: Replace) -> None:
-    seen = replace("voco_data.ingest.run", "preprocess")
+    seen = replace("voco_data.ingest", "preprocess")
     words = "preprocess a --root r --spec-file s.json --dask tcp://127.0.0.1:8786"
     assert main(words.split()) == 0
     options = seen["options"]
@@ -122,7 +122,7 @@ def test_preprocess_takes_a_spec_file_and_a_cluster(replace: Replace) -> None:
 
 
 def test_pretrain_options_reach_the_stage(replace: Replace) -> None:
-    seen = replace("voco_models.stages.pretraining", "pretrain")
+    seen = replace("voco_models.stages", "pretrain")
     words = "pretrain a.zarr b.zarr --out run --recipe tiny --max-steps 7 --resume"
     assert main(words.split()) == 0
     assert seen["stores"] == [Path("a.zarr"), Path("b.zarr")]
@@ -165,7 +165,7 @@ def test_a_bad_recipe_is_one_line_and_exit_code_2(
 
 
 def test_finetune_options_reach_the_stage(replace: Replace) -> None:
-    seen = replace("voco_models.stages.finetuning", "finetune")
+    seen = replace("voco_models.stages", "finetune")
     words = (
         "finetune a.zarr --labels train.csv --out run --init old --recipe tiny --max-steps 7 "
         "--resume --allow-unlabelled"
@@ -177,7 +177,7 @@ def test_finetune_options_reach_the_stage(replace: Replace) -> None:
 
 
 def test_labels_join_through_the_key_of_the_stores_root(replace: Replace, tmp_path: Path) -> None:
-    seen = replace("voco_models.stages.finetuning", "finetune")
+    seen = replace("voco_models.stages", "finetune")
     words = ["finetune", str(tmp_path / "a.zarr"), "--labels", "l", "--out", "run"]
     assert main(words) == 0
     assert seen["pseudonymise"] is None
@@ -187,7 +187,7 @@ def test_labels_join_through_the_key_of_the_stores_root(replace: Replace, tmp_pa
 
 
 def test_evaluate_options_reach_the_stage(replace: Replace) -> None:
-    seen = replace("voco_models.stages.evaluation", "evaluate")
+    seen = replace("voco_models.stages", "evaluate")
     assert main(["evaluate", "run", "--out", "there"]) == 0
     assert seen == {"run": Path("run"), "out": Path("there")}
 
@@ -241,11 +241,9 @@ def test_json_is_one_object_on_the_last_line(
 ) -> None:
     def act() -> None:
         print("a library talks")
-        logging.getLogger("voco_data.ingest.run").info("a stage talks")
+        logging.getLogger("voco_data.ingest").info("a stage talks")
 
-    replace(
-        "voco_data.ingest.run", "preprocess", {"stored": 2, "p": Path("a"), "x": float("nan")}, act
-    )
+    replace("voco_data.ingest", "preprocess", {"stored": 2, "p": Path("a"), "x": float("nan")}, act)
     assert main(["preprocess", "a", "--root", "r", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[-1]) == {"stored": 2, "p": "a", "x": None}
@@ -254,7 +252,7 @@ def test_json_is_one_object_on_the_last_line(
 
 def test_people_get_a_line_an_entry(replace: Replace, capsys: pytest.CaptureFixture[str]) -> None:
     summary = {"stored": 2, "stores": {"pretrain": "p.zarr"}, "loss": 0.123456789, "notes": []}
-    replace("voco_data.ingest.run", "preprocess", summary)
+    replace("voco_data.ingest", "preprocess", summary)
     assert main(["preprocess", "a", "--root", "r"]) == 0
     assert capsys.readouterr().out == (
         "stored           2\nstores.pretrain  p.zarr\nloss             0.123457\n"
@@ -275,7 +273,7 @@ def test_people_get_a_table_of_rows(
         {"name": "bc", "path": "/r/bc", "bytes": 9, "grid": [30, 40], "spec": {}},
     ]
     found = {"stores": stores, "problems": []}
-    monkeypatch.setattr("voco_data.maintenance.listing.list_stores", lambda root: found)
+    monkeypatch.setattr("voco_data.maintenance.list_stores", lambda root: found)
     assert main(["store", "ls", "r"]) == 0
     assert capsys.readouterr().out == (
         "name  bytes    grid\na     12.3 MB  1x2\nbc    9 B      30x40\n"
@@ -286,21 +284,21 @@ def test_a_store_with_problems_is_no_success(
     replace: Replace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     replace(
-        "voco_data.maintenance.verification",
+        "voco_data.maintenance",
         "verify",
         {"series": 2, "problems": ("series x: torn",)},
     )
     assert main(["store", "verify", "s", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["problems"] == ["series x: torn"]
-    replace("voco_data.maintenance.verification", "verify", {"series": 2, "problems": ()})
+    replace("voco_data.maintenance", "verify", {"series": 2, "problems": ()})
     assert main(["store", "verify", "s"]) == 0
 
 
 def test_warnings_say_so(replace: Replace, capsys: pytest.CaptureFixture[str]) -> None:
     def act() -> None:
-        logging.getLogger("voco_data.ingest.run").warning("nothing was stored")
+        logging.getLogger("voco_data.ingest").warning("nothing was stored")
 
-    replace("voco_data.ingest.run", "preprocess", act=act)
+    replace("voco_data.ingest", "preprocess", act=act)
     assert main(["preprocess", "a", "--root", "r"]) == 0
     assert capsys.readouterr().err == "warning: nothing was stored\n"
 
@@ -326,7 +324,7 @@ def test_plain_and_flatten() -> None:
 def test_what_goes_wrong_is_one_line(
     error: Exception, code: int, line: str, replace: Replace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    replace("voco_data.ingest.run", "preprocess", act=raiser(error))
+    replace("voco_data.ingest", "preprocess", act=raiser(error))
     assert main(["preprocess", "a", "--root", "r", "--json"]) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -339,19 +337,19 @@ def test_what_goes_wrong_is_one_line(
     "bug", [ZeroDivisionError(), ModuleNotFoundError("no", name="voco_data.storage.locks")]
 )
 def test_a_bug_keeps_its_traceback(bug: Exception, replace: Replace) -> None:
-    replace("voco_data.ingest.run", "preprocess", act=raiser(bug))
+    replace("voco_data.ingest", "preprocess", act=raiser(bug))
     with pytest.raises(type(bug)):
         main(["preprocess", "a", "--root", "r"])
 
 
 def test_debug_shows_the_traceback_of_any_error(replace: Replace) -> None:
-    replace("voco_data.ingest.run", "preprocess", act=raiser(InputError("no")))
+    replace("voco_data.ingest", "preprocess", act=raiser(InputError("no")))
     with pytest.raises(InputError):
         main(["--debug", "preprocess", "a", "--root", "r"])
 
 
 def test_ctrl_c_is_130_and_one_line(replace: Replace, capsys: pytest.CaptureFixture[str]) -> None:
-    replace("voco_data.ingest.run", "preprocess", act=lambda: os.kill(os.getpid(), signal.SIGINT))
+    replace("voco_data.ingest", "preprocess", act=lambda: os.kill(os.getpid(), signal.SIGINT))
     assert main(["preprocess", "a", "--root", "r"]) == 130
     assert capsys.readouterr().err == (
         "voco preprocess: stopped; what is finished stays, a rerun goes on\n"

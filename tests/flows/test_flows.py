@@ -55,10 +55,10 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "demo": demo,
 }
 STAGES = {
-    "preprocess": "voco_data.ingest.run",
-    "pretrain": "voco_models.stages.pretraining",
-    "finetune": "voco_models.stages.finetuning",
-    "evaluate": "voco_models.stages.evaluation",
+    "preprocess": "voco_data.ingest",
+    "pretrain": "voco_models.stages",
+    "finetune": "voco_models.stages",
+    "evaluate": "voco_models.stages",
 }
 
 

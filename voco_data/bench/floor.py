@@ -17,14 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from voco_data.cropping.abdomen import find_box
-from voco_data.dicom.pixels.hu_kernels import SLACK_BYTES, integer_rescale, planes_to_hu, rle_planes
-from voco_data.dicom.series.fast_reader import SliceDecoder
-from voco_data.dicom.series.header_scan import header_scanner
-from voco_data.preprocessing.resampling import resample
-from voco_data.store.spec import FINETUNE, PRETRAIN
-from voco_data.volumes.volume import AIR_HU
-from voco_data.volumes.voxels import Quantisation
+from voco_data.cropping import find_box
+from voco_data.dicom import (
+    SLACK_BYTES,
+    SliceDecoder,
+    header_scanner,
+    integer_rescale,
+    planes_to_hu,
+    rle_planes,
+)
+from voco_data.preprocessing import resample
+from voco_data.store import FINETUNE, PRETRAIN
+from voco_data.volumes import AIR_HU, Quantisation
 
 Decode = Callable[[npt.NDArray[np.uint8], int, int, npt.NDArray[np.int16]], None]
 

@@ -7,14 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from voco_data.bench.series import entry_of
-from voco_data.dicom.series.header_scan import header_scanner
-from voco_data.executors.tasks import SeriesTask, Target
-from voco_data.executors.worker import fill_series
-from voco_data.storage.local import FencedLocalStorage, LocalStorage
-from voco_data.storage.locks import Fence
-from voco_data.store.index import InputDigests
-from voco_data.store.spec import FINETUNE, PRETRAIN
-from voco_data.store.writer import open_for_writing
+from voco_data.dicom import header_scanner
+from voco_data.executors import SeriesTask, Target, fill_series
+from voco_data.storage import Fence, FencedLocalStorage, LocalStorage
+from voco_data.store import FINETUNE, PRETRAIN, InputDigests, open_for_writing
 
 ROWS = 64
 """Rows that are filled one after the other, so that every volume is a new file."""

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.store.spec import FINETUNE, PRETRAIN
-from voco_data.volumes.voxels import HIGHEST_VOXEL, LOWEST_VOXEL, Voxel, Voxels
+from voco_data.store import FINETUNE, PRETRAIN
+from voco_data.volumes import HIGHEST_VOXEL, LOWEST_VOXEL, Voxel, Voxels
 
 GRIDS = (PRETRAIN.grid, FINETUNE.grid)
 LOW_HU, WIDTH_HU = PRETRAIN.window_low_hu, PRETRAIN.window_width_hu
@@ -180,8 +180,7 @@ def nnunet(folder: Path, out: Path) -> Callable[[], None]:
 
 def pydicom_headers(folder: Path, out: Path) -> Callable[[], None]:  # noqa: ARG001
     """The headers that the index needs, by pydicom alone: the values of `ours.read_headers`."""
-    from voco_data.dicom.header import parse_header, read_dataset
-    from voco_data.dicom.stack_key import make_stack_key
+    from voco_data.dicom import make_stack_key, parse_header, read_dataset
 
     paths = sorted(folder.iterdir())
 

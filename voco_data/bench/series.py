@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from voco_data.cohort import SeriesEntry
-from voco_data.phantom.patient.model import PatientModel, make_patient
-from voco_data.phantom.patient.pose import Scan, nearest_128th
-from voco_data.phantom.protocol import make_scan
-from voco_data.phantom.render import acquire, render_scan
-from voco_data.phantom.scan_files import DicomStyle, write_series
+from voco_data.phantom import (
+    DicomStyle,
+    PatientModel,
+    Scan,
+    acquire,
+    make_patient,
+    make_scan,
+    nearest_128th,
+    render_scan,
+    write_series,
+)
 
 SLICES, MATRIX = 300, 512
 SEED = 20_230

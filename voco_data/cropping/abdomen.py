@@ -14,7 +14,7 @@ from voco_data.cropping.body import Body, Coarse, find_body, sample
 from voco_data.cropping.bones import find_spine
 from voco_data.cropping.lungs import find_chest
 from voco_data.cropping.pelvis import find_ischium, is_upside_down, thighs_end
-from voco_data.volumes.geometry import Box, Triple
+from voco_data.volumes import Box, Triple
 
 BODY_MIN_MM2 = 8000.0
 """Least tissue of a slice through a trunk."""

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.cropping.components import label
-from voco_data.volumes.geometry import Triple
-from voco_data.volumes.volume import AIR_HU
+from voco_data.volumes import AIR_HU, Triple
 
 Mask = npt.NDArray[np.bool_]
 

@@ -20,9 +20,9 @@ import pandas as pd
 
 from voco_data.cropping.abdomen import TRUSTED_CONFIDENCE
 from voco_data.errors import InputError, SeriesRefused
-from voco_data.masks.organs import ABDOMINAL, UNDER_THE_DOME, OrganBounds
+from voco_data.masks import ABDOMINAL, UNDER_THE_DOME, OrganBounds
 from voco_data.reasons import Reason
-from voco_data.volumes.geometry import Box, Canonical, Index, Triple
+from voco_data.volumes import Box, Canonical, Index, Triple
 
 REQUIRED = ("series_uid", "z_low_mm", "z_high_mm")
 OPTIONAL = ("y_low_mm", "y_high_mm", "x_low_mm", "x_high_mm")

@@ -19,9 +19,7 @@ from platformdirs import user_data_path
 
 from voco_data.batching import batched
 from voco_data.errors import InputError, VocoError
-from voco_data.storage import atomic, locks, scratch_db
-from voco_data.storage.base import Storage
-from voco_data.storage.root import FINGERPRINT, PRIVATE_FOLDER
+from voco_data.storage import FINGERPRINT, PRIVATE_FOLDER, Storage, atomic, locks, scratch_db
 
 log = logging.getLogger(__name__)
 

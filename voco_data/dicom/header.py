@@ -20,7 +20,7 @@ from voco_data.dicom.input_limits import MAX_HEADER_VALUE_BYTES, CountedFile, ch
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused, unreadable
 from voco_data.reasons import Reason
-from voco_data.volumes.geometry import Triple
+from voco_data.volumes import Triple
 
 # Many real headers violate the standard. What matters becomes a reason here; pydicom's warnings
 # about all the rest would hide it.

@@ -13,8 +13,7 @@ from pathlib import Path
 import xxhash
 
 from voco_data.deidentification import pseudonyms
-from voco_data.storage import atomic
-from voco_data.storage.base import Storage
+from voco_data.storage import Storage, atomic
 
 JOURNALS = "forgetting"
 """Folder of the journals, inside the private folder."""

@@ -17,24 +17,34 @@ from voco_data.erasure import run_files
 from voco_data.erasure.journal import JOURNALS, Journal, read_journals, write_journal
 from voco_data.erasure.search import find_patient, find_residue, lines_of_others
 from voco_data.errors import InputError
-from voco_data.ingest.seen_files import SeenFiles
-from voco_data.maintenance.pins import pins_of_store, read_pins
-from voco_data.maintenance.removal import remove_objects, scan_store, stale_temporaries
+from voco_data.ingest import SeenFiles
+from voco_data.maintenance import (
+    pins_of_store,
+    read_pins,
+    remove_objects,
+    scan_store,
+    stale_temporaries,
+)
 from voco_data.qc import preview
-from voco_data.storage.atomic import sweep_store
-from voco_data.storage.base import Leases, Storage
-from voco_data.storage.root import (
+from voco_data.storage import (
     PRIVATE_FOLDER,
     SEEN_FILES,
+    Leases,
+    Storage,
     existing_root,
     root_in_use,
     store_names,
     sweep_idle_root,
+    sweep_store,
 )
-from voco_data.store import catalogue
-from voco_data.store.keys import GROUP_METADATA, WRITE_ONCE
-from voco_data.store.spec import read_spec
-from voco_data.store.writer import StoreWriter, open_for_writing
+from voco_data.store import (
+    GROUP_METADATA,
+    WRITE_ONCE,
+    StoreWriter,
+    catalogue,
+    open_for_writing,
+    read_spec,
+)
 
 log = logging.getLogger(__name__)
 

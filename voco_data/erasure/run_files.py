@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from voco_data.qc import ledger, report
-from voco_data.storage.base import Storage
-from voco_data.storage.root import REPORT, RUNS_FOLDER
+from voco_data.storage import REPORT, RUNS_FOLDER, Storage
 
 TRACE_COLUMNS = (
     "kind",

@@ -15,19 +15,18 @@ import pyarrow.parquet as pq
 from voco_data.deidentification import pseudonyms
 from voco_data.erasure.journal import Journal, PatientTraces
 from voco_data.erasure.run_files import IdMatcher, find_rows, runs_with_ledger
-from voco_data.maintenance.removal import scan_store, uncatalogued_records
+from voco_data.maintenance import scan_store, uncatalogued_records
 from voco_data.qc import ledger
-from voco_data.storage.base import Storage
-from voco_data.storage.root import (
+from voco_data.storage import (
     PREVIEWS_FOLDER,
     PRIVATE_FOLDER,
     REPORT,
     RUNS_FOLDER,
     SEEN_FILES,
+    Storage,
     store_names,
 )
-from voco_data.store import catalogue
-from voco_data.store.record import series_key
+from voco_data.store import catalogue, series_key
 
 TEXTS = (".csv", ".html", ".json", ".log", ".txt")
 """Endings of files that are searched as text."""

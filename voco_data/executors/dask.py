@@ -39,7 +39,7 @@ from voco_data.version import VERSION
 if TYPE_CHECKING:
     from dask.distributed import Client, Future, LocalCluster
 
-    from voco_data.store.index import InputDigests
+    from voco_data.store import InputDigests
 
 log = logging.getLogger(__name__)
 

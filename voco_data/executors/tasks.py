@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from voco_data.cohort import SeriesEntry
-from voco_data.cropping.external_boxes import GivenBox
+from voco_data.cropping import GivenBox
 from voco_data.reasons import Reason
-from voco_data.storage.base import WritableStorage
-from voco_data.store.index import InputDigests
-from voco_data.store.record import Record
-from voco_data.store.spec import StoreSpec
+from voco_data.storage import WritableStorage
+from voco_data.store import InputDigests, Record, StoreSpec
 
 Handle = TypeVar("Handle")
 

@@ -15,16 +15,13 @@ import numpy as np
 from voco_data.errors import SeriesRefused, VocoError, unwritable
 from voco_data.executors.tasks import KnownInputs, SeriesOutcome, SeriesTask, Target
 from voco_data.limits import deadline
-from voco_data.preprocessing.recipe import Prepared, find_boxes, prepare, to_grid
+from voco_data.preprocessing import Prepared, find_boxes, prepare, to_grid
 from voco_data.qc import preview
 from voco_data.reasons import Reason
-from voco_data.storage.base import Storage, WritableStorage
-from voco_data.store import integrity
-from voco_data.store.record import Record
-from voco_data.store.writer import commit_volume, volume_checksum
+from voco_data.storage import Storage, WritableStorage
+from voco_data.store import Record, commit_volume, integrity, volume_checksum
 from voco_data.version import VERSION
-from voco_data.volumes.geometry import Box
-from voco_data.volumes.hu_histogram import HuHistogram
+from voco_data.volumes import Box, HuHistogram
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 
 from voco_data.errors import VocoError
-from voco_data.storage.base import Storage
-from voco_data.storage.local import LocalStorage
-from voco_data.store.spec import StoreSpec
+from voco_data.storage import LocalStorage, Storage
+from voco_data.store import StoreSpec
 
 SPARE_BYTES = 64 * 2**20
 """Space for catalogues, ledger and report, in bytes."""

@@ -17,19 +17,14 @@ from typing import Unpack
 
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt
-from voco_data.executors.process_pool import run_processes
-from voco_data.executors.tasks import SeriesTask
+from voco_data.executors import SeriesTask, run_processes
 from voco_data.ingest.disk_space import free_bytes, needed_bytes, volume_bytes
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries, open_cohort
 from voco_data.ingest.options import IngestChanges, IngestOptions, choose_specs, with_changes
 from voco_data.ingest.plan import IngestPlan, by_rules, known_results
 from voco_data.ingest.seen_files import SeenFiles
-from voco_data.storage.base import Storage
-from voco_data.storage.urls import open_storage
-from voco_data.store import catalogue, integrity
-from voco_data.store.index import StoreIndex
-from voco_data.store.keys import CATALOGUE
-from voco_data.store.spec import StoreSpec
+from voco_data.storage import Storage, open_storage
+from voco_data.store import CATALOGUE, StoreIndex, StoreSpec, catalogue, integrity
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,12 @@ from types import MappingProxyType
 import xxhash
 
 from voco_data.cohort import Cohort, OddFile, SeriesHead
-from voco_data.cropping.external_boxes import GivenBox, read_boxes
-from voco_data.deidentification.pseudonyms import Pseudonymiser
+from voco_data.cropping import GivenBox, read_boxes
+from voco_data.deidentification import Pseudonymiser
 from voco_data.errors import InputError
 from voco_data.ingest.options import IngestOptions
-from voco_data.layouts.index import index_archive
-from voco_data.store.index import SeriesIdentity
-from voco_data.store.record import series_key
+from voco_data.layouts import index_archive
+from voco_data.store import SeriesIdentity, series_key
 
 NO_BOXES: Mapping[str, GivenBox] = MappingProxyType({})
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from voco_data.errors import InputError
-from voco_data.layouts.registry import AUTO, layout_choices
+from voco_data.layouts import AUTO, layout_choices
 
 if TYPE_CHECKING:
-    from voco_data.store.spec import StoreSpec
+    from voco_data.store import StoreSpec
 
 UnevenPolicy: TypeAlias = Literal["refuse", "resample"]
 """What may be done with a series of missing or uneven slices."""
@@ -93,11 +93,7 @@ def choose_specs(options: IngestOptions) -> list[StoreSpec]:
     Raises InputError for an unknown name, a spec file that is not one, and two different specs of
     one profile.
     """
-    from voco_data.store.spec import (  # here: it needs numpy
-        PROFILES,
-        distinct_specs,
-        read_spec_file,
-    )
+    from voco_data.store import PROFILES, distinct_specs, read_spec_file
 
     if options.spec_file is not None:
         specs = read_spec_file(Path(options.spec_file))

@@ -16,13 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, overload
 
-from voco_data.executors.tasks import SeriesTask, Target
+from voco_data.executors import SeriesTask, Target
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries
 from voco_data.ingest.seen_files import Seen, SeenFiles, seen_key
-from voco_data.storage import scratch_db
-from voco_data.storage.base import Storage
-from voco_data.store.index import InputDigests, SeriesIdentity, StoreIndex
-from voco_data.store.spec import StoreSpec
+from voco_data.storage import Storage, scratch_db
+from voco_data.store import InputDigests, SeriesIdentity, StoreIndex, StoreSpec
 
 
 class PlannedStore(Protocol):

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from voco_data.executors.tasks import SeriesOutcome
+from voco_data.executors import SeriesOutcome
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries
 from voco_data.ingest.plan import by_rules, known_results
 from voco_data.ingest.seen_files import SeenFiles
-from voco_data.qc.ledger import LedgerRow, Status
+from voco_data.qc import LedgerRow, Status
 from voco_data.reasons import SKIPPED, Reason
 from voco_data.storage import scratch_db
-from voco_data.store.catalogue import Line
-from voco_data.store.writer import StoreWriter
+from voco_data.store import Line, StoreWriter
 
 COPIED_COLUMNS = (
     "n_slices",

@@ -17,24 +17,17 @@ from tqdm import tqdm
 from voco_data.cohort import Cohort
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt, translate_unwritable
-from voco_data.executors.dask import run_dask
-from voco_data.executors.process_pool import run_processes
-from voco_data.executors.tasks import SeriesOutcome
+from voco_data.executors import SeriesOutcome, run_dask, run_processes
 from voco_data.ingest.disk_space import check_disk_space
 from voco_data.ingest.named_cohort import NamedCohort, open_cohort
 from voco_data.ingest.options import IngestChanges, IngestOptions, choose_specs, with_changes
 from voco_data.ingest.plan import IngestPlan
 from voco_data.ingest.results import RunResults, ledger_rows
 from voco_data.ingest.seen_files import Seen, SeenFiles
-from voco_data.qc import ledger
-from voco_data.qc.report import render_report
+from voco_data.qc import ledger, render_report
 from voco_data.reasons import TRANSIENT
-from voco_data.storage.base import Storage
-from voco_data.storage.root import REPORT, RUNS_FOLDER, new_run_id, root_in_use
-from voco_data.storage.urls import open_storage
-from voco_data.store import catalogue
-from voco_data.store.spec import StoreSpec
-from voco_data.store.writer import StoreWriter, open_for_writing
+from voco_data.storage import REPORT, RUNS_FOLDER, Storage, new_run_id, open_storage, root_in_use
+from voco_data.store import StoreSpec, StoreWriter, catalogue, open_for_writing
 
 log = logging.getLogger(__name__)
 

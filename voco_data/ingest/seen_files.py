@@ -15,10 +15,8 @@ import xxhash
 
 from voco_data.errors import StoreCorrupt
 from voco_data.reasons import Reason
-from voco_data.storage import parquet, scratch_db
-from voco_data.storage.base import Storage
-from voco_data.storage.root import SEEN_FILES, SEEN_FILES_LOCK
-from voco_data.store.spec import ALGORITHM_VERSION, StoreSpec
+from voco_data.storage import SEEN_FILES, SEEN_FILES_LOCK, Storage, parquet, scratch_db
+from voco_data.store import ALGORITHM_VERSION, StoreSpec
 from voco_data.version import VERSION
 
 log = logging.getLogger(__name__)

@@ -14,14 +14,14 @@ from typing import NoReturn, Self
 from tqdm import tqdm
 
 from voco_data.cohort import ArchiveFile, Cohort, OddFile
-from voco_data.dicom.dicomdir import is_dicomdir, referenced_files
+from voco_data.dicom import is_dicomdir, referenced_files
 from voco_data.errors import InputError
 from voco_data.layouts import registry
 from voco_data.layouts.base import COMPANION_SUFFIXES, Layout, is_companion
 from voco_data.layouts.table import SCHEMA, IndexTable
 from voco_data.layouts.walk import is_selected, stat_file, walk
 from voco_data.reasons import Reason
-from voco_data.storage.scratch_db import scratch_tables
+from voco_data.storage import scratch_tables
 
 log = logging.getLogger(__name__)
 

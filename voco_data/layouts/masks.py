@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from voco_data.cohort import MaskKind, OddFile
-from voco_data.dicom.stack_key import Segmented
+from voco_data.dicom import Segmented
 from voco_data.layouts.table import IndexTable
 from voco_data.reasons import Reason
-from voco_data.storage.scratch_db import escape_undecodable
+from voco_data.storage import escape_undecodable
 
 WORDS = frozenset({"seg", "segmentation", "segmentations", "mask", "masks", "label", "labels"})
 FOLDERS = frozenset({"segmentations", "masks", "labels"})

@@ -9,17 +9,22 @@ from collections.abc import Collection
 from pathlib import Path
 
 from voco_data.cohort import OddFile
-from voco_data.dicom.dicomdir import is_dicomdir
-from voco_data.dicom.header import parse_header, read_dataset
-from voco_data.dicom.series.header_scan import ScannedHeader, header_scanner
-from voco_data.dicom.stack_key import make_stack_key, segmented_series
+from voco_data.dicom import (
+    ScannedHeader,
+    header_scanner,
+    is_dicomdir,
+    make_stack_key,
+    parse_header,
+    read_dataset,
+    segmented_series,
+)
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.base import Advance
 from voco_data.layouts.masks import Masks, is_nrrd, mask_kind
 from voco_data.layouts.stacks import Stacks
 from voco_data.layouts.table import IndexTable, as_text
 from voco_data.limits import deadline
-from voco_data.nifti.reader import is_nifti
+from voco_data.nifti import is_nifti
 from voco_data.reasons import Reason
 from voco_data.storage import scratch_db
 

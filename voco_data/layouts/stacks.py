@@ -30,13 +30,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from voco_data.dicom.header import Header
-from voco_data.dicom.stack_key import StackKey
+from voco_data.dicom import Header, StackKey
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.table import IndexTable, as_text, common_folder
-from voco_data.storage.scratch_db import escape_undecodable
-from voco_data.volumes.geometry import Triple
-from voco_data.volumes.slice_spacing import GapPolicy, even_positions
+from voco_data.storage import escape_undecodable
+from voco_data.volumes import GapPolicy, Triple, even_positions
 
 SPACING_TOLERANCE = 1e-3
 """Pixel spacings that differ by a smaller fraction are one."""

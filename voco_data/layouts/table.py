@@ -16,8 +16,8 @@ import xxhash
 
 from voco_data.cohort import ArchiveFile, MaskKind, MaskLabels, OddFile
 from voco_data.reasons import Reason
-from voco_data.storage.scratch_db import escape_undecodable
-from voco_data.volumes.geometry import Triple
+from voco_data.storage import escape_undecodable
+from voco_data.volumes import Triple
 
 SCHEMA = """
 CREATE TABLE folders (id INTEGER PRIMARY KEY, path BLOB);

@@ -28,20 +28,27 @@ from voco_data.maintenance.removal import (
     uncatalogued_records,
 )
 from voco_data.qc import ledger, preview
-from voco_data.storage import scratch_db
-from voco_data.storage.base import Leases, Storage
-from voco_data.storage.root import (
+from voco_data.storage import (
     PINS_FOLDER,
     PREVIEWS_FOLDER,
     PRIVATE_FOLDER,
     RUN_ID,
     RUNS_FOLDER,
+    Leases,
+    Storage,
     existing_root,
+    scratch_db,
     store_names,
 )
-from voco_data.store import catalogue
-from voco_data.store.keys import GROUP_METADATA, METADATA, WRITE_ONCE, lock_key
-from voco_data.store.spec import ALGORITHM_VERSION, read_spec
+from voco_data.store import (
+    ALGORITHM_VERSION,
+    GROUP_METADATA,
+    METADATA,
+    WRITE_ONCE,
+    catalogue,
+    lock_key,
+    read_spec,
+)
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,8 @@ from pathlib import Path
 
 from voco_data.errors import VocoError
 from voco_data.maintenance.pins import Pin, pins_of_store, read_pins
-from voco_data.storage.base import Storage
-from voco_data.storage.root import existing_root, store_names
-from voco_data.storage.urls import parent_storage
-from voco_data.store.keys import CATALOGUE, GROUP_METADATA
-from voco_data.store.reader import Store
-from voco_data.store.spec import ALGORITHM_VERSION, FORMAT
+from voco_data.storage import Storage, existing_root, parent_storage, store_names
+from voco_data.store import ALGORITHM_VERSION, CATALOGUE, FORMAT, GROUP_METADATA, Store
 
 
 def list_stores(root: str | Path | Storage) -> dict[str, object]:

@@ -9,11 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.errors import InputError
-from voco_data.storage.base import Storage
-from voco_data.store.reader import Store
-from voco_data.store.record import Record, read_record
-from voco_data.store.spec import StoreSpec
-from voco_data.volumes.geometry import CANONICAL_AXES
+from voco_data.storage import Storage
+from voco_data.store import Record, Store, StoreSpec, read_record
+from voco_data.volumes import CANONICAL_AXES
 
 SUFFIXES = (".nii", ".nii.gz")
 
@@ -59,7 +57,7 @@ def export_volume(
         stored = f"{len(rows)} from {rows.min()} to {rows.max()}" if len(rows) else "none"
         raise InputError(f"{opened.storage}: no volume has row {row}; stored rows: {stored}")
     # Imported here because a machine that only trains has no nibabel.
-    from voco_data.nifti.writer import write_nifti
+    from voco_data.nifti import write_nifti
 
     spec = opened.spec
     affine = index_to_lps(record, opened.grid)

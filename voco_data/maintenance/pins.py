@@ -20,10 +20,8 @@ from typing import Any, Literal
 import xxhash
 
 from voco_data.errors import VocoError
-from voco_data.storage.base import Storage
-from voco_data.storage.root import PINS_FOLDER, RUN_DESCRIPTION
-from voco_data.storage.urls import parent_storage
-from voco_data.store.reader import Store
+from voco_data.storage import PINS_FOLDER, RUN_DESCRIPTION, Storage, parent_storage
+from voco_data.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from voco_data.errors import StoreCorrupt
-from voco_data.storage import atomic
-from voco_data.storage.base import Storage
-from voco_data.store import catalogue
-from voco_data.store.keys import (
+from voco_data.storage import Storage, atomic
+from voco_data.store import (
     ARRAYS,
     CATALOGUE,
     GROUP_METADATA,
     RECORDS,
     ROW_IDS,
+    Record,
+    RowIds,
     array_metadata,
+    catalogue,
+    read_record,
     row_of_chunk,
     row_of_record,
 )
-from voco_data.store.record import Record, read_record
-from voco_data.store.row_ids import RowIds
 
 STALE_S = 24 * 3600.0
 """A temporary file that has not changed for this long belongs to a killed run."""

@@ -7,12 +7,19 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from voco_data.storage.base import Storage
-from voco_data.storage.urls import open_storage
-from voco_data.store import arrays, integrity
-from voco_data.store.index import StoreIndex
-from voco_data.store.keys import CHUNKS, RECORDS, chunk_key, row_of_chunk, row_of_record
-from voco_data.store.spec import StoreSpec, read_spec
+from voco_data.storage import Storage, open_storage
+from voco_data.store import (
+    CHUNKS,
+    RECORDS,
+    StoreIndex,
+    StoreSpec,
+    arrays,
+    chunk_key,
+    integrity,
+    read_spec,
+    row_of_chunk,
+    row_of_record,
+)
 
 
 @dataclass(frozen=True, slots=True)

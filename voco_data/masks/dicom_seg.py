@@ -8,22 +8,22 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from voco_data.dicom.encoding import UNCOMPRESSED
-from voco_data.dicom.header import (
+from voco_data.dicom import (
     MAX_FRAMES,
     MAX_PIXELS,
+    SEGMENTATION_CLASS,
+    UNCOMPRESSED,
+    DatasetValues,
     known_uid,
     read_dataset,
     transfer_syntax,
 )
-from voco_data.dicom.stack_key import SEGMENTATION_CLASS
-from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused
 from voco_data.limits import check_voxels
 from voco_data.masks.organs import known_name
 from voco_data.masks.placement import Mask
 from voco_data.reasons import Reason
-from voco_data.volumes.geometry import Geometry, Triple, unit_vector
+from voco_data.volumes import Geometry, Triple, unit_vector
 
 STEP_TOLERANCE = 0.05
 """How far a frame may lie from an even step, as a fraction of it."""

@@ -14,9 +14,9 @@ from voco_data.masks.dicom_seg import read_seg
 from voco_data.masks.nrrd import read_nrrd
 from voco_data.masks.organs import VOCABULARIES
 from voco_data.masks.placement import Labels, Mask, MaskMisplacedError, PlacedMask, place_mask
-from voco_data.nifti.reader import read_grid
+from voco_data.nifti import read_grid
 from voco_data.reasons import Reason
-from voco_data.volumes.geometry import Geometry
+from voco_data.volumes import Geometry
 
 MAX_LABEL = 65_535
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from voco_data.errors import SeriesRefused, unreadable
 from voco_data.limits import check_voxels
-from voco_data.nifti.reader import GZIP_RATIO
+from voco_data.nifti import GZIP_RATIO
 from voco_data.reasons import Reason
-from voco_data.volumes.geometry import Geometry
+from voco_data.volumes import Geometry
 
 MAX_HEADER_BYTES = 65_536
 """Of the text before the data; Slicer writes some kilobytes."""

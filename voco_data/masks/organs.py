@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from voco_data.volumes.geometry import Canonical, Index, Triple
+from voco_data.volumes import Canonical, Index, Triple
 
 RATIC = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "bowel"}
 FLARE = {

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from voco_data.volumes.geometry import Geometry
+from voco_data.volumes import Geometry
 
 Labels = npt.NDArray[np.uint16]
 

@@ -1,1 +1,12 @@
-"""NIfTI files to volumes, and volumes to NIfTI files. The only package that imports nibabel."""
+"""NIfTI files in and out, through nibabel.
+
+Key functions
+-------------
+read_nifti : a volume of HU with its geometry.
+read_grid : the voxels of a label map as they are.
+write_nifti : one volume and its affine.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

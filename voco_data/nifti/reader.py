@@ -21,8 +21,7 @@ import numpy.typing as npt
 from voco_data.errors import SeriesRefused, unreadable
 from voco_data.limits import check_voxels
 from voco_data.reasons import Reason
-from voco_data.volumes.geometry import Geometry
-from voco_data.volumes.volume import Volume
+from voco_data.volumes import Geometry, Volume
 
 # What matters of a header becomes a reason; nibabel's messages about its repairs would hide it.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)

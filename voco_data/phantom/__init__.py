@@ -1,1 +1,12 @@
-"""A made-up CT cohort in the real layouts: analytic anatomy, injuries, DICOM, NIfTI and tables."""
+"""Made-up patients, scans and archives, whose truth is known.
+
+Key types
+---------
+PatientModel : the anatomy of one patient.
+Scan : planes, pose and contrast phase of one scan.
+cohort : whole archives in the layouts of RATIC and FLARE23.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

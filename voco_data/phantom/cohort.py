@@ -22,7 +22,7 @@ from voco_data.phantom.plan import CohortSpec, plan_patient, plan_unlabelled
 from voco_data.phantom.ratic import PatientRows, write_patient, write_tables
 from voco_data.phantom.render import acquire, render_scan
 from voco_data.phantom.scan_files import write_nifti
-from voco_data.storage.atomic import write_text
+from voco_data.storage import write_text
 
 __all__ = ["CohortPaths", "CohortSpec", "write_cohort"]
 

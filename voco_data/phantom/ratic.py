@@ -13,7 +13,7 @@ from voco_data.phantom.patient.injury import ORGAN_GROUPS
 from voco_data.phantom.plan import PatientPlan, SeriesPlan
 from voco_data.phantom.render import Rendering, acquire, render_scan
 from voco_data.phantom.scan_files import write_nifti, write_series
-from voco_data.storage.atomic import replacing, write_text
+from voco_data.storage import replacing, write_text
 
 _TWO, _THREE = ("healthy", "injury"), ("healthy", "low", "high")
 _LABELS = {"bowel": _TWO, "extravasation": _TWO} | dict.fromkeys(ORGAN_GROUPS, _THREE)

@@ -1,1 +1,11 @@
-"""One series to the grids of its stores: orientation, box, resampling."""
+"""One series to its grids: read, orient, find the box, resample.
+
+Key types
+---------
+Prepared : one series, decoded and in canonical axes.
+prepare, find_boxes, to_grid : the steps from files to the voxels of a grid.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,22 +11,26 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.cohort import SeriesEntry
-from voco_data.cropping.abdomen import find_box
-from voco_data.cropping.external_boxes import GivenBox, include_organs
-from voco_data.deidentification.burned_in import looks_like_text
-from voco_data.dicom.series.reader import read_series
+from voco_data.cropping import GivenBox, find_box, include_organs
+from voco_data.deidentification import looks_like_text
+from voco_data.dicom import read_series
 from voco_data.errors import SeriesRefused
-from voco_data.masks.files import read_masks
-from voco_data.masks.organs import OrganBounds, find_organs
-from voco_data.masks.placement import PlacedMask
-from voco_data.nifti.reader import read_nifti
+from voco_data.masks import OrganBounds, PlacedMask, find_organs, read_masks
+from voco_data.nifti import read_nifti
 from voco_data.preprocessing.reorient import labels_to_canonical_grid, to_canonical_grid
 from voco_data.preprocessing.resampling import resample
 from voco_data.reasons import Reason
-from voco_data.store.spec import StoreSpec
-from voco_data.volumes.geometry import Box, Canonical
-from voco_data.volumes.volume import AIR_HU, Volume, content_state, may_be_hu
-from voco_data.volumes.voxels import Quantisation, Voxels
+from voco_data.store import StoreSpec
+from voco_data.volumes import (
+    AIR_HU,
+    Box,
+    Canonical,
+    Quantisation,
+    Volume,
+    Voxels,
+    content_state,
+    may_be_hu,
+)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from voco_data.limits import check_voxels
-from voco_data.volumes.geometry import CANONICAL_AXES, Geometry, nearest_axes
-from voco_data.volumes.volume import AIR_HU, Volume
+from voco_data.volumes import AIR_HU, CANONICAL_AXES, Geometry, Volume, nearest_axes
 
 ROUNDING_VOXELS = 1e-6
 """Rounding error of an extent that does not make it one voxel longer."""

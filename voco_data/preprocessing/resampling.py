@@ -13,8 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.volumes.geometry import Index
-from voco_data.volumes.voxels import HIGHEST_VOXEL, LOWEST_VOXEL, Quantisation, Voxel, Voxels
+from voco_data.volumes import HIGHEST_VOXEL, LOWEST_VOXEL, Index, Quantisation, Voxel, Voxels
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

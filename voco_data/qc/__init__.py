@@ -1,1 +1,11 @@
-"""Quality control of a run: its ledger, previews of its series, outliers, and the report."""
+"""The ledger of a run, previews of its series, and the quality-control report.
+
+Key types
+---------
+LedgerRow : what became of one series, or of one file that belongs to none.
+Section : a part of a page; `render_page` makes the page.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from voco_data.batching import batched
-from voco_data.storage.base import Storage
-from voco_data.storage.scratch_db import escape_undecodable, scratch_tables
+from voco_data.storage import Storage, escape_undecodable, scratch_tables
 
 KEY = "ledger.parquet"
 

@@ -11,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from voco_data.storage.base import ObjectReader, WritableStorage
-from voco_data.storage.root import PREVIEWS_FOLDER
-from voco_data.volumes.geometry import Box, Triple
-from voco_data.volumes.hu_histogram import HuHistogram
+from voco_data.storage import PREVIEWS_FOLDER, ObjectReader, WritableStorage
+from voco_data.volumes import Box, HuHistogram, Triple
 
 PLANES = ("axial", "coronal", "sagittal")
 SLOT_PX = 192

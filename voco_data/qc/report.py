@@ -22,8 +22,7 @@ from voco_data.qc import outliers, preview
 from voco_data.qc.html import ENVIRONMENT, csp_hash, read_source
 from voco_data.qc.preview import Preview
 from voco_data.qc.report_rows import Row, choose
-from voco_data.storage.base import Storage
-from voco_data.storage.root import PREVIEWS_FOLDER
+from voco_data.storage import PREVIEWS_FOLDER, Storage
 from voco_data.volumes import hu_histogram
 
 MAX_PICTURE_CHARACTERS = 22_000_000

@@ -12,8 +12,7 @@ import pandas as pd
 
 from voco_data.qc import preview
 from voco_data.qc.html import ENVIRONMENT, Section
-from voco_data.storage.base import Storage
-from voco_data.storage.root import PREVIEWS_FOLDER
+from voco_data.storage import PREVIEWS_FOLDER, Storage
 
 MAX_PICTURES = 12
 """Previews on a page; the lowest confidence first."""

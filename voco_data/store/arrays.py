@@ -12,7 +12,7 @@ from zarr.abc.buffer import Buffer
 from zarr.codecs import BloscCodec, BytesCodec
 from zarr.storage import MemoryStore
 
-from voco_data.storage.base import Storage
+from voco_data.storage import Storage
 from voco_data.store.chunks.codec import BLOSC
 from voco_data.store.keys import (
     ARRAYS,

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from voco_data.batching import batched
-from voco_data.storage import parquet
-from voco_data.storage.base import Storage
+from voco_data.storage import Storage, parquet
 from voco_data.store.keys import CATALOGUE
 from voco_data.store.record import Record
 

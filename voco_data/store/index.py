@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from voco_data.storage import scratch_db
-from voco_data.storage.base import Storage
+from voco_data.storage import Storage, scratch_db
 from voco_data.store import catalogue
 from voco_data.store.catalogue import Line
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from voco_data.batching import batched
 from voco_data.errors import StoreCorrupt, VocoError
-from voco_data.storage.base import Storage
+from voco_data.storage import Storage
 from voco_data.store import catalogue
 from voco_data.store.catalogue import Line
 from voco_data.store.reader import Store

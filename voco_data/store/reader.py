@@ -21,8 +21,7 @@ import pandas as pd
 import xxhash
 
 from voco_data.errors import StoreCorrupt, is_file_error
-from voco_data.storage.base import Storage
-from voco_data.storage.urls import open_storage
+from voco_data.storage import Storage, open_storage
 from voco_data.store import catalogue
 from voco_data.store.chunks import reader
 from voco_data.store.chunks.cache import ChunkCache
@@ -31,7 +30,7 @@ from voco_data.store.chunks.mapped_files import FileIdentity, ReplacedChunk
 from voco_data.store.keys import chunk_key
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec, read_spec
-from voco_data.volumes.voxels import aligned_bytes
+from voco_data.volumes import aligned_bytes
 
 _TRIES = 3
 """Attempts at a first read, as a run may replace the file during one."""

@@ -10,7 +10,7 @@ from typing import Any
 import xxhash
 
 from voco_data.errors import StoreCorrupt, is_file_error
-from voco_data.storage.base import ReadableStorage, WritableStorage
+from voco_data.storage import ReadableStorage, WritableStorage
 from voco_data.store.keys import RECORDS, record_key, row_of_record
 
 

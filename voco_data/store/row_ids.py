@@ -8,8 +8,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from voco_data.errors import StoreCorrupt
-from voco_data.storage import parquet, scratch_db
-from voco_data.storage.base import Storage
+from voco_data.storage import Storage, parquet, scratch_db
 from voco_data.store.keys import RECORDS, ROW_IDS
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from voco_data.errors import InputError
-from voco_data.storage.base import Storage
+from voco_data.storage import Storage
 from voco_data.store.chunks.codec import Compression
 from voco_data.store.keys import GROUP_METADATA
-from voco_data.volumes.slice_spacing import GapPolicy
+from voco_data.volumes import GapPolicy
 
 FORMAT = 1
 """Version of the layout on disk that this code reads and writes."""

@@ -15,8 +15,7 @@ import pyarrow as pa
 import xxhash
 
 from voco_data.errors import StoreCorrupt
-from voco_data.storage import parquet, scratch_db
-from voco_data.storage.base import Storage
+from voco_data.storage import Storage, parquet, scratch_db
 from voco_data.store.keys import CHUNKS, RECORDS, VERIFIED, chunk_key, record_key
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,7 @@ import xxhash
 
 from voco_data.batching import batched
 from voco_data.errors import StoreCorrupt
-from voco_data.storage.atomic import sweep_store
-from voco_data.storage.base import Lease, Storage, WritableStorage
+from voco_data.storage import Lease, Storage, WritableStorage, sweep_store
 from voco_data.store import arrays, catalogue, integrity
 from voco_data.store.chunks.codec import Compression, encode
 from voco_data.store.index import StoreIndex

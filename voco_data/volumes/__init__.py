@@ -1,1 +1,15 @@
-"""Arrays of HU with geometry, boxes in them, and stored voxels."""
+"""Volumes of HU, where they lie in the patient, and how they are stored as voxels.
+
+Key types
+---------
+Volume : one decoded series: HU (z, y, x) in the scanner's order, and its geometry.
+Geometry : shape, spacing and axes of a volume, in LPS mm.
+Canonical : the permutation and flips to the patient's axes, and the way back.
+Box : voxel bounds in a canonical volume, who made them, and how certain they are.
+Quantisation : the map from HU to stored voxels.
+HuHistogram : counts of HU in fixed bins.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from voco_data.store.reader import Store
-from voco_data.volumes.voxels import aligned_bytes
+from voco_data.store import Store
+from voco_data.volumes import aligned_bytes
 from voco_models.bench.volumes import memmap
 from voco_models.bench.worker import seconds_a_batch, serve
-from voco_models.data.items import items_of
-from voco_models.data.loader import Loader
-from voco_models.data.slice_loader import SliceLoader
+from voco_models.data import Loader, SliceLoader, items_of
 
 CPU = torch.device("cpu")
 BATCH = 4

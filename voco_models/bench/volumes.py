@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.storage.local import LocalStorage
-from voco_data.store.chunks.codec import Compression
-from voco_data.store.keys import chunk_key
-from voco_data.store.reader import Store
-from voco_data.store.record import Record
-from voco_data.store.spec import StoreSpec
-from voco_data.store.writer import commit_volume, open_for_writing, volume_checksum
+from voco_data.storage import LocalStorage
+from voco_data.store import (
+    Compression,
+    Record,
+    Store,
+    StoreSpec,
+    chunk_key,
+    commit_volume,
+    open_for_writing,
+    volume_checksum,
+)
 
 GRID = (32, 192, 192)
 VOLUMES = 128

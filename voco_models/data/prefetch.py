@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_data.volumes.voxels import aligned_bytes
+from voco_data.volumes import aligned_bytes
 
 AHEAD = 2
 """Batches being read, or read and waiting. More would not fit the processor's cache."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_data.store.spec import StoreSpec
+from voco_data.store import StoreSpec
 
 WHITE = 255.0
 """The stored value at the window's high end."""

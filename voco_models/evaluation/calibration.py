@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
+from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_models.evaluation.metrics import EPSILON, Float, Int, Probabilities, Truths
 
 STEPS = 100

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from voco_data.errors import InputError
-from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
+from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_data.storage import atomic
 from voco_models.evaluation.calibration import Calibration, fit_calibration
 from voco_models.evaluation.metrics import Float, Int, Probabilities, Truths, confusion

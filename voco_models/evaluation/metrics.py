@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS, TargetTable
+from voco_data.labels import ORGAN_TARGETS, RSNA_TARGETS, TargetTable
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from voco_data.errors import InputError
-from voco_data.labels.targets import ORGAN_TARGETS, TargetGroup, TargetTable
+from voco_data.labels import ORGAN_TARGETS, TargetGroup, TargetTable
 from voco_data.storage import atomic
 from voco_models.evaluation.metrics import Float, Int
 

@@ -11,11 +11,10 @@ from typing import Any
 from markupsafe import Markup
 
 from voco_data.errors import InputError
-from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
-from voco_data.qc.html import Section
+from voco_data.labels import ORGAN_TARGETS, TargetTable
+from voco_data.qc import Section
 from voco_models.evaluation.chart import Line, line_chart, render
-from voco_models.training import checkpoint
-from voco_models.training.history import read_history
+from voco_models.training import checkpoint, read_history
 
 METRICS, REPORT = "metrics.json", "report.html"
 LEAD = "A slice-sequence classifier, scored on patients that it has never seen. Research use only."

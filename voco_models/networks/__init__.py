@@ -1,1 +1,13 @@
-"""Backbones, encoders, heads and the classifier, with registries of them by name."""
+"""Backbones, encoders, heads, the EMA teacher and the classifier.
+
+Key types
+---------
+Backbone : images to feature maps; `create_backbone` makes one by name.
+Encoder : crops to embeddings; `create_encoder` makes one by name.
+Teacher : an encoder that follows the student.
+SliceSequenceClassifier : a CNN for each slice, a sequence model, and a head for each group.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
+from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_models.networks.encoder import Backbone
 from voco_models.networks.heads import BILSTM, GroupHeads, create_sequence_model
 

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
-from voco_data.labels.targets import TargetTable
+from voco_data.labels import TargetTable
 
 
 class SequenceModel(nn.Module):

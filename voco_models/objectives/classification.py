@@ -8,13 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
-from voco_models.data.augment3d import Augmentation, apply_draws
-from voco_models.data.loader import Batch
-from voco_models.data.volume_view import VolumeView
-from voco_models.data.window import WHOLE_WINDOW, InputWindow, centre
-from voco_models.networks.classifier import SliceSequenceClassifier
-from voco_models.training.objective import Objective
+from voco_data.labels import ORGAN_TARGETS, TargetTable
+from voco_models.data import (
+    WHOLE_WINDOW,
+    Augmentation,
+    Batch,
+    InputWindow,
+    VolumeView,
+    apply_draws,
+    centre,
+)
+from voco_models.networks import SliceSequenceClassifier
+from voco_models.training import Objective
 
 
 def weighted_cross_entropy(

@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.data.intensity import IntensityAugment
-from voco_models.data.loader import Batch
-from voco_models.data.window import normalise
-from voco_models.networks.encoder import Encoder, EncoderOptions, Feature, Level
-from voco_models.networks.teacher import Teacher, cosine_between
+from voco_models.data import Batch, IntensityAugment, normalise
+from voco_models.networks import Encoder, EncoderOptions, Feature, Level, Teacher, cosine_between
 from voco_models.objectives.collapse import effective_rank
 from voco_models.objectives.crops import Boxes, CropPlan, TargetMode, extract, overlap_targets
 from voco_models.objectives.losses import (
@@ -24,7 +21,7 @@ from voco_models.objectives.losses import (
     inter_loss,
     reg_loss,
 )
-from voco_models.training.objective import Objective
+from voco_models.training import Objective
 
 
 @dataclass(frozen=True, slots=True)

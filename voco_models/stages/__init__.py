@@ -1,1 +1,12 @@
-"""Pretraining, fine-tuning and evaluation as stages, with their recipes."""
+"""The stages of an experiment: pretraining, fine-tuning, evaluation, and their recipes.
+
+Key functions
+-------------
+pretrain : self-supervised training on stores.
+finetune : train the classifier, a model for each fold.
+evaluate : score a run on its test patients.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -16,13 +16,23 @@ import numpy as np
 import pandas as pd
 
 from voco_data.errors import InputError, VocoError
-from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS
+from voco_data.labels import ORGAN_TARGETS, RSNA_TARGETS
 from voco_data.qc import html
 from voco_data.storage import atomic
-from voco_models.evaluation import metrics, predictions, report
-from voco_models.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, bootstrap_interval
-from voco_models.evaluation.decision import Decision, read_decision
-from voco_models.evaluation.metrics import ORGAN, Float, Int
+from voco_models.evaluation import (
+    LEVEL,
+    ORGAN,
+    RESAMPLES,
+    Decision,
+    Float,
+    Int,
+    Interval,
+    bootstrap_interval,
+    metrics,
+    predictions,
+    read_decision,
+    report,
+)
 from voco_models.stages.finetuning import LABELS, STAGE
 from voco_models.training import checkpoint
 

@@ -16,17 +16,21 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_data.labels.splits import Split, holders_of_one_volume, make_split
-from voco_data.labels.table import Labels, join_labels, read_labels
-from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
-from voco_data.store.reader import Store
-from voco_models.data.items import Item, ReducedVolumes, VolumeSource
-from voco_models.data.window import InputWindow, input_window
-from voco_models.networks.encoder import Backbone
-from voco_models.networks.registry import create_backbone
+from voco_data.labels import (
+    ORGAN_TARGETS,
+    Labels,
+    Split,
+    TargetTable,
+    holders_of_one_volume,
+    join_labels,
+    make_split,
+    read_labels,
+)
+from voco_data.store import Store
+from voco_models.data import InputWindow, Item, ReducedVolumes, VolumeSource, input_window
+from voco_models.networks import Backbone, create_backbone
 from voco_models.stages.finetune_recipes import FinetuneRecipe
-from voco_models.training import checkpoint
-from voco_models.training.provenance import make_provenance
+from voco_models.training import checkpoint, make_provenance
 
 SCRATCH, IMAGENET = "scratch", "imagenet"
 

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voco_data.errors import InputError
-from voco_models.data.augment3d import Augmentation, X, Y, Z
-from voco_models.data.volume_view import VolumeView
-from voco_models.networks.classifier import FeatureNorm, OverSlices, SlicePooling
+from voco_models.data import Augmentation, VolumeView, X, Y, Z
+from voco_models.networks import FeatureNorm, OverSlices, SlicePooling
 from voco_models.stages import recipe_options
-from voco_models.training.optimizers import AdamW, Optimizer
-from voco_models.training.recorded import WHEN_CHANGED, recorded_values
+from voco_models.training import WHEN_CHANGED, AdamW, Optimizer, recorded_values
 
 CLASS_WEIGHTS = (1.0, 2.0, 4.0)
 """Of healthy, low and high, as in the score."""

@@ -23,26 +23,25 @@ import pandas as pd
 import torch
 
 from voco_data.errors import InputError
-from voco_data.labels.table import Labels
-from voco_data.labels.targets import ORGAN_TARGETS
+from voco_data.labels import ORGAN_TARGETS, Labels
 from voco_data.maintenance import pins
 from voco_data.storage import atomic
-from voco_data.store.reader import Store
-from voco_models.data.loader import Loader
-from voco_models.data.prefetch import READER_THREADS
-from voco_models.data.resident import Residence, Resident, make_resident
-from voco_models.data.sampling import step_seed
-from voco_models.evaluation import predictions
-from voco_models.evaluation.decision import fit_decision, write_decision
-from voco_models.networks.classifier import SliceSequenceClassifier
-from voco_models.networks.registry import create_backbone
-from voco_models.objectives.classification import ClassificationObjective, loss_weights, predict
+from voco_data.store import Store
+from voco_models.data import READER_THREADS, Loader, Residence, Resident, make_resident, step_seed
+from voco_models.evaluation import fit_decision, predictions, write_decision
+from voco_models.networks import SliceSequenceClassifier, create_backbone
+from voco_models.objectives import ClassificationObjective, loss_weights, predict
 from voco_models.stages.finetune_plan import FinetunePlan, Series, make_plan
 from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
-from voco_models.training import checkpoint
-from voco_models.training.engine import FitConfig, check_run_folder, choose_device, fit
-from voco_models.training.provenance import differences
-from voco_models.training.train_state import Row
+from voco_models.training import (
+    FitConfig,
+    Row,
+    check_run_folder,
+    checkpoint,
+    choose_device,
+    differences,
+    fit,
+)
 
 log = logging.getLogger(__name__)
 

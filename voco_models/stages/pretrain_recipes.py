@@ -12,10 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from voco_data.errors import InputError
-from voco_models.networks.backbones import DEFAULT_BACKBONE, TINY_BACKBONE
-from voco_models.objectives.voco2d import Voco2dConfig
+from voco_models.networks import DEFAULT_BACKBONE, TINY_BACKBONE
+from voco_models.objectives import Voco2dConfig
 from voco_models.stages import recipe_options
-from voco_models.training.engine import FitConfig
+from voco_models.training import FitConfig
 
 
 @dataclass(frozen=True, slots=True)

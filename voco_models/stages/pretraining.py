@@ -12,22 +12,23 @@ import torch
 
 from voco_data.errors import InputError
 from voco_data.maintenance import pins
-from voco_data.storage.urls import is_url
-from voco_data.store.reader import Store
-from voco_models.data.items import items_of
-from voco_models.data.loader import Loader
-from voco_models.data.resident import Residence
-from voco_models.data.sampling import step_seed
-from voco_models.networks.registry import create_encoder
-from voco_models.objectives.collapse import CollapseWatch, constant_levels
-from voco_models.objectives.voco2d import Voco2d
+from voco_data.storage import is_url
+from voco_data.store import Store
+from voco_models.data import Loader, Residence, items_of, step_seed
+from voco_models.networks import create_encoder
+from voco_models.objectives import CollapseWatch, Voco2d, constant_levels
 from voco_models.stages import recipe_options
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
-from voco_models.training import checkpoint
-from voco_models.training.engine import check_run_folder, choose_device, fit
-from voco_models.training.provenance import make_provenance, to_plain
-from voco_models.training.recorded import recorded_values
-from voco_models.training.train_state import Row
+from voco_models.training import (
+    Row,
+    check_run_folder,
+    checkpoint,
+    choose_device,
+    fit,
+    make_provenance,
+    recorded_values,
+    to_plain,
+)
 
 log = logging.getLogger(__name__)
 

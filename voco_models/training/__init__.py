@@ -1,1 +1,13 @@
-"""The training loop and its interfaces, state, checkpoints and provenance."""
+"""The training loop, its state, checkpoints and provenance.
+
+Key types
+---------
+Objective : what is trained; gives the losses of a batch.
+FitConfig : settings of the optimiser and of the loop.
+fit : train an objective from a source of batches.
+checkpoint : the files of a run.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,9 +19,8 @@ import torch
 from torch import nn
 
 from voco_data.errors import InputError, VocoError
-from voco_data.storage.root import RUN_DESCRIPTION
-from voco_models.networks.encoder import Backbone
-from voco_models.networks.registry import create_backbone
+from voco_data.storage import RUN_DESCRIPTION
+from voco_models.networks import Backbone, create_backbone
 
 FORMAT = 1
 """Version of the dictionaries in `checkpoint.pt` and `backbone.pt`."""

@@ -21,12 +21,11 @@ import torch
 from torch import nn
 
 from voco_data.errors import InputError
-from voco_models.data.loader import Batch
-from voco_models.data.sampling import step_seed
+from voco_models.data import Batch, step_seed
 from voco_models.training import checkpoint
 from voco_models.training.history import HISTORY, History
-from voco_models.training.hooks import Interruption, call_monitors
-from voco_models.training.objective import BatchSource, Monitor, Objective
+from voco_models.training.hooks import Interruption, Monitor, call_monitors
+from voco_models.training.objective import BatchSource, Objective
 from voco_models.training.optimizers import AdamW, Optimizer
 from voco_models.training.recorded import WHEN_CHANGED
 from voco_models.training.train_state import Row, TrainState

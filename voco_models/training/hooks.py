@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,10 +16,23 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from voco_data.errors import VocoError
-from voco_models.training.objective import Monitor
 from voco_models.training.train_state import TrainState
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Monitor(Protocol):
+    """Observes a training run, and cannot change it: see `undisturbed`."""
+
+    @property
+    def every(self) -> int:
+        """Steps from one call to the next."""
+
+    def observe(self, state: TrainState) -> None:
+        """Called after every `every`-th step, without gradients. `state` is to be read only.
+
+        What it raises ends the training.
+        """
 
 
 class Interruption:

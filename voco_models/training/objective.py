@@ -1,17 +1,14 @@
-"""The interfaces that the engine connects: an objective, a source of batches, and monitors."""
+"""The interfaces that the engine connects: an objective and a source of batches."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from voco_models.data.loader import Batch
-
-if TYPE_CHECKING:
-    from voco_models.training.train_state import TrainState
+from voco_models.data import Batch
 
 
 class Objective(nn.Module):
@@ -37,17 +34,3 @@ class BatchSource(Protocol):
 
     def at(self, step: int) -> Generator[Batch, None, None]:
         """Batches number `step`, `step + 1`, ... without end."""
-
-
-class Monitor(Protocol):
-    """Observes a training run, and cannot change it: see `training.hooks.undisturbed`."""
-
-    @property
-    def every(self) -> int:
-        """Steps from one call to the next."""
-
-    def observe(self, state: TrainState) -> None:
-        """Called after every `every`-th step, without gradients. `state` is to be read only.
-
-        What it raises ends the training.
-        """

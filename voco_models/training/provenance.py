@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from voco_data.store.reader import Store
+from voco_data.store import Store
 
 EXPERIMENT = ("stage", "recipe", "stores", "split", "init")
 """Entries that must be equal for a run to be resumed. Versions are recorded, and may differ."""

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from voco_data.dicom.pixels.codestream import RLE_HEADER_BYTES
 from voco_data.dicom.pixels.decode import PixelFormat
 from voco_data.dicom.pixels.modality import Modality
-from voco_data.volumes.volume import AIR_HU
+from voco_data.volumes import AIR_HU
 
 WIDTH = 64
 """Bytes that one vector copies; most runs are shorter, and a loop over bytes is slower."""

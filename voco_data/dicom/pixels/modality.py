@@ -13,7 +13,7 @@ from voco_data.dicom.pixels.decode import Stored
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
-from voco_data.volumes.volume import AIR_HU
+from voco_data.volumes import AIR_HU
 
 Table = npt.NDArray[np.float64]
 

@@ -39,8 +39,7 @@ from voco_data.dicom.series.slice_order import (
     order_slices,
 )
 from voco_data.errors import SeriesRefused
-from voco_data.volumes.slice_spacing import GapPolicy
-from voco_data.volumes.volume import Volume, content_state
+from voco_data.volumes import GapPolicy, Volume, content_state
 
 MAX_FILE_BYTES = 2**26
 """Files of one slice are smaller."""

@@ -50,7 +50,7 @@ from voco_data.dicom.series.element_scan import (
 )
 from voco_data.dicom.stack_key import DIRECTORY_CLASS, StackKey, make_stack_key
 from voco_data.errors import SeriesRefused
-from voco_data.volumes.geometry import Triple
+from voco_data.volumes import Triple
 
 FIRST_READ_BYTES = 4096
 """Most headers end before."""

@@ -22,8 +22,7 @@ from voco_data.dicom.series.slice_order import (
 )
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import SKIPPED, Reason
-from voco_data.volumes.slice_spacing import GapPolicy
-from voco_data.volumes.volume import Volume
+from voco_data.volumes import GapPolicy, Volume
 
 MAX_UNCHECKED_BYTES = 4 * 2**30
 """The headers of a larger series are checked before its pixels fill the memory."""

@@ -13,8 +13,15 @@ from voco_data.dicom.pixels.decode import is_lossy
 from voco_data.errors import SeriesRefused
 from voco_data.limits import check_voxels
 from voco_data.reasons import Reason
-from voco_data.volumes.geometry import ORTHOGONAL_TOLERANCE, Geometry, Triple, unit_vector
-from voco_data.volumes.slice_spacing import EvenPositions, GapPolicy, even_positions
+from voco_data.volumes import (
+    ORTHOGONAL_TOLERANCE,
+    EvenPositions,
+    GapPolicy,
+    Geometry,
+    Triple,
+    even_positions,
+    unit_vector,
+)
 
 SAME_POSITION_MM = 0.01
 """Two slices closer than this along the normal have one position."""

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from voco_data.errors import StoreCorrupt
-from voco_data.storage.base import Storage
-from voco_data.storage.disk_cache import SIZE_VARIABLE, LocalCache, user_cache
+from voco_data.storage import SIZE_VARIABLE, LocalCache, Storage, user_cache
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.volumes.voxels import aligned_bytes
+from voco_data.volumes import aligned_bytes
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from voco_data.store.chunks.codec import Compression, DamagedChunk, decode, max_encoded_size
 from voco_data.store.chunks.mapped_files import FileIdentity, MappedFile, MappedFiles, ReplacedChunk
-from voco_data.volumes.voxels import aligned_bytes
+from voco_data.volumes import aligned_bytes
 
 _files = MappedFiles()
 _local = threading.local()

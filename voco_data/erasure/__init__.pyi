@@ -1,0 +1,1 @@
+from .patient import forget_patient as forget_patient

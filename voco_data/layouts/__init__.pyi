@@ -1,0 +1,3 @@
+from .index import index_archive as index_archive
+from .registry import AUTO as AUTO
+from .registry import layout_choices as layout_choices
