@@ -37,7 +37,7 @@ def index_toy(base: Path, table: IndexTable, advance: Advance) -> str:
 TOY = Layout(
     name="toy",
     title="Toys",
-    index_archive=index_toy,
+    index=index_toy,
     signs=(is_toy,),
     top_files=("toys.csv",),
     is_known=is_toy,
