@@ -20,11 +20,11 @@ class Augmentation:
     """Probabilities and ranges. With 0 in every field, volumes stay as they are."""
 
     flip_z: float = 0.0
-    """Probability of a flip along z; likewise for y and x."""
+    """Probability of a flip along z."""
     flip_y: float = 0.0
-    """Chance of a flip along y."""
+    """Probability of a flip along y."""
     flip_x: float = 0.0
-    """Chance of a flip along x."""
+    """Probability of a flip along x."""
     rot90: float = 0.0
     """Probability of an in-plane turn by 90, 180 or 270 degrees (square slices only)."""
     log_gamma: float = 0.0

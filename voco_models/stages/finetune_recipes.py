@@ -43,7 +43,7 @@ class FinetuneRecipe:
     layers: int = 1
     """Layers of the LSTM."""
     dropout: float = 0.0
-    """Chance of a feature to be dropped before the heads."""
+    """Probability that a feature is dropped before the heads."""
     pooling: SlicePooling = "mean"
     """Feature map of a slice to one vector: its mean, or the maximum of each quadrant."""
     feature_norm: FeatureNorm = "none"
