@@ -13,8 +13,7 @@ import pytest
 from selenium import webdriver
 
 import voco_models  # noqa: F401  sets how OpenMP waits, before any test imports torch
-from tests.support import azure_server as azure
-from tests.support import browser
+from tests.support import azure_server as azure, browser
 from tests.support.azure_server import AzureServer, ObjectServer
 from tests.support.s3_server import S3Server, serve
 

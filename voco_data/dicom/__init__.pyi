@@ -1,24 +1,28 @@
-from .dicomdir import is_dicomdir as is_dicomdir
-from .dicomdir import referenced_files as referenced_files
+from .dicomdir import is_dicomdir as is_dicomdir, referenced_files as referenced_files
 from .encoding import UNCOMPRESSED as UNCOMPRESSED
-from .header import MAX_FRAMES as MAX_FRAMES
-from .header import MAX_PIXELS as MAX_PIXELS
-from .header import Header as Header
-from .header import known_uid as known_uid
-from .header import parse_header as parse_header
-from .header import read_dataset as read_dataset
-from .header import transfer_syntax as transfer_syntax
-from .pixels.hu_kernels import SLACK_BYTES as SLACK_BYTES
-from .pixels.hu_kernels import integer_rescale as integer_rescale
-from .pixels.hu_kernels import planes_to_hu as planes_to_hu
-from .pixels.hu_kernels import rle_planes as rle_planes
+from .header import (
+    MAX_FRAMES as MAX_FRAMES,
+    MAX_PIXELS as MAX_PIXELS,
+    Header as Header,
+    known_uid as known_uid,
+    parse_header as parse_header,
+    read_dataset as read_dataset,
+    transfer_syntax as transfer_syntax,
+)
+from .pixels.hu_kernels import (
+    SLACK_BYTES as SLACK_BYTES,
+    integer_rescale as integer_rescale,
+    planes_to_hu as planes_to_hu,
+    rle_planes as rle_planes,
+)
 from .series.fast_reader import SliceDecoder as SliceDecoder
-from .series.header_scan import ScannedHeader as ScannedHeader
-from .series.header_scan import header_scanner as header_scanner
+from .series.header_scan import ScannedHeader as ScannedHeader, header_scanner as header_scanner
 from .series.reader import read_series as read_series
-from .stack_key import SEGMENTATION_CLASS as SEGMENTATION_CLASS
-from .stack_key import Segmented as Segmented
-from .stack_key import StackKey as StackKey
-from .stack_key import make_stack_key as make_stack_key
-from .stack_key import segmented_series as segmented_series
+from .stack_key import (
+    SEGMENTATION_CLASS as SEGMENTATION_CLASS,
+    Segmented as Segmented,
+    StackKey as StackKey,
+    make_stack_key as make_stack_key,
+    segmented_series as segmented_series,
+)
 from .values import DatasetValues as DatasetValues

@@ -1,6 +1,4 @@
 from .dask import run_dask as run_dask
 from .process_pool import run_processes as run_processes
-from .tasks import SeriesOutcome as SeriesOutcome
-from .tasks import SeriesTask as SeriesTask
-from .tasks import Target as Target
+from .tasks import SeriesOutcome as SeriesOutcome, SeriesTask as SeriesTask, Target as Target
 from .worker import fill_series as fill_series

@@ -1,9 +1,9 @@
-from .estimation import Estimate as Estimate
-from .estimation import estimate as estimate
-from .options import IngestChanges as IngestChanges
-from .options import IngestOptions as IngestOptions
-from .options import LayoutName as LayoutName
-from .options import UnevenPolicy as UnevenPolicy
-from .run import PreprocessSummary as PreprocessSummary
-from .run import preprocess as preprocess
+from .estimation import Estimate as Estimate, estimate as estimate
+from .options import (
+    IngestChanges as IngestChanges,
+    IngestOptions as IngestOptions,
+    LayoutName as LayoutName,
+    UnevenPolicy as UnevenPolicy,
+)
+from .run import PreprocessSummary as PreprocessSummary, preprocess as preprocess
 from .seen_files import SeenFiles as SeenFiles

@@ -1,10 +1,12 @@
-from .splits import Split as Split
-from .splits import holders_of_one_volume as holders_of_one_volume
-from .splits import make_split as make_split
-from .table import Labels as Labels
-from .table import join_labels as join_labels
-from .table import read_labels as read_labels
-from .targets import ORGAN_TARGETS as ORGAN_TARGETS
-from .targets import RSNA_TARGETS as RSNA_TARGETS
-from .targets import TargetGroup as TargetGroup
-from .targets import TargetTable as TargetTable
+from .splits import (
+    Split as Split,
+    holders_of_one_volume as holders_of_one_volume,
+    make_split as make_split,
+)
+from .table import Labels as Labels, join_labels as join_labels, read_labels as read_labels
+from .targets import (
+    ORGAN_TARGETS as ORGAN_TARGETS,
+    RSNA_TARGETS as RSNA_TARGETS,
+    TargetGroup as TargetGroup,
+    TargetTable as TargetTable,
+)

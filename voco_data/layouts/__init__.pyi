@@ -1,3 +1,2 @@
 from .index import index_archive as index_archive
-from .registry import AUTO as AUTO
-from .registry import layout_choices as layout_choices
+from .registry import AUTO as AUTO, layout_choices as layout_choices

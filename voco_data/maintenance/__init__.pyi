@@ -1,12 +1,12 @@
 from . import pins as pins
 from .garbage import collect_garbage as collect_garbage
-from .listing import describe_store as describe_store
-from .listing import list_stores as list_stores
+from .listing import describe_store as describe_store, list_stores as list_stores
 from .nifti_export import export_volume as export_volume
-from .pins import pins_of_store as pins_of_store
-from .pins import read_pins as read_pins
-from .removal import remove_objects as remove_objects
-from .removal import scan_store as scan_store
-from .removal import stale_temporaries as stale_temporaries
-from .removal import uncatalogued_records as uncatalogued_records
+from .pins import pins_of_store as pins_of_store, read_pins as read_pins
+from .removal import (
+    remove_objects as remove_objects,
+    scan_store as scan_store,
+    stale_temporaries as stale_temporaries,
+    uncatalogued_records as uncatalogued_records,
+)
 from .verification import verify_store as verify_store

@@ -1,11 +1,5 @@
-from . import html as html
-from . import ledger as ledger
-from . import preview as preview
-from . import report as report
-from .html import ENVIRONMENT as ENVIRONMENT
-from .html import Section as Section
-from .html import render_page as render_page
-from .ledger import LedgerRow as LedgerRow
-from .ledger import Status as Status
+from . import html as html, ledger as ledger, preview as preview, report as report
+from .html import ENVIRONMENT as ENVIRONMENT, Section as Section, render_page as render_page
+from .ledger import LedgerRow as LedgerRow, Status as Status
 from .report import render_report as render_report
 from .sections import ingest_sections as ingest_sections

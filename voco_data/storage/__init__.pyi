@@ -1,41 +1,42 @@
-from . import atomic as atomic
-from . import locks as locks
-from . import parquet as parquet
-from . import scratch_db as scratch_db
-from .atomic import replacing as replacing
-from .atomic import sweep_store as sweep_store
-from .atomic import write_text as write_text
-from .base import Lease as Lease
-from .base import Leases as Leases
-from .base import ObjectReader as ObjectReader
-from .base import ReadableStorage as ReadableStorage
-from .base import Storage as Storage
-from .base import WritableStorage as WritableStorage
-from .disk_cache import SIZE_VARIABLE as SIZE_VARIABLE
-from .disk_cache import LocalCache as LocalCache
-from .disk_cache import user_cache as user_cache
-from .local import FencedLocalStorage as FencedLocalStorage
-from .local import LocalStorage as LocalStorage
+from . import atomic as atomic, locks as locks, parquet as parquet, scratch_db as scratch_db
+from .atomic import replacing as replacing, sweep_store as sweep_store, write_text as write_text
+from .base import (
+    Lease as Lease,
+    Leases as Leases,
+    ObjectReader as ObjectReader,
+    ReadableStorage as ReadableStorage,
+    Storage as Storage,
+    WritableStorage as WritableStorage,
+)
+from .disk_cache import (
+    SIZE_VARIABLE as SIZE_VARIABLE,
+    LocalCache as LocalCache,
+    user_cache as user_cache,
+)
+from .local import FencedLocalStorage as FencedLocalStorage, LocalStorage as LocalStorage
 from .locks import Fence as Fence
 from .object_store import ObjectStorage as ObjectStorage
-from .root import FINGERPRINT as FINGERPRINT
-from .root import PINS_FOLDER as PINS_FOLDER
-from .root import PREVIEWS_FOLDER as PREVIEWS_FOLDER
-from .root import PRIVATE_FOLDER as PRIVATE_FOLDER
-from .root import REPORT as REPORT
-from .root import RUN_DESCRIPTION as RUN_DESCRIPTION
-from .root import RUN_ID as RUN_ID
-from .root import RUNS_FOLDER as RUNS_FOLDER
-from .root import SEEN_FILES as SEEN_FILES
-from .root import SEEN_FILES_LOCK as SEEN_FILES_LOCK
-from .root import existing_root as existing_root
-from .root import new_run_id as new_run_id
-from .root import root_in_use as root_in_use
-from .root import store_names as store_names
-from .root import sweep_idle_root as sweep_idle_root
-from .scratch_db import escape_undecodable as escape_undecodable
-from .scratch_db import scratch_tables as scratch_tables
-from .urls import is_url as is_url
-from .urls import open_storage as open_storage
-from .urls import parent_storage as parent_storage
-from .urls import path_or_url as path_or_url
+from .root import (
+    FINGERPRINT as FINGERPRINT,
+    PINS_FOLDER as PINS_FOLDER,
+    PREVIEWS_FOLDER as PREVIEWS_FOLDER,
+    PRIVATE_FOLDER as PRIVATE_FOLDER,
+    REPORT as REPORT,
+    RUN_DESCRIPTION as RUN_DESCRIPTION,
+    RUN_ID as RUN_ID,
+    RUNS_FOLDER as RUNS_FOLDER,
+    SEEN_FILES as SEEN_FILES,
+    SEEN_FILES_LOCK as SEEN_FILES_LOCK,
+    existing_root as existing_root,
+    new_run_id as new_run_id,
+    root_in_use as root_in_use,
+    store_names as store_names,
+    sweep_idle_root as sweep_idle_root,
+)
+from .scratch_db import escape_undecodable as escape_undecodable, scratch_tables as scratch_tables
+from .urls import (
+    is_url as is_url,
+    open_storage as open_storage,
+    parent_storage as parent_storage,
+    path_or_url as path_or_url,
+)

@@ -1,39 +1,43 @@
-from . import arrays as arrays
-from . import catalogue as catalogue
-from . import integrity as integrity
+from . import arrays as arrays, catalogue as catalogue, integrity as integrity
 from .catalogue import Line as Line
 from .chunks.codec import Compression as Compression
-from .index import InputDigests as InputDigests
-from .index import SeriesIdentity as SeriesIdentity
-from .index import StoreIndex as StoreIndex
-from .keys import ARRAYS as ARRAYS
-from .keys import CATALOGUE as CATALOGUE
-from .keys import CHUNKS as CHUNKS
-from .keys import GROUP_METADATA as GROUP_METADATA
-from .keys import METADATA as METADATA
-from .keys import RECORDS as RECORDS
-from .keys import ROW_IDS as ROW_IDS
-from .keys import WRITE_ONCE as WRITE_ONCE
-from .keys import array_metadata as array_metadata
-from .keys import chunk_key as chunk_key
-from .keys import lock_key as lock_key
-from .keys import row_of_chunk as row_of_chunk
-from .keys import row_of_record as row_of_record
+from .index import (
+    InputDigests as InputDigests,
+    SeriesIdentity as SeriesIdentity,
+    StoreIndex as StoreIndex,
+)
+from .keys import (
+    ARRAYS as ARRAYS,
+    CATALOGUE as CATALOGUE,
+    CHUNKS as CHUNKS,
+    GROUP_METADATA as GROUP_METADATA,
+    METADATA as METADATA,
+    RECORDS as RECORDS,
+    ROW_IDS as ROW_IDS,
+    WRITE_ONCE as WRITE_ONCE,
+    array_metadata as array_metadata,
+    chunk_key as chunk_key,
+    lock_key as lock_key,
+    row_of_chunk as row_of_chunk,
+    row_of_record as row_of_record,
+)
 from .reader import Store as Store
-from .record import Record as Record
-from .record import read_record as read_record
-from .record import series_key as series_key
+from .record import Record as Record, read_record as read_record, series_key as series_key
 from .row_ids import RowIds as RowIds
-from .spec import ALGORITHM_VERSION as ALGORITHM_VERSION
-from .spec import FINETUNE as FINETUNE
-from .spec import FORMAT as FORMAT
-from .spec import PRETRAIN as PRETRAIN
-from .spec import PROFILES as PROFILES
-from .spec import StoreSpec as StoreSpec
-from .spec import distinct_specs as distinct_specs
-from .spec import read_spec as read_spec
-from .spec import read_spec_file as read_spec_file
-from .writer import StoreWriter as StoreWriter
-from .writer import commit_volume as commit_volume
-from .writer import open_for_writing as open_for_writing
-from .writer import volume_checksum as volume_checksum
+from .spec import (
+    ALGORITHM_VERSION as ALGORITHM_VERSION,
+    FINETUNE as FINETUNE,
+    FORMAT as FORMAT,
+    PRETRAIN as PRETRAIN,
+    PROFILES as PROFILES,
+    StoreSpec as StoreSpec,
+    distinct_specs as distinct_specs,
+    read_spec as read_spec,
+    read_spec_file as read_spec_file,
+)
+from .writer import (
+    StoreWriter as StoreWriter,
+    commit_volume as commit_volume,
+    open_for_writing as open_for_writing,
+    volume_checksum as volume_checksum,
+)

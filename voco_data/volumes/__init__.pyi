@@ -1,24 +1,32 @@
 from . import hu_histogram as hu_histogram
-from .geometry import CANONICAL_AXES as CANONICAL_AXES
-from .geometry import ORTHOGONAL_TOLERANCE as ORTHOGONAL_TOLERANCE
-from .geometry import Box as Box
-from .geometry import Canonical as Canonical
-from .geometry import Geometry as Geometry
-from .geometry import Index as Index
-from .geometry import Triple as Triple
-from .geometry import nearest_axes as nearest_axes
-from .geometry import unit_vector as unit_vector
+from .geometry import (
+    CANONICAL_AXES as CANONICAL_AXES,
+    ORTHOGONAL_TOLERANCE as ORTHOGONAL_TOLERANCE,
+    Box as Box,
+    Canonical as Canonical,
+    Geometry as Geometry,
+    Index as Index,
+    Triple as Triple,
+    nearest_axes as nearest_axes,
+    unit_vector as unit_vector,
+)
 from .hu_histogram import HuHistogram as HuHistogram
-from .slice_spacing import EvenPositions as EvenPositions
-from .slice_spacing import GapPolicy as GapPolicy
-from .slice_spacing import even_positions as even_positions
-from .volume import AIR_HU as AIR_HU
-from .volume import Volume as Volume
-from .volume import content_state as content_state
-from .volume import may_be_hu as may_be_hu
-from .voxels import HIGHEST_VOXEL as HIGHEST_VOXEL
-from .voxels import LOWEST_VOXEL as LOWEST_VOXEL
-from .voxels import Quantisation as Quantisation
-from .voxels import Voxel as Voxel
-from .voxels import Voxels as Voxels
-from .voxels import aligned_bytes as aligned_bytes
+from .slice_spacing import (
+    EvenPositions as EvenPositions,
+    GapPolicy as GapPolicy,
+    even_positions as even_positions,
+)
+from .volume import (
+    AIR_HU as AIR_HU,
+    Volume as Volume,
+    content_state as content_state,
+    may_be_hu as may_be_hu,
+)
+from .voxels import (
+    HIGHEST_VOXEL as HIGHEST_VOXEL,
+    LOWEST_VOXEL as LOWEST_VOXEL,
+    Quantisation as Quantisation,
+    Voxel as Voxel,
+    Voxels as Voxels,
+    aligned_bytes as aligned_bytes,
+)

@@ -1,24 +1,27 @@
-from .augment3d import Augmentation as Augmentation
-from .augment3d import X as X
-from .augment3d import Y as Y
-from .augment3d import Z as Z
-from .augment3d import apply_draws as apply_draws
+from .augment3d import (
+    Augmentation as Augmentation,
+    X as X,
+    Y as Y,
+    Z as Z,
+    apply_draws as apply_draws,
+)
 from .intensity import IntensityAugment as IntensityAugment
-from .items import Item as Item
-from .items import ReducedVolumes as ReducedVolumes
-from .items import VolumeSource as VolumeSource
-from .items import items_of as items_of
-from .loader import Batch as Batch
-from .loader import Loader as Loader
+from .items import (
+    Item as Item,
+    ReducedVolumes as ReducedVolumes,
+    VolumeSource as VolumeSource,
+    items_of as items_of,
+)
+from .loader import Batch as Batch, Loader as Loader
 from .prefetch import READER_THREADS as READER_THREADS
-from .resident import Residence as Residence
-from .resident import Resident as Resident
-from .resident import make_resident as make_resident
+from .resident import Residence as Residence, Resident as Resident, make_resident as make_resident
 from .sampling import step_seed as step_seed
 from .slice_loader import SliceLoader as SliceLoader
 from .volume_view import VolumeView as VolumeView
-from .window import WHOLE_WINDOW as WHOLE_WINDOW
-from .window import InputWindow as InputWindow
-from .window import centre as centre
-from .window import input_window as input_window
-from .window import normalise as normalise
+from .window import (
+    WHOLE_WINDOW as WHOLE_WINDOW,
+    InputWindow as InputWindow,
+    centre as centre,
+    input_window as input_window,
+    normalise as normalise,
+)

@@ -1,16 +1,15 @@
-from . import metrics as metrics
-from . import predictions as predictions
-from . import report as report
-from .bootstrap import LEVEL as LEVEL
-from .bootstrap import RESAMPLES as RESAMPLES
-from .bootstrap import Interval as Interval
-from .bootstrap import bootstrap_interval as bootstrap_interval
-from .chart import Line as Line
-from .chart import line_chart as line_chart
-from .decision import Decision as Decision
-from .decision import fit_decision as fit_decision
-from .decision import read_decision as read_decision
-from .decision import write_decision as write_decision
-from .metrics import ORGAN as ORGAN
-from .metrics import Float as Float
-from .metrics import Int as Int
+from . import metrics as metrics, predictions as predictions, report as report
+from .bootstrap import (
+    LEVEL as LEVEL,
+    RESAMPLES as RESAMPLES,
+    Interval as Interval,
+    bootstrap_interval as bootstrap_interval,
+)
+from .chart import Line as Line, line_chart as line_chart
+from .decision import (
+    Decision as Decision,
+    fit_decision as fit_decision,
+    read_decision as read_decision,
+    write_decision as write_decision,
+)
+from .metrics import ORGAN as ORGAN, Float as Float, Int as Int

@@ -1,15 +1,21 @@
-from .backbones import DEFAULT_BACKBONE as DEFAULT_BACKBONE
-from .backbones import TINY_BACKBONE as TINY_BACKBONE
-from .classifier import FeatureNorm as FeatureNorm
-from .classifier import OverSlices as OverSlices
-from .classifier import SlicePooling as SlicePooling
-from .classifier import SliceSequenceClassifier as SliceSequenceClassifier
-from .encoder import Backbone as Backbone
-from .encoder import Encoder as Encoder
-from .encoder import EncoderOptions as EncoderOptions
-from .encoder import Feature as Feature
-from .encoder import Level as Level
-from .registry import create_backbone as create_backbone
-from .registry import create_encoder as create_encoder
-from .teacher import Teacher as Teacher
-from .teacher import cosine_between as cosine_between
+from .backbones import DEFAULT_BACKBONE as DEFAULT_BACKBONE, TINY_BACKBONE as TINY_BACKBONE
+from .classifier import (
+    FeatureNorm as FeatureNorm,
+    OverSlices as OverSlices,
+    SlicePooling as SlicePooling,
+    SliceSequenceClassifier as SliceSequenceClassifier,
+)
+from .encoder import (
+    Backbone as Backbone,
+    Encoder as Encoder,
+    EncoderOptions as EncoderOptions,
+    Feature as Feature,
+    Level as Level,
+)
+from .heads import (
+    BILSTM as BILSTM,
+    SEQUENCE_MODELS as SEQUENCE_MODELS,
+    SequenceModel as SequenceModel,
+)
+from .registry import create_backbone as create_backbone, create_encoder as create_encoder
+from .teacher import Teacher as Teacher, cosine_between as cosine_between

@@ -10,7 +10,13 @@ from typing import Any, Literal
 
 from voco_data.errors import InputError
 from voco_models.data import Augmentation, VolumeView, X, Y, Z
-from voco_models.networks import FeatureNorm, OverSlices, SlicePooling
+from voco_models.networks import (
+    BILSTM,
+    SEQUENCE_MODELS,
+    FeatureNorm,
+    OverSlices,
+    SlicePooling,
+)
 from voco_models.stages import recipe_options
 from voco_models.training import WHEN_CHANGED, AdamW, Optimizer, recorded_values
 
@@ -38,10 +44,12 @@ class FinetuneRecipe:
     """Weight decay of the optimiser."""
     batch_size: int
     """Series a step."""
+    sequence: str = field(default=BILSTM, metadata=WHEN_CHANGED)
+    """Model over the slices, a name of `voco_models.networks.heads.SEQUENCE_MODELS`."""
     hidden: int = 128
-    """Width of the LSTM in each direction."""
+    """Width of the sequence model (of an LSTM, in each direction)."""
     layers: int = 1
-    """Layers of the LSTM."""
+    """Layers of the sequence model."""
     dropout: float = 0.0
     """Probability that a feature is dropped before the heads."""
     pooling: SlicePooling = "mean"
@@ -84,6 +92,9 @@ class FinetuneRecipe:
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise InputError(f"recipe: {name} must be >= 1, got {getattr(self, name)}")
+        if self.sequence not in SEQUENCE_MODELS:
+            known = ", ".join(sorted(SEQUENCE_MODELS))
+            raise InputError(f"recipe: sequence must be one of {known}, got {self.sequence!r}")
         if self.n_folds < 2:
             raise InputError(f"recipe: n_folds must be >= 2, got {self.n_folds}")
         if self.images_per_call is not None and self.images_per_call < 1:

@@ -194,6 +194,7 @@ def _objective(plan: FinetunePlan, fold: int, series: Series) -> ClassificationO
         backbone = create_backbone(recipe.backbone)
         classifier = SliceSequenceClassifier(
             backbone,
+            sequence=recipe.sequence,
             hidden=recipe.hidden,
             layers=recipe.layers,
             dropout=recipe.dropout,

@@ -1,16 +1,21 @@
 from . import checkpoint as checkpoint
-from .engine import FitConfig as FitConfig
-from .engine import check_run_folder as check_run_folder
-from .engine import choose_device as choose_device
-from .engine import fit as fit
+from .engine import (
+    FitConfig as FitConfig,
+    check_run_folder as check_run_folder,
+    choose_device as choose_device,
+    fit as fit,
+)
 from .history import read_history as read_history
 from .objective import Objective as Objective
-from .optimizers import AdamW as AdamW
-from .optimizers import Optimizer as Optimizer
-from .provenance import differences as differences
-from .provenance import make_provenance as make_provenance
-from .provenance import to_plain as to_plain
-from .recorded import WHEN_CHANGED as WHEN_CHANGED
-from .recorded import default_of as default_of
-from .recorded import recorded_values as recorded_values
+from .optimizers import AdamW as AdamW, Optimizer as Optimizer
+from .provenance import (
+    differences as differences,
+    make_provenance as make_provenance,
+    to_plain as to_plain,
+)
+from .recorded import (
+    WHEN_CHANGED as WHEN_CHANGED,
+    default_of as default_of,
+    recorded_values as recorded_values,
+)
 from .train_state import Row as Row

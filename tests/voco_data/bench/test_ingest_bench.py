@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from voco_data.bench import floor, ours, peers
-from voco_data.bench import ingest as table
+from voco_data.bench import floor, ingest as table, ours, peers
 from voco_data.bench.ingest import Row, bench_ingest
 from voco_data.bench.series import write_bench_series
 from voco_data.store.spec import FINETUNE, PRETRAIN

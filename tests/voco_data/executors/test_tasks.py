@@ -16,8 +16,7 @@ import pytest
 from tests.support.ct_files import body, write_slices
 from voco_data.batching import batched
 from voco_data.cohort import SeriesEntry
-from voco_data.executors import dask, process_pool
-from voco_data.executors import tasks as module
+from voco_data.executors import dask, process_pool, tasks as module
 from voco_data.executors.process_pool import run_processes
 from voco_data.executors.tasks import (
     Batch,

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import pydicom
 import pytest
 import SimpleITK
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pydicom.sr.codedict import codes
 
 from tests.support.ct_files import body, write_slices

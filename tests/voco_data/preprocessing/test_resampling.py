@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.ndimage import map_coordinates
 
 from voco_data.preprocessing.resampling import axis_weights, resample

@@ -12,16 +12,14 @@ import numpy.typing as npt
 import psutil
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.store.chunks.codec import Compression
 from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
-from voco_models.data import loader as loader_module
-from voco_models.data import resident as resident_module
+from voco_models.data import loader as loader_module, resident as resident_module
 from voco_models.data.items import Item, items_of
 from voco_models.data.loader import Batch, Loader
 from voco_models.data.prefetch import AHEAD, HostBuffers

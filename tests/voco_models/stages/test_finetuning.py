@@ -30,6 +30,7 @@ from voco_models.evaluation.predictions import (
     table_columns,
     truth_columns,
 )
+from voco_models.networks.heads import SEQUENCE_MODELS, SequenceModel
 from voco_models.networks.registry import create_backbone
 from voco_models.stages.finetune_plan import make_plan
 from voco_models.stages.finetuning import FinetuneSummary, _objective, finetune
@@ -304,3 +305,32 @@ def test_another_experiment_does_not_resume(
     edited.write_text(labels.read_text() + "\n")
     with pytest.raises(InputError, match="the label table"):
         finetune(store, edited, whole[0], recipe=RECIPE, device="cpu", resume=True)
+
+
+class Gru(SequenceModel):
+    """A sequence model that the package does not have."""
+
+    def __init__(self, num_features: int, hidden: int, layers: int = 1) -> None:
+        super().__init__(num_features, hidden, layers)
+        self.gru = torch.nn.GRU(num_features, hidden, num_layers=layers, batch_first=True)
+        self.num_features = hidden
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        context: torch.Tensor = self.gru(features)[0]
+        return context
+
+
+def test_a_recipe_chooses_the_sequence_model(
+    cohort: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SEQUENCE_MODELS, "gru", Gru)
+    recipe = dataclasses.replace(RECIPE, sequence="gru", epochs=1)
+    finetune(*cohort, tmp_path / "run", recipe=recipe, device="cpu")
+    saved = checkpoint.load(tmp_path / "run" / "fold-0" / checkpoint.CHECKPOINT)
+    assert any("sequence.gru.weight" in name for name in saved["objective"])
+    assert "sequence" not in RECIPE.to_json()  # as in runs that are older than the choice
+
+
+def test_an_unknown_sequence_model_is_refused_with_the_names_of_all() -> None:
+    with pytest.raises(InputError, match="sequence must be one of bilstm, got 'lstm'"):
+        dataclasses.replace(RECIPE, sequence="lstm")
