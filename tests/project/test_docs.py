@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from tests.project.test_architecture import ROOMS
 from tests.support.project import PROJECT as ROOT
 from voco_data.qc.ledger import LedgerRow
 from voco_data.reasons import SKIPPED, Reason
@@ -108,3 +110,12 @@ pytest -m slow tests/gone/test_gone.py
     named = paths_named_in(text)
     assert named == {"voco_data/store/", "store/nothing.py", "gone.py", "tests/gone/test_gone.py"}
     assert {path for path in named if exists(path)} == {"voco_data/store/"}
+
+
+def test_contributing_lists_the_packages_in_their_order() -> None:
+    drawing = FENCE.findall((ROOT / "CONTRIBUTING.md").read_text())[1]
+    for floor, rooms in ROOMS.items():
+        part = drawing.split(f"{floor}/ ")[1].split("\n\n")[0]
+        lines = itertools.takewhile(lambda line: line.startswith("  "), part.split("\n")[1:])
+        listed = [re.findall(r"\w+(?=\.py|/)", re.split(r" {2,}", line)[1]) for line in lines]
+        assert list(itertools.chain.from_iterable(listed)) == list(rooms)
