@@ -133,7 +133,7 @@ def test_pretrain_options_reach_the_stage(replace: Replace) -> None:
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_changes_of_a_recipe_reach_the_stage(replace: Replace, stage: str) -> None:
-    seen = replace(f"voco_models.stages.{stage}", stage)
+    seen = replace("voco_models.stages", stage)
     words = f"{stage} a.zarr --out run --recipe mine.toml --set a.b=1 --set c=[1,2]".split()
     assert main(words + ["--labels", "l"] * (stage == "finetune")) == 0
     assert seen["recipe"] == "mine.toml"
@@ -285,12 +285,12 @@ def test_a_store_with_problems_is_no_success(
 ) -> None:
     replace(
         "voco_data.maintenance",
-        "verify",
+        "verify_store",
         {"series": 2, "problems": ("series x: torn",)},
     )
     assert main(["store", "verify", "s", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["problems"] == ["series x: torn"]
-    replace("voco_data.maintenance", "verify", {"series": 2, "problems": ()})
+    replace("voco_data.maintenance", "verify_store", {"series": 2, "problems": ()})
     assert main(["store", "verify", "s"]) == 0
 
 

@@ -104,9 +104,11 @@ class Calls(dict[str, dict[str, Any]]):
             if self.errors.get(name):
                 raise self.errors[name].pop()
             arguments = signature.bind(*args, **kwargs).arguments
-            changes = arguments.pop("changes", {})
-            IngestOptions(**changes)  # raises for what is no option
-            self[name] = {**arguments, **changes}
+            if name == "preprocess":
+                changes = arguments.pop("changes", {})
+                IngestOptions(**changes)  # raises for what is no option
+                arguments |= changes
+            self[name] = dict(arguments)
             return SimpleNamespace(to_json=lambda: self._summaries[name])
 
         return stage

@@ -15,8 +15,8 @@ PROGRAM = """
 import json, sys, time, tracemalloc
 from pathlib import Path
 from voco_data.deidentification import pseudonyms
-from voco_data.layouts.index import index
-from voco_data.ingest.plan import NamedCohort
+from voco_data.ingest.named_cohort import NamedCohort
+from voco_data.layouts.index import index_archive
 from voco_data.qc import ledger
 from voco_data.storage.local import LocalStorage
 
@@ -25,7 +25,7 @@ if trace:
     tracemalloc.start()
 began = time.monotonic()
 hidden = pseudonyms.load_or_make(root)
-with index(source) as cohort:
+with index_archive(source) as cohort:
     seconds = time.monotonic() - began
     named = NamedCohort(cohort, hidden)
     slices = series = 0
