@@ -16,7 +16,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from flows.options import build_parser
+from flows.command_options import build_parser
 from flows.summary import lines, plain
 from flows.verbs import VERBS
 from voco_data.errors import VocoError

@@ -12,11 +12,11 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
+from flows.demo_recipes import TINY
 from flows.evaluate import evaluate
 from flows.finetune import finetune
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
-from flows.recipes import TINY
 from flows.summary import Summary
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from flows.recipes import DemoRecipe
+from flows.demo_recipes import DemoRecipe
 from voco_data.qc import ENVIRONMENT, Section, ingest_sections, render_page
 from voco_data.storage import open_storage
 from voco_models.evaluation import Line, line_chart, report

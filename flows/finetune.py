@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
 from flows.ids import renaming_of
-from flows.parameters import StoreLocation
+from flows.parameter_types import StoreLocation
 from flows.retries import FINETUNED, stopped_before
 from flows.summary import Summary, plain
 from voco_models import stages

@@ -10,7 +10,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
-from flows.parameters import StoreLocation
+from flows.parameter_types import StoreLocation
 from flows.retries import worth_retrying
 from flows.summary import Summary, plain
 from voco_data import ingest

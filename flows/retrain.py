@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 from flows.artifacts import publish
 from flows.evaluate import evaluate
 from flows.finetune import finetune
-from flows.parameters import StoreLocation
+from flows.parameter_types import StoreLocation
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.retries import FINETUNED, PRETRAINED

@@ -26,12 +26,12 @@ from prefect.states import Failed
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.demo import demo, next_run
+from flows.demo_recipes import TINY
 from flows.evaluate import evaluate
 from flows.finetune import finetune
 from flows.names import full_name
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
-from flows.recipes import TINY
 from flows.retrain import retrain
 from flows.retries import worth_retrying
 from tests.support import small_finetune

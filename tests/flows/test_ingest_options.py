@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from flows.options import build_parser
+from flows.command_options import build_parser
 from flows.preprocess import preprocess as flow
 from flows.verbs import _ingest_options
 from voco_data.ingest.estimation import estimate

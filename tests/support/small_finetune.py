@@ -11,7 +11,7 @@ import pandas as pd
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.labels.targets import GRADES, ORGAN_TARGETS
 from voco_data.store.reader import Store
-from voco_models.data.augment3d import Augmentation
+from voco_models.data.augment_volumes import Augmentation
 from voco_models.data.volume_view import VolumeView
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, FinetuneRecipe
 

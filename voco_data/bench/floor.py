@@ -28,7 +28,7 @@ from voco_data.dicom import (
 )
 from voco_data.preprocessing import resample
 from voco_data.store import FINETUNE, PRETRAIN
-from voco_data.volumes import AIR_HU, Quantisation
+from voco_data.volumes import AIR_HU
 
 Decode = Callable[[npt.NDArray[np.uint8], int, int, npt.NDArray[np.int16]], None]
 
@@ -83,8 +83,7 @@ def make_grids(folder: Path, out: Path) -> Callable[[], None]:
         xxhash.xxh3_128_digest(hu.data)
         box = find_box(hu, spacing_mm, crop=PRETRAIN.crop, margin_mm=PRETRAIN.margin_mm)
         for spec in (PRETRAIN, FINETUNE):
-            quantisation = Quantisation(spec.window_low_hu, spec.window_width_hu)
-            voxels = resample(hu, box.start, box.stop, spec.grid, quantisation, AIR_HU)
+            voxels = resample(hu, box.start, box.stop, spec.grid, spec.window, AIR_HU)
             (out / spec.profile).write_bytes(voxels.data)
 
     return run

@@ -1,5 +1,5 @@
+from .binary_format import UNCOMPRESSED as UNCOMPRESSED
 from .dicomdir import is_dicomdir as is_dicomdir, referenced_files as referenced_files
-from .encoding import UNCOMPRESSED as UNCOMPRESSED
 from .header import (
     MAX_FRAMES as MAX_FRAMES,
     MAX_PIXELS as MAX_PIXELS,

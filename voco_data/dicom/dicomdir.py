@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from voco_data.dicom.encoding import (
+from voco_data.dicom.binary_format import (
     ITEM_GROUP,
     LENGTH_FIELD_BYTES,
     META_START,

@@ -15,7 +15,7 @@ import pydicom.config
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from voco_data.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+from voco_data.dicom.binary_format import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from voco_data.dicom.input_limits import MAX_HEADER_VALUE_BYTES, CountedFile, check_inflated_size
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused, unreadable

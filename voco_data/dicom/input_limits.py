@@ -10,7 +10,7 @@ import io
 import zlib
 from pathlib import Path
 
-from voco_data.dicom.encoding import (
+from voco_data.dicom.binary_format import (
     DEFLATED_LITTLE_ENDIAN,
     LENGTH_FIELD_BYTES,
     META_GROUP,

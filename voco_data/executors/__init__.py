@@ -4,6 +4,7 @@ Key types
 ---------
 SeriesTask : one series to read, and the stores that lack it.
 SeriesOutcome : what became of it.
+RetryPolicy : how often a batch whose worker died is tried, and in which sizes.
 run_processes, run_dask : run tasks, and retry those whose worker died.
 """
 

@@ -20,7 +20,7 @@ from voco_data.dicom import (
 )
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.base import Advance
-from voco_data.layouts.masks import Masks, is_nrrd, mask_kind
+from voco_data.layouts.mask_files import Masks, is_nrrd, mask_kind
 from voco_data.layouts.stacks import Stacks
 from voco_data.layouts.table import IndexTable, as_text
 from voco_data.limits import deadline

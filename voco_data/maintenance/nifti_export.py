@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from voco_data.errors import InputError
 from voco_data.storage import Storage
-from voco_data.store import Record, Store, StoreSpec, read_record
+from voco_data.store import Record, Store, read_record
 from voco_data.volumes import CANONICAL_AXES
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -62,7 +62,12 @@ def export_volume(
     spec = opened.spec
     affine = index_to_lps(record, opened.grid)
     text = f"voco {spec.name[: -len('.zarr')]} row {row}, HU clipped to the window"
-    write_nifti(path, to_hu(opened.read(row), spec), affine, text)
+    write_nifti(
+        path,
+        spec.window.to_hu(opened.read(row)),
+        affine,
+        text,
+    )
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     return ExportSummary(
         file=str(path),
@@ -73,13 +78,6 @@ def export_volume(
         spacing_mm=(z, y, x),
         window_hu=(spec.window_low_hu, spec.window_low_hu + spec.window_width_hu),
     )
-
-
-def to_hu(volume: npt.NDArray[np.uint8], spec: StoreSpec) -> npt.NDArray[np.int16]:
-    """int16 HU of grey values, rounded: `level - width / 2 + v / 255 * width`."""
-    values = spec.window_low_hu + np.arange(256) / 255 * spec.window_width_hu
-    table = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
-    return table[volume]
 
 
 def index_to_lps(record: Record, grid: tuple[int, int, int]) -> npt.NDArray[np.float64]:

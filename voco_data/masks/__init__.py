@@ -4,7 +4,7 @@ Key types
 ---------
 PlacedMask : a label map on the grid of its series.
 OrganBounds : the box of one organ.
-read_masks : the masks of a series from NIfTI, NRRD and DICOM SEG files.
+read_masks : the masks of a series from NIfTI, NRRD and DICOM SEG files. `layouts` finds the files.
 """
 
 import lazy_loader

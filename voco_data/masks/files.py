@@ -1,4 +1,8 @@
-"""Label maps from files: NIfTI, NRRD and DICOM SEG, each with its own geometry."""
+"""Label maps from files: NIfTI, NRRD and DICOM SEG, each with its own geometry.
+
+A new format is a reader here, its kind in `voco_data.cohort.MaskKind`, and the names by which its files
+are found in `voco_data.layouts.mask_files`.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 Key types
 ---------
 LedgerRow : what became of one series, or of one file that belongs to none.
-Section : a part of a page; `render_page` makes the page.
+report : the page of a run, from `templates/qc/`; its plots are in `templates/qc/plots.js`.
+Section : a part of another page; `render_page` makes the page.
 """
 
 import lazy_loader

@@ -23,6 +23,7 @@ from voco_data.store.keys import (
     valid_chunk_key,
 )
 from voco_data.store.spec import FORMAT, StoreSpec
+from voco_data.volumes import Voxel
 
 VALID_CHUNK = 65536
 """Rows in a chunk of `valid`, one byte each."""
@@ -132,7 +133,7 @@ def _array_documents(spec: StoreSpec) -> dict[str, bytes]:
         name=VOLUMES,
         shape=(0, *spec.grid),
         chunks=(1, *spec.grid),
-        dtype="uint8",
+        dtype=np.dtype(Voxel).name,
         serializer=BytesCodec(),
         compressors=lz4 if spec.compression == "lz4" else None,
         fill_value=0,

@@ -30,7 +30,7 @@ from voco_data.store.chunks.mapped_files import FileIdentity, ReplacedChunk
 from voco_data.store.keys import chunk_key
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec, read_spec
-from voco_data.volumes import aligned_bytes
+from voco_data.volumes import Voxel, Voxels, aligned_bytes
 
 _TRIES = 3
 """Attempts at a first read, as a run may replace the file during one."""
@@ -120,7 +120,7 @@ class Store:
         """How many series are stored."""
         return len(self._checksums)
 
-    def read(self, row: int, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+    def read(self, row: int, out: Voxels | None = None) -> Voxels:
         """The volume at `row`, uint8 (Z, Y, X), into `out` where given (C-contiguous).
 
         The first read of a row in a process verifies its bytes. Raises StoreCorrupt that names
@@ -131,7 +131,7 @@ class Store:
         grid = self.spec.grid
         if out is None:
             out = aligned_bytes(math.prod(grid)).reshape(grid)
-        elif out.shape != grid or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        elif out.shape != grid or out.dtype != Voxel or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous uint8 {grid}, got {out.dtype} {out.shape}")
         compression = self.spec.compression
 
@@ -142,7 +142,7 @@ class Store:
             self._read_file(row, lambda path: self._read_and_verify(row, path, out))
         return out
 
-    def _read_and_verify(self, row: int, path: str, out: npt.NDArray[np.uint8]) -> None:
+    def _read_and_verify(self, row: int, path: str, out: Voxels) -> None:
         """Read a file into `out` and compare its bytes with the checksum of `row`."""
         for _ in range(_TRIES):
             reader.forget(path)
@@ -170,9 +170,7 @@ class Store:
             return False
         return True
 
-    def read_slices(
-        self, row: int, indices: Sequence[int], out: npt.NDArray[np.uint8] | None = None
-    ) -> npt.NDArray[np.uint8]:
+    def read_slices(self, row: int, indices: Sequence[int], out: Voxels | None = None) -> Voxels:
         """Slices `indices` of the volume at `row`, uint8 (n, Y, X), into `out` where given.
 
         Once the whole chunk was verified, only the slices' own bytes are read; a compressed chunk
@@ -182,7 +180,7 @@ class Store:
         shape = (len(indices), height, width)
         if out is None:
             out = aligned_bytes(len(indices) * height * width).reshape(shape)
-        elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        elif out.shape != shape or out.dtype != Voxel or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous uint8 {shape}, got {out.dtype} {out.shape}")
         if any(not 0 <= index < depth for index in indices):
             raise IndexError(f"slices are 0 to {depth - 1}, got {list(indices)}")
@@ -214,7 +212,7 @@ class Store:
         if not self._read_verified(row, read):
             np.copyto(out, self.read(row, self._scratch_volume()))
 
-    def view_slice(self, row: int, index: int) -> npt.NDArray[np.uint8]:
+    def view_slice(self, row: int, index: int) -> Voxels:
         """Slice `index` of the volume at `row`, uint8 (Y, X), as a view of the page cache.
 
         Read-only, and to be used at once: a file that is truncated meanwhile ends the process. A
@@ -243,9 +241,9 @@ class Store:
     def _local(self) -> threading.local:
         return threading.local()
 
-    def _scratch_volume(self) -> npt.NDArray[np.uint8]:
+    def _scratch_volume(self) -> Voxels:
         """Memory of this thread for one volume, overwritten by each use."""
-        volume: npt.NDArray[np.uint8] | None = getattr(self._local, "volume", None)
+        volume: Voxels | None = getattr(self._local, "volume", None)
         if volume is None:
             grid = self.spec.grid
             volume = self._local.volume = aligned_bytes(math.prod(grid)).reshape(grid)
@@ -316,7 +314,7 @@ def _checksum_of(spec: StoreSpec) -> Callable[[bytes], str]:
     def checksum(data: bytes) -> str:
         if spec.compression == "none":
             return xxhash.xxh3_128_hexdigest(data)
-        volume = np.empty(math.prod(spec.grid), np.uint8)
+        volume = np.empty(math.prod(spec.grid), Voxel)
         try:
             decode(memoryview(data), volume.data)
         except DamagedChunk as error:

@@ -14,7 +14,7 @@ from voco_data.errors import InputError
 from voco_data.storage import Storage
 from voco_data.store.chunks.codec import Compression
 from voco_data.store.keys import GROUP_METADATA
-from voco_data.volumes import GapPolicy
+from voco_data.volumes import GapPolicy, Quantisation
 
 FORMAT = 1
 """Version of the layout on disk that this code reads and writes."""
@@ -105,6 +105,11 @@ class StoreSpec:
     def canonical_json(self) -> str:
         """Every field as sorted, compact JSON: the text that is hashed."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def window(self) -> Quantisation:
+        """The map from HU to stored voxels and back."""
+        return Quantisation(self.window_low_hu, self.window_width_hu)
 
     @property
     def digest(self) -> str:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from voco_data.batching import batched
@@ -33,6 +32,7 @@ from voco_data.store.record import Record, rows_with_record, series_key, write_r
 from voco_data.store.row_ids import RowIds
 from voco_data.store.spec import StoreSpec, read_spec
 from voco_data.store.verified import VerifiedStamps
+from voco_data.volumes import Voxels
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ def open_for_writing(
 def commit_volume(
     store: WritableStorage,
     record: Record,
-    volume: npt.NDArray[np.uint8],
+    volume: Voxels,
     compression: Compression = "none",
 ) -> None:
     """Write the chunk of `volume`, uint8 (Z, Y, X), then its record; each is whole or absent.
@@ -261,6 +261,6 @@ def commit_volume(
         write_record(store, record)
 
 
-def volume_checksum(volume: npt.NDArray[np.uint8]) -> str:
+def volume_checksum(volume: Voxels) -> str:
     """XXH3-128 of a volume's bytes in C order, as records keep it."""
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(volume).data)

@@ -1,6 +1,8 @@
 """Stored voxels: the type of one, the map from HU to it and back, and memory for many.
 
-The one place that names the type. A store holds what `Quantisation` makes of HU.
+Another type of voxel begins here; the field `quantisation` of `voco_data.store.spec` names it in a
+spec. Stores, the resampler and the export take the type from here. The loaders of
+`voco_models.data` expect uint8.
 """
 
 from __future__ import annotations
@@ -34,6 +36,12 @@ class Quantisation:
     def steps_per_hu(self) -> float:
         """Stored values a HU."""
         return (HIGHEST_VOXEL - LOWEST_VOXEL) / self.width_hu
+
+    def to_hu(self, voxels: Voxels) -> npt.NDArray[np.int16]:
+        """int16 HU of stored voxels, rounded: `low + v / 255 * width`."""
+        values = self.low_hu + np.arange(HIGHEST_VOXEL + 1) / HIGHEST_VOXEL * self.width_hu
+        table: npt.NDArray[np.int16] = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+        return table[voxels]
 
 
 def aligned_bytes(size: int) -> npt.NDArray[np.uint8]:

@@ -1,11 +1,11 @@
-from .augment3d import (
+from .augment_crops import IntensityAugment as IntensityAugment
+from .augment_volumes import (
     Augmentation as Augmentation,
     X as X,
     Y as Y,
     Z as Z,
     apply_draws as apply_draws,
 )
-from .intensity import IntensityAugment as IntensityAugment
 from .items import (
     Item as Item,
     ReducedVolumes as ReducedVolumes,

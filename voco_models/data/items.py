@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from voco_data.volumes import Voxels
 from voco_models.data.volume_view import average
 
 
@@ -20,7 +21,7 @@ class VolumeSource(Protocol):
     def grid(self) -> tuple[int, int, int]:
         """Shape (Z, Y, X) of every volume."""
 
-    def read(self, row: int, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+    def read(self, row: int, out: Voxels | None = None) -> Voxels:
         """The volume at `row`, uint8 (Z, Y, X), into `out` where given."""
 
     def read_floats(self, row: int, out: npt.NDArray[np.float32]) -> None:
@@ -44,7 +45,7 @@ class SliceSource(Protocol):
     def grid(self) -> tuple[int, int, int]:
         """Shape (Z, Y, X) of every volume."""
 
-    def view_slice(self, row: int, index: int) -> npt.NDArray[np.uint8]:
+    def view_slice(self, row: int, index: int) -> Voxels:
         """One slice of the volume at `row`, uint8 (Y, X), to be read only."""
 
 
@@ -70,14 +71,14 @@ class ReducedVolumes:
     def __init__(self, source: VolumeSource, shape: tuple[int, int, int]) -> None:
         self._source = source
         self._shape = shape
-        self._kept: dict[int, npt.NDArray[np.uint8]] = {}
+        self._kept: dict[int, Voxels] = {}
 
     @property
     def grid(self) -> tuple[int, int, int]:
         """Shape (Z, Y, X) after averaging."""
         return self._shape
 
-    def read(self, row: int, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+    def read(self, row: int, out: Voxels | None = None) -> Voxels:
         """The averaged volume at `row`, into `out` where given. Safe to call from threads."""
         volume = self._kept.get(row)
         if volume is None:

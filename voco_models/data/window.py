@@ -13,8 +13,9 @@ from torch import Tensor
 
 from voco_data.errors import InputError
 from voco_data.store import StoreSpec
+from voco_data.volumes import HIGHEST_VOXEL
 
-WHITE = 255.0
+WHITE = float(HIGHEST_VOXEL)
 """The stored value at the window's high end."""
 
 

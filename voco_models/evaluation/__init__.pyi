@@ -5,11 +5,11 @@ from .bootstrap import (
     Interval as Interval,
     bootstrap_interval as bootstrap_interval,
 )
-from .chart import Line as Line, line_chart as line_chart
 from .decision import (
     Decision as Decision,
     fit_decision as fit_decision,
     read_decision as read_decision,
     write_decision as write_decision,
 )
+from .markup import Line as Line, line_chart as line_chart
 from .metrics import ORGAN as ORGAN, Float as Float, Int as Int

@@ -1,5 +1,7 @@
 """The official RSNA 2023 score and the paper's metrics, in float64 NumPy.
 
+A run reports those that `voco_models.stages.evaluation` chooses, under the labels of `report.py`.
+
 Predictions come as one array a group, {"kidney": (N, 3), "bowel": (N, 2), ...}, and truths as class
 indices {"kidney": (N,), ...}. All scores are over patients. `counts` (R, N) are R resamples of the
 patients: patient i comes counts[r, i] times in resample r, and there is one value a resample.

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from voco_data.errors import InputError
 from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_data.qc import Section
-from voco_models.evaluation.chart import Line, line_chart, render
+from voco_models.evaluation.markup import Line, line_chart, render
 from voco_models.training import checkpoint, read_history
 
 METRICS, REPORT = "metrics.json", "report.html"

@@ -12,10 +12,10 @@ from .encoder import (
     Feature as Feature,
     Level as Level,
 )
-from .heads import (
+from .registry import create_backbone as create_backbone, create_encoder as create_encoder
+from .sequence_models import (
     BILSTM as BILSTM,
     SEQUENCE_MODELS as SEQUENCE_MODELS,
     SequenceModel as SequenceModel,
 )
-from .registry import create_backbone as create_backbone, create_encoder as create_encoder
 from .teacher import Teacher as Teacher, cosine_between as cosine_between

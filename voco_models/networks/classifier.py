@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_models.networks.encoder import Backbone
-from voco_models.networks.heads import BILSTM, GroupHeads, create_sequence_model
+from voco_models.networks.heads import GroupHeads
+from voco_models.networks.sequence_models import BILSTM, create_sequence_model
 
 SlicePooling = Literal["mean", "quadrants"]
 """How a slice's feature map becomes one vector: its mean, or the maximum of each quadrant."""
@@ -28,8 +29,8 @@ class SliceSequenceClassifier(nn.Module):
     """Volumes (B, Z, Y, X) in [-1, 1] -> logits (B, C) for each group. Paper, section 2.2.
 
     The backbone sees B*Z one-channel images, `images_per_call` at a time, or all at once.
-    `sequence` is a name of `networks.heads.SEQUENCE_MODELS`; `hidden` and `layers` are its width
-    and depth. Raises InputError for an unknown name.
+    `sequence` is a name of `networks.sequence_models.SEQUENCE_MODELS`; `hidden` and `layers` are
+    its width and depth. Raises InputError for an unknown name.
     """
 
     def __init__(

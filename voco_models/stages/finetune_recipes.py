@@ -45,7 +45,7 @@ class FinetuneRecipe:
     batch_size: int
     """Series a step."""
     sequence: str = field(default=BILSTM, metadata=WHEN_CHANGED)
-    """Model over the slices, a name of `voco_models.networks.heads.SEQUENCE_MODELS`."""
+    """Model over the slices, a name of `voco_models.networks.sequence_models.SEQUENCE_MODELS`."""
     hidden: int = 128
     """Width of the sequence model (of an LSTM, in each direction)."""
     layers: int = 1

@@ -13,9 +13,9 @@ from .provenance import (
     make_provenance as make_provenance,
     to_plain as to_plain,
 )
-from .recorded import (
+from .recorded_options import (
     WHEN_CHANGED as WHEN_CHANGED,
     default_of as default_of,
     recorded_values as recorded_values,
 )
-from .train_state import Row as Row
+from .train_state import Row as Row, TrainState as TrainState

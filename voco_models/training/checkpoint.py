@@ -1,6 +1,6 @@
 """Files of a run: written whole, forced to disk, read without executing code from them.
 
-RUN/checkpoint.pt   objective, optimiser, step, history window, provenance: enough to resume
+RUN/checkpoint.pt   the state of a training, to resume from; `train_state.py` says what it holds
 RUN/backbone.pt     a backbone's name and weights: enough to start another stage from
 RUN/run.json        stage, recipe and provenance, for people and for `voco evaluate`
 """

@@ -27,7 +27,7 @@ from voco_models.training.history import HISTORY, History
 from voco_models.training.hooks import Interruption, Monitor, call_monitors
 from voco_models.training.objective import BatchSource, Objective
 from voco_models.training.optimizers import AdamW, Optimizer
-from voco_models.training.recorded import WHEN_CHANGED
+from voco_models.training.recorded_options import WHEN_CHANGED
 from voco_models.training.train_state import Row, TrainState
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.options import build_parser
+from flows.command_options import build_parser
 from voco_data.cohort import OddFile
 from voco_data.errors import InputError
 from voco_data.layouts import registry

@@ -16,7 +16,7 @@ import xxhash
 
 from tests.support.ct_files import write_slices
 from voco_data.cohort import SeriesEntry
-from voco_data.preprocessing.recipe import find_boxes, prepare, to_grid
+from voco_data.preprocessing.steps import find_boxes, prepare, to_grid
 from voco_data.store.spec import ALGORITHM_VERSION, FINETUNE, PRETRAIN
 
 SHAPE = (40, 120, 132)

@@ -35,10 +35,10 @@ CLAUSES: dict[int, tuple[str, ...]] = {
         "voco_data/ingest/test_run::test_the_stored_volume_is_upright_with_right_on_the_left",
         "voco_data/store/test_clauses::test_a_record_says_where_its_volume_was",
     ),
-    7: ("voco_data/preprocessing/test_resample::test_window_ends_and_rounding",),
+    7: ("voco_data/preprocessing/test_resampling::test_window_ends_and_rounding",),
     8: (
-        "voco_data/preprocessing/test_resample::test_shrinking_is_the_exact_area_average",
-        "voco_data/preprocessing/test_resample::test_growing_is_linear_at_the_centres",
+        "voco_data/preprocessing/test_resampling::test_shrinking_is_the_exact_area_average",
+        "voco_data/preprocessing/test_resampling::test_growing_is_linear_at_the_centres",
     ),
     9: (
         "endurance/test_kill::test_a_random_moment",

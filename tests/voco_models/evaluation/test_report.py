@@ -13,7 +13,7 @@ import pytest
 from tests.support.small_finetune import RECIPE, small_cohort
 from voco_data.errors import InputError, VocoError
 from voco_models.evaluation import report
-from voco_models.evaluation.chart import Line, line_chart, ticks
+from voco_models.evaluation.markup import Line, line_chart, ticks
 from voco_models.stages.evaluation import evaluate
 from voco_models.stages.finetuning import finetune
 

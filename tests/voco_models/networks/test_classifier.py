@@ -10,8 +10,8 @@ from voco_data.errors import InputError
 from voco_data.labels.targets import ORGAN_TARGETS
 from voco_models.networks.backbones import TINY_BACKBONE
 from voco_models.networks.classifier import SliceSequenceClassifier
-from voco_models.networks.heads import SEQUENCE_MODELS, SequenceModel
 from voco_models.networks.registry import create_backbone
+from voco_models.networks.sequence_models import SEQUENCE_MODELS, SequenceModel
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
 
 ORGANS = ORGAN_TARGETS.names

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS, TargetTable
-from voco_models.data.augment3d import Augmentation, X
+from voco_models.data.augment_volumes import Augmentation, X
 from voco_models.data.loader import Batch
 from voco_models.data.volume_view import VolumeView
 from voco_models.evaluation import metrics

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
-from voco_models.data.intensity import IntensityAugment
+from voco_models.data.augment_crops import IntensityAugment
 from voco_models.data.loader import Batch
 from voco_models.data.window import normalise
 from voco_models.networks.backbones import TINY_BACKBONE, TimmBackbone

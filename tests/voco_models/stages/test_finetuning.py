@@ -30,8 +30,8 @@ from voco_models.evaluation.predictions import (
     table_columns,
     truth_columns,
 )
-from voco_models.networks.heads import SEQUENCE_MODELS, SequenceModel
 from voco_models.networks.registry import create_backbone
+from voco_models.networks.sequence_models import SEQUENCE_MODELS, SequenceModel
 from voco_models.stages.finetune_plan import make_plan
 from voco_models.stages.finetuning import FinetuneSummary, _objective, finetune
 from voco_models.training import checkpoint

@@ -16,7 +16,7 @@ from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, FinetuneRecipe
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe, pretrain_recipe
 from voco_models.stages.recipe_options import build, describe_type, label, options_of
 from voco_models.training.optimizers import AdamW, Sgd
-from voco_models.training.recorded import recorded_values
+from voco_models.training.recorded_options import recorded_values
 
 PRETRAIN = PRETRAIN_RECIPES["tiny"]
 VOCO = PRETRAIN.voco

@@ -12,14 +12,14 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 
-from voco_data.dicom.encoding import (
+from voco_data.dicom.binary_format import (
     EXPLICIT_BIG_ENDIAN,
     RLE_LOSSLESS,
     UNCOMPRESSED,
     UNDEFINED_LENGTH,
 )
 from voco_data.dicom.header import ALLOCATED_BITS, known_uid, transfer_syntax
-from voco_data.dicom.pixels.codestream import Claim, check_rle_header, jpeg2k_claim, jpeg_claim
+from voco_data.dicom.pixels.claimed_size import Claim, check_rle_header, jpeg2k_claim, jpeg_claim
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from voco_data.dicom.pixels.codestream import RLE_HEADER_BYTES
+from voco_data.dicom.pixels.claimed_size import RLE_HEADER_BYTES
 from voco_data.dicom.pixels.decode import PixelFormat
 from voco_data.dicom.pixels.modality import Modality
 from voco_data.volumes import AIR_HU

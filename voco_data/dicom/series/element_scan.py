@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.dicom.encoding import (
+from voco_data.dicom.binary_format import (
     IMPLICIT_LITTLE_ENDIAN,
     ITEM,
     ITEM_DELIMITER,

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.dicom.encoding import RLE_LOSSLESS, UNCOMPRESSED
+from voco_data.dicom.binary_format import RLE_LOSSLESS, UNCOMPRESSED
 from voco_data.dicom.pixels.hu_kernels import (
     SLACK_BYTES,
     integer_rescale,

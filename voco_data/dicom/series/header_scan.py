@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
 
-from voco_data.dicom.encoding import (
+from voco_data.dicom.binary_format import (
     IMPLICIT_LITTLE_ENDIAN,
     ITEM,
     PREAMBLE_BYTES,

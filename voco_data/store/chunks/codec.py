@@ -10,7 +10,8 @@ import struct
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from voco_data.volumes import Voxels
 
 Compression = Literal["none", "lz4"]
 """`none`: voxels in C order. `lz4`: Zarr's codec `blosc` with the configuration `BLOSC`."""
@@ -38,7 +39,7 @@ def max_encoded_size(size: int, compression: Compression) -> int:
     return size if compression == "none" else size + _OVERHEAD
 
 
-def encode(volume: npt.NDArray[np.uint8], compression: Compression) -> bytes | memoryview:
+def encode(volume: Voxels, compression: Compression) -> bytes | memoryview:
     """The bytes of a chunk for a volume, uint8 (Z, Y, X)."""
     flat = np.ascontiguousarray(volume).reshape(-1)
     if compression == "none":

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from voco_data.store.chunks.codec import Compression, DamagedChunk, decode, max_encoded_size
 from voco_data.store.chunks.mapped_files import FileIdentity, MappedFile, MappedFiles, ReplacedChunk
-from voco_data.volumes import aligned_bytes
+from voco_data.volumes import Voxels, aligned_bytes
 
 _files = MappedFiles()
 _local = threading.local()
@@ -25,7 +25,7 @@ _local = threading.local()
 def read_chunk(
     path: str,
     compression: Compression,
-    out: npt.NDArray[np.uint8],
+    out: Voxels,
     known: FileIdentity | None = None,
 ) -> FileIdentity:
     """Read and decode a chunk into `out`, uint8 and C-contiguous; returns which file it was."""
@@ -62,7 +62,7 @@ def read_parts(
     path: str,
     starts: Sequence[int],
     size: int,
-    out: npt.NDArray[np.uint8],
+    out: Voxels,
     known: FileIdentity | None = None,
 ) -> None:
     """Read the bytes from `starts[i]` on into `out[i]`, of an uncompressed chunk of `size` bytes.
@@ -76,7 +76,7 @@ def read_parts(
             raise DamagedChunk("the chunk shrank while being read")
 
 
-def view(path: str, size: int, known: FileIdentity) -> npt.NDArray[np.uint8] | None:
+def view(path: str, size: int, known: FileIdentity) -> Voxels | None:
     """A view of an uncompressed chunk of `size` bytes; None where the file is not mapped."""
     file = _file(path, known)
     _check_size(path, file.size, size, size)

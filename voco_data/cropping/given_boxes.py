@@ -1,8 +1,4 @@
-"""Boxes that something other than the pixels determines: a table of boxes, or masks of organs.
-
-A table holds boxes that another program made, for example a model. Organs that a mask shows correct
-the box of the profiles.
-"""
+"""Boxes that another program made, for example a model: a table that the user gives."""
 
 from __future__ import annotations
 
@@ -18,18 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from voco_data.cropping.abdomen import TRUSTED_CONFIDENCE
 from voco_data.errors import InputError, SeriesRefused
-from voco_data.masks import ABDOMINAL, UNDER_THE_DOME, OrganBounds
 from voco_data.reasons import Reason
-from voco_data.volumes import Box, Canonical, Index, Triple
+from voco_data.volumes import Box, Canonical
 
 REQUIRED = ("series_uid", "z_low_mm", "z_high_mm")
 OPTIONAL = ("y_low_mm", "y_high_mm", "x_low_mm", "x_high_mm")
 _MAKER = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-
-MASK_CONFIDENCE = 1.0
-"""Of a box whose ends organs determine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,36 +115,3 @@ def _parse_box(row: Mapping[Any, Any], source: str) -> GivenBox:
     if not 0.0 <= confidence <= 1.0:
         raise InputError(f"{source}: confidence must be from 0 to 1, got {confidence}")
     return GivenBox(**numbers, made_by=made_by, confidence=confidence)
-
-
-def include_organs(
-    found: Box,
-    organs: Mapping[str, OrganBounds],
-    shape: Index,
-    spacing_mm: Triple,
-    margin_mm: Triple,
-) -> Box:
-    """`found`, the box of the profiles, corrected by the organs of a mask.
-
-    Marked abdominal organs are inside the box, with `margin_mm`. With liver and spleen marked, the
-    highest marked organ is the top. The bottom is the floor of the pelvis, which no organ marks:
-    that of the profiles where they are trusted, else that of the bowel. Unless both ends are known,
-    the box is only enlarged. Without an abdominal organ it is `found`.
-    """
-    abdominal = [bounds for name, bounds in organs.items() if name in ABDOMINAL]
-    if not abdominal:
-        return found
-    margin = np.ceil(np.divide(margin_mm, spacing_mm)).astype(int)
-    low = np.maximum(np.min([bounds.start for bounds in abdominal], axis=0) - margin, 0)
-    high = np.minimum(np.max([bounds.stop for bounds in abdominal], axis=0) + margin, shape)
-    start, stop = np.minimum(found.start, low), np.maximum(found.stop, high)
-    is_trusted = found.confidence >= TRUSTED_CONFIDENCE
-    # FLARE's masks are partial: the spleen alone does not give the dome over the liver.
-    knows_both_ends = organs.keys() >= UNDER_THE_DOME and (is_trusted or "bowel" in organs)
-    if knows_both_ends:
-        stop[0] = high[0]
-        start[0] = start[0] if is_trusted else low[0]
-    a, b, c = start.tolist()
-    d, e, f = stop.tolist()
-    confidence = MASK_CONFIDENCE if knows_both_ends else found.confidence
-    return Box((a, b, c), (d, e, f), "mask", confidence)

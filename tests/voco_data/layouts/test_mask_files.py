@@ -11,7 +11,7 @@ from pydicom.sequence import Sequence
 
 from tests.support.headers import indexed, reasons, touch, write_header, write_stack
 from voco_data.cohort import MaskFile
-from voco_data.layouts.masks import mask_kind
+from voco_data.layouts.mask_files import mask_kind
 
 
 @pytest.mark.parametrize(

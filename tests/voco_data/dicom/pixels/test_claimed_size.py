@@ -8,7 +8,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from voco_data.dicom.pixels.codestream import Claim, check_rle_header, jpeg2k_claim, jpeg_claim
+from voco_data.dicom.pixels.claimed_size import Claim, check_rle_header, jpeg2k_claim, jpeg_claim
 
 IMAGE = (np.arange(37 * 53).reshape(37, 53) % 4000).astype(np.uint16)
 

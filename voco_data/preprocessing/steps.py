@@ -25,7 +25,6 @@ from voco_data.volumes import (
     AIR_HU,
     Box,
     Canonical,
-    Quantisation,
     Volume,
     Voxels,
     content_state,
@@ -147,5 +146,4 @@ def _find_box(prepared: Prepared, spec: StoreSpec) -> Box:
 
 def to_grid(prepared: Prepared, box: Box, spec: StoreSpec) -> Voxels:
     """The box on the spec's grid as stored voxels (Z, Y, X), canonical axes."""
-    quantisation = Quantisation(spec.window_low_hu, spec.window_width_hu)
-    return resample(prepared.hu, box.start, box.stop, spec.grid, quantisation, floor_hu=AIR_HU)
+    return resample(prepared.hu, box.start, box.stop, spec.grid, spec.window, floor_hu=AIR_HU)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from voco_models.data.augment3d import Augmentation, X, Y, Z, apply_draws
+from voco_models.data.augment_volumes import Augmentation, X, Y, Z, apply_draws
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from voco_models.data.intensity import IntensityAugment
+from voco_models.data.augment_crops import IntensityAugment
 
 
 def test_no_augmentation_by_default() -> None:

@@ -6,7 +6,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.uid import UID
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
-from voco_data.dicom.encoding import LENGTH_FIELD_BYTES, RLE_LOSSLESS, UNCOMPRESSED
+from voco_data.dicom.binary_format import LENGTH_FIELD_BYTES, RLE_LOSSLESS, UNCOMPRESSED
 from voco_data.dicom.series.element_scan import DECLINED_ELEMENTS, READ_ELEMENTS
 
 
