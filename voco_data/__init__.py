@@ -1,1 +1,1 @@
-"""CT archives in, cached stores of volumes out. Each package names its key types; see CONTRIBUTING.md."""
+"""CT archives in, cached stores of volumes out. Each package names its key types."""

@@ -1,7 +1,7 @@
 """Label maps from files: NIfTI, NRRD and DICOM SEG, each with its own geometry.
 
-A new format is a reader here, its kind in `voco_data.cohort.MaskKind`, and the names by which its files
-are found in `voco_data.layouts.mask_files`.
+A new format needs a reader here, a kind in `voco_data.cohort.MaskKind`, and the names by which
+`voco_data.layouts.mask_files` finds its files.
 """
 
 from __future__ import annotations
