@@ -19,7 +19,7 @@ from voco_data.ingest import IngestChanges, LayoutName, UnevenPolicy
 
 @task(
     name="preprocess archive",
-    cache_policy=NO_CACHE,  # the store itself knows what is done
+    cache_policy=NO_CACHE,  # the stage skips what the stores already contain
     retries=2,
     retry_delay_seconds=60,
     retry_condition_fn=worth_retrying,
@@ -28,7 +28,7 @@ def preprocess_archive(
     source: Path, root: StoreLocation, **options: Unpack[IngestChanges]
 ) -> Summary:
     """Index, read, crop, resample and store; spreads over processes or Dask by itself."""
-    options["progress"] = sys.stderr.isatty()  # not in the log of a worker
+    options["progress"] = sys.stderr.isatty()  # a bar on a terminal only
     return plain(ingest.preprocess(source, root, **options).to_json())
 
 
@@ -67,6 +67,6 @@ def preprocess(
         include: Only paths that match one of these patterns.
         exclude: No path that matches one of these patterns.
     """
-    summary: Summary = preprocess_archive(**locals())  # so far these are the parameters
+    summary: Summary = preprocess_archive(**locals())  # no other local variable is defined here
     publish("preprocess", summary, link=summary["report"])
     return summary

@@ -82,7 +82,7 @@ def unwritable(root: object, error: OSError) -> VocoError:
     why = os.strerror(error.errno) if error.errno else str(error)
     return VocoError(
         f"{root}: cannot be written ({why}); what is finished stays: free some space or give "
-        "leave to write, then run again"
+        "grant write permission, then run again"
     )
 
 

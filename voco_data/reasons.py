@@ -60,7 +60,7 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal_error"
     """A bug in voco: the detail says where. Please report it."""
     WORKER_DIED = "worker_died"
-    """The process that read this series was killed, at least twice (`RetryPolicy`)."""
+    """Every process that read this series died, also one that read it alone (`RetryPolicy`)."""
 
 
 TRANSIENT = frozenset(

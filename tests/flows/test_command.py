@@ -16,17 +16,21 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from flows.command import main
+from flows.command_options import RESIDENCES
+from flows.retries import PRETRAINED
 from flows.summary import flatten, plain
 from tests.support.project import PROJECT
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
 from voco_data.storage.local import LocalStorage
+from voco_models.data.resident import Residence
+from voco_models.training import checkpoint
 
 Replace = Callable[..., dict[str, Any]]
 
@@ -479,3 +483,9 @@ def test_the_demo_has_a_prefect_of_its_own(tmp_path: Path) -> None:
     )
     assert done.stdout == "too late is refused\n", done.stderr
     assert not (tmp_path / "users").exists()
+
+
+def test_names_that_the_command_repeats_are_those_of_the_stages() -> None:
+    """The command starts without torch, so it writes these down; here both can be loaded."""
+    assert get_args(Residence) == RESIDENCES
+    assert checkpoint.CHECKPOINT == PRETRAINED

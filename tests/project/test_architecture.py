@@ -290,7 +290,7 @@ def test_modules_are_short_and_have_something_to_say() -> None:
         ("voco_models/data/loader.py", "from monai.data import CacheDataset"),
         ("flows/demo.py", "import numpy as np"),
         # a higher floor, a higher room, a room that has no place
-        ("voco_data/store/reader.py", "from voco_models.networks import OrganHeads"),
+        ("voco_data/store/reader.py", "from voco_models.networks import GroupHeads"),
         ("voco_models/networks/heads.py", "if True:\n    from flows.demo import demo"),
         ("voco_data/storage/local.py", "from voco_data.store import CHUNKS"),
         ("voco_data/storage/local.py", "from voco_data import ingest"),

@@ -66,7 +66,7 @@ LIBRARIES = (
 )
 
 WORKER_REPEATS = 40
-"""Of two workers at once: so many that both work for nearly all of the time."""
+"""Repeats of each of two concurrent workers: enough that both are busy most of the time."""
 
 Line = dict[str, object]
 

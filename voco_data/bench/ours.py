@@ -22,7 +22,7 @@ def fill_stores(folder: Path, out: Path) -> Callable[[], None]:
     for spec in specs:
         with open_for_writing(LocalStorage(out), spec) as writer:
             writer.assign(sorted(str(row) for row in range(ROWS)))
-        # `open_for_writing` has ended its run; this fence stands for one that lasts.
+        # `open_for_writing` closed the fence at its end; open it, as a run that lasts does.
         fence = Fence(out / f".{spec.name}.fence")
         targets.append(Target(FencedLocalStorage(out / spec.name, fence, fence.open()), spec, 0))
     known = {target.store.name: InputDigests() for target in targets}

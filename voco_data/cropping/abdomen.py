@@ -31,15 +31,15 @@ SKULL_SHARE = 0.15
 SKULL_HU = 300
 
 ENDS_CONFIDENCE = (0.6, 0.8, 0.95)
-"""By how many of dome and pelvis were found; the scan ends before the others."""
+"""Confidence by the number of ends found, none to both; a missing end is the end of the scan."""
 THIGHS_CONFIDENCE = 0.7
-"""Where the lower end is that of the parted thighs, not that of the ischium."""
+"""Confidence if the lower end is where the thighs part, and not the ischium."""
 BODY_CONFIDENCE = 0.9
-"""Of the `body` crop."""
+"""Confidence of the `body` crop."""
 MISSED_CONFIDENCE = 0.4
-"""Of the whole body, where the scan should show an end that was not found."""
+"""Confidence of the whole body, if the scan should show an end that was not found."""
 CONTRADICTION_CONFIDENCE = 0.2
-"""Of the whole body, where the profiles contradict each other."""
+"""Confidence of the whole body, if the profiles contradict each other."""
 TRUSTED_CONFIDENCE = 0.5
 """A box with less is a fallback."""
 

@@ -34,9 +34,9 @@ HEART_MM = 60.0
 RECESS_MM = 200.0
 """Largest depth of lung below the dome."""
 CUT_MM, CUT_SHARE = 15.0, 0.1
-"""With so much lung at the image's side, in this share of the chest's slices, the image cuts it."""
+"""Extent of lung at the border of a slice, and share of slices with it, at which the image cuts it."""
 ABOVE_DOME_MM = 12.0
-"""With so much chest above a dome, its top is in the scan."""
+"""Least extent of chest above a dome for the top of the dome to be in the scan."""
 
 
 @dataclass(frozen=True, slots=True)

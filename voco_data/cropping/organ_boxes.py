@@ -11,7 +11,7 @@ from voco_data.masks import ABDOMINAL, UNDER_THE_DOME, OrganBounds
 from voco_data.volumes import Box, Index, Triple
 
 MASK_CONFIDENCE = 1.0
-"""Of a box whose ends organs determine."""
+"""Confidence of a box whose ends are set by organs."""
 
 
 def include_organs(

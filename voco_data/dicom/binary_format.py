@@ -2,6 +2,9 @@
 
 Files: PS3.10 section 7. Data elements and sequences: PS3.5 section 7. Transfer syntaxes: PS3.5
 Annex A.
+
+The compiled kernels of `element_scan` and `hu_kernels` hold these values, and numba caches a kernel
+by its own file alone: after a change here, change those files too.
 """
 
 from __future__ import annotations

@@ -56,14 +56,14 @@ class ForgetSummary:
     root: str
     removed: bool
     series: int
-    """Over all stores."""
+    """Series of the patient, over all stores."""
     stores: tuple[dict[str, object], ...]
     """Store, series and bytes of their volumes."""
     ledgers: tuple[dict[str, object], ...]
     """Run and rows of its ledger."""
     previews: int
     map_entries: int
-    """Of the private map."""
+    """Entries of the private map that name the patient."""
     learned_by: tuple[str, ...]
     """Runs that trained on a store with this patient: their weights may remember."""
     left: tuple[str, ...]

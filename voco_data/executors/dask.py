@@ -53,7 +53,7 @@ DASHBOARD_ADDRESS = "127.0.0.1:0"
 MOST_BATCHES = 512
 """Batches of a large archive, unless workers would get less than BATCHES_PER_WORKER each."""
 MOST_MISSES = 8
-"""After so many series in a row that were not committed before, a worker stops looking for them."""
+"""A worker stops looking for committed series after so many in a row that were not committed."""
 
 CONNECT_TIMEOUT_S = 10.0
 POLL_S = 5.0
@@ -63,7 +63,7 @@ CLOSE_TIMEOUT_S = 5.0
 WORKERLESS_S = 30.0
 """A cluster that has had no worker for so long is taken to get none by itself."""
 
-WORKER_DIED = "a Dask worker died; what it had in hand is tried again"
+WORKER_DIED = "a Dask worker died; its series are tried again"
 NO_SCHEDULER = (
     "the Dask scheduler is gone, or does not answer; what is finished stays: start it, run again"
 )
@@ -87,7 +87,7 @@ def run_dask(
     with _connected(address, workers, known, policy) as cluster:
         size = batch_size(len(tasks), max(1, cluster.threads), largest_batch(len(tasks)))
         lost = yield from run_tasks(cluster, tasks, batched(range(len(tasks)), size), retry=False)
-    # In processes of this machine, no other series is blamed for the death of a worker.
+    # Processes of this machine find out which series of a batch ends its worker.
     suspects = list(chain.from_iterable(lost))
     yield from run_processes(tasks, known, workers, positions=suspects, retry=True, policy=policy)
 
@@ -166,7 +166,7 @@ class _Cluster:
                 except FutureCancelledError as cancelled:
                     if cancelled.reason == "scheduler-connection-lost":
                         raise
-                    log.warning(WORKER_DIED)  # with the known inputs that the batch needs
+                    log.warning(WORKER_DIED)  # it held the known inputs, which the batch needs
                     raise WorkerDied from cancelled
                 except TimeoutError:
                     self._count_threads()  # raises if the scheduler is gone

@@ -52,7 +52,7 @@ _PRELOADED = ["voco_data.executors.worker"]
 """Imported once, by the server that forks the processes."""
 
 WORKER_DIED_DETAIL = (
-    "the process that read it died twice (out of memory, a crash, or stuck in a decoder)"
+    "every process that read it died (out of memory, a crash, or stuck in a decoder)"
 )
 
 _known: KnownInputs = {}
@@ -165,7 +165,7 @@ class ProcessPool:
     def wait(
         self, in_flight: Sequence[Future[list[SeriesOutcome]]]
     ) -> Iterable[Future[list[SeriesOutcome]]]:
-        """Wait until a batch has ended, unless some ended with the processes that had them."""
+        """Return the batches whose processes have ended; without any, wait until a batch has ended."""
         ended = [handle for handle in in_flight if handle not in self._handles]
         return ended or wait(in_flight, return_when=FIRST_COMPLETED).done
 
@@ -178,7 +178,7 @@ class ProcessPool:
             return handle.result()
         except BrokenProcessPool as error:
             if not self._is_broken:
-                log.warning("a worker process died; what it had in hand is tried again")
+                log.warning("a worker process died; its series are tried again")
             self._is_broken = True
             raise WorkerDied from error
 

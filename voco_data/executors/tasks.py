@@ -137,7 +137,7 @@ class Executor(Protocol[Handle]):
         """
 
     def wait(self, in_flight: Sequence[Handle]) -> Iterable[Handle]:
-        """Wait a while, and return the batches that have ended; none is possible.
+        """Wait a while, and return the batches that have ended, which may be none.
 
         Raises ExecutorEnded.
         """

@@ -164,7 +164,7 @@ def _record(
 ) -> Record:
     volume, canonical = prepared.volume, prepared.canonical
     numbers = volume.instance_numbers
-    if prepared.resampled or canonical.permutation[0] != 0:  # z slices are not those of the scanner
+    if prepared.resampled or canonical.permutation[0] != 0:  # not the scanner's slices
         numbers = ()
     elif canonical.flips[0]:
         numbers = numbers[::-1]

@@ -157,6 +157,8 @@ def _count_refused(
     plan: IngestPlan,
 ) -> int:
     """Series that an earlier run refused, and that are not read again for any store."""
+    if seen_files is None:
+        return 0
     groups = by_rules(stores)
 
     def is_refused(series: NamedSeries) -> bool:

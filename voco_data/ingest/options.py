@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 UnevenPolicy: TypeAlias = Literal["refuse", "resample"]
 """What may be done with a series of missing or uneven slices."""
 
-# The tuple of layouts is the one place that names them, so a type checker sees a string.
+# Only the registry lists the names of layouts, so a type checker sees a string.
 if TYPE_CHECKING:
     LayoutName: TypeAlias = str
 else:

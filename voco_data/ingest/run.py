@@ -163,7 +163,7 @@ def _usable_root(home: Storage) -> Storage:
 
 
 def _fewest_new(root: Storage, spec: StoreSpec, series: int) -> int:
-    """How many of so many series a store must lack, by the number of lines of its catalogue."""
+    """A lower bound of the series that a store lacks: `series` minus the lines of its catalogue."""
     try:
         held = catalogue.count(root / spec.name)
     except StoreCorrupt:  # the run will rebuild the catalogue; until then all series count as new

@@ -108,7 +108,7 @@ class Recognition:
                     missing[:] = [is_sign for is_sign in missing if not is_sign(path)]
 
     def layout(self) -> Layout:
-        """The first layout that all signs are there of, and that knows every image.
+        """The first layout whose signs were all found, and that recognises every image.
 
         Where other images lie among those of a public layout, all ids must be hidden: the archive
         is read as one that no layout recognises.

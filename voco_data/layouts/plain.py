@@ -145,6 +145,6 @@ def _check_signature(path: Path, *, is_wanted: bool) -> None:
     if start[128:132] != b"DICM" and not bare:
         raise SeriesRefused(Reason.NOT_MEDICAL, "neither DICOM nor NIfTI")
     if is_dicomdir(start):
-        raise SeriesRefused(Reason.NOT_AN_IMAGE, "a DICOMDIR; the walk finds the files it lists")
+        raise SeriesRefused(Reason.NOT_AN_IMAGE, "a DICOMDIR; its files are indexed by themselves")
     if not is_wanted:
         raise SeriesRefused(Reason.NOT_CT, "DICOM, and NIfTI was asked for")

@@ -291,7 +291,7 @@ def _tolerance(column: int) -> float:
 
 
 def _scale(column: int, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What the tolerance is multiplied by: spacings differ by a fraction, all else by an amount."""
+    """Factors of the tolerance: it is relative for spacings, and absolute for all other values."""
     return np.abs(values) if 3 <= column < 5 else np.ones_like(values)
 
 

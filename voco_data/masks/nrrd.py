@@ -22,7 +22,7 @@ from voco_data.reasons import Reason
 from voco_data.volumes import Geometry
 
 MAX_HEADER_BYTES = 65_536
-"""Of the text before the data; Slicer writes some kilobytes."""
+"""Largest text before the data; Slicer writes some kilobytes."""
 
 _DETACHED_DATA = re.compile(rb"^data ?file:", re.IGNORECASE | re.MULTILINE)
 

@@ -8,14 +8,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
 
 from voco_data.errors import InputError
 from voco_data.phantom.plan import CohortSpec, plan_patient, plan_unlabelled
@@ -29,8 +28,6 @@ __all__ = ["CohortPaths", "CohortSpec", "write_cohort"]
 PHANTOM_VERSION = 1
 """Bump when the same parameters would give other bytes."""
 _MARKER = "phantom.json"
-_T = TypeVar("_T")
-Mapper = Callable[[Callable[[int], _T], range], Iterator[_T]]
 
 
 @dataclass(frozen=True, slots=True)

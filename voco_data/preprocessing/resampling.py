@@ -18,7 +18,6 @@ from voco_data.volumes import HIGHEST_VOXEL, LOWEST_VOXEL, Index, Quantisation, 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-_LOWEST, _HIGHEST = np.float32(LOWEST_VOXEL), np.float32(HIGHEST_VOXEL)
 _HALF = np.float32(0.5)
 _ROUNDING = 1e-9
 """Smaller shares of a voxel are rounding errors of the edges."""
@@ -99,6 +98,8 @@ def resample(
         np.float32(quantisation.low_hu),
         np.float32(quantisation.steps_per_hu),
         np.int16(floor_hu),
+        # Arguments, as numba caches a kernel by its own file and would keep older constants.
+        (np.float32(LOWEST_VOXEL), np.float32(HIGHEST_VOXEL)),
         out,
     )
     return out
@@ -106,7 +107,7 @@ def resample(
 
 @numba.njit(nogil=True, cache=True)
 def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
-    hu, z, y, x, columns, low, scale, floor, out
+    hu, z, y, x, columns, low, scale, floor, voxel_range, out
 ):
     """Average over z row by row, then over y into a plane of rows, then over x.
 
@@ -118,6 +119,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     y_first, y_count, y_weights = y
     x_first, x_weights = x
     left, right = columns
+    lowest, highest = voxel_range
     width = right - left
     # Rows are padded with 0 for the taps of weight 0 beyond their end.
     rows = np.zeros((out.shape[1], width + x_weights.shape[0]), np.float32)
@@ -145,7 +147,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
             _sum_taps(rows[oy], x_first, x_weights, total)
             for ox in range(out.shape[2]):
                 value = (total[ox] - low) * scale + _HALF
-                out[oz, oy, ox] = Voxel(min(max(value, _LOWEST), _HIGHEST))
+                out[oz, oy, ox] = Voxel(min(max(value, lowest), highest))
 
 
 @numba.njit(nogil=True, cache=True)

@@ -34,7 +34,7 @@ class Preview:
 
     root: ObjectReader
     key: str
-    """Of a JPEG without the box, whose line would blur in it."""
+    """Key of the JPEG. It does not show the box, because JPEG would blur the line."""
     boxes: tuple[Rectangle, ...]
     """The box in each of PLANES."""
     histogram: tuple[int, ...]

@@ -26,7 +26,7 @@ from voco_data.storage import PREVIEWS_FOLDER, Storage
 from voco_data.volumes import hu_histogram
 
 MAX_PICTURE_CHARACTERS = 22_000_000
-"""Of all pictures of a page, as base64: those of the first thousand series."""
+"""Limit for all pictures of a page, as base64: those of about a thousand series."""
 ROWS_SHOWN = 1500
 """Rows on screen at once; a button shows as many more. Filters and sorting apply to all rows."""
 READERS = 16
@@ -34,7 +34,7 @@ READERS = 16
 STATUSES = ("refused", "stored", "cached", "skipped")
 SCRIPTS = ("data.js", "plots.js", "detail.js", "table.js")
 SHARE_UNIT = 10_000
-"""Histograms of the page count voxels in so many: integers take fewer characters."""
+"""Bins of the page's histograms are integers, in parts of this number: they take few characters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,7 +231,7 @@ class ObjectLease:
                 self._lost = True
                 return
             self._tag = current.tag
-        raise StoreUnreachable(f"{self._storage}: its answers are lost on the way")
+        raise StoreUnreachable(f"{self._storage}: no renewal of the lease was answered")
 
     def _nonce_of(self, current: TaggedObject) -> str:
         return LeaseState.from_json(current.data, f"{self._storage}/{self._key}").nonce

@@ -44,7 +44,7 @@ PAGE = 1000
 REMOVAL_TRIES = 10
 """Listings of a folder from which other runs remove objects too."""
 ABSENT = ""
-"""In place of an ETag: there was no object."""
+"""The tag that stands for an absent object."""
 
 _BUCKET = re.compile(r"[\w.-]+", re.ASCII)
 _STAMPS = "CREATE TABLE stamps (key TEXT PRIMARY KEY, stamp TEXT) WITHOUT ROWID;"

@@ -23,7 +23,7 @@ import xxhash
 from voco_data.errors import StoreCorrupt, is_file_error
 from voco_data.storage import Storage, open_storage
 from voco_data.store import catalogue
-from voco_data.store.chunks import reader
+from voco_data.store.chunks import reader as chunk_reader
 from voco_data.store.chunks.cache import ChunkCache
 from voco_data.store.chunks.codec import DamagedChunk, decode
 from voco_data.store.chunks.mapped_files import FileIdentity, ReplacedChunk
@@ -136,7 +136,7 @@ class Store:
         compression = self.spec.compression
 
         def read(path: str, known: FileIdentity) -> None:
-            reader.read_chunk(path, compression, out, known)
+            chunk_reader.read_chunk(path, compression, out, known)
 
         if not self._read_verified(row, read):
             self._read_file(row, lambda path: self._read_and_verify(row, path, out))
@@ -145,9 +145,9 @@ class Store:
     def _read_and_verify(self, row: int, path: str, out: Voxels) -> None:
         """Read a file into `out` and compare its bytes with the checksum of `row`."""
         for _ in range(_TRIES):
-            reader.forget(path)
+            chunk_reader.forget(path)
             with suppress(ReplacedChunk):
-                identity = reader.read_chunk(path, self.spec.compression, out)
+                identity = chunk_reader.read_chunk(path, self.spec.compression, out)
                 break
         else:
             raise DamagedChunk("its file is replaced again and again")
@@ -189,7 +189,7 @@ class Store:
         flat = out.reshape(len(indices), plane)
 
         def read(path: str, known: FileIdentity) -> None:
-            reader.read_parts(path, starts, depth * plane, flat, known)
+            chunk_reader.read_parts(path, starts, depth * plane, flat, known)
 
         if self.spec.compression != "none" or not self._read_verified(row, read):
             np.take(self.read(row, self._scratch_volume()), indices, axis=0, out=out)
@@ -207,7 +207,7 @@ class Store:
         compression = self.spec.compression
 
         def read(path: str, known: FileIdentity) -> None:
-            reader.read_floats(path, compression, out, known)
+            chunk_reader.read_floats(path, compression, out, known)
 
         if not self._read_verified(row, read):
             np.copyto(out, self.read(row, self._scratch_volume()))
@@ -226,7 +226,7 @@ class Store:
             raise IndexError(f"slices are 0 to {depth - 1}, got {index}")
         path, plane = f"{self._folder}/{chunk_key(row)}", height * width
         try:
-            chunk = reader.view(path, depth * plane, identity)
+            chunk = chunk_reader.view(path, depth * plane, identity)
         except ReplacedChunk:
             chunk = None
         except (OSError, DamagedChunk) as error:
@@ -283,7 +283,7 @@ class Store:
             try:
                 read(str(copy))
             finally:
-                reader.forget(str(copy))  # the file is removed, and its path is never used again
+                chunk_reader.forget(str(copy))  # the file is removed now
 
     def _is_damage(self, error: Exception) -> bool:
         """Whether an error means that the store is damaged.

@@ -33,7 +33,7 @@ class Batch:
     items: Tensor
     """int64 (B,), on the CPU: index of each volume in the loader's items."""
     seed: int
-    """Of this step and rank; all random draws of an objective are seeded with it."""
+    """Seed of this step and rank, for all random draws of an objective."""
     targets: Mapping[str, Tensor] = field(default_factory=dict)
     """(B, ...) each, on the device: the rows of the loader's targets, by name."""
 

@@ -26,7 +26,7 @@ BASE = "base"
 """Key of a TOML file: the built-in recipe that it changes."""
 NAME = "name"
 KIND = "kind"
-"""Field that tells apart the dataclasses that may stand in one place."""
+"""Field that distinguishes the dataclasses which an option may hold."""
 NONE = "none"
 
 _PRIMITIVES = {

@@ -36,7 +36,7 @@ def test_labels_equal_scipys(
     share=st.floats(0, 1),
     seed=st.integers(0, 2**16),
 )
-def test_the_euler_number_are_pieces_less_holes(
+def test_the_euler_number_is_components_minus_holes(
     shape: tuple[int, int], share: float, seed: int
 ) -> None:
     drawn = np.random.default_rng(seed).random(shape) < share

@@ -47,7 +47,7 @@ def test_keeps_leading_zeros_of_ids(tmp_path: Path) -> None:
     assert found.patient_ids == ("007", "9")
 
 
-def test_digest_is_file_error(tmp_path: Path) -> None:
+def test_digest_is_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, *ROWS)
     assert read_labels(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -27,7 +27,7 @@ WIDTH = 64
 SLACK_BYTES = 256
 """Bytes behind the encoded bytes, and behind a plane of decoded ones, that copies may touch."""
 RLE_SEGMENTS = 2
-"""Of 16-bit pixels: the high bytes, then the low bytes (PS3.5 G.2)."""
+"""Segments of 16-bit pixels: the high bytes, then the low bytes (PS3.5 G.2)."""
 RLE_NO_RUN = 128
 """PS3.5 G.3.2: control bytes below announce literal bytes, those above a repeated byte."""
 _INT16 = np.iinfo(np.int16)

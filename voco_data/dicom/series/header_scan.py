@@ -82,7 +82,7 @@ _SEQUENCE_END = _tag_bytes(SEQUENCE_DELIMITER) + bytes(4)
 _OFFSET_BYTES = 4
 """Size of an offset table of one frame."""
 _EXCLUDED_UIDS = (DEFLATED, DIRECTORY_CLASS)
-"""A file whose first bytes name one of these is left to pydicom, whatever names it."""
+"""A file whose first bytes contain one of these, in any element, is left to pydicom."""
 _FILE_START = bytes(PREAMBLE_BYTES) + PREFIX
 
 Bytes = npt.NDArray[np.uint8]
