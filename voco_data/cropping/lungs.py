@@ -34,7 +34,7 @@ HEART_MM = 60.0
 RECESS_MM = 200.0
 """Largest depth of lung below the dome."""
 CUT_MM, CUT_SHARE = 15.0, 0.1
-"""Extent of lung at the border of a slice, and share of slices with it, at which the image cuts it."""
+"""Extent of lung at the border, and share of slices with it, at which the image cuts the lung."""
 ABOVE_DOME_MM = 12.0
 """Least extent of chest above a dome for the top of the dome to be in the scan."""
 

@@ -165,7 +165,7 @@ class ProcessPool:
     def wait(
         self, in_flight: Sequence[Future[list[SeriesOutcome]]]
     ) -> Iterable[Future[list[SeriesOutcome]]]:
-        """Return the batches whose processes have ended; without any, wait until a batch has ended."""
+        """Return the batches whose processes ended; if there are none, wait for a batch to end."""
         ended = [handle for handle in in_flight if handle not in self._handles]
         return ended or wait(in_flight, return_when=FIRST_COMPLETED).done
 

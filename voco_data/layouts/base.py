@@ -44,7 +44,7 @@ class Layout:
     A layout without signs is never recognised: it must be named.
     """
     top_files: tuple[str, ...] = ()
-    """Files at the top of the archive that count as signs even if --include or --exclude drop them."""
+    """Files at the top of the archive that count as signs even if the filters drop them."""
     is_known: Callable[[str], bool] = _nothing
     """Whether a path is named as this layout names its own files.
 
