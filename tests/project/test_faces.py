@@ -16,8 +16,22 @@ from tests.support.project import PROJECT
 PINNED = Path(__file__).with_name("faces.json")
 """Room → sorted public names. After an intended change: `python -m tests.project.test_faces`."""
 HEAVY = (
-    *("numpy", "pandas", "pyarrow", "zarr", "pydicom", "SimpleITK", "numba", "scipy", "PIL"),
-    *("dask", "distributed", "obstore", "torch", "timm", "prefect", "jinja2"),
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "zarr",
+    "pydicom",
+    "SimpleITK",
+    "numba",
+    "scipy",
+    "PIL",
+    "dask",
+    "distributed",
+    "obstore",
+    "torch",
+    "timm",
+    "prefect",
+    "jinja2",
 )
 
 

@@ -56,9 +56,32 @@ class Layout:
 
 
 COMPANION_SUFFIXES = (
-    *(".csv", ".tsv", ".txt", ".md", ".json", ".pdf", ".xlsx", ".parquet", ".yaml", ".yml"),
-    *(".html", ".py", ".ipynb", ".sh", ".ini", ".log", ".xml", ".lock", ".db"),
-    *(".zip", ".7z", ".tar", ".tgz", ".tar.gz", ".md5", ".sha256"),
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".md",
+    ".json",
+    ".pdf",
+    ".xlsx",
+    ".parquet",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".py",
+    ".ipynb",
+    ".sh",
+    ".ini",
+    ".log",
+    ".xml",
+    ".lock",
+    ".db",
+    ".zip",
+    ".7z",
+    ".tar",
+    ".tgz",
+    ".tar.gz",
+    ".md5",
+    ".sha256",
 )
 """Suffixes of files that are no images, in any layout."""
 

@@ -183,8 +183,15 @@ class IndexTable:
                 " folder = ?, above = ?,"
                 " source = CASE kind WHEN 'dicom' THEN ? ELSE ? END WHERE id = ?",
                 (
-                    *(count, n_slices, first, last, folder, above),
-                    *(as_text(folder), as_text(first), number),
+                    count,
+                    n_slices,
+                    first,
+                    last,
+                    folder,
+                    above,
+                    as_text(folder),
+                    as_text(first),
+                    number,
                 ),
             )
 

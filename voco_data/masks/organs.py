@@ -32,8 +32,18 @@ VOCABULARIES: dict[str, dict[int, str]] = {"ratic": RATIC, "flare": FLARE, "unkn
 
 ABDOMINAL = frozenset(
     {
-        *("liver", "spleen", "kidney", "kidney_left", "kidney_right", "bowel", "pancreas"),
-        *("adrenal_right", "adrenal_left", "gallbladder", "stomach", "duodenum"),
+        "liver",
+        "spleen",
+        "kidney",
+        "kidney_left",
+        "kidney_right",
+        "bowel",
+        "pancreas",
+        "adrenal_right",
+        "adrenal_left",
+        "gallbladder",
+        "stomach",
+        "duodenum",
     }
 )
 """Organs that lie wholly in the abdomen, so that its box must hold them; unlike the aorta."""
