@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.test_architecture import ROOMS
+from tests.support.architecture import ROOMS
 from tests.support.project import PROJECT as ROOT
 from voco_data.qc.ledger import LedgerRow
 from voco_data.reasons import SKIPPED, Reason
