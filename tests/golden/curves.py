@@ -86,11 +86,26 @@ CASES = {
 }
 
 
+STAGE_MODULES = {
+    "pretrain": (
+        "voco_models.stages.pretraining",
+        "voco_models.stages.pretrain",
+        "voco_models.pretrain",
+    ),
+    "finetune": (
+        "voco_models.stages.finetuning",
+        "voco_models.stages.finetune",
+        "voco_models.finetune",
+    ),
+}
+"""Where the function of a stage is, and where it was in older commits."""
+
+
 def train(
     case: Case, stores: Path, *, steps: int = STEPS, change: dict[str, Any] | None = None
 ) -> Curve:
     """The curve of a case; `change` replaces fields of its recipe, for tests of the comparison."""
-    stage = _module(f"voco_models.stages.{case.stage}", f"voco_models.{case.stage}")
+    stage = _module(*STAGE_MODULES[case.stage])
     recipe = _recipe(case, change or {})
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
