@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_models.networks.encoder import Backbone
-from voco_models.networks.heads import GroupHeads
 from voco_models.networks.sequence_models import BILSTM, create_sequence_model
 
 SlicePooling = Literal["mean", "quadrants"]
@@ -23,6 +22,20 @@ FeatureNorm = Literal["none", "batch"]
 OverSlices = Literal["max", "max_mean"]
 """How the slices become one vector: the maximum, or the maximum and the mean side by side. The
 gradient of a mean reaches every slice, that of a maximum only the strongest."""
+
+
+class GroupHeads(nn.Module):
+    """One linear layer a target group: (B, F) -> logits (B, C) for each group of C classes."""
+
+    def __init__(self, num_features: int, targets: TargetTable) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {group.name: nn.Linear(num_features, len(group.classes)) for group in targets}
+        )
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits of every group, in the order of the target table."""
+        return {name: head(features) for name, head in self.heads.items()}
 
 
 class SliceSequenceClassifier(nn.Module):
