@@ -10,7 +10,7 @@ from voco_data.bench.series import entry_of
 from voco_data.dicom import header_scanner
 from voco_data.executors import SeriesTask, Target, fill_series
 from voco_data.storage import Fence, FencedLocalStorage, LocalStorage
-from voco_data.store import FINETUNE, PRETRAIN, InputDigests, open_for_writing
+from voco_data.store import FINETUNE, PRETRAIN, InputDigests, lock_key, open_for_writing
 
 ROWS = 64
 """Rows that are filled one after the other, so that every volume is a new file."""
@@ -22,9 +22,10 @@ def fill_stores(folder: Path, out: Path) -> Callable[[], None]:
     for spec in specs:
         with open_for_writing(LocalStorage(out), spec) as writer:
             writer.assign(sorted(str(row) for row in range(ROWS)))
-        # `open_for_writing` closed the fence at its end; open it, as a run that lasts does.
-        fence = Fence(out / f".{spec.name}.fence")
-        targets.append(Target(FencedLocalStorage(out / spec.name, fence, fence.open()), spec, 0))
+        # `open_for_writing` revoked the token at its end; issue one, as a run that lasts does.
+        fence = Fence.of_lock(out / lock_key(spec.name))
+        store = FencedLocalStorage(out / spec.name, fence, fence.issue_token())
+        targets.append(Target(store, spec, 0))
     known = {target.store.name: InputDigests() for target in targets}
     entry = entry_of(folder, folder.parent)
     n_filled = 0

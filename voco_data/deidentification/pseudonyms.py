@@ -19,7 +19,15 @@ from platformdirs import user_data_path
 
 from voco_data.batching import batched
 from voco_data.errors import InputError, VocoError
-from voco_data.storage import FINGERPRINT, PRIVATE_FOLDER, Storage, atomic, locks, scratch_db
+from voco_data.storage import (
+    FINGERPRINT,
+    PRIVATE_FOLDER,
+    ReadableStorage,
+    Storage,
+    atomic,
+    locks,
+    scratch_db,
+)
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +90,13 @@ class Pseudonymiser:
             yield from self._pairs.execute("SELECT * FROM pairs ORDER BY kind, pseudonym")
 
 
-def folder_of(root: Storage) -> Path:
+def folder_of(root: ReadableStorage) -> Path:
     """The folder of this machine with key and map of a root.
 
     For a root on disk it lies beside the stores. For a bucket it is in VOCO_PRIVATE, else in the
     user's data folder: who can read the bucket must not learn the names.
     """
-    folder = root.local()
+    folder = root.local_folder()
     if folder is not None:
         return folder / PRIVATE_FOLDER
     named = os.environ.get(PRIVATE_VARIABLE)
@@ -96,7 +104,7 @@ def folder_of(root: Storage) -> Path:
     return home / hashlib.sha256(str(root).encode()).hexdigest()[:12]
 
 
-def load(root: Storage) -> Pseudonymiser | None:
+def load(root: ReadableStorage) -> Pseudonymiser | None:
     """The pseudonymiser of a root, or None where no key was made yet.
 
     Raises VocoError for a damaged key: a new one would give every patient a second pseudonym.
@@ -126,7 +134,7 @@ def load_or_make(root: Storage) -> Pseudonymiser:
     fingerprint. Raises InputError where this machine has another key, or none.
     """
     folder = folder_of(root)
-    if root.local() is None:
+    if root.local_folder() is None:
         _check_fingerprint(root, folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / KEY_FILE
@@ -135,17 +143,17 @@ def load_or_make(root: Storage) -> Pseudonymiser:
         with locks.hold_lock(folder / LOCK_FILE, wait_seconds=LOCK_S, mode=0o600):
             if not path.exists():
                 atomic.write_bytes(path, key, mode=0o600)
-        if root.local() is None:
+        if root.local_folder() is None:
             log.info("key and map of the pseudonyms of %s lie in %s: keep them safe", root, folder)
     pseudonymiser = load(root)
     assert pseudonymiser is not None
-    if root.local() is None and root.size(FINGERPRINT) is None:
+    if root.local_folder() is None and root.size(FINGERPRINT) is None:
         root.write(FINGERPRINT, pseudonymiser.fingerprint.encode())
         _check_fingerprint(root, folder)  # another machine may have written its own at once
     return pseudonymiser
 
 
-def _check_fingerprint(root: Storage, folder: Path) -> None:
+def _check_fingerprint(root: ReadableStorage, folder: Path) -> None:
     """Raise InputError if a bucket has the fingerprint of another key than that in `folder`."""
     try:
         expected = root.read(FINGERPRINT).decode(errors="replace").strip()
@@ -159,7 +167,7 @@ def _check_fingerprint(root: Storage, folder: Path) -> None:
         )
 
 
-def read_map(root: Storage) -> Iterator[tuple[str, str, str]]:
+def read_map(root: ReadableStorage) -> Iterator[tuple[str, str, str]]:
     """(kind, pseudonym, original) of the private map; none where there is no map."""
     path = folder_of(root) / MAP_FILE
     if path.exists():

@@ -29,7 +29,7 @@ from voco_data.qc import preview
 from voco_data.storage import (
     PRIVATE_FOLDER,
     SEEN_FILES,
-    Leases,
+    CombinedLease,
     Storage,
     existing_root,
     root_in_use,
@@ -88,7 +88,7 @@ def forget_patient(
         raise InputError("patient: expected an id or a pseudonym, got an empty text")
     with ExitStack() as stack:
         writers = _lock_all_stores(home, stack, wait) if yes else []
-        home = home.with_lease(Leases([writer.lease for writer in writers]), WRITE_ONCE)
+        home = home.with_lease(CombinedLease([writer.lease for writer in writers]), WRITE_ONCE)
         journal = find_patient(home, patient)
         for _, old in read_journals(home):
             if set(old.ids) & set(journal.ids):

@@ -48,7 +48,7 @@ class IdMatcher:
 
 def runs_with_ledger(root: Storage) -> list[str]:
     """Ids of the runs under a root that have a ledger, sorted."""
-    keys = (key.split("/") for key, _ in root.sizes(RUNS_FOLDER))
+    keys = (key.split("/") for key, _ in root.list_objects(RUNS_FOLDER))
     return sorted(parts[1] for parts in keys if len(parts) == 3 and parts[2] == ledger.KEY)
 
 
@@ -59,7 +59,7 @@ def find_rows(run: Storage, ids: Collection[str], sources: Collection[str]) -> l
     """
     matcher = IdMatcher(ids)
     rows: list[dict[str, str]] = []
-    with run.fetched(ledger.KEY) as path, pq.ParquetFile(path) as file:
+    with run.as_file(ledger.KEY) as path, pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(TRACE_COLUMNS)):
             rows += batch.filter(_patient_rows(batch, ids, sources, matcher)).to_pylist()
     return rows
@@ -85,7 +85,7 @@ def rewrite_without_patient(
         run.remove(REPORT)
     matcher = IdMatcher(ids)
     with (
-        run.fetched(ledger.KEY) as old,
+        run.as_file(ledger.KEY) as old,
         pq.ParquetFile(old) as file,
         run.replacing(ledger.KEY) as new,
         pq.ParquetWriter(new, file.schema_arrow) as writer,
@@ -93,7 +93,7 @@ def rewrite_without_patient(
         for batch in file.iter_batches():
             kept = batch.filter(pc.invert(_patient_rows(batch, ids, sources, matcher)))
             writer.write_batch(_without_duplicate_marks(kept, series))
-    with run.fetched(ledger.KEY) as path:
+    with run.as_file(ledger.KEY) as path:
         run.write(REPORT, report.render_report(title, path, root).encode())
 
 

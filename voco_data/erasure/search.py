@@ -90,7 +90,7 @@ def find_residue(root: Storage, ids: Collection[str]) -> Iterator[str]:
         for name in (ledger.KEY, REPORT)
     }
     matcher = IdMatcher(ids)
-    keys = (key for key, _ in root.sizes() if key.partition("/")[0] not in skipped)
+    keys = (key for key, _ in root.list_objects() if key.partition("/")[0] not in skipped)
     for key in sorted(key for key in keys if key not in run_files):
         try:
             if _names_patient(root, key, matcher):
@@ -163,7 +163,7 @@ def _names_patient(root: Storage, key: str, matcher: IdMatcher) -> bool:
 
 def _table_names_patient(root: Storage, key: str, matcher: IdMatcher) -> bool:
     try:
-        with root.fetched(key) as path, pq.ParquetFile(path) as file:
+        with root.as_file(key) as path, pq.ParquetFile(path) as file:
             texts = [
                 field.name
                 for field in file.schema_arrow

@@ -310,7 +310,7 @@ def fill_on_worker(batch: Batch, known: KnownInputs) -> list[SeriesOutcome]:
         state = worker.state.tasks.get(key)
         if state is None or state.state == "cancelled":
             raise _BatchUnwanted
-        retry = misses < MOST_MISSES or task.root.local() is not None
+        retry = misses < MOST_MISSES or task.root.local_folder() is not None
         # A thread cannot be stopped. Its process can be, if it runs no other thread's batch.
         runs_alone = worker.state.nthreads == 1
         with end_when_stuck(TIME_LIMIT_S) if runs_alone else nullcontext():

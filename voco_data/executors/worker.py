@@ -18,7 +18,7 @@ from voco_data.limits import deadline
 from voco_data.preprocessing import Prepared, find_boxes, prepare, to_grid
 from voco_data.qc import preview
 from voco_data.reasons import Reason
-from voco_data.storage import Storage, WritableStorage
+from voco_data.storage import WritableStorage
 from voco_data.store import Record, commit_volume, integrity, volume_checksum
 from voco_data.version import VERSION
 from voco_data.volumes import Box, HuHistogram
@@ -114,19 +114,20 @@ def _committed_records(task: SeriesTask) -> dict[Target, Record]:
     """Records of the same files in the rows of the task, if chunk and record are whole.
 
     When the run was planned these rows were not whole, so a worker of this run committed them.
-    The target of a dry run, which can only be written to, holds none.
+    The store of a dry run keeps no records.
     """
-    checks = {
-        target: integrity.check_row(target.store, target.spec, target.row).record
-        for target in task.targets
-        if isinstance(target.store, Storage)
-    }
-    return {
-        target: record
-        for target, record in checks.items()
-        if record is not None
-        and (record.key, record.stat_digest) == (task.key, task.entry.stat_digest)
-    }
+    committed: dict[Target, Record] = {}
+    for target in task.targets:
+        store = target.store.as_readable()
+        if store is None:
+            continue
+        record = integrity.check_row(store, target.spec, target.row).record
+        if record is not None and (record.key, record.stat_digest) == (
+            task.key,
+            task.entry.stat_digest,
+        ):
+            committed[target] = record
+    return committed
 
 
 def _commit(

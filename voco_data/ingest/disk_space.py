@@ -44,7 +44,7 @@ def check_disk_space(root: Storage, new: Mapping[StoreSpec, int]) -> None:
 
 def free_bytes(root: Storage) -> int | None:
     """Free bytes where a root is, or would be made; None if the storage does not tell."""
-    folder = root.local()
+    folder = root.local_folder()
     if folder is None:
         return root.free_bytes()
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -199,10 +199,13 @@ class _DiscardingStorage:
         """Discard an object."""
 
     def committing(self) -> AbstractContextManager[None]:
-        """Always allowed."""
+        """Never raises: there is no run."""
         return nullcontext()
 
-    def local(self) -> None:
+    def as_readable(self) -> None:
+        """None: nothing is kept."""
+
+    def local_folder(self) -> None:
         """None: not a folder."""
 
 

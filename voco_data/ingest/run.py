@@ -144,9 +144,9 @@ class _Stopwatch:
 
 def _usable_root(home: Storage) -> Storage:
     """Make the root, and check that it can be written. Raises InputError."""
-    root = home.local()
+    root = home.local_folder()
     if root is None:
-        next(home.folders(), None)  # one request: the bucket exists, and may be listed
+        next(home.list_folders(), None)  # one request: the bucket exists, and may be listed
         return home
     is_new = not root.exists()
     try:
@@ -224,7 +224,7 @@ def _publish(
     run = root / RUNS_FOLDER / new_run_id()
     count: Counter[tuple[str, str]] = Counter()
     ledger.write(run, _counted(rows, count))
-    with run.fetched(ledger.KEY) as path:
+    with run.as_file(ledger.KEY) as path:
         title = f"voco preprocess: {cohort.layout}"
         run.write(REPORT, render_report(title, path, root).encode())
     stored, cached = count["series", "stored"], count["series", "cached"]

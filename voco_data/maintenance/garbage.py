@@ -34,7 +34,7 @@ from voco_data.storage import (
     PRIVATE_FOLDER,
     RUN_ID,
     RUNS_FOLDER,
-    Leases,
+    CombinedLease,
     Storage,
     existing_root,
     scratch_db,
@@ -108,7 +108,7 @@ def collect_garbage(
         if yes:
             locks = [home.lock(lock_key(name), wait_seconds=wait, repairs=False) for name in names]
             # The locks of all stores: a run over any of them may refer to a preview again.
-            leases = Leases([stack.enter_context(lock) for lock in locks])
+            leases = CombinedLease([stack.enter_context(lock) for lock in locks])
             home = home.with_lease(leases, WRITE_ONCE)
         pinned = read_pins(home)
         removable, kept = _choose_stores(home, names, stores, pinned)
@@ -161,7 +161,7 @@ class _UnusedPreviews:
             "INSERT OR IGNORE INTO previews VALUES (?, ?, ?)",
             (
                 (digest, key, size)
-                for key, size in root.sizes(PREVIEWS_FOLDER)
+                for key, size in root.list_objects(PREVIEWS_FOLDER)
                 if (digest := preview.digest_of(key)) is not None
             ),
         )
@@ -220,7 +220,7 @@ def _choose_stores(
 
 def _has_metadata_only(store: Storage) -> bool:
     """Whether a folder holds nothing, or nothing but metadata of arrays."""
-    return all(key.endswith(METADATA) for key, _ in store.sizes())
+    return all(key.endswith(METADATA) for key, _ in store.list_objects())
 
 
 def _describe_runs(using: list[Pin]) -> str:
@@ -229,7 +229,7 @@ def _describe_runs(using: list[Pin]) -> str:
 
 def _removable_stores(root: Storage, removable: Mapping[str, str]) -> Iterator[_Group]:
     for name, why in removable.items():
-        sizes = dict((root / name).sizes())
+        sizes = dict((root / name).list_objects())
         objects = [(f"{name}/{key}", sizes[key]) for key in removal_order(sizes)]
         yield _Group.of("store", name, why, objects)
 
@@ -256,7 +256,7 @@ def _leftovers(root: Storage, names: Sequence[str], previews: _UnusedPreviews) -
 def _old_runs(root: Storage, keep: int | None, previews: _UnusedPreviews) -> Iterator[_Group]:
     """Preprocess runs beyond the last `keep`. Marks the previews of the others as used."""
     objects: dict[str, list[Object]] = {}
-    for key, size in root.sizes(RUNS_FOLDER):
+    for key, size in root.list_objects(RUNS_FOLDER):
         name = key.split("/")[1]
         if RUN_ID.fullmatch(name):
             objects.setdefault(name, []).append((key, size))
@@ -273,7 +273,7 @@ def _old_runs(root: Storage, keep: int | None, previews: _UnusedPreviews) -> Ite
 def _input_digests_of_run(run: Storage) -> Iterator[str]:
     if run.size(ledger.KEY) is None:
         return
-    with run.fetched(ledger.KEY) as path, pq.ParquetFile(path) as file:
+    with run.as_file(ledger.KEY) as path, pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=["input_digest"]):
             yield from filter(None, batch["input_digest"].to_pylist())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from voco_data.errors import VocoError
 from voco_data.maintenance.pins import Pin, pins_of_store, read_pins
-from voco_data.storage import Storage, existing_root, parent_storage, store_names
+from voco_data.storage import ReadableStorage, Storage, existing_root, parent_storage, store_names
 from voco_data.store import ALGORITHM_VERSION, CATALOGUE, FORMAT, GROUP_METADATA, Store
 
 
@@ -29,7 +29,7 @@ def list_stores(root: str | Path | Storage) -> dict[str, object]:
     return {"stores": rows, "problems": problems}
 
 
-def describe_store(store: str | Path | Storage) -> dict[str, object]:
+def describe_store(store: str | Path | ReadableStorage) -> dict[str, object]:
     """One store in full: its row of `list_stores`, and formats, times, flags, ids and users."""
     opened = Store.open(store)
     storage, table = opened.storage, opened.catalogue
@@ -69,16 +69,16 @@ def _row(store: Store, pins: list[Pin]) -> dict[str, object]:
         "series": len(store),
         "patients": int(store.catalogue["patient_id"].nunique()),
         "volume_bytes": len(store) * z * y * x,
-        "bytes": sum(size for _, size in store.storage.sizes()),
+        "bytes": sum(size for _, size in store.storage.list_objects()),
         "runs": len(pins),
         "current": store.spec.algorithm_version == ALGORITHM_VERSION,
         "spec": json.loads(store.spec.canonical_json()),
     }
 
 
-def _last_changed(store: Storage, key: str) -> str | None:
+def _last_changed(store: ReadableStorage, key: str) -> str | None:
     """When a file was last written, UTC, ISO 8601; None for a missing file and in a bucket."""
-    folder = store.local()
+    folder = store.local_folder()
     if folder is None or store.size(key) is None:
         return None
     changed = time.gmtime((folder / key).stat().st_mtime)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.errors import InputError
-from voco_data.storage import Storage
+from voco_data.storage import STORE_SUFFIX, ReadableStorage
 from voco_data.store import Record, Store, read_record
 from voco_data.volumes import CANONICAL_AXES
 
@@ -36,7 +36,7 @@ class ExportSummary:
 
 
 def export_volume(
-    store: str | Path | Storage, row: int, out: str | Path | None = None
+    store: str | Path | ReadableStorage, row: int, out: str | Path | None = None
 ) -> ExportSummary:
     """Write the volume at `row` to `out` (`<profile>-<row>.nii.gz` in the working folder).
 
@@ -61,13 +61,8 @@ def export_volume(
 
     spec = opened.spec
     affine = index_to_lps(record, opened.grid)
-    text = f"voco {spec.name[: -len('.zarr')]} row {row}, HU clipped to the window"
-    write_nifti(
-        path,
-        spec.window.to_hu(opened.read(row)),
-        affine,
-        text,
-    )
+    description = f"voco {spec.name.removesuffix(STORE_SUFFIX)} row {row}, HU clipped to the window"
+    write_nifti(path, spec.window.to_hu(opened.read(row)), affine, description)
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     return ExportSummary(
         file=str(path),

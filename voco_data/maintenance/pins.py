@@ -96,7 +96,7 @@ def pins_of_store(pins: list[Pin], store: str) -> list[Pin]:
 
 
 def _read_all(root: Storage) -> Iterator[Pin]:
-    for key, _ in root.sizes(PINS_FOLDER):
+    for key, _ in root.list_objects(PINS_FOLDER):
         if not key.endswith(".json"):
             continue
         try:

@@ -41,7 +41,7 @@ def remove_objects(storage: Storage, keys: Iterable[str]) -> None:
 
 def remove_empty_folders(storage: Storage, folder: str) -> None:
     """Remove the empty folders at and below `folder`; a bucket has none."""
-    root = storage.local()
+    root = storage.local_folder()
     if root is None:
         return
     for path, _, _ in os.walk(root / folder, topdown=False):
@@ -79,7 +79,7 @@ def scan_store(store: Storage) -> StoreScan:
         row for batch in catalogue.batches(store, ["row"]) for row in batch["row"].to_pylist()
     }
     unlisted: dict[int, list[Object]] = {}
-    for key, size in store.sizes():
+    for key, size in store.list_objects():
         scan.size += size
         row = row_of_record(key) if key.startswith(RECORDS) else row_of_chunk(key)
         if row is not None and row not in listed:
@@ -106,16 +106,16 @@ def uncatalogued_records(store: Storage, scan: StoreScan) -> Iterator[Record]:
 
 def stale_temporaries(root: Storage, outside: Collection[str]) -> Iterator[Object]:
     """Temporary files of killed runs below a root, `outside` these folders; a bucket has none."""
-    if root.local() is None:
+    if root.local_folder() is None:
         return
-    for key, size in root.sizes():
+    for key, size in root.list_objects():
         if key.partition("/")[0] not in outside and is_stale_temporary(root, key):
             yield key, size
 
 
 def is_stale_temporary(storage: Storage, key: str) -> bool:
     """Whether an object is a temporary file that has not changed for `STALE_S`."""
-    folder = storage.local()
+    folder = storage.local_folder()
     if folder is None or not atomic.is_temporary(key.rpartition("/")[2]):
         return False
     try:

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from voco_data.storage import Storage, open_storage
+from voco_data.storage import ReadableStorage, open_storage
 from voco_data.store import (
     CHUNKS,
     RECORDS,
@@ -37,7 +37,7 @@ class VerifySummary:
         return asdict(self)
 
 
-def verify_store(store: str | Path | Storage) -> VerifySummary:
+def verify_store(store: str | Path | ReadableStorage) -> VerifySummary:
     """Check every chunk, every record and the metadata of a store.
 
     Damaged chunks are touched where the store can be written, so that the next run checks them.
@@ -51,7 +51,7 @@ def verify_store(store: str | Path | Storage) -> VerifySummary:
         return VerifySummary(str(storage), index.count, problems)
 
 
-def _problems(storage: Storage, spec: StoreSpec, index: StoreIndex) -> Iterator[str]:
+def _problems(storage: ReadableStorage, spec: StoreSpec, index: StoreIndex) -> Iterator[str]:
     for check in integrity.check_rows(storage, spec, index.rows()):
         line = index.at(check.row)
         assert line is not None
@@ -64,11 +64,11 @@ def _problems(storage: Storage, spec: StoreSpec, index: StoreIndex) -> Iterator[
     yield from arrays.find_problems(storage, spec, index.rows(), index.size)
 
 
-def _unlisted_objects(storage: Storage, index: StoreIndex) -> Iterator[str]:
+def _unlisted_objects(storage: ReadableStorage, index: StoreIndex) -> Iterator[str]:
     """Records and chunks that the catalogue does not list: a run was killed, or is writing."""
     kinds = ((RECORDS, row_of_record, "a record"), (CHUNKS, row_of_chunk, "a chunk"))
     for folder, row_of, kind in kinds:
-        rows = (row_of(key) for key, _ in storage.sizes(folder))
+        rows = (row_of(key) for key, _ in storage.list_objects(folder))
         unlisted = {row for row in rows if row is not None and not index.has_row(row)}
         for row in sorted(unlisted):
             yield f"row {row}: {kind} that the catalogue does not list; rerun"

@@ -22,7 +22,7 @@ from voco_data.qc import outliers, preview
 from voco_data.qc.html import ENVIRONMENT, csp_hash, read_source
 from voco_data.qc.preview import Preview
 from voco_data.qc.report_rows import Row, choose
-from voco_data.storage import PREVIEWS_FOLDER, Storage
+from voco_data.storage import PREVIEWS_FOLDER, ReadableStorage
 from voco_data.volumes import hu_histogram
 
 MAX_PICTURE_CHARACTERS = 22_000_000
@@ -51,7 +51,7 @@ class Entry:
     preview: Preview | None
 
 
-def render_report(title: str, ledger: Path, root: Storage) -> str:
+def render_report(title: str, ledger: Path, root: ReadableStorage) -> str:
     """The page as text, for the ledger of one run; previews are read from `root`."""
     chosen = choose(ledger)
     entries = _read_entries(chosen.rows, root)
@@ -91,9 +91,9 @@ def render_report(title: str, ledger: Path, root: Storage) -> str:
     )
 
 
-def _read_entries(rows: Sequence[Row], root: Storage) -> list[Entry]:
+def _read_entries(rows: Sequence[Row], root: ReadableStorage) -> list[Entry]:
     """Rows with the previews of those that were kept."""
-    previews = root.cached(PREVIEWS_FOLDER)
+    previews = root.cached_reader(PREVIEWS_FOLDER)
 
     def read_entry(row: Row) -> Entry:
         is_kept = row.score is not None

@@ -12,7 +12,7 @@ import pandas as pd
 
 from voco_data.qc import preview
 from voco_data.qc.html import ENVIRONMENT, Section
-from voco_data.storage import PREVIEWS_FOLDER, Storage
+from voco_data.storage import PREVIEWS_FOLDER, ReadableStorage
 
 MAX_PICTURES = 12
 """Previews on a page; the lowest confidence first."""
@@ -20,7 +20,7 @@ MAX_ROWS = 500
 """Rows of a table on a page; the ledger has all."""
 
 
-def ingest_sections(ledger: Path, root: Storage) -> list[Section]:
+def ingest_sections(ledger: Path, root: ReadableStorage) -> list[Section]:
     """Sections for the ledger of one run; previews are read from `root`."""
     table = pd.read_parquet(ledger)
     boxes = {"pictures": _pictures(table, root), "slot": preview.SLOT_PX}
@@ -60,9 +60,9 @@ def _refused(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _pictures(table: pd.DataFrame, root: Storage) -> list[dict[str, Any]]:
+def _pictures(table: pd.DataFrame, root: ReadableStorage) -> list[dict[str, Any]]:
     kept = _kept(table).sort_values(["box_confidence", "source"])
-    previews = root.cached(PREVIEWS_FOLDER)
+    previews = root.cached_reader(PREVIEWS_FOLDER)
     pictures: list[dict[str, Any]] = []
     for row in kept.head(MAX_PICTURES).to_dict("records"):
         series_preview = preview.read(previews, preview.key_of(str(row["input_digest"])))

@@ -1,8 +1,8 @@
 from . import atomic as atomic, locks as locks, parquet as parquet, scratch_db as scratch_db
 from .atomic import replacing as replacing, sweep_store as sweep_store, write_text as write_text
 from .base import (
+    CombinedLease as CombinedLease,
     Lease as Lease,
-    Leases as Leases,
     ObjectReader as ObjectReader,
     ReadableStorage as ReadableStorage,
     Storage as Storage,
@@ -27,6 +27,7 @@ from .root import (
     RUNS_FOLDER as RUNS_FOLDER,
     SEEN_FILES as SEEN_FILES,
     SEEN_FILES_LOCK as SEEN_FILES_LOCK,
+    STORE_SUFFIX as STORE_SUFFIX,
     existing_root as existing_root,
     new_run_id as new_run_id,
     root_in_use as root_in_use,

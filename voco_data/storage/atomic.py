@@ -1,4 +1,4 @@
-"""Files that appear whole: written under a temporary name and renamed."""
+"""Atomic writes of files: a file is written under a temporary name and renamed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def sweep_store(storage: ReadableStorage) -> None:
     """Remove all temporary files of a store whose lock we hold."""
-    folder = storage.local()
+    folder = storage.local_folder()
     if folder is not None:
         sweep_folder(folder)
 

@@ -8,8 +8,9 @@ Key types
 ---------
 ReadableStorage : what a reader needs.
 WritableStorage : what a worker needs, which commits volumes for a run.
-Storage : both, with what the one run that holds the lock needs.
-Lease : the right to write, while the lock is held.
+LockableStorage : what a run needs to become the only one that writes.
+Storage : all three, and the changes that only the run that holds the lock makes.
+Lease : the right of a run to write, while it holds the lock.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 
 class Lease(Protocol):
     """The right of one run to write, while it holds the lock."""
 
     @property
-    def clean(self) -> bool:
-        """Whether the previous holder ended without an error, so that nothing is left to repair."""
+    def is_clean(self) -> bool:
+        """Whether the previous holder ended without an error, so that nothing needs a repair."""
 
     def check(self) -> None:
         """Raise StoreBusy if another run has taken the lock over."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leases:
-    """Several leases as one: it is lost as soon as one of them is."""
+class CombinedLease:
+    """Several leases as one, which is lost as soon as one of them is lost."""
 
     leases: Sequence[Lease]
 
     @property
-    def clean(self) -> bool:
+    def is_clean(self) -> bool:
         """Whether the previous holders of all leases ended without an error."""
-        return all(lease.clean for lease in self.leases)
+        return all(lease.is_clean for lease in self.leases)
 
     def check(self) -> None:
         """Raise StoreBusy if one of the leases was lost."""
@@ -72,25 +73,34 @@ class ReadableStorage(ObjectReader, Protocol):
     def size(self, key: str) -> int | None:
         """Size of an object in bytes, or None if there is no such object."""
 
-    def sizes(self, folder: str = "") -> Iterator[tuple[str, int]]:
-        """Key and size in bytes of every object below `folder`, in no particular order."""
+    def list_objects(self, folder: str = "") -> Iterator[tuple[str, int]]:
+        """Iterate over key and size in bytes of every object below `folder`, in no order."""
 
     def stamps(self, folder: str, keys: Iterable[str]) -> Iterator[str]:
-        """For each key below `folder`, a text that changes when the object is written again.
+        """Yield for each key below `folder` a text that changes when the object is written again.
 
         The text is empty if there is no object. No object is read.
         """
 
-    def folders(self) -> Iterator[str]:
-        """Names of the folders directly below, in no particular order."""
+    def touch(self, key: str) -> None:
+        """Change the stamp of an object, if the storage can do so without writing the object.
 
-    def cached(self, folder: str) -> ObjectReader:
-        """A reader of the objects below `folder` that may keep copies on this machine."""
+        The next run then verifies the object.
+        """
 
-    def fetched(self, key: str) -> AbstractContextManager[Path]:
-        """A read-only file with the bytes of an object. Raises FileNotFoundError."""
+    def list_folders(self) -> Iterator[str]:
+        """Iterate over the names of the folders directly below, in no order."""
 
-    def local(self) -> Path | None:
+    def cached_reader(self, folder: str) -> ObjectReader:
+        """Return a reader of the objects below `folder`, which may keep copies on this machine."""
+
+    def as_file(self, key: str) -> AbstractContextManager[Path]:
+        """Give the path of a read-only file with the bytes of an object, as a context manager.
+
+        The path is valid inside the block. Raises FileNotFoundError.
+        """
+
+    def local_folder(self) -> Path | None:
         """The folder on this machine, or None for an object store."""
 
 
@@ -110,12 +120,34 @@ class WritableStorage(Protocol):
     def committing(self) -> AbstractContextManager[None]:
         """Enclose the writes of one commit. Raises StoreBusy if the run of the worker is over."""
 
-    def local(self) -> Path | None:
+    def as_readable(self) -> ReadableStorage | None:
+        """This storage for reading, or None if it keeps nothing of what is written."""
+
+    def local_folder(self) -> Path | None:
         """The folder on this machine, or None for an object store."""
 
 
-@runtime_checkable
-class Storage(ReadableStorage, WritableStorage, Protocol):
+class LockableStorage(Protocol):
+    """A storage whose locks ensure that one run at a time writes."""
+
+    def lock(
+        self, key: str, *, wait_seconds: float, repairs: bool = True
+    ) -> AbstractContextManager[Lease]:
+        """Hold the lock `key` during the block. Raises StoreBusy after `wait_seconds`.
+
+        With `repairs` the caller repairs what a killed holder left, and the next lease is clean
+        if the block ends without an exception. Without it, a lease that is not clean stays so.
+        """
+
+    def with_lease(self, lease: Lease, write_once: tuple[str, ...] = ()) -> Storage:
+        """Return this storage, whose writes raise StoreBusy once `lease` is lost.
+
+        Objects whose keys start with one of `write_once` are never replaced, so the storage does
+        not remember their versions.
+        """
+
+
+class Storage(ReadableStorage, WritableStorage, LockableStorage, Protocol):
     """A storage as the run that holds its lock uses it."""
 
     @property
@@ -131,29 +163,10 @@ class Storage(ReadableStorage, WritableStorage, Protocol):
     def remove_folder(self, folder: str) -> None:
         """Remove all objects below `folder`, if there are any."""
 
-    def touch(self, key: str) -> None:
-        """Change the stamp of an object, where the storage can do so without a write."""
-
     def replacing(self, key: str) -> AbstractContextManager[Path]:
-        """A path to write a large object to.
+        """Give a path to write a large object to, as a context manager.
 
         The object is created or replaced when the block ends without an exception.
-        """
-
-    def lock(
-        self, key: str, *, wait_seconds: float, repairs: bool = True
-    ) -> AbstractContextManager[Lease]:
-        """Hold the lock `key`, as the only run. Raises StoreBusy after `wait_seconds`.
-
-        With `repairs` the caller repairs what a killed holder left, and the next lease is clean
-        if the block ends without an exception. Without it, a lease that is not clean stays so.
-        """
-
-    def with_lease(self, lease: Lease, write_once: tuple[str, ...] = ()) -> Storage:
-        """This storage, whose writes raise StoreBusy once `lease` is lost.
-
-        Objects whose keys start with one of `write_once` are never replaced, so the storage need
-        not remember their versions.
         """
 
     def free_bytes(self) -> int | None:

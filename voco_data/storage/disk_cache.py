@@ -24,14 +24,15 @@ from voco_data.storage.base import ObjectReader
 FOLDER_VARIABLE = "VOCO_CACHE"
 SIZE_VARIABLE = "VOCO_CACHE_GB"
 DEFAULT_BYTES = 100 * 10**9
-FREE_SHARE = 0.5
+MAX_SHARE_OF_FREE = 0.5
 """The default size is at most this share of the free space of the disk."""
-KEPT_SHARE = 0.9
+SHARE_AFTER_EVICTION = 0.9
 """Share of its size to which a full cache is reduced."""
 STALE_S = 3600.0
 """Age of a temporary file whose writer must have been killed."""
 
-_LOCK = ".used"
+_SIZE_FILE = ".used"
+"""Lock file of the cache, which also holds its size."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class LocalCache:
     limit_bytes: int
 
     def find(self, name: str) -> Path | None:
-        """The copy of this name, or None. Marks it as used."""
+        """Return the path of a copy, or None, and mark the copy as used."""
         path = self._path(name)
         try:
             os.utime(path)
@@ -50,45 +51,45 @@ class LocalCache:
             return None
         return path
 
-    def keep(self, name: str, data: bytes | memoryview) -> Path:
+    def add(self, name: str, data: bytes | memoryview) -> Path:
         """Write a copy in one step. Other processes may write the same one at the same time."""
         with self._locked_size() as size:
             total = size.read()
             if total + len(data) > self.limit_bytes:
-                total = self._make_room(len(data))
+                total = self._evict(len(data))
             size.write(total + len(data))
-            # Under the lock: a process that makes room now would not see the file, and would
-            # keep too many others.
+            # Under the lock: a process that evicts now would not see the file, and would keep too
+            # many others.
             path = self._path(name)
             path.parent.mkdir(mode=0o700, exist_ok=True)
             atomic.write_bytes(path, data, mode=0o600)
         return path
 
-    def drop(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Remove a copy, if it exists."""
         self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / name
 
-    def _make_room(self, needed_bytes: int) -> int:
+    def _evict(self, needed_bytes: int) -> int:
         """Remove the least recently used copies; returns the size of those that stay, in bytes."""
         now, copies = time.time(), []
         for parent, _, names in os.walk(self.folder):
             for name in names:
                 path = Path(parent, name)
-                if name == _LOCK:
+                if name == _SIZE_FILE:
                     continue
                 try:
                     status = path.stat()
                 except FileNotFoundError:
                     continue
-                if not name.endswith(".tmp") or now - status.st_mtime > STALE_S:
+                if not atomic.is_temporary(name) or now - status.st_mtime > STALE_S:
                     copies.append((status.st_mtime_ns, status.st_size, path))
         copies.sort()
         total = sum(size for _, size, _ in copies)
         for _, size, path in copies:
-            if total + needed_bytes <= KEPT_SHARE * self.limit_bytes:
+            if total + needed_bytes <= SHARE_AFTER_EVICTION * self.limit_bytes:
                 break
             path.unlink(missing_ok=True)
             total -= size
@@ -98,7 +99,7 @@ class LocalCache:
     def _locked_size(self) -> Iterator[_SizeFile]:
         """The recorded size, for one process and thread at a time."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self.folder / _SIZE_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield _SizeFile(descriptor)
@@ -126,8 +127,8 @@ def user_cache() -> LocalCache:
 
     The folder is `voco` in the user's cache folder by default.
     """
-    named = os.environ.get(FOLDER_VARIABLE)
-    folder = (Path(named) if named else user_cache_path("voco")) / "objects"
+    configured = os.environ.get(FOLDER_VARIABLE)
+    folder = (Path(configured) if configured else user_cache_path("voco")) / "objects"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -141,9 +142,9 @@ def user_cache() -> LocalCache:
 def _limit_bytes(folder: Path) -> int:
     text = os.environ.get(SIZE_VARIABLE)
     if not text:
-        size_file = folder / _LOCK
+        size_file = folder / _SIZE_FILE
         used = int(size_file.read_bytes() or b"0") if size_file.exists() else 0
-        return int(min(DEFAULT_BYTES, FREE_SHARE * (shutil.disk_usage(folder).free + used)))
+        return int(min(DEFAULT_BYTES, MAX_SHARE_OF_FREE * (shutil.disk_usage(folder).free + used)))
     try:
         gigabytes = float(text)
     except ValueError:
@@ -153,8 +154,8 @@ def _limit_bytes(folder: Path) -> int:
     return int(gigabytes * 1e9)
 
 
-class TaggedObjects:
-    """An `ObjectReader` of remote objects, each of which is fetched once by this machine."""
+class CachingReader:
+    """An `ObjectReader` of remote objects that fetches each version once for this machine."""
 
     def __init__(self, storage: ObjectReader, tags: Mapping[str, str]) -> None:
         """`tags` are the ETags of the objects, by key."""
@@ -170,8 +171,8 @@ class TaggedObjects:
         try:
             if (path := self._cache.find(name)) is not None:
                 return path.read_bytes()
-        except FileNotFoundError:  # removed by another process that made room
+        except FileNotFoundError:  # another process evicted it
             pass
         data = self._storage.read(key)
-        self._cache.keep(name, data)
+        self._cache.add(name, data)
         return data

@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 SECONDS_VARIABLE = "VOCO_LEASE_SECONDS"
 DEFAULT_SECONDS = 60.0
 """For how long a lease outlives its last renewal."""
-RENEWALS = 4
+RENEWALS_PER_LEASE = 4
 """Renewals within that time."""
 SAFE_SHARE = 0.75
 """Share of that time for which a holder relies on its last renewal."""
-POLLS = 20
-"""How often a waiting run reads the lease of another within the time that it may last."""
+POLLS_PER_LEASE = 20
+"""How often a waiting run reads the lease of another run within that time."""
 RENEWAL_TRIES = 3
 """Writes of one renewal whose answers may be lost."""
-DATE_STEP_S = 1.0
+DATE_RESOLUTION_S = 1.0
 """Resolution of the dates of objects: whole seconds."""
 
 
@@ -53,10 +53,10 @@ class TaggedObject:
 class ConditionalStorage(Protocol):
     """What a lease needs of an object store."""
 
-    def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
+    def read_tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
         """An object with its ETag and date, or None if there is no such object."""
 
-    def put_if(
+    def put_if_match(
         self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
         """Replace the version `tag` of an object, or create it if `tag` is None.
@@ -70,7 +70,7 @@ class ConditionalStorage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """Content of the lease object."""
+    """Content of the lease object, as JSON."""
 
     holder: str
     """Machine and process, for people."""
@@ -85,7 +85,7 @@ class LeaseState:
     free: bool
     """Whether the holder has released the lease."""
     clean: bool = True
-    """Whether all that earlier holders left unfinished has been repaired."""
+    """Whether everything that earlier holders left unfinished has been repaired."""
 
     def to_json(self) -> bytes:
         """Bytes of the object."""
@@ -125,12 +125,11 @@ def hold_lease(
     VOCO_LEASE_SECONDS, or a minute. Without `repairs`, a lease that is not clean stays so. Raises
     StoreBusy if another run holds the lease for longer than `wait_seconds`.
     """
-    lasting = _default_seconds() if seconds is None else seconds
-    lease = _acquire(storage, key, wait_seconds, lasting)
+    lease = _acquire(storage, key, wait_seconds, _default_seconds() if seconds is None else seconds)
     try:
         lease.start()
         yield lease
-        if repairs or lease.clean:
+        if repairs or lease.is_clean:
             lease.mark_clean()
     finally:
         lease.release()
@@ -140,40 +139,45 @@ class ObjectLease:
     """A lease that this process holds."""
 
     def __init__(
-        self, storage: ConditionalStorage, key: str, state: LeaseState, tag: str, sent: float
+        self, storage: ConditionalStorage, key: str, state: LeaseState, tag: str, sent_at: float
     ) -> None:
-        """`state` was written as version `tag` by a request of the time `sent`."""
+        """`state` was written as version `tag` by a request that was sent at `sent_at`."""
         self._storage = storage
         self._key = key
         self._was_clean = state.clean
         self._state = replace(state, clean=False)
         self._tag = tag
-        self._sent = sent
+        self._renewed_at = sent_at
         self._lost = False
-        self._turn = threading.Lock()
+        self._state_lock = threading.Lock()
         """Held for each use of the state, by the caller or by the thread that renews."""
-        self._ending = threading.Event()
-        self._renewing = threading.Thread(target=self._keep, name="voco lease", daemon=True)
+        self._stop_renewing = threading.Event()
+        self._renewal_thread = threading.Thread(
+            target=self._renew_until_stopped, name="voco lease", daemon=True
+        )
 
     @property
-    def clean(self) -> bool:
-        """Whether the previous holder released the lease after no error."""
+    def is_clean(self) -> bool:
+        """Whether the previous holder released the lease without an error."""
         return self._was_clean
 
     def mark_clean(self) -> None:
-        """Let the next holder find this lease clean."""
-        with self._turn:
+        """Make the lease clean for its next holder."""
+        with self._state_lock:
             self._state = replace(self._state, clean=True)
 
     def start(self) -> None:
-        """Begin to renew. Raises InputError if the object store ignores conditions."""
+        """Start to renew the lease. Raises InputError if the object store ignores conditions."""
         _check_conditions(self._storage, self._key)
-        self._renewing.start()
+        self._renewal_thread.start()
 
     def check(self) -> None:
         """Raise StoreBusy if the lease was lost. Renews a lease that may have been lost."""
-        with self._turn:
-            if not self._lost and _now() - self._sent > SAFE_SHARE * self._state.seconds:
+        with self._state_lock:
+            if (
+                not self._lost
+                and _boot_time_s() - self._renewed_at > SAFE_SHARE * self._state.seconds
+            ):
                 self._renew()
             if self._lost:
                 raise StoreBusy(
@@ -183,9 +187,9 @@ class ObjectLease:
 
     def release(self) -> None:
         """Stop renewing and mark the lease free, so that the next run need not wait."""
-        self._ending.set()
-        if self._renewing.is_alive():
-            self._renewing.join()
+        self._stop_renewing.set()
+        if self._renewal_thread.is_alive():
+            self._renewal_thread.join()
         if self._lost:
             return
         try:
@@ -195,12 +199,12 @@ class ObjectLease:
 
     @property
     def _interval_s(self) -> float:
-        return self._state.seconds / RENEWALS
+        return self._state.seconds / RENEWALS_PER_LEASE
 
-    def _keep(self) -> None:
+    def _renew_until_stopped(self) -> None:
         """Renew at intervals until the lease is released or lost: the body of the thread."""
-        while not self._ending.wait(self._interval_s):
-            with self._turn:
+        while not self._stop_renewing.wait(self._interval_s):
+            with self._state_lock:
                 try:
                     self._renew()
                 except (OSError, StoreUnreachable, InputError) as error:
@@ -221,12 +225,14 @@ class ObjectLease:
         """
         for _ in range(RENEWAL_TRIES):
             state = replace(state, renewal=state.renewal + 1)
-            sent = _now()
-            tag = self._storage.put_if(self._key, state.to_json(), self._tag, self._interval_s)
+            sent_at = _boot_time_s()
+            tag = self._storage.put_if_match(
+                self._key, state.to_json(), self._tag, self._interval_s
+            )
             if tag is not None:
-                self._sent, self._state, self._tag = sent, state, tag
+                self._renewed_at, self._state, self._tag = sent_at, state, tag
                 return
-            current = self._storage.tagged(self._key, self._interval_s)
+            current = self._storage.read_tagged(self._key, self._interval_s)
             if current is None or self._nonce_of(current) != state.nonce:
                 self._lost = True
                 return
@@ -246,14 +252,14 @@ def _acquire(
     deadline = time.monotonic() + wait_seconds
     clock = None
     while True:
-        current = storage.tagged(key)
+        current = storage.read_tagged(key)
         old = _NEVER_HELD
         remaining_s = 0.0
         if current is not None:
             old = LeaseState.from_json(current.data, f"{storage}/{key}")
             if not old.free:
                 clock = clock or _read_server_clock(storage, f"{key}.{nonce}")
-                remaining_s = current.date + DATE_STEP_S + old.seconds - clock.now()
+                remaining_s = current.date + DATE_RESOLUTION_S + old.seconds - clock.now()
         if remaining_s <= 0:
             if not old.free:
                 log.info("%s: taking over from %s, which is gone", storage, old.holder)
@@ -266,10 +272,10 @@ def _acquire(
                 free=False,
                 clean=old.free and old.clean,
             )
-            sent = _now()
+            sent_at = _boot_time_s()
             tag = _replace(storage, key, current, new.to_json())
             if tag is not None:
-                return ObjectLease(storage, key, new, tag, sent)
+                return ObjectLease(storage, key, new, tag, sent_at)
             continue  # another run was faster: it holds the lease, or has released it already
         if time.monotonic() >= deadline:
             raise StoreBusy(
@@ -277,17 +283,17 @@ def _acquire(
                 f"--wait SECONDS; if it is gone, its lease ends in {math.ceil(remaining_s)} s"
             )
         until_deadline_s = max(0.0, deadline - time.monotonic())
-        time.sleep(min(until_deadline_s, remaining_s, old.seconds / POLLS))
+        time.sleep(min(until_deadline_s, remaining_s, old.seconds / POLLS_PER_LEASE))
 
 
 def _replace(
     storage: ConditionalStorage, key: str, current: TaggedObject | None, data: bytes
 ) -> str | None:
     """ETag of `data` written in place of `current`; None if another run wrote first."""
-    tag = storage.put_if(key, data, None if current is None else current.tag)
+    tag = storage.put_if_match(key, data, None if current is None else current.tag)
     if tag is None:  # the write may have arrived, and only its answer was lost
-        found = storage.tagged(key)
-        tag = found.tag if found is not None and found.data == data else None
+        stored = storage.read_tagged(key)
+        tag = stored.tag if stored is not None and stored.data == data else None
     return tag
 
 
@@ -300,14 +306,14 @@ class _ServerClock:
 
     def now(self) -> float:
         """Time of the server in seconds; never ahead of it, as dates are cut to whole seconds."""
-        return self.date + _now() - self.read_at
+        return self.date + _boot_time_s() - self.read_at
 
 
 def _read_server_clock(storage: ConditionalStorage, key: str) -> _ServerClock:
     """Write an object at `key` to learn its date, and remove it."""
-    storage.put_if(key, b"", None)
-    read_at = _now()
-    written = storage.tagged(key)
+    storage.put_if_match(key, b"", None)
+    read_at = _boot_time_s()
+    written = storage.read_tagged(key)
     storage.remove(key)
     if written is None:
         raise OSError(f"{storage}/{key}: an object was written and is not there")
@@ -316,7 +322,7 @@ def _read_server_clock(storage: ConditionalStorage, key: str) -> _ServerClock:
 
 def _check_conditions(storage: ConditionalStorage, key: str) -> None:
     """Raise InputError if the store ignores conditions: then two runs could write at once."""
-    if storage.put_if(key, b"{}", None) or storage.put_if(key, b"{}", '"0"'):
+    if storage.put_if_match(key, b"{}", None) or storage.put_if_match(key, b"{}", '"0"'):
         storage.remove(key)
         raise InputError(
             f"{storage}: this object store ignores conditional writes (If-None-Match, If-Match), "
@@ -324,7 +330,7 @@ def _check_conditions(storage: ConditionalStorage, key: str) -> None:
         )
 
 
-def _now() -> float:
+def _boot_time_s() -> float:
     """Seconds of a clock that also counts while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 

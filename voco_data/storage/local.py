@@ -70,7 +70,7 @@ class LocalStorage:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def sizes(self, folder: str = "") -> Iterator[tuple[str, int]]:
+    def list_objects(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """Walk the folder; a file that is removed meanwhile is left out."""
         for parent, _, names in os.walk(self.path / folder):
             for name in names:
@@ -88,22 +88,22 @@ class LocalStorage:
             else:
                 yield f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
-    def folders(self) -> Iterator[str]:
+    def list_folders(self) -> Iterator[str]:
         """Names of the folders directly below."""
         return (path.name for path in self.path.iterdir() if path.is_dir())
 
-    def cached(self, folder: str) -> LocalStorage:  # noqa: ARG002
+    def cached_reader(self, folder: str) -> LocalStorage:  # noqa: ARG002
         """This storage: the page cache of the system is enough."""
         return self
 
     @contextmanager
-    def fetched(self, key: str) -> Iterator[Path]:
+    def as_file(self, key: str) -> Iterator[Path]:
         """The file itself."""
         path = self.path / key
         path.stat()
         yield path
 
-    def local(self) -> Path:
+    def local_folder(self) -> Path:
         """The folder."""
         return self.path
 
@@ -112,26 +112,30 @@ class LocalStorage:
         return atomic.replacing(self.path / key)
 
     def committing(self) -> AbstractContextManager[None]:
-        """Always allowed: this storage belongs to no run."""
+        """Never raises: this storage belongs to no run."""
         return contextlib.nullcontext()
+
+    def as_readable(self) -> LocalStorage:
+        """This storage."""
+        return self
 
     @contextmanager
     def lock(self, key: str, *, wait_seconds: float, repairs: bool = True) -> Iterator[LocalLock]:
         """Hold a lock file, and keep workers of earlier runs from committing."""
         path = self.path / key
-        with locks.hold_lock(path, wait_seconds=wait_seconds, repairs=repairs) as clean:
-            fence = Fence(path.with_suffix(".fence"))
-            fence.close()
+        with locks.hold_lock(path, wait_seconds=wait_seconds, repairs=repairs) as is_clean:
+            fence = Fence.of_lock(path)
+            fence.revoke_token()
             try:
-                yield LocalLock(clean, fence)
+                yield LocalLock(is_clean, fence)
             finally:
-                _close_after_run(fence)
+                _end_commits(fence)
 
     def with_lease(self, lease: Lease, write_once: tuple[str, ...] = ()) -> LocalStorage:  # noqa: ARG002
         """This folder, whose workers may commit until the lock is released."""
         if not isinstance(lease, LocalLock):
             return self  # several stores are locked to remove from them: no worker commits
-        return FencedLocalStorage(self.path, lease.fence, lease.fence.open())
+        return FencedLocalStorage(self.path, lease.fence, lease.fence.issue_token())
 
     def free_bytes(self) -> int:
         """Free space of the disk."""
@@ -146,7 +150,7 @@ class FencedLocalStorage(LocalStorage):
     token: str
 
     def committing(self) -> AbstractContextManager[None]:
-        """Allowed while the fence file holds the token of this run."""
+        """Raises StoreBusy unless the fence file holds the token of this run."""
         return self.fence.committing(self.token)
 
 
@@ -154,18 +158,18 @@ class FencedLocalStorage(LocalStorage):
 class LocalLock:
     """The lease of a folder: a `flock`, which no other run can take over."""
 
-    clean: bool
+    is_clean: bool
     """Whether the previous holder ended without an error."""
     fence: Fence
-    """Keeps out workers of earlier runs."""
+    """Keeps workers of earlier runs from committing."""
 
     def check(self) -> None:
-        """Never raises: the lock is held for as long as this process lives."""
+        """Do nothing: the lock is held for as long as this process lives."""
 
 
-def _close_after_run(fence: Fence) -> None:
-    """Close the fence, or warn: the next run closes it before it reads anything."""
+def _end_commits(fence: Fence) -> None:
+    """Revoke the token of this run, or warn: the next run revokes it before it reads anything."""
     try:
-        fence.close()
+        fence.revoke_token()
     except (OSError, StoreBusy) as error:
         log.warning("workers of this run may still be writing (%s)", error)

@@ -32,7 +32,7 @@ _TOKEN_BYTES = 8
 def hold_lock(
     path: Path, *, wait_seconds: float = 0.0, mode: int = 0o644, repairs: bool = True
 ) -> Iterator[bool]:
-    """Hold the lock file `path`; yields whether the previous holder ended without an error.
+    """Hold the lock file `path`, and yield whether the previous holder ended without an error.
 
     The file holds the process id of its holder, and is empty after a block that ended without an
     exception. Without `repairs`, the id left by a holder that was killed is not cleared: the next
@@ -48,11 +48,11 @@ def hold_lock(
                 f"{path.parent}: another run (process {holder}) is writing here; "
                 "wait for it, or give --wait SECONDS"
             )
-        clean = os.fstat(descriptor).st_size == 0
+        is_clean = os.fstat(descriptor).st_size == 0
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield clean
-        if repairs or clean:
+        yield is_clean
+        if repairs or is_clean:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)  # releases the lock
@@ -64,14 +64,19 @@ class Fence:
 
     path: Path
 
-    def close(self) -> None:
+    @classmethod
+    def of_lock(cls, lock: Path) -> Fence:
+        """The fence of the lock file `lock`, beside it."""
+        return cls(lock.with_suffix(".fence"))
+
+    def revoke_token(self) -> None:
         """Let no worker commit. Raises StoreBusy if a commit in progress does not end."""
         if self.path.exists():
             with self._locked() as descriptor:
                 os.ftruncate(descriptor, 0)
 
-    def open(self) -> str:
-        """Let the workers of a new run commit, and no others; returns the token of the run."""
+    def issue_token(self) -> str:
+        """Return the token of a new run, whose workers alone may commit from now on."""
         token = secrets.token_hex(_TOKEN_BYTES)
         with self._locked() as descriptor:
             os.ftruncate(descriptor, 0)

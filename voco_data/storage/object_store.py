@@ -24,7 +24,7 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from voco_data.errors import InputError, StoreBusy
 from voco_data.storage import scratch_db
 from voco_data.storage.base import Lease, ObjectReader
-from voco_data.storage.disk_cache import TaggedObjects
+from voco_data.storage.disk_cache import CachingReader
 from voco_data.storage.lease import TaggedObject, hold_lease
 from voco_data.storage.object_store_client import (
     SERVICES,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 PARTS_FROM_BYTES = 64 * 2**20
 """Larger objects are uploaded in parts, smaller ones by one request."""
-PAGE = 1000
+KEYS_PER_PAGE = 1000
 """Keys in one answer of a listing: the maximum of S3."""
 REMOVAL_TRIES = 10
 """Listings of a folder from which other runs remove objects too."""
@@ -64,7 +64,7 @@ class ObjectStorage:
     access: Access = field(repr=False)
 
     @classmethod
-    def of(cls, url: str) -> ObjectStorage:
+    def from_url(cls, url: str) -> ObjectStorage:
         """The storage at `url`, with the access that the environment names. Raises InputError."""
         scheme = next(scheme for scheme in SERVICES if url.startswith(scheme))
         service = SERVICES[scheme]
@@ -75,7 +75,7 @@ class ObjectStorage:
             or any(part in (".", "..") for part in parts)
             or set("?#") & set(url)
         ):
-            raise InputError(f"{url}: expected {service.form}")
+            raise InputError(f"{url}: expected {service.url_form}")
         return cls(bucket, "/".join(parts), Access.from_environment(service))
 
     @property
@@ -153,35 +153,35 @@ class ObjectStorage:
         self._remember(key, meta["e_tag"])
         return meta["size"]
 
-    def sizes(self, folder: str = "") -> Iterator[tuple[str, int]]:
+    def list_objects(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """By one request for a thousand objects."""
         for key, size, _ in self._list(folder):
             yield key, size
 
-    def folders(self) -> Iterator[str]:
+    def list_folders(self) -> Iterator[str]:
         """By one request for a thousand folders; objects inside them are not listed."""
         with self._client("") as client:
             listing = obstore.list_with_delimiter(client, self.prefix or None)
         for path in listing["common_prefixes"]:
             yield path.rpartition("/")[2]
 
-    def cached(self, folder: str) -> ObjectReader:
-        """Copies in the cache of this machine, known by ETag. Costs a listing."""
-        return TaggedObjects(self, {key: tag for key, _, tag in self._list(folder)})
+    def cached_reader(self, folder: str) -> ObjectReader:
+        """A reader that keeps copies by ETag in the cache of this machine. Costs a listing."""
+        return CachingReader(self, {key: tag for key, _, tag in self._list(folder)})
 
     @contextmanager
-    def fetched(self, key: str) -> Iterator[Path]:
+    def as_file(self, key: str) -> Iterator[Path]:
         """A copy in the temporary folder, removed when the block ends."""
         with tempfile.TemporaryDirectory(prefix="voco-") as folder:
             path = Path(folder, "object")
             with self._client(key) as client, path.open("wb") as file:
                 answer = obstore.get(client, self._full_key(key))
                 self._remember(key, answer.meta["e_tag"])
-                for piece in answer.stream():
-                    file.write(piece)
+                for part in answer.stream():
+                    file.write(part)
             yield path
 
-    def local(self) -> None:
+    def local_folder(self) -> None:
         """None: not a folder."""
 
     @contextmanager
@@ -193,8 +193,12 @@ class ObjectStorage:
             self._upload(key, path)
 
     def committing(self) -> AbstractContextManager[None]:
-        """Always allowed: STORE.md, "Object stores", says why a late commit does no harm."""
+        """Never raises: STORE.md, "Object stores", says why a late commit does no harm."""
         return nullcontext()
+
+    def as_readable(self) -> ObjectStorage:
+        """This storage."""
+        return self
 
     def lock(
         self, key: str, *, wait_seconds: float, repairs: bool = True
@@ -209,7 +213,7 @@ class ObjectStorage:
     def free_bytes(self) -> None:
         """None: object stores do not report it."""
 
-    def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
+    def read_tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
         """An object with its ETag and date, or None. See `voco_data.storage.lease`."""
         try:
             with self._client(key, timeout_s) as client:
@@ -219,7 +223,7 @@ class ObjectStorage:
             return None
         return TaggedObject(data, meta["e_tag"] or "", meta["last_modified"].timestamp())
 
-    def put_if(
+    def put_if_match(
         self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
         """Replace the version `tag` of an object. See `voco_data.storage.lease`."""
@@ -234,7 +238,7 @@ class ObjectStorage:
         return result["e_tag"]
 
     def _remember(self, key: str, tag: str | None) -> None:
-        """Called with every version that is read; LeasedObjectStorage keeps it."""
+        """Do nothing. Called with every version that is read; LeasedObjectStorage keeps it."""
 
     def _upload(self, key: str, path: Path) -> None:
         with self._client(key) as client:
@@ -247,19 +251,21 @@ class ObjectStorage:
 
     def _list(self, folder: str) -> Iterator[tuple[str, int, str]]:
         """Key, size in bytes and ETag of every object below a folder."""
-        skip = len(self.prefix) + 1 if self.prefix else 0
+        prefix_length = len(self.prefix) + 1 if self.prefix else 0
         with self._client(folder) as client:
-            for page in obstore.list(client, self._full_key(folder) or None, chunk_size=PAGE):
+            for page in obstore.list(
+                client, self._full_key(folder) or None, chunk_size=KEYS_PER_PAGE
+            ):
                 for meta in page:
-                    yield meta["path"][skip:], meta["size"], meta["e_tag"] or ""
+                    yield meta["path"][prefix_length:], meta["size"], meta["e_tag"] or ""
 
     def _full_key(self, key: str) -> str:
-        """A key of the bucket, from one of this storage."""
+        """The key in the bucket of the object that has `key` in this storage."""
         return f"{self.prefix}/{key}".strip("/")
 
     @contextmanager
     def _client(self, key: str, timeout_s: float | None = None) -> Iterator[ObjectStore]:
-        """The client, for requests about `key`; errors are translated."""
+        """Yield the client for requests about `key`, and translate their errors."""
         with translate_obstore_errors(f"{self}/{key}".rstrip("/"), self.access.service):
             yield open_client(self.bucket, self.access, timeout_s)
 
@@ -300,13 +306,13 @@ class LeasedObjectStorage(ObjectStorage):
     def write(self, key: str, data: bytes | memoryview) -> None:
         """Raises StoreBusy if the object is not the version that was read."""
         self.lease.check()
-        known = self._tags.get(key)
-        if known is None:
+        known_tag = self._tags.get(key)
+        if known_tag is None:
             super().write(key, data)
             return
-        tag = self.put_if(key, data, None if known == ABSENT else known)
+        tag = self.put_if_match(key, data, None if known_tag == ABSENT else known_tag)
         if tag is None:
-            current = self.tagged(key)
+            current = self.read_tagged(key)
             if current is None or current.data != bytes(data):  # else only the answer was lost
                 raise StoreBusy(f"{self}/{key}: another run has written here meanwhile; run again")
             tag = current.tag

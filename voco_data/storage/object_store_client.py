@@ -35,7 +35,7 @@ _CODE = re.compile(r"<Code>(\w+)</Code>")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting of obstore, and the variables that users set it by: the first counts."""
+    """One setting of obstore, and the environment variables that set it, the first one first."""
 
     name: str
     variables: tuple[str, ...]
@@ -48,19 +48,19 @@ class Service:
     """A kind of object store."""
 
     scheme: str
-    form: str
+    url_form: str
     """What its URLs look like, for messages."""
     endpoint_variables: tuple[str, ...]
     settings: tuple[Setting, ...]
     bucket_advice: str
-    """What to say, and to do, about a bucket that does not exist."""
+    """Advice for a bucket that does not exist."""
     credentials_advice: str
     connection_advice: str
 
 
 S3 = Service(
     scheme="s3://",
-    form="s3://BUCKET/PREFIX",
+    url_form="s3://BUCKET/PREFIX",
     endpoint_variables=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     settings=(
         Setting("region", ("AWS_REGION", "AWS_DEFAULT_REGION"), default="us-east-1"),
@@ -76,7 +76,7 @@ S3 = Service(
 )
 AZURE = Service(
     scheme="az://",
-    form="az://CONTAINER/PREFIX",
+    url_form="az://CONTAINER/PREFIX",
     endpoint_variables=("AZURE_STORAGE_ENDPOINT",),
     settings=(
         Setting("account_name", ("AZURE_STORAGE_ACCOUNT_NAME",), required=True),
@@ -91,18 +91,18 @@ SERVICES = {service.scheme: service for service in (S3, AZURE)}
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to reach an object store. Travels with a storage to workers; secrets are never shown."""
+    """How to reach an object store. Pickled with a storage; its `repr` shows no secrets."""
 
     scheme: str
     endpoint: str | None
-    """None: that of Amazon, or of the Azure account."""
+    """URL of the service; None for that of Amazon, or of the Azure account."""
     settings: tuple[tuple[str, str], ...] = field(repr=False)
     """Names and values for obstore. It finds the role of the machine if no keys are among them."""
 
     @classmethod
     def from_environment(cls, service: Service) -> Access:
-        """From the variables that other tools of the service read too. Raises InputError."""
-        endpoint = _first_set(service.endpoint_variables)
+        """Read the variables that other tools of the service read too. Raises InputError."""
+        endpoint = _first_value_of(service.endpoint_variables)
         if endpoint is not None and not endpoint.startswith(("https://", "http://")):
             raise InputError(
                 f"{service.endpoint_variables[-1]}: expected https://HOST or http://, "
@@ -110,11 +110,11 @@ class Access:
             )
         settings = []
         for setting in service.settings:
-            value = _first_set(setting.variables) or setting.default
+            value = _first_value_of(setting.variables) or setting.default
             if value is not None:
                 settings.append((setting.name, value))
             elif setting.required:
-                raise InputError(f"{service.form} needs {setting.variables[0]}: set it")
+                raise InputError(f"{service.url_form} needs {setting.variables[0]}: set it")
         return cls(service.scheme, endpoint, tuple(settings))
 
     @property
@@ -157,7 +157,7 @@ def open_client(bucket: str, access: Access, timeout_s: float | None = None) -> 
 
 @contextmanager
 def translate_obstore_errors(url: str, service: Service) -> Iterator[None]:
-    """Turn errors of obstore into ours, one line each that names `url`.
+    """Turn errors of obstore into errors of voco whose text is one line that names `url`.
 
     Raises InputError for a bucket that does not exist and for credentials that are missing or
     refused, StoreUnreachable where the server does not answer, FileNotFoundError for an object
@@ -172,18 +172,18 @@ def translate_obstore_errors(url: str, service: Service) -> Iterator[None]:
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
         raise
     except (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError) as error:
-        raise _refused(url, str(error), service) from error
+        raise _access_error(url, str(error), service) from error
     except exceptions.BaseError as error:
-        raise _translated(url, str(error), service) from error
+        raise _error_of(url, str(error), service) from error
 
 
-def _translated(url: str, text: str, service: Service) -> Exception:
+def _error_of(url: str, text: str, service: Service) -> Exception:
     if any(code in text for code in _NO_BUCKET):
         return InputError(f"{url}: {service.bucket_advice}")
     if any(path in text for path in _ROLE_REQUESTS):
         return InputError(f"{url}: no credentials were found; {service.credentials_advice}")
     if any(status in text for status in _REFUSED):
-        return _refused(url, text, service)
+        return _access_error(url, text, service)
     if any(kind in text for kind in _NO_ANSWER):
         return StoreUnreachable(
             f"{url}: the object store does not answer; {service.connection_advice}, then run the "
@@ -199,7 +199,7 @@ def _summary(text: str) -> str:
     return " ".join(f"{summary} {code[1] if code else ''}".split())
 
 
-def _refused(url: str, text: str, service: Service) -> InputError:
+def _access_error(url: str, text: str, service: Service) -> InputError:
     code = _CODE.search(text)
     return InputError(
         f"{url}: the object store refuses access ({code[1] if code else 'denied'}); "
@@ -207,5 +207,5 @@ def _refused(url: str, text: str, service: Service) -> InputError:
     )
 
 
-def _first_set(variables: tuple[str, ...]) -> str | None:
+def _first_value_of(variables: tuple[str, ...]) -> str | None:
     return next((value for name in variables if (value := os.environ.get(name))), None)

@@ -1,4 +1,4 @@
-"""Parquet tables with checksums, read and written in pieces: memory does not grow with a table."""
+"""Parquet tables with checksums, read and written in batches, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from voco_data.batching import batched
 from voco_data.errors import StoreCorrupt, is_file_error
 from voco_data.storage.base import ReadableStorage, Storage
 
-PIECE = 10_000
+ROWS_PER_BATCH = 10_000
 """Rows of a narrow table that are in memory at once."""
 
 
 @contextmanager
 def open_writer(storage: Storage, key: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Write a table in pieces; it appears when the block ends without an exception.
+    """Write a table in batches; it appears when the block ends without an exception.
 
     Page checksums do not cover statistics, and a reader that filters by damaged ones would skip
     rows. So none are written.
     """
     with (
         storage.replacing(key) as path,
-        pq.ParquetWriter(path, schema, write_page_checksum=True, write_statistics=False) as out,
+        pq.ParquetWriter(path, schema, write_page_checksum=True, write_statistics=False) as writer,
     ):
-        yield out
+        yield writer
 
 
 def write_table(
     storage: Storage, key: str, schema: pa.Schema, rows: Iterable[Sequence[Any]]
 ) -> None:
     """Write a table of rows whose values are in the order of the schema."""
-    with open_writer(storage, key, schema) as out:
-        for batch in batched(rows, PIECE):
+    with open_writer(storage, key, schema) as writer:
+        for batch in batched(rows, ROWS_PER_BATCH):
             columns = [list(column) for column in zip(*batch, strict=True)]
-            out.write_batch(pa.record_batch(columns, schema=schema))
+            writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
 def iter_batches(
-    storage: ReadableStorage, key: str, columns: Sequence[str], rows: int = PIECE
+    storage: ReadableStorage, key: str, columns: Sequence[str], rows: int = ROWS_PER_BATCH
 ) -> Iterator[pa.RecordBatch]:
     """Some columns of a table, in batches of at most `rows` rows; none if it does not exist.
 
@@ -51,7 +51,7 @@ def iter_batches(
     if storage.size(key) is None:
         return
     with (
-        storage.fetched(key) as path,
+        storage.as_file(key) as path,
         translate_arrow_errors(storage, key),
         pq.ParquetFile(path, page_checksum_verification=True) as file,
     ):
@@ -64,13 +64,13 @@ def iter_batches(
 def open_mapped(
     storage: ReadableStorage, key: str, columns: Collection[str]
 ) -> pq.ParquetFile | None:
-    """The present version of a table, memory-mapped, to be read later; None if it does not exist.
+    """Map the current version of a table into memory; None if it does not exist.
 
     Raises StoreCorrupt if the table is damaged or lacks a column.
     """
     if storage.size(key) is None:
         return None
-    with storage.fetched(key) as path, translate_arrow_errors(storage, key):
+    with storage.as_file(key) as path, translate_arrow_errors(storage, key):
         file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
         _check_columns(storage, key, file, columns)
         return file
@@ -78,9 +78,9 @@ def open_mapped(
 
 @contextmanager
 def translate_arrow_errors(storage: ReadableStorage, key: str) -> Iterator[None]:
-    """Turn errors of Arrow about a table into StoreCorrupt: a damaged footer may raise any.
+    """Turn errors of Arrow about a table into StoreCorrupt: a damaged footer may raise any error.
 
-    A lack of descriptors, memory or permission does not concern the table, and passes through.
+    Errors of this machine (no descriptor or memory left, no permission) pass through.
     """
     try:
         yield
@@ -107,7 +107,7 @@ def count_rows(storage: ReadableStorage, key: str) -> int:
     """Number of rows, from the footer; 0 if the table does not exist. Raises StoreCorrupt."""
     if storage.size(key) is None:
         return 0
-    with storage.fetched(key) as path, translate_arrow_errors(storage, key):
+    with storage.as_file(key) as path, translate_arrow_errors(storage, key):
         return int(pq.read_metadata(path).num_rows)
 
 

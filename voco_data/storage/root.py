@@ -22,24 +22,25 @@ from voco_data.storage.atomic import remove_temporaries, sweep_folder
 from voco_data.storage.base import ReadableStorage, Storage
 from voco_data.storage.urls import open_storage
 
-LOCK = ".voco.lock"
+ROOT_LOCK = ".voco.lock"
 PINS_FOLDER = "pins"
 PREVIEWS_FOLDER = "previews"
 PRIVATE_FOLDER = "private"
 RUNS_FOLDER = "runs"
 SEEN_FILES = "freshness.parquet"
-"""What earlier runs learnt of the archive's files."""
+"""Table of what earlier runs learnt of the archive's files. See `voco_data.ingest.seen_files`."""
 SEEN_FILES_LOCK = "freshness.lock"
 FINGERPRINT = "pseudonyms.fingerprint"
-"""In the root of a bucket: which key its pseudonyms were made with."""
+"""Object in the root of a bucket that identifies the key of its pseudonyms."""
 RUN_DESCRIPTION = "run.json"
-"""In the folder of a training run: what it learns, and from which stores."""
+"""File in the folder of a training run: recipe, and stores that it learns from."""
 SHARED_FOLDERS = (PREVIEWS_FOLDER, PRIVATE_FOLDER)
 """Folders of a root that all of its runs write to, beside their run folders."""
 REPORT = "report.html"
 """Name of a run's report inside its folder."""
 
-STORE_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}-[0-9a-f]{12}\.zarr")
+STORE_SUFFIX = ".zarr"
+STORE_NAME = re.compile(rf"[a-z][a-z0-9_]{{0,30}}-[0-9a-f]{{12}}{re.escape(STORE_SUFFIX)}")
 """`<profile>-<digest>.zarr`: the name of a store. No other folder of a root is one."""
 RUN_ID = re.compile(r"\d{8}T\d{6}-preprocess-[0-9a-f]{6}")
 """Name of the folder of a preprocess run. Other folders in runs/ belong to other programs."""
@@ -48,7 +49,7 @@ RUN_ID = re.compile(r"\d{8}T\d{6}-preprocess-[0-9a-f]{6}")
 def existing_root(root: str | Path | Storage) -> Storage:
     """The storage of a root. Raises InputError if it is a folder that does not exist."""
     storage = open_storage(root)
-    folder = storage.local()
+    folder = storage.local_folder()
     if folder is not None and not folder.is_dir():
         raise InputError(f"{storage}: expected a folder that voco preprocess made with --root")
     return storage
@@ -56,11 +57,11 @@ def existing_root(root: str | Path | Storage) -> Storage:
 
 def store_names(root: ReadableStorage) -> list[str]:
     """Names of the stores of a root, sorted, those that cannot be opened included."""
-    return sorted(name for name in root.folders() if STORE_NAME.fullmatch(name))
+    return sorted(name for name in root.list_folders() if STORE_NAME.fullmatch(name))
 
 
 def new_run_id() -> str:
-    """A name for the folder of a run that ends now. Names sort by time."""
+    """Make a name for the folder of a run that ends now. Names sort by time."""
     return f"{time.strftime('%Y%m%dT%H%M%S')}-preprocess-{secrets.token_hex(3)}"
 
 
@@ -77,11 +78,11 @@ def root_in_use(root: ReadableStorage) -> Iterator[None]:
     that finds no other run registered, before it lets others in, so that the temporary files of a
     live run stay. An object store has no temporary files: nothing is registered there.
     """
-    folder = root.local()
+    folder = root.local_folder()
     if folder is None:
         yield
         return
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / ROOT_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         with contextlib.suppress(BlockingIOError):  # another run is registered
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,9 +98,9 @@ def sweep_idle_root(root: ReadableStorage, *, wait_seconds: float) -> None:
 
     Raises StoreBusy if a run is still registered after `wait_seconds`.
     """
-    folder = root.local()
+    folder = root.local_folder()
     if folder is not None:
-        with locks.hold_lock(folder / LOCK, wait_seconds=wait_seconds):
+        with locks.hold_lock(folder / ROOT_LOCK, wait_seconds=wait_seconds):
             _sweep(folder)
 
 

@@ -1,4 +1,4 @@
-"""Tables on disk for data that must not grow in memory: private, temporary SQLite databases."""
+"""Temporary SQLite databases, private to a process, for tables that are too large for memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def open_scratch_db(schema: str) -> sqlite3.Connection:
 
 @contextmanager
 def scratch_tables(schema: str) -> Iterator[sqlite3.Connection]:
-    """`open_scratch_db`, closed when the block ends.
+    """Open a database with `open_scratch_db`, and close it when the block ends.
 
     Raises VocoError if the temporary folder is full.
     """
@@ -54,13 +54,13 @@ def translate_disk_full() -> Iterator[None]:
 
 
 def exists(connection: sqlite3.Connection, query: str, parameters: Sequence[object] = ()) -> bool:
-    """Whether a SELECT finds any row; `query` is its rest, such as `FROM rows WHERE row = ?`."""
-    (found,) = connection.execute(f"SELECT EXISTS (SELECT 1 {query})", parameters).fetchone()
-    return bool(found)
+    """Whether a query has any row; `query` begins with FROM, as in `FROM rows WHERE row = ?`."""
+    (is_found,) = connection.execute(f"SELECT EXISTS (SELECT 1 {query})", parameters).fetchone()
+    return bool(is_found)
 
 
 def escape_undecodable(text: str) -> str:
-    """`text` with surrogates, which stand for undecodable bytes of a file name, as escapes.
+    """Replace surrogates, which stand for undecodable bytes of a file name, by escapes.
 
     The result can be encoded as UTF-8.
     """

@@ -12,7 +12,7 @@ from zarr.abc.buffer import Buffer
 from zarr.codecs import BloscCodec, BytesCodec
 from zarr.storage import MemoryStore
 
-from voco_data.storage import Storage
+from voco_data.storage import ReadableStorage, Storage
 from voco_data.store.chunks.codec import BLOSC
 from voco_data.store.keys import (
     ARRAYS,
@@ -51,7 +51,7 @@ def ensure_metadata(storage: Storage, spec: StoreSpec) -> None:
         storage.write(GROUP_METADATA, json.dumps(group, indent=2).encode())
 
 
-def length(storage: Storage) -> int:
+def length(storage: ReadableStorage) -> int:
     """N of `volumes`."""
     shape = json.loads(storage.read(array_metadata(VOLUMES)))["shape"]
     return int(shape[0])
@@ -74,7 +74,7 @@ def write_valid(storage: Storage, rows: Iterable[int], size: int) -> None:
 
 
 def find_problems(
-    storage: Storage, spec: StoreSpec, rows: Iterable[int], size: int
+    storage: ReadableStorage, spec: StoreSpec, rows: Iterable[int], size: int
 ) -> Iterator[str]:
     """What is wrong with the arrays' metadata and with `valid`, for a store of these rows."""
     damaged = [name for name in ARRAYS if not _is_metadata_of(storage, name, spec)]
@@ -86,7 +86,7 @@ def find_problems(
 
 
 def _differing_chunks(
-    storage: Storage, rows: Iterable[int], size: int
+    storage: ReadableStorage, rows: Iterable[int], size: int
 ) -> Iterator[tuple[str, bytes]]:
     """Key and correct bytes of each chunk of `valid` that is missing or has other bytes."""
     valid = np.zeros((-(-size // VALID_CHUNK), VALID_CHUNK), np.bool_)
@@ -99,7 +99,7 @@ def _differing_chunks(
             yield key, data
 
 
-def _has_group_attributes(storage: Storage) -> bool:
+def _has_group_attributes(storage: ReadableStorage) -> bool:
     """Whether the group's metadata can be read and has attributes of ours."""
     try:
         attributes = json.loads(storage.read(GROUP_METADATA))["attributes"]["voco"]
@@ -108,7 +108,7 @@ def _has_group_attributes(storage: Storage) -> bool:
     return isinstance(attributes, dict)
 
 
-def _is_metadata_of(storage: Storage, name: str, spec: StoreSpec) -> bool:
+def _is_metadata_of(storage: ReadableStorage, name: str, spec: StoreSpec) -> bool:
     """Whether the metadata of the array `name` can be read and is ours, whatever its N."""
     try:
         metadata = json.loads(storage.read(array_metadata(name)))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from voco_data.batching import batched
-from voco_data.storage import Storage, parquet
+from voco_data.storage import ReadableStorage, Storage, parquet
 from voco_data.store.keys import CATALOGUE
 from voco_data.store.record import Record
 
@@ -85,7 +85,9 @@ def line(record: Record) -> Line:
     return flat
 
 
-def batches(store: Storage, columns: Sequence[str] = tuple(COLUMNS)) -> Iterator[pa.RecordBatch]:
+def batches(
+    store: ReadableStorage, columns: Sequence[str] = tuple(COLUMNS)
+) -> Iterator[pa.RecordBatch]:
     """The catalogue's lines in batches, sorted by row; none where no run has finished yet.
 
     Raises StoreCorrupt if it cannot be read.
@@ -93,12 +95,12 @@ def batches(store: Storage, columns: Sequence[str] = tuple(COLUMNS)) -> Iterator
     return parquet.iter_batches(store, CATALOGUE, columns, _LINES_A_BATCH)
 
 
-def count(store: Storage) -> int:
+def count(store: ReadableStorage) -> int:
     """How many lines, from the footer; 0 where no run has finished yet. Raises StoreCorrupt."""
     return parquet.count_rows(store, CATALOGUE)
 
 
-def read(store: Storage) -> pd.DataFrame:
+def read(store: ReadableStorage) -> pd.DataFrame:
     """The whole catalogue as a table; empty where no run has finished yet."""
     return Snapshot(store).table()
 
@@ -109,7 +111,7 @@ class Snapshot:
     The file stays mapped, so a run that replaces it does not change what is read.
     """
 
-    def __init__(self, store: Storage) -> None:
+    def __init__(self, store: ReadableStorage) -> None:
         self._store = store
         self._file = parquet.open_mapped(store, CATALOGUE, COLUMNS)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from voco_data.storage import Storage, scratch_db
+from voco_data.storage import ReadableStorage, scratch_db
 from voco_data.store import catalogue
 from voco_data.store.catalogue import Line
 
@@ -102,7 +102,7 @@ class StoreIndex:
     def __init__(self) -> None:
         self._table = scratch_db.open_scratch_db(_SCHEMA)
 
-    def load(self, store: Storage) -> None:
+    def load(self, store: ReadableStorage) -> None:
         """Load the catalogue. Raises StoreCorrupt; the index is empty then."""
         try:
             # All columns are read, so that damage in any of them is found now.

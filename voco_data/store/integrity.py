@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from voco_data.batching import batched
 from voco_data.errors import StoreCorrupt, VocoError
-from voco_data.storage import Storage
+from voco_data.storage import ReadableStorage
 from voco_data.store import catalogue
 from voco_data.store.catalogue import Line
 from voco_data.store.reader import Store
@@ -39,14 +39,14 @@ class RowCheck:
     """The record of an intact row."""
 
 
-def check_rows(store: Storage, spec: StoreSpec, rows: Iterable[int]) -> Iterator[RowCheck]:
+def check_rows(store: ReadableStorage, spec: StoreSpec, rows: Iterable[int]) -> Iterator[RowCheck]:
     """Read and hash record and chunk of every row, several at a time, in the order of `rows`."""
     with ThreadPoolExecutor(_THREADS) as threads:
         for batch in batched(rows, _ROWS_QUEUED):
             yield from threads.map(lambda row: check_row(store, spec, row), batch)
 
 
-def check_row(store: Storage, spec: StoreSpec, row: int) -> RowCheck:
+def check_row(store: ReadableStorage, spec: StoreSpec, row: int) -> RowCheck:
     """Read and hash record and chunk of one row.
 
     Raises VocoError if they cannot be read for another reason than damage.
@@ -75,7 +75,7 @@ def differing_columns(record: Record, line: Line) -> list[str]:
     return [name for name, value in line.items() if expected[name] != value]
 
 
-def readable_records(store: Storage) -> Iterator[Record]:
+def readable_records(store: ReadableStorage) -> Iterator[Record]:
     """All records of a store that can be read, in no order, to make a lost catalogue again."""
     for row in rows_with_record(store):
         try:

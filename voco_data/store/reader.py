@@ -21,7 +21,7 @@ import pandas as pd
 import xxhash
 
 from voco_data.errors import StoreCorrupt, is_file_error
-from voco_data.storage import Storage, open_storage
+from voco_data.storage import ReadableStorage, open_storage
 from voco_data.store import catalogue
 from voco_data.store.chunks import reader as chunk_reader
 from voco_data.store.chunks.cache import ChunkCache
@@ -45,7 +45,7 @@ class Store:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: ReadableStorage,
         spec: StoreSpec,
         lines: catalogue.Snapshot | catalogue.RecordTable,
         cache: ChunkCache | None = None,
@@ -53,7 +53,7 @@ class Store:
         """`cache` is where chunks of a remote store are kept; None reads the store itself."""
         self.storage = storage
         self._cache = cache
-        folder = storage.local()
+        folder = storage.local_folder()
         self._folder = None if folder is None else str(folder)
         self.spec = spec
         self._lines = lines
@@ -71,7 +71,7 @@ class Store:
         return (Store.open, (self.storage,))
 
     @classmethod
-    def open(cls, path: str | Path | Storage, *, cached: bool = True) -> Store:
+    def open(cls, path: str | Path | ReadableStorage, *, cached: bool = True) -> Store:
         """Open the store at `path`, a folder or a URL.
 
         Chunks of a remote store are cached on this machine, unless `cached` is false. Raises
@@ -79,11 +79,11 @@ class Store:
         """
         storage = open_storage(path)
         spec, lines = read_spec(storage), catalogue.Snapshot(storage)
-        if not cached or storage.local() is not None:
+        if not cached or storage.local_folder() is not None:
             return cls(storage, spec, lines)
         cache = ChunkCache(storage, spec.digest, _checksum_of(spec))
         store = cls(storage, spec, lines, cache)
-        cache.expect(len(store) * math.prod(spec.grid))
+        cache.warn_if_small(len(store) * math.prod(spec.grid))
         return store
 
     @cached_property
@@ -95,14 +95,16 @@ class Store:
         return self._lines.table()
 
     @classmethod
-    def of_records(cls, storage: Storage, spec: StoreSpec, records: Iterable[Record]) -> Store:
+    def of_records(
+        cls, storage: ReadableStorage, spec: StoreSpec, records: Iterable[Record]
+    ) -> Store:
         """The store with the rows of `records` alone, without its catalogue."""
         return cls(storage, spec, catalogue.RecordTable(records))
 
     @property
     def path(self) -> Path:
         """The store's folder on this machine. A store in a bucket has none."""
-        folder = self.storage.local()
+        folder = self.storage.local_folder()
         assert folder is not None
         return folder
 
@@ -271,15 +273,15 @@ class Store:
         """
         for _ in range(0 if self._cache is None else 2):
             assert self._cache is not None
-            path = str(self._cache.file(chunk_key(row), self._checksums[row]))
+            path = str(self._cache.fetch(chunk_key(row), self._checksums[row]))
             try:
                 read(path)
             except (FileNotFoundError, DamagedChunk):
-                self._cache.drop(self._checksums[row])
+                self._cache.remove(self._checksums[row])
             else:
                 return
         # A temporary file of this read alone: other readers cannot evict it.
-        with self.storage.fetched(chunk_key(row)) as copy:
+        with self.storage.as_file(chunk_key(row)) as copy:
             try:
                 read(str(copy))
             finally:

@@ -120,7 +120,7 @@ def series_key(patient_id: str, series_uid: str, source: str) -> str:
 
 def rows_with_record(store: ReadableStorage) -> Iterator[int]:
     """Rows that have a record, in no order. No record is read."""
-    rows = (row_of_record(key) for key, _ in store.sizes(RECORDS))
+    rows = (row_of_record(key) for key, _ in store.list_objects(RECORDS))
     return (row for row in rows if row is not None)
 
 

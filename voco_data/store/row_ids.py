@@ -84,4 +84,4 @@ class RowIds:
 
 def _is_missing(store: Storage) -> bool:
     """Whether a store has records and no table. One that has neither is new."""
-    return store.size(ROW_IDS) is None and any(True for _ in store.sizes(RECORDS))
+    return store.size(ROW_IDS) is None and any(True for _ in store.list_objects(RECORDS))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from voco_data.errors import InputError
-from voco_data.storage import Storage
+from voco_data.storage import STORE_SUFFIX, ReadableStorage
 from voco_data.store.chunks.codec import Compression
 from voco_data.store.keys import GROUP_METADATA
 from voco_data.volumes import GapPolicy, Quantisation
@@ -119,7 +119,7 @@ class StoreSpec:
     @property
     def name(self) -> str:
         """Folder name of the store: `<profile>-<digest>.zarr`."""
-        return f"{self.profile}-{self.digest}.zarr"
+        return f"{self.profile}-{self.digest}{STORE_SUFFIX}"
 
     @property
     def rules(self) -> tuple[int, float, float, str, float]:
@@ -218,7 +218,7 @@ def distinct_specs(specs: list[StoreSpec]) -> list[StoreSpec]:
     return list(by_profile.values())
 
 
-def read_spec(store: Storage) -> StoreSpec:
+def read_spec(store: ReadableStorage) -> StoreSpec:
     """The spec in a store's own metadata, checked against its digest and the folder's name.
 
     Raises InputError for a folder that is no store, another format, and a spec that was edited.
@@ -245,7 +245,7 @@ def read_spec(store: Storage) -> StoreSpec:
     return spec
 
 
-def _group_attributes(store: Storage) -> dict[str, Any]:
+def _group_attributes(store: ReadableStorage) -> dict[str, Any]:
     try:
         metadata = json.loads(store.read(GROUP_METADATA))
         attributes = metadata["attributes"]["voco"]

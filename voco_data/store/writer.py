@@ -66,7 +66,7 @@ class StoreWriter:
         `deep` checks the bytes of every row, and not only of those that were touched.
         """
         self._load_index()
-        if self._catalogue_lost or self._row_ids.lost or not self._lease.clean:
+        if self._catalogue_lost or self._row_ids.lost or not self._lease.is_clean:
             self._adopt_unlisted_rows()
         self._find_damage(deep=deep)
 
@@ -233,7 +233,7 @@ def open_for_writing(
     """
     with root.lock(lock_key(spec.name), wait_seconds=wait_seconds) as lease:
         storage = (root / spec.name).with_lease(lease, WRITE_ONCE)
-        if not lease.clean:
+        if not lease.is_clean:
             sweep_store(storage)
         arrays.ensure_metadata(storage, spec)
         read_spec(storage)

@@ -382,7 +382,7 @@ def test_what_a_training_run_removes_meanwhile_is_no_matter(
         for name in ("a.csv", "b.parquet") if not folder else ():
             (root / "runs/training" / name).unlink(missing_ok=True)
 
-    monkeypatch.setattr(LocalStorage, "sizes", vanishing)
+    monkeypatch.setattr(LocalStorage, "list_objects", vanishing)
     assert list(find_residue(LocalStorage(root), [PATIENT])) == ["runs/training/c.txt"]
 
 

@@ -452,4 +452,4 @@ def test_another_spec_is_another_store_beside_it(bench: Bench) -> None:
     wider = replace(SMALL, window_width_hu=500.0)
     (bench.tmp / "specs.json").write_text(wider.canonical_json())
     assert bench.run(bench.url).stores == {"small": f"{bench.url}/{wider.name}"}
-    assert set(open_storage(bench.url).folders()) >= {SMALL.name, OTHER.name, wider.name}
+    assert set(open_storage(bench.url).list_folders()) >= {SMALL.name, OTHER.name, wider.name}

@@ -165,7 +165,7 @@ def test_a_killed_run_is_taken_over(bench: Bench) -> None:
 def test_a_folder_that_another_run_removes_too_is_removed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = ObjectStorage.of(bench.url)
+    home = ObjectStorage.from_url(bench.url)
     for number in range(300):  # more than one request takes
         home.write(f"x/{number}", b"1")
     listed = list(home._list("x"))
@@ -179,7 +179,7 @@ def test_a_folder_that_another_run_removes_too_is_removed(
 
 
 def test_no_key_is_shown(bench: Bench) -> None:
-    home = ObjectStorage.of(bench.url)
+    home = ObjectStorage.from_url(bench.url)
     for text in (repr(home), str(home), repr(home.access)):
         assert SECRET not in text
         assert KEY not in text
@@ -216,8 +216,8 @@ def test_what_cannot_be_reached_is_one_line(
         lambda storage: storage.read("k"),
         lambda storage: storage.write("k", b""),
         lambda storage: storage.remove("k"),
-        lambda storage: list(storage.sizes()),
-        lambda storage: list(storage.folders()),
+        lambda storage: list(storage.list_objects()),
+        lambda storage: list(storage.list_folders()),
     ):
         with pytest.raises(error, match=said) as caught:
             ask(open_storage(url))

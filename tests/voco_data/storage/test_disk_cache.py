@@ -37,10 +37,10 @@ def name(number: int) -> str:
 def test_the_least_recently_used_copies_make_room(tmp_path: Path) -> None:
     cache = cache_of(tmp_path, 10)
     for number in range(10):
-        path = cache.keep(name(number), chunk(number))
+        path = cache.add(name(number), chunk(number))
         os.utime(path, (number, number))  # in the order of their numbers
     assert cache.find(name(0)) is not None  # used just now
-    cache.keep(name(10), chunk(10))
+    cache.add(name(10), chunk(10))
     kept = {number for number in range(11) if cache.find(name(number)) is not None}
     assert kept == {0, *range(3, 11)}  # room for one more than 9 tenths
 
@@ -48,27 +48,27 @@ def test_the_least_recently_used_copies_make_room(tmp_path: Path) -> None:
 def test_its_size_is_bounded(tmp_path: Path) -> None:
     cache = cache_of(tmp_path, 7)
     for number in range(40):
-        cache.keep(name(number), chunk(number))
+        cache.add(name(number), chunk(number))
         assert sum(sizes(tmp_path).values()) <= 7 * CHUNK
     again = cache_of(tmp_path, 3)  # the user gave it less
-    again.keep(name(41), chunk(41))
+    again.add(name(41), chunk(41))
     assert sum(sizes(tmp_path).values()) <= 3 * CHUNK
 
 
 def test_partial_copies_of_killed_writers_are_removed(tmp_path: Path) -> None:
     cache = cache_of(tmp_path, 4)
-    left = cache.keep(name(0), chunk(0)).with_name(".half.1.tmp")
+    left = cache.add(name(0), chunk(0)).with_name(".half.1.0123abcd.tmp")
     left.write_bytes(chunk(1))
     os.utime(left, (1, 1))
     for number in range(2, 8):
-        cache.keep(name(number), chunk(number))
+        cache.add(name(number), chunk(number))
     assert not left.exists()
 
 
 def fill(folder: Path, first: int) -> None:
     cache = cache_of(folder, 8)
     for number in range(first, first + 30):
-        path = cache.keep(name(number), chunk(number))
+        path = cache.add(name(number), chunk(number))
         try:
             data = path.read_bytes()
         except FileNotFoundError:  # the others needed the room
@@ -94,7 +94,7 @@ def test_processes_share_it(tmp_path: Path) -> None:
 def test_other_users_cannot_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOCO_CACHE", str(tmp_path / "c"))
     cache = user_cache()
-    path = cache.keep(name(0), chunk(0))
+    path = cache.add(name(0), chunk(0))
     assert path.is_relative_to(tmp_path / "c")
     assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

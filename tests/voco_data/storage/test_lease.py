@@ -30,7 +30,7 @@ def storage(
     object_server: ObjectServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> ObjectStorage:
     use(monkeypatch, object_server.environment)
-    return ObjectStorage.of(f"{object_server.root}/{request.node.name}")
+    return ObjectStorage.from_url(f"{object_server.root}/{request.node.name}")
 
 
 def state(storage: ObjectStorage) -> dict[str, object]:
@@ -48,7 +48,7 @@ def test_one_at_a_time_and_the_token_grows(storage: ObjectStorage) -> None:
     assert state(storage)["free"] is True
     with hold_lease(storage, KEY, wait_seconds=0):
         assert state(storage)["token"] == 2
-    assert [key for key, _ in storage.sizes()] == [KEY]  # nothing else stays behind
+    assert [key for key, _ in storage.list_objects()] == [KEY]  # nothing else stays behind
 
 
 def test_it_is_renewed_for_as_long_as_it_is_held(storage: ObjectStorage) -> None:
@@ -87,7 +87,7 @@ HOLDER = """
     import sys, time
     from voco_data.storage.lease import hold_lease
     from voco_data.storage.object_store import ObjectStorage
-    where = ObjectStorage.of(sys.argv[1])
+    where = ObjectStorage.from_url(sys.argv[1])
     with hold_lease(where, sys.argv[2], wait_seconds=0, seconds=float(sys.argv[3])):
         print("held", flush=True)
         time.sleep(300)
@@ -147,15 +147,15 @@ class UnreliableStorage:
         self.storage = storage
         self.is_down = False
 
-    def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
+    def read_tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
         self._check_network()
-        return self.storage.tagged(key, timeout_s)
+        return self.storage.read_tagged(key, timeout_s)
 
-    def put_if(
+    def put_if_match(
         self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
         self._check_network()
-        return self.storage.put_if(key, data, tag, timeout_s)
+        return self.storage.put_if_match(key, data, tag, timeout_s)
 
     def remove(self, key: str) -> None:
         self._check_network()
@@ -204,10 +204,10 @@ class AnswerLosingStorage(UnreliableStorage):
         super().__init__(storage)
         self.lost = 0
 
-    def put_if(
+    def put_if_match(
         self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
-        answer = super().put_if(key, data, tag, timeout_s)
+        answer = super().put_if_match(key, data, tag, timeout_s)
         if not self.lost:
             return answer
         self.lost -= 1
@@ -232,10 +232,10 @@ def test_a_store_that_ignores_conditions_is_refused() -> None:
         def __init__(self) -> None:
             self.objects: dict[str, TaggedObject] = {}
 
-        def tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
+        def read_tagged(self, key: str, timeout_s: float | None = None) -> TaggedObject | None:
             return self.objects.get(key)
 
-        def put_if(
+        def put_if_match(
             self,
             key: str,
             data: bytes | memoryview,

@@ -30,7 +30,7 @@ def storage(
     tmp_path: Path,
 ) -> ObjectStorage:
     use(monkeypatch, object_server.environment | {"VOCO_CACHE": str(tmp_path / "cache")})
-    return ObjectStorage.of(f"{object_server.root}/{request.node.name}")
+    return ObjectStorage.from_url(f"{object_server.root}/{request.node.name}")
 
 
 class Always:
@@ -62,12 +62,12 @@ def test_listings_are_whole_and_of_this_prefix_only(storage: ObjectStorage) -> N
     for key in keys:
         storage.write(key, b"12")
     storage.write("y/z/one", b"1")
-    beside = ObjectStorage.of(f"{storage}-beside")
+    beside = ObjectStorage.from_url(f"{storage}-beside")
     beside.write("x/other", b"")
-    assert sorted(storage.sizes("x")) == [(key, 2) for key in keys]
-    assert len(list(storage.sizes())) == 1006
-    assert sorted(storage.folders()) == ["x", "y"]
-    assert list((storage / "y").sizes()) == [("z/one", 1)]
+    assert sorted(storage.list_objects("x")) == [(key, 2) for key in keys]
+    assert len(list(storage.list_objects())) == 1006
+    assert sorted(storage.list_folders()) == ["x", "y"]
+    assert list((storage / "y").list_objects()) == [("z/one", 1)]
 
 
 def test_a_large_object_goes_up_in_parts_and_is_there_whole_or_not_at_all(
@@ -77,7 +77,7 @@ def test_a_large_object_goes_up_in_parts_and_is_there_whole_or_not_at_all(
     with storage.replacing("large") as path:
         path.write_bytes(data)
         assert storage.size("large") is None
-    with storage.fetched("large") as copy:
+    with storage.as_file("large") as copy:
         assert copy.read_bytes() == data
     assert not copy.exists()
     with pytest.raises(FileNotFoundError), storage.replacing("large") as path:
@@ -123,7 +123,7 @@ def test_the_lease_holder_may_create_again_what_it_removed(storage: ObjectStorag
         ours.read(key)
     ours.remove("one")
     ours.remove_folder("folder")
-    assert list(storage.sizes()) == []
+    assert list(storage.list_objects()) == []
     for key in keys:
         ours.write(key, b"2")
         assert storage.read(key) == b"2"
@@ -241,13 +241,13 @@ def test_pictures_are_fetched_once_until_they_change(
 ) -> None:
     storage.write("previews/a", b"one")
     storage.write("previews/b", b"two")
-    assert storage.cached("previews").read("previews/a") == b"one"
+    assert storage.cached_reader("previews").read("previews/a") == b"one"
     before = len(object_server.requests())
-    again = storage.cached("previews")
+    again = storage.cached_reader("previews")
     assert again.read("previews/a") == b"one"
     assert len(object_server.requests()) == before + 1  # the listing
     storage.write("previews/a", b"new")
-    assert storage.cached("previews").read("previews/a") == b"new"
+    assert storage.cached_reader("previews").read("previews/a") == b"new"
     with pytest.raises(FileNotFoundError):
         again.read("previews/c")
 
@@ -289,8 +289,8 @@ def test_what_cannot_be_reached_is_one_line(
     for ask in (
         lambda storage: storage.read("k"),
         lambda storage: storage.write("k", b""),
-        lambda storage: list(storage.sizes()),
-        lambda storage: list(storage.folders()),
+        lambda storage: list(storage.list_objects()),
+        lambda storage: list(storage.list_folders()),
     ):
         with pytest.raises(error, match=said) as caught:
             ask(open_storage(url))

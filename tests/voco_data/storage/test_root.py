@@ -17,7 +17,7 @@ from voco_data.ingest.run import preprocess
 from voco_data.maintenance.garbage import collect_garbage
 from voco_data.storage import locks
 from voco_data.storage.local import LocalStorage
-from voco_data.storage.root import LOCK, root_in_use
+from voco_data.storage.root import ROOT_LOCK, root_in_use
 from voco_data.store.spec import StoreSpec
 
 SMALL = StoreSpec(profile="small", grid=(6, 24, 24))
@@ -111,7 +111,7 @@ def test_no_run_sweeps_while_a_forget_writes(root: Path, monkeypatch: pytest.Mon
     calls = []
 
     def looking(*args: object, **_options: object) -> None:
-        with pytest.raises(StoreBusy), locks.hold_lock(root / LOCK):
+        with pytest.raises(StoreBusy), locks.hold_lock(root / ROOT_LOCK):
             pytest.fail("another run was alone in the root")
         calls.append(args)
 

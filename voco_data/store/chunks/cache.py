@@ -1,6 +1,6 @@
 """Chunks of a remote store as files of this machine, for training to read.
 
-A copy is named by the checksum of its volume: it cannot be stale, and equal volumes share it.
+The name of a copy is the checksum of its volume, so it cannot be stale, and equal volumes share it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from voco_data.errors import StoreCorrupt
-from voco_data.storage import SIZE_VARIABLE, LocalCache, Storage, user_cache
+from voco_data.storage import SIZE_VARIABLE, LocalCache, ReadableStorage, user_cache
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +20,21 @@ class ChunkCache:
 
     def __init__(
         self,
-        store: Storage,
+        store: ReadableStorage,
         encoding: str,
-        checksum: Callable[[bytes], str],
+        checksum_of: Callable[[bytes], str],
         cache: LocalCache | None = None,
     ) -> None:
-        """`encoding` names how chunks are encoded, `checksum` gives that of a chunk's volume."""
+        """`encoding` names how chunks are encoded.
+
+        `checksum_of` computes the checksum of a chunk's volume from the bytes of the chunk.
+        """
         self._store = store
         self._encoding = encoding
-        self._checksum = checksum
+        self._checksum_of = checksum_of
         self._cache = cache or user_cache()
 
-    def expect(self, total_bytes: int) -> None:
+    def warn_if_small(self, total_bytes: int) -> None:
         """Warn if `total_bytes` of chunks do not fit in the cache."""
         if total_bytes > self._cache.limit_bytes:
             log.warning(
@@ -43,27 +46,27 @@ class ChunkCache:
                 SIZE_VARIABLE,
             )
 
-    def file(self, key: str, expected: str) -> Path:
-        """The file of a chunk whose volume has the checksum `expected`.
+    def fetch(self, key: str, checksum: str) -> Path:
+        """Return the file of a chunk whose volume has this checksum.
 
-        Fetches and verifies the chunk if it is not cached. Raises StoreCorrupt if the object is
+        The chunk is fetched and verified if it is not cached. Raises StoreCorrupt if the object is
         missing or its volume has another checksum. The file may be evicted at any time: on
         FileNotFoundError, call again.
         """
-        name = self._name(expected)
+        name = self._name(checksum)
         if (path := self._cache.find(name)) is not None:
             return path
         try:
             data = self._store.read(key)
         except FileNotFoundError as error:
             raise StoreCorrupt("its chunk is missing") from error
-        if self._checksum(data) != expected:
+        if self._checksum_of(data) != checksum:
             raise StoreCorrupt("its bytes do not match the checksum")
-        return self._cache.keep(name, data)
+        return self._cache.add(name, data)
 
-    def drop(self, expected: str) -> None:
-        """Remove the copy with the checksum `expected`, which turned out damaged."""
-        self._cache.drop(self._name(expected))
+    def remove(self, checksum: str) -> None:
+        """Remove the copy of the volume with this checksum."""
+        self._cache.remove(self._name(checksum))
 
-    def _name(self, expected: str) -> str:
-        return f"{expected}-{self._encoding}"
+    def _name(self, checksum: str) -> str:
+        return f"{checksum}-{self._encoding}"

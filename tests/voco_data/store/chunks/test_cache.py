@@ -35,7 +35,7 @@ def remote(
     """A store of four volumes in a bucket."""
     use(monkeypatch, s3_server.environment | {"VOCO_CACHE": str(tmp_path / "cache")})
     local = make_store(tmp_path / "stores", random_volumes(4, GRID))
-    storage = ObjectStorage.of(f"s3://{BUCKET}/{request.node.name}/{local.storage.name}")
+    storage = ObjectStorage.from_url(f"s3://{BUCKET}/{request.node.name}/{local.storage.name}")
     for path in local.path.rglob("*"):
         if path.is_file():
             storage.write(path.relative_to(local.path).as_posix(), path.read_bytes())
