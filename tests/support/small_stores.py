@@ -79,11 +79,11 @@ def make_store(
     )
     names = [f"{index:03d}" for index in range(len(volumes))]
     with open_for_writing(LocalStorage(root), spec) as writer:
-        writer.assign(names)
+        writer.assign_rows(names)
         for name, volume in zip(names, volumes, strict=True):
             record = make_record(writer.row_of(name), volume, spec, name)
             commit_volume(writer.storage, record, volume, compression)
-            writer.note(record)
+            writer.add_record(record)
         writer.compact()
         return Store.open(writer.storage)
 

@@ -21,7 +21,7 @@ def fill_stores(folder: Path, out: Path) -> Callable[[], None]:
     specs, targets = (PRETRAIN, FINETUNE), []
     for spec in specs:
         with open_for_writing(LocalStorage(out), spec) as writer:
-            writer.assign(sorted(str(row) for row in range(ROWS)))
+            writer.assign_rows(sorted(str(row) for row in range(ROWS)))
         # `open_for_writing` revoked the token at its end; issue one, as a run that lasts does.
         fence = Fence.of_lock(out / lock_key(spec.name))
         store = FencedLocalStorage(out / spec.name, fence, fence.issue_token())

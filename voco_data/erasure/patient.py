@@ -190,13 +190,13 @@ def _remove_from_store(writer: StoreWriter, journal: Journal) -> None:
     """Remove the patient's rows, and all objects that no catalogue lists, as any may be theirs."""
     rows = [
         row
-        for batch in catalogue.batches(writer.storage, ["row", "patient_id"])
+        for batch in catalogue.iter_batches(writer.storage, ["row", "patient_id"])
         for row, patient in zip(
             batch["row"].to_pylist(), batch["patient_id"].to_pylist(), strict=True
         )
         if patient in journal.ids
     ]
-    writer.drop(rows, journal.traces.keys)
+    writer.remove_rows(rows, journal.traces.keys)
     writer.compact()
     scan = scan_store(writer.storage)
     remove_objects(writer.storage, (key for key, _ in scan.leftovers))

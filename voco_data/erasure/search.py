@@ -74,7 +74,7 @@ def lines_of_others(
 ) -> Iterator[dict[str, str]]:
     """Catalogue lines of all other patients in all stores, with `patient_id` and `columns`."""
     for name in store_names(home):
-        for batch in catalogue.batches(home / name, ["patient_id", *columns]):
+        for batch in catalogue.iter_batches(home / name, ["patient_id", *columns]):
             yield from (line for line in batch.to_pylist() if line["patient_id"] not in ids)
 
 
@@ -126,7 +126,7 @@ def _ids_and_map_entries(home: Storage, patient: str) -> tuple[list[str], list[l
 def _lines_of_patient(store: Storage, ids: Collection[str]) -> Iterator[dict[str, str]]:
     """A patient's series in a store: catalogue lines, and records that are not catalogued yet."""
     names = ["patient_id", "study_uid", "series_uid", "source", "input_digest"]
-    for batch in catalogue.batches(store, names):
+    for batch in catalogue.iter_batches(store, names):
         yield from (line for line in batch.to_pylist() if line["patient_id"] in ids)
     for record in uncatalogued_records(store, scan_store(store)):
         if record.patient_id in ids:

@@ -136,13 +136,13 @@ class _StoreSnapshot:
             if self.storage.size(CATALOGUE) is not None:
                 return
         for record in integrity.readable_records(self.storage):
-            self.index.replace(catalogue.line(record))
+            self.index.add_line(catalogue.line_from_record(record))
 
     def close(self) -> None:
         """Remove the temporary file of the index."""
         self.index.close()
 
-    def assign(self, keys: Iterable[str]) -> None:
+    def assign_rows(self, keys: Iterable[str]) -> None:
         """Do nothing: no row is written."""
 
     def row_of(self, key: str) -> int:  # noqa: ARG002

@@ -30,11 +30,11 @@ class PlannedStore(Protocol):
     spec: StoreSpec
     index: StoreIndex
 
-    def assign(self, keys: Iterable[str]) -> None:
+    def assign_rows(self, keys: Iterable[str]) -> None:
         """Give rows to series."""
 
     def row_of(self, key: str) -> int:
-        """The row that `assign` gave."""
+        """The row that `assign_rows` gave."""
 
 
 StoreGroup = tuple[PlannedStore, ...]
@@ -45,7 +45,7 @@ def by_rules(stores: Sequence[PlannedStore]) -> list[StoreGroup]:
     """Group the stores whose specs have equal rules."""
     groups: dict[object, StoreGroup] = {}
     for store in stores:
-        groups[store.spec.rules] = (*groups.get(store.spec.rules, ()), store)
+        groups[store.spec.volume_rules] = (*groups.get(store.spec.volume_rules, ()), store)
     return list(groups.values())
 
 
@@ -166,7 +166,7 @@ class IngestPlan:
             keys = self._table.execute(
                 "SELECT DISTINCT key FROM wanted WHERE stores & ? ORDER BY key", (1 << bit,)
             )
-            store.assign(key for (key,) in keys)
+            store.assign_rows(key for (key,) in keys)
         self.tasks = Tasks(root, series, stores, self._table)
 
     def close(self) -> None:

@@ -142,9 +142,13 @@ def _series_row(
     for result in results:
         if result.committed is not None:
             digest, row = result.committed
-            line = next(store.index.at(row) for store in stores if store.spec.digest == digest)
+            line = next(
+                store.index.line_of_row(row) for store in stores if store.spec.digest == digest
+            )
             return _volume_row(names, "stored", line, series, stores)
-    lines = (store.index.of_input(result.input_digest) for result in results for store in stores)
+    lines = (
+        store.index.line_of_input(result.input_digest) for result in results for store in stores
+    )
     return _volume_row(names, "cached", next(filter(None, lines), None), series, stores)
 
 
@@ -173,7 +177,7 @@ def _volume_row(
 
 def _duplicate_of(content_digest: str, series: NamedSeries, stores: Sequence[StoreWriter]) -> str:
     """Series id of the first series with equal content; empty if that is `series` itself."""
-    found = (store.index.first_of_content(content_digest) for store in stores)
+    found = (store.index.first_series_of_content(content_digest) for store in stores)
     patient_id, series_uid = min(
         (identity for identity in found if identity is not None),
         key=lambda identity: identity[::-1],

@@ -165,7 +165,7 @@ def _usable_root(home: Storage) -> Storage:
 def _fewest_new(root: Storage, spec: StoreSpec, series: int) -> int:
     """A lower bound of the series that a store lacks: `series` minus the lines of its catalogue."""
     try:
-        held = catalogue.count(root / spec.name)
+        held = catalogue.count_lines(root / spec.name)
     except StoreCorrupt:  # the run will rebuild the catalogue; until then all series count as new
         held = 0
     return max(0, series - held)
@@ -207,7 +207,7 @@ def _take_outcome(
     results.add(outcome)
     by_spec = {store.spec.digest: store for store in stores}
     for record in outcome.records:
-        by_spec[record.spec_digest].note(record)
+        by_spec[record.spec_digest].add_record(record)
     if outcome.reason not in TRANSIENT:
         seen = Seen(outcome.input_digest, outcome.reason, outcome.detail)
         seen_files.remember(outcome.seen_key, seen)

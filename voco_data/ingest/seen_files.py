@@ -121,5 +121,5 @@ def seen_key(stat_digest: str, spec: StoreSpec) -> str:
 
     It depends on the versions of the reader, which may judge the same files differently.
     """
-    rules = f"{stat_digest} {spec.rules} {ALGORITHM_VERSION} {VERSION}"
+    rules = f"{stat_digest} {spec.volume_rules} {ALGORITHM_VERSION} {VERSION}"
     return xxhash.xxh3_128_hexdigest(rules.encode())

@@ -239,7 +239,7 @@ def _leftovers(root: Storage, names: Sequence[str], previews: _UnusedPreviews) -
     for name in names:
         try:
             scan = scan_store(root / name)
-            for batch in catalogue.batches(root / name, ["input_digest"]):
+            for batch in catalogue.iter_batches(root / name, ["input_digest"]):
                 previews.mark_used(batch["input_digest"].to_pylist())
         except VocoError as error:
             raise VocoError(f"{error}; nothing was removed") from error

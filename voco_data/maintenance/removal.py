@@ -76,7 +76,7 @@ def scan_store(store: Storage) -> StoreScan:
     scan = StoreScan()
     has_catalogue = store.size(CATALOGUE) is not None
     listed = {
-        row for batch in catalogue.batches(store, ["row"]) for row in batch["row"].to_pylist()
+        row for batch in catalogue.iter_batches(store, ["row"]) for row in batch["row"].to_pylist()
     }
     unlisted: dict[int, list[Object]] = {}
     for key, size in store.list_objects():
@@ -89,9 +89,9 @@ def scan_store(store: Storage) -> StoreScan:
     if not unlisted:
         return scan
     with closing(RowIds(store)) as row_ids:
-        tables_intact = has_catalogue and not row_ids.lost
+        tables_intact = has_catalogue and not row_ids.is_lost
         for row, objects in sorted(unlisted.items()):
-            may_be_adopted = row_ids.has(row) or not tables_intact
+            may_be_adopted = row_ids.has_row(row) or not tables_intact
             if may_be_adopted and _read_if_intact(store, row) is not None:
                 scan.uncatalogued.append(row)
             else:

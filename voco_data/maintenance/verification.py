@@ -48,12 +48,12 @@ def verify_store(store: str | Path | ReadableStorage) -> VerifySummary:
     with closing(StoreIndex()) as index:
         index.load(storage)
         problems = (*_problems(storage, spec, index), *_unlisted_objects(storage, index))
-        return VerifySummary(str(storage), index.count, problems)
+        return VerifySummary(str(storage), index.n_lines, problems)
 
 
 def _problems(storage: ReadableStorage, spec: StoreSpec, index: StoreIndex) -> Iterator[str]:
     for check in integrity.check_rows(storage, spec, index.rows()):
-        line = index.at(check.row)
+        line = index.line_of_row(check.row)
         assert line is not None
         series = f"series {line['series_uid']} (row {check.row})"
         if check.record is None:
@@ -61,7 +61,7 @@ def _problems(storage: ReadableStorage, spec: StoreSpec, index: StoreIndex) -> I
             yield f"{series}: {check.damage}"
         elif columns := integrity.differing_columns(check.record, line):
             yield f"{series}: the catalogue differs from its record in {', '.join(columns)}"
-    yield from arrays.find_problems(storage, spec, index.rows(), index.size)
+    yield from arrays.find_problems(storage, spec, index.rows(), index.n_rows)
 
 
 def _unlisted_objects(storage: ReadableStorage, index: StoreIndex) -> Iterator[str]:

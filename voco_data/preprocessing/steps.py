@@ -113,7 +113,7 @@ def prepare(
 def _read_volume(base: Path, entry: SeriesEntry, spec: StoreSpec) -> Volume:
     paths = [base / file for file in entry.files]
     if entry.kind == "dicom":
-        return read_series(paths, gaps=spec.gaps, min_slices=spec.min_slices)
+        return read_series(paths, gaps=spec.gap_policy, min_slices=spec.min_slices)
     return read_nifti(paths[0], min_slices=spec.min_slices)
 
 

@@ -25,16 +25,24 @@ from voco_data.store.keys import (
 from voco_data.store.spec import FORMAT, StoreSpec
 from voco_data.volumes import Voxel
 
-VALID_CHUNK = 65536
+ROWS_PER_VALID_CHUNK = 65536
 """Rows in a chunk of `valid`, one byte each."""
-_COMPARED = ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "codecs", "fill_value")
-"""Members of an array's metadata that must be ours for its bytes to be read as we wrote them."""
+_COMPARED_MEMBERS = (
+    "zarr_format",
+    "node_type",
+    "shape",
+    "data_type",
+    "chunk_grid",
+    "codecs",
+    "fill_value",
+)
+"""Members of an array's metadata that determine how its bytes are read."""
 
 
 def ensure_metadata(storage: Storage, spec: StoreSpec) -> None:
-    """Write the metadata that is missing or cannot be read; the rest is left for `read_spec`.
+    """Write the metadata that is missing or cannot be read. `read_spec` checks the rest.
 
-    The arrays come first: a folder without group metadata is no store yet.
+    The metadata of the arrays is written first: a folder without group metadata is no store.
     """
     missing = [name for name in ARRAYS if not _is_metadata_of(storage, name, spec)]
     if missing:
@@ -51,45 +59,48 @@ def ensure_metadata(storage: Storage, spec: StoreSpec) -> None:
         storage.write(GROUP_METADATA, json.dumps(group, indent=2).encode())
 
 
-def length(storage: ReadableStorage) -> int:
-    """N of `volumes`."""
+def read_n_rows(storage: ReadableStorage) -> int:
+    """Read N of the array `volumes`, holes included."""
     shape = json.loads(storage.read(array_metadata(VOLUMES)))["shape"]
     return int(shape[0])
 
 
-def resize(storage: Storage, size: int) -> None:
+def resize(storage: Storage, n_rows: int) -> None:
     """Set N of both arrays. The metadata files are replaced atomically."""
     for name in ARRAYS:
         key = array_metadata(name)
         metadata = json.loads(storage.read(key))
-        if metadata["shape"][0] != size:
-            metadata["shape"][0] = size
+        if metadata["shape"][0] != n_rows:
+            metadata["shape"][0] = n_rows
             storage.write(key, json.dumps(metadata, indent=2).encode())
 
 
-def write_valid(storage: Storage, rows: Iterable[int], size: int) -> None:
-    """Make `valid`, of `size` rows, true at `rows` alone. Writes only chunks that differ."""
-    for key, chunk in _differing_chunks(storage, rows, size):
+def write_valid(storage: Storage, rows: Iterable[int], n_rows: int) -> None:
+    """Make `valid`, of shape (n_rows,), true at `rows` alone. Writes only chunks that differ."""
+    for key, chunk in _differing_chunks(storage, rows, n_rows):
         storage.write(key, chunk)
 
 
 def find_problems(
-    storage: ReadableStorage, spec: StoreSpec, rows: Iterable[int], size: int
+    storage: ReadableStorage, spec: StoreSpec, rows: Iterable[int], n_rows: int
 ) -> Iterator[str]:
-    """What is wrong with the arrays' metadata and with `valid`, for a store of these rows."""
+    """Describe what is wrong with the arrays' metadata and with `valid`, one line a problem.
+
+    `rows` are those that hold a volume, `n_rows` is N.
+    """
     damaged = [name for name in ARRAYS if not _is_metadata_of(storage, name, spec)]
     yield from (f"{array_metadata(name)} does not describe the array" for name in damaged)
-    if not damaged and length(storage) != size:
-        yield f"{array_metadata(VOLUMES)} gives {length(storage)} rows, expected {size}"
-    for key, _ in _differing_chunks(storage, rows, size):
+    if not damaged and read_n_rows(storage) != n_rows:
+        yield f"{array_metadata(VOLUMES)} gives {read_n_rows(storage)} rows, expected {n_rows}"
+    for key, _ in _differing_chunks(storage, rows, n_rows):
         yield f"{key} does not say which rows hold a volume"
 
 
 def _differing_chunks(
-    storage: ReadableStorage, rows: Iterable[int], size: int
+    storage: ReadableStorage, rows: Iterable[int], n_rows: int
 ) -> Iterator[tuple[str, bytes]]:
     """Key and correct bytes of each chunk of `valid` that is missing or has other bytes."""
-    valid = np.zeros((-(-size // VALID_CHUNK), VALID_CHUNK), np.bool_)
+    valid = np.zeros((-(-n_rows // ROWS_PER_VALID_CHUNK), ROWS_PER_VALID_CHUNK), np.bool_)
     flat = valid.reshape(-1)
     for row in rows:
         flat[row] = True
@@ -112,13 +123,13 @@ def _is_metadata_of(storage: ReadableStorage, name: str, spec: StoreSpec) -> boo
     """Whether the metadata of the array `name` can be read and is ours, whatever its N."""
     try:
         metadata = json.loads(storage.read(array_metadata(name)))
-        size = metadata["shape"][0]
+        n_rows = metadata["shape"][0]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return False
     expected = json.loads(_array_documents(spec)[name])
-    expected["shape"][0] = size
-    same = all(metadata.get(member) == expected[member] for member in _COMPARED)
-    return same and isinstance(size, int) and size >= 0
+    expected["shape"][0] = n_rows
+    is_same = all(metadata.get(member) == expected[member] for member in _COMPARED_MEMBERS)
+    return is_same and isinstance(n_rows, int) and n_rows >= 0
 
 
 @cache
@@ -144,7 +155,7 @@ def _array_documents(spec: StoreSpec) -> dict[str, bytes]:
         memory,
         name=VALID,
         shape=(0,),
-        chunks=(VALID_CHUNK,),
+        chunks=(ROWS_PER_VALID_CHUNK,),
         dtype="bool",
         compressors=None,
         fill_value=False,

@@ -1,4 +1,4 @@
-"""The catalogue: all records of a store in one table, which can be made again from them.
+"""The catalogue: the records of a store in one table, which can be rebuilt from the records.
 
 It is read and written in batches, so that memory does not grow with the store.
 """
@@ -59,49 +59,50 @@ COLUMNS: dict[str, str] = {
 
 _ARROW = {"int64": pa.int64(), "string": pa.string(), "float64": pa.float64()}
 SCHEMA = pa.schema((name, _ARROW.get(kind, pa.list_(pa.int32()))) for name, kind in COLUMNS.items())
-_LINES_A_BATCH = 500
-"""Lines that are in memory at once, and of a row group of the file."""
+_LINES_PER_BATCH = 500
+"""Lines that are in memory at once, and lines of a row group of the file."""
 
 Line = dict[str, Any]
 """One line of the catalogue, by column."""
 
 
-def line(record: Record) -> Line:
-    """The line of the catalogue for a record."""
-    flat: Line = {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
-    flat |= dict(zip(("n_slices", "rows", "columns"), record.shape, strict=True))
+def line_from_record(record: Record) -> Line:
+    """Make the line of the catalogue for a record."""
+    line: Line = {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
+    line |= dict(zip(("n_slices", "rows", "columns"), record.shape, strict=True))
     for axis, spacing, low, high in zip(
         "zyx", record.spacing_mm, record.box_low_mm, record.box_high_mm, strict=True
     ):
-        flat[f"spacing_{axis}_mm"] = spacing
-        flat[f"box_{axis}_low_mm"] = low
-        flat[f"box_{axis}_high_mm"] = high
+        line[f"spacing_{axis}_mm"] = spacing
+        line[f"box_{axis}_low_mm"] = low
+        line[f"box_{axis}_high_mm"] = high
     step = record.spacing_mm[0]
-    flat["z_low_mm"] = record.canonical_first_mm[0] - step / 2
-    flat["z_high_mm"] = flat["z_low_mm"] + record.canonical_shape[0] * step
-    flat["box_start_z"], flat["box_stop_z"] = record.box_start[0], record.box_stop[0]
-    flat["instance_numbers"] = list(record.instance_numbers)
-    flat["flags"] = " ".join(record.flags)
-    return flat
+    line["z_low_mm"] = record.canonical_first_mm[0] - step / 2
+    line["z_high_mm"] = line["z_low_mm"] + record.canonical_shape[0] * step
+    line["box_start_z"] = record.box_start[0]
+    line["box_stop_z"] = record.box_stop[0]
+    line["instance_numbers"] = list(record.instance_numbers)
+    line["flags"] = " ".join(record.flags)
+    return line
 
 
-def batches(
+def iter_batches(
     store: ReadableStorage, columns: Sequence[str] = tuple(COLUMNS)
 ) -> Iterator[pa.RecordBatch]:
-    """The catalogue's lines in batches, sorted by row; none where no run has finished yet.
+    """Iterate over the catalogue's lines in batches, sorted by row; none if no run has finished.
 
     Raises StoreCorrupt if it cannot be read.
     """
-    return parquet.iter_batches(store, CATALOGUE, columns, _LINES_A_BATCH)
+    return parquet.iter_batches(store, CATALOGUE, columns, _LINES_PER_BATCH)
 
 
-def count(store: ReadableStorage) -> int:
-    """How many lines, from the footer; 0 where no run has finished yet. Raises StoreCorrupt."""
+def count_lines(store: ReadableStorage) -> int:
+    """Number of lines, from the footer; 0 if no run has finished. Raises StoreCorrupt."""
     return parquet.count_rows(store, CATALOGUE)
 
 
 def read(store: ReadableStorage) -> pd.DataFrame:
-    """The whole catalogue as a table; empty where no run has finished yet."""
+    """Read the whole catalogue as a table; empty if no run has finished."""
     return Snapshot(store).table()
 
 
@@ -117,11 +118,11 @@ class Snapshot:
 
     def read(self, columns: Collection[str] = tuple(COLUMNS)) -> pa.Table:
         """These columns of all lines, sorted by row. Raises StoreCorrupt if they cannot be read."""
-        wanted = pa.schema([SCHEMA.field(name) for name in columns])
+        schema = pa.schema([SCHEMA.field(name) for name in columns])
         if self._file is None:
-            return wanted.empty_table()
+            return schema.empty_table()
         with parquet.translate_arrow_errors(self._store, CATALOGUE):
-            return self._file.read(columns=list(columns), use_threads=False).cast(wanted)
+            return self._file.read(columns=list(columns), use_threads=False).cast(schema)
 
     def table(self) -> pd.DataFrame:
         """All columns, as pandas."""
@@ -132,7 +133,7 @@ class RecordTable:
     """A catalogue of some records, in memory. Has the methods of `Snapshot`."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self._table = pa.Table.from_pylist([line(record) for record in records], SCHEMA)
+        self._table = pa.Table.from_pylist([line_from_record(record) for record in records], SCHEMA)
 
     def read(self, columns: Collection[str] = tuple(COLUMNS)) -> pa.Table:
         """These columns of all lines, in the order of the records."""
@@ -160,17 +161,17 @@ def rewrite(
     `added` is sorted by row and replaces lines of the same rows. `from_scratch` leaves out what
     the catalogue has now, without reading it.
     """
-    new = _SortedLines(added)
+    remaining = _SortedLines(added)
     with parquet.open_writer(store, CATALOGUE, SCHEMA) as writer:
-        for batch in () if from_scratch else batches(store):
-            inserted = new.up_to(batch["row"][-1].as_py())
-            drop = pa.array([*removed, *(line["row"] for line in inserted)], pa.int64())
+        for batch in () if from_scratch else iter_batches(store):
+            inserted = remaining.take_up_to(batch["row"][-1].as_py())
+            replaced = pa.array([*removed, *(line["row"] for line in inserted)], pa.int64())
             kept = pa.Table.from_batches([batch], SCHEMA).filter(
-                pc.invert(pc.is_in(pa.chunked_array([batch["row"]]), drop))
+                pc.invert(pc.is_in(pa.chunked_array([batch["row"]]), replaced))
             )
             merged = pa.concat_tables([kept, pa.Table.from_pylist(inserted, SCHEMA)])
             writer.write_table(merged.sort_by("row"))
-        for lines in batched(new, _LINES_A_BATCH):
+        for lines in batched(remaining, _LINES_PER_BATCH):
             writer.write_table(pa.Table.from_pylist(list(lines), SCHEMA))
 
 
@@ -190,7 +191,7 @@ class _SortedLines:
         line, self._next = self._next, next(self._lines, None)
         return line
 
-    def up_to(self, row: int) -> list[Line]:
+    def take_up_to(self, row: int) -> list[Line]:
         """The next lines whose row is at most `row`."""
         lines = []
         while self._next is not None and self._next["row"] <= row:
@@ -198,12 +199,12 @@ class _SortedLines:
         return lines
 
 
-def from_json(text: str) -> Line:
-    """The line of a text that `to_json` made."""
-    flat: Line = json.loads(text)
-    return flat
+def line_from_json(text: str) -> Line:
+    """Parse a line that `line_to_json` made."""
+    line: Line = json.loads(text)
+    return line
 
 
-def to_json(flat: Line) -> str:
-    """A line as JSON text."""
-    return json.dumps(flat, separators=(",", ":"))
+def line_to_json(line: Line) -> str:
+    """Format a line as JSON text."""
+    return json.dumps(line, separators=(",", ":"))

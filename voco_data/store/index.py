@@ -1,4 +1,4 @@
-"""What a store contains, looked up by row, series, input or content.
+"""Look-ups in a store by row, series, input or content.
 
 `StoreIndex` is the index of one store for one run, a table on disk. `InputDigests` is the part of
 it that every worker gets: 32 bytes a series.
@@ -22,7 +22,7 @@ SeriesIdentity = tuple[str, str]
 _SCHEMA = """
 CREATE TABLE lines (
     row INTEGER PRIMARY KEY, patient_id TEXT, series_uid TEXT, source TEXT, input_digest TEXT,
-    content_digest TEXT, stat_digest TEXT, line TEXT, fresh INTEGER, damaged INTEGER
+    content_digest TEXT, stat_digest TEXT, line TEXT, catalogued INTEGER, damaged INTEGER
 );
 CREATE INDEX by_series ON lines (series_uid, patient_id, source);
 CREATE INDEX by_input ON lines (input_digest);
@@ -40,7 +40,7 @@ _INDEXED = (
 )
 """Columns of the catalogue that have a column of their own in the table, in its order."""
 
-_ROWS_AT_ONCE = 10_000
+_ROWS_PER_QUERY = 10_000
 """Rows that one query returns."""
 
 LINE_COLUMNS = [name for name in catalogue.COLUMNS if name != "instance_numbers"]
@@ -62,13 +62,13 @@ class InputDigests:
         self._keys = keys
 
     @classmethod
-    def of(
+    def from_series(
         cls,
         series: Iterable[tuple[str, SeriesIdentity]],
         count: int,
         is_present: Callable[[SeriesIdentity], bool],
     ) -> InputDigests:
-        """From the input digest and the identity of the `count` series of a store.
+        """Build from the input digest and the identity of the `count` series of a store.
 
         `is_present` tells whether the archive of this run has a series of that identity.
         """
@@ -83,9 +83,9 @@ class InputDigests:
         return self._contains(digest) or self._contains(_with_identity(digest, identity))
 
     def _contains(self, key: str) -> bool:
-        wanted = np.bytes_(key.encode())
-        position = int(np.searchsorted(self._keys, wanted))
-        return position < len(self._keys) and bool(self._keys[position] == wanted)
+        encoded = np.bytes_(key.encode())
+        position = int(np.searchsorted(self._keys, encoded))
+        return position < len(self._keys) and bool(self._keys[position] == encoded)
 
 
 def _with_identity(digest: str, identity: SeriesIdentity) -> str:
@@ -93,10 +93,10 @@ def _with_identity(digest: str, identity: SeriesIdentity) -> str:
 
 
 class StoreIndex:
-    """The catalogue lines of one store, and those of this run that the catalogue lacks (`fresh`).
+    """The catalogue lines of one store, and those of this run that are not catalogued yet.
 
     A damaged line stays in the catalogue until its series is read again, but look-ups by input,
-    content or digest pass it over.
+    content or digest ignore it.
     """
 
     def __init__(self) -> None:
@@ -106,31 +106,34 @@ class StoreIndex:
         """Load the catalogue. Raises StoreCorrupt; the index is empty then."""
         try:
             # All columns are read, so that damage in any of them is found now.
-            for batch in catalogue.batches(store):
-                self._insert(batch.select(LINE_COLUMNS).to_pylist(), fresh=False)
+            for batch in catalogue.iter_batches(store):
+                self._insert(batch.select(LINE_COLUMNS).to_pylist(), catalogued=True)
         except BaseException:
             self._table.execute("DELETE FROM lines")
             raise
 
     def close(self) -> None:
-        """Free the disk space."""
+        """Close the table, which is in a temporary file."""
         self._table.close()
 
     @property
-    def size(self) -> int:
-        """One past the last row, damaged ones included; 0 for an empty store."""
-        return self._number("SELECT COALESCE(MAX(row) + 1, 0) FROM lines")
+    def n_rows(self) -> int:
+        """Number of rows, holes included: one more than the last row, 0 for an empty store."""
+        return self._query_number("SELECT COALESCE(MAX(row) + 1, 0) FROM lines")
 
     @property
-    def count(self) -> int:
-        """How many lines there are, damaged ones included."""
-        return self._number("SELECT COUNT(*) FROM lines")
+    def n_lines(self) -> int:
+        """Number of lines, damaged ones included."""
+        return self._query_number("SELECT COUNT(*) FROM lines")
 
     def rows(self) -> Iterator[int]:
-        """All rows, damaged ones included, sorted. Lines may be added or dropped meanwhile."""
+        """Iterate over all rows, damaged ones included, sorted.
+
+        Lines may be added or removed during the iteration.
+        """
         last = -1
         while batch := self._table.execute(
-            "SELECT row FROM lines WHERE row > ? ORDER BY row LIMIT ?", (last, _ROWS_AT_ONCE)
+            "SELECT row FROM lines WHERE row > ? ORDER BY row LIMIT ?", (last, _ROWS_PER_QUERY)
         ).fetchall():
             for (last,) in batch:
                 yield last
@@ -160,22 +163,22 @@ class StoreIndex:
         """(row, patient, series, source) of every series, damaged ones included."""
         return self._table.execute("SELECT row, patient_id, series_uid, source FROM lines")
 
-    def at(self, row: int) -> Line | None:
-        """The line of a row, damaged or not; without instance numbers if the catalogue has it."""
-        return self._line("lines", "row", row)
+    def line_of_row(self, row: int) -> Line | None:
+        """The line of a row, damaged or not; without instance numbers if it is catalogued."""
+        return self._query_line("lines", "row", row)
 
-    def of_input(self, input_digest: str) -> Line | None:
+    def line_of_input(self, input_digest: str) -> Line | None:
         """The first intact line with this input digest."""
-        return self._line("intact", "input_digest", input_digest)
+        return self._query_line("intact", "input_digest", input_digest)
 
-    def first_of_content(self, content_digest: str) -> SeriesIdentity | None:
-        """Patient and series of the first intact series, by series id, with these HU."""
-        found = self._table.execute(
+    def first_series_of_content(self, content_digest: str) -> SeriesIdentity | None:
+        """Patient and series id of the first intact series, by series id, with these HU."""
+        identity = self._table.execute(
             "SELECT patient_id, series_uid FROM intact WHERE content_digest = ?"
             " ORDER BY series_uid, patient_id LIMIT 1",
             (content_digest,),
         ).fetchone()
-        return None if found is None else (found[0], found[1])
+        return None if identity is None else (identity[0], identity[1])
 
     def input_digests(self, is_present: Callable[[SeriesIdentity], bool]) -> InputDigests:
         """Input digests of the intact series, for the workers of a run.
@@ -183,68 +186,73 @@ class StoreIndex:
         `is_present` tells whether the archive of this run has a series of that identity.
         """
         lines = self._table.execute("SELECT input_digest, patient_id, series_uid FROM intact")
-        return InputDigests.of(
+        return InputDigests.from_series(
             ((digest, (patient, series)) for digest, patient, series in lines),
-            self._number("SELECT COUNT(*) FROM intact"),
+            self._query_number("SELECT COUNT(*) FROM intact"),
             is_present,
         )
 
-    def replace(self, flat: Line) -> list[int]:
-        """Add a fresh line; returns the rows of the same series that lose theirs to it.
+    def add_line(self, line: Line) -> list[int]:
+        """Add a line that is not catalogued; returns the rows whose lines were removed for it.
 
-        Of two lines of one series the later row counts: it was made to replace the other.
+        A series has one line. Of two, that of the later row stays: it was made to replace the
+        other.
         """
         others = self._table.execute(
             "SELECT row FROM lines WHERE series_uid = ? AND patient_id = ? AND source = ?"
             " AND row != ?",
-            (flat["series_uid"], flat["patient_id"], flat["source"], flat["row"]),
+            (line["series_uid"], line["patient_id"], line["source"], line["row"]),
         ).fetchall()
         replaced = [row for (row,) in others]
-        if replaced and max(replaced) > flat["row"]:
-            replaced = [flat["row"]]  # its line, if it has one, describes bytes that were replaced
-            self.drop(replaced)
+        if replaced and max(replaced) > line["row"]:
+            replaced = [line["row"]]  # its line, if it has one, describes bytes that were replaced
+            self.remove_rows(replaced)
             return replaced
-        self.drop(replaced)
-        self._insert([flat], fresh=True)
+        self.remove_rows(replaced)
+        self._insert([line], catalogued=False)
         return replaced
 
     def mark_damaged(self, row: int) -> None:
-        """Mark a row as damaged, so that look-ups pass it over."""
+        """Mark a row as damaged, so that look-ups ignore it."""
         self._table.execute("UPDATE lines SET damaged = 1 WHERE row = ?", (row,))
 
-    def drop(self, rows: Iterable[int]) -> None:
+    def remove_rows(self, rows: Iterable[int]) -> None:
         """Remove the lines of these rows."""
         self._table.executemany("DELETE FROM lines WHERE row = ?", ((row,) for row in rows))
 
-    def fresh(self) -> Iterator[Line]:
-        """Lines that the catalogue lacks, sorted by row."""
-        found = self._table.execute("SELECT line FROM lines WHERE fresh ORDER BY row")
-        return (catalogue.from_json(text) for (text,) in found)
+    def uncatalogued_lines(self) -> Iterator[Line]:
+        """Iterate over the lines that the catalogue lacks, sorted by row."""
+        lines = self._table.execute("SELECT line FROM lines WHERE NOT catalogued ORDER BY row")
+        return (catalogue.line_from_json(text) for (text,) in lines)
 
-    def fresh_rows(self) -> Iterator[int]:
-        """Rows of the fresh lines that are intact."""
-        found = self._table.execute("SELECT row FROM intact WHERE fresh ORDER BY row")
-        return (row for (row,) in found)
+    def uncatalogued_rows(self) -> Iterator[int]:
+        """Iterate over the rows of the intact lines that the catalogue lacks, sorted."""
+        rows = self._table.execute("SELECT row FROM intact WHERE NOT catalogued ORDER BY row")
+        return (row for (row,) in rows)
 
-    def mark_saved(self) -> None:
-        """Note that the catalogue has all lines."""
-        self._table.execute("UPDATE lines SET fresh = 0 WHERE fresh")
+    def mark_catalogued(self) -> None:
+        """Record that the catalogue on disk has all lines."""
+        self._table.execute("UPDATE lines SET catalogued = 1 WHERE NOT catalogued")
 
-    def _insert(self, lines: Sequence[Line], *, fresh: bool) -> None:
+    def _insert(self, lines: Sequence[Line], *, catalogued: bool) -> None:
         self._table.executemany(
             "INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (
-                (*(flat[name] for name in _INDEXED), catalogue.to_json(flat), fresh)
-                for flat in lines
+                (
+                    *(line[name] for name in _INDEXED),
+                    catalogue.line_to_json(line),
+                    catalogued,
+                )
+                for line in lines
             ),
         )
 
-    def _line(self, table: str, column: str, value: object) -> Line | None:
-        found = self._table.execute(
+    def _query_line(self, table: str, column: str, value: object) -> Line | None:
+        row = self._table.execute(
             f"SELECT line FROM {table} WHERE {column} = ? ORDER BY row LIMIT 1", (value,)
         ).fetchone()
-        return None if found is None else catalogue.from_json(found[0])
+        return None if row is None else catalogue.line_from_json(row[0])
 
-    def _number(self, query: str) -> int:
+    def _query_number(self, query: str) -> int:
         (number,) = self._table.execute(query).fetchone()
         return int(number)

@@ -1,4 +1,4 @@
-"""Whether the bytes of a row are what was committed.
+"""Check that the bytes of a row are those that were committed.
 
 The record is the truth about its row: a row is intact if its record reads and its chunk has the
 checksum that the record gives. The catalogue repeats what records say.
@@ -57,7 +57,7 @@ def check_row(store: ReadableStorage, spec: StoreSpec, row: int) -> RowCheck:
             return RowCheck(row, "its record is missing")
         if record.row != row or record.spec_digest != spec.digest:
             return RowCheck(row, "its record is that of another row or store")
-        Store.of_records(store, spec, [record]).read(row)
+        Store.from_records(store, spec, [record]).read(row)
     except StoreCorrupt as error:
         return RowCheck(row, str(error))
     except OSError as error:
@@ -70,13 +70,13 @@ def check_row(store: ReadableStorage, spec: StoreSpec, row: int) -> RowCheck:
 
 
 def differing_columns(record: Record, line: Line) -> list[str]:
-    """Columns in which a line of the catalogue differs from what the record says."""
-    expected = catalogue.line(record)
+    """Names of the columns in which a line of the catalogue differs from its record."""
+    expected = catalogue.line_from_record(record)
     return [name for name, value in line.items() if expected[name] != value]
 
 
 def readable_records(store: ReadableStorage) -> Iterator[Record]:
-    """All records of a store that can be read, in no order, to make a lost catalogue again."""
+    """Iterate over the records that can be read, in no order, to rebuild a lost catalogue."""
     for row in rows_with_record(store):
         try:
             record = read_record(store, row)

@@ -1,6 +1,6 @@
-"""Keys of everything that a store holds, and of what lies beside it. See STORE.md.
+"""Keys of all objects of a store, and of its lock. See STORE.md.
 
-No other module writes one of these names down.
+Every key is defined here only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROWS_PER_FOLDER = 1000
 """Rows whose records share a folder, so that no folder grows without bound."""
 
 WRITE_ONCE = (f"{CHUNKS}/", f"{RECORDS}/")
-"""Prefixes of the keys of objects that are as many as the series and are never replaced."""
+"""Prefixes of the keys of chunks and records: there are many, and none is ever replaced."""
 
 _CHUNK_KEY = re.compile(rf"{CHUNKS}/(\d+)/0/0/0")
 _RECORD_KEY = re.compile(rf"{RECORDS}/\d{{6,}}/(\d{{9,}})\.json")

@@ -32,7 +32,7 @@ from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec, read_spec
 from voco_data.volumes import Voxel, Voxels, aligned_bytes
 
-_TRIES = 3
+_FIRST_READ_TRIES = 3
 """Attempts at a first read, as a run may replace the file during one."""
 
 
@@ -50,7 +50,7 @@ class Store:
         lines: catalogue.Snapshot | catalogue.RecordTable,
         cache: ChunkCache | None = None,
     ) -> None:
-        """`cache` is where chunks of a remote store are kept; None reads the store itself."""
+        """`cache` keeps chunks of a remote store; if it is None, each read is a request."""
         self.storage = storage
         self._cache = cache
         folder = storage.local_folder()
@@ -81,7 +81,7 @@ class Store:
         spec, lines = read_spec(storage), catalogue.Snapshot(storage)
         if not cached or storage.local_folder() is not None:
             return cls(storage, spec, lines)
-        cache = ChunkCache(storage, spec.digest, _checksum_of(spec))
+        cache = ChunkCache(storage, spec.digest, _make_checksum(spec))
         store = cls(storage, spec, lines, cache)
         cache.warn_if_small(len(store) * math.prod(spec.grid))
         return store
@@ -95,10 +95,10 @@ class Store:
         return self._lines.table()
 
     @classmethod
-    def of_records(
+    def from_records(
         cls, storage: ReadableStorage, spec: StoreSpec, records: Iterable[Record]
     ) -> Store:
-        """The store with the rows of `records` alone, without its catalogue."""
+        """Open the rows of `records` only, without reading the catalogue."""
         return cls(storage, spec, catalogue.RecordTable(records))
 
     @property
@@ -119,11 +119,11 @@ class Store:
         return self.spec.grid
 
     def __len__(self) -> int:
-        """How many series are stored."""
+        """Number of stored series."""
         return len(self._checksums)
 
     def read(self, row: int, out: Voxels | None = None) -> Voxels:
-        """The volume at `row`, uint8 (Z, Y, X), into `out` where given (C-contiguous).
+        """Read the volume at `row`, uint8 (Z, Y, X), into `out` if given (C-contiguous).
 
         The first read of a row in a process verifies its bytes. Raises StoreCorrupt that names
         the series, and KeyError for a row that is not in the catalogue.
@@ -137,8 +137,8 @@ class Store:
             raise ValueError(f"out must be C-contiguous uint8 {grid}, got {out.dtype} {out.shape}")
         compression = self.spec.compression
 
-        def read(path: str, known: FileIdentity) -> None:
-            chunk_reader.read_chunk(path, compression, out, known)
+        def read(path: str, identity: FileIdentity) -> None:
+            chunk_reader.read_chunk(path, compression, out, identity)
 
         if not self._read_verified(row, read):
             self._read_file(row, lambda path: self._read_and_verify(row, path, out))
@@ -146,7 +146,7 @@ class Store:
 
     def _read_and_verify(self, row: int, path: str, out: Voxels) -> None:
         """Read a file into `out` and compare its bytes with the checksum of `row`."""
-        for _ in range(_TRIES):
+        for _ in range(_FIRST_READ_TRIES):
             chunk_reader.forget(path)
             with suppress(ReplacedChunk):
                 identity = chunk_reader.read_chunk(path, self.spec.compression, out)
@@ -173,7 +173,7 @@ class Store:
         return True
 
     def read_slices(self, row: int, indices: Sequence[int], out: Voxels | None = None) -> Voxels:
-        """Slices `indices` of the volume at `row`, uint8 (n, Y, X), into `out` where given.
+        """Read slices `indices` of the volume at `row`, uint8 (n, Y, X), into `out` if given.
 
         Once the whole chunk was verified, only the slices' own bytes are read; a compressed chunk
         is decoded whole each time. Raises as `read`, and IndexError for a slice outside 0..Z-1.
@@ -190,15 +190,15 @@ class Store:
         starts = [int(index) * plane for index in indices]
         flat = out.reshape(len(indices), plane)
 
-        def read(path: str, known: FileIdentity) -> None:
-            chunk_reader.read_parts(path, starts, depth * plane, flat, known)
+        def read(path: str, identity: FileIdentity) -> None:
+            chunk_reader.read_parts(path, starts, depth * plane, flat, identity)
 
         if self.spec.compression != "none" or not self._read_verified(row, read):
             np.take(self.read(row, self._scratch_volume()), indices, axis=0, out=out)
         return out
 
     def read_floats(self, row: int, out: npt.NDArray[np.float32]) -> None:
-        """The volume at `row`, 0 to 255, into `out`, float32 (Z, Y, X), C-contiguous.
+        """Read the volume at `row`, 0 to 255, into `out`, float32 (Z, Y, X), C-contiguous.
 
         Converting while copying takes less time than a second pass. Raises as `read`.
         """
@@ -208,17 +208,17 @@ class Store:
             )
         compression = self.spec.compression
 
-        def read(path: str, known: FileIdentity) -> None:
-            chunk_reader.read_floats(path, compression, out, known)
+        def read(path: str, identity: FileIdentity) -> None:
+            chunk_reader.read_floats(path, compression, out, identity)
 
         if not self._read_verified(row, read):
             np.copyto(out, self.read(row, self._scratch_volume()))
 
     def view_slice(self, row: int, index: int) -> Voxels:
-        """Slice `index` of the volume at `row`, uint8 (Y, X), as a view of the page cache.
+        """View slice `index` of the volume at `row`, uint8 (Y, X), in the page cache.
 
-        Read-only, and to be used at once: a file that is truncated meanwhile ends the process. A
-        copy where no view is possible. Raises as `read_slices`.
+        The view is read-only. Use it at once: if the file is truncated meanwhile, the process ends.
+        Returns a copy if no view is possible. Raises as `read_slices`.
         """
         depth, height, width = self.spec.grid
         identity = self._verified.get(row)
@@ -228,7 +228,7 @@ class Store:
             raise IndexError(f"slices are 0 to {depth - 1}, got {index}")
         path, plane = f"{self._folder}/{chunk_key(row)}", height * width
         try:
-            chunk = chunk_reader.view(path, depth * plane, identity)
+            chunk = chunk_reader.view_chunk(path, depth * plane, identity)
         except ReplacedChunk:
             chunk = None
         except (OSError, DamagedChunk) as error:
@@ -290,7 +290,7 @@ class Store:
     def _is_damage(self, error: Exception) -> bool:
         """Whether an error means that the store is damaged.
 
-        Errors of this machine, or of the network, say nothing of the store.
+        Errors of this machine or of the network do not.
         """
         if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
             return True
@@ -299,7 +299,7 @@ class Store:
     def _report_damage(
         self, row: int, error: OSError | DamagedChunk | StoreCorrupt
     ) -> StoreCorrupt:
-        """The error that names the damaged series. Marks the chunk for the next run to check."""
+        """Make the error that names the series, and mark the chunk for the next run to check."""
         self.storage.touch(chunk_key(row))
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         # An object cannot be touched, so only a run that reads everything finds it.
@@ -310,8 +310,11 @@ class Store:
         )
 
 
-def _checksum_of(spec: StoreSpec) -> Callable[[bytes], str]:
-    """A function from the bytes of a chunk to the checksum of its volume; raises StoreCorrupt."""
+def _make_checksum(spec: StoreSpec) -> Callable[[bytes], str]:
+    """Return a function from the bytes of a chunk to the checksum of its volume.
+
+    The function raises StoreCorrupt.
+    """
 
     def checksum(data: bytes) -> str:
         if spec.compression == "none":

@@ -1,4 +1,4 @@
-"""The record of one stored series, a small JSON file: the truth about its row."""
+"""The record of one stored series: a small JSON file that defines what its row holds."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Record:
 
 
 def series_key(patient_id: str, series_uid: str, source: str) -> str:
-    """Key that names a series of an archive in every run: XXH3-128, 32 hex digits.
+    """Compute the key that identifies a series in every run: XXH3-128, 32 hex digits.
 
     `source` may hold undecodable bytes, as surrogate escapes.
     """
@@ -119,18 +119,18 @@ def series_key(patient_id: str, series_uid: str, source: str) -> str:
 
 
 def rows_with_record(store: ReadableStorage) -> Iterator[int]:
-    """Rows that have a record, in no order. No record is read."""
+    """Iterate over the rows that have a record, in no order. No record is read."""
     rows = (row_of_record(key) for key, _ in store.list_objects(RECORDS))
     return (row for row in rows if row is not None)
 
 
 def write_record(store: WritableStorage, record: Record) -> None:
-    """Write a record. The row exists from this single atomic write on."""
+    """Write a record, in one atomic write. From then on the row holds a volume."""
     store.write(record_key(record.row), record.to_json().encode())
 
 
 def read_record(store: ReadableStorage, row: int) -> Record | None:
-    """The record of `row`, or None for a hole.
+    """Read the record of `row`; None for a hole.
 
     Raises StoreCorrupt for a damaged record, OSError if it cannot be read for another reason.
     """

@@ -1,4 +1,4 @@
-"""The row that each series was given, written before any work so that a rerun gives the same."""
+"""The row of each series, written before any work so that a rerun uses the same rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RowIds:
     def __init__(self, store: Storage) -> None:
         self._store = store
         self._table = scratch_db.open_scratch_db(_SCHEMA)
-        self.lost = False
+        self.is_lost = False
         """Whether the table cannot be read, or is missing although there are records."""
         try:
             pairs = parquet.iter_rows(store, ROW_IDS, _COLUMNS.names)
@@ -34,47 +34,47 @@ class RowIds:
         except StoreCorrupt as error:
             log.warning("%s; it is made again from the records", error)
             self._table.execute("DELETE FROM rows")
-            self.lost = True
-        if not (self.lost or self.size) and _is_missing(store):
+            self.is_lost = True
+        if not (self.is_lost or self.n_rows) and _is_missing(store):
             log.warning(
                 "%s/%s: the table is gone; it is made again from the records", store, ROW_IDS
             )
-            self.lost = True
+            self.is_lost = True
 
     def close(self) -> None:
-        """Free the disk space."""
+        """Close the table, which is in a temporary file."""
         self._table.close()
 
     @property
-    def size(self) -> int:
-        """One past the last row; 0 for an empty table."""
-        (size,) = self._table.execute("SELECT COALESCE(MAX(row) + 1, 0) FROM rows").fetchone()
-        return int(size)
+    def n_rows(self) -> int:
+        """Number of rows, holes included: one more than the last row, 0 for an empty table."""
+        (n_rows,) = self._table.execute("SELECT COALESCE(MAX(row) + 1, 0) FROM rows").fetchone()
+        return int(n_rows)
 
     def get(self, key: str) -> int | None:
-        """The row of a series, if it has one."""
-        found = self._table.execute("SELECT row FROM rows WHERE key = ?", (key,)).fetchone()
-        return None if found is None else int(found[0])
+        """The row of a series; None if it has none."""
+        entry = self._table.execute("SELECT row FROM rows WHERE key = ?", (key,)).fetchone()
+        return None if entry is None else int(entry[0])
 
     def set(self, key: str, row: int) -> None:
         """Give a series a row; `save` writes it."""
         self._table.execute("INSERT OR REPLACE INTO rows VALUES (?, ?)", (key, row))
 
-    def has(self, row: int) -> bool:
+    def has_row(self, row: int) -> bool:
         """Whether a series was given this row."""
         return scratch_db.exists(self._table, "FROM rows WHERE row = ?", (row,))
 
-    def drop_keys(self, keys: Iterable[str]) -> None:
+    def remove_keys(self, keys: Iterable[str]) -> None:
         """Remove the rows of these series."""
         self._table.executemany("DELETE FROM rows WHERE key = ?", ((key,) for key in keys))
 
-    def drop_rows(self, rows: Iterable[int]) -> None:
+    def remove_rows(self, rows: Iterable[int]) -> None:
         """Remove these rows, whatever series they were given to."""
         self._table.executemany("DELETE FROM rows WHERE row = ?", ((row,) for row in rows))
 
-    def truncate(self, size: int) -> None:
-        """Remove the rows from `size` on."""
-        self._table.execute("DELETE FROM rows WHERE row >= ?", (size,))
+    def truncate(self, n_rows: int) -> None:
+        """Remove the rows from `n_rows` on."""
+        self._table.execute("DELETE FROM rows WHERE row >= ?", (n_rows,))
 
     def save(self) -> None:
         """Write the table, atomically."""

@@ -20,7 +20,7 @@ FORMAT = 1
 """Version of the layout on disk that this code reads and writes."""
 
 ALGORITHM_VERSION = 3
-"""Bump when the same spec would give other pixels. The golden hashes in the tests enforce it."""
+"""Increase it if the same spec would give other pixels: tests compare the hashes of pixels."""
 
 DIGEST_LENGTH = 12
 _PROFILE = re.compile(r"[a-z][a-z0-9_]{0,30}")
@@ -33,7 +33,7 @@ UnevenSlices = Literal["refuse", "resample"]
 
 @dataclass(frozen=True, slots=True)
 class StoreSpec:
-    """What the volumes of one store are. Specs that differ in any field have different digests.
+    """How the volumes of one store are made. Specs that differ in any field differ in digest.
 
     Raises InputError for a value that is not possible.
     """
@@ -122,8 +122,8 @@ class StoreSpec:
         return f"{self.profile}-{self.digest}{STORE_SUFFIX}"
 
     @property
-    def rules(self) -> tuple[int, float, float, str, float]:
-        """Fields that decide what is a volume. Specs with equal rules share one decode."""
+    def volume_rules(self) -> tuple[int, float, float, str, float]:
+        """Fields that decide what is a volume. Specs in which they are equal share one decode."""
         return (
             self.min_slices,
             self.min_extent_mm,
@@ -133,7 +133,7 @@ class StoreSpec:
         )
 
     @property
-    def gaps(self) -> GapPolicy:
+    def gap_policy(self) -> GapPolicy:
         """What to do with uneven gaps between slices."""
         return GapPolicy(self.spacing_tolerance, self.uneven_slices)
 
@@ -144,14 +144,14 @@ class StoreSpec:
 
     @classmethod
     def from_mapping(cls, data: dict[str, Any]) -> StoreSpec:
-        """Build from parsed JSON: lists become tuples, and lengths and HU become floats.
+        """Build from parsed JSON. Lists become tuples; lengths and HU become floats.
 
         Raises InputError for unknown or missing fields and for wrong types.
         """
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(data) - known)
+        names = {field.name for field in fields(cls)}
+        unknown = sorted(set(data) - names)
         if unknown:
-            raise InputError(f"spec: unknown field {unknown[0]!r}; known are {sorted(known)}")
+            raise InputError(f"spec: unknown field {unknown[0]!r}; known are {sorted(names)}")
         if not {"profile", "grid"} <= set(data):
             raise InputError("spec: needs at least the fields profile and grid")
         try:
@@ -171,7 +171,7 @@ _FLOATS = (
     "spacing_tolerance",
     "axis_tolerance_deg",
 )
-"""Fields that are a number with a fraction. JSON may give 50 for 50.0; the digests differ."""
+"""Fields of type float. JSON may have 50 for 50.0, which would give another digest."""
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "crop": get_args(Crop),
@@ -180,11 +180,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "compression": get_args(Compression),
     "uneven_slices": get_args(UnevenSlices),
 }
-"""Fields that name one of a few ways, and those that exist."""
+"""Fields with a closed list of values, and these values."""
 
 
-def _require(holds: bool, *, name: str, expected: str, value: object) -> None:
-    if not holds:
+def _require(is_valid: bool, *, name: str, expected: str, value: object) -> None:
+    if not is_valid:
         raise InputError(f"spec: {name} must be {expected}, got {value!r}")
 
 

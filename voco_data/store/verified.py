@@ -1,8 +1,8 @@
 """Stamps that the objects of each row had when their bytes were last verified.
 
-A stamp is a text that changes when an object is written again. A row whose stamps are the same
-needs no new check, so a run over a large store looks at each object once and reads only those that
-were touched since. Without the table every row is checked again; nothing else is lost.
+A stamp is a text that changes when an object is written again. A row whose stamps have not changed
+needs no new check, so a run over a large store asks for the stamps of all objects, and reads only
+those that were written or touched since. If the table is lost, every row is checked again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class VerifiedStamps:
     def __init__(self, store: Storage) -> None:
         self._store = store
         self._table = scratch_db.open_scratch_db(_TABLE)
-        self._changed = False
+        self._is_changed = False
         try:
             self._table.executemany(
                 "INSERT OR REPLACE INTO stamps VALUES (?, ?)",
@@ -41,40 +41,45 @@ class VerifiedStamps:
             self._table.execute("DELETE FROM stamps")
 
     def close(self) -> None:
-        """Free the disk space."""
+        """Close the table, which is in a temporary file."""
         self._table.close()
 
     def compare(self, rows: Iterable[int]) -> Iterator[tuple[int, str, bool]]:
-        """Row, its stamp now, and whether the row was touched since it was last verified."""
+        """Yield each row, its current stamp, and whether it was touched since it was verified."""
         for row, stamp in self._current_stamps(rows):
-            found = self._table.execute("SELECT stamp FROM stamps WHERE row = ?", (row,)).fetchone()
-            yield row, stamp, not stamp or found is None or found[0] != stamp
+            verified = self._table.execute(
+                "SELECT stamp FROM stamps WHERE row = ?", (row,)
+            ).fetchone()
+            yield row, stamp, not stamp or verified != (stamp,)
 
     def set(self, row: int, stamp: str) -> None:
-        """Note that the row's bytes were right when its objects had this stamp."""
+        """Record that the bytes of a row were verified when its objects had this stamp."""
         if stamp:
             self._table.execute("INSERT OR REPLACE INTO stamps VALUES (?, ?)", (row, stamp))
-            self._changed = True
+            self._is_changed = True
 
-    def drop(self, rows: Iterable[int]) -> None:
+    def remove(self, rows: Iterable[int]) -> None:
         """Remove the stamps of these rows."""
         for row in rows:
             self._table.execute("DELETE FROM stamps WHERE row = ?", (row,))
-            self._changed = True
+            self._is_changed = True
 
     def save(self) -> None:
         """Write the stamps, atomically, if any has changed."""
-        if self._changed:
-            found = self._table.execute("SELECT row, stamp FROM stamps ORDER BY row")
-            parquet.write_table(self._store, VERIFIED, _COLUMNS, found)
-            self._changed = False
+        if self._is_changed:
+            stamps = self._table.execute("SELECT row, stamp FROM stamps ORDER BY row")
+            parquet.write_table(self._store, VERIFIED, _COLUMNS, stamps)
+            self._is_changed = False
 
     def _current_stamps(self, rows: Iterable[int]) -> Iterator[tuple[int, str]]:
-        """Row, and one hash of the stamps of its chunk and record; "" where one is missing."""
-        one, two, three = tee(rows, 3)
-        chunks = self._store.stamps(CHUNKS, map(chunk_key, one))
-        records = self._store.stamps(RECORDS, map(record_key, two))
-        for row, chunk, record in zip(three, chunks, records, strict=True):
-            complete = chunk and record
+        """Yield each row, and one hash of the stamps of its chunk and its record.
+
+        The hash is "" if one of them is missing.
+        """
+        rows, rows_of_chunks, rows_of_records = tee(rows, 3)
+        chunk_stamps = self._store.stamps(CHUNKS, map(chunk_key, rows_of_chunks))
+        record_stamps = self._store.stamps(RECORDS, map(record_key, rows_of_records))
+        for row, chunk, record in zip(rows, chunk_stamps, record_stamps, strict=True):
+            is_complete = chunk and record
             text = f"{chunk}/{record}".encode()
-            yield row, xxhash.xxh3_128_hexdigest(text) if complete else ""
+            yield row, xxhash.xxh3_128_hexdigest(text) if is_complete else ""

@@ -1,4 +1,4 @@
-"""Writing a store: one coordinator plans rows, and many workers commit volumes.
+"""Writing a store: one coordinator assigns rows, and many workers commit volumes.
 
 The protocol is voco_data/STORE.md. The coordinator holds the store's lock (`open_for_writing`).
 Workers need the storage alone (`commit_volume`).
@@ -36,7 +36,7 @@ from voco_data.volumes import Voxels
 
 log = logging.getLogger(__name__)
 
-_ROWS_AT_ONCE = 10_000
+_ROWS_PER_BATCH = 10_000
 """Rows whose stamps are in memory at once."""
 
 
@@ -51,13 +51,13 @@ class StoreWriter:
         self._lease = lease
         self._row_ids = RowIds(storage)
         self._verified = VerifiedStamps(storage)
-        self._removed: list[int] = []
-        """Rows whose record and chunk go once the new catalogue is in place."""
-        self._stamped: set[int] = set()
-        """Fresh rows that have the stamps of before their check."""
-        self._changed = False
+        self._rows_to_remove: list[int] = []
+        """Rows whose record and chunk are removed after the new catalogue is written."""
+        self._rows_with_stamp: set[int] = set()
+        """Rows that are not catalogued, and whose stamps were taken before their check."""
+        self._is_changed = False
         """Whether the index differs from the catalogue on disk."""
-        self._catalogue_lost = False
+        self._is_catalogue_lost = False
         """Whether the catalogue on disk is missing or cannot be read."""
 
     def recover(self, *, deep: bool = False) -> None:
@@ -66,7 +66,7 @@ class StoreWriter:
         `deep` checks the bytes of every row, and not only of those that were touched.
         """
         self._load_index()
-        if self._catalogue_lost or self._row_ids.lost or not self._lease.is_clean:
+        if self._is_catalogue_lost or self._row_ids.is_lost or not self._lease.is_clean:
             self._adopt_unlisted_rows()
         self._find_damage(deep=deep)
 
@@ -76,12 +76,12 @@ class StoreWriter:
         return self._lease
 
     def close(self) -> None:
-        """Free the disk space of the tables."""
+        """Close the tables in temporary files."""
         self.index.close()
         self._row_ids.close()
         self._verified.close()
 
-    def assign(self, keys: Iterable[str]) -> None:
+    def assign_rows(self, keys: Iterable[str]) -> None:
         """Give rows to the series `keys`, sorted and unique, before any work starts.
 
         A key keeps the row that an interrupted run gave it, so that a rerun ends with the same
@@ -89,122 +89,127 @@ class StoreWriter:
         gets a new one: what is committed is never overwritten. New rows are numbered in the order
         of the keys.
         """
-        free = max(self._row_ids.size, self.index.size)
+        next_row = max(self._row_ids.n_rows, self.index.n_rows)
         for key in keys:
             row = self._row_ids.get(key)
             if row is None or self.index.is_intact(row):
-                self._row_ids.set(key, free)
-                free += 1
+                self._row_ids.set(key, next_row)
+                next_row += 1
         self._lease.check()
         self._row_ids.save()
-        arrays.resize(self.storage, max(self._row_ids.size, self.index.size))
+        arrays.resize(self.storage, max(self._row_ids.n_rows, self.index.n_rows))
 
     def row_of(self, key: str) -> int:
-        """The row that `assign` gave. Raises KeyError."""
+        """The row that `assign_rows` gave. Raises KeyError."""
         row = self._row_ids.get(key)
         if row is None:
             raise KeyError(key)
         return row
 
-    def note(self, record: Record) -> None:
+    def add_record(self, record: Record) -> None:
         """Index a record that a worker committed. `compact` writes it into the catalogue.
 
         It replaces the record that the same series has in another row.
         """
-        self._changed = True
-        self._removed += self.index.replace(catalogue.line(record))
+        self._is_changed = True
+        self._rows_to_remove += self.index.add_line(catalogue.line_from_record(record))
 
-    def drop(self, rows: Iterable[int], keys: Iterable[str]) -> None:
-        """Drop these rows, and those planned for the series `keys`. `compact` removes them."""
-        dropped = list(rows)
-        self._changed = True
-        self._row_ids.drop_keys(keys)
-        self._row_ids.drop_rows(dropped)
-        self.index.drop(dropped)
-        self._removed += dropped
+    def remove_rows(self, rows: Iterable[int], keys: Iterable[str]) -> None:
+        """Remove these rows, and the rows assigned to the series `keys`.
+
+        `compact` removes their records and chunks.
+        """
+        rows = list(rows)
+        self._is_changed = True
+        self._row_ids.remove_keys(keys)
+        self._row_ids.remove_rows(rows)
+        self.index.remove_rows(rows)
+        self._rows_to_remove += rows
 
     def compact(self) -> None:
-        """Bring catalogue, `valid` and N up to date with the index, and end all plans."""
+        """Bring catalogue, `valid` and N up to date with the index, and free unused rows."""
         self._lease.check()
-        self._row_ids.truncate(self.index.size)
+        self._row_ids.truncate(self.index.n_rows)
         # A series that got a new row, and was then found unchanged, keeps its old one.
         self._restore_row_ids()
         self._row_ids.save()
         self._update_catalogue()
 
     def _update_catalogue(self) -> None:
-        """Bring catalogue, `valid` and N up to date. Rows that are planned stay planned."""
+        """Bring catalogue, `valid` and N up to date. Assigned rows stay assigned."""
         self._lease.check()
-        size = self.index.size
-        arrays.resize(self.storage, size)
-        arrays.write_valid(self.storage, self.index.rows(), size)
-        if self._changed or self._catalogue_lost or self.storage.size(CATALOGUE) is None:
+        n_rows = self.index.n_rows
+        arrays.resize(self.storage, n_rows)
+        arrays.write_valid(self.storage, self.index.rows(), n_rows)
+        if self._is_changed or self._is_catalogue_lost or self.storage.size(CATALOGUE) is None:
             catalogue.rewrite(
                 self.storage,
-                removed=self._removed,
-                added=self.index.fresh(),
-                from_scratch=self._catalogue_lost,
+                removed=self._rows_to_remove,
+                added=self.index.uncatalogued_lines(),
+                from_scratch=self._is_catalogue_lost,
             )
             # Readers of the new catalogue do not open these rows.
-            for row in self._removed:
+            for row in self._rows_to_remove:
                 self._remove_row(row)
-            self._verified.drop(self._removed)
-            for row, stamp, _ in self._verified.compare(self.index.fresh_rows()):
-                if row not in self._stamped:
+            self._verified.remove(self._rows_to_remove)
+            for row, stamp, _ in self._verified.compare(self.index.uncatalogued_rows()):
+                if row not in self._rows_with_stamp:
                     self._verified.set(row, stamp)
-            self.index.mark_saved()
-            self._removed, self._changed, self._catalogue_lost = [], False, False
+            self.index.mark_catalogued()
+            self._rows_to_remove = []
+            self._is_changed = False
+            self._is_catalogue_lost = False
         self._verified.save()
 
     def _load_index(self) -> None:
         """Index the catalogue, or the records where it is missing or cannot be read."""
         try:
             self.index.load(self.storage)
-            self._catalogue_lost = self.storage.size(CATALOGUE) is None
+            self._is_catalogue_lost = self.storage.size(CATALOGUE) is None
         except StoreCorrupt as error:
             log.warning("%s; it is made again from the records", error)
-            self._catalogue_lost = True
-        if self._catalogue_lost:
+            self._is_catalogue_lost = True
+        if self._is_catalogue_lost:
             for record in integrity.readable_records(self.storage):
-                self.note(record)
-        if self._catalogue_lost or self._row_ids.lost or self._row_ids.size == 0:
+                self.add_record(record)
+        if self._is_catalogue_lost or self._row_ids.is_lost or self._row_ids.n_rows == 0:
             self._restore_row_ids()
 
     def _restore_row_ids(self) -> None:
         """Give every indexed series the row of its line."""
-        for row, *names in self.index.identities():
-            self._row_ids.set(series_key(*names), row)
+        for row, *identity in self.index.identities():
+            self._row_ids.set(series_key(*identity), row)
 
     def _adopt_unlisted_rows(self) -> None:
-        """Index rows that an interrupted run committed, and remove the remains of others."""
-        end = max(arrays.length(self.storage), self._row_ids.size, self.index.size)
-        beyond: list[int] = []
-        if self._row_ids.lost:
-            beyond = sorted(row for row in rows_with_record(self.storage) if row >= end)
-        for row in chain(range(end), beyond):
+        """Index rows that an interrupted run committed; remove what it left in other rows."""
+        n_rows = max(arrays.read_n_rows(self.storage), self._row_ids.n_rows, self.index.n_rows)
+        rows_beyond: list[int] = []
+        if self._row_ids.is_lost:
+            rows_beyond = sorted(row for row in rows_with_record(self.storage) if row >= n_rows)
+        for row in chain(range(n_rows), rows_beyond):
             if self.index.has_row(row):
                 continue
-            planned = self._row_ids.lost or self._row_ids.has(row)
-            check = integrity.check_row(self.storage, self.spec, row) if planned else None
+            is_assigned = self._row_ids.is_lost or self._row_ids.has_row(row)
+            check = integrity.check_row(self.storage, self.spec, row) if is_assigned else None
             if check is not None and check.record is not None:
-                self.note(check.record)
+                self.add_record(check.record)
             else:
                 self._remove_row(row)
 
     def _find_damage(self, *, deep: bool) -> None:
         """Check rows that were touched since they were last verified; all rows if `deep`."""
-        for batch in batched(self._verified.compare(self.index.rows()), _ROWS_AT_ONCE):
-            # The stamps are older than the check: what changes meanwhile is checked again.
-            stamps = {row: stamp for row, stamp, touched in batch if touched or deep}
+        for batch in batched(self._verified.compare(self.index.rows()), _ROWS_PER_BATCH):
+            # The stamps are taken before the check, so what changes meanwhile is checked again.
+            stamps = {row: stamp for row, stamp, is_touched in batch if is_touched or deep}
             for check in integrity.check_rows(self.storage, self.spec, stamps):
                 self._apply_check(check, stamps[check.row])
-        if self._changed:
+        if self._is_changed:
             self._update_catalogue()
         self._verified.save()
 
     def _apply_check(self, check: integrity.RowCheck, stamp: str) -> None:
         """Keep the stamp of an intact row, or mark a row as damaged."""
-        line = self.index.at(check.row)
+        line = self.index.line_of_row(check.row)
         assert line is not None
         if check.record is None:
             self.index.mark_damaged(check.row)
@@ -213,8 +218,8 @@ class StoreWriter:
             return
         self._verified.set(check.row, stamp)
         if integrity.differing_columns(check.record, line):
-            self._stamped.add(check.row)
-            self.note(check.record)
+            self._rows_with_stamp.add(check.row)
+            self.add_record(check.record)
 
     def _remove_row(self, row: int) -> None:
         """Remove record and chunk. The record goes first, as it must not outlive its chunk."""
@@ -226,7 +231,7 @@ class StoreWriter:
 def open_for_writing(
     root: Storage, spec: StoreSpec, *, wait_seconds: float = 0.0, deep: bool = False
 ) -> Iterator[StoreWriter]:
-    """Hold the store of `spec` under `root` for writing; a missing one is made.
+    """Open the store of `spec` under `root` for writing, under its lock; make it if it is missing.
 
     `deep` checks the bytes of every row. Raises StoreBusy if another run holds the store for
     longer than `wait_seconds`.
@@ -251,9 +256,9 @@ def commit_volume(
     volume: Voxels,
     compression: Compression = "none",
 ) -> None:
-    """Write the chunk of `volume`, uint8 (Z, Y, X), then its record; each is whole or absent.
+    """Write the chunk of `volume`, uint8 (Z, Y, X), then its record, each in one atomic write.
 
-    Raises StoreBusy if the run that handed `store` to its workers is over.
+    Raises StoreBusy if the run that gave `store` to its workers is over.
     """
     chunk = encode(volume, compression)
     with store.committing():
@@ -262,5 +267,5 @@ def commit_volume(
 
 
 def volume_checksum(volume: Voxels) -> str:
-    """XXH3-128 of a volume's bytes in C order, as records keep it."""
+    """XXH3-128 of a volume's bytes in C order, 32 hex digits, as in the volume's record."""
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(volume).data)

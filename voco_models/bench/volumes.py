@@ -91,11 +91,11 @@ def _make_store(folder: Path, volumes: npt.NDArray[np.uint8], compression: Compr
     spec = StoreSpec("bench", GRID, compression=compression)
     names = [f"{index:05d}" for index in range(len(volumes))]
     with open_for_writing(LocalStorage(folder), spec) as writer:
-        writer.assign(names)
+        writer.assign_rows(names)
         for name, volume in zip(names, volumes, strict=True):
             record = _make_record(writer.row_of(name), name, volume, spec)
             commit_volume(writer.storage, record, volume, compression)
-            writer.note(record)
+            writer.add_record(record)
         writer.compact()
     return folder / spec.name
 
@@ -108,7 +108,7 @@ def _make_large_store(
     checksums = Store.open(small).catalogue["chunk_checksum"].tolist()
     names = [f"{index:05d}" for index in range(size)]
     with open_for_writing(LocalStorage(folder), spec) as writer:
-        writer.assign(names)
+        writer.assign_rows(names)
         first = _make_record(0, "", volume, spec)
         for index, name in enumerate(names):
             record = replace(
@@ -123,7 +123,7 @@ def _make_large_store(
             chunk = folder / spec.name / chunk_key(record.row)
             chunk.parent.mkdir(parents=True)
             os.link(small / chunk_key(index % volumes), chunk)
-            writer.note(record)
+            writer.add_record(record)
         writer.compact()
     return folder / spec.name
 

@@ -66,7 +66,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home.write(STRAY, b"jpg")
     half = StoreSpec("half", GRID)
     with open_for_writing(home, half) as writer:  # killed: a volume, and a chunk without its record
-        writer.assign(["a", "b"])
+        writer.assign_rows(["a", "b"])
         volume = random_volumes(1, GRID)[0]
         commit_volume(writer.storage, make_record(1, volume, half, "b"), volume)
         writer.storage.write(chunk_key(0), volume.data)
@@ -373,7 +373,7 @@ def test_a_gc_that_comes_back_from_a_long_sleep_removes_nothing(twins: Twins) ->
     os.kill(process.pid, signal.SIGSTOP)
     try:
         with open_for_writing(open_storage(twins.url), spec, wait_seconds=60) as writer:
-            writer.assign(["x"])
+            writer.assign_rows(["x"])
             volume = random_volumes(1, GRID, seed=4)[0]
             row = STRAYS[-1]  # as a run does that has grown to there
             commit_volume(writer.storage, make_record(row, volume, spec, "x"), volume)

@@ -38,11 +38,11 @@ def old_store(root: Path, profile: str = "old") -> Path:
     volumes = random_volumes(2, GRID)
     spec = StoreSpec(profile, GRID, algorithm_version=ALGORITHM_VERSION - 1)
     with open_for_writing(LocalStorage(root), spec) as writer:
-        writer.assign(["0", "1"])
+        writer.assign_rows(["0", "1"])
         for name, volume in zip("01", volumes, strict=True):
             made = make_record(writer.row_of(name), volume, spec, name)
             commit_volume(writer.storage, made, volume)
-            writer.note(made)
+            writer.add_record(made)
         writer.compact()
     return root / spec.name
 
@@ -117,7 +117,7 @@ def test_what_a_newer_version_made_is_left_alone(root: Path) -> None:
     (old / "zarr.json").write_text(json.dumps(metadata))
     newer = replace(StoreSpec("newer", GRID), algorithm_version=ALGORITHM_VERSION + 1)
     with open_for_writing(LocalStorage(root), newer) as writer:
-        writer.assign([])
+        writer.assign_rows([])
     before = files(root)
     summary = collect_garbage(root, yes=True)
     assert files(root) == before
@@ -151,7 +151,7 @@ def test_what_an_interrupted_run_committed_is_no_leftover(root: Path) -> None:
     volumes = random_volumes(2, GRID, seed=5)
     spec = StoreSpec("half", GRID)
     with open_for_writing(LocalStorage(root), spec) as writer:
-        writer.assign(["a", "b"])
+        writer.assign_rows(["a", "b"])
         commit_volume(writer.storage, make_record(1, volumes[1], spec, "b"), volumes[1])
         writer.storage.write(chunk_key(0), np.ascontiguousarray(volumes[0]).data)
     summary = collect_garbage(root, yes=True)
@@ -180,7 +180,7 @@ def test_a_store_whose_tables_are_lost_keeps_its_volumes(
     with open_for_writing(
         LocalStorage(root), spec
     ) as writer:  # a run that was killed after its first volume
-        writer.assign(["x", "y"])
+        writer.assign_rows(["x", "y"])
         volume = random_volumes(1, GRID, seed=9)[0]
         for name in "xy":
             writer.storage.write(chunk_key(writer.row_of(name)), volume.data)

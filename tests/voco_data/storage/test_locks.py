@@ -33,7 +33,7 @@ def record() -> Record:
 def handed_out(root: Path) -> bytes:
     """The pickled storage that a run gave to a worker; the run is over."""
     with open_for_writing(LocalStorage(root), SPEC) as writer:
-        writer.assign([record().key])
+        writer.assign_rows([record().key])
         return pickle.dumps(writer.storage)
 
 
@@ -43,9 +43,9 @@ def files(root: Path) -> set[str]:
 
 def test_a_worker_commits_while_its_run_lasts(tmp_path: Path) -> None:
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
-        writer.assign([record().key])
+        writer.assign_rows([record().key])
         commit_volume(pickle.loads(pickle.dumps(writer.storage)), record(), VOLUME)
-        writer.note(record())
+        writer.add_record(record())
         writer.compact()
     store_truth.check_finished(tmp_path)
 

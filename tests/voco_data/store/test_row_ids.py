@@ -48,7 +48,7 @@ def test_a_new_store_has_lost_nothing(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path) / SPEC.name
     assert not RowIds(storage).lost
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
-        writer.assign(["a"])  # and is killed before the first volume
+        writer.assign_rows(["a"])  # and is killed before the first volume
     (tmp_path / SPEC.name / ROW_IDS).unlink()
     assert not RowIds(storage).lost
 
@@ -59,7 +59,7 @@ def test_what_a_killed_run_committed_keeps_its_row(
     home: LocalStorage, harm: Callable[[Path], None], also: str
 ) -> None:
     with open_for_writing(home, SPEC) as writer:
-        writer.assign(["x", "y"])
+        writer.assign_rows(["x", "y"])
         commit_volume(writer.storage, make_record(4, VOLUMES[4], SPEC, "y"), VOLUMES[4])
         (home.path / f".{SPEC.name}.lock").unlink()  # its process ended here
         (home.path / f".{SPEC.name}.lock").write_text("1\n")
@@ -71,10 +71,10 @@ def test_what_a_killed_run_committed_keeps_its_row(
         (store / "volumes/zarr.json").unlink()
     before = (store / chunk_key(4)).stat()
     with open_for_writing(home, SPEC) as writer:
-        writer.assign(["z"])
+        writer.assign_rows(["z"])
         assert writer.row_of("z") == 5
         commit_volume(writer.storage, record := make_record(5, VOLUMES[5], SPEC, "z"), VOLUMES[5])
-        writer.note(record)
+        writer.add_record(record)
         writer.compact()
     names = ["000", "001", "002", "y", "z"]
     assert kept(home) == dict(zip([0, 1, 2, 4, 5], map("series-{}".format, names), strict=True))
@@ -91,17 +91,17 @@ def test_what_was_replaced_does_not_return(
     old = {key: storage.read(key) for key in (chunk_key(1), record_key(1))}
     changed = replace(make_record(3, VOLUMES[5], SPEC, "001"), input_digest="f" * 32)
     with open_for_writing(home, SPEC) as writer:
-        writer.assign([changed.key])
+        writer.assign_rows([changed.key])
         assert writer.row_of(changed.key) == 3
         commit_volume(writer.storage, changed, VOLUMES[5])
-        writer.note(changed)
+        writer.add_record(changed)
         writer.compact()
     for key, data in old.items():  # it was killed before it removed them
         storage.write(key, data)
     for table in tables:
         harm(storage.path / table)
     with open_for_writing(home, SPEC) as writer:
-        writer.assign([])
+        writer.assign_rows([])
         writer.compact()
     assert kept(home) == {0: "series-000", 2: "series-002", 3: "series-001"}
     assert np.array_equal(Store.open(storage).read(3), VOLUMES[5])

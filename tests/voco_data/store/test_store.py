@@ -75,7 +75,7 @@ def record(row: int, pixels: npt.NDArray[np.uint8], name: str) -> Record:
 
 def fill(root: Path, names: list[str], *, compact: bool = True) -> Path:
     with open_for_writing(LocalStorage(root), SPEC) as writer:
-        writer.assign(sorted(names))
+        writer.assign_rows(sorted(names))
         for name in names:
             commit(writer, name)
         if compact:
@@ -88,7 +88,7 @@ def commit(writer: StoreWriter, name: str) -> None:
     row = writer.row_of(name)
     made = record(row, volume(row), name)
     commit_volume(writer.storage, made, volume(row))
-    writer.note(made)
+    writer.add_record(made)
 
 
 def test_zarr_python_reads_the_same_bytes(tmp_path: Path) -> None:
@@ -179,12 +179,12 @@ def test_what_is_no_store(tmp_path: Path, content: str | None) -> None:
 def test_a_killed_run_is_taken_up_where_it_stopped(tmp_path: Path) -> None:
     path = tmp_path / SPEC.name
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
-        writer.assign(["a", "b", "c"])
+        writer.assign_rows(["a", "b", "c"])
         commit(writer, "b")
     assert len(Store.open(path)) == 0  # readers go by the catalogue
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         assert list(writer.index.rows()) == [1]  # what was committed is not lost
-        writer.assign(["a", "c"])
+        writer.assign_rows(["a", "c"])
         assert [writer.row_of(name) for name in "ac"] == [0, 2]  # those of an undisturbed run
         commit(writer, "a")
         commit(writer, "c")
@@ -203,27 +203,27 @@ def test_a_changed_series_keeps_the_row_that_a_killed_run_planned(tmp_path: Path
     def commit_at(writer: StoreWriter, row: int, key: str) -> None:
         made = record(row, volume(row), names[key])
         commit_volume(writer.storage, made, volume(row))
-        writer.note(made)
+        writer.add_record(made)
 
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
-        writer.assign([changed, old])
+        writer.assign_rows([changed, old])
         commit_at(writer, 0, changed)
         commit_at(writer, 1, old)
         writer.compact()
     with suppress(KeyboardInterrupt), open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
-        writer.assign([changed, later])
+        writer.assign_rows([changed, later])
         assert (writer.row_of(changed), writer.row_of(later)) == (2, 3)
         commit_at(writer, 3, later)
         raise KeyboardInterrupt
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         assert list(writer.index.rows()) == [0, 1, 3]
-        writer.assign([changed])
+        writer.assign_rows([changed])
         assert writer.row_of(changed) == 2
 
 
 def test_a_refused_series_leaves_a_hole(tmp_path: Path) -> None:
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
-        writer.assign(["a", "b", "c"])
+        writer.assign_rows(["a", "b", "c"])
         commit(writer, "a")
         commit(writer, "c")
         writer.compact()
@@ -238,12 +238,12 @@ def test_a_refused_series_leaves_a_hole(tmp_path: Path) -> None:
 def test_a_changed_series_gets_a_new_row_and_leaves_its_old_one(tmp_path: Path) -> None:
     path = fill(tmp_path, ["a", "b"])
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
-        writer.assign(["a"])
+        writer.assign_rows(["a"])
         assert writer.row_of("a") == 2
         changed = replace(record(2, volume(9), "a"), input_digest="f" * 32)
         commit_volume(writer.storage, changed, volume(9))
         assert np.array_equal(Store.open(path).read(0), volume(0))  # the old one still reads
-        writer.note(changed)
+        writer.add_record(changed)
         writer.compact()
     store = Store.open(path)
     assert store.catalogue["row"].tolist() == [1, 2]
@@ -256,8 +256,8 @@ def test_a_line_that_was_written_over_by_an_older_one_is_no_hit() -> None:
     """A late worker put what a series was before into the row of another one."""
     with closing(StoreIndex()) as index:
         for row, name in ((1, "a"), (2, "b")):
-            index.replace(catalogue.line(record(row, volume(row), name)))
-        assert index.replace(catalogue.line(record(1, volume(1), "b"))) == [1]
+            index.add_line(catalogue.line_from_record(record(row, volume(row), name)))
+        assert index.add_line(catalogue.line_from_record(record(1, volume(1), "b"))) == [1]
         assert list(index.rows()) == [2]
 
 
@@ -267,7 +267,7 @@ def test_a_table_is_not_damaged_because_descriptors_are_scarce(tmp_path: Path) -
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            next(catalogue.batches(LocalStorage(path), ["row"]))
+            next(catalogue.iter_batches(LocalStorage(path), ["row"]))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -277,7 +277,7 @@ def test_what_a_series_was_before_does_not_come_back(tmp_path: Path) -> None:
     path = fill(tmp_path, ["a", "b"])
     old = {key: (path / key).read_bytes() for key in (chunk_key(0), record_key(0))}
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
-        writer.assign(["a"])
+        writer.assign_rows(["a"])
         commit(writer, "a")
         writer.compact()
     for key, data in old.items():
@@ -286,7 +286,7 @@ def test_what_a_series_was_before_does_not_come_back(tmp_path: Path) -> None:
         (path / f"volumes/{name}.parquet").write_bytes(b"lost")
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         assert list(writer.index.rows()) == [1, 2]
-        writer.assign(["a", "b"])
+        writer.assign_rows(["a", "b"])
         writer.compact()
     assert Store.open(path).rows.tolist() == [1, 2]
     assert not (path / chunk_key(0)).exists()

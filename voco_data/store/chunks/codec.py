@@ -27,20 +27,20 @@ BLOSC: dict[str, str | int] = {
 
 _HEADER = struct.Struct("<4B3I")
 _OVERHEAD = 16
-"""Most bytes by which a frame is longer than its voxels (BLOSC_MAX_OVERHEAD)."""
+"""Maximum number of bytes that a frame adds to its voxels (BLOSC_MAX_OVERHEAD)."""
 
 
 class DamagedChunk(Exception):
-    """A chunk is not what was committed; the text says why, in a few words."""
+    """A chunk is not what was committed; the text says why."""
 
 
 def max_encoded_size(size: int, compression: Compression) -> int:
-    """Most bytes that a chunk of `size` decoded bytes can have on disk."""
+    """Maximum size in bytes on disk of a chunk of `size` decoded bytes."""
     return size if compression == "none" else size + _OVERHEAD
 
 
 def encode(volume: Voxels, compression: Compression) -> bytes | memoryview:
-    """The bytes of a chunk for a volume, uint8 (Z, Y, X)."""
+    """Encode a volume, uint8 (Z, Y, X), to the bytes of its chunk."""
     flat = np.ascontiguousarray(volume).reshape(-1)
     if compression == "none":
         return flat.data

@@ -1,4 +1,4 @@
-"""Chunk files that are read again and again, copied out of a mapping of the page cache."""
+"""Chunk files that are read repeatedly: copies out of a memory mapping of the page cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from voco_data.volumes import aligned_bytes
 
 Bytes = npt.NDArray[np.uint8]
 
-LIMIT = 8192
+MAX_MAPPED_FILES = 8192
 """Files that stay mapped in a process. The kernel allows 65,530 mappings, and takes 8 bytes for
 every 4 KiB: 20 MB for 8192 chunks of (32, 192, 192), 100 MB for those of (96, 256, 256)."""
 
@@ -28,7 +28,7 @@ MAX_DESCRIPTORS = 256
 whether the file has changed takes half the time. A shell usually allows 1,024."""
 _descriptor_slots = BoundedSemaphore(MAX_DESCRIPTORS)
 
-_PIECE = 2**17
+_CONVERSION_BYTES = 2**17
 """Bytes that are converted at once: few enough to stay in the processor's cache."""
 
 # Called through ctypes because Python's own mapping always keeps a descriptor.
@@ -54,7 +54,7 @@ FileIdentity = tuple[int, int, int, int]
 class ReplacedChunk(Exception):
     """The path has another file, or other bytes, than when it was first opened.
 
-    This is no damage: the caller opens the file anew and verifies it.
+    This does not mean damage: the caller opens the file anew and verifies it.
     """
 
 
@@ -67,14 +67,14 @@ class MappedFile:
     replaced, changed or truncated is noticed before.
     """
 
-    __slots__ = ("_descriptor", "_mapping", "_path", "_read_before", "_slots", "identity", "size")
+    __slots__ = ("_descriptor", "_mapping", "_path", "_slots", "_was_read", "identity", "size")
 
     def __init__(self, path: str) -> None:
         self._path = path
         self.identity = _identity(path)
         self.size = self.identity[2]
         """Bytes."""
-        self._read_before = False
+        self._was_read = False
         self._mapping: Bytes | None = None
         self._descriptor: int | None = None
 
@@ -85,37 +85,38 @@ class MappedFile:
             self._slots.release()
 
     def read_into(self, part: npt.NDArray[Any], start: int = 0) -> int:
-        """Fill `part` (n,) with the bytes from `start` on; returns how many there were.
+        """Fill `part` (n,) with the bytes from `start` on; returns the number of bytes read.
 
-        `part` is uint8, or float32: then the bytes are converted on the way. Raises OSError,
-        ReplacedChunk.
+        `part` is uint8, or float32, to which the bytes are converted while they are copied. Raises
+        OSError, ReplacedChunk.
         """
-        array = self.mapped()
+        array = self.get_mapping()
         if array is None:
             # The kernel copies at half the speed to addresses that are no multiple of 32.
             direct = part.dtype == np.uint8 and part.ctypes.data % 32 == 0
             read = _read_direct if direct else _read_converted
-            with self._opened() as descriptor:
+            with self._open() as descriptor:
                 return read(descriptor, part, start)
         source = array[start : start + part.size]
         np.copyto(part[: source.size], source)
         return source.size
 
-    def mapped(self) -> Bytes | None:
-        """The mapping of the file, from the second read on; None until then, or if it cannot be.
+    def get_mapping(self) -> Bytes | None:
+        """Return the mapping of the file, uint8 (size,), or None if the file is not mapped.
 
-        It stays valid for as long as anything refers to it. Raises OSError, ReplacedChunk.
+        The second call maps the file, if that is possible. The mapping is valid for as long as
+        anything refers to it. Raises OSError, ReplacedChunk.
         """
         if self._mapping is None:
-            if self._read_before and self.size:
+            if self._was_read and self.size:
                 self._map()
-            self._read_before = True
+            self._was_read = True
         else:
-            self._check()
+            self._check_unchanged()
         return self._mapping
 
     def _map(self) -> None:
-        with self._opened() as descriptor:
+        with self._open() as descriptor:
             try:
                 mapping = _map(descriptor, self.size)
             except OSError:  # no memory, or a file system without mappings: read by calls
@@ -132,7 +133,7 @@ class MappedFile:
             slots.release()
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
+    def _open(self) -> Iterator[int]:
         """A descriptor of the file. Raises ReplacedChunk if the path has another one."""
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -142,7 +143,7 @@ class MappedFile:
         finally:
             os.close(descriptor)
 
-    def _check(self) -> None:
+    def _check_unchanged(self) -> None:
         """Raise ReplacedChunk if the file has changed since it was mapped."""
         try:
             identity = _identity(self._path if self._descriptor is None else self._descriptor)
@@ -172,39 +173,41 @@ def _map(descriptor: int, size: int) -> Bytes:
 
 
 def _read_direct(descriptor: int, part: Bytes, start: int) -> int:
-    """Read from `start` on into `part`; returns how many bytes there were."""
-    view, done = part.data, 0
-    while done < len(view):
-        count = os.preadv(descriptor, [view[done:]], start + done)
+    """Read from `start` on into `part`; returns the number of bytes read."""
+    view = part.data
+    n_read = 0
+    while n_read < len(view):
+        count = os.preadv(descriptor, [view[n_read:]], start + n_read)
         if count == 0:
             break
-        done += count
-    return done
+        n_read += count
+    return n_read
 
 
 def _read_converted(descriptor: int, part: npt.NDArray[Any], start: int) -> int:
     """Read as `_read_direct`, through a small aligned buffer, and convert to the type of `part`."""
-    buffer, done = aligned_bytes(_PIECE), 0
-    while done < part.size:
-        piece = buffer[: part.size - done]
-        count = _read_direct(descriptor, piece, start + done)
-        np.copyto(part[done : done + count], piece[:count])
-        done += count
-        if count < piece.size:
+    buffer = aligned_bytes(_CONVERSION_BYTES)
+    n_read = 0
+    while n_read < part.size:
+        block = buffer[: part.size - n_read]
+        count = _read_direct(descriptor, block, start + n_read)
+        np.copyto(part[n_read : n_read + count], block[:count])
+        n_read += count
+        if count < block.size:
             break
-    return done
+    return n_read
 
 
 class MappedFiles:
     """The `MappedFile`s that were used last. Safe to use from several threads."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = MAX_MAPPED_FILES) -> None:
         self._limit = limit
         self._lock = Lock()
         self._files: OrderedDict[str, MappedFile] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many files are kept."""
+        """Number of files that are kept."""
         return len(self._files)
 
     def get(self, path: str) -> MappedFile:
@@ -221,7 +224,7 @@ class MappedFiles:
                 self._files.popitem(last=False)
         return file
 
-    def drop(self, path: str) -> None:
-        """Forget the file at `path`: the next `get` opens it anew."""
+    def remove(self, path: str) -> None:
+        """Forget the file at `path`, so that the next `get` opens it anew."""
         with self._lock:
             self._files.pop(path, None)

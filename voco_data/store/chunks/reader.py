@@ -1,8 +1,8 @@
 """Read chunk files of this machine directly into the caller's memory.
 
-A read costs a copy out of the page cache: no metadata is looked up, and nothing is allocated.
-Every function raises OSError, DamagedChunk where the size of a file cannot be right, and
-ReplacedChunk where the path has another file than the one `known`.
+A read is one copy out of the page cache: no metadata is looked up, and nothing is allocated. Every
+function raises OSError, DamagedChunk if a file has an impossible size, and ReplacedChunk if the
+path has another file than `identity` says.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from voco_data.store.chunks.mapped_files import FileIdentity, MappedFile, Mapped
 from voco_data.volumes import Voxels, aligned_bytes
 
 _files = MappedFiles()
-_local = threading.local()
+_scratch_buffers = threading.local()
 
 
 def read_chunk(
     path: str,
     compression: Compression,
     out: Voxels,
-    known: FileIdentity | None = None,
+    identity: FileIdentity | None = None,
 ) -> FileIdentity:
     """Read and decode a chunk into `out`, uint8 and C-contiguous; returns which file it was."""
-    flat, file = out.reshape(-1), _file(path, known)
+    flat, file = out.reshape(-1), _get_file(path, identity)
     if compression == "none":
         _read_whole(path, file, flat.size, flat.size, flat)
         return file.identity
     limit = max_encoded_size(flat.size, compression)
     _check_size(path, file.size, 0, limit)
-    frame = file.mapped()
+    frame = file.get_mapping()
     if frame is None:
-        frame = _read_whole(path, file, 0, limit, _scratch(limit))
+        frame = _read_whole(path, file, 0, limit, _scratch_buffer(limit))
     decode(frame.data, flat.data)
     return file.identity
 
@@ -46,15 +46,15 @@ def read_floats(
     path: str,
     compression: Compression,
     out: npt.NDArray[np.float32],
-    known: FileIdentity | None = None,
+    identity: FileIdentity | None = None,
 ) -> None:
     """Read and decode a chunk into `out`, float32 and C-contiguous, values 0 to 255."""
     flat = out.reshape(-1)
     if compression == "none":
-        _read_whole(path, _file(path, known), flat.size, flat.size, flat)
+        _read_whole(path, _get_file(path, identity), flat.size, flat.size, flat)
         return
-    values = _scratch(flat.size, "values")
-    read_chunk(path, compression, values, known)
+    values = _scratch_buffer(flat.size, "values")
+    read_chunk(path, compression, values, identity)
     np.copyto(flat, values)
 
 
@@ -63,60 +63,60 @@ def read_parts(
     starts: Sequence[int],
     size: int,
     out: Voxels,
-    known: FileIdentity | None = None,
+    identity: FileIdentity | None = None,
 ) -> None:
     """Read the bytes from `starts[i]` on into `out[i]`, of an uncompressed chunk of `size` bytes.
 
     `out` is uint8 (n, length), C-contiguous.
     """
-    file = _file(path, known)
+    file = _get_file(path, identity)
     _check_size(path, file.size, size, size)
     for start, part in zip(starts, out, strict=True):
         if file.read_into(part, start) < part.size:
             raise DamagedChunk("the chunk shrank while being read")
 
 
-def view(path: str, size: int, known: FileIdentity) -> Voxels | None:
+def view_chunk(path: str, size: int, identity: FileIdentity) -> Voxels | None:
     """A view of an uncompressed chunk of `size` bytes; None where the file is not mapped."""
-    file = _file(path, known)
+    file = _get_file(path, identity)
     _check_size(path, file.size, size, size)
-    return file.mapped()
+    return file.get_mapping()
 
 
 def forget(path: str) -> None:
-    """Forget the mapping of a file: the next read opens it anew."""
-    _files.drop(path)
+    """Forget the mapping of a file, so that the next read opens it anew."""
+    _files.remove(path)
 
 
-def _file(path: str, known: FileIdentity | None) -> MappedFile:
+def _get_file(path: str, identity: FileIdentity | None) -> MappedFile:
     file = _files.get(path)
-    if known is not None and file.identity != known:
+    if identity is not None and file.identity != identity:
         raise ReplacedChunk
     return file
 
 
 def _read_whole(
-    path: str, file: MappedFile, least: int, most: int, buffer: npt.NDArray[Any]
+    path: str, file: MappedFile, min_size: int, max_size: int, buffer: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """Read the whole file, of `least` to `most` bytes; returns the part of `buffer` it fills."""
-    _check_size(path, file.size, least, most)
+    """Read the whole file into `buffer`; returns the part of `buffer` that it fills."""
+    _check_size(path, file.size, min_size, max_size)
     content = buffer[: file.size]
     if file.read_into(content) < file.size:
         raise DamagedChunk("the chunk shrank while being read")
     return content
 
 
-def _check_size(path: str, size: int, least: int, most: int) -> None:
-    if not least <= size <= most:
+def _check_size(path: str, size: int, min_size: int, max_size: int) -> None:
+    if not min_size <= size <= max_size:
         forget(path)
-        expected = f"{most}" if least == most else f"at most {most}"
+        expected = f"{max_size}" if min_size == max_size else f"at most {max_size}"
         raise DamagedChunk(f"the chunk has {size} bytes, expected {expected}")
 
 
-def _scratch(size: int, use: str = "bytes") -> npt.NDArray[np.uint8]:
-    """Aligned memory of this thread for one use, overwritten by the next."""
-    buffer: npt.NDArray[np.uint8] | None = getattr(_local, use, None)
+def _scratch_buffer(size: int, name: str = "bytes") -> npt.NDArray[np.uint8]:
+    """Aligned memory of this thread, uint8 (size,), overwritten by the next use of its name."""
+    buffer: npt.NDArray[np.uint8] | None = getattr(_scratch_buffers, name, None)
     if buffer is None or buffer.size < size:
         buffer = aligned_bytes(size)
-        setattr(_local, use, buffer)
+        setattr(_scratch_buffers, name, buffer)
     return buffer[:size]

@@ -73,7 +73,7 @@ def test_first_reads_come_back_piece_by_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: Compression
 ) -> None:
     """As floats, and into memory where a system call would be slow."""
-    monkeypatch.setattr("voco_data.store.chunks.mapped_files._PIECE", 1000)
+    monkeypatch.setattr("voco_data.store.chunks.mapped_files._CONVERSION_BYTES", 1000)
     path = make_store(tmp_path, VOLUMES, compression=compression).path
     assert np.array_equal(Store.open(path).read(0, misaligned(GRID, 1)), VOLUMES[0])
     store, floats = Store.open(path), np.empty(GRID, np.float32)
@@ -234,7 +234,7 @@ def test_mapped_files_are_bounded_and_go(tmp_path: Path) -> None:
         assert kept.read_into(room) == len(paths[0])
         assert room[: len(paths[0])].tobytes().decode() == paths[0]
     with pytest.raises(ValueError, match="read-only"):
-        np.asarray(kept.mapped())[0] = 0
+        np.asarray(kept.get_mapping())[0] = 0
     del kept, files
     assert mappings(tmp_path) == 0
 
