@@ -46,11 +46,11 @@ def kept(home: LocalStorage) -> dict[int, str]:
 
 def test_a_new_store_has_lost_nothing(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path) / SPEC.name
-    assert not RowIds(storage).lost
+    assert not RowIds(storage).is_lost
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         writer.assign_rows(["a"])  # and is killed before the first volume
     (tmp_path / SPEC.name / ROW_IDS).unlink()
-    assert not RowIds(storage).lost
+    assert not RowIds(storage).is_lost
 
 
 @pytest.mark.parametrize("harm", [unlink, garble])
