@@ -19,7 +19,7 @@ from voco_data.errors import InputError, VocoError
 from voco_data.executors.process_pool import run_processes
 from voco_data.executors.tasks import (
     IN_FLIGHT_PER_WORKER,
-    LARGEST_BATCH,
+    MAX_BATCH_SIZE,
     RETRY_POLICY,
     TIME_LIMIT_S,
     Batch,
@@ -29,7 +29,7 @@ from voco_data.executors.tasks import (
     SeriesOutcome,
     SeriesTask,
     WorkerDied,
-    batch_size,
+    choose_batch_size,
     run_tasks,
 )
 from voco_data.executors.worker import fill_batch
@@ -50,18 +50,18 @@ LOCAL = "local"
 DASHBOARD_ADDRESS = "127.0.0.1:0"
 """Where that cluster serves its dashboard: on the loopback interface, on any free port."""
 
-MOST_BATCHES = 512
+MAX_BATCHES = 512
 """Batches of a large archive, unless workers would get less than BATCHES_PER_WORKER each."""
-MOST_MISSES = 8
-"""A worker stops looking for committed series after so many in a row that were not committed."""
+MAX_MISSES = 8
+"""A worker stops to look for committed series after so many in a row that were not committed."""
 
 CONNECT_TIMEOUT_S = 10.0
 POLL_S = 5.0
-"""How long a quiet cluster is waited for before its workers are counted again."""
+"""Time between two counts of the workers of a cluster that returns nothing."""
 ANSWER_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 5.0
 WORKERLESS_S = 30.0
-"""A cluster that has had no worker for so long is taken to get none by itself."""
+"""Time without any worker after which a run stops to wait for one."""
 
 WORKER_DIED = "a Dask worker died; its series are tried again"
 NO_SCHEDULER = (
@@ -72,63 +72,70 @@ NO_WORKERS = "the Dask cluster has no workers; what is finished stays: start som
 
 def run_dask(
     tasks: Sequence[SeriesTask],
-    known: KnownInputs,
+    known_inputs: KnownInputs,
     address: str,
     workers: int,
     *,
     policy: RetryPolicy = RETRY_POLICY,
 ) -> Iterator[list[SeriesOutcome]]:
-    """Run tasks over a Dask cluster, then over local processes what its workers died of.
+    """Run tasks over a Dask cluster, and those of dead workers over local processes.
 
     `address` is that of a scheduler, or `local` for a new cluster of `workers` processes. All
     workers must see the archive and the root under the same paths as this process. Raises
     InputError if no scheduler answers, VocoError if it is gone later or has no workers.
     """
-    with _connected(address, workers, known, policy) as cluster:
-        size = batch_size(len(tasks), max(1, cluster.threads), largest_batch(len(tasks)))
-        lost = yield from run_tasks(cluster, tasks, batched(range(len(tasks)), size), retry=False)
+    with _connect(address, workers, known_inputs, policy) as cluster:
+        size = choose_batch_size(len(tasks), max(1, cluster.threads), max_batch_size(len(tasks)))
+        batches = batched(range(len(tasks)), size)
+        lost = yield from run_tasks(cluster, tasks, batches, is_retry=False)
     # Processes of this machine find out which series of a batch ends its worker.
-    suspects = list(chain.from_iterable(lost))
-    yield from run_processes(tasks, known, workers, positions=suspects, retry=True, policy=policy)
+    yield from run_processes(
+        tasks,
+        known_inputs,
+        workers,
+        positions=list(chain.from_iterable(lost)),
+        is_retry=True,
+        policy=policy,
+    )
 
 
-def largest_batch(count: int) -> int:
-    """Series of a batch at most: more in an archive that would have too many batches."""
-    return max(LARGEST_BATCH, -(-count // MOST_BATCHES))
+def max_batch_size(count: int) -> int:
+    """Maximum number of series of a batch, so that an archive of `count` has few batches."""
+    return max(MAX_BATCH_SIZE, -(-count // MAX_BATCHES))
 
 
-class _BatchUnwanted(Exception):
+class _BatchCancelled(Exception):
     """Raised on a worker whose batch has been cancelled."""
 
 
 class _Cluster:
-    """An executor over a Dask cluster. Each request may find that the scheduler is gone."""
+    """An executor over a Dask cluster. Any request raises VocoError if the scheduler is gone."""
 
     threads: int
     """The number of batches that all workers together can fill at a time."""
-    _known: Future[dict[str, InputDigests]]
+    _known_inputs: Future[dict[str, InputDigests]]
 
     def __init__(self, client: Client, *, is_own: bool) -> None:
         self.client = client
-        self.is_lost = False
+        self.is_scheduler_lost = False
         """Whether the scheduler is gone."""
         self._is_own = is_own
         self._counted_at = time.monotonic()
         self._workerless_s = 0.0
 
-    def start(self, known: KnownInputs) -> None:
+    def start(self, known_inputs: KnownInputs) -> None:
         """Count the workers, and give them what the stores hold."""
         self.threads = self._count_threads()
         # A task's result, not scattered data: that would be lost with the worker that holds it.
-        self._known = self._submit(dict, known)
+        self._known_inputs = self._submit(dict, known_inputs)
 
-    def slots(self) -> int:
-        """How many batches may be in flight."""
+    def max_in_flight(self) -> int:
+        """Maximum number of batches in flight."""
         return IN_FLIGHT_PER_WORKER * max(1, self.threads)
 
-    def submit(self, batch: Batch, *, retry: bool) -> Future[list[SeriesOutcome]]:  # noqa: ARG002
-        """Hand in a batch. Workers look for what was committed, whether it is a retry or not."""
-        return self._submit(fill_on_worker, batch, self._known)
+    def submit(self, batch: Batch, *, is_retry: bool) -> Future[list[SeriesOutcome]]:  # noqa: ARG002
+        """Submit a batch. Workers look for committed series, whether it is a retry or not."""
+        return self._submit(fill_on_worker, batch, self._known_inputs)
 
     def wait(
         self, in_flight: Sequence[Future[list[SeriesOutcome]]]
@@ -141,22 +148,22 @@ class _Cluster:
         from dask.distributed import wait
         from distributed.client import FuturesCancelledError
 
-        with self._scheduler_needed(), self.client.as_current():
-            with suppress(TimeoutError, FuturesCancelledError):  # `outcomes` finds out why
+        with self._translate_scheduler_errors(), self.client.as_current():
+            with suppress(TimeoutError, FuturesCancelledError):  # `get_outcomes` raises the cause
                 wait(in_flight, timeout=POLL_S, return_when="FIRST_COMPLETED")
             ended = [future for future in in_flight if future.status not in ("pending", "lost")]
         self._check_workers(is_idle=not ended)
         return ended
 
-    def outcomes(self, handle: Future[list[SeriesOutcome]]) -> list[SeriesOutcome] | None:
-        """The outcomes of a batch; None if they were lost with a worker, and are made again.
+    def get_outcomes(self, handle: Future[list[SeriesOutcome]]) -> list[SeriesOutcome] | None:
+        """Return the outcomes of a batch; None if a worker lost them, and they are made again.
 
         Raises WorkerDied, VocoError, or what the batch raised.
         """
         from dask.distributed import KilledWorker
         from distributed.client import FutureCancelledError
 
-        with self._scheduler_needed():
+        with self._translate_scheduler_errors():
             if handle.status == "error":
                 error = handle.exception(timeout=ANSWER_TIMEOUT_S)
             else:
@@ -171,7 +178,7 @@ class _Cluster:
                 except TimeoutError:
                     self._count_threads()  # raises if the scheduler is gone
                     return None
-        if isinstance(error, KilledWorker | _BatchUnwanted):
+        if isinstance(error, KilledWorker | _BatchCancelled):
             log.warning(WORKER_DIED)
             raise WorkerDied from error
         if isinstance(error, VocoError | OSError):
@@ -184,8 +191,8 @@ class _Cluster:
         ) from error
 
     def close(self) -> None:
-        """Close the client, in silence if the scheduler is gone: the run's error says so."""
-        with _dask_loggers_off() if self.is_lost else nullcontext():
+        """Close the client, without messages of Dask if the scheduler is gone."""
+        with _silence_dask_loggers() if self.is_scheduler_lost else nullcontext():
             try:
                 self.client.close(timeout=CLOSE_TIMEOUT_S)
             except OSError as error:
@@ -207,21 +214,21 @@ class _Cluster:
             raise VocoError(NO_WORKERS)
 
     def _count_threads(self) -> int:
-        with self._scheduler_needed():
+        with self._translate_scheduler_errors():
             return sum(self.client.nthreads(callback_timeout=ANSWER_TIMEOUT_S).values())
 
     def _submit(self, function: Callable[..., Result], *arguments: object) -> Future[Result]:
         import dask
 
         with (
-            self._scheduler_needed(),
+            self._translate_scheduler_errors(),
             # The file names of a batch take some MB, and Dask would warn about that.
             dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}),
         ):
             return self.client.submit(function, *arguments, pure=False)
 
     @contextmanager
-    def _scheduler_needed(self) -> Iterator[None]:
+    def _translate_scheduler_errors(self) -> Iterator[None]:
         """Raise VocoError if the scheduler is gone, which the client shows in several ways."""
         from distributed.client import ClosedClientError, FutureCancelledError
 
@@ -230,23 +237,25 @@ class _Cluster:
         except WorkerDied:
             raise
         except (OSError, ClosedClientError, FutureCancelledError) as error:
-            self.is_lost = True
+            self.is_scheduler_lost = True
             raise VocoError(NO_SCHEDULER) from error
         except Exception as error:
             if self.client.status == "running":
                 raise
-            self.is_lost = True  # a client that has closed itself raises errors of any kind
+            self.is_scheduler_lost = (
+                True  # a client that has closed itself raises errors of any kind
+            )
             raise VocoError(NO_SCHEDULER) from error
         if self.client.status != "running":
-            self.is_lost = True
+            self.is_scheduler_lost = True
             raise VocoError(NO_SCHEDULER)
 
 
 @contextmanager
-def _connected(
-    address: str, workers: int, known: KnownInputs, policy: RetryPolicy
+def _connect(
+    address: str, workers: int, known_inputs: KnownInputs, policy: RetryPolicy
 ) -> Iterator[_Cluster]:
-    """A client of a scheduler, and the cluster if it is started here; both end with the block."""
+    """Connect to a scheduler, or start a cluster; disconnect, or stop it, when the block ends."""
     from dask.distributed import Client, LocalCluster  # here: the import takes a second
 
     with ExitStack() as stack:
@@ -269,36 +278,36 @@ def _connected(
             ) from error
         cluster = _Cluster(client, is_own=address == LOCAL)
         try:
-            cluster.start(known)
+            cluster.start(known_inputs)
             yield cluster
         finally:
             cluster.close()
 
 
 @contextmanager
-def _dask_loggers_off() -> Iterator[None]:
+def _silence_dask_loggers() -> Iterator[None]:
     """Switch off Dask's own loggers in the block."""
     names = [
         name
         for name in logging.Logger.manager.loggerDict
         if name.partition(".")[0] == "distributed"
     ]
-    former = {name: logging.getLogger(name).level for name in names}
+    levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        for name, level in former.items():
+        for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 
 
-def fill_on_worker(batch: Batch, known: KnownInputs) -> list[SeriesOutcome]:
-    """On a worker: fill a batch, which the scheduler may have taken from a worker that died.
+def fill_on_worker(batch: Batch, known_inputs: KnownInputs) -> list[SeriesOutcome]:
+    """Fill a batch on a worker. The scheduler may have taken the batch from a worker that died.
 
-    The worker looks for what that one had committed. In a folder it looks for each series; in a
-    bucket, where each look is a request, until MOST_MISSES series in a row were not there. Raises
-    _BatchUnwanted once the batch has been cancelled.
+    So the worker looks for series that were committed: in a folder, for each series of the batch;
+    in a bucket, where this takes a request, until MAX_MISSES series in a row were not committed.
+    Raises _BatchCancelled if the batch was cancelled.
     """
     from dask.distributed import get_worker
 
@@ -309,12 +318,12 @@ def fill_on_worker(batch: Batch, known: KnownInputs) -> list[SeriesOutcome]:
     for task in batch:
         state = worker.state.tasks.get(key)
         if state is None or state.state == "cancelled":
-            raise _BatchUnwanted
-        retry = misses < MOST_MISSES or task.root.local_folder() is not None
-        # A thread cannot be stopped. Its process can be, if it runs no other thread's batch.
+            raise _BatchCancelled
+        is_retry = misses < MAX_MISSES or task.root.local_folder() is not None
+        # A thread cannot be stopped. Its process can be, if no other thread fills a batch in it.
         runs_alone = worker.state.nthreads == 1
         with end_when_stuck(TIME_LIMIT_S) if runs_alone else nullcontext():
-            (outcome,) = fill_batch([task], known, TIME_LIMIT_S, retry=retry)
-        misses = 0 if outcome.earlier else misses + 1
+            (outcome,) = fill_batch([task], known_inputs, TIME_LIMIT_S, is_retry=is_retry)
+        misses = 0 if outcome.was_committed else misses + 1
         outcomes.append(outcome)
     return outcomes

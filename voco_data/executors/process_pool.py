@@ -1,4 +1,4 @@
-"""Local processes that fill stores: how they start, how they stop, and how series are retried.
+"""An executor over local processes: how they start and stop, and how series are retried.
 
 A decoder that crashes takes its process with it, so nothing is read in the coordinator's own. No
 process outlives the coordinator.
@@ -36,7 +36,7 @@ from voco_data.executors.tasks import (
     SeriesOutcome,
     SeriesTask,
     WorkerDied,
-    batch_size,
+    choose_batch_size,
     run_tasks,
 )
 from voco_data.executors.worker import fill_batch
@@ -55,50 +55,49 @@ WORKER_DIED_DETAIL = (
     "every process that read it died (out of memory, a crash, or stuck in a decoder)"
 )
 
-_known: KnownInputs = {}
+_known_inputs: KnownInputs = {}
 _stop: Event | None = None
 
 
 def run_processes(
     tasks: Sequence[SeriesTask],
-    known: KnownInputs,
+    known_inputs: KnownInputs,
     workers: int,
     *,
     positions: Sequence[int] | None = None,
-    size: int | None = None,
-    retry: bool = False,
+    series_per_batch: int | None = None,
+    is_retry: bool = False,
     policy: RetryPolicy = RETRY_POLICY,
 ) -> Iterator[list[SeriesOutcome]]:
     """Run tasks over `workers` local processes, and retry by `policy` if processes die.
 
-    `positions` selects some of the tasks, `size` is the number of series of a batch. `retry`:
-    workers elsewhere had these tasks, and died.
+    `positions` selects some of the tasks. `is_retry`: workers elsewhere had these tasks, and died.
     """
-    suspects: Sequence[int] = range(len(tasks)) if positions is None else positions
-    if not suspects:
+    pending: Sequence[int] = range(len(tasks)) if positions is None else positions
+    if not pending:
         return
-    size = size or batch_size(len(suspects), workers)
-    with ProcessPool(workers, known) as pool:
+    size = series_per_batch or choose_batch_size(len(pending), workers)
+    with ProcessPool(workers, known_inputs) as pool:
         while True:
-            lost = yield from run_tasks(pool, tasks, batched(suspects, size), retry=retry)
-            suspects = list(chain.from_iterable(lost))
-            longest = max(map(len, lost), default=0)
-            if longest <= policy.alone_from:
+            lost = yield from run_tasks(pool, tasks, batched(pending, size), is_retry=is_retry)
+            pending = list(chain.from_iterable(lost))
+            largest = max(map(len, lost), default=0)
+            if largest <= policy.max_size_read_alone:
                 break
-            size = batch_size(len(suspects), workers, longest // policy.shrink)
-            retry = True
-    yield from _run_alone(tasks, known, suspects)
+            size = choose_batch_size(len(pending), workers, largest // policy.shrink_factor)
+            is_retry = True
+    yield from _run_alone(tasks, known_inputs, pending)
 
 
 def _run_alone(
-    tasks: Sequence[SeriesTask], known: KnownInputs, positions: Sequence[int]
+    tasks: Sequence[SeriesTask], known_inputs: KnownInputs, positions: Sequence[int]
 ) -> Iterator[list[SeriesOutcome]]:
     """Read one series at a time in one process, and refuse each series that ends the process."""
     if not positions:
         return
-    with ProcessPool(1, known) as pool:
+    with ProcessPool(1, known_inputs) as pool:
         for position in positions:
-            lost = yield from run_tasks(pool, tasks, [[position]], retry=True)
+            lost = yield from run_tasks(pool, tasks, [[position]], is_retry=True)
             if lost:
                 task = tasks[position]
                 yield [
@@ -125,9 +124,9 @@ class ProcessPool:
     _handles: set[Future[list[SeriesOutcome]]]
     """Batches in flight in these processes, not in those that were ended before."""
 
-    def __init__(self, workers: int, known: KnownInputs) -> None:
+    def __init__(self, workers: int, known_inputs: KnownInputs) -> None:
         self._workers = workers
-        self._known = known
+        self._known_inputs = known_inputs
         self._start()
 
     def __enter__(self) -> Self:
@@ -143,19 +142,19 @@ class ProcessPool:
         """End the processes."""
         self._end()
 
-    def slots(self) -> int:
-        """How many batches may be in flight."""
+    def max_in_flight(self) -> int:
+        """Maximum number of batches in flight."""
         return self._workers * IN_FLIGHT_PER_WORKER
 
-    def submit(self, batch: Batch, *, retry: bool) -> Future[list[SeriesOutcome]]:
-        """Hand in a batch. Raises WorkerDied if no process can be started, or one has just died."""
+    def submit(self, batch: Batch, *, is_retry: bool) -> Future[list[SeriesOutcome]]:
+        """Submit a batch. Raises WorkerDied if no process can be started, or one has just died."""
         if self._is_broken:
             self._end()
             self._start()
         # The executor starts its processes when work comes in.
-        with _interrupt_deferred(), _main_module_hidden():
+        with _defer_interrupt(), _hide_main_module():
             try:
-                handle = self._executor.submit(_fill, batch, retry)
+                handle = self._executor.submit(_fill_until_stopped, batch, is_retry)
             except (BrokenProcessPool, EOFError, OSError) as error:  # or the fork server has died
                 self._is_broken = True
                 raise WorkerDied from error
@@ -169,8 +168,11 @@ class ProcessPool:
         ended = [handle for handle in in_flight if handle not in self._handles]
         return ended or wait(in_flight, return_when=FIRST_COMPLETED).done
 
-    def outcomes(self, handle: Future[list[SeriesOutcome]]) -> list[SeriesOutcome]:
-        """The outcomes of a batch. The death of one process loses all batches in flight."""
+    def get_outcomes(self, handle: Future[list[SeriesOutcome]]) -> list[SeriesOutcome]:
+        """Return the outcomes of a batch. If a process dies, all batches in flight are lost.
+
+        Raises WorkerDied.
+        """
         if handle not in self._handles:  # its outcomes may lack series that were not begun
             raise WorkerDied
         self._handles.remove(handle)
@@ -195,7 +197,7 @@ class ProcessPool:
             self._workers,
             mp_context=self._context,
             initializer=_start_worker,
-            initargs=(self._known, self._stop),
+            initargs=(self._known_inputs, self._stop),
         )
 
     def _end(self) -> None:
@@ -210,8 +212,8 @@ class _RecordingContext(ForkServerContext):
         super().__init__()
         self.started: list[BaseProcess] = []
 
-    def Process(self, *args: Any, **more: Any) -> BaseProcess:  # type: ignore[override]  # noqa: N802  the name is Python's
-        process = super().Process(*args, **more)
+    def Process(self, *args: Any, **kwargs: Any) -> BaseProcess:  # type: ignore[override]  # noqa: N802  the name is Python's
+        process = super().Process(*args, **kwargs)
         self.started.append(process)
         return process
 
@@ -219,8 +221,8 @@ class _RecordingContext(ForkServerContext):
 def _end_processes(executor: ProcessPoolExecutor, processes: Sequence[BaseProcess]) -> None:
     """Wait until all processes have ended, and kill those that cannot end.
 
-    They are told to end one after the other, through a pipe whose lock a waiting process holds. If
-    a process is killed while it holds the lock, the others wait for it forever.
+    The executor tells them to end through a pipe, whose lock one waiting process holds at a time.
+    If a process is killed while it holds the lock, the others wait for the lock forever.
     """
     executor.shutdown(wait=False, cancel_futures=True)
     started = [process for process in processes if process.pid is not None]
@@ -244,43 +246,44 @@ def _start_server() -> None:
     that it forks, from their first instruction on.
     """
     resource_tracker.ensure_running()  # first, because starting it unblocks SIGINT
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
 @contextmanager
-def _interrupt_deferred() -> Iterator[None]:
+def _defer_interrupt() -> Iterator[None]:
     """Raise KeyboardInterrupt at the end of the block only.
 
-    A process that is being started when it is raised would not be recorded, and never be ended.
+    If it were raised while a process is being started, the process would not be recorded, and would
+    never be ended.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     is_interrupted = False
 
-    def note(_signal: int, _frame: FrameType | None) -> None:
+    def record_interrupt(_signal: int, _frame: FrameType | None) -> None:
         nonlocal is_interrupted
         is_interrupted = True
 
-    former = signal.signal(signal.SIGINT, note)
+    old_handler = signal.signal(signal.SIGINT, record_interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        signal.signal(signal.SIGINT, old_handler)
     if is_interrupted:
         raise KeyboardInterrupt
 
 
 @contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Processes that start in the block do not import the caller's script.
+def _hide_main_module() -> Iterator[None]:
+    """Prevent processes that start in the block from importing the caller's script.
 
-    Python does that so that they find what the script defines. Ours need none of it, and a script
-    without `if __name__ == "__main__"` would start itself over and over.
+    Python imports it so that the processes find what the script defines. Ours need none of it, and
+    a script without `if __name__ == "__main__"` would start itself again and again.
     """
     main = sys.modules["__main__"]
     names = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
@@ -293,10 +296,10 @@ def _main_module_hidden() -> Iterator[None]:
             setattr(main, name, value)
 
 
-def _start_worker(known: KnownInputs, stop: Event) -> None:
-    """Set up a new process, before it takes any work."""
-    global _known, _stop
-    _known, _stop = known, stop
+def _start_worker(known_inputs: KnownInputs, stop: Event) -> None:
+    """Set up a new process, before it gets any batch."""
+    global _known_inputs, _stop
+    _known_inputs, _stop = known_inputs, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_coordinator, daemon=True).start()
 
@@ -312,12 +315,12 @@ def _end_with_coordinator() -> None:
     os._exit(1)
 
 
-def _fill(batch: Batch, retry: bool) -> list[SeriesOutcome]:
-    """In a process: fill a batch, one series after the other, until the pool ends."""
+def _fill_until_stopped(batch: Batch, is_retry: bool) -> list[SeriesOutcome]:
+    """Fill a batch in a process, one series after the other, until the pool ends."""
     outcomes = []
     for task in batch:
         if _stop is not None and _stop.is_set():
-            break  # the coordinator does not wait for the rest; what is committed stays
+            break  # the coordinator does not wait for the other series; what is committed stays
         with end_when_stuck(TIME_LIMIT_S):
-            outcomes += fill_batch([task], _known, TIME_LIMIT_S, retry=retry)
+            outcomes += fill_batch([task], _known_inputs, TIME_LIMIT_S, is_retry=is_retry)
     return outcomes

@@ -22,11 +22,11 @@ from voco_data.store import InputDigests, Record, StoreSpec
 Handle = TypeVar("Handle")
 
 IN_FLIGHT_PER_WORKER = 2
-"""Batches that are handed in for each worker: one is filled, one waits."""
-LARGEST_BATCH = 256
-"""Series of a batch at most: the coordinator holds the file names of all that is in flight."""
+"""Batches that are submitted for each worker: one is filled, one waits."""
+MAX_BATCH_SIZE = 256
+"""Series of a batch. The coordinator has the file names of all batches in flight in memory."""
 BATCHES_PER_WORKER = 16
-"""Batches of a small archive for each worker, at least, so that all workers end together."""
+"""Minimum number of batches for each worker in a small archive, so that workers end together."""
 TIME_LIMIT_S = 600.0
 """Time for one series; a large one takes seconds."""
 
@@ -58,8 +58,8 @@ class SeriesTask:
     """Where the preview is written."""
     seen_key: str = ""
     """The key under which `SeenFiles` keeps the result."""
-    given: GivenBox | None = None
-    """A box that was made elsewhere."""
+    given_box: GivenBox | None = None
+    """A box from a table that the user gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +74,25 @@ class SeriesOutcome:
     reason: Reason | None = None
     """Why the series was refused."""
     detail: str = ""
-    earlier: bool = False
-    """Whether the series had been committed by a worker that died."""
+    was_committed: bool = False
+    """Whether a worker that died had committed the series."""
 
 
 Batch = Sequence[SeriesTask]
 KnownInputs = Mapping[str, InputDigests]
-"""What each store, by folder name, held when the run began."""
+"""Input digests that each store held when the run began, by folder name of the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """What happens to a batch whose worker died: by a crash, out of memory, or stuck in a decoder.
+    """How a batch is retried whose worker died: by a crash, out of memory, or stuck in a decoder.
 
     1. Dask: the scheduler gives the batch to another worker, until `cluster_tries` have died. Then
        processes of this machine read it, as they do if there is no cluster.
-    2. Processes: if one dies, all batches in flight are lost. They are read again, together, when
-       all others are done, in batches `shrink` times smaller. This is repeated until no lost batch
-       has more than `alone_from` series, so the number of rounds does not depend on how many series
-       are deadly.
+    2. Processes: if one dies, all batches in flight are lost. When all others are done, the lost
+       series are read again, in batches `shrink_factor` times smaller. This is repeated until no
+       lost batch has more than `max_size_read_alone` series, so the number of rounds does not
+       depend on the number of series that end a process.
     3. Each series of a batch that is still lost is read by a process that reads nothing else.
     4. If that process dies, too, the series is refused with the reason `worker_died`.
 
@@ -106,10 +106,10 @@ class RetryPolicy:
     scheduler of any other cluster keeps its own setting, which cannot be changed from a client:
     `distributed.scheduler.allowed-failures` in its configuration, 3 (four tries) by default.
     """
-    shrink: int = 4
-    """By how much batches get smaller in each round."""
-    alone_from: int = 16
-    """Series of a lost batch, at most, from which each series is read alone."""
+    shrink_factor: int = 4
+    """By this factor, batches get smaller in each round."""
+    max_size_read_alone: int = 16
+    """Maximum size of lost batches whose series are read one by one."""
 
 
 RETRY_POLICY = RetryPolicy()
@@ -121,37 +121,37 @@ class WorkerDied(Exception):
 
 
 class ExecutorEnded(Exception):
-    """An executor has lost its workers for good: what it has not returned must run elsewhere."""
+    """An executor has lost all workers: the batches that it has not returned must run elsewhere."""
 
 
 class Executor(Protocol[Handle]):
     """Runs batches on workers."""
 
-    def slots(self) -> int:
-        """How many batches may be in flight."""
+    def max_in_flight(self) -> int:
+        """Maximum number of batches in flight."""
 
-    def submit(self, batch: Batch, *, retry: bool) -> Handle:
-        """Hand in a batch. `retry`: a worker that died may have committed some of its series.
+    def submit(self, batch: Batch, *, is_retry: bool) -> Handle:
+        """Submit a batch. `is_retry`: a worker that died may have committed some of its series.
 
         Raises WorkerDied if no worker can take it.
         """
 
     def wait(self, in_flight: Sequence[Handle]) -> Iterable[Handle]:
-        """Wait a while, and return the batches that have ended, which may be none.
+        """Wait for a limited time; returns the batches that have ended, which may be none.
 
         Raises ExecutorEnded.
         """
 
-    def outcomes(self, handle: Handle) -> list[SeriesOutcome] | None:
-        """The outcomes of a batch that has ended; None if it has to be waited for again.
+    def get_outcomes(self, handle: Handle) -> list[SeriesOutcome] | None:
+        """Return the outcomes of a batch that has ended; None if it must be waited for again.
 
         Raises WorkerDied, or what ends the run.
         """
 
 
-def batch_size(count: int, workers: int, largest: int = LARGEST_BATCH) -> int:
-    """Series of a batch: few in a small archive, `largest` at most."""
-    return max(1, min(largest, count // (workers * BATCHES_PER_WORKER)))
+def choose_batch_size(count: int, workers: int, max_size: int = MAX_BATCH_SIZE) -> int:
+    """Choose the size of the batches of `count` series: small in a small archive."""
+    return max(1, min(max_size, count // (workers * BATCHES_PER_WORKER)))
 
 
 def run_tasks(
@@ -159,20 +159,20 @@ def run_tasks(
     tasks: Sequence[SeriesTask],
     batches: Iterable[Sequence[int]],
     *,
-    retry: bool,
+    is_retry: bool,
 ) -> Generator[list[SeriesOutcome], None, list[Sequence[int]]]:
     """Run batches, each a sequence of positions in `tasks`, and yield the outcomes of each.
 
-    Returns the batches whose worker died. Tasks are made when their batch is handed in, and not
+    Returns the batches whose worker died. A task is made when its batch is submitted, and is not
     kept.
     """
     remaining = iter(batches)
     in_flight: dict[Handle, Sequence[int]] = {}
     lost: list[Sequence[int]] = []
     while True:
-        for batch in islice(remaining, max(0, executor.slots() - len(in_flight))):
+        for batch in islice(remaining, max(0, executor.max_in_flight() - len(in_flight))):
             try:
-                handle = executor.submit([tasks[position] for position in batch], retry=retry)
+                handle = executor.submit([tasks[position] for position in batch], is_retry=is_retry)
             except WorkerDied:
                 lost.append(batch)
             else:
@@ -185,7 +185,7 @@ def run_tasks(
             return [*lost, *in_flight.values(), *remaining]
         for handle in ended:
             try:
-                outcomes = executor.outcomes(handle)
+                outcomes = executor.get_outcomes(handle)
             except WorkerDied:
                 lost.append(in_flight.pop(handle))
                 continue

@@ -1,4 +1,4 @@
-"""What one worker does with one series: decode it once, and fill every store that lacks it."""
+"""The work on one series: decode it once, and write it to every store that lacks it."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ VERSIONS = {"voco": VERSION, "numpy": np.__version__, "python": platform.python_
 
 def fill_batch(
     tasks: Sequence[SeriesTask],
-    known: KnownInputs,
+    known_inputs: KnownInputs,
     limit_s: float = math.inf,
     *,
-    retry: bool = False,
+    is_retry: bool = False,
 ) -> list[SeriesOutcome]:
     """Fill stores with a batch of series, one in memory at a time.
 
-    A series may take `limit_s` seconds to be decoded. `retry`: a worker that died may have
+    A series may take `limit_s` seconds to be decoded. `is_retry`: a worker that died may have
     committed some of them.
     """
     with warnings.catch_warnings():
-        # pydicom warns about each odd value of each header; what matters becomes a reason code.
+        # pydicom warns about each odd value of a header. Those that matter give a reason code.
         warnings.filterwarnings("ignore", module=r"pydicom\.")
-        return [fill_series(task, known, limit_s, retry=retry) for task in tasks]
+        return [fill_series(task, known_inputs, limit_s, is_retry=is_retry) for task in tasks]
 
 
 def fill_series(
     task: SeriesTask,
-    known: KnownInputs,
+    known_inputs: KnownInputs,
     limit_s: float = math.inf,
     *,
-    retry: bool = False,
+    is_retry: bool = False,
 ) -> SeriesOutcome:
     """Decode one series, and commit it to the targets that do not hold it.
 
-    `retry`: what a worker that died has committed is returned as it is. A series that cannot become
-    a volume is an outcome with a reason. Raises VocoError for what ends the run: StoreBusy if the
-    run is over, and errors of the storage.
+    `is_retry`: what a worker that died has committed is returned as it is. A series that cannot
+    become a volume is an outcome with a reason. Raises VocoError for what ends the run: StoreBusy
+    if the run is over, and errors of the storage.
     """
     try:
-        committed = _committed_records(task) if retry else {}
+        committed = _committed_records(task) if is_retry else {}
         digests = {record.input_digest for record in committed.values()}
         if len(committed) == len(task.targets) and len(digests) == 1:
             return SeriesOutcome(
@@ -68,13 +68,17 @@ def fill_series(
                 seen_key=task.seen_key,
                 input_digest=digests.pop(),
                 records=tuple(committed.values()),
-                earlier=True,
+                was_committed=True,
             )
         with deadline(limit_s):
-            prepared = prepare(task.base, task.entry, task.targets[0].spec, task.given)
+            prepared = prepare(task.base, task.entry, task.targets[0].spec, task.given_box)
             digest = prepared.input_digest
             identity = (task.patient_id, task.series_uid)
-            lacking = [t for t in task.targets if not known[t.store.name].holds(digest, identity)]
+            lacking = [
+                target
+                for target in task.targets
+                if not known_inputs[target.store.name].holds(digest, identity)
+            ]
             crops = find_boxes(prepared, [target.spec for target in lacking])
         histograms = {box: HuHistogram.of_box(prepared.hu, box) for box in set(crops.values())}
         if lacking:  # before any record, so that a worker that dies leaves none without a preview
@@ -91,22 +95,22 @@ def fill_series(
             key=task.key, seen_key=task.seen_key, input_digest=digest, records=tuple(records)
         )
     except SeriesRefused as refusal:
-        return _refused(task, refusal.reason, refusal.detail)
+        return _refusal_outcome(task, refusal.reason, refusal.detail)
     except VocoError:  # of the storage, or the run is over: it ends the run
         raise
     except OSError as error:  # a store that cannot be written ends the run
         raise unwritable(task.root, error) from error
     except MemoryError:
-        return _refused(task, Reason.WORKER_DIED, "out of memory")
+        return _refusal_outcome(task, Reason.WORKER_DIED, "out of memory")
     except Exception as error:  # noqa: BLE001  a bug refuses one series, and is reported
         frame = traceback.extract_tb(error.__traceback__)[-1]
         # Without the error's message: it may quote a header, which may name a patient.
         detail = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
         log.error("a series failed inside voco; please report this: %s", detail)
-        return _refused(task, Reason.INTERNAL_ERROR, detail)
+        return _refusal_outcome(task, Reason.INTERNAL_ERROR, detail)
 
 
-def _refused(task: SeriesTask, reason: Reason, detail: str) -> SeriesOutcome:
+def _refusal_outcome(task: SeriesTask, reason: Reason, detail: str) -> SeriesOutcome:
     return SeriesOutcome(key=task.key, seen_key=task.seen_key, reason=reason, detail=detail)
 
 
@@ -139,7 +143,7 @@ def _commit(
 ) -> Record:
     """Resample the crop, and write its chunk, then its record."""
     pixels = to_grid(prepared, box, target.spec)
-    record = _record(task, target, prepared, box, histograms[box], volume_checksum(pixels))
+    record = _make_record(task, target, prepared, box, histograms[box], volume_checksum(pixels))
     commit_volume(target.store, record, pixels, target.spec.compression)
     return record
 
@@ -155,7 +159,7 @@ def _write_preview(
         log.warning("a preview could not be drawn (%s)", type(error).__name__)
 
 
-def _record(
+def _make_record(
     task: SeriesTask,
     target: Target,
     prepared: Prepared,

@@ -176,7 +176,9 @@ def _probe(plan: IngestPlan, workers: int) -> list[float]:
     count = min(total, workers * PROBED_PER_WORKER)
     tasks = [_dry_run(plan.tasks[n * total // count]) for n in range(count)]
     began = time.monotonic()
-    results = run_processes(tasks, plan.known, min(workers, max(1, count)), size=1)
+    results = run_processes(
+        tasks, plan.known_inputs, min(workers, max(1, count)), series_per_batch=1
+    )
     return [time.monotonic() - began for outcomes in results for _ in outcomes]
 
 

@@ -51,8 +51,8 @@ class NamedSeries:
     """A series under the ids that may be written."""
 
     head: SeriesHead
-    given: GivenBox | None
-    """A box that was made elsewhere."""
+    given_box: GivenBox | None
+    """A box from a table that the user gives."""
     ids: str
     """`kept` or `pseudonym`."""
     patient_id: str
@@ -68,9 +68,11 @@ class NamedSeries:
     @property
     def stat_digest(self) -> str:
         """Changes with the files and masks of the series, and with a box that is given for it."""
-        if self.given is None:
+        if self.given_box is None:
             return self.head.stat_digest
-        return xxhash.xxh3_128_hexdigest(f"{self.head.stat_digest} {self.given.digest}".encode())
+        return xxhash.xxh3_128_hexdigest(
+            f"{self.head.stat_digest} {self.given_box.digest}".encode()
+        )
 
     @property
     def key(self) -> str:
@@ -92,29 +94,30 @@ class NamedCohort:
         `boxes` are those made elsewhere, by the archive's own series id.
         """
         self.cohort = cohort
-        self._pseudonym = pseudonymiser
+        self._pseudonymiser = pseudonymiser
         self._boxes = boxes
 
     def __iter__(self) -> Iterator[NamedSeries]:
         """Iterate over all series in the cohort's order."""
-        return map(self._named, self.cohort.heads())
+        return map(self._name_series, self.cohort.heads())
 
     def __getitem__(self, number: int) -> NamedSeries:
         """Return the series of this number in the index."""
-        return self._named(self.cohort.head(number))
+        return self._name_series(self.cohort.head(number))
 
     def odd_files(self) -> Iterator[tuple[str, OddFile]]:
         """Iterate over files that belong to no series, with the source that may be written."""
         for file in self.cohort.odd_files():
-            pseudonym = self._pseudonym
+            pseudonym = self._pseudonymiser
             yield (file.path if pseudonym is None else pseudonym("source", file.path)), file
 
-    def _named(self, head: SeriesHead) -> NamedSeries:
-        given, pseudonym = self._boxes.get(head.series_uid), self._pseudonym
+    def _name_series(self, head: SeriesHead) -> NamedSeries:
+        given_box = self._boxes.get(head.series_uid)
+        pseudonym = self._pseudonymiser
         if pseudonym is None:
             return NamedSeries(
                 head=head,
-                given=given,
+                given_box=given_box,
                 ids="kept",
                 patient_id=head.patient_id,
                 study_uid=head.study_uid,
@@ -123,7 +126,7 @@ class NamedCohort:
             )
         return NamedSeries(
             head=head,
-            given=given,
+            given_box=given_box,
             ids="pseudonym",
             patient_id=pseudonym("patient", head.patient_id),
             study_uid=pseudonym("study", head.study_uid) if head.study_uid else "",

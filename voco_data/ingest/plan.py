@@ -130,7 +130,7 @@ class Tasks(Sequence[SeriesTask]):
             ),
             root=self._root,
             seen_key=key,
-            given=series.given,
+            given_box=series.given_box,
         )
 
 
@@ -149,7 +149,7 @@ class IngestPlan:
         self._table.executemany(
             "INSERT OR IGNORE INTO present VALUES (?, ?)", (item.identity for item in series)
         )
-        self.known: Mapping[str, InputDigests] = {
+        self.known_inputs: Mapping[str, InputDigests] = {
             store.storage.name: store.index.input_digests(self._is_in_archive) for store in stores
         }
         """What each store, by folder name, held when the run began."""
@@ -209,7 +209,7 @@ class IngestPlan:
         return tuple(
             store
             for store in group
-            if not self.known[store.storage.name].holds(seen.input_digest, series.identity)
+            if not self.known_inputs[store.storage.name].holds(seen.input_digest, series.identity)
         )
 
     def _is_in_archive(self, identity: SeriesIdentity) -> bool:

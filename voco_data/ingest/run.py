@@ -188,9 +188,11 @@ def _run(plan: IngestPlan, options: IngestOptions) -> Iterator[SeriesOutcome]:
     """Run all tasks; a bar shows series per second and the time left."""
     total = len(plan.tasks)
     if options.dask is not None:
-        results = run_dask(plan.tasks, plan.known, options.dask, options.n_workers)
+        results = run_dask(plan.tasks, plan.known_inputs, options.dask, options.n_workers)
     else:
-        results = run_processes(plan.tasks, plan.known, min(options.n_workers, max(1, total)))
+        results = run_processes(
+            plan.tasks, plan.known_inputs, min(options.n_workers, max(1, total))
+        )
     with tqdm(total=total, unit="series", desc="preprocess", disable=not options.progress) as bar:
         for outcomes in results:
             yield from outcomes

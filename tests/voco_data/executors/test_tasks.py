@@ -25,7 +25,7 @@ from voco_data.executors.tasks import (
     SeriesTask,
     Target,
     WorkerDied,
-    batch_size,
+    choose_batch_size,
     run_tasks,
 )
 from voco_data.executors.worker import fill_series
@@ -94,7 +94,7 @@ def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:
         known = {writer.storage.name: InputDigests()}
         outcomes = {
             outcome.key: outcome
-            for batch in run_processes(todo, known, 1, size=20)
+            for batch in run_processes(todo, known, 1, series_per_batch=20)
             for outcome in batch
         }
         for task in todo:
@@ -104,8 +104,8 @@ def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:
             assert outcomes[task.key].records == expected
     assert len(outcomes) == 20
     assert outcomes[key(10)].reason == Reason.WORKER_DIED
-    assert all(outcomes[key(index)].earlier for index in range(10))
-    assert not any(outcomes[key(index)].earlier for index in range(11, 20))
+    assert all(outcomes[key(index)].was_committed for index in range(10))
+    assert not any(outcomes[key(index)].was_committed for index in range(11, 20))
 
 
 @pytest.mark.parametrize("harm", ["chunk", "record of another", "files changed"])
@@ -116,7 +116,7 @@ def test_only_what_is_whole_and_of_these_files_counts_as_committed(
         task, other = tasks(tmp_path / "ct", writer.storage, 2)
         known = {writer.storage.name: InputDigests()}
         first = fill_series(task, known)
-        assert fill_series(task, known, retry=True) == replace(first, earlier=True)
+        assert fill_series(task, known, is_retry=True) == replace(first, was_committed=True)
         chunk = writer.storage.path / chunk_key(0)
         if harm == "chunk":
             chunk.write_bytes(bytes(chunk.stat().st_size))
@@ -124,11 +124,11 @@ def test_only_what_is_whole_and_of_these_files_counts_as_committed(
             fill_series(replace(other, targets=task.targets), known)
         else:
             task = replace(task, entry=replace(task.entry, stat_digest="f" * 32))
-        found = fill_series(task, known, retry=True)
-        assert not found.earlier
+        found = fill_series(task, known, is_retry=True)
+        assert not found.was_committed
         assert found.input_digest == first.input_digest
         assert read_record(writer.storage, 0) == found.records[0]
-        assert fill_series(task, known, retry=True).earlier
+        assert fill_series(task, known, is_retry=True).was_committed
 
 
 def test_who_dies_before_a_record_has_left_its_preview(
@@ -184,16 +184,16 @@ class DeadlyPool:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def slots(self) -> int:
+    def max_in_flight(self) -> int:
         return 4
 
-    def submit(self, batch: Batch, *, retry: bool) -> Submitted:
+    def submit(self, batch: Batch, *, is_retry: bool) -> Submitted:
         return Submitted(batch)
 
     def wait(self, in_flight: Sequence[Submitted]) -> Sequence[Submitted]:
         return in_flight[:1]
 
-    def outcomes(self, handle: Submitted) -> list[SeriesOutcome]:
+    def get_outcomes(self, handle: Submitted) -> list[SeriesOutcome]:
         if any(map(is_deadly, handle.batch)):
             raise WorkerDied
         return [SeriesOutcome(task.key) for task in handle.batch]
@@ -210,11 +210,11 @@ def test_however_many_series_end_their_process_the_tries_come_to_an_end(
     rounds: list[tuple[int, bool]] = []
 
     def recorded(
-        executor: Any, todo: Any, batches: Iterable[Sequence[int]], *, retry: bool
+        executor: Any, todo: Any, batches: Iterable[Sequence[int]], *, is_retry: bool
     ) -> Iterator[Any]:
         batches = list(batches)
-        rounds.append((max(map(len, batches)), retry))
-        return (yield from run_tasks(executor, todo, batches, retry=retry))
+        rounds.append((max(map(len, batches)), is_retry))
+        return (yield from run_tasks(executor, todo, batches, is_retry=is_retry))
 
     monkeypatch.setattr(process_pool, "ProcessPool", DeadlyPool)
     monkeypatch.setattr(process_pool, "run_tasks", recorded)
@@ -225,7 +225,7 @@ def test_however_many_series_end_their_process_the_tries_come_to_an_end(
     assert died == set(range(0, 10_000, 20))
     sizes = [size for size, _ in rounds if size > 1]
     assert sizes == sorted(set(sizes), reverse=True)
-    assert [retry for _, retry in rounds] == [False, *(True for _ in rounds[1:])]
+    assert [is_retry for _, is_retry in rounds] == [False, *(True for _ in rounds[1:])]
     assert len(rounds) - len(sizes) <= 8_000  # the rest were read one at a time
 
 
@@ -247,7 +247,9 @@ def test_a_process_that_cannot_be_started_loses_no_series(
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         todo = tasks(tmp_path / "ct", writer.storage, 12)
         known = {writer.storage.name: InputDigests()}
-        found = [one for batch in run_processes(todo, known, 2, size=3) for one in batch]
+        found = [
+            one for batch in run_processes(todo, known, 2, series_per_batch=3) for one in batch
+        ]
     assert sorted(one.key for one in found) == sorted(map(key, range(12)))
     assert all(one.reason is None for one in found)
 
@@ -283,7 +285,7 @@ def test_a_dask_worker_that_dies_costs_its_series_and_no_other(
 )
 def test_batches_cover_everything_once_and_stay_small(series: int, workers: int, size: int) -> None:
     numbers: Any = list(range(series))
-    cut = list(batched(numbers, batch_size(series, workers)))
+    cut = list(batched(numbers, choose_batch_size(series, workers)))
     assert [number for batch in cut for number in batch] == numbers
     assert max(len(batch) for batch in cut) == size
 
@@ -301,7 +303,9 @@ def test_batches_cover_everything_once_and_stay_small(series: int, workers: int,
 def test_a_large_archive_has_larger_batches_on_a_cluster(
     series: int, threads: int, size: int, most: int
 ) -> None:
-    cut = list(batched(range(series), batch_size(series, threads, dask.largest_batch(series))))
+    cut = list(
+        batched(range(series), choose_batch_size(series, threads, dask.max_batch_size(series)))
+    )
     assert [number for piece in cut for number in piece] == list(range(series))
     assert max(map(len, cut)) == size
     assert len(cut) == most
