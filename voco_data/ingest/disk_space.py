@@ -1,4 +1,4 @@
-"""Whether what a run will write fits on the disk."""
+"""Check that the disk has space for what a run writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from voco_data.store import StoreSpec
 SPARE_BYTES = 64 * 2**20
 """Space for catalogues, ledger and report, in bytes."""
 BLOCK_BYTES = 4096
-"""A file takes whole blocks of this size, and a folder takes one at least."""
+"""Block size of the file system: a file takes whole blocks, a folder at least one."""
 BLOCKS_PER_VOLUME = 6
 """Blocks beside the voxels: three folders of the chunk, its last block, two for the record."""
 PREVIEW_BYTES = 4 * BLOCK_BYTES
@@ -24,21 +24,25 @@ def volume_bytes(spec: StoreSpec) -> int:
     return math.prod(spec.grid)
 
 
-def needed_bytes(new: Mapping[StoreSpec, int]) -> int:
-    """Bytes that a run writes, at most, for so many new series of each store; 0 for none."""
+def needed_bytes(new_series: Mapping[StoreSpec, int]) -> int:
+    """Maximum number of bytes that a run writes for this number of new series of each store.
+
+    0 if there are none.
+    """
     overhead = BLOCKS_PER_VOLUME * BLOCK_BYTES
-    stores = sum(count * (volume_bytes(spec) + overhead) for spec, count in new.items())
-    previews = max(new.values(), default=0) * PREVIEW_BYTES
+    stores = sum(count * (volume_bytes(spec) + overhead) for spec, count in new_series.items())
+    previews = max(new_series.values(), default=0) * PREVIEW_BYTES
     return stores + previews + SPARE_BYTES if stores else 0
 
 
-def check_disk_space(root: Storage, new: Mapping[StoreSpec, int]) -> None:
-    """Raise VocoError if the root has no space for so many new series of each store."""
-    free, needed = free_bytes(root), max(needed_bytes(new), SPARE_BYTES)
+def check_disk_space(root: Storage, new_series: Mapping[StoreSpec, int]) -> None:
+    """Raise VocoError if the root has no space for this number of new series of each store."""
+    free, needed = free_bytes(root), max(needed_bytes(new_series), SPARE_BYTES)
     if free is not None and free < needed:
         raise VocoError(
             f"{root}: {free / 1e9:.1f} GB free, up to {needed / 1e9:.1f} GB needed for "
-            f"{max(new.values(), default=0)} series; free some space or choose another --root"
+            f"{max(new_series.values(), default=0)} series; free some space or choose another "
+            "--root"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a preprocess run would take, before it is started: series, bytes, time. Writes nothing.
+"""Estimate the series, bytes and time of a preprocess run. Writes nothing.
 
 The time is measured: a few series of the archive are preprocessed as a run does it, by as many
 workers, and the results are discarded.
@@ -21,7 +21,7 @@ from voco_data.executors import SeriesTask, run_processes
 from voco_data.ingest.disk_space import free_bytes, needed_bytes, volume_bytes
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries, open_cohort
 from voco_data.ingest.options import IngestChanges, IngestOptions, choose_specs, with_changes
-from voco_data.ingest.plan import IngestPlan, by_rules, known_results
+from voco_data.ingest.plan import IngestPlan, earlier_results, group_by_rules
 from voco_data.ingest.seen_files import SeenFiles
 from voco_data.storage import Storage, open_storage
 from voco_data.store import CATALOGUE, StoreIndex, StoreSpec, catalogue, integrity
@@ -79,35 +79,37 @@ def estimate(
     if options.dask is not None:
         raise InputError("--estimate measures this machine; leave --dask out")
     specs = choose_specs(options)
-    home = open_storage(root)
+    root_storage = open_storage(root)
     with ExitStack() as stack:
         cohort, boxes = stack.enter_context(open_cohort(source, options))
         pseudonymiser = None
         if not options.keep_ids and not cohort.public_ids:
-            pseudonymiser = pseudonyms.load(home) or pseudonyms.with_throwaway_key()
+            pseudonymiser = pseudonyms.load(root_storage) or pseudonyms.with_throwaway_key()
             stack.enter_context(closing(pseudonymiser))
         series = NamedCohort(cohort, pseudonymiser, boxes)
-        stores = [stack.enter_context(closing(_StoreSnapshot(home, spec))) for spec in specs]
-        seen_files = stack.enter_context(closing(SeenFiles(home)))
+        stores = [
+            stack.enter_context(closing(_StoreSnapshot(root_storage, spec))) for spec in specs
+        ]
+        seen_files = stack.enter_context(closing(SeenFiles(root_storage)))
         for store in stores:
-            seen_files.adopt(store.index.digests(), store.spec)
+            seen_files.add_digests(store.index.digests(), store.spec)
         trusted = None if options.deep else seen_files
-        plan = stack.enter_context(closing(IngestPlan(home, series, stores, trusted)))
+        plan = stack.enter_context(closing(IngestPlan(root_storage, series, stores, trusted)))
         refused = _count_refused(series, stores, trusted, plan)
-        times_s = _probe(plan, options.n_workers)
-        seconds, seconds_range = times(times_s, options.n_workers, len(plan.tasks))
-        new = {store.spec: plan.new[store.storage.name] for store in stores}
-        free, needed = free_bytes(home), needed_bytes(new)
+        finished_s = _probe(plan, options.n_workers)
+        seconds, seconds_range = extrapolate_seconds(finished_s, options.n_workers, len(plan.tasks))
+        new_series = {store.spec: plan.new_series[store.storage.name] for store in stores}
+        free, needed = free_bytes(root_storage), needed_bytes(new_series)
         return Estimate(
             series=len(cohort),
             to_do=plan.n_series,
             cached=len(cohort) - plan.n_series - refused,
             refused=refused,
-            bytes={spec.profile: count * volume_bytes(spec) for spec, count in new.items()},
+            bytes={spec.profile: count * volume_bytes(spec) for spec, count in new_series.items()},
             needed_bytes=needed,
             free_bytes=free,
             enough_room=free is None or needed <= free,
-            probed=len(times_s),
+            probed=len(finished_s),
             workers=options.n_workers,
             seconds=seconds,
             seconds_range=seconds_range,
@@ -115,7 +117,7 @@ def estimate(
 
 
 class _StoreSnapshot:
-    """What a store holds now, for a plan that will not be carried out."""
+    """The series that a store holds now, for a plan that is not carried out."""
 
     def __init__(self, root: Storage, spec: StoreSpec) -> None:
         self.storage = root / spec.name
@@ -159,22 +161,27 @@ def _count_refused(
     """Series that an earlier run refused, and that are not read again for any store."""
     if seen_files is None:
         return 0
-    groups = by_rules(stores)
+    groups = group_by_rules(stores)
 
     def is_refused(series: NamedSeries) -> bool:
         return any(
             seen is not None and seen.reason is not None
-            for _, _, seen in known_results(series, groups, seen_files)
+            for _, _, seen in earlier_results(series, groups, seen_files)
         )
 
-    return sum(not plan.wants(series.head.number) and is_refused(series) for series in cohort)
+    return sum(
+        not plan.reads_series(series.head.number) and is_refused(series) for series in cohort
+    )
 
 
 def _probe(plan: IngestPlan, workers: int) -> list[float]:
-    """Read some series, evenly spread over the archive; returns when each was done, in s."""
+    """Read some series, evenly spread over the archive.
+
+    Returns the time in s after the start at which each was finished.
+    """
     total = len(plan.tasks)
     count = min(total, workers * PROBED_PER_WORKER)
-    tasks = [_dry_run(plan.tasks[n * total // count]) for n in range(count)]
+    tasks = [_discard_results(plan.tasks[n * total // count]) for n in range(count)]
     began = time.monotonic()
     results = run_processes(
         tasks, plan.known_inputs, min(workers, max(1, count)), series_per_batch=1
@@ -182,9 +189,11 @@ def _probe(plan: IngestPlan, workers: int) -> list[float]:
     return [time.monotonic() - began for outcomes in results for _ in outcomes]
 
 
-def _dry_run(task: SeriesTask) -> SeriesTask:
-    """The same work, whose results are discarded."""
-    targets = tuple(replace(t, store=_DiscardingStorage(t.store.name)) for t in task.targets)
+def _discard_results(task: SeriesTask) -> SeriesTask:
+    """Make a task with the same work, whose results are discarded."""
+    targets = tuple(
+        replace(target, store=_DiscardingStorage(target.store.name)) for target in task.targets
+    )
     return replace(task, root=_DiscardingStorage("root"), targets=targets)
 
 
@@ -211,24 +220,25 @@ class _DiscardingStorage:
         """None: not a folder."""
 
 
-def times(
-    done: Sequence[float], workers: int, total: int
+def extrapolate_seconds(
+    finished_s: Sequence[float], workers: int, total: int
 ) -> tuple[float | None, tuple[float, float] | None]:
-    """Seconds for `total` series and their range, from the times in s at which some were done.
+    """Seconds for `total` series, and their range; None, None if no series was read.
 
-    The first series of each worker starts it, and is taken as the start of the run. A probe too
-    short to be cut into thirds gives a range from half to twice the time.
+    `finished_s` are the times in s after the start at which some series were finished. The first
+    series of each worker is not timed, because it includes the start of the worker. With fewer
+    than three others, the range is from half to twice the time.
     """
-    if not done:
+    if not finished_s:
         return None, None
-    start, timed = done[:workers][-1], done[workers:]
-    if len(timed) < 3:
-        seconds = done[-1] * max(1.0, total / len(done))
+    start_s, timed_s = finished_s[:workers][-1], finished_s[workers:]
+    if len(timed_s) < 3:
+        seconds = finished_s[-1] * max(1.0, total / len(finished_s))
         return round(seconds, 1), (round(seconds / 2, 1), round(seconds * 2, 1))
-    edges = [start, *timed]
-    thirds = pairwise(n * len(timed) // 3 for n in range(4))
-    paces = [(edges[last] - edges[first]) / (last - first) for first, last in thirds]
-    mean = (edges[-1] - start) / len(timed)
+    edges_s = [start_s, *timed_s]
+    thirds = pairwise(n * len(timed_s) // 3 for n in range(4))
+    paces = [(edges_s[stop] - edges_s[begin]) / (stop - begin) for begin, stop in thirds]
+    mean = (edges_s[-1] - start_s) / len(timed_s)
     remaining = total - workers
-    low, middle, high = (start + remaining * pace for pace in (min(paces), mean, max(paces)))
+    low, middle, high = (start_s + remaining * pace for pace in (min(paces), mean, max(paces)))
     return round(middle, 1), (round(low, 1), round(high, 1))

@@ -25,7 +25,7 @@ NO_BOXES: Mapping[str, GivenBox] = MappingProxyType({})
 def open_cohort(
     source: str | Path, options: IngestOptions
 ) -> Iterator[tuple[Cohort, Mapping[str, GivenBox]]]:
-    """Index the archive at `source`; yields its cohort, and the external boxes by series id.
+    """Index the archive at `source`; yields its cohort, and the user's boxes by series id.
 
     Raises InputError for a table of boxes that cannot be read, or that names no series of the
     archive, and as `index_archive` does.
@@ -67,7 +67,7 @@ class NamedSeries:
 
     @property
     def stat_digest(self) -> str:
-        """Changes with the files and masks of the series, and with a box that is given for it."""
+        """Digest that changes with the files, the masks and the given box of the series."""
         if self.given_box is None:
             return self.head.stat_digest
         return xxhash.xxh3_128_hexdigest(
@@ -76,7 +76,7 @@ class NamedSeries:
 
     @property
     def key(self) -> str:
-        """Identifies the series within its archive, across runs."""
+        """Key that identifies the series of its archive in every run."""
         return series_key(self.patient_id, self.series_uid, self.source)
 
 
@@ -91,7 +91,7 @@ class NamedCohort:
     ) -> None:
         """Without a pseudonymiser the archive's own ids are kept.
 
-        `boxes` are those made elsewhere, by the archive's own series id.
+        `boxes` are those of the user's table, by the archive's own series id.
         """
         self.cohort = cohort
         self._pseudonymiser = pseudonymiser

@@ -1,9 +1,9 @@
-"""What a run has to read: which series each store lacks, found out before any pixel is decoded.
+"""The plan of a run: the series that each store lacks, found before any pixel is decoded.
 
 Two questions decide whether a series is read for a store:
 
-1. What became of these files in an earlier run? `known_results` answers from the stat digest, which
-   needs no file to be opened: an input digest, a reason to refuse the series, or nothing.
+1. What was the result of these files in an earlier run? `earlier_results` answers from the stat
+   digest, for which no file is opened: an input digest, a reason to refuse the series, or nothing.
 2. Does the store hold this input? `InputDigests.holds` answers from the input digest. The plan asks
    for files with a known input digest, a worker for files that it has just read.
 """
@@ -18,13 +18,13 @@ from typing import Protocol, overload
 
 from voco_data.executors import SeriesTask, Target
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries
-from voco_data.ingest.seen_files import Seen, SeenFiles, seen_key
+from voco_data.ingest.seen_files import EarlierResult, SeenFiles, seen_key
 from voco_data.storage import Storage, scratch_db
 from voco_data.store import InputDigests, SeriesIdentity, StoreIndex, StoreSpec
 
 
 class PlannedStore(Protocol):
-    """A store as a plan sees it: a StoreWriter, or a snapshot of what a run would fill."""
+    """What a plan needs of a store: a StoreWriter, or a snapshot that an estimate takes."""
 
     storage: Storage
     spec: StoreSpec
@@ -41,7 +41,7 @@ StoreGroup = tuple[PlannedStore, ...]
 """Stores whose specs have equal rules: one decode of a series serves them all."""
 
 
-def by_rules(stores: Sequence[PlannedStore]) -> list[StoreGroup]:
+def group_by_rules(stores: Sequence[PlannedStore]) -> list[StoreGroup]:
     """Group the stores whose specs have equal rules."""
     groups: dict[object, StoreGroup] = {}
     for store in stores:
@@ -49,10 +49,10 @@ def by_rules(stores: Sequence[PlannedStore]) -> list[StoreGroup]:
     return list(groups.values())
 
 
-def known_results(
+def earlier_results(
     series: NamedSeries, groups: Iterable[StoreGroup], seen_files: SeenFiles | None
-) -> Iterator[tuple[StoreGroup, str, Seen | None]]:
-    """What earlier runs learnt about the files of a series.
+) -> Iterator[tuple[StoreGroup, str, EarlierResult | None]]:
+    """Iterate over what earlier runs learnt about the files of a series.
 
     For each group of stores: the group, the key in `seen_files`, and the entry under that key. The
     entry is None if the files are new, have changed, or were read under other rules, and always if
@@ -67,13 +67,13 @@ _TABLES = """
 CREATE TABLE present (
     patient_id TEXT, series_uid TEXT, PRIMARY KEY (patient_id, series_uid)
 ) WITHOUT ROWID;
-CREATE TABLE wanted (
+CREATE TABLE to_read (
     position INTEGER PRIMARY KEY, number INTEGER, key TEXT, seen_key TEXT, stores INTEGER
 );
-CREATE INDEX by_key ON wanted (key);
-CREATE INDEX by_number ON wanted (number);
+CREATE INDEX by_key ON to_read (key);
+CREATE INDEX by_number ON to_read (number);
 """
-"""`wanted.stores` has a bit for each store that the series is read for."""
+"""`to_read.stores` has a bit for each store for which the series is read."""
 
 
 class Tasks(Sequence[SeriesTask]):
@@ -90,7 +90,7 @@ class Tasks(Sequence[SeriesTask]):
         self._series = series
         self._stores = stores
         self._table = table
-        (self._count,) = table.execute("SELECT COUNT(*) FROM wanted").fetchone()
+        (self._count,) = table.execute("SELECT COUNT(*) FROM to_read").fetchone()
 
     def __len__(self) -> int:
         """The number of tasks."""
@@ -110,7 +110,7 @@ class Tasks(Sequence[SeriesTask]):
 
     def _task(self, position: int) -> SeriesTask:
         number, key, bits = self._table.execute(
-            "SELECT number, seen_key, stores FROM wanted WHERE position = ?", (position,)
+            "SELECT number, seen_key, stores FROM to_read WHERE position = ?", (position,)
         ).fetchone()
         series, cohort = self._series[number], self._series.cohort
         return SeriesTask(
@@ -135,7 +135,7 @@ class Tasks(Sequence[SeriesTask]):
 
 
 class IngestPlan:
-    """What a run will do. It is a table in a temporary file: `close` removes it."""
+    """The series that a run will read, in a table in a temporary file, which `close` removes."""
 
     def __init__(
         self,
@@ -152,19 +152,19 @@ class IngestPlan:
         self.known_inputs: Mapping[str, InputDigests] = {
             store.storage.name: store.index.input_digests(self._is_in_archive) for store in stores
         }
-        """What each store, by folder name, held when the run began."""
-        self.new: Counter[str] = Counter()
-        """By folder name of the store: series to read whose patient and id it does not hold."""
+        """Input digests that each store held when the run began, by folder name of the store."""
+        self.new_series: Counter[str] = Counter()
+        """Number of series to read whose patient and id a store lacks, by its folder name."""
         self._table.executemany(
-            "INSERT INTO wanted VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO to_read VALUES (?, ?, ?, ?, ?)",
             (
                 (position, *row)
-                for position, row in enumerate(self._wanted(series, stores, seen_files))
+                for position, row in enumerate(self._series_to_read(series, stores, seen_files))
             ),
         )
         for bit, store in enumerate(stores):
             keys = self._table.execute(
-                "SELECT DISTINCT key FROM wanted WHERE stores & ? ORDER BY key", (1 << bit,)
+                "SELECT DISTINCT key FROM to_read WHERE stores & ? ORDER BY key", (1 << bit,)
             )
             store.assign_rows(key for (key,) in keys)
         self.tasks = Tasks(root, series, stores, self._table)
@@ -176,23 +176,23 @@ class IngestPlan:
     @property
     def n_series(self) -> int:
         """The number of series to read."""
-        (count,) = self._table.execute("SELECT COUNT(DISTINCT number) FROM wanted").fetchone()
+        (count,) = self._table.execute("SELECT COUNT(DISTINCT number) FROM to_read").fetchone()
         return int(count)
 
-    def wants(self, number: int) -> bool:
+    def reads_series(self, number: int) -> bool:
         """Whether the series of this number in the index is to be read."""
-        return scratch_db.exists(self._table, "FROM wanted WHERE number = ?", (number,))
+        return scratch_db.exists(self._table, "FROM to_read WHERE number = ?", (number,))
 
-    def _wanted(
+    def _series_to_read(
         self, cohort: NamedCohort, stores: Sequence[PlannedStore], seen_files: SeenFiles | None
     ) -> Iterator[tuple[int, str, str, int]]:
         """(number, key, key in seen files, stores as bits) of every series to read."""
-        groups = by_rules(stores)
+        groups = group_by_rules(stores)
         for series in cohort:
-            for group, key, seen in known_results(series, groups, seen_files):
-                lacking = self._lacking(series, group, seen)
+            for group, key, seen in earlier_results(series, groups, seen_files):
+                lacking = self._stores_lacking(series, group, seen)
                 if lacking:
-                    self.new.update(
+                    self.new_series.update(
                         store.storage.name
                         for store in lacking
                         if not store.index.has_series(series.identity)
@@ -200,7 +200,9 @@ class IngestPlan:
                     bits = sum(1 << bit for bit, store in enumerate(stores) if store in lacking)
                     yield series.head.number, series.key, key, bits
 
-    def _lacking(self, series: NamedSeries, group: StoreGroup, seen: Seen | None) -> StoreGroup:
+    def _stores_lacking(
+        self, series: NamedSeries, group: StoreGroup, seen: EarlierResult | None
+    ) -> StoreGroup:
         """The stores that may lack the series: all of them, if nothing is known of its files."""
         if seen is None:
             return group

@@ -1,4 +1,4 @@
-"""What became of everything in an archive: results of the run, and from them the ledger's rows."""
+"""Results of a run, by series, and the rows of the ledger that are made from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from voco_data.executors import SeriesOutcome
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries
-from voco_data.ingest.plan import by_rules, known_results
+from voco_data.ingest.plan import earlier_results, group_by_rules
 from voco_data.ingest.seen_files import SeenFiles
 from voco_data.qc import LedgerRow, Status
 from voco_data.reasons import SKIPPED, Reason
@@ -36,7 +36,7 @@ COPIED_COLUMNS = (
 )
 """Columns that a ledger row takes from the catalogue as they are."""
 
-_TABLE = """
+_SCHEMA = """
 CREATE TABLE results (
     key TEXT, input_digest TEXT, reason TEXT, detail TEXT, store TEXT, row INTEGER
 );
@@ -46,7 +46,7 @@ CREATE INDEX by_key ON results (key);
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one series under one set of rules."""
+    """The result of one series under one set of rules."""
 
     input_digest: str
     reason: Reason | None
@@ -59,7 +59,7 @@ class RunResults:
     """Results of the series that a run has read, by series key, in a temporary file."""
 
     def __init__(self) -> None:
-        self._table = scratch_db.open_scratch_db(_TABLE)
+        self._table = scratch_db.open_scratch_db(_SCHEMA)
 
     def close(self) -> None:
         """Remove the temporary file."""
@@ -67,16 +67,16 @@ class RunResults:
 
     def add(self, outcome: SeriesOutcome) -> None:
         """Add one outcome, without its records."""
-        first = outcome.records[0] if outcome.records else None
-        store, row = ("", -1) if first is None else (first.spec_digest, first.row)
+        record = outcome.records[0] if outcome.records else None
+        store, row = ("", -1) if record is None else (record.spec_digest, record.row)
         detail = scratch_db.escape_undecodable(outcome.detail)
         self._table.execute(
             "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?)",
             (outcome.key, outcome.input_digest, outcome.reason or "", detail, store, row),
         )
 
-    def of(self, key: str) -> list[Result]:
-        """One result for each set of rules under which the series was read."""
+    def get(self, key: str) -> list[Result]:
+        """Return one result for each set of rules under which the series was read."""
         rows = self._table.execute(
             "SELECT input_digest, reason, detail, store, row FROM results WHERE key = ?"
             " ORDER BY rowid",
@@ -98,23 +98,23 @@ def ledger_rows(
 ) -> Iterator[LedgerRow]:
     """Iterate over a row for each series, and one for each file that belongs to none.
 
-    Series that this run has not read are accounted for by `seen_files`. Duplicates are looked up
+    The results of series that this run has not read are in `seen_files`. Duplicates are looked up
     in the stores, which hold what this run has committed.
     """
-    groups = by_rules(stores)
+    groups = group_by_rules(stores)
     for series in cohort:
-        found = results.of(series.key)
-        for _, _, seen in known_results(series, groups, seen_files):
+        series_results = results.get(series.key)
+        for _, _, seen in earlier_results(series, groups, seen_files):
             if seen is not None:
-                found.append(Result(seen.input_digest, seen.reason, seen.detail, None))
-        yield _series_row(series, found, stores)
+                series_results.append(Result(seen.input_digest, seen.reason, seen.detail, None))
+        yield _series_row(series, series_results, stores)
     for source, file in cohort.odd_files():
         yield LedgerRow(
             kind="file",
             source=source,
             series_uid="",
             patient_id="",
-            status=_status(file.reason),
+            status=_refusal_status(file.reason),
             reason=file.reason,
             detail=file.detail,
         )
@@ -134,7 +134,7 @@ def _series_row(
         if result.reason is not None:
             return LedgerRow(
                 **names,
-                status=_status(result.reason),
+                status=_refusal_status(result.reason),
                 reason=result.reason,
                 detail=result.detail,
                 n_slices=series.head.n_slices if series.head.kind == "dicom" else None,
@@ -152,7 +152,7 @@ def _series_row(
     return _volume_row(names, "cached", next(filter(None, lines), None), series, stores)
 
 
-def _status(reason: Reason) -> Status:
+def _refusal_status(reason: Reason) -> Status:
     return "skipped" if reason in SKIPPED else "refused"
 
 
@@ -165,7 +165,7 @@ def _volume_row(
 ) -> LedgerRow:
     """The row of a series that is in a store, with the columns of its catalogue line."""
     assert line is not None, f"{series.key}: a {status} series is in a store"
-    original = _duplicate_of(line["content_digest"], series, stores)
+    original = _find_original(line["content_digest"], series, stores)
     return LedgerRow(
         **names,
         status=status,
@@ -175,11 +175,11 @@ def _volume_row(
     )
 
 
-def _duplicate_of(content_digest: str, series: NamedSeries, stores: Sequence[StoreWriter]) -> str:
+def _find_original(content_digest: str, series: NamedSeries, stores: Sequence[StoreWriter]) -> str:
     """Series id of the first series with equal content; empty if that is `series` itself."""
-    found = (store.index.first_series_of_content(content_digest) for store in stores)
+    identities = (store.index.first_series_of_content(content_digest) for store in stores)
     patient_id, series_uid = min(
-        (identity for identity in found if identity is not None),
+        (identity for identity in identities if identity is not None),
         key=lambda identity: identity[::-1],
     )
     return "" if (patient_id, series_uid) == series.identity else series_uid

@@ -23,7 +23,7 @@ from voco_data.ingest.named_cohort import NamedCohort, open_cohort
 from voco_data.ingest.options import IngestChanges, IngestOptions, choose_specs, with_changes
 from voco_data.ingest.plan import IngestPlan
 from voco_data.ingest.results import RunResults, ledger_rows
-from voco_data.ingest.seen_files import Seen, SeenFiles
+from voco_data.ingest.seen_files import EarlierResult, SeenFiles
 from voco_data.qc import ledger, render_report
 from voco_data.reasons import TRANSIENT
 from voco_data.storage import REPORT, RUNS_FOLDER, Storage, new_run_id, open_storage, root_in_use
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PreprocessSummary:
-    """What a run did. `series` = `stored` + `cached` + `refused`."""
+    """The result of a run, in numbers. `series` = `stored` + `cached` + `refused`."""
 
     series: int
     stored: int
@@ -91,34 +91,36 @@ def preprocess(
     specs = choose_specs(options)
     with ExitStack() as stack:
         cohort, boxes = stack.enter_context(open_cohort(source, options))
-        clock.lap("index")
-        home = _usable_root(open_storage(root))
+        clock.end_lap("index")
+        root_storage = _prepare_root(open_storage(root))
         # Space is checked twice. Here, before anything is written, by the number of series that the
         # stores lack at least; after the plan, which needs the stores' locks, by the exact number.
-        check_disk_space(home, {spec: _fewest_new(home, spec, len(cohort)) for spec in specs})
-        stack.enter_context(translate_unwritable(home))
-        stack.enter_context(root_in_use(home))
-        stores = _open_stores(stack, home, specs, options)
+        new_series = {spec: _min_new_series(root_storage, spec, len(cohort)) for spec in specs}
+        check_disk_space(root_storage, new_series)
+        stack.enter_context(translate_unwritable(root_storage))
+        stack.enter_context(root_in_use(root_storage))
+        stores = _open_stores(stack, root_storage, specs, options)
         keeps_ids = options.keep_ids or cohort.public_ids
-        pseudonymiser = None if keeps_ids else pseudonyms.load_or_make(home)
+        pseudonymiser = None if keeps_ids else pseudonyms.load_or_make(root_storage)
         series = NamedCohort(cohort, pseudonymiser, boxes)
-        seen_files = stack.enter_context(closing(SeenFiles(home)))
+        seen_files = stack.enter_context(closing(SeenFiles(root_storage)))
         for store in stores:
-            seen_files.adopt(store.index.digests(), store.spec)
-        plan = IngestPlan(home, series, stores, None if options.deep else seen_files)
+            seen_files.add_digests(store.index.digests(), store.spec)
+        plan = IngestPlan(root_storage, series, stores, None if options.deep else seen_files)
         stack.enter_context(closing(plan))
-        check_disk_space(home, {store.spec: plan.new[store.storage.name] for store in stores})
-        clock.lap("look-up")
+        new_series = {store.spec: plan.new_series[store.storage.name] for store in stores}
+        check_disk_space(root_storage, new_series)
+        clock.end_lap("look-up")
         results = stack.enter_context(closing(RunResults()))
         for outcome in _run(plan, options):
-            _take_outcome(outcome, results, stores, seen_files)
+            _record_outcome(outcome, results, stores, seen_files)
         for store in stores:
             store.compact()
         seen_files.save()
         rows = ledger_rows(series, results, seen_files, stores)
-        summary = _publish(home, cohort, rows, stores, clock)
+        summary = _write_reports(root_storage, cohort, rows, stores, clock)
         if pseudonymiser is not None:
-            pseudonyms.save_map(home, pseudonymiser)
+            pseudonyms.save_map(root_storage, pseudonymiser)
         return summary
 
 
@@ -130,7 +132,7 @@ class _Stopwatch:
         self.laps: dict[str, float] = {}
         """Seconds of each lap that has ended."""
 
-    def lap(self, name: str) -> None:
+    def end_lap(self, name: str) -> None:
         """End the lap that began when the one before ended."""
         now = time.monotonic()
         self.laps[name] = now - self._last
@@ -142,42 +144,42 @@ class _Stopwatch:
         return time.monotonic() - self._began
 
 
-def _usable_root(home: Storage) -> Storage:
+def _prepare_root(root: Storage) -> Storage:
     """Make the root, and check that it can be written. Raises InputError."""
-    root = home.local_folder()
-    if root is None:
-        next(home.list_folders(), None)  # one request: the bucket exists, and may be listed
-        return home
-    is_new = not root.exists()
+    folder = root.local_folder()
+    if folder is None:
+        next(root.list_folders(), None)  # one request: the bucket exists, and may be listed
+        return root
+    is_new = not folder.exists()
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        if is_new and root.is_dir():
-            root.rmdir()
+        if is_new and folder.is_dir():
+            folder.rmdir()
         raise InputError(
-            f"{root}: cannot be written ({error.strerror}); give a folder of your own as --root"
+            f"{folder}: cannot be written ({error.strerror}); give a folder of your own as --root"
         ) from error
-    return open_storage(root.resolve())
+    return open_storage(folder.resolve())
 
 
-def _fewest_new(root: Storage, spec: StoreSpec, series: int) -> int:
-    """A lower bound of the series that a store lacks: `series` minus the lines of its catalogue."""
+def _min_new_series(root: Storage, spec: StoreSpec, n_series: int) -> int:
+    """Minimum number of `n_series` series that a store lacks, by the lines of its catalogue."""
     try:
-        held = catalogue.count_lines(root / spec.name)
-    except StoreCorrupt:  # the run will rebuild the catalogue; until then all series count as new
-        held = 0
-    return max(0, series - held)
+        n_stored = catalogue.count_lines(root / spec.name)
+    except StoreCorrupt:  # the run rebuilds the catalogue; until then all series count as new
+        n_stored = 0
+    return max(0, n_series - n_stored)
 
 
 def _open_stores(
-    stack: ExitStack, home: Storage, specs: Sequence[StoreSpec], options: IngestOptions
+    stack: ExitStack, root: Storage, specs: Sequence[StoreSpec], options: IngestOptions
 ) -> list[StoreWriter]:
     """The stores under their locks, taken in the order of their names to prevent a deadlock."""
     stores = {
         spec: stack.enter_context(
-            open_for_writing(home, spec, wait_seconds=options.wait, deep=options.deep)
+            open_for_writing(root, spec, wait_seconds=options.wait, deep=options.deep)
         )
         for spec in sorted(specs, key=lambda spec: spec.name)
     }
@@ -199,23 +201,23 @@ def _run(plan: IngestPlan, options: IngestOptions) -> Iterator[SeriesOutcome]:
             bar.update(len(outcomes))
 
 
-def _take_outcome(
+def _record_outcome(
     outcome: SeriesOutcome,
     results: RunResults,
     stores: Sequence[StoreWriter],
     seen_files: SeenFiles,
 ) -> None:
-    """Note what was committed, and what was learnt about the files."""
+    """Add an outcome to the results, its records to the stores, and its files to `seen_files`."""
     results.add(outcome)
     by_spec = {store.spec.digest: store for store in stores}
     for record in outcome.records:
         by_spec[record.spec_digest].add_record(record)
     if outcome.reason not in TRANSIENT:
-        seen = Seen(outcome.input_digest, outcome.reason, outcome.detail)
-        seen_files.remember(outcome.seen_key, seen)
+        result = EarlierResult(outcome.input_digest, outcome.reason, outcome.detail)
+        seen_files.set(outcome.seen_key, result)
 
 
-def _publish(
+def _write_reports(
     root: Storage,
     cohort: Cohort,
     rows: Iterable[ledger.LedgerRow],
@@ -225,7 +227,7 @@ def _publish(
     """Write ledger and report under runs/, and summarise the run."""
     run = root / RUNS_FOLDER / new_run_id()
     count: Counter[tuple[str, str]] = Counter()
-    ledger.write(run, _counted(rows, count))
+    ledger.write(run, _count_rows(rows, count))
     with run.as_file(ledger.KEY) as path:
         title = f"voco preprocess: {cohort.layout}"
         run.write(REPORT, render_report(title, path, root).encode())
@@ -254,7 +256,7 @@ def _publish(
     return summary
 
 
-def _counted(
+def _count_rows(
     rows: Iterable[ledger.LedgerRow], count: Counter[tuple[str, str]]
 ) -> Iterator[ledger.LedgerRow]:
     """Pass rows on, and count them by kind and status."""

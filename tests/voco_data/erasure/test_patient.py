@@ -22,7 +22,7 @@ from voco_data.erasure.patient import forget_patient
 from voco_data.erasure.search import find_residue
 from voco_data.errors import InputError
 from voco_data.ingest.run import PreprocessSummary, preprocess
-from voco_data.ingest.seen_files import Seen, SeenFiles
+from voco_data.ingest.seen_files import EarlierResult, SeenFiles
 from voco_data.maintenance.garbage import collect_garbage
 from voco_data.maintenance.pins import pin_store
 from voco_data.maintenance.verification import verify_store
@@ -400,9 +400,9 @@ def test_the_key_stays_and_others_map_entries_too(hidden: Path, tmp_path: Path) 
 def test_what_was_remembered_of_the_files_is_forgotten(tmp_path: Path) -> None:
     home = LocalStorage(tmp_path)
     with closing(SeenFiles(home)) as freshness:
-        freshness.remember("a", Seen("1" * 32, None, ""))
-        freshness.remember("b", Seen("2" * 32, None, ""))
-        freshness.remember("c", Seen("", Reason.TOO_THIN, "covers 12.5 mm"))
+        freshness.set("a", EarlierResult("1" * 32, None, ""))
+        freshness.set("b", EarlierResult("2" * 32, None, ""))
+        freshness.set("c", EarlierResult("", Reason.TOO_THIN, "covers 12.5 mm"))
         freshness.save()
     with closing(SeenFiles(home)) as freshness:
         freshness.forget(["1" * 32], [(Reason.TOO_THIN, "covers 12.5 mm")])

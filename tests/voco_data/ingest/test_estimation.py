@@ -15,7 +15,7 @@ from flows.command import main
 from tests.support.ct_files import body, write_slices
 from voco_data.errors import InputError, VocoError
 from voco_data.ingest.disk_space import check_disk_space, needed_bytes
-from voco_data.ingest.estimation import estimate, times
+from voco_data.ingest.estimation import estimate, extrapolate_seconds
 from voco_data.ingest.run import preprocess
 from voco_data.storage.local import LocalStorage
 from voco_data.store.spec import StoreSpec
@@ -134,14 +134,14 @@ def test_bad_specs_are_bad_input_here_too(archive: Path, tmp_path: Path) -> None
 def test_time_is_the_pace_of_the_probe() -> None:
     # Two workers: started after 3 s, then a series a second.
     done = [2.9, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
-    assert times(done, 2, 102) == (103.0, (103.0, 103.0))
+    assert extrapolate_seconds(done, 2, 102) == (103.0, (103.0, 103.0))
     # The last third was twice as slow.
     slower = [2.9, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0, 11.0]
-    seconds, between = times(slower, 2, 102)
+    seconds, between = extrapolate_seconds(slower, 2, 102)
     assert between == (103.0, 203.0)
     assert seconds == pytest.approx(3 + 100 * 8 / 6, abs=0.1)
-    assert times([], 2, 0) == (None, None)
-    assert times([1.0, 2.0], 2, 2) == (2.0, (1.0, 4.0))
+    assert extrapolate_seconds([], 2, 0) == (None, None)
+    assert extrapolate_seconds([1.0, 2.0], 2, 2) == (2.0, (1.0, 4.0))
 
 
 def test_room_counts_previews_and_records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
