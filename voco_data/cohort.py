@@ -1,4 +1,4 @@
-"""What an archive holds before any pixel is read: its series, and files that belong to none.
+"""The index of an archive: its series, and the files that belong to none. No pixel is read.
 
 A cohort is a set of tables in a temporary file (`voco_data/storage/scratch_db.py`). A series is
 built when it is requested, so memory does not grow with the archive.
@@ -94,7 +94,7 @@ class Cohort:
         """Folder that all paths of the cohort are relative to."""
         self.layout = layout
         self.public_ids = public_ids
-        """Ids of this layout are public and kept; all others become pseudonyms."""
+        """Whether the ids of this layout are public and kept; all others become pseudonyms."""
         self._connection = connection
 
     def __len__(self) -> int:

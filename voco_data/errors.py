@@ -74,14 +74,14 @@ def translate_unwritable(root: object) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _UNWRITABLE_ERRNOS:
             raise
-        raise unwritable(root, error) from error
+        raise unwritable_error(root, error) from error
 
 
-def unwritable(root: object, error: OSError) -> VocoError:
-    """The error of a root that cannot be written: disk full, quota, read-only, no permission."""
-    why = os.strerror(error.errno) if error.errno else str(error)
+def unwritable_error(root: object, error: OSError) -> VocoError:
+    """Make the error of a root that cannot be written, such as on a full disk."""
+    cause = os.strerror(error.errno) if error.errno else str(error)
     return VocoError(
-        f"{root}: cannot be written ({why}); what is finished stays: free some space or give "
+        f"{root}: cannot be written ({cause}); what is finished stays: free some space or give "
         "grant write permission, then run again"
     )
 
@@ -95,12 +95,12 @@ def is_file_error(error: OSError) -> bool:
     return error.errno in _FILE_ERRNOS
 
 
-def unreadable(error: OSError, what: str) -> SeriesRefused:
-    """The refusal of a file that could not be read.
+def unreadable_error(error: OSError, detail: str) -> SeriesRefused:
+    """Make the refusal of a file that could not be read.
 
     The reason is IO_ERROR if the file system failed. If `error` has no number, a library raised
-    it about the content of the file: the reason is UNREADABLE, and `what` is the detail.
+    it about the content of the file: the reason is UNREADABLE, and `detail` is the detail.
     """
     if error.errno is not None:
         return SeriesRefused(Reason.IO_ERROR, error.strerror or "the file system failed")
-    return SeriesRefused(Reason.UNREADABLE, f"{what} ({type(error).__name__})")
+    return SeriesRefused(Reason.UNREADABLE, f"{detail} ({type(error).__name__})")

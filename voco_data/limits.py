@@ -1,7 +1,7 @@
 """Limits that no real scan exceeds: the size of a volume, and the time that a series may take.
 
-Sizes are checked before anything is allocated for them. A series that takes too long is refused if
-Python code runs on; if C code does, its process is ended.
+Sizes are checked before memory is allocated for them. A series that takes too long is refused if
+Python code is running; if C code is running, its process is ended.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def deadline(seconds: float) -> Iterator[None]:
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise _Expired
 
-    former = signal.signal(signal.SIGALRM, stop)
+    old_handler = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -60,7 +60,7 @@ def deadline(seconds: float) -> Iterator[None]:
         ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, former)
+        signal.signal(signal.SIGALRM, old_handler)
 
 
 @contextmanager

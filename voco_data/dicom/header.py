@@ -18,7 +18,7 @@ from pydicom.uid import UID
 from voco_data.dicom.binary_format import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from voco_data.dicom.input_limits import MAX_HEADER_VALUE_BYTES, CountedFile, check_inflated_size
 from voco_data.dicom.values import DatasetValues
-from voco_data.errors import SeriesRefused, unreadable
+from voco_data.errors import SeriesRefused, unreadable_error
 from voco_data.reasons import Reason
 from voco_data.volumes import Triple
 
@@ -198,7 +198,7 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
         # pydicom parses values late: the first access belongs where its errors are caught.
         is_dicom = "SOPClassUID" in dataset or "Modality" in dataset or "Rows" in dataset
     except OSError as error:
-        raise unreadable(error, "the header does not parse") from error
+        raise unreadable_error(error, "the header does not parse") from error
     except Exception as error:  # a hostile file may raise anything in the parser
         raise SeriesRefused(
             Reason.UNREADABLE, f"the header does not parse ({type(error).__name__})"

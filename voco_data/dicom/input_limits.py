@@ -18,7 +18,7 @@ from voco_data.dicom.binary_format import (
     PREAMBLE_BYTES,
     PREFIX,
 )
-from voco_data.errors import SeriesRefused, unreadable
+from voco_data.errors import SeriesRefused, unreadable_error
 from voco_data.reasons import Reason
 
 MAX_READS = 600_000
@@ -82,7 +82,7 @@ def check_inflated_size(path: Path) -> None:
                             Reason.UNREADABLE, f"inflates to more than {MAX_INFLATED_BYTES} bytes"
                         )
     except OSError as error:
-        raise unreadable(error, "cannot be read") from error
+        raise unreadable_error(error, "cannot be read") from error
     except zlib.error as error:
         raise SeriesRefused(Reason.UNREADABLE, "the deflated data set is damaged") from error
 

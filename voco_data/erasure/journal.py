@@ -1,6 +1,6 @@
-"""The journal of a forget: what it is about to remove, kept until all of it is gone.
+"""The journal of an erasure: a file that lists what is removed, until all of it is removed.
 
-Journals lie in the private folder, as they name the patient.
+Journals are in the private folder, because they name the patient.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import xxhash
 
 from voco_data.deidentification import pseudonyms
-from voco_data.storage import Storage, atomic
+from voco_data.storage import ReadableStorage, Storage, atomic
 
 JOURNALS = "forgetting"
 """Folder of the journals, inside the private folder."""
@@ -21,7 +21,7 @@ JOURNALS = "forgetting"
 
 @dataclass(slots=True)
 class PatientTraces:
-    """What leads from a patient to series, files and what was learnt of them. Sorted lists."""
+    """The series and files of a patient, and what runs have learnt of them. Sorted lists."""
 
     series: list[str] = field(default_factory=list)
     """Series ids."""
@@ -45,7 +45,7 @@ class PatientTraces:
 
 @dataclass(slots=True)
 class Journal:
-    """Everything that a patient left under a root."""
+    """All data of a patient under a root. The fields are the keys of the file, as JSON."""
 
     ids: list[str]
     """The patient's ids: those in stores and ledgers, and the archive's own."""
@@ -65,12 +65,12 @@ class Journal:
 
     @classmethod
     def from_json(cls, text: bytes) -> Journal:
-        """The journal of a text that `to_json` made."""
+        """Parse a journal that `to_json` made."""
         data = json.loads(text)
         return cls(**data | {"traces": PatientTraces(**data["traces"])})
 
     def add(self, other: Journal) -> None:
-        """Add what an interrupted forget of the same patient had found."""
+        """Add the journal of an interrupted erasure of the same patient."""
         self.known |= other.known
         self.ids = sorted({*self.ids, *other.ids})
         self.traces.add(other.traces)
@@ -81,20 +81,20 @@ class Journal:
 
 
 def _larger_counts(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
-    """By name, the larger of two counts: what was removed already is still counted."""
+    """By name, the larger of two counts, so that what was removed before is still counted."""
     return {name: max(a.get(name, 0), b.get(name, 0)) for name in sorted({*a, *b})}
 
 
-def read_journals(home: Storage) -> list[tuple[Path, Journal]]:
-    """The journals of forgets that did not end, each with its file."""
-    folder = pseudonyms.folder_of(home) / JOURNALS
+def read_journals(root: ReadableStorage) -> list[tuple[Path, Journal]]:
+    """Read the journals of erasures that were interrupted, each with its file."""
+    folder = pseudonyms.folder_of(root) / JOURNALS
     files = sorted(folder.glob("*.json"))
     return [(path, Journal.from_json(path.read_bytes())) for path in files]
 
 
-def write_journal(home: Storage, journal: Journal) -> None:
+def write_journal(root: Storage, journal: Journal) -> None:
     """Write a journal, readable by its owner only."""
-    private = pseudonyms.folder_of(home)
+    private = pseudonyms.folder_of(root)
     for folder in (private, private / JOURNALS):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     atomic.write_bytes(private / JOURNALS / _file_name(journal), journal.to_json(), mode=0o600)

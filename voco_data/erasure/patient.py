@@ -1,7 +1,7 @@
 """Erase a patient from everything under a root.
 
-What will be removed is found first and written to a journal in the private folder. From then on
-every step can be done again, so a forget that was killed is finished by the next one.
+Everything that will be removed is found first, and listed in a journal in the private folder. Each
+step of the removal can be repeated, so the next erasure completes one that was killed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from voco_data.storage import (
     SEEN_FILES,
     CombinedLease,
     Storage,
+    atomic,
     existing_root,
     root_in_use,
     store_names,
@@ -51,7 +52,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ForgetSummary:
-    """What a patient left under a root, and whether it was removed."""
+    """The data of a patient under a root, and whether they were removed."""
 
     root: str
     removed: bool
@@ -77,117 +78,117 @@ class ForgetSummary:
 def forget_patient(
     root: str | Path | Storage, patient: str, *, yes: bool = False, wait: float = 0.0
 ) -> ForgetSummary:
-    """List what `patient` left under `root`; with `yes`, remove it, under the locks of all stores.
+    """List the data of `patient` under `root`; with `yes`, remove them, under all stores' locks.
 
     `patient` is the archive's own id or the pseudonym, letter by letter. Raises InputError for a
     root that is not there, a patient that nothing names, and a store that cannot be written by
     this version; StoreBusy if a run writes under the root for longer than `wait` seconds.
     """
-    home = existing_root(root)
+    root_storage = existing_root(root)
     if not patient.strip():
         raise InputError("patient: expected an id or a pseudonym, got an empty text")
     with ExitStack() as stack:
-        writers = _lock_all_stores(home, stack, wait) if yes else []
-        home = home.with_lease(CombinedLease([writer.lease for writer in writers]), WRITE_ONCE)
-        journal = find_patient(home, patient)
-        for _, old in read_journals(home):
+        writers = _lock_all_stores(root_storage, stack, wait) if yes else []
+        root_storage = root_storage.with_lease(
+            CombinedLease([writer.lease for writer in writers]), WRITE_ONCE
+        )
+        journal = find_patient(root_storage, patient)
+        for _, old in read_journals(root_storage):
             if set(old.ids) & set(journal.ids):
                 journal.add(old)
         if not journal.known:
             raise InputError(
-                f"{home}: no store, ledger or map names the patient; "
+                f"{root_storage}: no store, ledger or map names the patient; "
                 "give the archive's own id or the pseudonym, letter by letter"
             )
-        previews = _previews_of_patient_alone(home, journal)
+        previews = _previews_of_patient_alone(root_storage, journal)
         if yes:
-            write_journal(home, journal)
-            _remove_everything(home, journal, writers, previews)
+            write_journal(root_storage, journal)
+            _remove_everything(root_storage, journal, writers, previews)
         else:
             log.info("nothing was removed; --yes removes it")
-        return _summary(home, journal, len(previews), removed=yes)
+        return _summary(root_storage, journal, len(previews), removed=yes)
 
 
-def _lock_all_stores(home: Storage, stack: ExitStack, wait: float) -> list[StoreWriter]:
-    """Every store under its lock, with what an interrupted run had committed.
+def _lock_all_stores(root: Storage, stack: ExitStack, wait: float) -> list[StoreWriter]:
+    """Open every store under its lock, with what an interrupted run had committed.
 
-    Temporary files of killed runs are removed while no run writes what the stores share.
+    Temporary files of killed runs are removed while no run writes to the root.
     """
-    sweep_idle_root(home, wait_seconds=wait)
-    stack.enter_context(root_in_use(home))
+    sweep_idle_root(root, wait_seconds=wait)
+    stack.enter_context(root_in_use(root))
     writers = []
-    for name in store_names(home):
+    for name in store_names(root):
         try:
-            spec = read_spec(home / name)
+            spec = read_spec(root / name)
         except InputError as error:
             raise InputError(
                 f"{error}; nothing was forgotten: such a store may hold the patient, "
                 "remove it first (voco store gc --store)"
             ) from error
-        writers.append(stack.enter_context(open_for_writing(home, spec, wait_seconds=wait)))
+        writers.append(stack.enter_context(open_for_writing(root, spec, wait_seconds=wait)))
     return writers
 
 
-def _previews_of_patient_alone(home: Storage, journal: Journal) -> list[str]:
-    """Keys of the previews of the patient's scans, except those that another patient's share."""
+def _previews_of_patient_alone(root: Storage, journal: Journal) -> list[str]:
+    """Keys of the previews of the patient's scans, without those of another patient's scans."""
     digests = {*journal.traces.digests}
-    for line in lines_of_others(home, journal.ids, ["input_digest"]):
+    for line in lines_of_others(root, journal.ids, ["input_digest"]):
         digests.discard(line["input_digest"])
     keys = sorted(map(preview.key_of, digests))
-    return [key for key in keys if home.size(key) is not None]
+    return [key for key in keys if root.size(key) is not None]
 
 
 def _remove_everything(
-    home: Storage, journal: Journal, writers: Sequence[StoreWriter], previews: Sequence[str]
+    root: Storage, journal: Journal, writers: Sequence[StoreWriter], previews: Sequence[str]
 ) -> None:
-    """Do every step; each may have been done before.
+    """Remove everything. Each step may have been done before, by an interrupted erasure.
 
-    The private map comes last: an interrupted forget finds the patient in it again.
+    The entries of the private map are removed last: a repeated erasure finds the patient by them.
     """
     for writer in writers:
         _remove_from_store(writer, journal)
-    if home.size(SEEN_FILES) is not None:
-        with closing(SeenFiles(home)) as seen_files:
+    if root.size(SEEN_FILES) is not None:
+        with closing(SeenFiles(root)) as seen_files:
             remarks = [(reason, detail) for reason, detail in journal.traces.remarks]
             seen_files.forget(journal.traces.digests, remarks)
             seen_files.save()
-    remove_objects(home, previews)
+    remove_objects(root, previews)
     for run in journal.runs:
         run_files.rewrite_without_patient(
-            home,
+            root,
             run,
             ids=journal.ids,
             sources=journal.traces.sources,
             series=journal.traces.series,
         )
-    stale = list(stale_temporaries(home, outside=(PRIVATE_FOLDER, *store_names(home))))
-    remove_objects(home, (key for key, _ in stale))
-    _remove_from_private(home, journal)
+    stale = list(stale_temporaries(root, outside=(PRIVATE_FOLDER, *store_names(root))))
+    remove_objects(root, (key for key, _ in stale))
+    _remove_from_private(root, journal)
 
 
-def _remove_from_private(home: Storage, journal: Journal) -> None:
+def _remove_from_private(root: Storage, journal: Journal) -> None:
     """Remove the patient's entries of the map, its journals, and temporary files beside both."""
-    private = pseudonyms.folder_of(home)
-    pending = private / JOURNALS
+    private = pseudonyms.folder_of(root)
+    journals = private / JOURNALS
     if (private / pseudonyms.MAP_FILE).exists():
         removed = {(kind, pseudonym) for kind, pseudonym in journal.pairs}
-        with pseudonyms.changing_map(home):
-            # The private folder of a bucket is swept by no run.
-            for temporary in private.glob(f".{pseudonyms.MAP_FILE}.*.tmp"):
-                temporary.unlink(missing_ok=True)
-            pairs = pseudonyms.read_map(home)
-            pseudonyms.write_map(home, (pair for pair in pairs if pair[:2] not in removed))
-    for temporary in pending.glob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
-    for file, old in read_journals(home):
+        with pseudonyms.changing_map(root):
+            # No run sweeps the private folder of a bucket.
+            atomic.remove_temporaries_of(private / pseudonyms.MAP_FILE)
+            pairs = pseudonyms.read_map(root)
+            pseudonyms.write_map(root, (pair for pair in pairs if pair[:2] not in removed))
+    atomic.sweep_folder(journals)
+    for file, old in read_journals(root):
         if set(old.ids) & set(journal.ids):
             file.unlink()
-    for folder in (pending, private):
+    for folder in (journals, private):
         with suppress(OSError):  # not empty: it holds other journals, or the key
             folder.rmdir()
 
 
 def _remove_from_store(writer: StoreWriter, journal: Journal) -> None:
-    """Remove the patient's rows, and all objects that no catalogue lists, as any may be theirs."""
+    """Remove the patient's rows, and all objects that no catalogue lists: any may be of theirs."""
     rows = [
         row
         for batch in catalogue.iter_batches(writer.storage, ["row", "patient_id"])
@@ -203,17 +204,17 @@ def _remove_from_store(writer: StoreWriter, journal: Journal) -> None:
     sweep_store(writer.storage)
 
 
-def _summary(home: Storage, journal: Journal, previews: int, *, removed: bool) -> ForgetSummary:
-    pinned = read_pins(home)
+def _summary(root: Storage, journal: Journal, previews: int, *, removed: bool) -> ForgetSummary:
+    pinned = read_pins(root)
     stores: list[dict[str, object]] = []
     for name, series in journal.stores.items():
-        if (home / name).size(GROUP_METADATA) is None:
+        if (root / name).size(GROUP_METADATA) is None:
             continue  # a gc removed the store after it was searched
-        z, y, x = read_spec(home / name).grid
+        z, y, x = read_spec(root / name).grid
         stores.append({"store": name, "series": series, "bytes": series * z * y * x})
     learned = {pin.run for name in journal.stores for pin in pins_of_store(pinned, name)}
     return ForgetSummary(
-        root=str(home),
+        root=str(root),
         removed=removed,
         series=sum(journal.stores[str(store["store"])] for store in stores),
         stores=tuple(stores),
@@ -221,5 +222,5 @@ def _summary(home: Storage, journal: Journal, previews: int, *, removed: bool) -
         previews=previews,
         map_entries=len(journal.pairs),
         learned_by=tuple(sorted(learned)),
-        left=tuple(find_residue(home, journal.ids)),
+        left=tuple(find_residue(root, journal.ids)),
     )

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from voco_data.qc import ledger, report
-from voco_data.storage import REPORT, RUNS_FOLDER, Storage
+from voco_data.storage import REPORT, RUNS_FOLDER, ReadableStorage, Storage
 
 TRACE_COLUMNS = (
     "kind",
@@ -22,37 +22,39 @@ TRACE_COLUMNS = (
     "detail",
     "input_digest",
 )
-"""Columns of a ledger that lead from a patient to everything else."""
+"""Columns of a ledger by which a patient's series and files are found."""
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
 
 
 class IdMatcher:
-    """Finds ids in paths and texts. Ids are matched letter by letter, never as patterns."""
+    """Finds ids in paths and texts. Ids are literal texts, not patterns."""
 
     def __init__(self, ids: Collection[str]) -> None:
         self._ids = tuple(ids)
         words = "|".join(re.escape(name) for name in sorted(ids))
         self._pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])")
 
-    def in_path(self, path: str) -> bool:
+    def matches_path(self, path: str) -> bool:
         """Whether a part of the path, up to a dot in its name, is one of the ids."""
         parts = path.split("/")
         return any(
             part == name or part.startswith(f"{name}.") for part in parts for name in self._ids
         )
 
-    def in_text(self, text: str) -> bool:
+    def matches_text(self, text: str) -> bool:
         """Whether one of the ids is a word of the text."""
         return self._pattern.search(text) is not None
 
 
-def runs_with_ledger(root: Storage) -> list[str]:
+def runs_with_ledger(root: ReadableStorage) -> list[str]:
     """Ids of the runs under a root that have a ledger, sorted."""
     keys = (key.split("/") for key, _ in root.list_objects(RUNS_FOLDER))
     return sorted(parts[1] for parts in keys if len(parts) == 3 and parts[2] == ledger.KEY)
 
 
-def find_rows(run: Storage, ids: Collection[str], sources: Collection[str]) -> list[dict[str, str]]:
+def find_rows(
+    run: ReadableStorage, ids: Collection[str], sources: Collection[str]
+) -> list[dict[str, str]]:
     """The patient's rows of a ledger: its series, and files whose path names it.
 
     `sources` are pseudonyms of such paths.
@@ -67,17 +69,17 @@ def find_rows(run: Storage, ids: Collection[str], sources: Collection[str]) -> l
 
 def rewrite_without_patient(
     root: Storage,
-    name: str,
+    run_id: str,
     ids: Collection[str],
     sources: Collection[str],
     series: Collection[str],
 ) -> None:
-    """Rewrite the ledger of the run `name` without the patient, and its report from the ledger.
+    """Rewrite the ledger of the run `run_id` without the patient, and its report from the ledger.
 
-    The old report goes first: a run whose rewriting was interrupted has none until it is done
-    again. Series of other patients that duplicate one of `series` are no duplicates any more.
+    The old report is removed first, so an interrupted rewrite leaves a run without a report until
+    it is repeated. Series of other patients that duplicate one of `series` lose that mark.
     """
-    run = root / RUNS_FOLDER / name
+    run = root / RUNS_FOLDER / run_id
     title = "voco preprocess"
     if run.size(REPORT) is not None:
         match = _TITLE.search(run.read(REPORT).decode())
@@ -106,7 +108,7 @@ def _patient_rows(
     return pa.array(
         (
             patient in patient_ids
-            or (kind == "file" and (source in patient_sources or matcher.in_path(source)))
+            or (kind == "file" and (source in patient_sources or matcher.matches_path(source)))
             for kind, patient, source in rows
         ),
         pa.bool_(),

@@ -1,7 +1,7 @@
-"""Find what a patient left under a root. Reads only.
+"""Find the data of a patient under a root. Nothing is written.
 
-`find_patient` finds what a forget removes; `find_residue` finds the files that it leaves, which
-are those of training runs.
+`find_patient` finds what `voco store forget` removes. `find_residue` finds the other files that
+name the patient, which are those of training runs.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from voco_data.storage import (
     REPORT,
     RUNS_FOLDER,
     SEEN_FILES,
-    Storage,
+    ReadableStorage,
     store_names,
 )
 from voco_data.store import catalogue, series_key
 
-TEXTS = (".csv", ".html", ".json", ".log", ".txt")
-"""Endings of files that are searched as text."""
+TEXT_SUFFIXES = (".csv", ".html", ".json", ".log", ".txt")
+"""Suffixes of files that are searched as text."""
 
 
-def find_patient(home: Storage, patient: str) -> Journal:
-    """Everything that belongs to a patient, by the archive's id or by the pseudonym."""
-    ids, pairs = _ids_and_map_entries(home, patient)
+def find_patient(root: ReadableStorage, patient: str) -> Journal:
+    """Find everything that belongs to a patient, by the archive's id or by the pseudonym."""
+    ids, pairs = _ids_and_map_entries(root, patient)
     journal = Journal(ids, pairs=pairs)
-    hidden_files = [pseudonym for kind, pseudonym in pairs if kind == "source"]
+    path_pseudonyms = [pseudonym for kind, pseudonym in pairs if kind == "source"]
     studies: set[str] = set()
     identities: list[tuple[str, str, str]] = []
-    for name in store_names(home):
-        lines = list(_lines_of_patient(home / name, ids))
+    for name in store_names(root):
+        lines = list(_lines_of_patient(root / name, ids))
         if lines:
             journal.stores[name] = len(lines)
         for line in lines:
             identities.append((line["patient_id"], line["series_uid"], line["source"]))
             studies.add(line["study_uid"])
             journal.traces.digests.append(line["input_digest"])
-    for run in runs_with_ledger(home):
-        rows = find_rows(home / RUNS_FOLDER / run, ids, hidden_files)
+    for run in runs_with_ledger(root):
+        rows = find_rows(root / RUNS_FOLDER / run, ids, path_pseudonyms)
         if rows:
             journal.runs[run] = len(rows)
         for row in rows:
@@ -60,28 +60,28 @@ def find_patient(home: Storage, patient: str) -> Journal:
     journal.traces.add(
         PatientTraces(
             series=[series for _, series, _ in identities],
-            sources=[source for _, _, source in identities] + hidden_files,
+            sources=[source for _, _, source in identities] + path_pseudonyms,
             keys=[series_key(*identity) for identity in identities],
         )
     )
     journal.known = bool(identities) or any(kind == "patient" for kind, _ in pairs)
-    journal.pairs = _map_entries_of_patient_alone(home, journal, studies)
+    journal.pairs = _map_entries_of_patient_alone(root, journal, studies)
     return journal
 
 
 def lines_of_others(
-    home: Storage, ids: Collection[str], columns: Sequence[str]
+    root: ReadableStorage, ids: Collection[str], columns: Sequence[str]
 ) -> Iterator[dict[str, str]]:
-    """Catalogue lines of all other patients in all stores, with `patient_id` and `columns`."""
-    for name in store_names(home):
-        for batch in catalogue.iter_batches(home / name, ["patient_id", *columns]):
+    """Iterate over the lines of all other patients in all stores: `patient_id` and `columns`."""
+    for name in store_names(root):
+        for batch in catalogue.iter_batches(root / name, ["patient_id", *columns]):
             yield from (line for line in batch.to_pylist() if line["patient_id"] not in ids)
 
 
-def find_residue(root: Storage, ids: Collection[str]) -> Iterator[str]:
-    """Keys of texts and tables that name one of the ids, outside stores and preprocess runs.
+def find_residue(root: ReadableStorage, ids: Collection[str]) -> Iterator[str]:
+    """Find texts and tables that name one of the ids, outside stores and preprocess runs.
 
-    A file that cannot be read may name it too; its key is given with a note.
+    Yields keys. A file that cannot be read may name an id, too: its key is followed by a note.
     """
     skipped = (*store_names(root), PREVIEWS_FOLDER, PRIVATE_FOLDER, SEEN_FILES)
     run_files = {
@@ -101,29 +101,29 @@ def find_residue(root: Storage, ids: Collection[str]) -> Iterator[str]:
             yield f"{key} (cannot be read: {error.strerror or error})"
 
 
-def _ids_and_map_entries(home: Storage, patient: str) -> tuple[list[str], list[list[str]]]:
+def _ids_and_map_entries(root: ReadableStorage, patient: str) -> tuple[list[str], list[list[str]]]:
     """All ids of the patient, and its entries of the private map: ids, and files named by one."""
     ids = {patient}
-    pseudonymiser = pseudonyms.load(home)
+    pseudonymiser = pseudonyms.load(root)
     if pseudonymiser is not None:
         with closing(pseudonymiser):
             ids |= {
                 original
-                for kind, pseudonym, original in pseudonyms.read_map(home)
+                for kind, pseudonym, original in pseudonyms.read_map(root)
                 if kind == "patient" and pseudonym == patient
             }
             ids |= {pseudonymiser("patient", original) for original in tuple(ids)}
     matcher = IdMatcher(ids)
     pairs = [
         [kind, pseudonym]
-        for kind, pseudonym, original in pseudonyms.read_map(home)
+        for kind, pseudonym, original in pseudonyms.read_map(root)
         if (kind == "patient" and pseudonym in ids)
-        or (kind == "source" and matcher.in_path(original))
+        or (kind == "source" and matcher.matches_path(original))
     ]
     return sorted(ids), pairs
 
 
-def _lines_of_patient(store: Storage, ids: Collection[str]) -> Iterator[dict[str, str]]:
+def _lines_of_patient(store: ReadableStorage, ids: Collection[str]) -> Iterator[dict[str, str]]:
     """A patient's series in a store: catalogue lines, and records that are not catalogued yet."""
     names = ["patient_id", "study_uid", "series_uid", "source", "input_digest"]
     for batch in catalogue.iter_batches(store, names):
@@ -134,7 +134,7 @@ def _lines_of_patient(store: Storage, ids: Collection[str]) -> Iterator[dict[str
 
 
 def _map_entries_of_patient_alone(
-    home: Storage, journal: Journal, studies: Collection[str]
+    root: ReadableStorage, journal: Journal, studies: Collection[str]
 ) -> list[list[str]]:
     """Entries of the private map that belong to the patient and to no other."""
     columns = {"series": "series_uid", "study": "study_uid", "source": "source"}
@@ -143,25 +143,25 @@ def _map_entries_of_patient_alone(
         "study": {*studies},
         "source": {*journal.traces.sources},
     }
-    for line in lines_of_others(home, journal.ids, [*columns.values()]):
+    for line in lines_of_others(root, journal.ids, [*columns.values()]):
         for kind, column in columns.items():
             pseudonyms_of_patient[kind].discard(line[column])
     pairs = {(kind, pseudonym) for kind, pseudonym in journal.pairs}
     pairs |= {
         (kind, pseudonym)
-        for kind, pseudonym, _ in pseudonyms.read_map(home)
+        for kind, pseudonym, _ in pseudonyms.read_map(root)
         if pseudonym in pseudonyms_of_patient.get(kind, ())
     }
     return [list(pair) for pair in sorted(pairs)]
 
 
-def _names_patient(root: Storage, key: str, matcher: IdMatcher) -> bool:
-    if key.endswith(TEXTS):
-        return matcher.in_text(root.read(key).decode("latin-1"))
+def _names_patient(root: ReadableStorage, key: str, matcher: IdMatcher) -> bool:
+    if key.endswith(TEXT_SUFFIXES):
+        return matcher.matches_text(root.read(key).decode("latin-1"))
     return key.endswith(".parquet") and _table_names_patient(root, key, matcher)
 
 
-def _table_names_patient(root: Storage, key: str, matcher: IdMatcher) -> bool:
+def _table_names_patient(root: ReadableStorage, key: str, matcher: IdMatcher) -> bool:
     try:
         with root.as_file(key) as path, pq.ParquetFile(path) as file:
             texts = [
@@ -170,9 +170,9 @@ def _table_names_patient(root: Storage, key: str, matcher: IdMatcher) -> bool:
                 if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
             ]
             return any(
-                matcher.in_text("\n".join(filter(None, column.to_pylist())))
+                matcher.matches_text("\n".join(filter(None, column.to_pylist())))
                 for batch in file.iter_batches(columns=texts)
                 for column in batch.columns
             )
-    except pa.ArrowInvalid:  # the file is no table, although its name ends like one
+    except pa.ArrowInvalid:  # the file is not a table, in spite of its suffix
         return False

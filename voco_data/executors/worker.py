@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from voco_data.errors import SeriesRefused, VocoError, unwritable
+from voco_data.errors import SeriesRefused, VocoError, unwritable_error
 from voco_data.executors.tasks import KnownInputs, SeriesOutcome, SeriesTask, Target
 from voco_data.limits import deadline
 from voco_data.preprocessing import Prepared, find_boxes, prepare, to_grid
@@ -99,7 +99,7 @@ def fill_series(
     except VocoError:  # of the storage, or the run is over: it ends the run
         raise
     except OSError as error:  # a store that cannot be written ends the run
-        raise unwritable(task.root, error) from error
+        raise unwritable_error(task.root, error) from error
     except MemoryError:
         return _refusal_outcome(task, Reason.WORKER_DIED, "out of memory")
     except Exception as error:  # noqa: BLE001  a bug refuses one series, and is reported

@@ -1,4 +1,4 @@
-"""Find what nothing needs any more under a root, and remove it when told to.
+"""List the garbage under a root, which is what nothing needs any more, and remove it.
 
 Garbage is: stores of an older algorithm version that no run pins; stores that the user names,
 unless a run pins them; chunks and records that no catalogue lists; temporary files of killed runs;
@@ -20,10 +20,10 @@ from voco_data.errors import InputError, VocoError
 from voco_data.maintenance.pins import Pin, pins_of_store, read_pins
 from voco_data.maintenance.removal import (
     Object,
-    removal_order,
     remove_empty_folders,
     remove_objects,
     scan_store,
+    sort_for_removal,
     stale_temporaries,
     uncatalogued_records,
 )
@@ -59,20 +59,32 @@ CREATE TABLE previews (digest TEXT PRIMARY KEY, key TEXT, size INTEGER) WITHOUT 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """One store, run, or group of objects that nothing needs."""
+    """A store, a run, or a group of objects that nothing needs."""
 
-    what: str
+    kind: str
     """`store`, `leftovers`, `temporary`, `previews`, `pins` or `run`."""
     name: str
     """Path below the root."""
-    why: str
+    reason: str
     objects: int
+    """Number of objects."""
     bytes: int
+    """Size of all objects."""
+
+    def to_json(self) -> dict[str, object]:
+        """As `voco store gc --json` prints it."""
+        return {
+            "what": self.kind,
+            "name": self.name,
+            "why": self.reason,
+            "objects": self.objects,
+            "bytes": self.bytes,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class GcSummary:
-    """What is garbage under a root, and whether it was removed."""
+    """The garbage under a root, and whether it was removed."""
 
     root: str
     removed: bool
@@ -83,7 +95,7 @@ class GcSummary:
 
     def to_json(self) -> dict[str, object]:
         """As `voco store gc --json` prints it."""
-        return asdict(self)
+        return asdict(self) | {"garbage": [item.to_json() for item in self.garbage]}
 
 
 def collect_garbage(
@@ -101,36 +113,41 @@ def collect_garbage(
     objects a volume. Raises InputError for a root or a store that is not there, and for a named
     store that a run uses; StoreBusy if a run writes to a store for longer than `wait` seconds.
     """
-    home = existing_root(root)
+    root_storage = existing_root(root)
     with ExitStack() as stack:
-        previews = stack.enter_context(closing(_UnusedPreviews(home)))
-        names = store_names(home)
+        previews = stack.enter_context(closing(_UnusedPreviews(root_storage)))
+        names = store_names(root_storage)
         if yes:
-            locks = [home.lock(lock_key(name), wait_seconds=wait, repairs=False) for name in names]
+            locks = [
+                root_storage.lock(lock_key(name), wait_seconds=wait, repairs=False)
+                for name in names
+            ]
             # The locks of all stores: a run over any of them may refer to a preview again.
             leases = CombinedLease([stack.enter_context(lock) for lock in locks])
-            home = home.with_lease(leases, WRITE_ONCE)
-        pinned = read_pins(home)
-        removable, kept = _choose_stores(home, names, stores, pinned)
+            root_storage = root_storage.with_lease(leases, WRITE_ONCE)
+        pins = read_pins(root_storage)
+        removable, kept = _choose_stores(root_storage, names, stores, pins)
         groups = [
-            *_removable_stores(home, removable),
-            *_leftovers(home, [name for name in names if name not in removable], previews),
-            *_old_runs(home, keep_runs, previews),
-            *previews.unused(),
-            *_dead_pins(home, pinned),
-            *_stale_temporaries(home, names),
+            *_list_stores(root_storage, removable),
+            *_list_leftovers(
+                root_storage, [name for name in names if name not in removable], previews
+            ),
+            *_list_old_runs(root_storage, keep_runs, previews),
+            *previews.list_unused(),
+            *_list_dead_pins(root_storage, pins),
+            *_list_temporaries(root_storage, names),
         ]
         groups = [group for group in groups if group.objects]
         if yes:
             for group in groups:
-                remove_objects(home, (key for key, _ in group.objects))
-                if group.garbage.what in ("store", "run"):
-                    remove_empty_folders(home, group.garbage.name)
+                remove_objects(root_storage, (key for key, _ in group.objects))
+                if group.garbage.kind in ("store", "run"):
+                    remove_empty_folders(root_storage, group.garbage.name)
     garbage = tuple(group.garbage for group in groups)
     if garbage and not yes:
         log.info("nothing was removed; --yes removes it")
     return GcSummary(
-        root=str(home),
+        root=str(root_storage),
         removed=yes,
         bytes=sum(item.bytes for item in garbage),
         garbage=garbage,
@@ -140,22 +157,22 @@ def collect_garbage(
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """One piece of garbage, with its objects by their keys below the root."""
+    """A line of the list of garbage, with its objects by their keys below the root."""
 
     garbage: Garbage
     objects: list[Object]
 
     @classmethod
-    def of(cls, what: str, name: str, why: str, objects: list[Object]) -> _Group:
+    def make(cls, kind: str, name: str, reason: str, objects: list[Object]) -> _Group:
         total = sum(size for _, size in objects)
-        return cls(Garbage(what, name, why, len(objects), total), objects)
+        return cls(Garbage(kind, name, reason, len(objects), total), objects)
 
 
 class _UnusedPreviews:
     """All previews of a root except those that were marked as used. A table on disk."""
 
     def __init__(self, root: Storage) -> None:
-        # Listed before any store is locked. Previews that a run adds until then are not listed.
+        # Previews are listed before any store is locked, so those that a run adds later are kept.
         self._table = scratch_db.open_scratch_db(_PREVIEWS)
         self._table.executemany(
             "INSERT OR IGNORE INTO previews VALUES (?, ?, ?)",
@@ -175,25 +192,25 @@ class _UnusedPreviews:
             "DELETE FROM previews WHERE digest = ?", ((digest,) for digest in digests)
         )
 
-    def unused(self) -> Iterator[_Group]:
-        found = self._table.execute("SELECT key, size FROM previews ORDER BY key").fetchall()
-        yield _Group.of("previews", PREVIEWS_FOLDER, "no store and no ledger names them", found)
+    def list_unused(self) -> Iterator[_Group]:
+        objects = self._table.execute("SELECT key, size FROM previews ORDER BY key").fetchall()
+        yield _Group.make("previews", PREVIEWS_FOLDER, "no store and no ledger names them", objects)
 
 
 def _choose_stores(
-    root: Storage, names: Sequence[str], named: Sequence[str], pinned: list[Pin]
+    root: Storage, names: Sequence[str], requested: Sequence[str], pins: list[Pin]
 ) -> tuple[dict[str, str], list[str]]:
     """Stores to remove, each with the reason; and a line on each old or broken store that stays."""
     removable: dict[str, str] = {}
     kept: list[str] = []
-    for name in named:
+    for name in requested:
         if name not in names:
             raise InputError(
                 f"{root}: expected the folder name of a store under it, got {name!r}; "
                 "voco store ls shows them"
             )
-        if using := pins_of_store(pinned, name):
-            raise InputError(f"{root}: {name} is used by {_describe_runs(using)}; it stays")
+        if store_pins := pins_of_store(pins, name):
+            raise InputError(f"{root}: {name} is used by {_describe_runs(store_pins)}; it stays")
         removable[name] = "named"
     for name in names:
         if name in removable:
@@ -209,8 +226,10 @@ def _choose_stores(
             continue
         if version >= ALGORITHM_VERSION:
             continue
-        if using := pins_of_store(pinned, name):
-            kept.append(f"{name}: of algorithm version {version}, used by {_describe_runs(using)}")
+        if store_pins := pins_of_store(pins, name):
+            kept.append(
+                f"{name}: of algorithm version {version}, used by {_describe_runs(store_pins)}"
+            )
         else:
             removable[name] = (
                 f"of algorithm version {version}, now {ALGORITHM_VERSION}; no run uses it"
@@ -219,22 +238,24 @@ def _choose_stores(
 
 
 def _has_metadata_only(store: Storage) -> bool:
-    """Whether a folder holds nothing, or nothing but metadata of arrays."""
+    """Whether a folder is empty or holds only metadata of arrays."""
     return all(key.endswith(METADATA) for key, _ in store.list_objects())
 
 
-def _describe_runs(using: list[Pin]) -> str:
-    return ", ".join(f"{pin.run} ({pin.stage}, {pin.state})" for pin in using)
+def _describe_runs(pins: list[Pin]) -> str:
+    return ", ".join(f"{pin.run} ({pin.stage}, {pin.state})" for pin in pins)
 
 
-def _removable_stores(root: Storage, removable: Mapping[str, str]) -> Iterator[_Group]:
-    for name, why in removable.items():
+def _list_stores(root: Storage, removable: Mapping[str, str]) -> Iterator[_Group]:
+    for name, reason in removable.items():
         sizes = dict((root / name).list_objects())
-        objects = [(f"{name}/{key}", sizes[key]) for key in removal_order(sizes)]
-        yield _Group.of("store", name, why, objects)
+        objects = [(f"{name}/{key}", sizes[key]) for key in sort_for_removal(sizes)]
+        yield _Group.make("store", name, reason, objects)
 
 
-def _leftovers(root: Storage, names: Sequence[str], previews: _UnusedPreviews) -> Iterator[_Group]:
+def _list_leftovers(
+    root: Storage, names: Sequence[str], previews: _UnusedPreviews
+) -> Iterator[_Group]:
     """Garbage inside the stores that stay. Marks the previews of their series as used."""
     for name in names:
         try:
@@ -245,29 +266,31 @@ def _leftovers(root: Storage, names: Sequence[str], previews: _UnusedPreviews) -
             raise VocoError(f"{error}; nothing was removed") from error
         committed = uncatalogued_records(root / name, scan)
         previews.mark_used(record.input_digest for record in committed)
-        for what, why, inside in (
+        for kind, reason, objects_in_store in (
             ("leftovers", "chunks and records that no catalogue lists", scan.leftovers),
             ("temporary", "of killed runs", scan.stale),
         ):
-            objects = [(f"{name}/{key}", size) for key, size in inside]
-            yield _Group.of(what, name, why, objects)
+            objects = [(f"{name}/{key}", size) for key, size in objects_in_store]
+            yield _Group.make(kind, name, reason, objects)
 
 
-def _old_runs(root: Storage, keep: int | None, previews: _UnusedPreviews) -> Iterator[_Group]:
-    """Preprocess runs beyond the last `keep`. Marks the previews of the others as used."""
+def _list_old_runs(
+    root: Storage, n_kept: int | None, previews: _UnusedPreviews
+) -> Iterator[_Group]:
+    """Preprocess runs beyond the last `n_kept`. Marks the previews of the others as used."""
     objects: dict[str, list[Object]] = {}
     for key, size in root.list_objects(RUNS_FOLDER):
         name = key.split("/")[1]
         if RUN_ID.fullmatch(name):
             objects.setdefault(name, []).append((key, size))
     names = sorted(objects)
-    old = [] if keep is None else names[: max(0, len(names) - keep)]
+    old = [] if n_kept is None else names[: max(0, len(names) - n_kept)]
     for name in names:
         if name not in old:
             previews.mark_used(_input_digests_of_run(root / RUNS_FOLDER / name))
     for name in old:
-        why = f"beyond the last {keep}"
-        yield _Group.of("run", f"{RUNS_FOLDER}/{name}", why, objects[name])
+        reason = f"beyond the last {n_kept}"
+        yield _Group.make("run", f"{RUNS_FOLDER}/{name}", reason, objects[name])
 
 
 def _input_digests_of_run(run: Storage) -> Iterator[str]:
@@ -278,12 +301,12 @@ def _input_digests_of_run(run: Storage) -> Iterator[str]:
             yield from filter(None, batch["input_digest"].to_pylist())
 
 
-def _dead_pins(root: Storage, pinned: list[Pin]) -> Iterator[_Group]:
-    objects = [(pin.key, root.size(pin.key) or 0) for pin in pinned if pin.state == "gone"]
-    yield _Group.of("pins", PINS_FOLDER, "their runs were removed", objects)
+def _list_dead_pins(root: Storage, pins: list[Pin]) -> Iterator[_Group]:
+    objects = [(pin.key, root.size(pin.key) or 0) for pin in pins if pin.state == "gone"]
+    yield _Group.make("pins", PINS_FOLDER, "their runs were removed", objects)
 
 
-def _stale_temporaries(root: Storage, names: Sequence[str]) -> Iterator[_Group]:
-    """Outside the stores, which are scanned one by one, and the private folder."""
+def _list_temporaries(root: Storage, names: Sequence[str]) -> Iterator[_Group]:
+    """Temporary files outside the stores, which are scanned one by one, and the private folder."""
     objects = list(stale_temporaries(root, outside=(PRIVATE_FOLDER, *names)))
-    yield _Group.of("temporary", ".", "of killed runs", objects)
+    yield _Group.make("temporary", ".", "of killed runs", objects)

@@ -18,12 +18,12 @@ def list_stores(root: str | Path | Storage) -> dict[str, object]:
 
     Raises InputError if there is no root.
     """
-    home = existing_root(root)
-    pins = read_pins(home)
+    root_storage = existing_root(root)
+    pins = read_pins(root_storage)
     rows, problems = [], []
-    for name in store_names(home):
+    for name in store_names(root_storage):
         try:
-            rows.append(_row(Store.open(home / name), pins_of_store(pins, name)))
+            rows.append(_row(Store.open(root_storage / name), pins_of_store(pins, name)))
         except VocoError as error:
             problems.append(str(error))
     return {"stores": rows, "problems": problems}

@@ -1,4 +1,4 @@
-"""Pins: which training runs use which store, so that `gc` keeps it. One small file a run and store.
+"""Pins: files that say which training runs use a store, so that `gc` keeps it. One a run and store.
 
     <root>/pins/<spec digest>-<run>.json    {run, machine, stage, store, spec_digest, when}
 
@@ -20,12 +20,12 @@ from typing import Any, Literal
 import xxhash
 
 from voco_data.errors import VocoError
-from voco_data.storage import PINS_FOLDER, RUN_DESCRIPTION, Storage, parent_storage
+from voco_data.storage import PINS_FOLDER, RUN_DESCRIPTION, ReadableStorage, parent_storage
 from voco_data.store import Store
 
 log = logging.getLogger(__name__)
 
-State = Literal["used", "elsewhere", "gone"]
+PinState = Literal["used", "elsewhere", "gone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ class Pin:
 
     @property
     def key(self) -> str:
-        """Key of the pin below a root. It holds a hash of the run's path, not the path."""
+        """Key of the pin below a root, with a hash of the run's path."""
         text = f"{self.machine}\0{self.run}".encode(errors="surrogateescape")
         run = xxhash.xxh3_128_hexdigest(text)
         return f"{PINS_FOLDER}/{self.spec_digest}-{run}.json"
 
     @property
-    def state(self) -> State:
+    def state(self) -> PinState:
         """`used`, `elsewhere` (this machine cannot see the run) or `gone`."""
         folder = Path(self.run)
         description = folder / RUN_DESCRIPTION
@@ -64,8 +64,8 @@ class Pin:
 
 
 def pin_store(store: Store, run: Path, stage: str) -> None:
-    """Write a pin: the run `run` uses `store`. A root that cannot be written is only warned of."""
-    new = Pin(
+    """Write a pin for the run in the folder `run`. Warns if the root cannot be written."""
+    pin = Pin(
         run=str(run.absolute()),
         machine=platform.node(),
         stage=stage,
@@ -75,7 +75,7 @@ def pin_store(store: Store, run: Path, stage: str) -> None:
     )
     root = parent_storage(str(store.storage))
     try:
-        root.write(new.key, json.dumps(asdict(new), indent=2).encode())
+        root.write(pin.key, json.dumps(asdict(pin), indent=2).encode())
     except (OSError, VocoError) as error:
         log.warning(
             "%s: cannot note that this run uses %s (%s); keep the store while you need it",
@@ -85,9 +85,9 @@ def pin_store(store: Store, run: Path, stage: str) -> None:
         )
 
 
-def read_pins(root: Storage) -> list[Pin]:
+def read_pins(root: ReadableStorage) -> list[Pin]:
     """All pins under a root, the oldest first. Warns of one that cannot be read."""
-    return sorted(_read_all(root), key=lambda pin: (pin.when, pin.run))
+    return sorted(_iter_pins(root), key=lambda pin: (pin.when, pin.run))
 
 
 def pins_of_store(pins: list[Pin], store: str) -> list[Pin]:
@@ -95,7 +95,7 @@ def pins_of_store(pins: list[Pin], store: str) -> list[Pin]:
     return [pin for pin in pins if pin.store == store and pin.state != "gone"]
 
 
-def _read_all(root: Storage) -> Iterator[Pin]:
+def _iter_pins(root: ReadableStorage) -> Iterator[Pin]:
     for key, _ in root.list_objects(PINS_FOLDER):
         if not key.endswith(".json"):
             continue

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from voco_data.errors import StoreCorrupt
-from voco_data.storage import Storage, atomic
+from voco_data.storage import ReadableStorage, Storage, atomic
 from voco_data.store import (
     ARRAYS,
     CATALOGUE,
@@ -30,7 +30,7 @@ STALE_S = 24 * 3600.0
 """A temporary file that has not changed for this long belongs to a killed run."""
 
 Object = tuple[str, int]
-"""Key and bytes."""
+"""Key of an object, and its size in bytes."""
 
 
 def remove_objects(storage: Storage, keys: Iterable[str]) -> None:
@@ -45,16 +45,16 @@ def remove_empty_folders(storage: Storage, folder: str) -> None:
     if root is None:
         return
     for path, _, _ in os.walk(root / folder, topdown=False):
-        # A folder that is not empty has a file that is to stay, or that was written meanwhile.
+        # A folder that is not empty has a file that stays, or that was written meanwhile.
         with suppress(OSError):
             Path(path).rmdir()
 
 
 @dataclass(slots=True)
 class StoreScan:
-    """What lies in one store beside what its catalogue lists.
+    """The objects of a store that its catalogue does not list.
 
-    In memory: about 70 bytes a row of the store, and 300 an object that no catalogue lists.
+    Takes about 70 bytes a row of the store, and 300 bytes an object that no catalogue lists.
     """
 
     size: int = 0
@@ -67,10 +67,11 @@ class StoreScan:
     """Rows whose record an interrupted run committed; the next run adds them to the catalogue."""
 
 
-def scan_store(store: Storage) -> StoreScan:
-    """Walk over a store once. Records that an interrupted run committed are no leftovers.
+def scan_store(store: ReadableStorage) -> StoreScan:
+    """List all objects of a store, and find those that its catalogue does not list.
 
-    Where the catalogue or the rows are lost, every record that can be read counts as committed.
+    Records that an interrupted run committed are not leftovers. If the catalogue or the table of
+    rows is lost, every record that can be read counts as committed.
     Raises StoreCorrupt for a damaged catalogue.
     """
     scan = StoreScan()
@@ -99,13 +100,16 @@ def scan_store(store: Storage) -> StoreScan:
     return scan
 
 
-def uncatalogued_records(store: Storage, scan: StoreScan) -> Iterator[Record]:
-    """The records of `scan.uncatalogued`, one at a time, without those removed meanwhile."""
+def uncatalogued_records(store: ReadableStorage, scan: StoreScan) -> Iterator[Record]:
+    """Iterate over the records of `scan.uncatalogued`, without those removed meanwhile."""
     return filter(None, (_read_if_intact(store, row) for row in scan.uncatalogued))
 
 
-def stale_temporaries(root: Storage, outside: Collection[str]) -> Iterator[Object]:
-    """Temporary files of killed runs below a root, `outside` these folders; a bucket has none."""
+def stale_temporaries(root: ReadableStorage, outside: Collection[str]) -> Iterator[Object]:
+    """Iterate over temporary files of killed runs below a root, `outside` these folders.
+
+    A bucket has none.
+    """
     if root.local_folder() is None:
         return
     for key, size in root.list_objects():
@@ -113,7 +117,7 @@ def stale_temporaries(root: Storage, outside: Collection[str]) -> Iterator[Objec
             yield key, size
 
 
-def is_stale_temporary(storage: Storage, key: str) -> bool:
+def is_stale_temporary(storage: ReadableStorage, key: str) -> bool:
     """Whether an object is a temporary file that has not changed for `STALE_S`."""
     folder = storage.local_folder()
     if folder is None or not atomic.is_temporary(key.rpartition("/")[2]):
@@ -124,26 +128,30 @@ def is_stale_temporary(storage: Storage, key: str) -> bool:
         return False
 
 
-def removal_order(keys: Iterable[str]) -> list[str]:
-    """The keys of one store in an order in which a kill leaves a smaller store, or none.
+def sort_for_removal(keys: Iterable[str]) -> list[str]:
+    """Sort the keys of a store so that a killed removal leaves a valid store, or none.
 
-    The catalogue goes first: readers then see an empty store. Records go before the rows, so that
-    the next writer finds no row whose record is there and whose chunk is not. Metadata goes last,
-    that of the group before that of its arrays, which are then made anew.
+    The catalogue is removed first: readers then see an empty store. Records are removed before the
+    table of rows, so that the next writer finds no row whose record exists and whose chunk does
+    not. Metadata is removed last, that of the group before that of its arrays, which are then made
+    anew.
     """
-    first = (CATALOGUE, f"{RECORDS}/", ROW_IDS)
-    last = (GROUP_METADATA, *map(array_metadata, ARRAYS))
+    removed_first = (CATALOGUE, f"{RECORDS}/", ROW_IDS)
+    removed_last = (GROUP_METADATA, *map(array_metadata, ARRAYS))
 
     def rank(key: str) -> int:
-        if key in last:
-            return len(first) + 1 + last.index(key)
-        return next((i for i, start in enumerate(first) if key.startswith(start)), len(first))
+        if key in removed_last:
+            return len(removed_first) + 1 + removed_last.index(key)
+        return next(
+            (i for i, start in enumerate(removed_first) if key.startswith(start)),
+            len(removed_first),
+        )
 
     return sorted(keys, key=rank)
 
 
-def _read_if_intact(store: Storage, row: int) -> Record | None:
-    """The record of a row, if it can be read and is of this row."""
+def _read_if_intact(store: ReadableStorage, row: int) -> Record | None:
+    """The record of a row; None if it cannot be read or is that of another row."""
     try:
         record = read_record(store, row)
     except StoreCorrupt:

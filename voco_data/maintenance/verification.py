@@ -1,4 +1,4 @@
-"""Re-hash everything a store holds against its records, and name what differs."""
+"""Compare everything that a store holds with its records, by checksums."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from voco_data.store import (
 
 @dataclass(frozen=True, slots=True)
 class VerifySummary:
-    """Outcome of one verification."""
+    """Result of the verification of a store."""
 
     store: str
     series: int
-    """How many series were checked."""
+    """Number of series that were checked."""
     problems: tuple[str, ...]
-    """One line each, naming the series."""
+    """One line each, with the series."""
 
     def to_json(self) -> dict[str, object]:
         """As `voco store verify --json` prints it."""
@@ -47,11 +47,11 @@ def verify_store(store: str | Path | ReadableStorage) -> VerifySummary:
     spec = read_spec(storage)
     with closing(StoreIndex()) as index:
         index.load(storage)
-        problems = (*_problems(storage, spec, index), *_unlisted_objects(storage, index))
+        problems = (*_find_problems(storage, spec, index), *_find_unlisted_objects(storage, index))
         return VerifySummary(str(storage), index.n_lines, problems)
 
 
-def _problems(storage: ReadableStorage, spec: StoreSpec, index: StoreIndex) -> Iterator[str]:
+def _find_problems(storage: ReadableStorage, spec: StoreSpec, index: StoreIndex) -> Iterator[str]:
     for check in integrity.check_rows(storage, spec, index.rows()):
         line = index.line_of_row(check.row)
         assert line is not None
@@ -64,7 +64,7 @@ def _problems(storage: ReadableStorage, spec: StoreSpec, index: StoreIndex) -> I
     yield from arrays.find_problems(storage, spec, index.rows(), index.n_rows)
 
 
-def _unlisted_objects(storage: ReadableStorage, index: StoreIndex) -> Iterator[str]:
+def _find_unlisted_objects(storage: ReadableStorage, index: StoreIndex) -> Iterator[str]:
     """Records and chunks that the catalogue does not list: a run was killed, or is writing."""
     kinds = ((RECORDS, row_of_record, "a record"), (CHUNKS, row_of_chunk, "a chunk"))
     for folder, row_of, kind in kinds:

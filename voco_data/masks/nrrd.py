@@ -15,7 +15,7 @@ import nrrd
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.errors import SeriesRefused, unreadable
+from voco_data.errors import SeriesRefused, unreadable_error
 from voco_data.limits import check_voxels
 from voco_data.nifti import GZIP_RATIO
 from voco_data.reasons import Reason
@@ -55,7 +55,7 @@ def read_nrrd(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     except SeriesRefused:
         raise
     except OSError as error:
-        raise unreadable(error, "NRRD does not read") from error
+        raise unreadable_error(error, "NRRD does not read") from error
     except (
         nrrd.NRRDError,
         EOFError,

@@ -18,7 +18,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.errors import SeriesRefused, unreadable
+from voco_data.errors import SeriesRefused, unreadable_error
 from voco_data.limits import check_voxels
 from voco_data.reasons import Reason
 from voco_data.volumes import Geometry, Volume
@@ -158,7 +158,7 @@ class _OpenNifti:
 
 def _unreadable(error: Exception) -> SeriesRefused:
     if isinstance(error, OSError):
-        return unreadable(error, "NIfTI does not read")
+        return unreadable_error(error, "NIfTI does not read")
     return SeriesRefused(Reason.UNREADABLE, f"NIfTI does not read ({type(error).__name__})")
 
 

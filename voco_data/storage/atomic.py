@@ -53,8 +53,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_temporaries_of(path: Path) -> None:
+    """Remove the temporary files that `replacing` made for `path`, under a lock of the caller."""
+    names = [temporary.name for temporary in path.parent.glob(f".{path.name}.*")]
+    remove_temporaries(path.parent, names)
+
+
 def sweep_store(storage: ReadableStorage) -> None:
-    """Remove all temporary files of a store whose lock we hold."""
+    """Remove all temporary files of a store. The caller holds its lock."""
     folder = storage.local_folder()
     if folder is not None:
         sweep_folder(folder)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from voco_data.errors import StoreCorrupt
-from voco_data.storage import Storage, parquet, scratch_db
+from voco_data.storage import ReadableStorage, Storage, parquet, scratch_db
 from voco_data.store.keys import RECORDS, ROW_IDS
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,7 @@ _COLUMNS = pa.schema([("key", pa.string()), ("row", pa.int64())])
 class RowIds:
     """Series key to row, for one store. A key names a series of an archive in every run."""
 
-    def __init__(self, store: Storage) -> None:
-        self._store = store
+    def __init__(self, store: ReadableStorage) -> None:
         self._table = scratch_db.open_scratch_db(_SCHEMA)
         self.is_lost = False
         """Whether the table cannot be read, or is missing although there are records."""
@@ -76,12 +75,12 @@ class RowIds:
         """Remove the rows from `n_rows` on."""
         self._table.execute("DELETE FROM rows WHERE row >= ?", (n_rows,))
 
-    def save(self) -> None:
-        """Write the table, atomically."""
+    def save(self, store: Storage) -> None:
+        """Write the table to the store, atomically."""
         pairs = self._table.execute("SELECT key, row FROM rows ORDER BY row, key")
-        parquet.write_table(self._store, ROW_IDS, _COLUMNS, pairs)
+        parquet.write_table(store, ROW_IDS, _COLUMNS, pairs)
 
 
-def _is_missing(store: Storage) -> bool:
+def _is_missing(store: ReadableStorage) -> bool:
     """Whether a store has records and no table. One that has neither is new."""
     return store.size(ROW_IDS) is None and any(True for _ in store.list_objects(RECORDS))

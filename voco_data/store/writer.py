@@ -96,7 +96,7 @@ class StoreWriter:
                 self._row_ids.set(key, next_row)
                 next_row += 1
         self._lease.check()
-        self._row_ids.save()
+        self._row_ids.save(self.storage)
         arrays.resize(self.storage, max(self._row_ids.n_rows, self.index.n_rows))
 
     def row_of(self, key: str) -> int:
@@ -132,7 +132,7 @@ class StoreWriter:
         self._row_ids.truncate(self.index.n_rows)
         # A series that got a new row, and was then found unchanged, keeps its old one.
         self._restore_row_ids()
-        self._row_ids.save()
+        self._row_ids.save(self.storage)
         self._update_catalogue()
 
     def _update_catalogue(self) -> None:

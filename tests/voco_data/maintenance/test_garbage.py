@@ -60,7 +60,7 @@ def files(root: Path) -> dict[str, int]:
 
 
 def told(summary: GcSummary) -> dict[tuple[str, str], int]:
-    return {(item.what, item.name): item.bytes for item in summary.garbage}
+    return {(item.kind, item.name): item.bytes for item in summary.garbage}
 
 
 @pytest.fixture
