@@ -66,7 +66,7 @@ class ForgetSummary:
     map_entries: int
     """Entries of the private map that name the patient."""
     learned_by: tuple[str, ...]
-    """Runs that trained on a store with this patient: their weights may remember."""
+    """Runs that trained on a store with this patient: their weights are not changed."""
     left: tuple[str, ...]
     """Other files under the root that name the patient, such as those of training runs."""
 

@@ -104,7 +104,12 @@ def _patient_rows(
 ) -> pa.Array:
     """Boolean mask over the rows of a ledger: those of the patient."""
     patient_ids, patient_sources = frozenset(ids), frozenset(sources)
-    rows = zip(*(batch[name].to_pylist() for name in ("kind", "patient_id", "source")), strict=True)
+    rows = zip(
+        batch["kind"].to_pylist(),
+        batch["patient_id"].to_pylist(),
+        batch["source"].to_pylist(),
+        strict=True,
+    )
     return pa.array(
         (
             patient in patient_ids

@@ -53,7 +53,7 @@ DASHBOARD_ADDRESS = "127.0.0.1:0"
 MAX_BATCHES = 512
 """Batches of a large archive, unless workers would get less than BATCHES_PER_WORKER each."""
 MAX_MISSES = 8
-"""A worker stops to look for committed series after so many in a row that were not committed."""
+"""A worker stops looking for committed series after so many in a row that were not committed."""
 
 CONNECT_TIMEOUT_S = 10.0
 POLL_S = 5.0
@@ -61,7 +61,7 @@ POLL_S = 5.0
 ANSWER_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 5.0
 WORKERLESS_S = 30.0
-"""Time without any worker after which a run stops to wait for one."""
+"""Time without any worker after which a run stops waiting for one."""
 
 WORKER_DIED = "a Dask worker died; its series are tried again"
 NO_SCHEDULER = (

@@ -47,7 +47,7 @@ def check_disk_space(root: Storage, new_series: Mapping[StoreSpec, int]) -> None
 
 
 def free_bytes(root: Storage) -> int | None:
-    """Free bytes where a root is, or would be made; None if the storage does not tell."""
+    """Free space in bytes for a root, which need not exist; None if it is not known."""
     folder = root.local_folder()
     if folder is None:
         return root.free_bytes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypedDict
 
 from voco_data.executors import SeriesOutcome
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries
@@ -120,11 +120,20 @@ def ledger_rows(
         )
 
 
+class _SeriesNames(TypedDict):
+    """The columns of a ledger row that name its series."""
+
+    kind: Literal["series"]
+    source: str
+    series_uid: str
+    patient_id: str
+
+
 def _series_row(
     series: NamedSeries, results: Sequence[Result], stores: Sequence[StoreWriter]
 ) -> LedgerRow:
     """The row of a series: refused if any result is, else stored or cached."""
-    names: dict[str, Any] = {
+    names: _SeriesNames = {
         "kind": "series",
         "source": series.source,
         "series_uid": series.series_uid,
@@ -157,7 +166,7 @@ def _refusal_status(reason: Reason) -> Status:
 
 
 def _volume_row(
-    names: dict[str, Any],
+    names: _SeriesNames,
     status: Status,
     line: Line | None,
     series: NamedSeries,

@@ -52,7 +52,7 @@ class PreprocessSummary:
     files: int
     """Files in the archive."""
     index_seconds: float
-    """Time to find the files, and to read their headers where the layout needs them."""
+    """Time to find the files, and to read their headers if the layout needs them."""
     files_per_second: float
     lookup_seconds: float
     """Time to find out which series the stores hold already."""

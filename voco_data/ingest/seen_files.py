@@ -88,12 +88,10 @@ class SeenFiles:
         """
         before = self._table.total_changes
         self._removals += [
-            *(
-                ("DELETE FROM seen WHERE input_digest = ?", (digest,))
-                for digest in digests
-                if digest
-            ),
-            *(("DELETE FROM seen WHERE reason = ? AND detail = ?", remark) for remark in remarks),
+            ("DELETE FROM seen WHERE input_digest = ?", (digest,)) for digest in digests if digest
+        ]
+        self._removals += [
+            ("DELETE FROM seen WHERE reason = ? AND detail = ?", remark) for remark in remarks
         ]
         self._apply_removals()
         return self._table.total_changes - before

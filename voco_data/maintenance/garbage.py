@@ -3,7 +3,7 @@
 Garbage is: stores of an older algorithm version that no run pins; stores that the user names,
 unless a run pins them; chunks and records that no catalogue lists; temporary files of killed runs;
 previews that no store and no ledger refers to; and runs beyond those to keep. Stores of another
-format or of a newer version, and the private folder, are left alone.
+format or of a newer version, and the private folder, are kept.
 """
 
 from __future__ import annotations

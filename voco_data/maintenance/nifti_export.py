@@ -83,24 +83,24 @@ def index_to_lps(record: Record, grid: tuple[int, int, int]) -> npt.NDArray[np.f
     the scanner's index, and its axes, which may be a few degrees off the patient's, to mm. A scan
     that was resampled has a canonical grid of its own, along the patient's axes.
     """
-    steps, first = [], np.zeros(3)
+    steps, origin_mm = [], np.zeros(3)
     if record.resampled:
         z, y, x = record.canonical_first_mm
-        first += (x, y, z)
+        origin_mm += (x, y, z)
         for axis, spacing in zip(CANONICAL_AXES, record.spacing_mm, strict=True):
             steps.append(np.asarray(axis) * spacing)
     else:
-        first += record.origin_mm
+        origin_mm += record.origin_mm
         for native, flipped in zip(record.permutation, record.flips, strict=True):
             step = np.asarray(record.axes[native]) * record.native_spacing_mm[native]
             if flipped:
-                first += (record.shape[native] - 1) * step
+                origin_mm += (record.shape[native] - 1) * step
             steps.append(-step if flipped else step)
     matrix = np.eye(4)
     box = zip(steps, record.box_start, record.box_stop, grid, strict=True)
     for column, (step, start, stop, n_out) in zip((2, 1, 0), box, strict=True):
         scale = (stop - start) / n_out
         matrix[:3, column] = step * scale
-        first = first + step * (start + scale / 2 - 0.5)
-    matrix[:3, 3] = first
+        origin_mm = origin_mm + step * (start + scale / 2 - 0.5)
+    matrix[:3, 3] = origin_mm
     return matrix

@@ -2,7 +2,7 @@
 
     <root>/pins/<spec digest>-<run>.json    {run, machine, stage, store, spec_digest, when}
 
-A pin counts while its run folder says that the run used the store. It also counts where this
+A pin counts as long as the run folder says that the run uses the store. It also counts if this
 machine cannot see the run folder, which may be on another machine or a disk that is not mounted.
 """
 
@@ -108,7 +108,7 @@ def _iter_pins(root: ReadableStorage) -> Iterator[Pin]:
 
 
 def _spec_digests(description: Path) -> set[str]:
-    """Digests of the stores in a run's description; none where it cannot be read."""
+    """Digests of the stores in a run's description; none if it cannot be read."""
     try:
         data = json.loads(description.read_text())
         stores: Any = data["stores"] if "stores" in data else data["provenance"]["stores"]

@@ -40,7 +40,7 @@ class VerifySummary:
 def verify_store(store: str | Path | ReadableStorage) -> VerifySummary:
     """Check every chunk, every record and the metadata of a store.
 
-    Damaged chunks are touched where the store can be written, so that the next run checks them.
+    Damaged chunks are touched if the store can be written, so that the next run checks them.
     Raises InputError if the store does not open, StoreCorrupt if its catalogue cannot be read.
     """
     storage = open_storage(store)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 SECONDS_VARIABLE = "VOCO_LEASE_SECONDS"
 DEFAULT_SECONDS = 60.0
-"""For how long a lease outlives its last renewal."""
+"""Time after its last renewal at which a lease expires."""
 RENEWALS_PER_LEASE = 4
 """Renewals within that time."""
 SAFE_SHARE = 0.75
@@ -79,7 +79,7 @@ class LeaseState:
     token: int
     """Grows by one with each tenure."""
     seconds: float
-    """For how long a renewal counts."""
+    """Time after a renewal at which the lease expires."""
     renewal: int
     """Grows with each renewal, so that every version has a different ETag."""
     free: bool
@@ -121,8 +121,8 @@ def hold_lease(
 ) -> Iterator[ObjectLease]:
     """Hold the lease at `key`, renewed by a thread until the block ends.
 
-    `seconds` is for how long the lease outlives a holder that was killed; by default
-    VOCO_LEASE_SECONDS, or a minute. Without `repairs`, a lease that is not clean stays so. Raises
+    The lease of a killed holder expires after `seconds`, by default VOCO_LEASE_SECONDS, or a
+    minute. Without `repairs`, a lease that is not clean stays so. Raises
     StoreBusy if another run holds the lease for longer than `wait_seconds`.
     """
     lease = _acquire(storage, key, wait_seconds, _default_seconds() if seconds is None else seconds)
@@ -186,7 +186,7 @@ class ObjectLease:
                 )
 
     def release(self) -> None:
-        """Stop renewing and mark the lease free, so that the next run need not wait."""
+        """Stop renewing the lease and mark it free, so that the next run does not wait."""
         self._stop_renewing.set()
         if self._renewal_thread.is_alive():
             self._renewal_thread.join()
@@ -217,11 +217,11 @@ class ObjectLease:
         self._write(self._state)
 
     def _write(self, state: LeaseState) -> None:
-        """Replace our last version of the object, or find that the lease was lost.
+        """Write a new version of the object, or find that the lease was lost.
 
-        If the object is a version of ours that we do not know, it was written by a request whose
-        answer was lost. The time of that write is not known, so it counts as no renewal, and we
-        write once more.
+        If the object has our nonce and an unknown ETag, it was written by a request whose answer
+        was lost. The time of that write is not known, so it does not count as a renewal, and the
+        object is written again.
         """
         for _ in range(RENEWAL_TRIES):
             state = replace(state, renewal=state.renewal + 1)
@@ -246,7 +246,7 @@ class ObjectLease:
 def _acquire(
     storage: ConditionalStorage, key: str, wait_seconds: float, seconds: float
 ) -> ObjectLease:
-    """Take the lease when it is free or has ended. Raises StoreBusy after `wait_seconds`."""
+    """Take the lease once it is free or has expired. Raises StoreBusy after `wait_seconds`."""
     holder = f"{platform.node()}, process {os.getpid()}"
     nonce = secrets.token_hex(8)
     deadline = time.monotonic() + wait_seconds
@@ -289,7 +289,7 @@ def _acquire(
 def _replace(
     storage: ConditionalStorage, key: str, current: TaggedObject | None, data: bytes
 ) -> str | None:
-    """ETag of `data` written in place of `current`; None if another run wrote first."""
+    """Write `data` in place of `current`; returns its ETag, or None if another run wrote first."""
     tag = storage.put_if_match(key, data, None if current is None else current.tag)
     if tag is None:  # the write may have arrived, and only its answer was lost
         stored = storage.read_tagged(key)
@@ -305,7 +305,7 @@ class _ServerClock:
     read_at: float
 
     def now(self) -> float:
-        """Time of the server in seconds; never ahead of it, as dates are cut to whole seconds."""
+        """Time of the server in seconds, up to a second late: dates are cut to whole seconds."""
         return self.date + _boot_time_s() - self.read_at
 
 

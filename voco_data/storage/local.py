@@ -71,7 +71,7 @@ class LocalStorage:
             return None
 
     def list_objects(self, folder: str = "") -> Iterator[tuple[str, int]]:
-        """Walk the folder; a file that is removed meanwhile is left out."""
+        """Walk the folder, without files that are removed meanwhile."""
         for parent, _, names in os.walk(self.path / folder):
             for name in names:
                 key = Path(parent, name).relative_to(self.path).as_posix()
@@ -134,7 +134,7 @@ class LocalStorage:
     def with_lease(self, lease: Lease, write_once: tuple[str, ...] = ()) -> LocalStorage:  # noqa: ARG002
         """This folder, whose workers may commit until the lock is released."""
         if not isinstance(lease, LocalLock):
-            return self  # several stores are locked to remove from them: no worker commits
+            return self  # a combined lease, which is held to remove objects: no worker commits
         return FencedLocalStorage(self.path, lease.fence, lease.fence.issue_token())
 
     def free_bytes(self) -> int:
@@ -144,7 +144,7 @@ class LocalStorage:
 
 @dataclass(frozen=True, slots=True)
 class FencedLocalStorage(LocalStorage):
-    """A folder as the workers of one run get it: they may commit until the run is over."""
+    """A folder as the workers of one run use it. They may commit until the run is over."""
 
     fence: Fence
     token: str

@@ -133,11 +133,11 @@ class ObjectStorage:
     def stamps(self, folder: str, keys: Iterable[str]) -> Iterator[str]:
         """Size and ETag, from one listing that is kept on disk while the iterator is used."""
         remaining = iter(keys)
-        for first in remaining:  # without keys, nothing is listed
+        for first_key in remaining:  # without keys, nothing is listed
             with scratch_db.scratch_tables(_STAMPS) as table:
                 listed = ((key, f"{size} {tag}") for key, size, tag in self._list(folder))
                 table.executemany("INSERT OR REPLACE INTO stamps VALUES (?, ?)", listed)
-                for key in chain([first], remaining):
+                for key in chain([first_key], remaining):
                     query = "SELECT stamp FROM stamps WHERE key = ?"
                     row = table.execute(query, (key,)).fetchone()
                     yield "" if row is None else row[0]

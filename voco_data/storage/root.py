@@ -75,8 +75,8 @@ def root_in_use(root: ReadableStorage) -> Iterator[None]:
     """Register a run that writes to `root`, until the block ends.
 
     Stores have locks of their own. The folders that all stores of a root share are swept by a run
-    that finds no other run registered, before it lets others in, so that the temporary files of a
-    live run stay. An object store has no temporary files: nothing is registered there.
+    that finds no other run registered, before other runs can register. So the temporary files of a
+    live run are kept. An object store has no temporary files, and no run is registered there.
     """
     folder = root.local_folder()
     if folder is None:
@@ -105,10 +105,10 @@ def sweep_idle_root(root: ReadableStorage, *, wait_seconds: float) -> None:
 
 
 def _sweep(root: Path) -> None:
-    """Remove the temporary files of a root outside its stores, and run folders left empty."""
+    """Remove the temporary files of a root outside its stores, and empty run folders."""
     remove_temporaries(root, [path.name for path in root.iterdir() if path.is_file()])
     runs = run_folders(root)
-    for folder in (*(root / name for name in SHARED_FOLDERS), *runs):
+    for folder in [root / name for name in SHARED_FOLDERS] + runs:
         sweep_folder(folder)
     for run in runs:
         with contextlib.suppress(OSError):  # not empty: the run has a ledger

@@ -43,7 +43,7 @@ def scratch_tables(schema: str) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def translate_disk_full() -> Iterator[None]:
-    """Raise VocoError where SQLite finds the temporary folder full."""
+    """Raise VocoError if SQLite finds that the temporary folder is full."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -5,8 +5,8 @@ Key types
 StoreSpec : what a store holds; its digest names the store.
 Store : a store opened for reading.
 StoreWriter : a store whose lock is held; `open_for_writing` opens one.
-Record : everything that is known of one stored volume.
-StoreIndex : the lines of a catalogue in a scratch database, for look-ups during a run.
+Record : provenance and geometry of one stored volume.
+StoreIndex : the lines of a catalogue in a temporary database, for look-ups during a run.
 """
 
 import lazy_loader

@@ -18,8 +18,8 @@ VALID = "valid"
 """Array (N,): which rows hold a volume."""
 ARRAYS = (VOLUMES, VALID)
 
-# Records and tables lie inside the folder of an array: no Zarr tool takes them for a member of
-# the group there.
+# Records and tables are in the folder of an array, where no Zarr tool takes them for members of the
+# group.
 CHUNKS = f"{VOLUMES}/c"
 RECORDS = f"{VOLUMES}/records"
 CATALOGUE = f"{VOLUMES}/catalogue.parquet"

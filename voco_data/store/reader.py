@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +65,7 @@ class Store:
         self._verified: dict[int, FileIdentity] = {}
         """By row: the file whose bytes this process has verified."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[[ReadableStorage], Store], tuple[ReadableStorage]]:
         """Pickle by storage: another process opens the store itself."""
         return (Store.open, (self.storage,))
 

@@ -37,7 +37,7 @@ class Record:
     """`kept` or `pseudonym`."""
     layout: str
     source: str
-    """Path relative to the archive where ids are kept, else a pseudonym."""
+    """Path relative to the archive if ids are kept, else a pseudonym."""
     transfer_syntax: str
     shape: tuple[int, int, int]
     """Slices, rows, columns before resampling, in the scanner's order."""
@@ -73,13 +73,13 @@ class Record:
     box_stop: tuple[int, int, int]
     """One past the last canonical voxel (z, y, x) of the box."""
     hu_p5: float | None
-    """5th percentile of HU above air inside the box; None where there is none."""
+    """5th percentile of HU above air inside the box; None if there is none."""
     hu_median: float | None
     hu_p95: float | None
     organs: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]]
     """Organs that masks show: lowest and highest LPS coordinate (z, y, x), voxel edges included."""
     instance_numbers: tuple[int, ...]
-    """DICOM InstanceNumber of every slice, from inferior to superior; -1 where there is none."""
+    """DICOM InstanceNumber of every slice, from inferior to superior; -1 if there is none."""
     flags: tuple[str, ...]
     """Remarks that did not stop the series, such as `dropped_duplicates`."""
     versions: dict[str, str]

@@ -55,7 +55,7 @@ class StoreSpec:
     quantisation: Literal["uint8"] = "uint8"
     """Rounded half up to 0..255, once the window is applied."""
     compression: Compression = "none"
-    """How chunks lie on disk: as they are, or LZ4 for remote or cold data."""
+    """Compression of chunks: none, or LZ4 for remote or cold data."""
     min_slices: int = 8
     """A series with fewer slices is not a volume."""
     min_extent_mm: float = 20.0

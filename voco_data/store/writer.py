@@ -130,7 +130,7 @@ class StoreWriter:
         """Bring catalogue, `valid` and N up to date with the index, and free unused rows."""
         self._lease.check()
         self._row_ids.truncate(self.index.n_rows)
-        # A series that got a new row, and was then found unchanged, keeps its old one.
+        # A series that was given a new row, and was then found unchanged, keeps its old row.
         self._restore_row_ids()
         self._row_ids.save(self.storage)
         self._update_catalogue()
@@ -162,7 +162,7 @@ class StoreWriter:
         self._verified.save()
 
     def _load_index(self) -> None:
-        """Index the catalogue, or the records where it is missing or cannot be read."""
+        """Index the catalogue, or the records if it is missing or cannot be read."""
         try:
             self.index.load(self.storage)
             self._is_catalogue_lost = self.storage.size(CATALOGUE) is None
@@ -222,7 +222,7 @@ class StoreWriter:
             self.add_record(check.record)
 
     def _remove_row(self, row: int) -> None:
-        """Remove record and chunk. The record goes first, as it must not outlive its chunk."""
+        """Remove the record, then the chunk: no record may exist without its chunk."""
         self.storage.remove(record_key(row))
         self.storage.remove_folder(chunk_folder(row))
 

@@ -24,12 +24,12 @@ MAX_MAPPED_FILES = 8192
 every 4 KiB: 20 MB for 8192 chunks of (32, 192, 192), 100 MB for those of (96, 256, 256)."""
 
 MAX_DESCRIPTORS = 256
-"""Descriptors that stay open in a process, for the files that were mapped first. With one, asking
-whether the file has changed takes half the time. A shell usually allows 1,024."""
+"""Descriptors that stay open in a process, for the first files that are mapped. With a descriptor,
+the check whether a file has changed takes half the time. A shell usually allows 1,024."""
 _descriptor_slots = BoundedSemaphore(MAX_DESCRIPTORS)
 
 _CONVERSION_BYTES = 2**17
-"""Bytes that are converted at once: few enough to stay in the processor's cache."""
+"""Bytes that are converted at a time: they fit in the processor's cache."""
 
 # Called through ctypes because Python's own mapping always keeps a descriptor.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -61,10 +61,10 @@ class ReplacedChunk(Exception):
 class MappedFile:
     """A file for reading, as it was when it was first opened.
 
-    The first read is a system call. Later ones copy out of a mapping, which takes half the time or
-    less where the kernel's own copy is slow. A file that cannot be mapped is read by calls. A disk
-    that fails under a mapping ends the process by SIGBUS, as with np.memmap; a file that was
-    replaced, changed or truncated is noticed before.
+    The first read is a system call. Later reads copy out of a memory mapping, which takes half the
+    time or less where the kernel's own copy is slow. A file that cannot be mapped is read by system
+    calls. Every read checks that the file was not replaced, changed or truncated. If the disk fails
+    under a mapping, SIGBUS ends the process, as with np.memmap.
     """
 
     __slots__ = ("_descriptor", "_mapping", "_path", "_slots", "_was_read", "identity", "size")

@@ -77,7 +77,7 @@ def read_parts(
 
 
 def view_chunk(path: str, size: int, identity: FileIdentity) -> Voxels | None:
-    """A view of an uncompressed chunk of `size` bytes; None where the file is not mapped."""
+    """View an uncompressed chunk of `size` bytes, uint8 (size,); None if the file is not mapped."""
     file = _get_file(path, identity)
     _check_size(path, file.size, size, size)
     return file.get_mapping()
