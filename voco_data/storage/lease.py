@@ -148,7 +148,7 @@ class ObjectLease:
         self._state = replace(state, clean=False)
         self._tag = tag
         self._renewed_at = sent_at
-        self._lost = False
+        self._is_lost = False
         self._state_lock = threading.Lock()
         """Held for each use of the state, by the caller or by the thread that renews."""
         self._stop_renewing = threading.Event()
@@ -175,11 +175,11 @@ class ObjectLease:
         """Raise StoreBusy if the lease was lost. Renews a lease that may have been lost."""
         with self._state_lock:
             if (
-                not self._lost
+                not self._is_lost
                 and _boot_time_s() - self._renewed_at > SAFE_SHARE * self._state.seconds
             ):
                 self._renew()
-            if self._lost:
+            if self._is_lost:
                 raise StoreBusy(
                     f"{self._storage}: the lease was lost to another run, after this one could not "
                     "renew it in time; what is finished stays: run again"
@@ -190,7 +190,7 @@ class ObjectLease:
         self._stop_renewing.set()
         if self._renewal_thread.is_alive():
             self._renewal_thread.join()
-        if self._lost:
+        if self._is_lost:
             return
         try:
             self._write(replace(self._state, free=True))
@@ -209,7 +209,7 @@ class ObjectLease:
                     self._renew()
                 except (OSError, StoreUnreachable, InputError) as error:
                     log.warning("the lease could not be renewed (%s); trying again", error)
-                if self._lost:
+                if self._is_lost:
                     log.warning("the lease on %s was lost to another run", self._storage)
                     return
 
@@ -234,7 +234,7 @@ class ObjectLease:
                 return
             current = self._storage.read_tagged(self._key, self._interval_s)
             if current is None or self._nonce_of(current) != state.nonce:
-                self._lost = True
+                self._is_lost = True
                 return
             self._tag = current.tag
         raise StoreUnreachable(f"{self._storage}: no renewal of the lease was answered")

@@ -60,17 +60,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_patients(folder / "archive")
     for _ in range(2):
         fill(folder / "archive", folder / "root")
-    home = LocalStorage(folder / "root")
-    old_store(home.path)
-    (home / SMALL.name).write(chunk_key(77), b"stray")
-    home.write(STRAY, b"jpg")
+    root = LocalStorage(folder / "root")
+    old_store(root.path)
+    (root / SMALL.name).write(chunk_key(77), b"stray")
+    root.write(STRAY, b"jpg")
     half = StoreSpec("half", GRID)
-    with open_for_writing(home, half) as writer:  # killed: a volume, and a chunk without its record
+    with open_for_writing(root, half) as writer:  # killed: a volume, and a chunk without its record
         writer.assign_rows(["a", "b"])
         volume = random_volumes(1, GRID)[0]
         commit_volume(writer.storage, make_record(1, volume, half, "b"), volume)
         writer.storage.write(chunk_key(0), volume.data)
-    return home.path
+    return root.path
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class Twins:
         """Both as they were made; the private folder is on this machine for both."""
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(self.made, self.folder)
-        home = open_storage(self.url)
-        home.remove_folder("")
+        root = open_storage(self.url)
+        root.remove_folder("")
         for key, data in files(self.folder).items():
-            home.write(key, data)
-        private = pseudonyms.folder_of(home)
+            root.write(key, data)
+        private = pseudonyms.folder_of(root)
         shutil.rmtree(private, ignore_errors=True)
         shutil.copytree(self.made / "private", private)
 
@@ -337,13 +337,13 @@ def test_without_its_leases_nothing_changes_any_more(
 
 def strays(twins: Twins) -> StoreSpec:
     """Only a sound store, and hundreds of chunks that no catalogue lists: gc takes a while."""
-    home = open_storage(twins.url)
-    home.remove_folder("")
+    root = open_storage(twins.url)
+    root.remove_folder("")
     store = make_store(twins.tmp / "sound", random_volumes(3, GRID))
     for key, data in files(store.path).items():
-        (home / store.spec.name).write(key, data)
+        (root / store.spec.name).write(key, data)
     for row in STRAYS:
-        (home / store.spec.name).write(chunk_key(row), b"stray")
+        (root / store.spec.name).write(chunk_key(row), b"stray")
     return store.spec
 
 

@@ -398,13 +398,13 @@ def test_the_key_stays_and_others_map_entries_too(hidden: Path, tmp_path: Path) 
 
 
 def test_what_was_remembered_of_the_files_is_forgotten(tmp_path: Path) -> None:
-    home = LocalStorage(tmp_path)
-    with closing(SeenFiles(home)) as freshness:
-        freshness.set("a", EarlierResult("1" * 32, None, ""))
-        freshness.set("b", EarlierResult("2" * 32, None, ""))
-        freshness.set("c", EarlierResult("", Reason.TOO_THIN, "covers 12.5 mm"))
-        freshness.save()
-    with closing(SeenFiles(home)) as freshness:
-        freshness.forget(["1" * 32], [(Reason.TOO_THIN, "covers 12.5 mm")])
-        freshness.save()
+    root = LocalStorage(tmp_path)
+    with closing(SeenFiles(root)) as seen_files:
+        seen_files.set("a", EarlierResult("1" * 32, None, ""))
+        seen_files.set("b", EarlierResult("2" * 32, None, ""))
+        seen_files.set("c", EarlierResult("", Reason.TOO_THIN, "covers 12.5 mm"))
+        seen_files.save()
+    with closing(SeenFiles(root)) as seen_files:
+        seen_files.forget(["1" * 32], [(Reason.TOO_THIN, "covers 12.5 mm")])
+        seen_files.save()
     assert pq.read_table(tmp_path / "freshness.parquet")["key"].to_pylist() == ["b"]

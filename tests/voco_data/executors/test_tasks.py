@@ -255,7 +255,7 @@ def test_a_process_that_cannot_be_started_loses_no_series(
 
 
 def test_a_cluster_of_our_own_gets_the_allowed_failures_of_the_policy() -> None:
-    with dask._connected("local", 1, {}, RetryPolicy(cluster_tries=3)) as cluster:
+    with dask._connect("local", 1, {}, RetryPolicy(cluster_tries=3)) as cluster:
         assert cluster.client.cluster.scheduler.allowed_failures == 2
 
 

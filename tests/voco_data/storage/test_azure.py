@@ -128,10 +128,10 @@ def test_a_container_ends_up_with_what_a_folder_does(bench: Bench) -> None:
 
 def test_patients_and_garbage_are_removed(bench: Bench) -> None:
     path = bench.run(bench.url).stores["small"]
-    home = open_storage(bench.url)
-    home.write(f"previews/00/{0:032x}.jpg", b"stray")
+    root = open_storage(bench.url)
+    root.write(f"previews/00/{0:032x}.jpg", b"stray")
     collect_garbage(bench.url, yes=True)
-    assert home.size(f"previews/00/{0:032x}.jpg") is None
+    assert root.size(f"previews/00/{0:032x}.jpg") is None
     forget_patient(bench.url, "p1", yes=True)
     assert sorted(Store.open(path).catalogue["patient_id"]) == ["p0", "p2"]
     assert verify_store(path).problems == ()
@@ -165,22 +165,22 @@ def test_a_killed_run_is_taken_over(bench: Bench) -> None:
 def test_a_folder_that_another_run_removes_too_is_removed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = ObjectStorage.from_url(bench.url)
+    root = ObjectStorage.from_url(bench.url)
     for number in range(300):  # more than one request takes
-        home.write(f"x/{number}", b"1")
-    listed = list(home._list("x"))
+        root.write(f"x/{number}", b"1")
+    listed = list(root._list("x"))
     for number in (0, 7, 299):
-        home.remove(f"x/{number}")
+        root.remove(f"x/{number}")
     answers = iter([iter(listed)])
     original = ObjectStorage._list
     monkeypatch.setattr(ObjectStorage, "_list", lambda s, f: next(answers, None) or original(s, f))
-    home.remove_folder("x")
+    root.remove_folder("x")
     assert bench.server.objects(f"{bench.prefix}/x/") == {}
 
 
 def test_no_key_is_shown(bench: Bench) -> None:
-    home = ObjectStorage.from_url(bench.url)
-    for text in (repr(home), str(home), repr(home.access)):
+    root = ObjectStorage.from_url(bench.url)
+    for text in (repr(root), str(root), repr(root.access)):
         assert SECRET not in text
         assert KEY not in text
 
