@@ -86,7 +86,7 @@ def estimate(
         if not options.keep_ids and not cohort.public_ids:
             pseudonymiser = pseudonyms.load(root_storage) or pseudonyms.with_throwaway_key()
             stack.enter_context(closing(pseudonymiser))
-        series = NamedCohort(cohort, pseudonymiser, boxes)
+        named_cohort = NamedCohort(cohort, pseudonymiser, boxes)
         stores = [
             stack.enter_context(closing(_StoreSnapshot(root_storage, spec))) for spec in specs
         ]
@@ -94,8 +94,8 @@ def estimate(
         for store in stores:
             seen_files.add_digests(store.index.digests(), store.spec)
         trusted = None if options.deep else seen_files
-        plan = stack.enter_context(closing(IngestPlan(root_storage, series, stores, trusted)))
-        refused = _count_refused(series, stores, trusted, plan)
+        plan = stack.enter_context(closing(IngestPlan(root_storage, named_cohort, stores, trusted)))
+        refused = _count_refused(named_cohort, stores, trusted, plan)
         finished_s = _probe(plan, options.n_workers)
         seconds, seconds_range = extrapolate_seconds(finished_s, options.n_workers, len(plan.tasks))
         new_series = {store.spec: plan.new_series[store.storage.name] for store in stores}

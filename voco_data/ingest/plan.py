@@ -82,12 +82,12 @@ class Tasks(Sequence[SeriesTask]):
     def __init__(
         self,
         root: Storage,
-        series: NamedCohort,
+        cohort: NamedCohort,
         stores: Sequence[PlannedStore],
         table: sqlite3.Connection,
     ) -> None:
         self._root = root
-        self._series = series
+        self._cohort = cohort
         self._stores = stores
         self._table = table
         (self._count,) = table.execute("SELECT COUNT(*) FROM to_read").fetchone()
@@ -112,7 +112,8 @@ class Tasks(Sequence[SeriesTask]):
         number, key, bits = self._table.execute(
             "SELECT number, seen_key, stores FROM to_read WHERE position = ?", (position,)
         ).fetchone()
-        series, cohort = self._series[number], self._series.cohort
+        series = self._cohort[number]
+        cohort = self._cohort.cohort
         return SeriesTask(
             key=series.key,
             base=cohort.base,
@@ -140,14 +141,14 @@ class IngestPlan:
     def __init__(
         self,
         root: Storage,
-        series: NamedCohort,
+        cohort: NamedCohort,
         stores: Sequence[PlannedStore],
         seen_files: SeenFiles | None,
     ) -> None:
         """Compare the cohort with the stores. With `seen_files` None, all files are read again."""
         self._table = scratch_db.open_scratch_db(_TABLES)
         self._table.executemany(
-            "INSERT OR IGNORE INTO present VALUES (?, ?)", (item.identity for item in series)
+            "INSERT OR IGNORE INTO present VALUES (?, ?)", (series.identity for series in cohort)
         )
         self.known_inputs: Mapping[str, InputDigests] = {
             store.storage.name: store.index.input_digests(self._is_in_archive) for store in stores
@@ -159,7 +160,7 @@ class IngestPlan:
             "INSERT INTO to_read VALUES (?, ?, ?, ?, ?)",
             (
                 (position, *row)
-                for position, row in enumerate(self._series_to_read(series, stores, seen_files))
+                for position, row in enumerate(self._series_to_read(cohort, stores, seen_files))
             ),
         )
         for bit, store in enumerate(stores):
@@ -167,7 +168,7 @@ class IngestPlan:
                 "SELECT DISTINCT key FROM to_read WHERE stores & ? ORDER BY key", (1 << bit,)
             )
             store.assign_rows(key for (key,) in keys)
-        self.tasks = Tasks(root, series, stores, self._table)
+        self.tasks = Tasks(root, cohort, stores, self._table)
 
     def close(self) -> None:
         """Remove the temporary file."""

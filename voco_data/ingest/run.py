@@ -102,11 +102,11 @@ def preprocess(
         stores = _open_stores(stack, root_storage, specs, options)
         keeps_ids = options.keep_ids or cohort.public_ids
         pseudonymiser = None if keeps_ids else pseudonyms.load_or_make(root_storage)
-        series = NamedCohort(cohort, pseudonymiser, boxes)
+        named_cohort = NamedCohort(cohort, pseudonymiser, boxes)
         seen_files = stack.enter_context(closing(SeenFiles(root_storage)))
         for store in stores:
             seen_files.add_digests(store.index.digests(), store.spec)
-        plan = IngestPlan(root_storage, series, stores, None if options.deep else seen_files)
+        plan = IngestPlan(root_storage, named_cohort, stores, None if options.deep else seen_files)
         stack.enter_context(closing(plan))
         new_series = {store.spec: plan.new_series[store.storage.name] for store in stores}
         check_disk_space(root_storage, new_series)
@@ -117,7 +117,7 @@ def preprocess(
         for store in stores:
             store.compact()
         seen_files.save()
-        rows = ledger_rows(series, results, seen_files, stores)
+        rows = ledger_rows(named_cohort, results, seen_files, stores)
         summary = _write_reports(root_storage, cohort, rows, stores, clock)
         if pseudonymiser is not None:
             pseudonyms.save_map(root_storage, pseudonymiser)
