@@ -375,7 +375,7 @@ def test_what_a_training_run_removes_meanwhile_is_no_matter(
     for key in ("runs/training/a.csv", "runs/training/b.parquet", "runs/training/c.txt"):
         (root / key).parent.mkdir(exist_ok=True)
         (root / key).write_text(PATIENT)
-    ours = LocalStorage.sizes
+    ours = LocalStorage.list_objects
 
     def vanishing(self: LocalStorage, folder: str = "") -> Iterator[tuple[str, int]]:
         yield from list(ours(self, folder))
