@@ -76,7 +76,7 @@ def fill_series(
             identity = (task.patient_id, task.series_uid)
             lacking = [t for t in task.targets if not known[t.store.name].holds(digest, identity)]
             crops = find_boxes(prepared, [target.spec for target in lacking])
-        histograms = {box: HuHistogram.of_box(prepared.hu, box) for box in set(crops.values())}
+        histograms = {box: HuHistogram.from_box(prepared.hu, box) for box in set(crops.values())}
         if lacking:  # before any record, so that a worker that dies leaves none without a preview
             box = crops[lacking[0].spec]
             with lacking[0].store.committing():

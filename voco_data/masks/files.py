@@ -18,7 +18,7 @@ from voco_data.masks.dicom_seg import read_seg
 from voco_data.masks.nrrd import read_nrrd
 from voco_data.masks.organs import VOCABULARIES
 from voco_data.masks.placement import Labels, Mask, MaskMisplacedError, PlacedMask, place_mask
-from voco_data.nifti import read_grid
+from voco_data.nifti import read_label_map
 from voco_data.reasons import Reason
 from voco_data.volumes import Geometry
 
@@ -52,7 +52,7 @@ def _read_mask(path: Path, file: MaskFile) -> Mask:
     """Read one label map. Raises SeriesRefused."""
     if file.kind == "dicom_seg":
         return read_seg(path)
-    values, geometry = read_grid(path) if file.kind == "nifti" else read_nrrd(path)
+    values, geometry = read_label_map(path) if file.kind == "nifti" else read_nrrd(path)
     return Mask(_labels(values), geometry, VOCABULARIES[file.labels])
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from voco_data.errors import SeriesRefused, unreadable
 from voco_data.limits import check_voxels
-from voco_data.nifti import GZIP_RATIO
+from voco_data.nifti import MAX_GZIP_RATIO
 from voco_data.reasons import Reason
 from voco_data.volumes import Geometry
 
@@ -77,7 +77,7 @@ def _check_size(header: Any, path: Path) -> None:
     """Raise SeriesRefused if the file is too small for the header's claim, before it is read."""
     bits = 64 if header["type"] in ("double", "int64", "uint64") else 8
     claim = math.prod(int(n) for n in header["sizes"]) * bits // 8
-    ratio = 1 if header.get("encoding") == "raw" else GZIP_RATIO
+    ratio = 1 if header.get("encoding") == "raw" else MAX_GZIP_RATIO
     if claim > path.stat().st_size * ratio:
         raise SeriesRefused(Reason.UNREADABLE, f"the header claims at least {claim} bytes")
 

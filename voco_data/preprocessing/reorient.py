@@ -41,7 +41,7 @@ def to_canonical_grid(volume: Volume) -> Volume:
         mode="constant",
         cval=AIR_HU,
     )
-    flag = "tilt_corrected" if native.sheared else "reoriented"
+    flag = "tilt_corrected" if native.is_sheared else "reoriented"
     return Volume(
         hu=hu,
         geometry=grid,

@@ -27,8 +27,8 @@ from voco_data.volumes import (
     Canonical,
     Volume,
     Voxels,
-    content_state,
-    may_be_hu,
+    content_hasher,
+    looks_like_hu,
 )
 
 
@@ -66,7 +66,7 @@ class Prepared:
         """Digest of the canonical HU alone: equal for one volume as DICOM and as NIfTI."""
         if not self.resampled:
             return self.volume.content_digest()
-        state = content_state(self.hu.shape)
+        state = content_hasher(self.hu.shape)
         state.update(self.hu.data)
         return state.hexdigest()
 
@@ -79,7 +79,7 @@ def prepare(
     `spec` gives the rules for a volume. `given` is a box that another program made.
     """
     volume = _read_volume(base, entry, spec)
-    if not may_be_hu(volume.hu):
+    if not looks_like_hu(volume.hu):
         raise SeriesRefused(Reason.NOT_HU, "neither fat, lung nor air: not HU, or no intercept")
     if looks_like_text(volume.hu):
         raise SeriesRefused(Reason.BURNED_IN, "pixels that look like a line of text")
@@ -102,7 +102,7 @@ def prepare(
         volume=volume,
         canonical=canonical,
         # The kernel reads along rows, so a view of another memory order is copied once.
-        hu=np.ascontiguousarray(canonical.view(aligned.hu), dtype=np.int16),
+        hu=np.ascontiguousarray(canonical.to_canonical(aligned.hu), dtype=np.int16),
         flags=(*aligned.flags, *mask_flags),
         driver=given.digest if given is not None else mask.digest if mask is not None else "",
         organs={} if mask is None else _find_organs(mask, volume, canonical),
@@ -121,7 +121,9 @@ def _find_organs(mask: PlacedMask, volume: Volume, canonical: Canonical) -> dict
     labels = mask.labels
     if canonical.native is not volume.geometry:
         labels = labels_to_canonical_grid(labels, volume.geometry, canonical.native)
-    return find_organs(np.ascontiguousarray(canonical.view(labels), dtype=np.uint16), mask.names)
+    return find_organs(
+        np.ascontiguousarray(canonical.to_canonical(labels), dtype=np.uint16), mask.names
+    )
 
 
 def find_boxes(prepared: Prepared, specs: Sequence[StoreSpec]) -> dict[StoreSpec, Box]:

@@ -197,8 +197,8 @@ def test_ratic_segmentations_land_on_the_right_voxels_in_both_z_directions(
     placed, flags = read_masks(tmp_path, [file], volume.geometry)
     assert placed is not None
     assert flags == ("mask",)
-    where = volume.geometry.canonical(5.0)
-    found, truth = where.view(placed.labels), render_scan(plan.model, one.scan).organs
+    canonical = volume.geometry.canonical(5.0)
+    found, truth = canonical.to_canonical(placed.labels), render_scan(plan.model, one.scan).organs
     for number, name in RATIC.items():
         ours, theirs = found == number, truth == number
         assert theirs.any(), name

@@ -39,7 +39,7 @@ from voco_data.dicom.series.slice_order import (
     order_slices,
 )
 from voco_data.errors import SeriesRefused
-from voco_data.volumes import GapPolicy, Volume, content_state
+from voco_data.volumes import GapPolicy, Volume, content_hasher
 
 MAX_FILE_BYTES = 2**26
 """Files of one slice are smaller."""
@@ -183,7 +183,7 @@ def _read_slices(
     # Planes are decoded in the order of memory where that is one canonical plane after the other.
     is_plane_by_plane = canonical.permutation[0] == 0
     is_ascending = not canonical.flips[0]
-    digest_state, decoder = content_state(canonical_hu.shape), _of_thread.decoder
+    digest_state, decoder = content_hasher(canonical_hu.shape), _of_thread.decoder
     for index, number in sorted(enumerate(stack.order), reverse=not is_ascending):
         scanned = slices[number]
         path = scanned.header.path
@@ -210,5 +210,5 @@ def _read_slices(
         instance_numbers=tuple(headers[n].instance_number for n in stack.order),
         transfer_syntax="+".join(sorted({h.transfer_syntax for h in headers})),
         flags=tuple(header_flags(headers)),
-        known_content_digest=digest_state.hexdigest() if is_plane_by_plane else "",
+        precomputed_digest=digest_state.hexdigest() if is_plane_by_plane else "",
     )

@@ -76,7 +76,9 @@ def read_thoroughly(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -> 
     return Volume(
         hu=stack.even.resample(measured_hu),
         geometry=stack.geometry,
-        instance_numbers=stack.even.pick_numbers([headers[n].instance_number for n in stack.order]),
+        instance_numbers=stack.even.resample_instance_numbers(
+            [headers[n].instance_number for n in stack.order]
+        ),
         transfer_syntax="+".join(sorted({h.transfer_syntax for h in headers})),
         flags=tuple(flags),
     )
