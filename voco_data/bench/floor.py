@@ -21,10 +21,10 @@ from voco_data.cropping import find_box
 from voco_data.dicom import (
     SLACK_BYTES,
     SliceDecoder,
+    decode_rle_planes,
     header_scanner,
     integer_rescale,
     planes_to_hu,
-    rle_planes,
 )
 from voco_data.preprocessing import resample
 from voco_data.store import FINETUNE, PRETRAIN
@@ -48,7 +48,7 @@ def make_grids(folder: Path, out: Path) -> Callable[[], None]:
     shape = (len(slices), first.rows, first.columns)
     spacing_mm = (second.position_mm[2] - first.position_mm[2], *first.spacing_mm)
     frames = [(str(found.scanned.header.path), found.start, found.length) for found in slices]
-    decoding = slices[0].scanned.kind.decoding
+    decoding = slices[0].scanned.shared.decoding
     rescale = None if decoding is None else integer_rescale(decoding.pixels, decoding.modality)
     if rescale is None:
         raise RuntimeError("the benchmark's series is not rescaled in integers")
@@ -61,7 +61,7 @@ def make_grids(folder: Path, out: Path) -> Callable[[], None]:
     def by_kernel(
         data: npt.NDArray[np.uint8], start: int, length: int, plane: npt.NDArray[np.int16]
     ) -> None:
-        rle_planes(data, start, length, high, low, plane.size)
+        decode_rle_planes(data, start, length, high, low, plane.size)
         planes_to_hu(high, low, *rescale.arguments, plane.reshape(-1))
 
     def by_imagecodecs(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from voco_data.cohort import MaskKind, OddFile
-from voco_data.dicom import Segmented
+from voco_data.dicom import SegmentationReference
 from voco_data.layouts.table import IndexTable
 from voco_data.reasons import Reason
 from voco_data.storage import escape_undecodable
@@ -82,15 +82,15 @@ class Masks:
             "INSERT INTO found_masks VALUES (?, ?, ?)", (file, os.fsencode(path), kind)
         )
 
-    def add_segmentation(self, file: int, path: str, segmented: Segmented) -> None:
+    def add_segmentation(self, file: int, path: str, reference: SegmentationReference) -> None:
         """Add a DICOM SEG, which refers to series by UID."""
         self._sql.execute(
             "INSERT INTO found_segs VALUES (?, ?, ?)",
-            (file, os.fsencode(path), escape_undecodable(segmented.patient_id)),
+            (file, os.fsencode(path), escape_undecodable(reference.patient_id)),
         )
         self._sql.executemany(
             "INSERT INTO seg_series VALUES (?, ?)",
-            ((file, escape_undecodable(uid)) for uid in segmented.series_uids),
+            ((file, escape_undecodable(uid)) for uid in reference.series_uids),
         )
 
     def offer(self) -> None:

@@ -16,7 +16,7 @@ from voco_data.dicom import (
     make_stack_key,
     parse_header,
     read_dataset,
-    segmented_series,
+    segmentation_reference,
 )
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.base import Advance
@@ -92,15 +92,15 @@ def _add_dicom(
     full = base / path
     scanned = _scanned_header(full) if is_wanted else None
     if scanned is not None:
-        stacks.add(number, path.rpartition("/")[0], scanned.header, scanned.kind.stack)
+        stacks.add(number, path.rpartition("/")[0], scanned.header, scanned.shared.stack_key)
         return True
     try:
         _check_signature(full, is_wanted=is_wanted)
         with deadline(HEADER_LIMIT_S):
             # pydicom converts values when they are read, so all that reads them is under the limit.
             dataset = read_dataset(full, pixels=False)
-            segmented = segmented_series(dataset)
-            if segmented is None:
+            reference = segmentation_reference(dataset)
+            if reference is None:
                 header, key = parse_header(dataset, full), make_stack_key(dataset)
     except SeriesRefused as refusal:
         if refusal.reason == Reason.NOT_MEDICAL and _named_as_dicom(path):
@@ -108,8 +108,8 @@ def _add_dicom(
                 Reason.UNREADABLE, "named as DICOM, and its bytes are not"
             ) from refusal
         raise
-    if segmented is not None:
-        masks.add_segmentation(number, path, segmented)
+    if reference is not None:
+        masks.add_segmentation(number, path, reference)
         return False
     stacks.add(number, path.rpartition("/")[0], header, key)
     return True

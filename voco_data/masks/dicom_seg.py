@@ -14,7 +14,7 @@ from voco_data.dicom import (
     SEGMENTATION_CLASS,
     UNCOMPRESSED,
     DatasetValues,
-    known_uid,
+    describe_uid,
     read_dataset,
     transfer_syntax,
 )
@@ -43,7 +43,7 @@ def read_seg(path: Path) -> Mask:
     rows, columns = values.integer("Rows", 0), values.integer("Columns", 0)
     if not 1 <= frames <= MAX_FRAMES or rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
         raise SeriesRefused(Reason.UNREADABLE, f"{frames} frames of {rows} x {columns}")
-    frame_values = DatasetValues.of_frames(dataset, frames)
+    frame_values = DatasetValues.for_frames(dataset, frames)
     positions = np.array([_numbers(frame, "ImagePositionPatient", 3) for frame in frame_values])
     orientation = _numbers(frame_values[0], "ImageOrientationPatient", 6)
     spacing = _numbers(frame_values[0], "PixelSpacing", 2)
@@ -105,7 +105,7 @@ def _frame_masks(dataset: Dataset, shape: tuple[int, int], frames: int) -> npt.N
     bits, value = values.integer("BitsAllocated", 1), dataset.get("PixelData")
     if syntax not in UNCOMPRESSED or bits not in (1, 8):
         raise SeriesRefused(
-            Reason.UNSUPPORTED_SYNTAX, f"a segmentation in {known_uid(syntax)}, {bits} bits"
+            Reason.UNSUPPORTED_SYNTAX, f"a segmentation in {describe_uid(syntax)}, {bits} bits"
         )
     count = frames * shape[0] * shape[1]
     if not isinstance(value, bytes) or len(value) * 8 < count * bits:

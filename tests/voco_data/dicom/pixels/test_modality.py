@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from tests.support.ct_files import write_slices
-from voco_data.dicom.pixels.decode import PixelReader
-from voco_data.dicom.pixels.modality import parse_modalities
+from voco_data.dicom.pixels.decode import FrameReader
+from voco_data.dicom.pixels.modality import parse_modality_transforms
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 
@@ -25,8 +25,10 @@ def hu_of(tmp_path: Path, stored: list[int], kind: str = "<u2", **tags: Any) -> 
     dataset.PixelRepresentation = int(kind == "<i2")
     for keyword, value in tags.items():
         setattr(dataset, keyword, value)
-    pixels = PixelReader(dataset, (1, len(stored)))
-    result: list[int] = parse_modalities(dataset, 1)[0].to_hu(pixels.stored(0)).ravel().tolist()
+    pixels = FrameReader(dataset, (1, len(stored)))
+    result: list[int] = (
+        parse_modality_transforms(dataset, 1)[0].to_hu(pixels.read(0)).ravel().tolist()
+    )
     return result
 
 
@@ -45,7 +47,7 @@ def test_a_value_that_is_padding_outside_is_measured_inside(tmp_path: Path) -> N
     dataset.PixelRepresentation, dataset.RescaleIntercept = 1, 0
     dataset.PixelPaddingValue = 0
     dataset.PixelData = plane.astype("<i2").tobytes()
-    hu = parse_modalities(dataset, 1)[0].to_hu(PixelReader(dataset, (7, 7)).stored(0))
+    hu = parse_modality_transforms(dataset, 1)[0].to_hu(FrameReader(dataset, (7, 7)).read(0))
     assert hu[3, 3] == 0
     assert (hu[0] == -1024).all()
     assert (hu[1:6, 1:6][plane[1:6, 1:6] == 30] == 30).all()
@@ -112,4 +114,4 @@ def test_a_slope_that_is_no_number_is_refused(tmp_path: Path, value: str) -> Non
     dataset = pydicom.dcmread(path)
     dataset.add_new(0x00281053, "LO", value)  # as text: a file may declare any VR
     with pytest.raises(SeriesRefused):
-        parse_modalities(dataset, 1)
+        parse_modality_transforms(dataset, 1)

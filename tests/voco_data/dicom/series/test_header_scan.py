@@ -82,7 +82,7 @@ def thorough(path: Path) -> tuple[Header, StackKey] | None:
 
 def scanned(path: Path) -> tuple[Header, StackKey] | None:
     found = HeaderScanner().read_header(path)
-    return None if found is None else (found.header, found.kind.stack)
+    return None if found is None else (found.header, found.shared.stack_key)
 
 
 def agree(path: Path, data: bytes) -> bool:
@@ -224,7 +224,7 @@ def test_slices_of_one_kind_differ_in_position_and_number_alone(tmp_path: Path) 
     for number, path in enumerate(paths, start=1):
         found = reader.read_header(path)
         assert found is not None
-        assert (found.header, found.kind.stack) == thorough(path)
+        assert (found.header, found.shared.stack_key) == thorough(path)
         assert found.header.instance_number == number
 
 

@@ -18,8 +18,8 @@ from pydicom.encaps import encapsulate
 
 from tests.support.ct_files import body, write_slices
 from voco_data.dicom.header import parse_header, read_dataset
-from voco_data.dicom.pixels.decode import PixelReader
-from voco_data.dicom.pixels.modality import parse_modalities
+from voco_data.dicom.pixels.decode import FrameReader
+from voco_data.dicom.pixels.modality import parse_modality_transforms
 from voco_data.dicom.series.reader import read_series
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
@@ -32,7 +32,7 @@ def read(paths: list[Path]) -> Volume:
 
 
 def decode_hu(dataset: Dataset, shape: tuple[int, int]) -> npt.NDArray[np.int16]:
-    return parse_modalities(dataset, 1)[0].to_hu(PixelReader(dataset, shape).stored(0))
+    return parse_modality_transforms(dataset, 1)[0].to_hu(FrameReader(dataset, shape).read(0))
 
 
 def refusal(paths: list[Path]) -> Reason:
