@@ -1,4 +1,4 @@
-from .binary_format import UNCOMPRESSED as UNCOMPRESSED
+from .binary_format import UNCOMPRESSED as UNCOMPRESSED, may_be_dicom as may_be_dicom
 from .dicomdir import is_dicomdir as is_dicomdir, referenced_files as referenced_files
 from .header import (
     MAX_FRAMES as MAX_FRAMES,
