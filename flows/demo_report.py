@@ -17,7 +17,7 @@ from voco_models.stages import finetune_recipe
 from voco_models.training import read_history
 
 RECIPE: Final = ENVIRONMENT.from_string("""
-<p>This cohort is made up: bodies are drawn from a seed, some organs are hurt, and the scans are
+<p>This cohort is made up: bodies are drawn from a seed, some organs are injured, and the scans are
 written in the layouts of RATIC and FLARE23. It shows that all stages work. Its scores say nothing
 about patients.</p>
 <table>

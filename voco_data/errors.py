@@ -95,12 +95,12 @@ def is_file_error(error: OSError) -> bool:
     return error.errno in _FILE_ERRNOS
 
 
-def unreadable(error: OSError, what: str) -> SeriesRefused:
+def unreadable(error: OSError, detail: str) -> SeriesRefused:
     """The refusal of a file that could not be read.
 
     The reason is IO_ERROR if the file system failed. If `error` has no number, a library raised
-    it about the content of the file: the reason is UNREADABLE, and `what` is the detail.
+    it about the content of the file: the reason is UNREADABLE, with `detail`.
     """
     if error.errno is not None:
         return SeriesRefused(Reason.IO_ERROR, error.strerror or "the file system failed")
-    return SeriesRefused(Reason.UNREADABLE, f"{what} ({type(error).__name__})")
+    return SeriesRefused(Reason.UNREADABLE, f"{detail} ({type(error).__name__})")

@@ -1,4 +1,4 @@
-"""The rows of voco itself: one series into two stores, and the headers of a series."""
+"""The rows that measure voco: one series into two stores, and the headers of a series."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from voco_data.storage import Fence, FencedLocalStorage, LocalStorage
 from voco_data.store import FINETUNE, PRETRAIN, InputDigests, open_for_writing
 
 ROWS = 64
-"""Rows that are filled one after the other, so that every volume is a new file."""
+"""Rows of a store. They are filled one after the other, so that every volume is a new file."""
 
 
 def fill_stores(folder: Path, out: Path) -> Callable[[], None]:
@@ -25,7 +25,7 @@ def fill_stores(folder: Path, out: Path) -> Callable[[], None]:
         # `open_for_writing` closed the fence at its end; open it, as a run that lasts does.
         fence = Fence(out / f".{spec.name}.fence")
         targets.append(Target(FencedLocalStorage(out / spec.name, fence, fence.open()), spec, 0))
-    known = {target.store.name: InputDigests() for target in targets}
+    input_digests = {target.store.name: InputDigests() for target in targets}
     entry = entry_of(folder, folder.parent)
     n_filled = 0
 
@@ -47,7 +47,7 @@ def fill_stores(folder: Path, out: Path) -> Callable[[], None]:
                 targets=tuple(replace(target, row=row) for target in targets),
                 root=LocalStorage(out),
             ),
-            known,
+            input_digests,
         )
         if len(outcome.records) != len(specs):
             raise RuntimeError(f"the series was not stored: {outcome.reason} {outcome.detail}")

@@ -87,14 +87,14 @@ def _larger_counts(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]
 
 def read_journals(home: Storage) -> list[tuple[Path, Journal]]:
     """The journals of forgets that did not end, each with its file."""
-    folder = pseudonyms.folder_of(home) / JOURNALS
+    folder = pseudonyms.private_folder(home) / JOURNALS
     files = sorted(folder.glob("*.json"))
     return [(path, Journal.from_json(path.read_bytes())) for path in files]
 
 
 def write_journal(home: Storage, journal: Journal) -> None:
     """Write a journal, readable by its owner only."""
-    private = pseudonyms.folder_of(home)
+    private = pseudonyms.private_folder(home)
     for folder in (private, private / JOURNALS):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     atomic.write_bytes(private / JOURNALS / _file_name(journal), journal.to_json(), mode=0o600)

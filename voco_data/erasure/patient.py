@@ -166,11 +166,11 @@ def _remove_everything(
 
 def _remove_from_private(home: Storage, journal: Journal) -> None:
     """Remove the patient's entries of the map, its journals, and temporary files beside both."""
-    private = pseudonyms.folder_of(home)
+    private = pseudonyms.private_folder(home)
     pending = private / JOURNALS
     if (private / pseudonyms.MAP_FILE).exists():
         removed = {(kind, pseudonym) for kind, pseudonym in journal.pairs}
-        with pseudonyms.changing_map(home):
+        with pseudonyms.lock_map(home):
             # The private folder of a bucket is swept by no run.
             for temporary in private.glob(f".{pseudonyms.MAP_FILE}.*.tmp"):
                 temporary.unlink(missing_ok=True)

@@ -118,7 +118,7 @@ def preprocess(
         rows = ledger_rows(series, results, seen_files, stores)
         summary = _publish(home, cohort, rows, stores, clock)
         if pseudonymiser is not None:
-            pseudonyms.save_map(home, pseudonymiser)
+            pseudonyms.merge_into_map(home, pseudonymiser)
         return summary
 
 

@@ -105,7 +105,7 @@ def make_split(
     return Split(seed=seed, test=members[0], folds=tuple(members[1:]))
 
 
-def holders_of_one_volume(
+def patients_sharing_volumes(
     patient_ids: Iterable[str], content_digests: Iterable[str]
 ) -> list[tuple[str, str]]:
     """Pairs of patients who have series with equal content, for `linked` of `make_split`.
@@ -149,7 +149,7 @@ def _part_sizes(count: int, n_folds: int, test_fraction: float) -> npt.NDArray[n
 
 
 def _indicators(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
-    """(P, L): one column for every class that occurs in every group."""
+    """(P, L): whether a patient has a class, one column for each class that occurs in a group."""
     columns = [
         labels[:, group] == value
         for group in range(labels.shape[1])
@@ -164,30 +164,36 @@ def _assign(
     sizes: npt.NDArray[np.int64],
     rng: np.random.Generator,
 ) -> npt.NDArray[np.int64]:
-    """(P,): part of every patient. Each part gets its size, unless families prevent it."""
+    """(P,) int64: part of every patient. Each part gets its size, unless families prevent it.
+
+    `has_label` is (P, L), `families` (P,) the components of linked patients, `sizes` (parts,).
+    """
     count = len(has_label)
     parts = np.full(count, -1, np.int64)
-    room = sizes.copy()
-    wanted = np.outer(sizes / count, has_label.sum(axis=0))
-    names, members = np.unique(families, return_counts=True)
-    for family in names[members > 1][np.argsort(-members[members > 1], kind="stable")]:
-        # Families come before single patients, the largest first, while there is room for them.
-        together = np.flatnonzero(families == family)
-        lacking = wanted @ has_label[together].sum(axis=0)
-        fits = room >= min(len(together), room.max())
-        part = int(np.lexsort((rng.random(len(sizes)), -room, -lacking, ~fits))[0])
-        parts[together] = part
-        room[part] -= len(together)
-        wanted[part] -= has_label[together].sum(axis=0)
-    visit = rng.permutation(count)
+    capacity = sizes.copy()
+    desired = np.outer(sizes / count, has_label.sum(axis=0))
+    family_ids, family_sizes = np.unique(families, return_counts=True)
+    largest_first = np.argsort(-family_sizes, kind="stable")
+    # Families of several patients come first, the largest before all, while parts have capacity.
+    for family in family_ids[largest_first][family_sizes[largest_first] > 1]:
+        members = np.flatnonzero(families == family)
+        demand = desired @ has_label[members].sum(axis=0)
+        fits = capacity >= min(len(members), capacity.max())
+        part = int(np.lexsort((rng.random(len(sizes)), -capacity, -demand, ~fits))[0])
+        parts[members] = part
+        capacity[part] -= len(members)
+        desired[part] -= has_label[members].sum(axis=0)
+    visiting_order = rng.permutation(count)
     while (parts < 0).any():
         unplaced = has_label[parts < 0].sum(axis=0)
         rarest = int(np.where(unplaced > 0, unplaced, count + 1).argmin())
-        for patient in visit[(parts[visit] < 0) & has_label[visit, rarest]]:
-            # The part that lacks most of the label; then most room; then at random.
-            rank = np.lexsort((rng.random(len(sizes)), -room, -wanted[:, rarest]))
-            part = int(rank[room[rank] > 0][0])
+        for patient in visiting_order[
+            (parts[visiting_order] < 0) & has_label[visiting_order, rarest]
+        ]:
+            # The part that lacks most of the label; then most capacity; then at random.
+            rank = np.lexsort((rng.random(len(sizes)), -capacity, -desired[:, rarest]))
+            part = int(rank[capacity[rank] > 0][0])
             parts[patient] = part
-            room[part] -= 1
-            wanted[part] -= has_label[patient]
+            capacity[part] -= 1
+            desired[part] -= has_label[patient]
     return parts

@@ -20,20 +20,20 @@ from voco_data.dicom import (
 )
 from voco_data.errors import SeriesRefused
 from voco_data.limits import check_voxels
-from voco_data.masks.organs import known_name
+from voco_data.masks.organs import match_organ
 from voco_data.masks.placement import Mask
 from voco_data.reasons import Reason
 from voco_data.volumes import Geometry, Triple, unit_vector
 
 STEP_TOLERANCE = 0.05
-"""How far a frame may lie from an even step, as a fraction of it."""
+"""Largest distance of a frame from an even step, as a fraction of the step."""
 
 
 def read_seg(path: Path) -> Mask:
     """Labels of a binary or fractional SEG: the number of the segment.
 
-    A fractional segment counts where it is at least half. Where segments overlap, the lower number
-    stays. Raises SeriesRefused.
+    A fractional segment counts where its value is at least half of the maximum. Where segments
+    overlap, the lower number has priority. Raises SeriesRefused.
     """
     dataset = read_dataset(path, pixels=True)
     values = DatasetValues(dataset)
@@ -120,7 +120,7 @@ def _frame_masks(dataset: Dataset, shape: tuple[int, int], frames: int) -> npt.N
 def _organ_names(values: DatasetValues) -> dict[int, str]:
     """Segment numbers whose label is a known organ; other labels are free text and are left out."""
     names = {
-        DatasetValues(item).integer("SegmentNumber", 0): known_name(
+        DatasetValues(item).integer("SegmentNumber", 0): match_organ(
             DatasetValues(item).text("SegmentLabel")
         )
         for item in values.items("SegmentSequence")

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from voco_data.qc import outliers, preview
 from voco_data.qc.html import ENVIRONMENT, csp_hash, read_source
 from voco_data.qc.preview import Preview
-from voco_data.qc.report_rows import Row, select_rows
+from voco_data.qc.report_rows import LedgerLine, Row, select_rows
 from voco_data.storage import PREVIEWS_FOLDER, Storage
 from voco_data.volumes import hu_histogram
 
@@ -41,7 +41,7 @@ SHARE_UNIT = 10_000
 class Entry:
     """One row of the page."""
 
-    ledger: dict[str, Any]
+    ledger: LedgerLine
     """The ledger's values; None where there is none."""
     measures: dict[str, float | None]
     """Values derived from them: keys as in voco_data.qc.outliers."""

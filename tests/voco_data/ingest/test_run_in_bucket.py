@@ -423,7 +423,7 @@ def test_names_stay_on_the_machine_that_has_the_key(
 ) -> None:
     with caplog.at_level("INFO"):
         path = bench.run(bench.url, keep_ids=False).stores["small"]
-    folder = pseudonyms.folder_of(open_storage(bench.url))
+    folder = pseudonyms.private_folder(open_storage(bench.url))
     assert str(folder) in caplog.text
     assert folder.is_relative_to(bench.tmp / "data")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from voco_data.errors import InputError
-from voco_data.labels.splits import Split, holders_of_one_volume, make_split
+from voco_data.labels.splits import Split, make_split, patients_sharing_volumes
 
 
 @st.composite
@@ -134,7 +134,7 @@ def test_a_chain_of_copies_is_one_family_and_sizes_stay_exact() -> None:
     labels = np.random.default_rng(0).choice(3, size=(50, 3), p=[0.7, 0.2, 0.1])
     patients = ["03", "17", "17", "31", "44", "45", "08"]
     digests = ["x", "x", "y", "y", "z", "z", "alone"]
-    links = holders_of_one_volume(patients, digests)
+    links = patients_sharing_volumes(patients, digests)
     assert links == [("03", "17"), ("17", "31"), ("44", "45")]
     for seed in range(20):
         split = make_split(ids, labels, n_folds=5, seed=seed, linked=links)

@@ -102,14 +102,14 @@ def test_labels_may_cover_more_than_the_store(labels: Labels) -> None:
     assert joined.labels.patient_ids == ("10004", "9")
     np.testing.assert_array_equal(joined.labels.organs, [[1, 0, 2], [0, 0, 0]])
     np.testing.assert_array_equal(joined.labels.binary["extravasation"], [1, 0])
-    assert joined.person == {"10004": "10004", "9": "9"}
+    assert joined.label_ids == {"10004": "10004", "9": "9"}
 
 
 def test_unlabelled_patient_needs_consent(labels: Labels) -> None:
     with pytest.raises(InputError, match="11111"):
         join_labels(labels, ["9", "11111"])
     joined = join_labels(labels, ["9", "11111"], allow_unlabelled=True)
-    assert joined.person == {"9": "9"}
+    assert joined.label_ids == {"9": "9"}
 
 
 def test_labels_of_no_patient_are_refused_even_with_consent(labels: Labels) -> None:
@@ -126,4 +126,4 @@ def test_pseudonyms_match_and_stay(labels: Labels) -> None:
 def test_an_id_and_its_pseudonym_are_one_person(labels: Labels) -> None:
     joined = join_labels(labels, ["p9", "9"], pseudonymise=lambda patient: f"p{patient}")
     assert joined.labels.patient_ids == ("9",)
-    assert joined.person == {"9": "9", "p9": "9"}
+    assert joined.label_ids == {"9": "9", "p9": "9"}
