@@ -141,9 +141,8 @@ def load_or_make(root: Storage) -> Pseudonymiser:
     assert pseudonymiser is not None
     if root.local() is None and root.size(FINGERPRINT) is None:
         root.write(FINGERPRINT, pseudonymiser.fingerprint.encode())
-        _check_fingerprint(
-            root, folder
-        )  # another machine may have written its own at the same time
+        # Another machine may have written its own fingerprint at the same time.
+        _check_fingerprint(root, folder)
     return pseudonymiser
 
 

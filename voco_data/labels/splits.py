@@ -92,14 +92,14 @@ def make_split(
             f"{n_folds} folds; at least {n_folds + 1} are needed"
         )
     order = np.argsort(np.array(patient_ids, dtype=object))
-    families = _families([patient_ids[i] for i in order], linked)
-    if len(np.unique(families)) < n_folds + 1:
+    components = _linked_components([patient_ids[i] for i in order], linked)
+    if len(np.unique(components)) < n_folds + 1:
         raise InputError(
             f"split: {len(patient_ids)} labelled patients share so many volumes that they are "
-            f"{len(np.unique(families))} groups, too few for a test set and {n_folds} folds"
+            f"{len(np.unique(components))} groups, too few for a test set and {n_folds} folds"
         )
     sizes = _part_sizes(len(patient_ids), n_folds, test_fraction)
-    parts = _assign(_indicators(labels[order]), families, sizes, np.random.default_rng(seed))
+    parts = _assign(_indicators(labels[order]), components, sizes, np.random.default_rng(seed))
     ids = [patient_ids[i] for i in order]
     members = [tuple(ids[i] for i in np.flatnonzero(parts == p)) for p in range(len(sizes))]
     return Split(seed=seed, test=members[0], folds=tuple(members[1:]))
@@ -120,10 +120,10 @@ def patients_sharing_volumes(
     return sorted((a, b) for a, b in pairs if a != b)
 
 
-def _families(
+def _linked_components(
     patient_ids: Sequence[str], linked: Iterable[tuple[str, str]]
 ) -> npt.NDArray[np.int64]:
-    """(P,): connected components of the links, each as the index of its first patient.
+    """(P,) int64: connected components of the links, each as the index of its first patient.
 
     Union-find with path halving (Tarjan and van Leeuwen, J. ACM 31, 245, 1984).
     """
@@ -160,23 +160,23 @@ def _indicators(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
 
 def _assign(
     has_label: npt.NDArray[np.bool_],
-    families: npt.NDArray[np.int64],
+    components: npt.NDArray[np.int64],
     sizes: npt.NDArray[np.int64],
     rng: np.random.Generator,
 ) -> npt.NDArray[np.int64]:
-    """(P,) int64: part of every patient. Each part gets its size, unless families prevent it.
+    """(P,) int64: part of every patient. Each part gets its size, unless components prevent it.
 
-    `has_label` is (P, L), `families` (P,) the components of linked patients, `sizes` (parts,).
+    `has_label` is (P, L), `components` (P,) the components of linked patients, `sizes` (parts,).
     """
     count = len(has_label)
     parts = np.full(count, -1, np.int64)
     capacity = sizes.copy()
     desired = np.outer(sizes / count, has_label.sum(axis=0))
-    family_ids, family_sizes = np.unique(families, return_counts=True)
-    largest_first = np.argsort(-family_sizes, kind="stable")
-    # Families of several patients come first, the largest before all, while parts have capacity.
-    for family in family_ids[largest_first][family_sizes[largest_first] > 1]:
-        members = np.flatnonzero(families == family)
+    component_ids, component_sizes = np.unique(components, return_counts=True)
+    largest_first = np.argsort(-component_sizes, kind="stable")
+    # Components of several patients come first, the largest before all, while parts have capacity.
+    for component in component_ids[largest_first][component_sizes[largest_first] > 1]:
+        members = np.flatnonzero(components == component)
         demand = desired @ has_label[members].sum(axis=0)
         fits = capacity >= min(len(members), capacity.max())
         part = int(np.lexsort((rng.random(len(sizes)), -capacity, -demand, ~fits))[0])

@@ -69,7 +69,7 @@ class OutlierScore:
 
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
-"""Values of each measure, one a series; NaN where there is none."""
+"""Values of each measure, one for each series; NaN if it is missing."""
 Spreads = Mapping[str, tuple[float, float] | None]
 """Median and robust deviation of each measure; None if fewer than MIN_SERIES series have it."""
 

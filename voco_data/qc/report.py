@@ -42,7 +42,7 @@ class Entry:
     """One row of the page."""
 
     ledger: LedgerLine
-    """The ledger's values; None where there is none."""
+    """The ledger's values; None if it is missing."""
     measures: dict[str, float | None]
     """Values derived from them: keys as in voco_data.qc.outliers."""
     score: float | None

@@ -36,7 +36,7 @@ class Row:
     """One row of the page."""
 
     ledger: LedgerLine
-    """The ledger's values; None where there is none."""
+    """The ledger's values; None if it is missing."""
     measures: dict[str, float | None]
     """Values derived from them: keys as in voco_data.qc.outliers."""
     score: float | None

@@ -51,7 +51,7 @@ class Volume:
     """(slice, row, column), slices along their normal."""
     geometry: Geometry
     instance_numbers: tuple[int, ...]
-    """InstanceNumber of every slice in the array's order; -1 where there is none."""
+    """InstanceNumber of every slice in the array's order; -1 if it is missing."""
     transfer_syntax: str
     """UID of the transfer syntax, or `nifti`."""
     flags: tuple[str, ...] = ()

@@ -25,9 +25,9 @@ def test_labels_equal_scipys(
 ) -> None:
     mask = np.random.default_rng(seed).random(shape) < share
     expected, count = ndimage.label(mask, None if across_slices else IN_PLANE)
-    found, number = label_components(mask, across_slices=across_slices)
+    labels, number = label_components(mask, across_slices=across_slices)
     assert number == count
-    assert np.array_equal(found, expected)
+    assert np.array_equal(labels, expected)
 
 
 @settings(max_examples=200, deadline=None)

@@ -43,8 +43,8 @@ def test_reads_grades_by_patient(labels: Labels) -> None:
 
 
 def test_keeps_leading_zeros_of_ids(tmp_path: Path) -> None:
-    found = read_labels(write(tmp_path, "007" + ROWS[0][5:], ROWS[1]))
-    assert found.patient_ids == ("007", "9")
+    labels = read_labels(write(tmp_path, "007" + ROWS[0][5:], ROWS[1]))
+    assert labels.patient_ids == ("007", "9")
 
 
 def test_digest_is_of_the_file(tmp_path: Path) -> None:
@@ -54,9 +54,9 @@ def test_digest_is_of_the_file(tmp_path: Path) -> None:
 
 def test_optional_groups_may_be_absent(tmp_path: Path) -> None:
     header = "patient_id," + ",".join(HEADER.split(",")[5:14])
-    found = read_labels(write(tmp_path, "a,1,0,0,0,1,0,0,0,1", header=header))
-    assert found.binary == {}
-    np.testing.assert_array_equal(found.organs, [[0, 1, 2]])
+    labels = read_labels(write(tmp_path, "a,1,0,0,0,1,0,0,0,1", header=header))
+    assert labels.binary == {}
+    np.testing.assert_array_equal(labels.organs, [[0, 1, 2]])
 
 
 def test_arrays_cannot_be_changed(labels: Labels) -> None:

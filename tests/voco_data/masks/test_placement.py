@@ -213,14 +213,18 @@ def test_ratic_segmentations_land_on_the_right_voxels_in_both_z_directions(
     assert placed is not None
     assert flags == ("mask",)
     canonical = volume.geometry.canonical(5.0)
-    found, truth = canonical.to_canonical(placed.labels), render_scan(plan.model, one.scan).organs
+    placed_labels, truth = (
+        canonical.to_canonical(placed.labels),
+        render_scan(plan.model, one.scan).organs,
+    )
     for number, name in RATIC_ORGANS.items():
-        ours, theirs = found == number, truth == number
+        ours, theirs = placed_labels == number, truth == number
         assert theirs.any(), name
         dice = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
         assert dice == 1.0, name
     centre = {
-        name: np.argwhere(found == number)[:, 2].mean() for number, name in RATIC_ORGANS.items()
+        name: np.argwhere(placed_labels == number)[:, 2].mean()
+        for number, name in RATIC_ORGANS.items()
     }
     assert centre["kidney_left"] > centre["kidney_right"]  # x grows to the patient's left
     assert centre["spleen"] > centre["liver"]

@@ -94,9 +94,9 @@ def entry(folder: Path, kind: str) -> SeriesEntry:
 
 def hashes(folder: Path, series: SeriesEntry) -> tuple[str, str]:
     prepared = prepare_series(folder, series, PRETRAIN)
-    found = find_boxes(prepared, [PRETRAIN, FINETUNE])
+    boxes = find_boxes(prepared, [PRETRAIN, FINETUNE])
     first, second = (
-        xxhash.xxh3_128_hexdigest(resample_to_grid(prepared, found[spec], spec).data)
+        xxhash.xxh3_128_hexdigest(resample_to_grid(prepared, boxes[spec], spec).data)
         for spec in (PRETRAIN, FINETUNE)
     )
     return first, second
@@ -106,12 +106,12 @@ def hashes(folder: Path, series: SeriesEntry) -> tuple[str, str]:
 def test_pixels_change_only_with_the_algorithm_version(
     tmp_path: Path, write: Callable[[Path], SeriesEntry]
 ) -> None:
-    known = GOLDEN.get(ALGORITHM_VERSION, {}).get(write.__name__)
-    found = hashes(tmp_path / "scan", write(tmp_path / "scan"))
-    assert found == known, (
+    pinned = GOLDEN.get(ALGORITHM_VERSION, {}).get(write.__name__)
+    computed = hashes(tmp_path / "scan", write(tmp_path / "scan"))
+    assert computed == pinned, (
         f"the pixels of {write.__name__!r} are not those of algorithm version {ALGORITHM_VERSION}. "
         "If they were meant to change, bump ALGORITHM_VERSION in voco_data/store/spec.py, and pin "
-        f"the new ones here: {write.__name__!r}: {found}"
+        f"the new ones here: {write.__name__!r}: {computed}"
     )
 
 

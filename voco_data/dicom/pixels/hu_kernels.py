@@ -31,6 +31,8 @@ RLE_SEGMENTS = 2
 RLE_NO_RUN = 128
 """A control byte without a run (PS3.5 G.3.2). Lower ones start literal bytes, higher ones a run."""
 _INT16 = np.iinfo(np.int16)
+# numba compiles these constants and RLE_HEADER_BYTES into its cache, which depends on this file
+# alone: after a change in frame_headers.py, edit this file too.
 
 
 @dataclass(frozen=True, slots=True)

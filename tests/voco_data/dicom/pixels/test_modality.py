@@ -33,8 +33,8 @@ def hu_of(tmp_path: Path, stored: list[int], kind: str = "<u2", **tags: Any) -> 
 
 
 def test_padding_above_air_becomes_air(tmp_path: Path) -> None:
-    found = hu_of(tmp_path, [0, 1024, 4000, 1100], PixelPaddingValue=4000)
-    assert found == [-1024, 0, -1024, 76]
+    hu = hu_of(tmp_path, [0, 1024, 4000, 1100], PixelPaddingValue=4000)
+    assert hu == [-1024, 0, -1024, 76]
 
 
 def test_a_value_that_is_padding_outside_is_measured_inside(tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_a_range_of_padding(tmp_path: Path) -> None:
 
 
 def test_padding_below_air_stays_what_it_is(tmp_path: Path) -> None:
-    found = hu_of(tmp_path, [-2000, 0, 1024, 5], "<i2", PixelPaddingValue=-2000)
-    assert found == [-3024, -1024, 0, -1019]
+    hu = hu_of(tmp_path, [-2000, 0, 1024, 5], "<i2", PixelPaddingValue=-2000)
+    assert hu == [-3024, -1024, 0, -1019]
 
 
 def test_padding_whose_tag_has_the_other_sign(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def lut(values: list[int], first: int, kind: str = "HU") -> Sequence:
 
 def test_a_modality_lut_maps_and_clamps_at_its_ends(tmp_path: Path) -> None:
     table = lut([-1000, -500, 0, 700], first=10)
-    found = hu_of(tmp_path, [10, 11, 12, 13, 0, 99], ModalityLUTSequence=table)
-    assert found == [-1000, -500, 0, 700, -1000, 700]
+    hu = hu_of(tmp_path, [10, 11, 12, 13, 0, 99], ModalityLUTSequence=table)
+    assert hu == [-1000, -500, 0, 700, -1000, 700]
 
 
 def test_a_lut_to_something_else_is_refused(tmp_path: Path) -> None:

@@ -110,10 +110,10 @@ def test_damaged_series_give_none_or_the_thorough_volume(tmp_path: Path) -> None
         damaged = tmp_path / "damaged"
         damaged.write_bytes(mutate(paths[1].read_bytes(), seed))
         files = [paths[0], damaged, *paths[2:]]
-        found = read_fast(files, GAPS, 3)
-        if found is not None:
+        volume = read_fast(files, GAPS, 3)
+        if volume is not None:
             read += 1
-            check_same(found, read_with_pydicom(files, GAPS, 3))
+            check_same(volume, read_with_pydicom(files, GAPS, 3))
     assert read > 50
 
 
@@ -146,7 +146,7 @@ def reference(frame: bytes, pixels: int) -> bytes | None:
     head = [int.from_bytes(frame[at : at + 4], "little") for at in range(0, 12, 4)]
     if len(frame) < 64 or head[:2] != [2, 64] or not 64 < head[2] < len(frame):
         return None
-    found = b""
+    decoded = b""
     for segment in (frame[64 : head[2]], frame[head[2] :]):
         out, at = b"", 0
         while len(out) < pixels:
@@ -163,8 +163,8 @@ def reference(frame: bytes, pixels: int) -> bytes | None:
             at += 1 + len(piece)
         if len(out) != pixels or len(segment) - at > 1:
             return None
-        found += out
-    return found
+        decoded += out
+    return decoded
 
 
 RUN = st.one_of(
