@@ -1,4 +1,4 @@
-"""What a stage publishes on Prefect's artifact page: its summary as a table, and a link."""
+"""Artifacts of a stage on Prefect's pages: its summary as a table, and a link."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def publish(stage: str, summary: Mapping[str, Any], link: str | Path) -> None:
     """
     rows = [{"name": name, "value": value} for name, value in flatten(summary).items()]
     create_table_artifact(rows, key=f"{stage}-summary", description=f"Summary of {stage}")
-    create_link_artifact(address_of(link), link_text=Path(link).name, key=f"{stage}-link")
+    create_link_artifact(link_address(link), link_text=Path(link).name, key=f"{stage}-link")
 
 
-def address_of(link: str | Path) -> str:
-    """The address of a link: a URL as it is, a path as a file: address."""
+def link_address(link: str | Path) -> str:
+    """The URL of a link: for a path, its file: URL."""
     return str(link) if is_url(link) else Path(link).absolute().as_uri()

@@ -1,4 +1,4 @@
-"""The `voco` command: parse, call one stage, print its summary, give the exit code.
+"""The `voco` command: parse the options, call one stage, print its summary, return an exit code.
 
     0    done
     1    an error: one line if it is a known kind, a traceback for a bug
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from flows.command_options import build_parser
-from flows.summary import lines, plain
+from flows.summary import format_lines, to_json_values
 from flows.verbs import VERBS
 from voco_data.errors import VocoError
 
@@ -49,11 +49,11 @@ def _log_to_stderr() -> None:
 
 def _run(args: argparse.Namespace) -> int:
     """Call the stage and print its summary. A summary with problems is a failure."""
-    summary = plain(VERBS[args.command](args))
+    summary = to_json_values(VERBS[args.command](args))
     if args.json:
         print(json.dumps(summary, allow_nan=False))
     else:
-        print("\n".join(lines(summary)))
+        print("\n".join(format_lines(summary)))
     return FAILED if summary.get("problems") else 0
 
 

@@ -1,4 +1,4 @@
-"""made-up cohort → the whole pipeline → one report: the flow `demo`."""
+"""made-up cohort → all stages → one report: the flow `demo`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flows.finetune import finetune
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.summary import Summary
+from voco_data.storage import REPORT, RUNS_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +46,15 @@ def write_cohort(folder: Path, seed: int) -> Cohort:
 
 @task(name="write report", cache_policy=NO_CACHE)
 def write_report(run: Path, seed: int, root: Path, ledgers: dict[str, str]) -> Path:
-    """One page: what went in, how training went, what came out."""
-    from flows.demo_report import demo_page  # here: it needs what the stages need
+    """Write a page about the archives, the training and the scores; returns its path."""
+    from flows.demo_report import demo_page  # here: it imports the packages of the stages
 
-    report = run / "report.html"
+    report = run / REPORT
     report.write_text(demo_page(TINY, seed, run, root, ledgers))
     return report
 
 
-def next_run(runs: Path) -> Path:
+def next_run_folder(runs: Path) -> Path:
     """`runs/demo-1`, `runs/demo-2`, ...: the first that does not exist."""
     number = 1
     while (runs / f"demo-{number}").exists():
@@ -71,11 +72,12 @@ def demo(root: Path = Path("demo"), seed: int | None = None) -> Summary:
     """
     began = time.monotonic()
     seed = TINY.seed if seed is None else seed
-    home = root / f"seed-{seed}"
-    run = next_run(home / "runs")
-    cohort = write_cohort(home / "cohort", seed)
-    labelled = preprocess(cohort["ratic"], home / "stores", layout="ratic")
-    unlabelled = preprocess(cohort["flare"], home / "stores", layout="flare", specs=("pretrain",))
+    folder = root / f"seed-{seed}"
+    run = next_run_folder(folder / RUNS_FOLDER)
+    stores = folder / "stores"
+    cohort = write_cohort(folder / "cohort", seed)
+    labelled = preprocess(cohort["ratic"], stores, layout="ratic")
+    unlabelled = preprocess(cohort["flare"], stores, layout="flare", specs=("pretrain",))
     pretrain([labelled["stores"]["pretrain"]], run / "pretrain", recipe=TINY.pretrain)
     finetune(
         labelled["stores"]["finetune"],
@@ -86,7 +88,7 @@ def demo(root: Path = Path("demo"), seed: int | None = None) -> Summary:
     )
     scores = evaluate(run / "finetune")
     ledgers = {"RATIC": labelled["ledger"], "FLARE23": unlabelled["ledger"]}
-    report = write_report(run, seed, home / "stores", ledgers)
+    report = write_report(run, seed, stores, ledgers)
     summary = demo_summary(labelled, unlabelled, scores, run, report, time.monotonic() - began)
     publish("demo", summary, link=report)
     return summary
@@ -96,9 +98,9 @@ def demo_summary(
     labelled: Summary, unlabelled: Summary, scores: Summary, run: Path, report: Path, seconds: float
 ) -> Summary:
     """Counts of both archives together, the scores, and the paths."""
-    counted = ("series", "stored", "cached", "refused")
+    count_names = ("series", "stored", "cached", "refused")
     return {
-        **{name: labelled[name] + unlabelled[name] for name in counted},
+        **{name: labelled[name] + unlabelled[name] for name in count_names},
         "stores": labelled["stores"],
         "evaluate": scores,
         "seconds": round(seconds, 1),

@@ -17,8 +17,8 @@ from voco_models.stages import finetune_recipe
 from voco_models.training import read_history
 
 RECIPE: Final = ENVIRONMENT.from_string("""
-<p>This cohort is made up: bodies are drawn from a seed, some organs are hurt, and the scans are
-written in the layouts of RATIC and FLARE23. It shows that the path works. Its scores say nothing
+<p>This cohort is made up: bodies are drawn from a seed, some organs are injured, and the scans are
+written in the layouts of RATIC and FLARE23. It shows that all stages work. Its scores say nothing
 about patients.</p>
 <table>
 {% for name, value in rows.items() %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
@@ -35,14 +35,14 @@ PRETRAINING: Final = ENVIRONMENT.from_string("""
 def demo_page(
     recipe: DemoRecipe, seed: int, run: Path, root: Path, ledgers: Mapping[str, str]
 ) -> str:
-    """The whole page.
+    """The page as text.
 
     `run` holds the folders pretrain and finetune, the latter evaluated; `root` holds the stores;
     `ledgers` maps the name of each archive to the ledger of its preprocessing.
     """
     folds = finetune_recipe(recipe.finetune).n_folds
-    stated = asdict(replace(recipe, seed=seed)) | {"folds": folds}
-    sections = [Section("The recipe", RECIPE.render(rows=stated))]
+    settings = asdict(replace(recipe, seed=seed)) | {"folds": folds}
+    sections = [Section("The recipe", RECIPE.render(rows=settings))]
     for archive, ledger in ledgers.items():
         sections += [
             replace(section, title=f"{archive}: {section.title[0].lower()}{section.title[1:]}")

@@ -1,4 +1,4 @@
-"""Prefect embedded in one process: a home of its own, and no log."""
+"""Prefect embedded in one process, with a private home folder and without a log."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
 from flows.retries import worth_retrying
-from flows.summary import Summary, plain
+from flows.summary import Summary, to_json_values
 from voco_models import stages
 
 
@@ -22,12 +22,12 @@ from voco_models import stages
 )
 def score_run(run: Path, out: Path | None) -> Summary:
     """Scores with intervals, calibration, plots and a report of one fine-tuning run."""
-    return plain(stages.evaluate(run, out).to_json())
+    return to_json_values(stages.evaluate(run, out).to_json())
 
 
 @flow(name="evaluate")
 def evaluate(run: Path, out: Path | None = None) -> Summary:
-    """Evaluate a fine-tuning run on the patients it never saw.
+    """Evaluate a fine-tuning run on its test patients.
 
     Args:
         run: Folder of a fine-tuning run.

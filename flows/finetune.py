@@ -9,10 +9,10 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
-from flows.ids import renaming_of
+from flows.ids import patient_pseudonymiser
 from flows.parameter_types import StoreLocation
-from flows.retries import FINETUNED, stopped_before
-from flows.summary import Summary, plain
+from flows.retries import FINETUNED, was_interrupted
+from flows.summary import Summary, to_json_values
 from voco_models import stages
 
 
@@ -21,8 +21,10 @@ from voco_models import stages
 @task(name="train classifier", cache_policy=NO_CACHE)
 def train_classifier(store: StoreLocation, labels: Path, out: Path, **options: Any) -> Summary:
     """Train the folds; checkpoints and predictions land in the run folder `out`."""
-    summary = stages.finetune(store, labels, out, pseudonymise=renaming_of(store), **options)
-    return plain(summary.to_json())
+    summary = stages.finetune(
+        store, labels, out, pseudonymise=patient_pseudonymiser(store), **options
+    )
+    return to_json_values(summary.to_json())
 
 
 @flow(name="finetune")
@@ -60,7 +62,7 @@ def finetune(
         recipe=recipe,
         changes=changes,
         max_steps=max_steps,
-        resume=resume or stopped_before(out / FINETUNED),
+        resume=resume or was_interrupted(out / FINETUNED),
         allow_unlabelled=allow_unlabelled,
         resident=resident,
     )

@@ -1,4 +1,4 @@
-"""How to join labels, which have the archive's own ids, with a store that has pseudonyms."""
+"""Pseudonyms for patient ids of labels, which are the archive's own, to join them with a store."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 
-def renaming_of(store: str | Path) -> Callable[[str], str] | None:
-    """The function from a patient's id to the pseudonym in `store`; None if ids were kept."""
+def patient_pseudonymiser(store: str | Path) -> Callable[[str], str] | None:
+    """The function from a patient id to its pseudonym in `store`; None if the store keeps ids."""
     from voco_data.deidentification import (
         pseudonyms,  # here: it needs pandas, and `voco --help` does not
     )

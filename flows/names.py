@@ -32,8 +32,8 @@ async def read_by_any_name(client: PrefectClient, name: str) -> DeploymentRespon
         return await _read_by_full_name(client, full_name(name))
     except ObjectNotFound:
         names = sorted(deployment.name for deployment in await client.read_deployments())
-        known = ", ".join(names) or "none: run `prefect deploy --all` first"
-        print(f"No deployment is named {full_name(name)}. Deployed: {known}", file=sys.stderr)
+        deployed = ", ".join(names) or "none: run `prefect deploy --all` first"
+        print(f"No deployment is named {full_name(name)}. Deployed: {deployed}", file=sys.stderr)
         raise
 
 

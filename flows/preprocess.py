@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.artifacts import publish
 from flows.parameter_types import StoreLocation
 from flows.retries import worth_retrying
-from flows.summary import Summary, plain
+from flows.summary import Summary, to_json_values
 from voco_data import ingest
 from voco_data.ingest import IngestChanges, LayoutName, UnevenPolicy
 
@@ -29,7 +29,7 @@ def preprocess_archive(
 ) -> Summary:
     """Index, read, crop, resample and store; spreads over processes or Dask by itself."""
     options["progress"] = sys.stderr.isatty()  # a bar on a terminal only
-    return plain(ingest.preprocess(source, root, **options).to_json())
+    return to_json_values(ingest.preprocess(source, root, **options).to_json())
 
 
 @flow(name="preprocess")

@@ -10,8 +10,8 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
 from flows.parameter_types import StoreLocation
-from flows.retries import PRETRAINED, stopped_before
-from flows.summary import Summary, plain
+from flows.retries import PRETRAINED, was_interrupted
+from flows.summary import Summary, to_json_values
 from voco_models import stages
 
 
@@ -20,7 +20,7 @@ from voco_models import stages
 @task(name="pretrain backbone", cache_policy=NO_CACHE)
 def pretrain_backbone(stores: list[StoreLocation], out: Path, **options: Any) -> Summary:
     """Train student and teacher; checkpoints land in the run folder `out`."""
-    return plain(stages.pretrain(stores, out, **options).to_json())
+    return to_json_values(stages.pretrain(stores, out, **options).to_json())
 
 
 @flow(name="pretrain")
@@ -44,7 +44,7 @@ def pretrain(
         resume: Go on from the run's last checkpoint.
         resident: Keep all volumes in memory, in RAM or on the device.
     """
-    resume = resume or stopped_before(out / PRETRAINED)
+    resume = resume or was_interrupted(out / PRETRAINED)
     summary = pretrain_backbone(
         stores,
         out,

@@ -1,4 +1,4 @@
-"""When Prefect tries a task or a flow run again, and how a training stage then goes on."""
+"""When Prefect retries a task or a flow run, and when a training stage then resumes."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from voco_data.storage import RUN_DESCRIPTION
 TRANSIENT: Final = frozenset(
     {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET}
 )
-"""Error numbers of network file systems that pass. A missing file or a full disk does not."""
+"""Temporary errors of network file systems. A missing file or a full disk is not temporary."""
 
 PRETRAINED = "checkpoint.pt"
-"""What the run folder of pretraining holds from its beginning on."""
+"""A file that the run folder of pretraining contains from the start."""
 FINETUNED = RUN_DESCRIPTION
-"""What the run folder of fine-tuning holds from its beginning on."""
+"""A file that the run folder of fine-tuning contains from the start."""
 
 
 def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
-    """Prefect's `retry_condition_fn`: True for errors that may pass, False for input and bugs."""
+    """Prefect's `retry_condition_fn`: True for temporary errors, False for input and bugs."""
     error = state.result(raise_on_failure=False)
     if isinstance(error, OSError):
         return error.errno in TRANSIENT
     return isinstance(error, StoreBusy | StoreUnreachable)
 
 
-def stopped_before(marker: Path) -> bool:
-    """Whether an earlier try of this flow run was stopped and left `marker`.
+def was_interrupted(marker: Path) -> bool:
+    """Whether an earlier try of this flow run stopped after it wrote the file `marker`.
 
-    A flow run that is retried goes on with its run folder. For any other flow run the stage refuses
-    a folder that is in use.
+    Such a flow run resumes in its run folder. In any other case the stage refuses a folder that is
+    in use.
     """
     tries: int = flow_run.run_count
     return tries > 1 and marker.exists()

@@ -8,25 +8,25 @@ from pathlib import PurePath
 from typing import Any, TypeAlias
 
 Summary: TypeAlias = dict[str, Any]
-"""What a stage reports: numbers, texts, paths as texts, and mappings or lists of them."""
+"""Results of a stage: numbers, texts, paths as texts, and mappings or lists of them."""
 
 Row: TypeAlias = Mapping[str, Any]
 
 HIDDEN_COLUMNS = ("path",)
-"""Columns that are left out of tables: the name says the same in half the width."""
+"""Columns that are left out of tables: the name contains the same in half the width."""
 
 
-def plain(summary: Mapping[str, Any]) -> Summary:
-    """Replace paths by texts, and undefined numbers (NaN, infinity) by None.
+def to_json_values(summary: Mapping[str, Any]) -> Summary:
+    """Replace paths by texts, and numbers that are not finite by None, as JSON has no NaN.
 
-    JSON has no NaN: an undefined score, such as that of a class without patients, is null.
+    An example is the score of a class without patients.
     """
     return {str(key): _plain_value(value) for key, value in summary.items()}
 
 
 def _plain_value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return plain(value)
+        return to_json_values(value)
     if isinstance(value, list | tuple):
         return [_plain_value(item) for item in value]
     if isinstance(value, PurePath):
@@ -48,7 +48,7 @@ def flatten(summary: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def lines(summary: Summary) -> Iterator[str]:
+def format_lines(summary: Summary) -> Iterator[str]:
     """Iterate over lines: `name  value` for each entry, and a table for each list of rows.
 
     Empty entries are left out.
@@ -57,15 +57,17 @@ def lines(summary: Summary) -> Iterator[str]:
     width = max(map(len, entries), default=0)
     for name, value in entries.items():
         if _is_table(value):
-            yield from table(value)
+            yield from format_table(value)
         else:
-            yield f"{name:<{width}}  {_text(name, value)}"
+            yield f"{name:<{width}}  {_format_value(name, value)}"
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Iterate over lines of aligned columns under their names: those that fit into a cell."""
-    names = [name for name, value in rows[0].items() if name not in HIDDEN_COLUMNS and _fits(value)]
-    cells = [names, *([_text(name, row[name]) for name in names] for row in rows)]
+def format_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Iterate over lines of aligned columns with a head. Values that fit no cell are left out."""
+    names = [
+        name for name, value in rows[0].items() if name not in HIDDEN_COLUMNS and _fits_cell(value)
+    ]
+    cells = [names] + [[_format_value(name, row[name]) for name in names] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
     for line in cells:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
@@ -76,24 +78,24 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(row, Mapping) for row in value)
 
 
-def _fits(value: Any) -> bool:
+def _fits_cell(value: Any) -> bool:
     """Whether a value fits into a cell: single values, and a shape such as a store's grid."""
     if isinstance(value, list):
         return all(isinstance(item, int) for item in value)
     return not isinstance(value, Mapping)
 
 
-def _text(name: str, value: Any) -> str:
+def _format_value(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int) and any(part.endswith("bytes") for part in name.split(".")):
-        return size(value)
+        return format_bytes(value)
     if isinstance(value, list):
-        return ("x" if _fits(value) else ", ").join(map(str, value))
+        return ("x" if _fits_cell(value) else ", ").join(map(str, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Format a number of bytes with a decimal unit: `512 B`, `29.6 GB`."""
     amount, units = float(count), iter(("B", "kB", "MB", "GB", "TB"))
     unit = next(units)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
-from flows.ids import renaming_of
+from flows.ids import patient_pseudonymiser
 from voco_data import erasure, ingest, maintenance
 from voco_data.ingest import IngestOptions
 from voco_models import stages
@@ -103,7 +103,7 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
         max_steps=args.max_steps,
         resume=args.resume,
         allow_unlabelled=args.allow_unlabelled,
-        pseudonymise=renaming_of(args.store),
+        pseudonymise=patient_pseudonymiser(args.store),
         resident=args.resident,
     ).to_json()
 

@@ -23,7 +23,7 @@ import pytest
 from flows.command import main
 from flows.command_options import RESIDENCES
 from flows.retries import PRETRAINED
-from flows.summary import flatten, plain
+from flows.summary import flatten, to_json_values
 from tests.support.project import PROJECT
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.deidentification import pseudonyms
@@ -309,8 +309,8 @@ def test_warnings_say_so(replace: Replace, capsys: pytest.CaptureFixture[str]) -
 
 def test_plain_and_flatten() -> None:
     nested = {"a": {"b": (Path("x"), float("inf"))}, 3: 1.5}
-    assert plain(nested) == {"a": {"b": ["x", None]}, "3": 1.5}
-    assert flatten(plain(nested)) == {"a.b": ["x", None], "3": 1.5}
+    assert to_json_values(nested) == {"a": {"b": ["x", None]}, "3": 1.5}
+    assert flatten(to_json_values(nested)) == {"a.b": ["x", None], "3": 1.5}
 
 
 # --- exit codes --------------------------------------------------------------------------------

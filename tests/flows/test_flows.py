@@ -25,7 +25,7 @@ from prefect.settings import (
 from prefect.states import Failed
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.demo import demo, next_run
+from flows.demo import demo, next_run_folder
 from flows.demo_recipes import TINY
 from flows.evaluate import evaluate
 from flows.finetune import finetune
@@ -255,9 +255,9 @@ def test_a_crashed_training_run_goes_on_when_it_is_retried(
 
 
 def test_demo_runs_in_new_folders(tmp_path: Path) -> None:
-    assert next_run(tmp_path) == tmp_path / "demo-1"
+    assert next_run_folder(tmp_path) == tmp_path / "demo-1"
     (tmp_path / "demo-1").mkdir()
-    assert next_run(tmp_path) == tmp_path / "demo-2"
+    assert next_run_folder(tmp_path) == tmp_path / "demo-2"
 
 
 @pytest.fixture

@@ -105,15 +105,15 @@ class Site:
         return runs
 
 
-def until(attempt: Callable[[], T | None], what: str) -> T:
-    """Try twice a second until something comes back."""
+def until(attempt: Callable[[], T | None], awaited: str) -> T:
+    """Call `attempt` twice a second until its result is true."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         result = attempt()
         if result:
             return result
         time.sleep(0.5)
-    pytest.fail(f"waited {PATIENCE_S:.0f} s for {what}")
+    pytest.fail(f"waited {PATIENCE_S:.0f} s for {awaited}")
 
 
 @contextmanager
@@ -263,8 +263,14 @@ def messages_of(site: Site, run: dict[str, Any]) -> str:
 
 def test_the_canonical_name_with_parameters_runs_to_completed(site: Site) -> None:
     done = site.prefect(
-        *("deployment", "run", "preprocess/preprocess", "--watch"),
-        *("-p", f"source={site.folder / 'archive'}", "-p", f"root={site.folder / 'other'}"),
+        "deployment",
+        "run",
+        "preprocess/preprocess",
+        "--watch",
+        "-p",
+        f"source={site.folder / 'archive'}",
+        "-p",
+        f"root={site.folder / 'other'}",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((site.folder / "other").glob("pretrain-*.zarr"))

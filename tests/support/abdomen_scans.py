@@ -13,7 +13,7 @@ from voco_data.cropping.abdomen import find_box
 from voco_data.phantom.patient.model import PatientModel, scanned_abdomen_mm
 from voco_data.phantom.patient.points import F32
 from voco_data.phantom.patient.pose import Scan
-from voco_data.phantom.patient.shapes import Capsule, cover
+from voco_data.phantom.patient.shapes import Capsule, inside_share
 from voco_data.phantom.patient.skeleton import ISCHIUM_BOTTOM_MM
 from voco_data.phantom.plan import CohortSpec, plan_patient
 from voco_data.phantom.render import LOWEST_HU, acquire, render_scan
@@ -131,7 +131,7 @@ def _paint_arm(hu: F32, model: PatientModel, scan: Scan, side: int, *, gap_mm: f
         (-205.0, 4.0, 4.0, 300.0),
     ):
         limb = Capsule((away, 30, 330), (away, -5, lowest), radius, end_radius)
-        share = cover(limb.distance(points), scan.pixel_mm)
+        share = inside_share(limb.distance(points), scan.pixel_mm)
         hu += share * (np.float32(value) - hu)
 
 

@@ -100,7 +100,7 @@ def _picture(seed: int) -> bytes:
     box = Box((12 + seed, 20, 8), (64, 140, 152), "profile", 0.9)
     with tempfile.TemporaryDirectory() as folder:
         storage = LocalStorage(Path(folder))
-        histogram = HuHistogram.of_box(hu, box)
+        histogram = HuHistogram.from_box(hu, box)
         preview.write(storage, "picture.jpg", hu, (5.0, 2.4, 2.4), box, histogram)
         return storage.read("picture.jpg")
 

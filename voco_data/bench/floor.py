@@ -1,4 +1,4 @@
-"""The floor of ours.fill_stores: the least work with the same parts.
+"""A lower bound for the time of ours.fill_stores: the same kernels with the least other work.
 
 It reads, decodes, hashes once, finds the box, resamples and writes. It parses no header, checks
 nothing, and writes neither record nor preview. The decoder is the faster of two: imagecodecs' into
@@ -21,34 +21,35 @@ from voco_data.cropping import find_box
 from voco_data.dicom import (
     SLACK_BYTES,
     SliceDecoder,
+    decode_rle_planes,
     header_scanner,
     integer_rescale,
     planes_to_hu,
-    rle_planes,
 )
 from voco_data.preprocessing import resample
 from voco_data.store import FINETUNE, PRETRAIN
 from voco_data.volumes import AIR_HU
 
 Decode = Callable[[npt.NDArray[np.uint8], int, int, npt.NDArray[np.int16]], None]
+"""Decodes the frame data[start : start + length] into a plane: (data, start, length, plane)."""
 
 
 def make_grids(folder: Path, out: Path) -> Callable[[], None]:
-    """Both grids of the RLE series in `folder`; headers and frames are known before the call."""
+    """Make both grids of the RLE series in `folder`, whose headers are read before the call."""
     scanner, decoder = header_scanner(), SliceDecoder()
     slices = []
     for path in folder.iterdir():
         file = decoder.read_file(path)
-        found = None if file is None else scanner.scan_slice(*file, path)
-        if found is None:
+        scanned_slice = None if file is None else scanner.scan_slice(*file, path)
+        if scanned_slice is None:
             raise RuntimeError(f"{path.name} is not read by the fast path")
-        slices.append(found)
-    slices.sort(key=lambda found: found.scanned.header.position_mm[2])
-    first, second = (found.scanned.header for found in slices[:2])
+        slices.append(scanned_slice)
+    slices.sort(key=lambda each: each.scanned.header.position_mm[2])
+    first, second = (each.scanned.header for each in slices[:2])
     shape = (len(slices), first.rows, first.columns)
     spacing_mm = (second.position_mm[2] - first.position_mm[2], *first.spacing_mm)
-    frames = [(str(found.scanned.header.path), found.start, found.length) for found in slices]
-    decoding = slices[0].scanned.kind.decoding
+    frames = [(str(each.scanned.header.path), each.start, each.length) for each in slices]
+    decoding = slices[0].scanned.shared.decoding
     rescale = None if decoding is None else integer_rescale(decoding.pixels, decoding.modality)
     if rescale is None:
         raise RuntimeError("the benchmark's series is not rescaled in integers")
@@ -58,13 +59,13 @@ def make_grids(folder: Path, out: Path) -> Callable[[], None]:
     decode_rle: Any = imagecodecs.dicomrle_decode
     interleaved = np.zeros(first.rows * first.columns * 2, np.uint8)
 
-    def by_kernel(
+    def decode_by_kernel(
         data: npt.NDArray[np.uint8], start: int, length: int, plane: npt.NDArray[np.int16]
     ) -> None:
-        rle_planes(data, start, length, high, low, plane.size)
+        decode_rle_planes(data, start, length, high, low, plane.size)
         planes_to_hu(high, low, *rescale.arguments, plane.reshape(-1))
 
-    def by_imagecodecs(
+    def decode_by_imagecodecs(
         data: npt.NDArray[np.uint8], start: int, length: int, plane: npt.NDArray[np.int16]
     ) -> None:
         decode_rle(data.data[start : start + length], "<u2", out=interleaved)
@@ -76,7 +77,10 @@ def make_grids(folder: Path, out: Path) -> Callable[[], None]:
                 file.readinto(buffer.data)
             decode(buffer, start, length, hu[index])
 
-    decode = min((by_kernel, by_imagecodecs), key=lambda each: _seconds(lambda: read_all(each)))
+    decode = min(
+        (decode_by_kernel, decode_by_imagecodecs),
+        key=lambda candidate: _seconds(lambda: read_all(candidate)),
+    )
 
     def run() -> None:
         read_all(decode)

@@ -77,13 +77,13 @@ def bench_ingest(*, slices: int = SLICES, matrix: int = MATRIX) -> dict[str, obj
     Each row has a process of its own, on one core with one thread; two workers have a core each.
     """
     cores = sorted(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory(prefix="voco-bench-") as folder:
-        home = Path(folder)
+    with tempfile.TemporaryDirectory(prefix="voco-bench-") as temporary:
+        folder = Path(temporary)
         log.info("bench: writing a series of %d slices of %d x %d", slices, matrix, matrix)
-        write_bench_series(home, slices=slices, matrix=matrix)
-        lines = [_measure(row, home, cores[0]) for row in ROWS]
+        write_bench_series(folder, slices=slices, matrix=matrix)
+        lines = [_measure(row, folder, cores[0]) for row in ROWS]
         medians = {str(line["name"]): line["median"] for line in lines}
-        worker_lines, gain = _two_workers(home, cores)
+        worker_lines, gain = _two_workers(folder, cores)
     ratios: dict[str, float | None] = {
         name: _ratio(medians[top], medians[bottom]) for name, (top, bottom) in RATIOS.items()
     }
@@ -94,8 +94,8 @@ def bench_ingest(*, slices: int = SLICES, matrix: int = MATRIX) -> dict[str, obj
     }
 
 
-def _measure(row: Row, home: Path, core: int) -> Line:
-    job = Job(row.function, home / row.series, row.repeats)
+def _measure(row: Row, folder: Path, core: int) -> Line:
+    job = Job(row.function, folder / row.series, row.repeats)
     try:
         seconds = wait_for(start(job, core, os.environ))
     except NotInstalledError as missing:
@@ -120,11 +120,11 @@ def _line(name: str, seconds: list[float], note: str = "") -> Line:
     }
 
 
-def _two_workers(home: Path, cores: list[int]) -> tuple[list[Line], float | None]:
+def _two_workers(folder: Path, cores: list[int]) -> tuple[list[Line], float | None]:
     """Seconds a series of one worker and of two at once, and the gain in series a second."""
     if len(cores) < 2:
         return [_line("two workers", [], "this machine has one core")], None
-    job = Job("ours.fill_stores", home / "rle", WORKER_REPEATS)
+    job = Job("ours.fill_stores", folder / "rle", WORKER_REPEATS)
     alone = wait_for(start(job, cores[0], os.environ))
     both = [start(job, core, os.environ) for core in cores[:2]]
     seconds = [wait_for(process) for process in both]
@@ -145,7 +145,7 @@ def _machine(cores: list[int], slices: int, matrix: int) -> Line:
         "cores": len(cores),
         "python": platform.python_version(),
         "series": f"{slices} slices of {matrix} x {matrix}",
-        "versions": {name: found for name in LIBRARIES if (found := _version(name))},
+        "versions": {name: number for name in LIBRARIES if (number := _version(name))},
     }
 
 

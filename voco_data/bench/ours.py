@@ -1,4 +1,4 @@
-"""The rows of voco itself: one series into two stores, and the headers of a series."""
+"""The rows that measure voco: one series into two stores, and the headers of a series."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from voco_data.storage import Fence, FencedLocalStorage, LocalStorage
 from voco_data.store import FINETUNE, PRETRAIN, InputDigests, lock_key, open_for_writing
 
 ROWS = 64
-"""Rows that are filled one after the other, so that every volume is a new file."""
+"""Rows of a store. They are filled one after the other, so that every volume is a new file."""
 
 
 def fill_stores(folder: Path, out: Path) -> Callable[[], None]:
@@ -26,7 +26,7 @@ def fill_stores(folder: Path, out: Path) -> Callable[[], None]:
         fence = Fence.of_lock(out / lock_key(spec.name))
         store = FencedLocalStorage(out / spec.name, fence, fence.issue_token())
         targets.append(Target(store, spec, 0))
-    known = {target.store.name: InputDigests() for target in targets}
+    input_digests = {target.store.name: InputDigests() for target in targets}
     entry = entry_of(folder, folder.parent)
     n_filled = 0
 
@@ -48,7 +48,7 @@ def fill_stores(folder: Path, out: Path) -> Callable[[], None]:
                 targets=tuple(replace(target, row=row) for target in targets),
                 root=LocalStorage(out),
             ),
-            known,
+            input_digests,
         )
         if len(outcome.records) != len(specs):
             raise RuntimeError(f"the series was not stored: {outcome.reason} {outcome.detail}")

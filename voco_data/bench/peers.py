@@ -1,4 +1,4 @@
-"""Other libraries' ways from one series to both grids, each as its own documentation advises.
+"""From one series to both grids with other libraries, each as its documentation advises.
 
 Each function `peer(folder, out)` imports its library and returns the call to time, which reads the
 DICOM files in `folder` and saves a grid of stored voxels for each spec as .npy in `out`. Peers have

@@ -1,10 +1,10 @@
-"""The box of the abdomen: found from HU, led by organ masks, or taken from a table.
+"""The box of the abdomen: from HU, from HU and organ masks, or from a table.
 
 Key types
 ---------
 GivenBox : a box made by other software.
 find_box : the box of the abdomen from HU alone.
-include_organs : a box that holds the organs which masks show.
+include_organs : corrects that box by the organs of masks.
 """
 
 import lazy_loader

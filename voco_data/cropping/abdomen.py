@@ -1,7 +1,7 @@
-"""The box of the abdomen from HU alone: without a model and without labels.
+"""The box of the abdomen from HU alone, without a model and without labels.
 
-The top is the dome of the diaphragm, the bottom the lower end of the pelvis. Where a scan does not
-show one of them, the scan's own end takes its place. Where the profiles contradict each other, the
+The top is the dome of the diaphragm, the bottom the lower end of the pelvis. If a scan does not
+show one of them, the end of the scan is used instead. If the profiles contradict each other, the
 box is that of the whole body, with a confidence below 0.5.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.cropping.body import Body, Coarse, find_body, sample
+from voco_data.cropping.body import Body, CoarseVolume, find_body, sample_volume
 from voco_data.cropping.bones import find_spine
 from voco_data.cropping.lungs import find_chest
-from voco_data.cropping.pelvis import find_ischium, is_upside_down, thighs_end
+from voco_data.cropping.pelvis import find_ischium, find_thighs_end, is_upside_down
 from voco_data.volumes import Box, Triple
 
 BODY_MIN_MM2 = 8000.0
@@ -21,17 +21,17 @@ BODY_MIN_MM2 = 8000.0
 TRUNK_MM2 = 22_000.0
 """Least median area of a trunk in a scan that shows neither lungs nor pelvis."""
 ABDOMEN_MIN_MM = 50.0
-"""Least length of an abdomen that is less than the whole scan."""
+"""Least length of an abdomen that is shorter than the scan."""
 LUNG_END_MM = 130.0
 """A scan with more lung than this should show the dome."""
 SPINE_END_MM = 150.0
 """A scan that continues further below the sacrum should show the end of the pelvis."""
 SKULL_SHARE = 0.15
-"""A slice with a larger share of bone is through a head."""
+"""A slice with a larger share of bone shows a head."""
 SKULL_HU = 300
 
 ENDS_CONFIDENCE = (0.6, 0.8, 0.95)
-"""Confidence by the number of ends found, none to both; a missing end is the end of the scan."""
+"""Confidence if 0, 1 or 2 ends were found; the end of the scan replaces a missing one."""
 THIGHS_CONFIDENCE = 0.7
 """Confidence if the lower end is where the thighs part, and not the ischium."""
 BODY_CONFIDENCE = 0.9
@@ -41,7 +41,7 @@ MISSED_CONFIDENCE = 0.4
 CONTRADICTION_CONFIDENCE = 0.2
 """Confidence of the whole body, if the profiles contradict each other."""
 TRUSTED_CONFIDENCE = 0.5
-"""A box with less is a fallback."""
+"""A box of lower confidence is a fallback."""
 
 
 def find_box(hu: npt.NDArray[np.int16], spacing_mm: Triple, *, crop: str, margin_mm: Triple) -> Box:
@@ -52,7 +52,7 @@ def find_box(hu: npt.NDArray[np.int16], spacing_mm: Triple, *, crop: str, margin
     """
     if crop == "none":
         return Box.whole(_shape(hu))
-    coarse = sample(hu, spacing_mm)
+    coarse = sample_volume(hu, spacing_mm)
     body = find_body(coarse)
     if body.area_mm2.max(initial=0.0) < BODY_MIN_MM2:
         return Box.whole(_shape(hu))
@@ -79,12 +79,12 @@ def find_box(hu: npt.NDArray[np.int16], spacing_mm: Triple, *, crop: str, margin
     return Box((a, b, c), (d, e, f), method, confidence)
 
 
-def _abdomen_range(coarse: Coarse, body: Body) -> tuple[int, int, float]:
+def _abdomen_range(coarse: CoarseVolume, body: Body) -> tuple[int, int, float]:
     """(bottom, top, confidence) in coarse slices; top is exclusive."""
     count = len(coarse.hu)
     spine, chest = find_spine(coarse, body), find_chest(coarse, body)
     ischium = find_ischium(coarse, body, spine[0]) if spine else None
-    bottom = thighs_end(coarse, body) if ischium is None else ischium
+    bottom = find_thighs_end(coarse, body) if ischium is None else ischium
     low, high = bottom or 0, count if chest.dome is None else chest.dome
     if (
         chest.implausible
@@ -103,7 +103,7 @@ def _abdomen_range(coarse: Coarse, body: Body) -> tuple[int, int, float]:
     return low, high, ENDS_CONFIDENCE[(bottom is not None) + (chest.dome is not None)]
 
 
-def _is_trunk(coarse: Coarse, body: Body) -> bool:
+def _is_trunk(coarse: CoarseVolume, body: Body) -> bool:
     """Whether a scan that shows neither dome nor pelvic floor may be a part of the abdomen."""
     if np.median(body.area_mm2) < TRUNK_MM2:
         return False

@@ -1,4 +1,4 @@
-"""The patient in a CT volume: a coarse sample, and the body in it without couch and tubes."""
+"""The patient in a CT volume: a coarse sample of it, and the body without couch and tubes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.cropping.components import label
+from voco_data.cropping.components import label_components
 from voco_data.volumes import AIR_HU, Triple
 
 Mask = npt.NDArray[np.bool_]
 
 COARSE_MM = 4.0
-"""All anatomy is searched on voxels of about this size."""
+"""Size of the voxels on which anatomy is searched."""
 BODY_SLICE_MM = 12.0
 """Distance of the slices on which the body is found: it changes slowly from slice to slice."""
 TISSUE_HU = -300
 HIGHEST_HU = 3071
-"""Higher HU, those of metal, count as this."""
+"""Higher HU, those of metal, are lowered to it."""
 OPENING_MM = 20.0
 """Width of the opening that removes couch, blankets and tubes."""
 LIMB_SHARE = 0.5
@@ -28,10 +28,11 @@ NORMAL_QUARTILE = 0.6745
 
 
 @dataclass(frozen=True, slots=True)
-class Coarse:
+class CoarseVolume:
     """A volume (z, y, x) sampled to about COARSE_MM, not averaged: thin bone keeps its HU."""
 
     hu: npt.NDArray[np.int16]
+    """(Z, Y, X)."""
     step: tuple[int, int, int]
     """Voxels of the volume from one sample to the next."""
     spacing_mm: Triple
@@ -63,43 +64,45 @@ class Body:
     """Standard deviation of the noise in soft tissue."""
 
 
-def sample(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> Coarse:
+def sample_volume(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> CoarseVolume:
     """Every n-th voxel along each axis; padding is raised to air, metal lowered to HIGHEST_HU."""
     sz, sy, sx = (max(1, round(COARSE_MM / s)) for s in spacing_mm)
     z, y, x = spacing_mm
     sampled = np.clip(hu[::sz, ::sy, ::sx], AIR_HU, HIGHEST_HU)
-    return Coarse(sampled, (sz, sy, sx), (z * sz, y * sy, x * sx))
+    return CoarseVolume(sampled, (sz, sy, sx), (z * sz, y * sy, x * sx))
 
 
-def find_body(coarse: Coarse) -> Body:
+def find_body(coarse: CoarseVolume) -> Body:
     """The largest component of tissue after filling holes and opening in the plane.
 
     Components of similar size belong to it too: a scan of the legs has two. Without tissue the mask
     is empty.
     """
-    every = max(1, round(BODY_SLICE_MM / coarse.slice_mm))
-    tissue = fill_holes(coarse.hu[::every] > TISSUE_HU)
+    stride = max(1, round(BODY_SLICE_MM / coarse.slice_mm))
+    tissue = fill_holes(coarse.hu[::stride] > TISSUE_HU)
     _, y_mm, x_mm = coarse.spacing_mm
-    components, count = label(_open(tissue, OPENING_MM / y_mm, OPENING_MM / x_mm))
+    components, count = label_components(
+        _open_in_plane(tissue, OPENING_MM / y_mm, OPENING_MM / x_mm)
+    )
     sizes = np.bincount(components[:, ::2, ::2].ravel(), minlength=count + 1)
     sizes[0] = 0
     keep = sizes >= LIMB_SHARE * sizes.max()
     keep[0] = False
     is_body = keep[components]
-    mask = np.asarray(np.repeat(is_body, every, axis=0)[: len(coarse.hu)], bool)
+    mask = np.asarray(np.repeat(is_body, stride, axis=0)[: len(coarse.hu)], bool)
     columns, rows = mask.sum(axis=1), mask.sum(axis=2)
     return Body(
         mask=mask,
         area_mm2=columns.sum(axis=1) * coarse.pixel_mm2,
         column=_median_index(columns),
         row=_median_index(rows),
-        noise_hu=_noise_hu(coarse.hu[::every], mask[::every]),
+        noise_hu=_noise_hu(coarse.hu[::stride], mask[::stride]),
     )
 
 
 def fill_holes(mask: Mask) -> Mask:
     """Fill, slice by slice, the background that is not connected to the slice's border."""
-    labels, count = label(~mask, across_slices=False)
+    labels, count = label_components(~mask, across_slices=False)
     outside = np.zeros(count + 1, bool)
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         outside[edge.ravel()] = True
@@ -108,7 +111,7 @@ def fill_holes(mask: Mask) -> Mask:
 
 
 def _noise_hu(hu: npt.NDArray[np.int16], mask: Mask) -> float:
-    """From differences of pixels two columns apart; edges of organs hardly change their median."""
+    """Noise from the median difference of pixels two columns apart, which edges hardly change."""
     near, far = hu[:, ::4, :-2:2], hu[:, ::4, 2::2]
     soft = mask[:, ::4, :-2:2] & (near > TISSUE_HU) & (far > TISSUE_HU)
     if not soft.any():
@@ -122,7 +125,7 @@ def _median_index(counts: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
     return np.asarray((2 * running >= running[:, -1:]).argmax(axis=1), np.intp)
 
 
-def _open(mask: Mask, rows: float, columns: float) -> Mask:
+def _open_in_plane(mask: Mask, rows: float, columns: float) -> Mask:
     """Open in the plane by a rectangle of about `rows` x `columns` pixels, odd, at least 3.
 
     Pixels beyond the image's border count as those at the border.

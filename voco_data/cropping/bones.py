@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from voco_data.cropping.body import HIGHEST_HU, Body, Coarse, Mask
+from voco_data.cropping.body import HIGHEST_HU, Body, CoarseVolume, Mask
 
 BONE_HU = 150
 MUSCLE_HU = 60
@@ -37,7 +37,7 @@ FEMORA_APART_MM = 45.0
 assert np.iinfo(np.int16).max >= 9 * HIGHEST_HU, "the sum of nine pixels must fit int16"
 
 
-def bone_mask(hu: npt.NDArray[np.int16], coarse: Coarse, noise_hu: float) -> Mask:
+def bone_mask(hu: npt.NDArray[np.int16], coarse: CoarseVolume, noise_hu: float) -> Mask:
     """Bone in `hu` (Z, Y, X), slices or parts of slices with the spacing of `coarse`.
 
     The mean of 3 x 3 pixels is compared with the threshold: it lowers noise and closes thin
@@ -52,7 +52,7 @@ def bone_mask(hu: npt.NDArray[np.int16], coarse: Coarse, noise_hu: float) -> Mas
     return np.asarray(total > 9 * max(BONE_HU, MUSCLE_HU + 1.5 * noise_hu), bool)
 
 
-def find_spine(coarse: Coarse, body: Body) -> tuple[int, int] | None:
+def find_spine(coarse: CoarseVolume, body: Body) -> tuple[int, int] | None:
     """First and last + 1 slice of the spine, sacrum included; None without a spine.
 
     The spine is the longest run of slices with bone at the back of the body's middle.
@@ -85,7 +85,7 @@ class Femora:
     """Rows of their centres."""
 
 
-def find_femora(bone: Mask, middle: int, coarse: Coarse) -> Femora | None:
+def find_femora(bone: Mask, middle: int, coarse: CoarseVolume) -> Femora | None:
     """The largest component of bone (Y, X) on each side of column `middle`, if each is a femur.
 
     None unless both have a femur's size, no other bone is near, and they are far enough apart.

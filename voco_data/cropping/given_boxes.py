@@ -20,14 +20,14 @@ from voco_data.volumes import Box, Canonical
 
 REQUIRED = ("series_uid", "z_low_mm", "z_high_mm")
 OPTIONAL = ("y_low_mm", "y_high_mm", "x_low_mm", "x_high_mm")
-_MAKER = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_MAKER_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class GivenBox:
     """The given box of one series in LPS mm, voxel edges included.
 
-    Where y or x is NaN, the box is that of the profiles along this axis.
+    If y or x is NaN, the bounds along this axis are those of the box from HU.
     """
 
     z_low_mm: float
@@ -46,8 +46,8 @@ class GivenBox:
         text = json.dumps({k: repr(v) for k, v in asdict(self).items()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def to_voxels(self, canonical: Canonical, found: Box) -> Box:
-        """The voxels of which this box covers at least half; those of `found` where it is NaN.
+    def to_voxels(self, canonical: Canonical, profile_box: Box) -> Box:
+        """The voxels of which this box covers at least half; those of `profile_box` for NaN.
 
         Raises SeriesRefused(BOX_OUTSIDE) if it covers none.
         """
@@ -56,8 +56,10 @@ class GivenBox:
         edges = np.asarray(canonical.first_mm) - 0.5 * np.asarray(canonical.spacing_mm)
         start = np.rint((low - edges) / canonical.spacing_mm)
         stop = np.rint((high - edges) / canonical.spacing_mm)
-        start = np.where(np.isnan(start), found.start, np.maximum(start, 0)).astype(int)
-        stop = np.where(np.isnan(stop), found.stop, np.minimum(stop, canonical.shape)).astype(int)
+        start = np.where(np.isnan(start), profile_box.start, np.maximum(start, 0)).astype(int)
+        stop = np.where(np.isnan(stop), profile_box.stop, np.minimum(stop, canonical.shape)).astype(
+            int
+        )
         if (start >= stop).any():
             raise SeriesRefused(Reason.BOX_OUTSIDE, f"the box of {self.made_by} misses the scan")
         a, b, c = start.tolist()
@@ -104,7 +106,7 @@ def _parse_box(row: Mapping[Any, Any], source: str) -> GivenBox:
     except ValueError as error:
         raise InputError(f"{source}: expected numbers in mm ({error})") from error
     made_by = str(_value_or(row, "made_by", "table"))
-    if not _MAKER.fullmatch(made_by):
+    if not _MAKER_PATTERN.fullmatch(made_by):
         raise InputError(f"{source}: made_by must be letters, digits and ._:-, got {made_by!r}")
     for axis in "zyx":
         low, high = numbers[f"{axis}_low_mm"], numbers[f"{axis}_high_mm"]

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from voco_data.cropping.body import Body, Coarse, Mask
-from voco_data.cropping.components import label
+from voco_data.cropping.body import Body, CoarseVolume, Mask
+from voco_data.cropping.components import label_components
 
 LUNG_MAX_HU = -450
 LUNG_MEDIAN_HU = (-960, -550)
@@ -53,49 +53,53 @@ class Chest:
     """Whether the lungs reach too far below the dome or out of the image for a chest."""
 
 
-def find_chest(coarse: Coarse, body: Body) -> Chest:
+def find_chest(coarse: CoarseVolume, body: Body) -> Chest:
     """The lungs of both sides, and the higher dome of the diaphragm under them.
 
     The floor of a column (y, x) is its lowest voxel of lung. Vessels and the slope of the chest
     wall make narrow ridges in the floor, liver and spleen a broad one. The right dome is that over
     the liver; on the left only columns lateral and posterior of the heart count.
     """
-    every = max(1, round(PIXEL_MM / coarse.spacing_mm[1]))
-    pixel_mm = (coarse.spacing_mm[1] * every, coarse.spacing_mm[2] * every)
-    lung = _lung(coarse, body, every)
-    middle = _fitted_middle(body) / every
+    stride = max(1, round(PIXEL_MM / coarse.spacing_mm[1]))
+    pixel_mm = (coarse.spacing_mm[1] * stride, coarse.spacing_mm[2] * stride)
+    lung = _lung_mask(coarse, body, stride)
+    middle = _fitted_middle(body) / stride
     right = np.arange(lung.shape[2]) < middle[:, None]  # (Z, X)
     per_column = lung.sum(axis=1)
     min_pixels = CHEST_SHARE * body.area_mm2 / (pixel_mm[0] * pixel_mm[1])
     has_right = (per_column * right).sum(axis=1) > min_pixels
     has_left = (per_column * ~right).sum(axis=1) > min_pixels
     both, one = has_right & has_left, has_right ^ has_left
-    if not both.any() or not _is_posterior(lung[both], body.row[both] / every):
-        is_cut = _is_cut(coarse, body, slice(None))
+    if not both.any() or not _is_posterior(lung[both], body.row[both] / stride):
+        is_cut = _cuts_lung(coarse, body, slice(None))
         return Chest(None, 0, int(one.sum() + both.sum()), is_cut)
-    dome = _dome(lung, middle, float(np.median(body.row[both])) / every, pixel_mm[1])
+    dome = _find_dome(lung, middle, float(np.median(body.row[both])) / stride, pixel_mm[1])
     with_lung = np.flatnonzero(has_right | has_left)
     first, last = int(with_lung[0]), int(with_lung[-1]) + 1
     if dome < 0 or (last - dome) * coarse.slice_mm < ABOVE_DOME_MM:
         return Chest(None, int(both.sum()), int(one.sum()))
     too_deep = (dome - np.flatnonzero(both)[0]) * coarse.slice_mm > RECESS_MM
-    implausible = bool(too_deep) or _is_cut(coarse, body, slice(first, last))
+    implausible = bool(too_deep) or _cuts_lung(coarse, body, slice(first, last))
     return Chest(dome, int(both.sum()), int(one.sum()), implausible)
 
 
-def _dome(lung: Mask, middle: npt.NDArray[np.float64], half_depth: float, column_mm: float) -> int:
+def _find_dome(
+    lung: Mask, middle: npt.NDArray[np.float64], half_depth: float, column_mm: float
+) -> int:
     """Slice of the higher dome: -1 without one, len(lung) where its top is above the scan."""
-    floor = _floor(lung, middle)
+    floor = _lung_floor(lung, middle)
     chest = np.flatnonzero((floor >= 0).any(axis=0))
     scale = (chest[-1] - chest[0] + 1) * column_mm / CHEST_MM
     left_mm = (np.arange(lung.shape[2]) - middle.mean()) * column_mm / scale
     behind = np.arange(lung.shape[1])[:, None] > half_depth
-    liver_dome = _highest(floor[:, left_mm < -MEDIAL_MM], len(lung))
-    spleen_dome = _highest(np.where(behind, floor, -1)[:, left_mm > HEART_MM][:, ::-1], len(lung))
+    liver_dome = _highest_ridge(floor[:, left_mm < -MEDIAL_MM], len(lung))
+    spleen_dome = _highest_ridge(
+        np.where(behind, floor, -1)[:, left_mm > HEART_MM][:, ::-1], len(lung)
+    )
     return max(liver_dome, spleen_dome)
 
 
-def _is_cut(coarse: Coarse, body: Body, chest: slice) -> bool:
+def _cuts_lung(coarse: CoarseVolume, body: Body, chest: slice) -> bool:
     """Whether the image's left or right border cuts through lung: air between tissue along it."""
     for column in (0, -1):
         tissue = body.mask[chest, :, column]
@@ -107,7 +111,7 @@ def _is_cut(coarse: Coarse, body: Body, chest: slice) -> bool:
     return False
 
 
-def _highest(floor: npt.NDArray[np.intp], top: int) -> int:
+def _highest_ridge(floor: npt.NDArray[np.intp], top: int) -> int:
     """Highest broad ridge of one lung's floor, its columns ordered from lateral to medial.
 
     A column without lung, medial of one with lung, is over a dome whose top is above the scan: its
@@ -120,11 +124,11 @@ def _highest(floor: npt.NDArray[np.intp], top: int) -> int:
     return int(ndimage.grey_opening(completed, footprint=DOME_FOOTPRINT).max())
 
 
-def _lung(coarse: Coarse, body: Body, every: int) -> Mask:
-    """Large connected components of aerated tissue inside the body, on every `every`-th pixel."""
-    hu = coarse.hu[:, ::every, ::every]
-    components, count = label((hu < LUNG_MAX_HU) & body.mask[:, ::every, ::every])
-    voxel_ml = coarse.pixel_mm2 * every**2 * coarse.slice_mm / 1000.0
+def _lung_mask(coarse: CoarseVolume, body: Body, stride: int) -> Mask:
+    """Large connected components of aerated tissue in the body, on every `stride`-th pixel."""
+    hu = coarse.hu[:, ::stride, ::stride]
+    components, count = label_components((hu < LUNG_MAX_HU) & body.mask[:, ::stride, ::stride])
+    voxel_ml = coarse.pixel_mm2 * stride**2 * coarse.slice_mm / 1000.0
     keep = np.bincount(components.ravel(), minlength=count + 1) * voxel_ml >= LUNG_MIN_ML
     keep[0] = False
     low, high = LUNG_MEDIAN_HU
@@ -149,7 +153,7 @@ def _is_posterior(lung: Mask, rows: npt.NDArray[np.float64]) -> bool:
     return bool((per_row * behind).sum() >= POSTERIOR_SHARE * per_row.sum())
 
 
-def _floor(lung: Mask, middle: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+def _lung_floor(lung: Mask, middle: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     """Slice of the lowest lung voxel of each column (Y, X); -1 where there is none.
 
     Slices are first shifted sideways, so that the middle of a rotated patient is one column.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from voco_data.cropping.body import Body, Coarse, Mask
+from voco_data.cropping.body import Body, CoarseVolume, Mask
 from voco_data.cropping.bones import Femora, bone_mask, find_femora, median_femora
 
 BELOW_SPINE_MM = 220.0
@@ -34,7 +34,7 @@ THIGH_SHARE = 0.4
 """Least area of the second thigh, as a share of the first."""
 
 
-def find_ischium(coarse: Coarse, body: Body, sacrum: int) -> int | None:
+def find_ischium(coarse: CoarseVolume, body: Body, sacrum: int) -> int | None:
     """Lowest slice of the ischial tuberosities; None where the scan does not show their end.
 
     `sacrum` is the lowest slice of the spine. The search goes up from the thighs, where each side
@@ -67,7 +67,7 @@ def find_ischium(coarse: Coarse, body: Body, sacrum: int) -> int | None:
     return None
 
 
-def thighs_end(coarse: Coarse, body: Body) -> int | None:
+def find_thighs_end(coarse: CoarseVolume, body: Body) -> int | None:
     """First slice above the parted thighs at the scan's lower end; None without thighs."""
     end = 0
     while end < len(body.mask) and _is_two_thighs(body.mask[end], coarse.pixel_mm2):
@@ -75,19 +75,19 @@ def thighs_end(coarse: Coarse, body: Body) -> int | None:
     return end if 0 < end < len(body.mask) else None
 
 
-def is_upside_down(coarse: Coarse, body: Body) -> bool:
+def is_upside_down(coarse: CoarseVolume, body: Body) -> bool:
     """Whether the scan's upper end shows thighs: a femur on each side and no bone between."""
     bone = _bone(coarse, body, -1)
     femora = find_femora(bone, int(body.column[-1]), coarse)
     return femora is not None and not _has_ischium(bone, femora, coarse)
 
 
-def _bone(coarse: Coarse, body: Body, index: int) -> Mask:
+def _bone(coarse: CoarseVolume, body: Body, index: int) -> Mask:
     bone = bone_mask(coarse.hu[index][None], coarse, body.noise_hu)[0]
     return np.asarray(bone & body.mask[index], bool)
 
 
-def _has_ischium(bone: Mask, femora: Femora, coarse: Coarse) -> bool:
+def _has_ischium(bone: Mask, femora: Femora, coarse: CoarseVolume) -> bool:
     """Whether there is bone between the femora, beside or behind one of them."""
     beside = max(1, round(BESIDE_MM / coarse.spacing_mm[2]))
     front = round(BESIDE_MM / coarse.spacing_mm[1])

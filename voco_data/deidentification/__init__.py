@@ -1,4 +1,4 @@
-"""Pseudonyms for ids, and a guard against text burned into pixels.
+"""Pseudonyms for ids, and detection of text burned into pixels.
 
 Key types
 ---------

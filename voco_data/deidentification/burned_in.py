@@ -1,8 +1,8 @@
-"""Detect text that is burned into the pixels. It may name the patient: such a series is refused.
+"""Detect text that is burned into the pixels, and may name the patient.
 
-Overlaid text has one exact value. Measured pixels do not: noise makes those of every bone and
-implant differ, except at the ends of the scanner's range. So text is many small components of one
-unusually frequent value, of one height, side by side on one line.
+All pixels of such text have the same value. Measured pixels have not: because of noise those of
+bones and implants differ, except at the ends of the scanner's range. So text consists of many small
+components of one unusually frequent value, of equal height, side by side on a line.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ import numpy.typing as npt
 from scipy import ndimage
 
 SLICES_EXAMINED = 16
-"""Evenly spread, with the first and the last: text is on all slices, or on one of these."""
+"""Slices are examined at even distances, with the first and the last."""
 MIN_PIXELS = 40
 """Fewer pixels of one value do not form a word."""
 MAX_SHARE = 0.25
 """A value that fills a larger share of the slice is a background."""
 SPIKE = 8.0
-"""How many times as frequent the value of a text is as the values around it, on average."""
+"""Least ratio of the frequency of a text's value to the mean of the values around it."""
 AROUND_HU = 12
 """Values on either side that a value is compared with."""
 VALUES_EXAMINED = 4
+"""Number of frequent values of a slice that are examined."""
 MIN_LETTERS = 6
-"""Components on one line; fewer may be there by chance."""
+"""Least number of components on a line; fewer may be there by chance."""
 MIN_LINE_SHARE = 0.2
 """Share of a value's larger components that the longest line of a text has."""
 MAX_COMPONENTS = 1000
-"""More components are noise that is clipped at an end of the scanner's range."""
+"""Largest number of components; more are noise, clipped at an end of the scanner's range."""
 LETTER_HEIGHT_PX = (5, 48)
 MAX_FILLED = 0.7
-"""Letters are strokes; the screws of an implant fill their rectangles."""
+"""Largest share of its bounding box that a letter fills; a screw of an implant fills more."""
 HEIGHT_SPREAD_PX = 2
 BASELINE_SPREAD_PX = 1
 MAX_LETTER_GAP = 2.5
@@ -59,7 +60,7 @@ def _has_text(plane: npt.NDArray[np.int16]) -> bool:
 
 def _frequent_values(plane: npt.NDArray[np.int16]) -> list[int]:
     """Values that are far more frequent than those around them, the most frequent first."""
-    counts, lowest = _count(plane, int(plane.min()), int(plane.max()))
+    counts, lowest = _count_values(plane, int(plane.min()), int(plane.max()))
     mean = ndimage.uniform_filter1d(counts.astype(np.float64), 2 * AROUND_HU + 1, mode="constant")
     others = (mean * (2 * AROUND_HU + 1) - counts) / (2 * AROUND_HU)
     spikes = (counts >= MIN_PIXELS) & (counts <= MAX_SHARE * plane.size)
@@ -69,7 +70,7 @@ def _frequent_values(plane: npt.NDArray[np.int16]) -> list[int]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _count(plane, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _count_values(plane, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover
     """(counts, low): how often each value from `low` to `high` occurs."""
     counts = np.zeros(high - low + 1, np.int64)
     for y in range(plane.shape[0]):

@@ -1,4 +1,4 @@
-"""Keyed pseudonyms (HMAC-SHA-256) for ids; the key and the map lie in a private folder."""
+"""Keyed pseudonyms (HMAC-SHA-256) for ids; the key and the map are in a private folder."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ KEY_FILE = "ids.key"
 MAP_FILE = "ids.parquet"
 LOCK_FILE = "ids.lock"
 LOCK_S = 60.0
-"""How long to wait for another run that writes the map, which takes a moment."""
+"""Time to wait for another run that writes the map."""
 KEY_BYTES = 32
 PSEUDONYM_HEX = 20
-"""Hex digits of a pseudonym: 80 bits. A collision is unlikely among the ids of any archive."""
+"""Hex digits of a pseudonym: 80 bits, so a collision is unlikely in any archive."""
 
 COLUMNS = ("kind", "pseudonym", "original")
 _SCHEMA = pa.schema([(name, pa.large_string()) for name in COLUMNS])
@@ -50,7 +50,7 @@ _ROWS_A_GROUP = 2_000
 
 
 class Pseudonymiser:
-    """Makes pseudonyms of ids under one key, and keeps the pairs on disk."""
+    """Makes pseudonyms of ids with one key, and collects the pairs in a scratch database."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -58,50 +58,50 @@ class Pseudonymiser:
 
     @property
     def fingerprint(self) -> str:
-        """An HMAC of a fixed text: it tells keys apart and says nothing else of them."""
+        """An HMAC of a fixed text, which identifies the key and does not reveal it."""
         return hmac.new(self._key, b"fingerprint", hashlib.sha256).hexdigest()
 
     def __call__(self, kind: str, original: str) -> str:
         """Pseudonym of an id; `kind` is `patient`, `study`, `series` or `source`.
 
-        Under one key an id and a kind always give the same pseudonym. Another kind gives another.
+        With one key, an id and a kind always give the same pseudonym; another kind gives another.
         """
         message = f"{kind}\0{original.strip()}".encode(errors="surrogateescape")
         code = hmac.new(self._key, message, hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
         pseudonym = f"{kind[0]}{code}"
-        self.keep([(kind, pseudonym, scratch_db.escape_undecodable(original))])
+        self.add_pairs([(kind, pseudonym, scratch_db.escape_undecodable(original))])
         return pseudonym
 
     def close(self) -> None:
-        """Free the disk space."""
+        """Remove the scratch database."""
         if self._pairs is not None:
             self._pairs.close()
 
-    def keep(self, pairs: Iterable[tuple[str, str, str]]) -> None:
-        """Keep (kind, pseudonym, original). A pair that is kept already is not changed."""
+    def add_pairs(self, pairs: Iterable[tuple[str, str, str]]) -> None:
+        """Add (kind, pseudonym, original). The first pair of a pseudonym stays."""
         with scratch_db.translate_disk_full():
             if self._pairs is None:
                 self._pairs = scratch_db.open_scratch_db(_PAIRS)
             self._pairs.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", pairs)
 
     def pairs(self) -> Iterator[tuple[str, str, str]]:
-        """(kind, pseudonym, original) of every pair that is kept, sorted."""
+        """Iterate over (kind, pseudonym, original) of all pairs, sorted."""
         if self._pairs is not None:
             yield from self._pairs.execute("SELECT * FROM pairs ORDER BY kind, pseudonym")
 
 
-def folder_of(root: ReadableStorage) -> Path:
+def private_folder(root: ReadableStorage) -> Path:
     """The folder of this machine with key and map of a root.
 
-    For a root on disk it lies beside the stores. For a bucket it is in VOCO_PRIVATE, else in the
-    user's data folder: who can read the bucket must not learn the names.
+    For a root on disk it is beside the stores. For a bucket it is in VOCO_PRIVATE, else in the data
+    folder of the user: readers of the bucket must not see the map.
     """
     folder = root.local_folder()
     if folder is not None:
         return folder / PRIVATE_FOLDER
-    named = os.environ.get(PRIVATE_VARIABLE)
-    home = Path(named) if named else user_data_path("voco")
-    return home / hashlib.sha256(str(root).encode()).hexdigest()[:12]
+    configured = os.environ.get(PRIVATE_VARIABLE)
+    parent = Path(configured) if configured else user_data_path("voco")
+    return parent / hashlib.sha256(str(root).encode()).hexdigest()[:12]
 
 
 def load(root: ReadableStorage) -> Pseudonymiser | None:
@@ -109,7 +109,7 @@ def load(root: ReadableStorage) -> Pseudonymiser | None:
 
     Raises VocoError for a damaged key: a new one would give every patient a second pseudonym.
     """
-    path = folder_of(root) / KEY_FILE
+    path = private_folder(root) / KEY_FILE
     if not path.exists():
         return None
     text = path.read_text(errors="replace").strip()
@@ -121,19 +121,19 @@ def load(root: ReadableStorage) -> Pseudonymiser | None:
     return Pseudonymiser(bytes.fromhex(text))
 
 
-def with_throwaway_key() -> Pseudonymiser:
-    """A pseudonymiser with a random key that is not kept, for runs that write nothing."""
+def with_random_key() -> Pseudonymiser:
+    """A pseudonymiser with a random key that is not stored, for runs that write nothing."""
     return Pseudonymiser(secrets.token_bytes(KEY_BYTES))
 
 
 def load_or_make(root: Storage) -> Pseudonymiser:
     """The pseudonymiser of a root; the key is made once, readable by its owner only.
 
-    The key is made under a lock: of two runs that begin at once, the second uses that of the
-    first. A bucket is used from several machines and must see one key, so it holds the key's
-    fingerprint. Raises InputError where this machine has another key, or none.
+    The key is made under a lock, so that two runs that begin at once use the same key. A bucket
+    holds the fingerprint of the key, because all machines that use it need the same one. Raises
+    InputError if the bucket has a fingerprint, and this machine another key or none.
     """
-    folder = folder_of(root)
+    folder = private_folder(root)
     if root.local_folder() is None:
         _check_fingerprint(root, folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -149,7 +149,8 @@ def load_or_make(root: Storage) -> Pseudonymiser:
     assert pseudonymiser is not None
     if root.local_folder() is None and root.size(FINGERPRINT) is None:
         root.write(FINGERPRINT, pseudonymiser.fingerprint.encode())
-        _check_fingerprint(root, folder)  # another machine may have written its own at once
+        # Another machine may have written its own fingerprint at the same time.
+        _check_fingerprint(root, folder)
     return pseudonymiser
 
 
@@ -169,30 +170,30 @@ def _check_fingerprint(root: ReadableStorage, folder: Path) -> None:
 
 def read_map(root: ReadableStorage) -> Iterator[tuple[str, str, str]]:
     """(kind, pseudonym, original) of the private map; none where there is no map."""
-    path = folder_of(root) / MAP_FILE
+    path = private_folder(root) / MAP_FILE
     if path.exists():
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_ROWS_A_GROUP, columns=list(COLUMNS)):
                 yield from zip(*(column.to_pylist() for column in batch), strict=True)
 
 
-def save_map(root: Storage, pseudonymiser: Pseudonymiser) -> None:
+def merge_into_map(root: Storage, pseudonymiser: Pseudonymiser) -> None:
     """Add the pairs of `pseudonymiser` to the private map."""
-    with changing_map(root):
-        pseudonymiser.keep(read_map(root))
+    with lock_map(root):
+        pseudonymiser.add_pairs(read_map(root))
         write_map(root, pseudonymiser.pairs())
 
 
 @contextmanager
-def changing_map(root: Storage) -> Iterator[None]:
+def lock_map(root: Storage) -> Iterator[None]:
     """Hold the lock under which the private map is read and replaced."""
-    with locks.hold_lock(folder_of(root) / LOCK_FILE, wait_seconds=LOCK_S, mode=0o600):
+    with locks.hold_lock(private_folder(root) / LOCK_FILE, wait_seconds=LOCK_S, mode=0o600):
         yield
 
 
 def write_map(root: Storage, pairs: Iterator[tuple[str, str, str]]) -> None:
-    """Replace the private map, atomically. Call it within `changing_map`."""
-    with atomic.replacing(folder_of(root) / MAP_FILE) as temporary:
+    """Replace the private map, atomically. Call it within `lock_map`."""
+    with atomic.replacing(private_folder(root) / MAP_FILE) as temporary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with pq.ParquetWriter(temporary, _SCHEMA) as writer:
             for rows in batched(pairs, _ROWS_A_GROUP):

@@ -1,11 +1,11 @@
-"""DICOM in: headers, grouping values, frames, and series to volumes of HU.
+"""Read DICOM: headers, the values that group slices, frames, and series as volumes of HU.
 
 Key types
 ---------
 Header : the allow-listed values of one object.
-StackKey : the values that tell stacks of one series apart.
+StackKey : the values in which stacks of one series differ.
 DatasetValues : typed, checked access to the values of a data set.
-read_series : the files of one series to a volume.
+read_series : reads the files of one series into a volume.
 """
 
 import lazy_loader

@@ -1,28 +1,31 @@
-"""The binary form of DICOM files and data elements: constants that all byte-level readers share.
+"""The binary form of DICOM files and data elements, for all readers of bytes.
 
 Files: PS3.10 section 7. Data elements and sequences: PS3.5 section 7. Transfer syntaxes: PS3.5
 Annex A.
 
-The compiled kernels of `element_scan` and `hu_kernels` hold these values, and numba caches a kernel
-by its own file alone: after a change here, change those files too.
+numba compiles these constants into the kernels of `series/element_scan.py`, and its cache depends
+on that file alone. After a change here, edit that file too, or delete the cache.
 """
 
 from __future__ import annotations
 
 PREAMBLE_BYTES = 128
+"""A file begins with so many bytes of any value, and PREFIX (PS3.10 7.1)."""
 PREFIX = b"DICM"
 META_START = PREAMBLE_BYTES + len(PREFIX)
-"""Offset of the first element of a file with a preamble (PS3.10 7.1)."""
+"""Offset of the first element of a file with preamble and prefix."""
 META_GROUP = 0x0002
-"""Group of the file meta information, always explicit VR little endian."""
+"""Group of the file meta information, which is always explicit VR little endian."""
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
-"""Length field of a value that a delimiter ends (PS3.5 7.5, A.4)."""
+"""Length field of a value that ends at a delimiter (PS3.5 7.5, A.4)."""
+FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
+"""First bytes of a file without a preamble: group 0002 or 0008, in either byte order."""
 ITEM = 0xFFFEE000
 ITEM_DELIMITER = 0xFFFEE00D
 SEQUENCE_DELIMITER = 0xFFFEE0DD
 ITEM_GROUP = 0xFFFE
-"""Group of these three. Their elements have no value representation (PS3.5 7.5)."""
+"""Group of ITEM and the delimiters. Their elements have no value representation (PS3.5 7.5)."""
 
 LENGTH_FIELD_BYTES: dict[bytes, int] = {
     b"AE": 2,
@@ -60,9 +63,9 @@ LENGTH_FIELD_BYTES: dict[bytes, int] = {
     b"UT": 4,
     b"UV": 4,
 }
-"""Size of the length field of each value representation, in explicit VR (PS3.5 7.1.2).
+"""Bytes of the length field by value representation, in explicit VR (PS3.5 7.1.2).
 
-A field of 2 bytes follows the VR at once; one of 4 bytes follows two reserved bytes.
+A field of 2 bytes follows the VR; two reserved bytes precede a field of 4 bytes.
 """
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -81,4 +84,14 @@ UNCOMPRESSED = frozenset(
         EXPLICIT_BIG_ENDIAN,
     }
 )
-"""Syntaxes whose pixels stand in the data set as they are, once it is inflated."""
+"""Transfer syntaxes with native pixel data (PS3.5 8.2); one deflates the data set."""
+
+
+def has_prefix(start: bytes) -> bool:
+    """Whether a file with these first bytes has a preamble and the prefix DICM (PS3.10 7.1)."""
+    return start[PREAMBLE_BYTES:META_START] == PREFIX
+
+
+def may_be_dicom(start: bytes) -> bool:
+    """Whether a file with these first bytes has the prefix, or begins with an element of DICOM."""
+    return has_prefix(start) or start[:2] in FIRST_GROUPS

@@ -1,7 +1,7 @@
 """DICOMDIR: the files that a directory of a CD or DVD lists (PS3.3 Annex F, PS3.10 8.6).
 
 A DICOMDIR is always explicit VR little endian. It is read as a stream, so memory does not grow with
-its size: the reader steps over the heads of sequences and items, and so enters them.
+its size. The reader skips only the heads of sequences and items, so it visits all their elements.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from voco_data.dicom.binary_format import (
     ITEM_GROUP,
     LENGTH_FIELD_BYTES,
     META_START,
-    PREAMBLE_BYTES,
-    PREFIX,
+    has_prefix,
 )
 from voco_data.dicom.stack_key import DIRECTORY_CLASS
 from voco_data.errors import InputError
@@ -26,14 +25,14 @@ _REFERENCED_FILE_ID = (0x0004, 0x1500)
 
 
 def is_dicomdir(start: bytes) -> bool:
-    """Whether the first kilobyte of a file is that of a DICOMDIR."""
-    return start[PREAMBLE_BYTES:META_START] == PREFIX and DIRECTORY_CLASS in start
+    """Whether the first kilobyte of a file, `start`, is that of a DICOMDIR."""
+    return has_prefix(start) and DIRECTORY_CLASS in start
 
 
 def referenced_files(path: Path) -> Iterator[tuple[str, ...]]:
-    """ReferencedFileID (0004,1500) of every record, as the components of a relative path.
+    """Iterate over ReferencedFileID (0004,1500) of all records, as parts of a relative path.
 
-    Raises InputError where the directory is damaged.
+    Raises InputError if the directory is damaged.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -45,7 +44,7 @@ def referenced_files(path: Path) -> Iterator[tuple[str, ...]]:
             if group == ITEM_GROUP:
                 continue
             if head[4:6] == b"SQ":
-                file.read(4)  # its length
+                file.read(4)  # the length of the sequence
                 continue
             length = _read_length(file, head, path)
             if file.tell() + length > size:
@@ -58,7 +57,7 @@ def referenced_files(path: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _read_length(file: BinaryIO, head: bytes, path: Path) -> int:
-    """Length of the value of an element, whose first 8 bytes are `head` (PS3.5 7.1.2)."""
+    """Length of the value of the element that begins with the 8 bytes `head` (PS3.5 7.1.2)."""
     if LENGTH_FIELD_BYTES.get(head[4:6], 2) == 2:
         return int(struct.unpack("<H", head[6:8])[0])
     field = file.read(4)

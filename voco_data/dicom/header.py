@@ -1,7 +1,7 @@
 """DICOM headers: the allow-listed values of a slice of CT, and the reasons to refuse an object.
 
-Only these values leave voco_data.dicom. Reasons quote the standard's own terms, never free text of
-a file: it may be a person's name.
+No other value leaves voco_data.dicom. Reasons quote terms of the standard, never free text of a
+file, which may contain a person's name.
 """
 
 from __future__ import annotations
@@ -16,25 +16,29 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from voco_data.dicom.binary_format import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
-from voco_data.dicom.input_limits import MAX_HEADER_VALUE_BYTES, CountedFile, check_inflated_size
+from voco_data.dicom.input_limits import (
+    MAX_HEADER_VALUE_BYTES,
+    ReadLimitedFile,
+    check_inflated_size,
+)
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused, unreadable_error
 from voco_data.reasons import Reason
 from voco_data.volumes import Triple
 
-# Many real headers violate the standard. What matters becomes a reason here; pydicom's warnings
-# about all the rest would hide it.
+# Many real headers violate the standard, and pydicom warns of each violation. Those that matter
+# become reasons here.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.ERROR)
 
-CT_CLASSES = frozenset(
+CT_SOP_CLASSES = frozenset(
     {
         "1.2.840.10008.5.1.4.1.1.2",  # CT Image Storage
         "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT Image Storage
         "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image Storage
     }
 )
-NOT_HU = frozenset(
+NON_HU_IMAGE_TYPES = frozenset(
     {
         # Derived pixel contrast, value 4 of Enhanced CT (PS3.3 C.8.15.2.1).
         "ADDITION",
@@ -77,7 +81,7 @@ NOT_HU = frozenset(
         "SSD",
         "VOLUME_RENDER",
         "VRT",
-        # Screens and sheets.
+        # Screenshots and reports.
         "DOSE",
         "DOSE_INFO",
         "REPORT",
@@ -85,19 +89,19 @@ NOT_HU = frozenset(
         "SUMMARY",
     }
 )
-"""ImageType or FrameType values (blanks as _) of CT objects whose pixels are not a slice of HU."""
+"""Values of ImageType or FrameType, blanks as _, of CT objects whose pixels are not HU."""
 
-HU_TYPES = frozenset({"", "HU", "US"})
-"""RescaleType of pixels that may be HU; some scanners write US (unspecified) for HU."""
+HU_RESCALE_TYPES = frozenset({"", "HU", "US"})
+"""Values of RescaleType of pixels that may be HU. Some scanners write US (unspecified) for HU."""
 
 ALLOCATED_BITS = (16, 32)
-"""BitsAllocated that HU need: 8 are too few."""
+"""Accepted BitsAllocated: 8 are too few for HU."""
 
 MAX_PIXELS = 8192 * 8192
-"""Rows times columns that a scanner could write."""
+"""Largest product of rows and columns."""
 
 MAX_FRAMES = 20_000
-"""Frames that a scanner could write into one object."""
+"""Largest number of frames of one object."""
 
 MODALITIES = frozenset(
     {
@@ -151,7 +155,7 @@ class Header:
     study_uid: str
     series_uid: str
     instance_number: int
-    """InstanceNumber, for a frame that of the image it was made from; -1 where there is none."""
+    """InstanceNumber; of a frame, that of the image it was converted from. -1 if there is none."""
     rows: int
     columns: int
     spacing_mm: tuple[float, float]
@@ -172,17 +176,19 @@ class Header:
     """Index of this frame."""
 
 
-def known_modality(value: str) -> str:
-    """The modality if it is one of MODALITIES: a text that may be shown to a person."""
-    return value if value in MODALITIES else "not named" if not value else "unknown"
+def describe_modality(value: str) -> str:
+    """A text for reasons: the modality if it is in MODALITIES, else `unknown` or `not named`."""
+    if not value:
+        return "not named"
+    return value if value in MODALITIES else "unknown"
 
 
-def known_uid(value: str) -> str:
-    """UID and name if the standard defines it (PS3.6 A): a text that may be shown to a person."""
+def describe_uid(value: str) -> str:
+    """A text for reasons: UID and name if PS3.6 Annex A defines it, else that it is unknown."""
+    if not value:
+        return "not named"
     name = UID(value).name
-    if value and name != value:
-        return f"{value} ({name})"
-    return "not named" if not value else "unknown to the standard"
+    return f"{value} ({name})" if name != value else "unknown to the standard"
 
 
 def read_dataset(path: Path, *, pixels: bool) -> Dataset:
@@ -193,9 +199,11 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
     """
     check_inflated_size(path)
     try:
-        with CountedFile(path, largest=None if pixels else MAX_HEADER_VALUE_BYTES) as file:
+        with ReadLimitedFile(
+            path, max_read_bytes=None if pixels else MAX_HEADER_VALUE_BYTES
+        ) as file:
             dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
-        # pydicom parses values late: the first access belongs where its errors are caught.
+        # pydicom parses values at the first access, so these may raise errors too.
         is_dicom = "SOPClassUID" in dataset or "Modality" in dataset or "Rows" in dataset
     except OSError as error:
         raise unreadable_error(error, "the header does not parse") from error
@@ -209,7 +217,7 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
 
 
 def transfer_syntax(dataset: Dataset) -> str:
-    """The transfer syntax UID; without one, what pydicom read the file as (PS3.5 10.1)."""
+    """The transfer syntax UID; if it is missing, the syntax that pydicom assumed (PS3.5 10.1)."""
     meta = getattr(dataset, "file_meta", None)
     syntax = meta.get("TransferSyntaxUID") if meta is not None else None
     if syntax:
@@ -232,20 +240,20 @@ def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
     frames = _check_object(DatasetValues(dataset))
     return [
         _header(values, dataset, path, frames, frame)
-        for frame, values in enumerate(DatasetValues.of_frames(dataset, frames))
+        for frame, values in enumerate(DatasetValues.for_frames(dataset, frames))
     ]
 
 
 def _check_object(values: DatasetValues) -> int:
-    """Number of frames. Raises SeriesRefused unless the object is CT; Modality may be missing."""
+    """Return the number of frames. Raises SeriesRefused for an object that is not CT."""
     sop_class, modality = values.text("SOPClassUID"), values.text("Modality").upper()
-    kind = f"modality {known_modality(modality)}, {known_uid(sop_class)}"
+    description = f"modality {describe_modality(modality)}, {describe_uid(sop_class)}"
     if "LOCALIZER" in values.codes("ImageType"):
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
     if not values.has("Rows") or not values.has("Columns"):
-        raise SeriesRefused(Reason.NOT_AN_IMAGE, f"an object without an image: {kind}")
-    if (modality and modality != "CT") or (sop_class and sop_class not in CT_CLASSES):
-        raise SeriesRefused(Reason.NOT_CT, kind)
+        raise SeriesRefused(Reason.NOT_AN_IMAGE, f"an object without an image: {description}")
+    if (modality and modality != "CT") or (sop_class and sop_class not in CT_SOP_CLASSES):
+        raise SeriesRefused(Reason.NOT_CT, description)
     if values.text("BurnedInAnnotation").upper() == "YES":
         raise SeriesRefused(Reason.BURNED_IN, "BurnedInAnnotation is YES")
     if (
@@ -292,11 +300,13 @@ def _header(values: DatasetValues, dataset: Dataset, path: Path, frames: int, fr
 
 
 def _check_hu(values: DatasetValues) -> None:
-    """Raise LOCALIZER or DERIVED for a frame whose values are not HU."""
+    """Raise SeriesRefused(LOCALIZER or DERIVED) for a frame whose values are not HU."""
     types = values.codes("ImageType") | values.codes("FrameType")
     if "LOCALIZER" in types:
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
-    if types & NOT_HU:
-        raise SeriesRefused(Reason.DERIVED, f"image type {', '.join(sorted(types & NOT_HU))}")
-    if values.text("RescaleType").upper() not in HU_TYPES:
+    if types & NON_HU_IMAGE_TYPES:
+        raise SeriesRefused(
+            Reason.DERIVED, f"image type {', '.join(sorted(types & NON_HU_IMAGE_TYPES))}"
+        )
+    if values.text("RescaleType").upper() not in HU_RESCALE_TYPES:
         raise SeriesRefused(Reason.DERIVED, "RescaleType says that the values are not HU")

@@ -1,6 +1,6 @@
-"""Limits on what one file may cost: reads of its header, and bytes that it inflates to.
+"""Limits for one file: the number of reads of its header, and the bytes that it inflates to.
 
-pydicom parses whatever a file claims. A damaged or hostile file of a few kilobytes can claim
+pydicom parses all that a file claims. A damaged or hostile file of a few kilobytes can claim
 millions of elements, or deflate gigabytes.
 """
 
@@ -15,60 +15,60 @@ from voco_data.dicom.binary_format import (
     LENGTH_FIELD_BYTES,
     META_GROUP,
     META_START,
-    PREAMBLE_BYTES,
-    PREFIX,
+    has_prefix,
 )
 from voco_data.errors import SeriesRefused, unreadable_error
 from voco_data.reasons import Reason
 
 MAX_READS = 600_000
-"""About two an element: enough for the functional groups of 5,000 frames, and seconds to parse."""
+"""About two for each element: enough for the functional groups of 5,000 frames."""
 MAX_HEADER_VALUE_BYTES = 2**28
-"""No scanner writes a larger value before the pixels."""
+"""Largest value before the pixels; no scanner writes a larger one."""
 MAX_INFLATED_BYTES = 2**29
-"""One slice, or one multi-frame object, that inflates to more is not read."""
+"""Largest size of an inflated data set, of one slice or one multi-frame object."""
 
-DEFLATED = DEFLATED_LITTLE_ENDIAN.encode()
+DEFLATED_UID = DEFLATED_LITTLE_ENDIAN.encode()
+"""Bytes of the transfer syntax UID in a file."""
 _FIRST_READ_BYTES = 4096
 _MAX_META_BYTES = 65_536
-"""File meta information ends well before this."""
+"""Largest file meta information that is searched for its end."""
 _INPUT_STEP_BYTES = 2**16
 _OUTPUT_STEP_BYTES = 2**20
 
 
-class TooMuchError(ValueError):
-    """The file asks for more than a real header holds."""
+class ReadLimitError(ValueError):
+    """The file needs more or larger reads than the header of any scanner."""
 
 
-class CountedFile(io.BufferedReader):
-    """A file that may be read MAX_READS times, at most `largest` bytes each time."""
+class ReadLimitedFile(io.BufferedReader):
+    """A file that allows MAX_READS reads, of at most `max_read_bytes` each."""
 
-    def __init__(self, path: Path, *, largest: int | None = None) -> None:
-        """Open `path`. Without `largest`, a read may have any size."""
+    def __init__(self, path: Path, *, max_read_bytes: int | None = None) -> None:
+        """Open `path`. Without `max_read_bytes`, a read may have any size."""
         super().__init__(io.FileIO(path))
         self._reads_left = MAX_READS
-        self._largest = largest
+        self._max_read_bytes = max_read_bytes
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Up to `size` bytes. Raises TooMuchError."""
+        """Up to `size` bytes. Raises ReadLimitError."""
         self._reads_left -= 1
         if self._reads_left < 0:
-            raise TooMuchError(f"more than {MAX_READS} reads")
-        if self._largest is not None and size is not None and size > self._largest:
-            raise TooMuchError(f"a value of {size} bytes")
+            raise ReadLimitError(f"more than {MAX_READS} reads")
+        if self._max_read_bytes is not None and size is not None and size > self._max_read_bytes:
+            raise ReadLimitError(f"a value of {size} bytes")
         return super().read(size)
 
 
 def check_inflated_size(path: Path) -> None:
-    """Inflate a deflated data set (PS3.5 A.5) piece by piece, and keep nothing.
+    """Inflate a deflated data set (PS3.5 A.5) in small pieces, to measure its size.
 
-    pydicom inflates it whole, into memory. Files in other syntaxes pass at once. Raises
-    SeriesRefused(UNREADABLE) beyond MAX_INFLATED_BYTES, or for a damaged data set.
+    pydicom later inflates all of it into memory. Files in other syntaxes are not read further.
+    Raises SeriesRefused(UNREADABLE) above MAX_INFLATED_BYTES, or for a damaged data set.
     """
     try:
         with path.open("rb") as file:
             start = file.read(_FIRST_READ_BYTES)
-            if DEFLATED not in start:
+            if DEFLATED_UID not in start:
                 return
             start += file.read(_MAX_META_BYTES - len(start))
             file.seek(_meta_end(start))
@@ -88,8 +88,8 @@ def check_inflated_size(path: Path) -> None:
 
 
 def _meta_end(start: bytes) -> int:
-    """Offset of the deflated bytes: they follow the elements of group 0002 (PS3.10 7.1)."""
-    at = META_START if start[PREAMBLE_BYTES:META_START] == PREFIX else 0
+    """Offset of the deflated bytes, which follow the elements of group 0002 (PS3.10 7.1)."""
+    at = META_START if has_prefix(start) else 0
     group = META_GROUP.to_bytes(2, "little")
     while start[at : at + 2] == group:
         if LENGTH_FIELD_BYTES.get(start[at + 4 : at + 6], 2) == 4:

@@ -1,6 +1,6 @@
-"""Header values that tell stacks of one series apart, and segmentations from images.
+"""Header values in which stacks of one series differ, and the series that a DICOM SEG refers to.
 
-Values are kept as text: one that does not convert must not exclude a slice.
+Values are kept as text, so that a malformed one does not exclude a slice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class StackKey(NamedTuple):
 
 
 def make_stack_key(dataset: Dataset) -> StackKey:
-    """The values of one image; empty where there is none."""
+    """The values of one image; a missing value is empty."""
     return StackKey(
         acquisition=_text(dataset, _ACQUISITION),
         kernel=_text(dataset, _KERNEL),
@@ -49,7 +49,7 @@ def make_stack_key(dataset: Dataset) -> StackKey:
     )
 
 
-class Segmented(NamedTuple):
+class SegmentationReference(NamedTuple):
     """The patient and the series that a DICOM SEG belongs to."""
 
     patient_id: str
@@ -57,10 +57,10 @@ class Segmented(NamedTuple):
     """SeriesInstanceUIDs of its ReferencedSeriesSequence, sorted."""
 
 
-def segmented_series(dataset: Dataset) -> Segmented | None:
-    """Patient and series of a DICOM SEG; None for any other object.
+def segmentation_reference(dataset: Dataset) -> SegmentationReference | None:
+    """Patient and series that a DICOM SEG refers to; None for any other object.
 
-    Raises SeriesRefused(UNREADABLE) where the reference does not parse.
+    Raises SeriesRefused(UNREADABLE) if the reference does not parse.
     """
     modality, sop_class = _text(dataset, _MODALITY), _text(dataset, _SOP_CLASS)
     if modality.upper() != "SEG" and sop_class != SEGMENTATION_CLASS:
@@ -75,11 +75,11 @@ def segmented_series(dataset: Dataset) -> Segmented | None:
         raise SeriesRefused(
             Reason.UNREADABLE, "the series that it segments does not parse"
         ) from error
-    return Segmented(patient, tuple(sorted(series - {""})))
+    return SegmentationReference(patient, tuple(sorted(series - {""})))
 
 
 def _text(dataset: Dataset, tag: int) -> str:
-    """The value as it stands in the file, its parts stripped and separated by backslashes."""
+    """The unconverted value, its parts stripped and separated by backslashes; empty if missing."""
     if tag not in dataset:
         return ""
     value: Any = dataset.get_item(tag).value

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydicom.dataset import Dataset
 
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
+
+T = TypeVar("T")
 
 MACROS = (
     "CTImageFrameTypeSequence",
@@ -20,16 +22,17 @@ MACROS = (
     "PlanePositionSequence",
     "SegmentIdentificationSequence",
 )
-"""Functional group macros (PS3.3 C.7.6.16.2) for what a single-frame image has at its top."""
+"""Functional group macros (PS3.3 C.7.6.16.2) with attributes of a single-frame image."""
 
 CONVERTED_ATTRIBUTES = "UnassignedPerFrameConvertedAttributesSequence"
-"""Attributes of the images that a legacy-converted object was made from (PS3.3 C.7.6.16.2.25.2)."""
+"""Attributes of the images that an object was converted from (PS3.3 C.7.6.16.2.25.2)."""
 
 
 class DatasetValues:
     """The values of a data set by keyword.
 
-    A missing value gives a default; a malformed one raises SeriesRefused(UNREADABLE).
+    A missing value gives a default; a malformed one raises SeriesRefused(UNREADABLE). `dataset` and
+    `groups`, the functional groups of frame `frame`, are searched as `for_frames` says.
     """
 
     def __init__(self, dataset: Dataset, groups: Sequence[Dataset] = (), frame: int = 0) -> None:
@@ -38,12 +41,12 @@ class DatasetValues:
         self._frame = frame
 
     @classmethod
-    def of_frames(cls, dataset: Dataset, frames: int) -> list[DatasetValues]:
+    def for_frames(cls, dataset: Dataset, frames: int) -> list[DatasetValues]:
         """The values of each of `frames` frames.
 
-        They are looked up in the frame's own functional groups, then in the shared ones, then at
-        the top of the data set. Raises SeriesRefused(UNREADABLE) if the functional groups describe
-        another number of frames.
+        A value is searched in the frame's functional groups, then in the shared ones, then at the
+        top level of the data set. Raises SeriesRefused(UNREADABLE) if the functional groups
+        describe another number of frames.
         """
         top = cls(dataset)
         per_frame = top.items("PerFrameFunctionalGroupsSequence")
@@ -58,16 +61,16 @@ class DatasetValues:
         ]
 
     def has(self, keyword: str) -> bool:
-        """Whether the top of the data set holds the attribute."""
+        """Whether the top level of the data set has the attribute."""
         return keyword in self._dataset
 
     def text(self, keyword: str) -> str:
-        """The value as text, stripped; empty where there is none."""
+        """The value as text, stripped; empty if it is missing."""
         value = self._find(keyword)
         return "" if value is None else str(value).strip()
 
     def codes(self, keyword: str) -> set[str]:
-        """The values of a multi-valued code string, upper case, blanks as _."""
+        """The values of a multi-valued code string, in upper case, blanks as _."""
         value = self._find(keyword)
         if value is None:
             return set()
@@ -85,7 +88,7 @@ class DatasetValues:
         return default if numbers is None else numbers[0]
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        """Exactly `count` finite numbers, or None where there is no value."""
+        """Exactly `count` finite numbers; None if the value is missing."""
         value = self._find(keyword)
         if value is None or value == "":
             return None
@@ -98,7 +101,7 @@ class DatasetValues:
         return numbers
 
     def items(self, keyword: str) -> list[Dataset]:
-        """The items of a sequence at the top; empty where there is none."""
+        """The items of a sequence at the top level; empty if it is missing."""
         value = self._get(self._dataset, keyword)
         items: list[Dataset] = [] if value is None else self._convert(keyword, value, list)
         if not all(isinstance(item, Dataset) for item in items):
@@ -106,9 +109,9 @@ class DatasetValues:
         return items
 
     def instance_number(self) -> int:
-        """InstanceNumber; for a frame, that of the image it was converted from, or its own number.
+        """InstanceNumber; of a frame, that of the image it was converted from, else its index + 1.
 
-        -1 where it is missing or malformed: it names a slice, and slices are not ordered by it.
+        -1 if it is missing or malformed: no slice is refused for it, as it gives no order.
         """
         try:
             if not self._groups:
@@ -120,6 +123,7 @@ class DatasetValues:
         return self._frame + 1
 
     def _find(self, keyword: str) -> Any:
+        """The value in the functional groups or at the top level; None if it is missing."""
         for group in self._groups:
             for macro in MACROS:
                 for item in DatasetValues(group).items(macro)[:1]:
@@ -135,7 +139,7 @@ class DatasetValues:
             raise SeriesRefused(Reason.UNREADABLE, f"{keyword} does not parse") from error
 
     @staticmethod
-    def _convert(keyword: str, value: Any, convert: Callable[[Any], Any]) -> Any:
+    def _convert(keyword: str, value: Any, convert: Callable[[Any], T]) -> T:
         try:
             return convert(value)
         except Exception as error:  # a hostile value may be of any type

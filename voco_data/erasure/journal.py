@@ -87,14 +87,14 @@ def _larger_counts(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]
 
 def read_journals(root: ReadableStorage) -> list[tuple[Path, Journal]]:
     """Read the journals of erasures that were interrupted, each with its file."""
-    folder = pseudonyms.folder_of(root) / JOURNALS
+    folder = pseudonyms.private_folder(root) / JOURNALS
     files = sorted(folder.glob("*.json"))
     return [(path, Journal.from_json(path.read_bytes())) for path in files]
 
 
 def write_journal(root: Storage, journal: Journal) -> None:
     """Write a journal, readable by its owner only."""
-    private = pseudonyms.folder_of(root)
+    private = pseudonyms.private_folder(root)
     for folder in (private, private / JOURNALS):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     atomic.write_bytes(private / JOURNALS / _file_name(journal), journal.to_json(), mode=0o600)

@@ -169,11 +169,11 @@ def _remove_everything(
 
 def _remove_from_private(root: Storage, journal: Journal) -> None:
     """Remove the patient's entries of the map, its journals, and temporary files beside both."""
-    private = pseudonyms.folder_of(root)
+    private = pseudonyms.private_folder(root)
     journals = private / JOURNALS
     if (private / pseudonyms.MAP_FILE).exists():
         removed = {(kind, pseudonym) for kind, pseudonym in journal.pairs}
-        with pseudonyms.changing_map(root):
+        with pseudonyms.lock_map(root):
             # No run sweeps the private folder of a bucket.
             atomic.remove_temporaries_of(private / pseudonyms.MAP_FILE)
             pairs = pseudonyms.read_map(root)

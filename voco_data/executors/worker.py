@@ -15,7 +15,7 @@ import numpy as np
 from voco_data.errors import SeriesRefused, VocoError, unwritable_error
 from voco_data.executors.tasks import KnownInputs, SeriesOutcome, SeriesTask, Target
 from voco_data.limits import deadline
-from voco_data.preprocessing import Prepared, find_boxes, prepare, to_grid
+from voco_data.preprocessing import PreparedSeries, find_boxes, prepare_series, resample_to_grid
 from voco_data.qc import preview
 from voco_data.reasons import Reason
 from voco_data.storage import WritableStorage
@@ -71,7 +71,7 @@ def fill_series(
                 was_committed=True,
             )
         with deadline(limit_s):
-            prepared = prepare(task.base, task.entry, task.targets[0].spec, task.given_box)
+            prepared = prepare_series(task.base, task.entry, task.targets[0].spec, task.given_box)
             digest = prepared.input_digest
             identity = (task.patient_id, task.series_uid)
             lacking = [
@@ -80,7 +80,7 @@ def fill_series(
                 if not known_inputs[target.store.name].holds(digest, identity)
             ]
             crops = find_boxes(prepared, [target.spec for target in lacking])
-        histograms = {box: HuHistogram.of_box(prepared.hu, box) for box in set(crops.values())}
+        histograms = {box: HuHistogram.from_box(prepared.hu, box) for box in set(crops.values())}
         if lacking:  # before any record, so that a worker that dies leaves none without a preview
             box = crops[lacking[0].spec]
             with lacking[0].store.committing():
@@ -137,19 +137,19 @@ def _committed_records(task: SeriesTask) -> dict[Target, Record]:
 def _commit(
     task: SeriesTask,
     target: Target,
-    prepared: Prepared,
+    prepared: PreparedSeries,
     box: Box,
     histograms: Mapping[Box, HuHistogram],
 ) -> Record:
     """Resample the crop, and write its chunk, then its record."""
-    pixels = to_grid(prepared, box, target.spec)
+    pixels = resample_to_grid(prepared, box, target.spec)
     record = _make_record(task, target, prepared, box, histograms[box], volume_checksum(pixels))
     commit_volume(target.store, record, pixels, target.spec.compression)
     return record
 
 
 def _write_preview(
-    root: WritableStorage, prepared: Prepared, box: Box, histogram: HuHistogram
+    root: WritableStorage, prepared: PreparedSeries, box: Box, histogram: HuHistogram
 ) -> None:
     """Write the preview for the report. A series is committed without it if it cannot be drawn."""
     key = preview.key_of(prepared.input_digest)
@@ -162,7 +162,7 @@ def _write_preview(
 def _make_record(
     task: SeriesTask,
     target: Target,
-    prepared: Prepared,
+    prepared: PreparedSeries,
     box: Box,
     histogram: HuHistogram,
     chunk_checksum: str,

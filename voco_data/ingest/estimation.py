@@ -84,7 +84,7 @@ def estimate(
         cohort, boxes = stack.enter_context(open_cohort(source, options))
         pseudonymiser = None
         if not options.keep_ids and not cohort.public_ids:
-            pseudonymiser = pseudonyms.load(root_storage) or pseudonyms.with_throwaway_key()
+            pseudonymiser = pseudonyms.load(root_storage) or pseudonyms.with_random_key()
             stack.enter_context(closing(pseudonymiser))
         named_cohort = NamedCohort(cohort, pseudonymiser, boxes)
         stores = [

@@ -120,7 +120,7 @@ def preprocess(
         rows = ledger_rows(named_cohort, results, seen_files, stores)
         summary = _write_reports(root_storage, cohort, rows, stores, clock)
         if pseudonymiser is not None:
-            pseudonyms.save_map(root_storage, pseudonymiser)
+            pseudonyms.merge_into_map(root_storage, pseudonymiser)
         return summary
 
 

@@ -1,7 +1,7 @@
 from .splits import (
     Split as Split,
-    holders_of_one_volume as holders_of_one_volume,
     make_split as make_split,
+    patients_sharing_volumes as patients_sharing_volumes,
 )
 from .table import Labels as Labels, join_labels as join_labels, read_labels as read_labels
 from .targets import (

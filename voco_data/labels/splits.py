@@ -92,20 +92,20 @@ def make_split(
             f"{n_folds} folds; at least {n_folds + 1} are needed"
         )
     order = np.argsort(np.array(patient_ids, dtype=object))
-    families = _families([patient_ids[i] for i in order], linked)
-    if len(np.unique(families)) < n_folds + 1:
+    components = _linked_components([patient_ids[i] for i in order], linked)
+    if len(np.unique(components)) < n_folds + 1:
         raise InputError(
             f"split: {len(patient_ids)} labelled patients share so many volumes that they are "
-            f"{len(np.unique(families))} groups, too few for a test set and {n_folds} folds"
+            f"{len(np.unique(components))} groups, too few for a test set and {n_folds} folds"
         )
     sizes = _part_sizes(len(patient_ids), n_folds, test_fraction)
-    parts = _assign(_indicators(labels[order]), families, sizes, np.random.default_rng(seed))
+    parts = _assign(_indicators(labels[order]), components, sizes, np.random.default_rng(seed))
     ids = [patient_ids[i] for i in order]
     members = [tuple(ids[i] for i in np.flatnonzero(parts == p)) for p in range(len(sizes))]
     return Split(seed=seed, test=members[0], folds=tuple(members[1:]))
 
 
-def holders_of_one_volume(
+def patients_sharing_volumes(
     patient_ids: Iterable[str], content_digests: Iterable[str]
 ) -> list[tuple[str, str]]:
     """Pairs of patients who have series with equal content, for `linked` of `make_split`.
@@ -120,10 +120,10 @@ def holders_of_one_volume(
     return sorted((a, b) for a, b in pairs if a != b)
 
 
-def _families(
+def _linked_components(
     patient_ids: Sequence[str], linked: Iterable[tuple[str, str]]
 ) -> npt.NDArray[np.int64]:
-    """(P,): connected components of the links, each as the index of its first patient.
+    """(P,) int64: connected components of the links, each as the index of its first patient.
 
     Union-find with path halving (Tarjan and van Leeuwen, J. ACM 31, 245, 1984).
     """
@@ -149,7 +149,7 @@ def _part_sizes(count: int, n_folds: int, test_fraction: float) -> npt.NDArray[n
 
 
 def _indicators(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
-    """(P, L): one column for every class that occurs in every group."""
+    """(P, L): whether a patient has a class, one column for each class that occurs in a group."""
     columns = [
         labels[:, group] == value
         for group in range(labels.shape[1])
@@ -160,34 +160,40 @@ def _indicators(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
 
 def _assign(
     has_label: npt.NDArray[np.bool_],
-    families: npt.NDArray[np.int64],
+    components: npt.NDArray[np.int64],
     sizes: npt.NDArray[np.int64],
     rng: np.random.Generator,
 ) -> npt.NDArray[np.int64]:
-    """(P,): part of every patient. Each part gets its size, unless families prevent it."""
+    """(P,) int64: part of every patient. Each part gets its size, unless components prevent it.
+
+    `has_label` is (P, L), `components` (P,) the components of linked patients, `sizes` (parts,).
+    """
     count = len(has_label)
     parts = np.full(count, -1, np.int64)
-    room = sizes.copy()
-    wanted = np.outer(sizes / count, has_label.sum(axis=0))
-    names, members = np.unique(families, return_counts=True)
-    for family in names[members > 1][np.argsort(-members[members > 1], kind="stable")]:
-        # Families come before single patients, the largest first, while there is room for them.
-        together = np.flatnonzero(families == family)
-        lacking = wanted @ has_label[together].sum(axis=0)
-        fits = room >= min(len(together), room.max())
-        part = int(np.lexsort((rng.random(len(sizes)), -room, -lacking, ~fits))[0])
-        parts[together] = part
-        room[part] -= len(together)
-        wanted[part] -= has_label[together].sum(axis=0)
-    visit = rng.permutation(count)
+    capacity = sizes.copy()
+    desired = np.outer(sizes / count, has_label.sum(axis=0))
+    component_ids, component_sizes = np.unique(components, return_counts=True)
+    largest_first = np.argsort(-component_sizes, kind="stable")
+    # Components of several patients come first, the largest before all, while parts have capacity.
+    for component in component_ids[largest_first][component_sizes[largest_first] > 1]:
+        members = np.flatnonzero(components == component)
+        demand = desired @ has_label[members].sum(axis=0)
+        fits = capacity >= min(len(members), capacity.max())
+        part = int(np.lexsort((rng.random(len(sizes)), -capacity, -demand, ~fits))[0])
+        parts[members] = part
+        capacity[part] -= len(members)
+        desired[part] -= has_label[members].sum(axis=0)
+    visiting_order = rng.permutation(count)
     while (parts < 0).any():
         unplaced = has_label[parts < 0].sum(axis=0)
         rarest = int(np.where(unplaced > 0, unplaced, count + 1).argmin())
-        for patient in visit[(parts[visit] < 0) & has_label[visit, rarest]]:
-            # The part that lacks most of the label; then most room; then at random.
-            rank = np.lexsort((rng.random(len(sizes)), -room, -wanted[:, rarest]))
-            part = int(rank[room[rank] > 0][0])
+        for patient in visiting_order[
+            (parts[visiting_order] < 0) & has_label[visiting_order, rarest]
+        ]:
+            # The part that lacks most of the label; then most capacity; then at random.
+            rank = np.lexsort((rng.random(len(sizes)), -capacity, -desired[:, rarest]))
+            part = int(rank[capacity[rank] > 0][0])
             parts[patient] = part
-            room[part] -= 1
-            wanted[part] -= has_label[patient]
+            capacity[part] -= 1
+            desired[part] -= has_label[patient]
     return parts

@@ -20,7 +20,7 @@ from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS, TargetGroup
 
 Int8 = npt.NDArray[np.int8]
 
-_PATIENT = "patient_id"
+_PATIENT_COLUMN = "patient_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,10 @@ def read_labels(path: str | Path) -> Labels:
     file = Path(path)
     table, digest = _read_table(file)
     organ_columns = [column for group in ORGAN_TARGETS for column in group.columns]
-    missing = [name for name in (_PATIENT, *organ_columns) if name not in table.columns]
+    missing = [name for name in (_PATIENT_COLUMN, *organ_columns) if name not in table.columns]
     if missing:
         raise InputError(
-            f"{file}: expected the columns {_PATIENT} and <organ>_<grade> "
+            f"{file}: expected the columns {_PATIENT_COLUMN} and <organ>_<grade> "
             f"(kidney_healthy, ...), missing: {', '.join(missing)}"
         )
     table = _sorted_by_patient(file, table)
@@ -84,7 +84,7 @@ def read_labels(path: str | Path) -> Labels:
     optional = RSNA_TARGETS.without(ORGAN_TARGETS)
     present = [group for group in optional if set(group.columns) <= set(table.columns)]
     return Labels(
-        patient_ids=tuple(table[_PATIENT].tolist()),
+        patient_ids=tuple(table[_PATIENT_COLUMN].tolist()),
         organs=np.stack(organs, axis=1),
         binary={group.name: _one_hot(file, table, group) for group in present},
         sha256=digest,
@@ -97,9 +97,9 @@ class LabelledPatients:
 
     labels: Labels
     """Labels of the store's patients only."""
-    person: dict[str, str]
-    """Patient id in the store to patient id in `labels`. Two ids of a store are one person if one
-    is the pseudonym of the other."""
+    label_ids: dict[str, str]
+    """Patient id in the store to patient id in `labels`. Two ids of a store have one label id if
+    one is the pseudonym of the other."""
 
 
 def join_labels(
@@ -137,7 +137,7 @@ def join_labels(
         name_of_row.setdefault(row_of[patient], patient)
     return LabelledPatients(
         labels=_relabel(labels, name_of_row),
-        person={patient: name_of_row[row_of[patient]] for patient in labelled},
+        label_ids={patient: name_of_row[row_of[patient]] for patient in labelled},
     )
 
 
@@ -160,7 +160,7 @@ def _read_table(file: Path) -> tuple[pd.DataFrame, str]:
     except OSError as error:
         raise InputError(f"{file}: cannot read the label table ({error.strerror})") from error
     try:
-        table = pd.read_csv(io.BytesIO(data), dtype={_PATIENT: str}, keep_default_na=False)
+        table = pd.read_csv(io.BytesIO(data), dtype={_PATIENT_COLUMN: str}, keep_default_na=False)
     except (ValueError, pd.errors.ParserError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{file}: expected a CSV table of labels ({reason})") from error
@@ -171,13 +171,13 @@ def _sorted_by_patient(file: Path, table: pd.DataFrame) -> pd.DataFrame:
     """The table sorted by patient id. Raises InputError for empty and repeated ids."""
     if table.empty:
         raise InputError(f"{file}: the label table has no rows")
-    ids = table[_PATIENT].str.strip()
+    ids = table[_PATIENT_COLUMN].str.strip()
     if (ids == "").any():
-        raise InputError(f"{file}: row {int((ids == '').argmax()) + 2} has no {_PATIENT}")
+        raise InputError(f"{file}: row {int((ids == '').argmax()) + 2} has no {_PATIENT_COLUMN}")
     if ids.duplicated().any():
         first = ids[ids.duplicated()].iloc[0]
         raise InputError(f"{file}: patient {first} has more than one row; keep one row a patient")
-    return table.assign(**{_PATIENT: ids}).sort_values(_PATIENT, ignore_index=True)
+    return table.assign(**{_PATIENT_COLUMN: ids}).sort_values(_PATIENT_COLUMN, ignore_index=True)
 
 
 def _one_hot(file: Path, table: pd.DataFrame, group: TargetGroup) -> Int8:
@@ -188,8 +188,8 @@ def _one_hot(file: Path, table: pd.DataFrame, group: TargetGroup) -> Int8:
     if invalid.any():
         row = int(invalid.argmax())
         raise InputError(
-            f"{file}: patient {table[_PATIENT].iloc[row]}, group {group.name}: expected one 1 and "
-            f"else 0 in {', '.join(columns.columns)}, got {columns.iloc[row].tolist()}"
+            f"{file}: patient {table[_PATIENT_COLUMN].iloc[row]}, group {group.name}: expected "
+            f"one 1 and else 0 in {', '.join(columns.columns)}, got {columns.iloc[row].tolist()}"
         )
     grades: Int8 = values.argmax(axis=1).astype(np.int8)
     return grades

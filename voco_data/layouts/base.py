@@ -1,7 +1,7 @@
 """What a layout is: how it recognises an archive, and how it indexes one.
 
-A module that defines a `Layout` imports only light modules at its top: the command line lists all
-layouts, and must start at once. What is heavy is imported where an archive is indexed.
+A module that defines a `Layout` imports only light modules at its top, because the command line
+lists all layouts and must start quickly. Heavy modules are imported when an archive is indexed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Advance: TypeAlias = Callable[[], None]
 """Counts one file on the progress bar."""
 
 IndexFunction: TypeAlias = "Callable[[Path, IndexTable, Advance], str]"
-"""Adds series, slices, masks and odd files to the table, and then calls `table.locate`.
+"""Adds series, slices, masks and odd files to the table, and then calls `table.set_file_ranges`.
 
-Takes the folder of the archive, a table that holds all its files, and what to call once a file.
-Returns the name that records keep. Raises InputError if the archive is not of this layout.
+Takes the folder of the archive, a table with all its files, and a function to call for each file.
+Returns the name of the layout for records. Raises InputError if the archive is not of this layout.
 """
 
 
-def _nothing(_path: str) -> bool:
+def _no_file(_path: str) -> bool:
     return False
 
 
@@ -34,25 +34,25 @@ class Layout:
     """One way in which an archive may be laid out. Paths are relative to the archive."""
 
     name: str
-    """What `--layout` takes."""
+    """The value of `--layout`."""
     title: str
-    """What messages call it."""
+    """The name in messages."""
     index: IndexFunction
     signs: tuple[Callable[[str], bool], ...] = ()
-    """Each must be true of some file's path for the layout to be recognised.
+    """Predicates of a path. Each must be true of a file for the layout to be recognised.
 
-    A layout without signs is never recognised: it must be named.
+    A layout without signs is used only if `--layout` names it.
     """
     top_files: tuple[str, ...] = ()
-    """Files at the top of the archive that count as signs even if the filters drop them."""
-    is_known: Callable[[str], bool] = _nothing
-    """Whether a path is named as this layout names its own files.
+    """Files at the top of the archive that count for `signs` even if the filters drop them."""
+    is_own_file: Callable[[str], bool] = _no_file
+    """Whether a path has the form of this layout's own files.
 
-    A file that is neither known nor a companion keeps the layout from being recognised: an
-    archive is public only if all of it is.
+    The layout is not recognised if another file is no companion: an archive is public only if
+    all of it is.
     """
     public_ids: bool = False
-    """Whether the ids of this layout are public and kept; all others become pseudonyms."""
+    """Whether ids are public, and kept. Ids of other layouts become pseudonyms."""
 
 
 COMPANION_SUFFIXES = (

@@ -23,7 +23,7 @@ def is_image(path: str) -> bool:
     return _IMAGE.fullmatch(path) is not None
 
 
-def is_known(path: str) -> bool:
+def is_own_file(path: str) -> bool:
     """Whether a file is named as FLARE's images or label maps."""
     return _LABEL.fullmatch(path) is not None
 
@@ -31,18 +31,18 @@ def is_known(path: str) -> bool:
 def index(base: Path, table: IndexTable, advance: Advance) -> str:
     """Make each image file a series; its case name is both patient id and series id.
 
-    A label map is the mask of the images of its case, wherever both lie.
+    A label map is the mask of the images of its case, in any folder.
     """
-    found = False
+    has_images = False
     for number, path in table.files():
         advance()
         if match := _IMAGE.fullmatch(path):
             case = match["case"]
             table.add_slice(number, table.add_series("nifti", patient=case, uid=case))
-            found = True
+            has_images = True
         elif not _LABEL.fullmatch(path):
-            table.add_odd(OddFile(path, Reason.NOT_MEDICAL, "not an image of FLARE23"))
-    if not found:
+            table.add_odd_file(OddFile(path, Reason.NOT_MEDICAL, "not an image of FLARE23"))
+    if not has_images:
         raise InputError(
             f"{base}: expected FLARE23's images named FLARE23_0001_0000.nii.gz, found none; "
             "give the folder that holds imagesTr2200, or --layout nifti"
@@ -50,7 +50,7 @@ def index(base: Path, table: IndexTable, advance: Advance) -> str:
     for number, path in table.files():
         if not is_image(path) and (match := _LABEL.fullmatch(path)):
             table.add_masks_by_uid(match["case"], number, path, "nifti", "flare")
-    table.locate()
+    table.set_file_ranges()
     return FLARE.name
 
 
@@ -59,6 +59,6 @@ FLARE = Layout(
     title="FLARE23",
     index=index,
     signs=(is_image,),
-    is_known=is_known,
+    is_own_file=is_own_file,
     public_ids=True,
 )

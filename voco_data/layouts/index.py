@@ -1,4 +1,4 @@
-"""From a folder or file to a cohort: find the files, recognise the layout, index by it."""
+"""From a folder or file to a cohort: find the files, recognise the layout, index by that layout."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ def index_archive(
 
     Raises InputError if there is nothing to read, or if the archive is not of the given layout.
     """
-    chosen = None if layout == registry.AUTO else registry.layout_named(layout)
+    chosen = None if layout == registry.AUTO else registry.find_layout(layout)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; give the folder of the CT archive")
     began = time.monotonic()
     base = source.parent if source.is_file() else source
     with scratch_tables(SCHEMA) as connection:
         table = IndexTable(connection)
-        recognition = Recognition(registry.LAYOUTS)
-        with _Bar("find", shown=progress) as bar:
-            _find_files(source, table, include, exclude, recognition, bar)
+        detector = LayoutDetector(registry.LAYOUTS)
+        with _ProgressBar("find", shown=progress) as bar:
+            _find_files(source, table, include, exclude, detector, bar)
         if not table.n_files:
             filters = " that the filters let through" if include or exclude else ""
             raise InputError(
                 f"{source}: holds no files{filters}; give the folder of the CT archive"
             )
         if chosen is None:
-            chosen = recognition.layout()
-        with _Bar("index", total=table.n_files, shown=progress) as bar:
+            chosen = detector.detect()
+        with _ProgressBar("index", total=table.n_files, shown=progress) as bar:
             name = chosen.index(base, table, bar.update)
         if chosen.public_ids:
             _hide_unknown_names(table, chosen)
@@ -80,48 +80,52 @@ def index_archive(
         yield cohort
 
 
-class Recognition:
-    """Finds out of which layout an archive is, from the paths of its files."""
+class LayoutDetector:
+    """Recognises the layout of an archive from the paths of its files."""
 
     def __init__(self, layouts: Sequence[Layout]) -> None:
         self._layouts = [layout for layout in layouts if layout.signs]
         self._missing_signs = {layout.name: list(layout.signs) for layout in self._layouts}
-        self._mixed: set[str] = set()
-        """Names of layouts that do not know some image of the archive."""
+        self._with_foreign_images: set[str] = set()
+        """Names of layouts that have no such image as one of the archive."""
 
     def add(self, path: str) -> None:
-        """Look at the path of one file."""
+        """Take the path of one file into account."""
         may_be_image = not is_companion(path)
         for layout in self._layouts:
             missing = self._missing_signs[layout.name]
             if missing:
                 missing[:] = [is_sign for is_sign in missing if not is_sign(path)]
-            if may_be_image and layout.name not in self._mixed and not layout.is_known(path):
-                self._mixed.add(layout.name)
+            if (
+                may_be_image
+                and layout.name not in self._with_foreign_images
+                and not layout.is_own_file(path)
+            ):
+                self._with_foreign_images.add(layout.name)
 
     def add_top_files(self, source: Path) -> None:
-        """Look at the files that count as signs even where the filters drop them."""
+        """Take the files at the top into account, even if the filters drop them."""
         for layout in self._layouts:
             for path in layout.top_files:
                 if (source / path).is_file():
                     missing = self._missing_signs[layout.name]
                     missing[:] = [is_sign for is_sign in missing if not is_sign(path)]
 
-    def layout(self) -> Layout:
-        """The first layout whose signs were all found, and that recognises every image.
+    def detect(self) -> Layout:
+        """The first layout whose signs were all found, and which every image belongs to.
 
-        Where other images lie among those of a public layout, all ids must be hidden: the archive
-        is read as one that no layout recognises.
+        If there are other images among those of a public layout, all ids must be hidden: the
+        result is `registry.FALLBACK`.
         """
-        signed = [layout for layout in self._layouts if not self._missing_signs[layout.name]]
-        for layout in signed:
-            if layout.name not in self._mixed:
+        candidates = [layout for layout in self._layouts if not self._missing_signs[layout.name]]
+        for layout in candidates:
+            if layout.name not in self._with_foreign_images:
                 return layout
-        if signed:
+        if candidates:
             log.warning(
                 "index: other files lie among those of %s: it is read as any archive, and all ids"
                 " are hidden. If all of it is public, give --layout",
-                signed[0].title,
+                candidates[0].title,
             )
         return registry.FALLBACK
 
@@ -131,26 +135,26 @@ def _find_files(
     table: IndexTable,
     include: Sequence[str],
     exclude: Sequence[str],
-    recognition: Recognition,
-    bar: _Bar,
+    detector: LayoutDetector,
+    bar: _ProgressBar,
 ) -> None:
-    """Add all files of the archive to the table, and show their paths to `recognition`."""
-    for item in _files_of(source, table, include, exclude):
+    """Add all files of the archive to the table, and pass their paths to `detector`."""
+    for item in _iterate_files(source, table, include, exclude):
         bar.update()
         if isinstance(item, OddFile):
-            table.add_odd(item)
+            table.add_odd_file(item)
         else:
-            recognition.add(item.path)
+            detector.add(item.path)
             table.add_file(item)
     if source.is_file():
-        table.drop_repeats()
-    recognition.add_top_files(source)
+        table.drop_repeated_files()
+    detector.add_top_files(source)
 
 
-def _files_of(
+def _iterate_files(
     source: Path, table: IndexTable, include: Sequence[str], exclude: Sequence[str]
 ) -> Iterator[ArchiveFile | OddFile]:
-    """The files below a folder; or one file, and where it is a DICOMDIR those that it lists."""
+    """Iterate over the files below a folder; or one file, and those that it lists as a DICOMDIR."""
     if not source.is_file():
         yield from walk(source, table, include=include, exclude=exclude)
         return
@@ -168,7 +172,7 @@ def _files_of(
 
 
 def _listed_files(directory: Path) -> Iterator[ArchiveFile | OddFile]:
-    """The files that a DICOMDIR refers to; a reference out of its folder becomes an OddFile."""
+    """Iterate over the files of a DICOMDIR. A reference out of its folder becomes an OddFile."""
     top = os.path.realpath(directory.parent)
     for parts in referenced_files(directory):
         path = "/".join(parts)
@@ -197,9 +201,9 @@ def _hide_unknown_names(table: IndexTable, layout: Layout) -> None:
     """
     count = 0
     update = table.connection.cursor()
-    # The rows are sorted without an index, so SQLite reads all before the first is changed.
+    # SQLite sorts these rows without an index, so it reads all of them before the first update.
     for row, path in table.connection.execute("SELECT rowid, path FROM odd ORDER BY path, rowid"):
-        if layout.is_known(path):
+        if layout.is_own_file(path):
             continue
         count += 1
         suffix = next((end for end in _SHOWN_SUFFIXES if path.lower().endswith(end)), "")
@@ -208,8 +212,8 @@ def _hide_unknown_names(table: IndexTable, layout: Layout) -> None:
         )
 
 
-class _Bar:
-    """Counts files on stderr: nothing unless `shown`, and nothing before the first file."""
+class _ProgressBar:
+    """A count of files on stderr, from the first file on; without `shown`, nothing."""
 
     def __init__(self, name: str, *, total: int | None = None, shown: bool) -> None:
         self._name = name
@@ -237,7 +241,7 @@ class _Bar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Keep the line, so that the next bar starts a new one; wipe it before an error."""
+        """Keep the line, so that the next bar starts a new one; erase it before an error."""
         if self._bar is not None:
             self._bar.leave = error is None
             self._bar.close()

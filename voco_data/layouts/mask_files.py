@@ -1,7 +1,7 @@
 """Which files of a plain tree are masks, by their names, and to which series they may belong.
 
-By its folder and name, a mask is offered to every series that it may belong to. Its reader checks
-by the geometry of the voxels whether it fits.
+A mask is offered to every series that it may belong to by its folder and name. When it is read, the
+geometry of its voxels decides.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from voco_data.cohort import MaskKind, OddFile
-from voco_data.dicom import Segmented
+from voco_data.dicom import SegmentationReference
 from voco_data.layouts.table import IndexTable
 from voco_data.reasons import Reason
 from voco_data.storage import escape_undecodable
 
-WORDS = frozenset({"seg", "segmentation", "segmentations", "mask", "masks", "label", "labels"})
-FOLDERS = frozenset({"segmentations", "masks", "labels"})
+MASK_WORDS = frozenset({"seg", "segmentation", "segmentations", "mask", "masks", "label", "labels"})
+MASK_FOLDERS = frozenset({"segmentations", "masks", "labels"})
 
-MOST_SERIES = 100
-"""A mask that could belong to more series than this is offered to none."""
+MAX_SERIES = 100
+"""A mask that could belong to more series is offered to none."""
 
-_FOLDERS = frozenset(name.encode() for name in FOLDERS)
-_MOST_BEGINNINGS = 32
-"""How many beginnings of a mask's name are tried as the name of its image."""
+_FOLDERS = frozenset(name.encode() for name in MASK_FOLDERS)
+_MAX_NAME_PREFIXES = 32
+"""Prefixes of a mask's name that are tried as the name of its image."""
 
 _NIFTI = (".nii", ".nii.gz")
 _WORD_BORDERS = re.compile(
@@ -33,7 +33,7 @@ _WORD_BORDERS = re.compile(
 )
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS found_masks (file INTEGER PRIMARY KEY, path BLOB, kind TEXT);
+CREATE TABLE IF NOT EXISTS name_masks (file INTEGER PRIMARY KEY, path BLOB, kind TEXT);
 CREATE TABLE IF NOT EXISTS found_segs (file INTEGER PRIMARY KEY, path BLOB, patient TEXT);
 CREATE TABLE IF NOT EXISTS seg_series (file INTEGER, uid TEXT);
 """
@@ -63,12 +63,12 @@ def mask_kind(path: str) -> MaskKind | None:
     else:
         return None
     file = PurePosixPath(path)
-    named = WORDS & {word.lower() for word in _WORD_BORDERS.split(file.name)}
-    return kind if named or file.parent.name.lower() in FOLDERS else None
+    words = MASK_WORDS & {word.lower() for word in _WORD_BORDERS.split(file.name)}
+    return kind if words or file.parent.name.lower() in MASK_FOLDERS else None
 
 
-class Masks:
-    """Collects masks, then offers them to the series."""
+class MaskMatcher:
+    """Collects the masks of an archive, and offers them to its series."""
 
     def __init__(self, table: IndexTable) -> None:
         self._table = table
@@ -79,82 +79,84 @@ class Masks:
     def add(self, file: int, path: str, kind: MaskKind) -> None:
         """Add a NIfTI or NRRD file that is a mask by its name."""
         self._sql.execute(
-            "INSERT INTO found_masks VALUES (?, ?, ?)", (file, os.fsencode(path), kind)
+            "INSERT INTO name_masks VALUES (?, ?, ?)", (file, os.fsencode(path), kind)
         )
 
-    def add_segmentation(self, file: int, path: str, segmented: Segmented) -> None:
+    def add_segmentation(self, file: int, path: str, reference: SegmentationReference) -> None:
         """Add a DICOM SEG, which refers to series by UID."""
         self._sql.execute(
             "INSERT INTO found_segs VALUES (?, ?, ?)",
-            (file, os.fsencode(path), escape_undecodable(segmented.patient_id)),
+            (file, os.fsencode(path), escape_undecodable(reference.patient_id)),
         )
         self._sql.executemany(
             "INSERT INTO seg_series VALUES (?, ?)",
-            ((file, escape_undecodable(uid)) for uid in segmented.series_uids),
+            ((file, escape_undecodable(uid)) for uid in reference.series_uids),
         )
 
-    def offer(self) -> None:
+    def offer_to_series(self) -> None:
         """Offer every mask to the series that it may belong to, and list it as an odd file."""
         for statement in _INDICES.split(";"):
             self._sql.execute(statement)
-        for file, path, kind in self._sql.execute("SELECT * FROM found_masks ORDER BY path"):
-            self._offer(file, path, kind, self._by_folder(path))
+        for file, path, kind in self._sql.execute("SELECT * FROM name_masks ORDER BY path"):
+            self._offer(file, path, kind, self._series_by_folder(path))
         for file, path, patient in self._sql.execute("SELECT * FROM found_segs ORDER BY path"):
-            self._offer(file, path, "dicom_seg", self._by_reference(file, patient))
+            self._offer(file, path, "dicom_seg", self._series_by_uid(file, patient))
 
     def _offer(self, file: int, path: bytes, kind: MaskKind, series: list[int]) -> None:
-        if len(series) > MOST_SERIES:
-            detail = f"a mask that could belong to more than {MOST_SERIES} series: offered to none"
-            self._table.add_odd(OddFile(os.fsdecode(path), Reason.MASK, detail))
+        if len(series) > MAX_SERIES:
+            detail = f"a mask that could belong to more than {MAX_SERIES} series: offered to none"
+            self._table.add_odd_file(OddFile(os.fsdecode(path), Reason.MASK, detail))
             return
         for number in series:
             self._table.add_mask(number, file, kind, "unknown")
         self._table.add_mask_row(os.fsdecode(path), len(series))
 
-    def _by_folder(self, path: bytes) -> list[int]:
-        """Series in the folder of a mask, or around a folder of masks such as `masks/`."""
+    def _series_by_folder(self, path: bytes) -> list[int]:
+        """Series in the folder of a mask, or beside it if that is a folder of masks (`masks/`)."""
         folder, _, name = path.rpartition(b"/")
         parent, _, folder_name = folder.rpartition(b"/")
-        around = parent if folder_name.lower() in _FOLDERS else None
-        series = self._series("dicom", "folder", folder) + self._series("dicom", "above", folder)
-        if around is not None:
-            series += self._series("dicom", "folder", around)
-        folders = [folder] if around is None else [folder, around]
-        image = next((n for place in folders for n in self._images_of(place, name)), None)
+        beside = parent if folder_name.lower() in _FOLDERS else None
+        series = self._series_in_folder("dicom", "folder", folder) + self._series_in_folder(
+            "dicom", "above", folder
+        )
+        if beside is not None:
+            series += self._series_in_folder("dicom", "folder", beside)
+        folders = [folder] if beside is None else [folder, beside]
+        image = next((n for path in folders for n in self._matching_images(path, name)), None)
         if image is not None:
             return [*series, image]
-        series += self._series("nifti", "folder", folder)
-        images = [] if around is None else self._series("nifti", "folder", around)
+        series += self._series_in_folder("nifti", "folder", folder)
+        images = [] if beside is None else self._series_in_folder("nifti", "folder", beside)
         return series + (images if len(images) == 1 else [])
 
-    def _images_of(self, folder: bytes, name: bytes) -> Iterator[int]:
-        """NIfTI images in `folder` whose name begins the mask's name, the longest name first."""
+    def _matching_images(self, folder: bytes, name: bytes) -> Iterator[int]:
+        """NIfTI images in `folder` whose name is a prefix of the mask's name, the longest first."""
         text = os.fsdecode(name)
         stem = re.sub(r"(\.seg)?(\.nii(\.gz)?|\.nrrd)$", "", text, flags=re.IGNORECASE)
         ends = sorted({len(stem), *(border.start() for border in _WORD_BORDERS.finditer(stem))})
-        for end in reversed(ends[-_MOST_BEGINNINGS:]):
+        for end in reversed(ends[-_MAX_NAME_PREFIXES:]):
             start = os.fsencode(stem[:end])
             for suffix in (b".nii.gz", b".nii"):
                 image = b"/".join([folder, start + suffix]) if folder else start + suffix
-                found = self._sql.execute(
+                row = self._sql.execute(
                     "SELECT id FROM series WHERE first = ? AND kind = 'nifti'", (image,)
                 ).fetchone()
-                if found and end:
-                    yield int(found[0])
+                if row and end:
+                    yield int(row[0])
 
-    def _series(self, kind: str, column: str, folder: bytes) -> list[int]:
+    def _series_in_folder(self, kind: str, column: str, folder: bytes) -> list[int]:
         rows = self._sql.execute(
             f"SELECT id FROM series WHERE {column} = ? AND kind = ? LIMIT ?",
-            (folder, kind, MOST_SERIES + 1),
+            (folder, kind, MAX_SERIES + 1),
         )
         return [number for (number,) in rows]
 
-    def _by_reference(self, file: int, patient: str) -> list[int]:
-        """Series of the UIDs that a SEG refers to; of its patient only, where both name one."""
+    def _series_by_uid(self, file: int, patient: str) -> list[int]:
+        """Series of the UIDs that a SEG refers to, of its patient if both headers name one."""
         rows = self._sql.execute(
             "SELECT series.id FROM seg_series JOIN groups ON groups.uid = seg_series.uid"
             " JOIN series ON series.grp = groups.id WHERE seg_series.file = ?"
             " AND (groups.patient = ? OR groups.patient = '' OR ? = '') LIMIT ?",
-            (file, patient, patient, MOST_SERIES + 1),
+            (file, patient, patient, MAX_SERIES + 1),
         )
         return [number for (number,) in rows]

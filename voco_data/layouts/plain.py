@@ -1,4 +1,4 @@
-"""Any tree of DICOM and NIfTI: DICOM series are formed by UIDs and geometry, never by names."""
+"""Any tree of DICOM and NIfTI. DICOM slices form series by UIDs and geometry, never by names."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ from voco_data.dicom import (
     header_scanner,
     is_dicomdir,
     make_stack_key,
+    may_be_dicom,
     parse_header,
     read_dataset,
-    segmented_series,
+    segmentation_reference,
 )
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.base import Advance
-from voco_data.layouts.mask_files import Masks, is_nrrd, mask_kind
-from voco_data.layouts.stacks import Stacks
-from voco_data.layouts.table import IndexTable, as_text
+from voco_data.layouts.mask_files import MaskMatcher, is_nrrd, mask_kind
+from voco_data.layouts.stacks import StackGrouper
+from voco_data.layouts.table import IndexTable, path_text
 from voco_data.limits import deadline
 from voco_data.nifti import is_nifti
 from voco_data.reasons import Reason
 from voco_data.storage import scratch_db
 
-_SNIFFED_BYTES = 1024
+_SIGNATURE_BYTES = 1024
+"""First bytes of a file that are read to recognise DICOM."""
 
 
 def index(base: Path, table: IndexTable, advance: Advance, *, kinds: Collection[str]) -> str:
     """Read every DICOM header, group slices into series, and make each NIfTI file a series.
 
-    `kinds` says which of `dicom` and `nifti` to read; a file of the other kind becomes an odd
-    file. Returns `dicom`, `nifti` or `dicom+nifti`, as they were found.
+    `kinds` are `dicom`, `nifti` or both; a file of another kind becomes an odd file. Returns the
+    kinds of the images in the archive: `dicom`, `nifti` or `dicom+nifti`.
     """
-    stacks, masks = Stacks(table), Masks(table)
-    found = set()
+    stacks, masks = StackGrouper(table), MaskMatcher(table)
+    kinds_found = set()
     for number, path in table.files():
         advance()
         try:
@@ -48,19 +50,19 @@ def index(base: Path, table: IndexTable, advance: Advance, *, kinds: Collection[
                 if "nifti" not in kinds:
                     raise SeriesRefused(Reason.NOT_CT, "NIfTI, and DICOM was asked for")
                 _add_nifti(table, number, path)
-                found.add("nifti")
+                kinds_found.add("nifti")
             elif is_nrrd(path):
                 raise SeriesRefused(Reason.NOT_MEDICAL, "NRRD is read as a mask only")
             elif _add_dicom(base, path, number, stacks, masks, is_wanted="dicom" in kinds):
-                found.add("dicom")
+                kinds_found.add("dicom")
         except SeriesRefused as refusal:
-            table.add_odd(OddFile(path, refusal.reason, refusal.detail))
-    stacks.form()
-    table.locate()
-    stacks.name()
+            table.add_odd_file(OddFile(path, refusal.reason, refusal.detail))
+    stacks.form_series()
+    table.set_file_ranges()
+    stacks.name_series()
     _name_nifti(table)
-    masks.offer()
-    return "+".join(sorted(found or kinds))
+    masks.offer_to_series()
+    return "+".join(sorted(kinds_found or kinds))
 
 
 def _add_nifti(table: IndexTable, number: int, path: str) -> None:
@@ -70,37 +72,37 @@ def _add_nifti(table: IndexTable, number: int, path: str) -> None:
 
 
 def _name_nifti(table: IndexTable) -> None:
-    """If one file name occurs in several folders (`s0001/ct.nii.gz`), name patients by folder."""
+    """Use folders as patient ids if a file name occurs in several folders (`s0001/ct.nii.gz`)."""
     sql = table.connection
     if scratch_db.exists(
         sql, "FROM series WHERE kind = 'nifti' GROUP BY patient HAVING COUNT(DISTINCT folder) > 1"
     ):
-        sql.create_function("as_text", 1, as_text, deterministic=True)
+        sql.create_function("path_text", 1, path_text, deterministic=True)
         sql.execute(
-            "UPDATE series SET patient = as_text(folder) WHERE kind = 'nifti' AND folder != x''"
+            "UPDATE series SET patient = path_text(folder) WHERE kind = 'nifti' AND folder != x''"
         )
 
 
 HEADER_LIMIT_S = 5.0
-"""Time for one header. Real ones take a millisecond, those of a thousand frames a second."""
+"""Time limit for a header. Real ones take a millisecond, or a second with a thousand frames."""
 
 
 def _add_dicom(
-    base: Path, path: str, number: int, stacks: Stacks, masks: Masks, *, is_wanted: bool
+    base: Path, path: str, number: int, stacks: StackGrouper, masks: MaskMatcher, *, is_wanted: bool
 ) -> bool:
-    """Add a slice of CT (returns True) or a segmentation. Raises SeriesRefused for all else."""
+    """Add a slice of CT (returns True) or a segmentation (returns False). Raises SeriesRefused."""
     full = base / path
     scanned = _scanned_header(full) if is_wanted else None
     if scanned is not None:
-        stacks.add(number, path.rpartition("/")[0], scanned.header, scanned.kind.stack)
+        stacks.add(number, path.rpartition("/")[0], scanned.header, scanned.shared.stack_key)
         return True
     try:
         _check_signature(full, is_wanted=is_wanted)
         with deadline(HEADER_LIMIT_S):
-            # pydicom converts values when they are read, so all that reads them is under the limit.
+            # pydicom converts values at the first access, so the limit covers all accesses.
             dataset = read_dataset(full, pixels=False)
-            segmented = segmented_series(dataset)
-            if segmented is None:
+            reference = segmentation_reference(dataset)
+            if reference is None:
                 header, key = parse_header(dataset, full), make_stack_key(dataset)
     except SeriesRefused as refusal:
         if refusal.reason == Reason.NOT_MEDICAL and _named_as_dicom(path):
@@ -108,15 +110,15 @@ def _add_dicom(
                 Reason.UNREADABLE, "named as DICOM, and its bytes are not"
             ) from refusal
         raise
-    if segmented is not None:
-        masks.add_segmentation(number, path, segmented)
+    if reference is not None:
+        masks.add_segmentation(number, path, reference)
         return False
     stacks.add(number, path.rpartition("/")[0], header, key)
     return True
 
 
 def _scanned_header(path: Path) -> ScannedHeader | None:
-    """The header of a plain slice; None if pydicom must read the file, also after an error."""
+    """The header of a plain slice; None if pydicom must read the file, or after an OSError."""
     try:
         return header_scanner().read_header(path)
     except OSError:
@@ -124,25 +126,23 @@ def _scanned_header(path: Path) -> ScannedHeader | None:
 
 
 def _named_as_dicom(path: str) -> bool:
-    """Whether a file is named as DICOM. macOS leaves `._` files beside the real ones."""
+    """Whether a file has a suffix of DICOM. `._` files of macOS have it, and are not DICOM."""
     name = path.rpartition("/")[2].lower()
     return name.endswith((".dcm", ".dicom", ".ima")) and not name.startswith("._")
 
 
 def _check_signature(path: Path, *, is_wanted: bool) -> None:
-    """Raise SeriesRefused for a file that is no DICOM image by its first bytes."""
+    """Raise SeriesRefused for a file whose first bytes are not those of a DICOM image."""
     try:
-        # A pipe that took the place of the regular file must not block.
+        # O_NONBLOCK: opening a pipe that replaced the file must not block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise SeriesRefused(Reason.UNREADABLE, "is no regular file any more")
-            start = file.read(_SNIFFED_BYTES)
+            start = file.read(_SIGNATURE_BYTES)
     except OSError as error:
         raise SeriesRefused(Reason.UNREADABLE, f"cannot be opened ({error.strerror})") from error
-    # Without a preamble, DICOM opens with group 0002 or 0008 in either byte order.
-    bare = start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
-    if start[128:132] != b"DICM" and not bare:
+    if not may_be_dicom(start):
         raise SeriesRefused(Reason.NOT_MEDICAL, "neither DICOM nor NIfTI")
     if is_dicomdir(start):
         raise SeriesRefused(Reason.NOT_AN_IMAGE, "a DICOMDIR; its files are indexed by themselves")

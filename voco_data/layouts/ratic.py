@@ -1,7 +1,7 @@
 """RSNA RATIC: `train_images/<patient_id>/<series_id>/<instance>.dcm` beside its tables.
 
-The folders say which file belongs to which series, so no header is read to index 1.5 million
-files. The Modality tag is stripped from this data set, and is not needed.
+The folders give the series of each file, so 1.5 million files are indexed without reading a header.
+This data set has no Modality attribute; none is needed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from voco_data.reasons import Reason
 if TYPE_CHECKING:
     from voco_data.layouts.table import IndexTable
 
-MARKER = "train_series_meta.csv"
+SERIES_TABLE = "train_series_meta.csv"
 _TABLES = frozenset(
     {
-        MARKER,
+        SERIES_TABLE,
         "active_extravasation_bounding_boxes.csv",
         "image_level_labels.csv",
         "image_level_labels_2024.csv",
@@ -39,18 +39,18 @@ _SLICE = re.compile(
 _MASK = re.compile(r"(?:.*/)?segmentations/(?P<series>[0-9]+)\.nii(?:\.gz)?")
 
 
-def is_marker(path: str) -> bool:
-    """Whether a file is the table that only RATIC has."""
-    return path == MARKER or path.endswith(f"/{MARKER}")
+def is_series_table(path: str) -> bool:
+    """Whether a file is the table of series, which no other archive has."""
+    return path == SERIES_TABLE or path.endswith(f"/{SERIES_TABLE}")
 
 
 def is_slice(path: str) -> bool:
-    """Whether a file lies where RATIC has its slices."""
+    """Whether a path is that of a slice of RATIC."""
     return _SLICE.fullmatch(path) is not None
 
 
-def is_known(path: str) -> bool:
-    """Whether a file is named as RATIC's slices, segmentations or, at the top, tables."""
+def is_own_file(path: str) -> bool:
+    """Whether a path is that of a slice, a segmentation or, at the top, a table of RATIC."""
     return is_slice(path) or _MASK.fullmatch(path) is not None or path in _TABLES
 
 
@@ -65,7 +65,7 @@ def index(base: Path, table: IndexTable, advance: Advance) -> str:
                 series = table.add_series("dicom", patient=match["patient"], uid=match["series"])
             table.add_slice(number, series)
         elif not _MASK.fullmatch(path):
-            table.add_odd(OddFile(path, Reason.NOT_MEDICAL, "not an image of RATIC"))
+            table.add_odd_file(OddFile(path, Reason.NOT_MEDICAL, "not an image of RATIC"))
     if series < 0:
         raise InputError(
             f"{base}: expected RATIC's train_images/<patient>/<series>/<instance>.dcm, found none; "
@@ -74,7 +74,7 @@ def index(base: Path, table: IndexTable, advance: Advance) -> str:
     for number, path in table.files():
         if match := _MASK.fullmatch(path):
             table.add_masks_by_uid(match["series"], number, path, "nifti", "ratic")
-    table.locate()
+    table.set_file_ranges()
     return RATIC.name
 
 
@@ -82,8 +82,8 @@ RATIC = Layout(
     name="ratic",
     title="RATIC",
     index=index,
-    signs=(is_marker, is_slice),
-    top_files=(MARKER,),
-    is_known=is_known,
+    signs=(is_series_table, is_slice),
+    top_files=(SERIES_TABLE,),
+    is_own_file=is_own_file,
     public_ids=True,
 )

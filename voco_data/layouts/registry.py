@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from voco_data.layouts.table import IndexTable
 
 AUTO = "auto"
-"""The choice that recognises the layout."""
+"""The choice to recognise the layout."""
 
 
 def _index_plain(*kinds: str) -> IndexFunction:
     def index(base: Path, table: IndexTable, advance: Advance) -> str:
-        from voco_data.layouts import plain  # here: it needs pydicom
+        from voco_data.layouts import plain  # here: it imports pydicom
 
         return plain.index(base, table, advance, kinds=kinds)
 
@@ -37,16 +37,16 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 FALLBACK = Layout(name=AUTO, title="any tree", index=_index_plain("dicom", "nifti"))
-"""How an archive is read that no layout recognises: it may mix DICOM and NIfTI."""
+"""The layout of an archive that no other layout recognises. It may mix DICOM and NIfTI."""
 
 
 def layout_choices() -> tuple[str, ...]:
-    """What `--layout` takes."""
+    """The values of `--layout`."""
     return (AUTO, *(layout.name for layout in LAYOUTS))
 
 
-def layout_named(name: str) -> Layout:
-    """The layout of a name. Raises InputError."""
+def find_layout(name: str) -> Layout:
+    """The layout with a name. Raises InputError."""
     for layout in LAYOUTS:
         if layout.name == name:
             return layout

@@ -1,4 +1,4 @@
-"""The tables that an index is written into: files, series, slices, masks and odd files.
+"""The tables of an index: files, series, slices, masks and odd files.
 
 Paths are bytes, because file names need not be text. Rows are written one at a time.
 """
@@ -73,14 +73,14 @@ class IndexTable:
         )
         self.n_files += 1
 
-    def add_odd(self, file: OddFile) -> None:
+    def add_odd_file(self, file: OddFile) -> None:
         """Add a file that belongs to no series."""
         self.connection.execute(
             "INSERT INTO odd VALUES (?, ?, ?)",
             (escape_undecodable(file.path), file.reason, escape_undecodable(file.detail)),
         )
 
-    def drop_repeats(self) -> None:
+    def drop_repeated_files(self) -> None:
         """Remove files that were added twice."""
         self.connection.execute(
             "DELETE FROM files WHERE id NOT IN (SELECT MIN(id) FROM files GROUP BY path)"
@@ -91,7 +91,7 @@ class IndexTable:
         """Iterate over (id, path) of every file, sorted by path."""
         self.connection.execute("CREATE INDEX IF NOT EXISTS files_path ON files (path)")
         last: tuple[bytes, int] = (b"", -1)
-        # A page is read whole, because the caller writes into other tables meanwhile.
+        # Each page is read to its end, because the caller writes to other tables between rows.
         while True:
             page = self.connection.execute(
                 "SELECT path, id FROM files WHERE (path, id) > (?, ?) ORDER BY path, id LIMIT ?",
@@ -148,12 +148,12 @@ class IndexTable:
     ) -> None:
         """Add a mask to every series with this id, and list the file as a mask."""
         self.connection.execute("CREATE INDEX IF NOT EXISTS series_uid ON series (uid)")
-        found = self.connection.execute(
+        matches = self.connection.execute(
             "SELECT id FROM series WHERE uid = ?", (escape_undecodable(uid),)
         ).fetchall()
-        for (series,) in found:
+        for (series,) in matches:
             self.add_mask(series, file, kind, labels)
-        self.add_mask_row(path, len(found))
+        self.add_mask_row(path, len(matches))
 
     def add_mask_row(self, path: str, n_series: int) -> None:
         """List a file as a mask that was offered to `n_series` series."""
@@ -161,15 +161,15 @@ class IndexTable:
             detail = f"a mask; offered to {n_series} series"
         else:
             detail = "a mask that belongs to no series of this archive"
-        self.add_odd(OddFile(path, Reason.MASK, detail))
+        self.add_odd_file(OddFile(path, Reason.MASK, detail))
 
     # Called when all series have their files.
 
-    def locate(self) -> None:
+    def set_file_ranges(self) -> None:
         """Set the number of files, the first, the last and the common folder of every series."""
         update = self.connection.cursor()
         update.execute("CREATE INDEX IF NOT EXISTS slices_series ON slices (series)")
-        for number, rows in self._by_series():
+        for number, rows in self._rows_by_series():
             first = last = b""
             count = n_slices = 0
             for _, path, *_, frames in rows:
@@ -189,16 +189,16 @@ class IndexTable:
                     last,
                     folder,
                     above,
-                    as_text(folder),
-                    as_text(first),
+                    path_text(folder),
+                    path_text(first),
                     number,
                 ),
             )
 
     def add_stat_digests(self) -> None:
-        """Set the stat digest of every series. The last step: it covers the masks."""
+        """Set the stat digest of every series. The last step, because it covers the masks."""
         update = self.connection.cursor()
-        for number, rows in self._by_series():
+        for number, rows in self._rows_by_series():
             masks = update.execute(
                 "SELECT path, size, mtime_ns FROM masks JOIN files ON files.id = masks.file"
                 " WHERE masks.series = ? ORDER BY path",
@@ -210,7 +210,7 @@ class IndexTable:
             )
             update.execute("UPDATE series SET stat_digest = ? WHERE id = ?", (digest, number))
 
-    def _by_series(self) -> Iterator[tuple[int, Iterator[tuple[int, bytes, int, int, int]]]]:
+    def _rows_by_series(self) -> Iterator[tuple[int, Iterator[tuple[int, bytes, int, int, int]]]]:
         cursor = self.connection.execute(
             "SELECT slices.series, path, size, mtime_ns, frames"
             " FROM slices JOIN files ON files.id = slices.file"
@@ -220,13 +220,13 @@ class IndexTable:
 
 
 def common_folder(first: bytes, last: bytes) -> bytes:
-    """The longest folder that all paths share, from the first and last of them in sorted order."""
+    """The longest common folder of paths, from the first and the last in sorted order."""
     if first != last:
         first = first[: len(_common_prefix(first, last))]
     return first.rpartition(b"/")[0]
 
 
-def as_text(path: bytes) -> str:
+def path_text(path: bytes) -> str:
     """A path as text that ledgers and records can hold; `.` for the archive itself."""
     return escape_undecodable(os.fsdecode(path)) or "."
 

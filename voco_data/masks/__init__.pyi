@@ -1,7 +1,7 @@
 from .files import read_masks as read_masks
 from .organs import (
-    ABDOMINAL as ABDOMINAL,
-    UNDER_THE_DOME as UNDER_THE_DOME,
+    ABDOMINAL_ORGANS as ABDOMINAL_ORGANS,
+    SUBDIAPHRAGMATIC_ORGANS as SUBDIAPHRAGMATIC_ORGANS,
     OrganBounds as OrganBounds,
     find_organs as find_organs,
 )

@@ -14,26 +14,26 @@ from voco_data.dicom import (
     SEGMENTATION_CLASS,
     UNCOMPRESSED,
     DatasetValues,
-    known_uid,
+    describe_uid,
     read_dataset,
     transfer_syntax,
 )
 from voco_data.errors import SeriesRefused
 from voco_data.limits import check_voxels
-from voco_data.masks.organs import known_name
+from voco_data.masks.organs import match_organ
 from voco_data.masks.placement import Mask
 from voco_data.reasons import Reason
 from voco_data.volumes import Geometry, Triple, unit_vector
 
 STEP_TOLERANCE = 0.05
-"""How far a frame may lie from an even step, as a fraction of it."""
+"""Largest distance of a frame from an even step, as a fraction of the step."""
 
 
 def read_seg(path: Path) -> Mask:
     """Labels of a binary or fractional SEG: the number of the segment.
 
-    A fractional segment counts where it is at least half. Where segments overlap, the lower number
-    stays. Raises SeriesRefused.
+    A fractional segment counts where its value is at least half of the maximum. Where segments
+    overlap, the lower number has priority. Raises SeriesRefused.
     """
     dataset = read_dataset(path, pixels=True)
     values = DatasetValues(dataset)
@@ -43,7 +43,7 @@ def read_seg(path: Path) -> Mask:
     rows, columns = values.integer("Rows", 0), values.integer("Columns", 0)
     if not 1 <= frames <= MAX_FRAMES or rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
         raise SeriesRefused(Reason.UNREADABLE, f"{frames} frames of {rows} x {columns}")
-    frame_values = DatasetValues.of_frames(dataset, frames)
+    frame_values = DatasetValues.for_frames(dataset, frames)
     positions = np.array([_numbers(frame, "ImagePositionPatient", 3) for frame in frame_values])
     orientation = _numbers(frame_values[0], "ImageOrientationPatient", 6)
     spacing = _numbers(frame_values[0], "PixelSpacing", 2)
@@ -105,7 +105,7 @@ def _frame_masks(dataset: Dataset, shape: tuple[int, int], frames: int) -> npt.N
     bits, value = values.integer("BitsAllocated", 1), dataset.get("PixelData")
     if syntax not in UNCOMPRESSED or bits not in (1, 8):
         raise SeriesRefused(
-            Reason.UNSUPPORTED_SYNTAX, f"a segmentation in {known_uid(syntax)}, {bits} bits"
+            Reason.UNSUPPORTED_SYNTAX, f"a segmentation in {describe_uid(syntax)}, {bits} bits"
         )
     count = frames * shape[0] * shape[1]
     if not isinstance(value, bytes) or len(value) * 8 < count * bits:
@@ -120,7 +120,7 @@ def _frame_masks(dataset: Dataset, shape: tuple[int, int], frames: int) -> npt.N
 def _organ_names(values: DatasetValues) -> dict[int, str]:
     """Segment numbers whose label is a known organ; other labels are free text and are left out."""
     names = {
-        DatasetValues(item).integer("SegmentNumber", 0): known_name(
+        DatasetValues(item).integer("SegmentNumber", 0): match_organ(
             DatasetValues(item).text("SegmentLabel")
         )
         for item in values.items("SegmentSequence")

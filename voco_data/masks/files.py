@@ -18,7 +18,7 @@ from voco_data.masks.dicom_seg import read_seg
 from voco_data.masks.nrrd import read_nrrd
 from voco_data.masks.organs import VOCABULARIES
 from voco_data.masks.placement import Labels, Mask, MaskMisplacedError, PlacedMask, place_mask
-from voco_data.nifti import read_grid
+from voco_data.nifti import read_label_map
 from voco_data.reasons import Reason
 from voco_data.volumes import Geometry
 
@@ -30,8 +30,8 @@ def read_masks(
 ) -> tuple[PlacedMask | None, tuple[str, ...]]:
     """The masks of a series on its grid, joined, and flags.
 
-    Where masks overlap, the earlier one stays. A mask that cannot be read or placed is left out,
-    and the series is kept without it. Flags: `mask`, `mask_misplaced`, `mask_unreadable`.
+    Where masks overlap, the earlier one has priority. A mask that cannot be read or placed is left
+    out, and its series is still stored. Flags: `mask`, `mask_misplaced`, `mask_unreadable`.
     """
     placed: PlacedMask | None = None
     flags: set[str] = set()
@@ -40,11 +40,11 @@ def read_masks(
             mask = place_mask(_read_mask(base / file.path, file), geometry)
         except MaskMisplacedError:
             flags.add("mask_misplaced")
-        except Exception:  # noqa: BLE001  no error of a mask may cost its series
+        except Exception:  # noqa: BLE001  an error of a mask must not exclude its series
             flags.add("mask_unreadable")
         else:
             flags.add("mask")
-            placed = mask if placed is None else _join(placed, mask)
+            placed = mask if placed is None else _join_masks(placed, mask)
     return placed, tuple(sorted(flags))
 
 
@@ -52,7 +52,7 @@ def _read_mask(path: Path, file: MaskFile) -> Mask:
     """Read one label map. Raises SeriesRefused."""
     if file.kind == "dicom_seg":
         return read_seg(path)
-    values, geometry = read_grid(path) if file.kind == "nifti" else read_nrrd(path)
+    values, geometry = read_label_map(path) if file.kind == "nifti" else read_nrrd(path)
     return Mask(_labels(values), geometry, VOCABULARIES[file.labels])
 
 
@@ -64,14 +64,14 @@ def _labels(values: npt.NDArray[np.generic]) -> Labels:
     return np.asarray(rounded, np.uint16)
 
 
-def _join(first: PlacedMask, second: PlacedMask) -> PlacedMask:
+def _join_masks(first: PlacedMask, second: PlacedMask) -> PlacedMask:
     """Both in one map. A label of `second` gets the number of its name in `first`, or a new one."""
     labels, names = first.labels.copy(), dict(first.names)
     last_number = int(max(labels.max(), *names, 0))
     for number in np.unique(second.labels[second.labels > 0]).tolist():
         name = second.names.get(number, f"label_{number}")
-        known = [n for n, other in names.items() if other == name]
-        target = known[0] if known else (last_number := last_number + 1)
+        same_name = [n for n, other in names.items() if other == name]
+        target = same_name[0] if same_name else (last_number := last_number + 1)
         names[target] = name
         labels[(second.labels == number) & (labels == 0)] = target
     return PlacedMask(labels, names)

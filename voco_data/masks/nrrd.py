@@ -1,6 +1,6 @@
-"""NRRD label maps, through pynrrd: only files that hold their data themselves.
+"""NRRD label maps, through pynrrd: only files that contain their data.
 
-ITK's reader is not used: some damaged headers make it end the process.
+The reader of ITK is not used: some damaged headers make it end the process.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from voco_data.errors import SeriesRefused, unreadable_error
 from voco_data.limits import check_voxels
-from voco_data.nifti import GZIP_RATIO
+from voco_data.nifti import MAX_GZIP_RATIO
 from voco_data.reasons import Reason
 from voco_data.volumes import Geometry
 
@@ -73,16 +74,16 @@ def read_nrrd(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     return np.asarray(values).transpose(2, 1, 0), geometry
 
 
-def _check_size(header: Any, path: Path) -> None:
+def _check_size(header: Mapping[str, Any], path: Path) -> None:
     """Raise SeriesRefused if the file is too small for the header's claim, before it is read."""
     bits = 64 if header["type"] in ("double", "int64", "uint64") else 8
     claim = math.prod(int(n) for n in header["sizes"]) * bits // 8
-    ratio = 1 if header.get("encoding") == "raw" else GZIP_RATIO
+    ratio = 1 if header.get("encoding") == "raw" else MAX_GZIP_RATIO
     if claim > path.stat().st_size * ratio:
         raise SeriesRefused(Reason.UNREADABLE, f"the header claims at least {claim} bytes")
 
 
-def _geometry(header: Any) -> Geometry:
+def _geometry(header: Mapping[str, Any]) -> Geometry:
     """`space`, `space directions` and `space origin` as origin, unit axes and spacing in LPS."""
     sizes = [int(n) for n in header["sizes"]]
     if len(sizes) != 3:

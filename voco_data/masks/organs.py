@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from voco_data.volumes import Canonical, Index, Triple
 
-RATIC = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "bowel"}
-FLARE = {
+RATIC_ORGANS = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right", 5: "bowel"}
+FLARE_ORGANS = {
     1: "liver",
     2: "kidney_right",
     3: "spleen",
@@ -28,9 +28,13 @@ FLARE = {
     13: "kidney_left",
     14: "tumour",
 }
-VOCABULARIES: dict[str, dict[int, str]] = {"ratic": RATIC, "flare": FLARE, "unknown": {}}
+VOCABULARIES: dict[str, dict[int, str]] = {
+    "ratic": RATIC_ORGANS,
+    "flare": FLARE_ORGANS,
+    "unknown": {},
+}
 
-ABDOMINAL = frozenset(
+ABDOMINAL_ORGANS = frozenset(
     {
         "liver",
         "spleen",
@@ -48,17 +52,17 @@ ABDOMINAL = frozenset(
 )
 """Organs that lie wholly in the abdomen, so that its box must hold them; unlike the aorta."""
 
-UNDER_THE_DOME = frozenset({"liver", "spleen"})
+SUBDIAPHRAGMATIC_ORGANS = frozenset({"liver", "spleen"})
 """Organs below the dome of the diaphragm: the highest of them is the top of the abdomen."""
 
 
-def known_name(text: str) -> str:
-    """The organ that a free text names, its words in any order; empty if it is not in _KNOWN."""
+def match_organ(text: str) -> str:
+    """The organ that a free text names, its words in any order; empty if it is none of _KNOWN."""
     words = sorted(re.findall(r"[a-z]+", text.lower()))
     return next((name for name in sorted(_KNOWN) if sorted(name.split("_")) == words), "")
 
 
-_KNOWN = {*RATIC.values(), *FLARE.values(), "kidney"}
+_KNOWN = {*RATIC_ORGANS.values(), *FLARE_ORGANS.values(), "kidney"}
 
 
 @dataclass(frozen=True, slots=True)

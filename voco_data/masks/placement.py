@@ -1,4 +1,4 @@
-"""Label maps placed on the grid of their series: voxel on voxel, by geometry."""
+"""Place label maps on the grid of their series, voxel by voxel, by geometry."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Mask:
     """(slice, row, column); 0 is background."""
     geometry: Geometry
     names: dict[int, str]
-    """Organ by label, as far as known."""
+    """Organ by label, of the labels whose organ is known."""
 
 
 @dataclass(frozen=True, slots=True)

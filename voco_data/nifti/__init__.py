@@ -1,9 +1,9 @@
-"""NIfTI files in and out, through nibabel.
+"""Read and write NIfTI files, through nibabel.
 
 Key functions
 -------------
 read_nifti : a volume of HU with its geometry.
-read_grid : the voxels of a label map as they are.
+read_label_map : the voxels of a label map as they are.
 write_nifti : one volume and its affine.
 """
 

@@ -1,7 +1,7 @@
 from .reader import (
-    GZIP_RATIO as GZIP_RATIO,
+    MAX_GZIP_RATIO as MAX_GZIP_RATIO,
     is_nifti as is_nifti,
-    read_grid as read_grid,
+    read_label_map as read_label_map,
     read_nifti as read_nifti,
 )
 from .writer import write_nifti as write_nifti

@@ -1,7 +1,7 @@
-"""NIfTI to volumes: the header through nibabel, the voxels in one bounded pass over the file.
+"""Read NIfTI: nibabel parses the header, and one bounded pass over the file reads the voxels.
 
 SimpleITK is not used: it reads a truncated .nii.gz without an error and turns NaN into 0. The pass
-goes on to the end of the file, where gzip has its checksum.
+continues to the end of the file, where gzip has its checksum.
 """
 
 from __future__ import annotations
@@ -23,30 +23,32 @@ from voco_data.limits import check_voxels
 from voco_data.reasons import Reason
 from voco_data.volumes import Geometry, Volume
 
-# What matters of a header becomes a reason; nibabel's messages about its repairs would hide it.
+# Errors of a header become reasons of the ledger. nibabel also logs every repair that it makes.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 MAX_LABEL = 255
-"""An image of whole numbers from MIN_LABEL to MAX_LABEL is a label map: it has no air."""
+"""An image of whole numbers from MIN_LABEL to MAX_LABEL has no air: it is a label map."""
 MIN_LABEL = -50
 """Some label maps mark ignored voxels with -1."""
 
-FORMS_TOLERANCE_VOXELS = 0.5
-"""Largest distance, in voxels, of a corner by qform and by sform: both are rounded."""
+QFORM_SFORM_TOLERANCE_VOXELS = 0.5
+"""Largest distance, in voxels, between a corner by qform and by sform. Files round both."""
 
 _STEP_BYTES = 2**20
 MAX_TAIL_BYTES = 64 * _STEP_BYTES
-"""Padding that may follow the last voxel."""
+"""Largest padding after the last voxel."""
 
-GZIP_RATIO = 1100
-"""Deflate makes bytes at most 1032 times smaller."""
+MAX_GZIP_RATIO = 1100
+"""Largest accepted ratio of inflated to compressed bytes. Deflate reaches at most 1032."""
 
 _NIFTI_2_HEADER_BYTES = 540
-"""First field of a NIfTI-2 header, sizeof_hdr, in either byte order; 348 in NIfTI-1."""
+"""sizeof_hdr, the first field of a NIfTI-2 header, in either byte order; 348 in NIfTI-1."""
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+"""NIfTI's patient axes (right, anterior, superior) to DICOM's."""
 
 Values = npt.NDArray[Any]
+"""Voxels of the file's data type, or float64 if scaled."""
 
 
 def is_nifti(path: Path) -> bool:
@@ -83,22 +85,23 @@ def read_nifti(path: Path, *, min_slices: int) -> Volume:
         return Volume(hu, file.geometry, (-1,) * shape[0], "nifti")
 
 
-def read_grid(path: Path) -> tuple[Values, Geometry]:
+def read_label_map(path: Path) -> tuple[Values, Geometry]:
     """The scaled voxels of a 3D NIfTI, (slice, row, column), and its geometry.
 
-    Raises SeriesRefused.
+    The values are not checked. Raises SeriesRefused as `read_nifti`, except TOO_FEW_SLICES and
+    NOT_CT for a label map.
     """
     with _OpenNifti(path) as file:
         return np.stack(list(file.planes())), file.geometry
 
 
 class _OpenNifti:
-    """An open file, its header parsed and checked."""
+    """An open file with a parsed and checked header. Raises SeriesRefused."""
 
     def __init__(self, path: Path) -> None:
         try:
             self._file = _open(path)
-            self._header: Any = _read_header(self._file)
+            self._header = _read_header(self._file)
         except SeriesRefused:
             raise
         except Exception as error:  # nibabel and gzip raise many kinds for damaged bytes
@@ -114,7 +117,7 @@ class _OpenNifti:
         self._file.close()
 
     def planes(self) -> Iterator[Values]:
-        """Scaled planes (row, column) from the first to the last; then reads the file to its end.
+        """Iterate over the scaled planes (row, column), then read the file to its end.
 
         Raises SeriesRefused(UNREADABLE).
         """
@@ -148,11 +151,12 @@ class _OpenNifti:
 
     def _check_size(self, path: Path) -> None:
         """Raise SeriesRefused if the file is too small for the voxels that its header claims."""
-        claim = math.prod(self.geometry.shape) * self._dtype.itemsize
+        claimed = math.prod(self.geometry.shape) * self._dtype.itemsize
         size = path.stat().st_size
-        if claim > size * (GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
+        if claimed > size * (MAX_GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
             raise SeriesRefused(
-                Reason.UNREADABLE, f"the header claims {claim} bytes of voxels, the file has {size}"
+                Reason.UNREADABLE,
+                f"the header claims {claimed} bytes of voxels, the file has {size}",
             )
 
 
@@ -168,17 +172,18 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _read_header(file: IO[bytes]) -> Any:
+def _read_header(file: IO[bytes]) -> nibabel.Nifti1Header:
     """The NIfTI-1 or NIfTI-2 header at the start of a file."""
     field = file.read(4)
     file.seek(0)
     sizes = (int.from_bytes(field, "little"), int.from_bytes(field, "big"))
     is_nifti_2 = _NIFTI_2_HEADER_BYTES in sizes
     header_class = nibabel.Nifti2Header if is_nifti_2 else nibabel.Nifti1Header
-    return header_class.from_fileobj(file)
+    header: nibabel.Nifti1Header = header_class.from_fileobj(file)
+    return header
 
 
-def _geometry(header: Any, dtype: np.dtype[Any]) -> Geometry:
+def _geometry(header: nibabel.Nifti1Header, dtype: np.dtype[Any]) -> Geometry:
     """Origin, unit axes and spacing in LPS from the affine. Raises SeriesRefused."""
     shape = tuple(header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
@@ -200,7 +205,7 @@ def _geometry(header: Any, dtype: np.dtype[Any]) -> Geometry:
     return Geometry((shape[2], shape[1], shape[0]), (sz, sy, sx), (ox, oy, oz), axes)
 
 
-def _affine(header: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def _affine(header: nibabel.Nifti1Header, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     """Voxel to RAS mm. Raises SeriesRefused: MISSING_GEOMETRY or AFFINES_DISAGREE."""
     try:
         has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
@@ -214,7 +219,7 @@ def _affine(header: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     corners = np.array([(*np.multiply(shape, c) - np.array(c), 1) for c in np.ndindex(2, 2, 2)]).T
     distance_mm = np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max()
     voxel_mm = np.linalg.norm(sform[:3, :3], axis=0).min()
-    if not distance_mm <= FORMS_TOLERANCE_VOXELS * voxel_mm:
+    if not distance_mm <= QFORM_SFORM_TOLERANCE_VOXELS * voxel_mm:
         raise SeriesRefused(
             Reason.AFFINES_DISAGREE, f"qform and sform place a corner {distance_mm:.1f} mm apart"
         )

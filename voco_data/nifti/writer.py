@@ -1,4 +1,4 @@
-"""A volume to NIfTI: its affine and a line of description, through nibabel."""
+"""Write a volume of HU as NIfTI, through nibabel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from voco_data.nifti.reader import RAS_TO_LPS
 from voco_data.storage import atomic
 
 SCANNER_ANAT = 1
-"""NIFTI_XFORM_SCANNER_ANAT: the affine gives positions in the scanner's frame."""
+"""Code of sform and qform, NIFTI_XFORM_SCANNER_ANAT: positions are in the scanner's frame."""
 MAX_DESCRIPTION_BYTES = 79
 """The field `descrip` has 80 bytes, the last of them 0."""
 
@@ -23,8 +23,8 @@ def write_nifti(
 ) -> None:
     """Write int16 HU (Z, Y, X) atomically; compressed if the name ends in `.gz`.
 
-    `index_to_lps` (4, 4) maps indices (x, y, z, 1) to LPS mm; the file has RAS. `description` is
-    ASCII and is cut to MAX_DESCRIPTION_BYTES.
+    `index_to_lps` (4, 4) maps indices (x, y, z, 1) to LPS mm; NIfTI stores RAS. `description` must
+    be ASCII; it is cut to MAX_DESCRIPTION_BYTES.
     """
     to_ras = np.eye(4)
     to_ras[:3, :3] = RAS_TO_LPS

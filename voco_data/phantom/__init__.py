@@ -1,4 +1,4 @@
-"""Made-up patients, scans and archives, whose truth is known.
+"""Synthetic patients, scans and archives with known anatomy and injuries.
 
 Key types
 ---------

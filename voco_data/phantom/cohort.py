@@ -1,4 +1,4 @@
-"""A whole made-up cohort on disk: a miniature RATIC and a miniature FLARE23.
+"""A synthetic cohort on disk: a small RATIC and a small FLARE23.
 
 <root>/ratic/train_images/<patient>/<series>/<instance>.dcm, segmentations/, tables
 <root>/flare/unlabeledTr1800/FLARE23_<number>_0000.nii.gz
@@ -26,7 +26,7 @@ from voco_data.storage import write_text
 __all__ = ["CohortPaths", "CohortSpec", "write_cohort"]
 
 PHANTOM_VERSION = 1
-"""Bump when the same parameters would give other bytes."""
+"""Increase it if the same parameters would give other bytes."""
 _MARKER = "phantom.json"
 
 
@@ -51,30 +51,30 @@ def write_cohort(spec: CohortSpec, root: Path, *, workers: int = 1) -> CohortPat
     paths = CohortPaths(root / "ratic", root / "flare", root / "ratic" / "train.csv")
     if _is_complete(spec, paths, root):
         return paths
-    _mark(spec, root, whole=False)
-    with _pool(workers) as pool:
-        run = map if pool is None else partial(pool.map, chunksize=2)
-        volumes = run(partial(_unlabelled, spec, paths.flare), range(spec.unlabelled))
-        patients = run(partial(_labelled, spec, paths.ratic), range(spec.patients))
+    _write_marker(spec, root, whole=False)
+    with _process_pool(workers) as pool:
+        run_all = map if pool is None else partial(pool.map, chunksize=2)
+        volumes = run_all(partial(_write_unlabelled, spec, paths.flare), range(spec.unlabelled))
+        patients = run_all(partial(_write_labelled, spec, paths.ratic), range(spec.patients))
         write_tables(list(patients), paths.ratic)
         for _ in volumes:
             pass
-    _mark(spec, root, whole=True)
+    _write_marker(spec, root, whole=True)
     return paths
 
 
-def _labelled(spec: CohortSpec, root: Path, number: int) -> PatientRows:
+def _write_labelled(spec: CohortSpec, root: Path, number: int) -> PatientRows:
     return write_patient(plan_patient(spec, number), root)
 
 
-def _unlabelled(spec: CohortSpec, root: Path, number: int) -> None:
+def _write_unlabelled(spec: CohortSpec, root: Path, number: int) -> None:
     patient, scan = plan_unlabelled(spec, number)
     path = root / "unlabeledTr1800" / f"FLARE23_{number + 1:04d}_0000.nii.gz"
     write_nifti(path, acquire(render_scan(patient, scan), scan), scan, flip_rows=number % 2 == 1)
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+def _process_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     """Spawned processes: a fork would copy the locks of the caller's threads."""
     if workers < 1:
         raise InputError(f"cohort: workers must be 1 or more, got {workers}")
@@ -85,12 +85,12 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
         yield pool
 
 
-def _state(spec: CohortSpec, *, whole: bool) -> dict[str, object]:
+def _marker_state(spec: CohortSpec, *, whole: bool) -> dict[str, object]:
     return {"version": PHANTOM_VERSION, "whole": whole, **asdict(spec)}
 
 
-def _mark(spec: CohortSpec, root: Path, *, whole: bool) -> None:
-    write_text(root / _MARKER, json.dumps(_state(spec, whole=whole), indent=2) + "\n")
+def _write_marker(spec: CohortSpec, root: Path, *, whole: bool) -> None:
+    write_text(root / _MARKER, json.dumps(_marker_state(spec, whole=whole), indent=2) + "\n")
 
 
 def _is_complete(spec: CohortSpec, paths: CohortPaths, root: Path) -> bool:
@@ -104,6 +104,6 @@ def _is_complete(spec: CohortSpec, paths: CohortPaths, root: Path) -> bool:
             )
         return False
     state = json.loads(marker.read_text())
-    if state not in (_state(spec, whole=True), _state(spec, whole=False)):
+    if state not in (_marker_state(spec, whole=True), _marker_state(spec, whole=False)):
         raise InputError(f"{root} holds a cohort of other parameters; choose another folder")
     return bool(state["whole"])

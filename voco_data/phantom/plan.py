@@ -34,7 +34,7 @@ class CohortSpec:
     slices: int = 72
     """Nominal slices of a chest-to-thigh scan; range and spacing vary it."""
     injury_prevalence: float = 0.35
-    """Chance of each of kidney, liver and spleen to be hurt, low and high alike."""
+    """Chance of an injury of each of kidney, liver and spleen; low and high are equally likely."""
     segmentation_fraction: float = 0.2
     """Share of the series with an organ segmentation."""
     seed: int = 0

@@ -10,7 +10,7 @@ from voco_data.phantom.patient.model import PatientModel
 from voco_data.phantom.patient.pose import Phase, PhaseName, Scan, nearest_128th
 
 Coverage = Literal["abdomen", "chest_to_thigh", "short"]
-"""`short` scans end inside a solid organ's range."""
+"""A `short` scan ends inside a solid organ."""
 FULL_RANGE_MM = 660.0
 """Length of a chest-to-thigh scan of a body of scale 1; `slices` is nominal for it."""
 MIN_SLICES = 12
@@ -67,7 +67,7 @@ def make_scan(
     coverage: Coverage,
     phase: PhaseName,
 ) -> Scan:
-    """Planes that cover the wanted part of `patient`, `matrix` pixels wide."""
+    """A scan that covers `coverage` of `patient`, with `matrix` pixels along rows and columns."""
     pose, trunk = patient.pose, patient.trunk
     bottom, top = (pose.to_scanner((0.0, 0.0, rng.uniform(*ends)))[2] for ends in _ENDS[coverage])
     fineness = (0.85, 1.2) if coverage == "chest_to_thigh" else (0.65, 0.95)

@@ -80,7 +80,7 @@ def _series_row(plan: PatientPlan, series: SeriesPlan) -> Row:
 
 
 def _image_rows(plan: PatientPlan, series: SeriesPlan, rendering: Rendering) -> list[Row]:
-    """A row for each slice that shows a bleed or hurt bowel."""
+    """A row for each slice that shows a bleed or injured bowel."""
     rows: list[Row] = []
     for finding, name in IMAGE_LEVEL_NAMES.items():
         mask = rendering.findings.get(finding)

@@ -12,7 +12,14 @@ from voco_data.phantom.patient.bowel import GAS_HU, WALL_MM, Loop
 from voco_data.phantom.patient.model import PatientModel
 from voco_data.phantom.patient.points import F32, Bounds, Points, grow
 from voco_data.phantom.patient.pose import Phase, Scan
-from voco_data.phantom.patient.shapes import Capsule, Carved, Ellipsoid, Grown, Shape, cover
+from voco_data.phantom.patient.shapes import (
+    Capsule,
+    ClippedShape,
+    Ellipsoid,
+    OffsetShape,
+    Shape,
+    inside_share,
+)
 from voco_data.phantom.patient.skeleton import (
     Canal,
     IliacWings,
@@ -73,7 +80,7 @@ def render_scan(patient: PatientModel, scan: Scan) -> Rendering:
             continue
         here = points.crop(*block)
         distance = layer.shape.distance(here)
-        share = cover(distance, width)
+        share = inside_share(distance, width)
         value = layer.hu(here, distance) if callable(layer.hu) else np.float32(layer.hu)
         view = hu[block]
         view += share * (value - view)
@@ -178,30 +185,30 @@ def _bones(phase: Phase) -> Iterator[Layer]:
 
 
 def _gut(patient: PatientModel, phase: Phase) -> Iterator[Layer]:
-    viscera, hurt = patient.viscera, patient.bowel_injury
+    viscera, injury = patient.viscera, patient.bowel_injury
     yield Layer(viscera.aorta, phase.aorta)
     yield Layer(viscera.vein, phase.vein)
     yield Layer(viscera.bladder, WATER_HU)
     yield Layer(viscera.pancreas, phase.bowel_wall + 10)
     for number, loop in enumerate(patient.small_bowel):
-        if hurt is None or number not in hurt.thick:
+        if injury is None or number not in injury.thick:
             yield from _loop(loop, phase.bowel_wall)
     for loop in patient.colon:
         yield from _loop(loop, phase.bowel_wall - 15)
     yield Layer(viscera.stomach, phase.bowel_wall)
-    yield Layer(Grown(viscera.stomach, -4.0), _stomach_hu(viscera.stomach))
-    if hurt is not None:
-        for number in hurt.thick:
+    yield Layer(OffsetShape(viscera.stomach, -4.0), _stomach_hu(viscera.stomach))
+    if injury is not None:
+        for number in injury.thick:
             loop = patient.small_bowel[number]
-            swollen = Grown(loop.outer, hurt.thickening_mm)
+            swollen = OffsetShape(loop.outer, injury.thickening_mm)
             yield Layer(swollen, phase.bowel_wall - 25, ORGAN_LABELS["bowel"], finding="bowel")
-            yield Layer(Grown(loop.outer, -WALL_MM), loop.lumen_hu)
-        yield Layer(hurt.gas, GAS_HU, finding="bowel")
+            yield Layer(OffsetShape(loop.outer, -WALL_MM), loop.lumen_hu)
+        yield Layer(injury.gas, GAS_HU, finding="bowel")
 
 
 def _loop(loop: Loop, wall_hu: float) -> Iterator[Layer]:
     yield Layer(loop.outer, wall_hu, ORGAN_LABELS["bowel"])
-    yield Layer(Grown(loop.outer, -WALL_MM), loop.lumen_hu)
+    yield Layer(OffsetShape(loop.outer, -WALL_MM), loop.lumen_hu)
 
 
 def _stomach_hu(stomach: Ellipsoid) -> Texture:
@@ -220,7 +227,9 @@ def _solid_organs(patient: PatientModel, phase: Phase) -> Iterator[Layer]:
     kidney, liver, spleen = patient.parenchyma_hu
     yield Layer(viscera.gallbladder, WATER_HU + 2)
     yield Layer(viscera.liver, phase.liver + liver, ORGAN_LABELS["liver"])
-    yield Layer(Carved(viscera.liver_vessels, within=(viscera.liver,)), phase.liver_vessel + liver)
+    yield Layer(
+        ClippedShape(viscera.liver_vessels, within=(viscera.liver,)), phase.liver_vessel + liver
+    )
     yield Layer(viscera.spleen, phase.spleen + spleen, ORGAN_LABELS["spleen"])
     texture = viscera.kidney_hu(phase)
 
@@ -230,4 +239,4 @@ def _solid_organs(patient: PatientModel, phase: Phase) -> Iterator[Layer]:
     yield Layer(viscera.left_kidney, kidney_hu, ORGAN_LABELS["left_kidney"])
     yield Layer(viscera.right_kidney, kidney_hu, ORGAN_LABELS["right_kidney"])
     for injury in patient.injuries:
-        yield Layer(injury.hurt, injury.hu, finding=injury.organ)
+        yield Layer(injury.lesion, injury.hu, finding=injury.organ)

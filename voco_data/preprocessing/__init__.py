@@ -1,9 +1,9 @@
-"""One series to its grids: read, orient, find the box, resample.
+"""Bring one series to its grids: read, orient, find the box, resample.
 
 Key types
 ---------
-Prepared : one series, decoded and in canonical axes.
-prepare, find_boxes, to_grid : the steps from files to the voxels of a grid.
+PreparedSeries : one series, decoded, along the canonical axes.
+prepare_series, find_boxes, resample_to_grid : the steps from files to the voxels of a grid.
 """
 
 import lazy_loader

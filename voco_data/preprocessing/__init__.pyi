@@ -1,7 +1,7 @@
 from .resampling import resample as resample
 from .steps import (
-    Prepared as Prepared,
+    PreparedSeries as PreparedSeries,
     find_boxes as find_boxes,
-    prepare as prepare,
-    to_grid as to_grid,
+    prepare_series as prepare_series,
+    resample_to_grid as resample_to_grid,
 )

@@ -1,7 +1,7 @@
-"""Resampling onto the canonical axes of volumes that no permutation brings there.
+"""Resample tilted and oblique volumes onto the canonical axes.
 
-A gantry tilt shears the grid, an oblique reformat rotates it. Both are one affine map from the
-canonical grid to the scanner's index, and one linear interpolation.
+A gantry tilt shears the grid, and an oblique reformat rotates it. Both need an affine map from the
+canonical grid to the scanner's index, and linear interpolation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROUNDING_VOXELS = 1e-6
 
 
 def to_canonical_grid(volume: Volume) -> Volume:
-    """`volume` on the smallest canonical grid that holds it; voxels that were not scanned are air.
+    """Resample `volume` to the smallest canonical grid around it; voxels outside the scan are air.
 
     Every canonical axis has the spacing of the scanner's nearest axis. Slices are mixed, so there
     are no instance numbers. Adds the flag `tilt_corrected` or `reoriented`.
@@ -41,7 +41,7 @@ def to_canonical_grid(volume: Volume) -> Volume:
         mode="constant",
         cval=AIR_HU,
     )
-    flag = "tilt_corrected" if native.sheared else "reoriented"
+    flag = "tilt_corrected" if native.is_sheared else "reoriented"
     return Volume(
         hu=hu,
         geometry=grid,
@@ -54,7 +54,7 @@ def to_canonical_grid(volume: Volume) -> Volume:
 def labels_to_canonical_grid(
     labels: npt.NDArray[np.uint16], native: Geometry, grid: Geometry
 ) -> npt.NDArray[np.uint16]:
-    """Labels on `native` at the voxels of `grid`: that of the nearest voxel, 0 outside."""
+    """Resample labels from `native` to `grid`: the label of the nearest voxel, 0 outside."""
     to_native = np.linalg.inv(native.index_to_mm) @ grid.index_to_mm
     out: npt.NDArray[np.uint16] = np.empty(grid.shape, np.uint16)
     ndimage.affine_transform(

@@ -1,4 +1,4 @@
-"""One pass from HU to stored voxels on a grid: exact area average, window and quantisation fused.
+"""Resample HU to stored voxels in one pass: exact area average, window and quantisation.
 
 Along an axis that shrinks, an output voxel is the average of the input it covers, fractions of
 voxels included. Along an axis that grows, it is the linear interpolation at its centre. The three
@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 
 _HALF = np.float32(0.5)
 _ROUNDING = 1e-9
-"""Smaller shares of a voxel are rounding errors of the edges."""
+"""Smaller shares of a voxel count as 0: they are rounding errors of the edges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def axis_weights(start: int, stop: int, n_out: int) -> AxisWeights:
     n_in = stop - start
     if n_in < 1 or n_out < 1:
         raise ValueError(f"cannot resample {n_in} voxels to {n_out}")
-    dense = _area(n_in, n_out) if n_in >= n_out else _linear(n_in, n_out)
+    dense = _area_weights(n_in, n_out) if n_in >= n_out else _linear_weights(n_in, n_out)
     is_used = dense > 0
     first = is_used.argmax(axis=1)
     count = dense.shape[1] - is_used[:, ::-1].argmax(axis=1) - first
@@ -50,7 +50,7 @@ def axis_weights(start: int, stop: int, n_out: int) -> AxisWeights:
     return AxisWeights((first + start).astype(np.int64), count.astype(np.int64), weights)
 
 
-def _area(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
+def _area_weights(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
     """(n_out, n_in): the share of each output interval that each input voxel covers."""
     edges = np.linspace(0.0, n_in, n_out + 1)
     index = np.arange(n_in)
@@ -61,7 +61,7 @@ def _area(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
     return weights
 
 
-def _linear(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
+def _linear_weights(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
     """(n_out, n_in): linear interpolation at the output centres, constant beyond the ends."""
     centres = np.clip((np.arange(n_out) + 0.5) * n_in / n_out - 0.5, 0.0, n_in - 1.0)
     below = np.minimum(centres.astype(np.int64), max(n_in - 2, 0))
@@ -88,7 +88,7 @@ def resample(
     """
     z, y, x = (axis_weights(a, b, n) for a, b, n in zip(start, stop, grid, strict=True))
     out = np.empty(grid, Voxel)
-    _kernel(
+    _resample_kernel(
         hu,
         (z.first, z.count, z.weights),
         (y.first, y.count, y.weights),
@@ -98,7 +98,7 @@ def resample(
         np.float32(quantisation.low_hu),
         np.float32(quantisation.steps_per_hu),
         np.int16(floor_hu),
-        # Arguments, as numba caches a kernel by its own file and would keep older constants.
+        # Arguments, because numba's cache depends on this file alone and would keep old constants.
         (np.float32(LOWEST_VOXEL), np.float32(HIGHEST_VOXEL)),
         out,
     )
@@ -106,7 +106,7 @@ def resample(
 
 
 @numba.njit(nogil=True, cache=True)
-def _kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
+def _resample_kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     hu, z, y, x, columns, low, scale, floor, voxel_range, out
 ):
     """Average over z row by row, then over y into a plane of rows, then over x.

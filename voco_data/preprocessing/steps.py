@@ -1,4 +1,4 @@
-"""The whole recipe of one series on one screen: files to HU, HU to a box, the box to every grid."""
+"""The steps of one series: read its files, bring it to the canonical axes, find boxes, resample."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from voco_data.volumes import (
     Canonical,
     Volume,
     Voxels,
-    content_state,
-    may_be_hu,
+    content_hasher,
+    looks_like_hu,
 )
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSeries:
     """One decoded series along the canonical axes, ready for any grid of one set of rules."""
 
     volume: Volume
-    """As the scanner wrote it."""
+    """HU in the scanner's order."""
     canonical: Canonical
-    """The grid of `hu`: the scanner's, permuted and flipped, or the one it was resampled to."""
+    """The grid of `hu`: that of the scanner, permuted and flipped, or a canonical one."""
     hu: npt.NDArray[np.int16]
     """HU along the canonical axes (z, y, x), contiguous."""
     flags: tuple[str, ...]
-    """Remarks for which a series is not refused."""
-    driver: str = ""
-    """Digest of the mask or the given box that determines the box; empty where pixels do."""
+    """Remarks for the ledger."""
+    box_digest: str = ""
+    """Digest of the mask or given box that determines the box; empty if only HU do."""
     organs: dict[str, OrganBounds] = field(default_factory=dict)
     """Bounds of the organs in its masks, by name."""
-    given: GivenBox | None = None
+    given_box: GivenBox | None = None
     """A box that another program made."""
 
     @property
@@ -58,28 +58,28 @@ class Prepared:
 
     @cached_property
     def input_digest(self) -> str:
-        """Digest of pixels, geometry and driver."""
-        return self.volume.input_digest(self.driver)
+        """Digest of pixels, geometry and `box_digest`."""
+        return self.volume.input_digest(self.box_digest)
 
     @cached_property
     def content_digest(self) -> str:
         """Digest of the canonical HU alone: equal for one volume as DICOM and as NIfTI."""
         if not self.resampled:
             return self.volume.content_digest()
-        state = content_state(self.hu.shape)
-        state.update(self.hu.data)
-        return state.hexdigest()
+        hasher = content_hasher(self.hu.shape)
+        hasher.update(self.hu.data)
+        return hasher.hexdigest()
 
 
-def prepare(
-    base: Path, entry: SeriesEntry, spec: StoreSpec, given: GivenBox | None = None
-) -> Prepared:
+def prepare_series(
+    base: Path, entry: SeriesEntry, spec: StoreSpec, given_box: GivenBox | None = None
+) -> PreparedSeries:
     """Read one series with its masks and bring it to the canonical axes. Raises SeriesRefused.
 
-    `spec` gives the rules for a volume. `given` is a box that another program made.
+    `spec` gives the rules for a volume. `given_box` is a box that another program made.
     """
     volume = _read_volume(base, entry, spec)
-    if not may_be_hu(volume.hu):
+    if not looks_like_hu(volume.hu):
         raise SeriesRefused(Reason.NOT_HU, "neither fat, lung nor air: not HU, or no intercept")
     if looks_like_text(volume.hu):
         raise SeriesRefused(Reason.BURNED_IN, "pixels that look like a line of text")
@@ -98,16 +98,23 @@ def prepare(
             Reason.TOO_THIN,
             f"covers {extent_mm:.1f} mm, at least {spec.min_extent_mm:g} mm are needed",
         )
-    return Prepared(
+    return PreparedSeries(
         volume=volume,
         canonical=canonical,
-        # The kernel reads along rows, so a view of another memory order is copied once.
-        hu=np.ascontiguousarray(canonical.view(aligned.hu), dtype=np.int16),
+        # The resampling kernel reads along rows, so a view in another order is copied.
+        hu=np.ascontiguousarray(canonical.to_canonical(aligned.hu), dtype=np.int16),
         flags=(*aligned.flags, *mask_flags),
-        driver=given.digest if given is not None else mask.digest if mask is not None else "",
+        box_digest=_box_digest(given_box, mask),
         organs={} if mask is None else _find_organs(mask, volume, canonical),
-        given=given,
+        given_box=given_box,
     )
+
+
+def _box_digest(given_box: GivenBox | None, mask: PlacedMask | None) -> str:
+    """Digest of what determines the box beside HU: the given box, else the mask, else empty."""
+    if given_box is not None:
+        return given_box.digest
+    return "" if mask is None else mask.digest
 
 
 def _read_volume(base: Path, entry: SeriesEntry, spec: StoreSpec) -> Volume:
@@ -121,10 +128,12 @@ def _find_organs(mask: PlacedMask, volume: Volume, canonical: Canonical) -> dict
     labels = mask.labels
     if canonical.native is not volume.geometry:
         labels = labels_to_canonical_grid(labels, volume.geometry, canonical.native)
-    return find_organs(np.ascontiguousarray(canonical.view(labels), dtype=np.uint16), mask.names)
+    return find_organs(
+        np.ascontiguousarray(canonical.to_canonical(labels), dtype=np.uint16), mask.names
+    )
 
 
-def find_boxes(prepared: Prepared, specs: Sequence[StoreSpec]) -> dict[StoreSpec, Box]:
+def find_boxes(prepared: PreparedSeries, specs: Sequence[StoreSpec]) -> dict[StoreSpec, Box]:
     """The box of each spec; specs with one crop policy share the search."""
     by_policy: dict[object, Box] = {}
     for spec in specs:
@@ -134,16 +143,16 @@ def find_boxes(prepared: Prepared, specs: Sequence[StoreSpec]) -> dict[StoreSpec
     return {spec: by_policy[(spec.crop, spec.margin_mm)] for spec in specs}
 
 
-def _find_box(prepared: Prepared, spec: StoreSpec) -> Box:
+def _find_box(prepared: PreparedSeries, spec: StoreSpec) -> Box:
     shape, spacing_mm = prepared.canonical.shape, prepared.canonical.spacing_mm
-    found = find_box(prepared.hu, spacing_mm, crop=spec.crop, margin_mm=spec.margin_mm)
+    profile_box = find_box(prepared.hu, spacing_mm, crop=spec.crop, margin_mm=spec.margin_mm)
     if spec.crop != "abdomen":
-        return found
-    if prepared.given is not None:
-        return prepared.given.to_voxels(prepared.canonical, found)
-    return include_organs(found, prepared.organs, shape, spacing_mm, spec.margin_mm)
+        return profile_box
+    if prepared.given_box is not None:
+        return prepared.given_box.to_voxels(prepared.canonical, profile_box)
+    return include_organs(profile_box, prepared.organs, shape, spacing_mm, spec.margin_mm)
 
 
-def to_grid(prepared: Prepared, box: Box, spec: StoreSpec) -> Voxels:
-    """The box on the spec's grid as stored voxels (Z, Y, X), canonical axes."""
+def resample_to_grid(prepared: PreparedSeries, box: Box, spec: StoreSpec) -> Voxels:
+    """Resample the box to the grid of `spec`: stored voxels (Z, Y, X) along the canonical axes."""
     return resample(prepared.hu, box.start, box.stop, spec.grid, spec.window, floor_hu=AIR_HU)

@@ -1,7 +1,7 @@
 """Self-contained HTML pages: the template environment, static pages of sections, inline sources.
 
-Imports neither Pillow nor the previews: pages of voco_models are rendered where only the training
-libraries are installed.
+This module imports neither Pillow nor the previews: voco_models renders pages where only the
+libraries for training are installed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def render_page(title: str, sections: Sequence[Section], *, lead: str = "") -> s
 
 
 def read_source(name: str) -> str:
-    """A style or script among the templates, as it is: these are not templates."""
+    """The text of a style or script in the folder of the templates; it is not rendered."""
     return _LOADER.get_source(ENVIRONMENT, name)[0]
 
 

@@ -1,4 +1,4 @@
-"""The ledger of a run: a row for each series found, and for each file that belongs to none."""
+"""The ledger of a run: a row for each series, and for each file that belongs to none."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def write(run: Storage, rows: Iterable[LedgerRow]) -> None:
     schema = _schema()
     with scratch_tables("CREATE TABLE lines (source TEXT, series_uid TEXT, line TEXT);") as scratch:
         scratch.executemany("INSERT INTO lines VALUES (?, ?, ?)", map(_scratch_row, rows))
-        found = scratch.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
+        sorted_lines = scratch.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
         with run.replacing(KEY) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-            for group in batched((json.loads(line) for (line,) in found), _ROWS_PER_GROUP):
+            for group in batched((json.loads(line) for (line,) in sorted_lines), _ROWS_PER_GROUP):
                 columns = [list(column) for column in zip(*group, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
 

@@ -1,9 +1,9 @@
-"""Outliers among the series of a run: a score, and reasons in words.
+"""Outliers among the series of a run: a score for each series, and reasons in words.
 
 A measure is an outlier where it lies more than 3.5 robust standard deviations from the median of
 the run (modified z-score: Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993). The
-robust deviation is 1.4826 times the median absolute deviation, and at least the measure's floor:
-in a cohort of one protocol, a hundredth of a millimetre does not make an outlier.
+robust deviation is 1.4826 times the median absolute deviation, and at least the floor of the
+measure: in a cohort of one protocol, a difference of a hundredth of a millimetre is no outlier.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-LIMIT = 3.5
-"""A z-score beyond it is an outlier."""
-CAP = 10.0
-"""Most that one measure adds to a score."""
-FEWEST = 8
-"""With fewer series there are no medians; only outliers by fixed rules count."""
+OUTLIER_Z = 3.5
+"""A larger modified z-score is an outlier."""
+MAX_MEASURE_SCORE = 10.0
+"""Largest score that one measure adds."""
+MIN_SERIES = 8
+"""Least series with a measure to compare it; with fewer, only the fixed rules apply."""
 FALLBACK_CONFIDENCE = 0.5
 """A box of lower confidence is a fallback."""
-ORDINARY = frozenset({"mask", "multi_frame"})
-"""Flags that state the origin of a series and do not count."""
-FALLBACK_SCORE, SKEWED_SCORE, FLAG_SCORE = 5.0, 2.0, 1.0
-SKEWED_SHARE = 0.01
+UNSCORED_FLAGS = frozenset({"mask", "multi_frame"})
+"""Flags that state the origin of a series, and add nothing to its score."""
+FALLBACK_SCORE, NON_SQUARE_SCORE, FLAG_SCORE = 5.0, 2.0, 1.0
+NON_SQUARE_SHARE = 0.01
 """Pixels whose sides differ by more than this share are not square."""
 MAD_TO_SD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
@@ -37,11 +37,12 @@ class Measure:
     """A number of each series that is compared with its median over the run."""
 
     key: str
-    words: str
+    label: str
     unit: str
     floor: float
-    """Least robust deviation."""
+    """Least robust deviation, in `unit`."""
     digits: int = 0
+    """Decimals of values in reasons."""
 
 
 MEASURES = (
@@ -58,36 +59,36 @@ MEASURES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class OutlierScore:
     """The outlier score of a series."""
 
     score: float
     """0 for a series that is no outlier."""
     why: tuple[str, ...]
-    """Reasons, that of the largest score first."""
+    """Reasons, ordered by score, the largest first."""
 
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
-"""Values of each measure, one a series; NaN where there is none."""
+"""Values of each measure, one for each series; NaN if it is missing."""
 Spreads = Mapping[str, tuple[float, float] | None]
-"""Median and robust deviation of each measure; None where fewer than FEWEST series have it."""
+"""Median and robust deviation of each measure; None if fewer than MIN_SERIES series have it."""
 
 
 def measure_spreads(columns: Columns) -> Spreads:
-    """Median and robust deviation of every measure over the kept series."""
+    """Median and robust deviation of every measure over the series of `columns`."""
     return {m.key: _spread(columns[m.key], m.floor) for m in MEASURES}
 
 
 def _spread(values: npt.NDArray[np.float64], floor: float) -> tuple[float, float] | None:
-    known = values[~np.isnan(values)]
-    if len(known) < FEWEST:
+    measured = values[~np.isnan(values)]
+    if len(measured) < MIN_SERIES:
         return None
-    median = float(np.median(known))
-    return median, max(floor, MAD_TO_SD * float(np.median(np.abs(known - median))))
+    median = float(np.median(measured))
+    return median, max(floor, MAD_TO_SD * float(np.median(np.abs(measured - median))))
 
 
-def judge(series: Mapping[str, Any], spreads: Spreads) -> Verdict:
-    """The score of one series; its measures may be None."""
+def score_series(series: Mapping[str, Any], spreads: Spreads) -> OutlierScore:
+    """The score of one series, from its ledger row and its measures, which may be None."""
     reasons: list[tuple[float, str]] = []
     for measure in MEASURES:
         value, spread = series[measure.key], spreads[measure.key]
@@ -95,14 +96,14 @@ def judge(series: Mapping[str, Any], spreads: Spreads) -> Verdict:
             continue
         median, deviation = spread
         z = abs(value - median) / deviation
-        if z > LIMIT:
+        if z > OUTLIER_Z:
             own, usual = (f"{v:.{measure.digits}f}" for v in (value, median))
-            words = f"{measure.words} {own} {measure.unit} (median {usual})"
-            reasons.append((min(z, CAP), words))
+            words = f"{measure.label} {own} {measure.unit} (median {usual})"
+            reasons.append((min(z, MAX_MEASURE_SCORE), words))
     reasons += _fixed_rules(series)
     reasons.sort(key=lambda reason: -reason[0])
     score = round(sum(score for score, _ in reasons), 1)
-    return Verdict(score, tuple(words for _, words in reasons))
+    return OutlierScore(score, tuple(words for _, words in reasons))
 
 
 def _fixed_rules(series: Mapping[str, Any]) -> list[tuple[float, str]]:
@@ -112,7 +113,7 @@ def _fixed_rules(series: Mapping[str, Any]) -> list[tuple[float, str]]:
     if confidence is not None and confidence < FALLBACK_CONFIDENCE:
         reasons.append((FALLBACK_SCORE, f"box is a fallback (confidence {confidence:.2f})"))
     x, y = series["spacing_x_mm"], series["spacing_y_mm"]
-    if x and y and abs(y / x - 1) > SKEWED_SHARE:
-        reasons.append((SKEWED_SCORE, f"pixels are not square ({y:.3f} by {x:.3f} mm)"))
-    flags = [flag for flag in (series["flags"] or "").split() if flag not in ORDINARY]
+    if x and y and abs(y / x - 1) > NON_SQUARE_SHARE:
+        reasons.append((NON_SQUARE_SCORE, f"pixels are not square ({y:.3f} by {x:.3f} mm)"))
+    flags = [flag for flag in (series["flags"] or "").split() if flag not in UNSCORED_FLAGS]
     return reasons + [(FLAG_SCORE, f"flag {flag}") for flag in flags]

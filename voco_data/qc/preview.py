@@ -1,4 +1,4 @@
-"""Previews: three planes of a whole scan with its box and HU histogram, for a person to check."""
+"""Previews for visual checks: three planes of a whole scan, its box and its HU histogram."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLANES = ("axial", "coronal", "sagittal")
 SLOT_PX = 192
 """Side of a slot. A picture is three square slots side by side, a plane centred in each."""
 JPEG_QUALITY = 66
-"""About 12 kB a scan, so that a page can hold a thousand."""
+"""About 12 kB for a scan, so that a page can contain a thousand."""
 WINDOW_HU = (-150, 250)
 """The soft-tissue window of the planes."""
 FORMAT = 1
@@ -30,11 +30,11 @@ Rectangle = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A preview file. Its picture is read on request: a run may have many."""
+    """A preview file. Its picture is read on request, because a run may have many."""
 
     root: ObjectReader
     key: str
-    """Key of the JPEG. It does not show the box, because JPEG would blur the line."""
+    """Key of the JPEG. The box is not drawn into it, because JPEG would blur the line."""
     boxes: tuple[Rectangle, ...]
     """The box in each of PLANES."""
     histogram: tuple[int, ...]
@@ -64,11 +64,11 @@ def write(
     box: Box,
     histogram: HuHistogram,
 ) -> None:
-    """Write axial, coronal and sagittal planes through the centre of `box`, it and its histogram.
+    """Write axial, coronal and sagittal planes through the centre of `box`, with box and histogram.
 
     `hu` is canonical (z, y, x). Axial: anterior up, patient's right on the left. Coronal and
     sagittal: head up; sagittal as seen from the patient's left, anterior on the left. Box and
-    histogram are JSON in the JPEG's comment, so that they cannot be separated from their picture.
+    histogram are JSON in the comment of the JPEG, so that one file contains all.
     """
     z, y, x = ((start + stop) // 2 for start, stop in zip(box.start, box.stop, strict=True))
     sheet = Image.new("L", (len(PLANES) * SLOT_PX, SLOT_PX))
@@ -131,7 +131,7 @@ def _draw_plane(
 
 
 def _to_grey(plane: npt.NDArray[np.int16]) -> npt.NDArray[np.uint8]:
-    """WINDOW_HU on 0 to 255, in int16: floats take twice the time."""
+    """Map WINDOW_HU to 0..255, in int16: with floats it takes twice the time."""
     low_hu, high_hu = WINDOW_HU
     grey = np.clip(plane, low_hu, high_hu, out=np.empty(plane.shape, np.int16))
     grey -= low_hu

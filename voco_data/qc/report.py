@@ -1,8 +1,8 @@
-"""The QC report of one run: a page on which a person finds the outliers among thousands of series.
+"""The QC report of one run: a page that shows the outliers among thousands of series.
 
-One self-contained file. Its rows are plain HTML in outlier order, so that it can be read without
-scripts; the script filters, sorts, plots and opens a series. Its Content-Security-Policy forbids to
-load anything.
+One self-contained file. Its rows are HTML in the order of the outlier score, so it can be read
+without scripts; the script filters, sorts, plots and opens a series. Its Content-Security-Policy
+forbids to load anything.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from markupsafe import Markup
 from voco_data.qc import outliers, preview
 from voco_data.qc.html import ENVIRONMENT, csp_hash, read_source
 from voco_data.qc.preview import Preview
-from voco_data.qc.report_rows import Row, choose
+from voco_data.qc.report_rows import LedgerLine, Row, select_rows
 from voco_data.storage import PREVIEWS_FOLDER, ReadableStorage
 from voco_data.volumes import hu_histogram
 
 MAX_PICTURE_CHARACTERS = 22_000_000
 """Limit for all pictures of a page, as base64: those of about a thousand series."""
 ROWS_SHOWN = 1500
-"""Rows on screen at once; a button shows as many more. Filters and sorting apply to all rows."""
+"""Rows on screen at once; a button adds as many. Filters and sorting apply to all rows."""
 READERS = 16
 """Threads that read previews: each preview in a bucket takes a round trip."""
 STATUSES = ("refused", "stored", "cached", "skipped")
 SCRIPTS = ("data.js", "plots.js", "detail.js", "table.js")
 SHARE_UNIT = 10_000
-"""Bins of the page's histograms are integers, in parts of this number: they take few characters."""
+"""Histograms of the page are integers in parts of this number, which take few characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One row of the page."""
 
-    ledger: dict[str, Any]
-    """The ledger's values; None where there is none."""
+    ledger: LedgerLine
+    """The ledger's values; None if it is missing."""
     measures: dict[str, float | None]
     """Values derived from them: keys as in voco_data.qc.outliers."""
     score: float | None
@@ -53,8 +53,8 @@ class Entry:
 
 def render_report(title: str, ledger: Path, root: ReadableStorage) -> str:
     """The page as text, for the ledger of one run; previews are read from `root`."""
-    chosen = choose(ledger)
-    entries = _read_entries(chosen.rows, root)
+    selected = select_rows(ledger)
+    entries = _read_entries(selected.rows, root)
     pictures = _pictures(entries)
     style = read_source("qc/page.css")
     script = "".join(read_source(f"qc/{name}") for name in SCRIPTS)
@@ -64,20 +64,20 @@ def render_report(title: str, ledger: Path, root: ReadableStorage) -> str:
         style_hash=csp_hash(style),
         script=Markup(script),
         script_hash=csp_hash(script),
-        data=Markup(_data(entries)),
+        data=Markup(_script_data(entries)),
         entries=entries,
         pictures=pictures,
         rows_shown=ROWS_SHOWN,
-        series=chosen.counts["kind"]["series"],
-        kept=chosen.kept,
-        files=chosen.counts["kind"]["file"],
-        patients=chosen.patients,
-        outliers=chosen.outliers,
-        statuses=_ordered(chosen.counts["status"], STATUSES),
-        kinds=_ordered(chosen.counts["kind"], ("series", "file")),
-        reasons=_ordered(chosen.counts["reason"]),
+        series=selected.counts["kind"]["series"],
+        kept=selected.kept,
+        files=selected.counts["kind"]["file"],
+        patients=selected.patients,
+        outliers=selected.outliers,
+        statuses=_ordered(selected.counts["status"], STATUSES),
+        kinds=_ordered(selected.counts["kind"], ("series", "file")),
+        reasons=_ordered(selected.counts["reason"]),
         left_out={
-            kind: chosen.counts["kind"][kind] - sum(e.ledger["kind"] == kind for e in entries)
+            kind: selected.counts["kind"][kind] - sum(e.ledger["kind"] == kind for e in entries)
             for kind in ("series", "file")
         },
         unpictured=sum(e.preview is not None for e in entries) - len(pictures),
@@ -87,7 +87,7 @@ def render_report(title: str, ledger: Path, root: ReadableStorage) -> str:
         planes=preview.PLANES,
         measures=outliers.MEASURES,
         rules=outliers,
-        judged=chosen.kept >= outliers.FEWEST,
+        is_compared=selected.kept >= outliers.MIN_SERIES,
     )
 
 
@@ -126,8 +126,8 @@ def _ordered(counts: Counter[str], order: Sequence[str] | None = None) -> list[t
     return [(name, counts[name]) for name in names if counts[name]]
 
 
-def _data(entries: Sequence[Entry]) -> str:
-    """The data of the script as JSON. Escaped, so that no value can close its element."""
+def _script_data(entries: Sequence[Entry]) -> str:
+    """The data of the script as JSON, escaped so that no value can end its HTML element."""
     columns = list(entries[0].ledger) if entries else []
     measures = ["scan_mm", "field_mm", "box_mm", "box_above_mm", "hu_p5", "hu_median", "hu_p95"]
     data = {
@@ -155,7 +155,7 @@ def _data(entries: Sequence[Entry]) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to 4 digits, None for NaN: no scanner resolves a micrometre."""
+    """Round floats to 4 decimals, in mm a tenth of a micrometre; None for NaN."""
     if not isinstance(value, float):
         return value
     return round(value, 4) if math.isfinite(value) else None

@@ -1,7 +1,7 @@
 """The rows of a ledger that a page shows, with their outlier scores: refused ones, then outliers.
 
-The ledger is read twice in batches: for the medians of the run, then to compare each series with
-them. Memory grows with the rows that are shown and by some bytes a series, not with the archive.
+The ledger is read twice in batches: for the medians of the run, and to compare each series with
+them. Memory grows with the rows that are shown, and by some bytes for each series.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import xxhash
 from voco_data.qc import outliers
 
 MAX_SERIES = 5_000
-"""Rows for series; RATIC has 4,711."""
+"""Largest number of rows for series; RATIC has 4,711."""
 MAX_FILES = 1_000
-"""Rows for files that belong to no series; an archive may hold a hundred times more."""
+"""Largest number of rows for files of no series; an archive may have a hundred times more."""
 BATCH_ROWS = 4_096
-KEPT = ("stored", "cached")
+KEPT_STATUSES = ("stored", "cached")
 
 LedgerLine = dict[str, Any]
 
@@ -36,7 +36,7 @@ class Row:
     """One row of the page."""
 
     ledger: LedgerLine
-    """The ledger's values; None where there is none."""
+    """The ledger's values; None if it is missing."""
     measures: dict[str, float | None]
     """Values derived from them: keys as in voco_data.qc.outliers."""
     score: float | None
@@ -45,7 +45,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ReportRows:
     """The rows of a page in its order, and counts over the whole ledger."""
 
     rows: list[Row]
@@ -54,21 +54,23 @@ class Chosen:
     kept: int
     """Series that were kept."""
     patients: int
-    """Patients of these."""
+    """Patients of the kept series."""
     outliers: int
-    """Series of these with a score above 0."""
+    """Kept series with a score above 0."""
 
 
-def choose(ledger: Path) -> Chosen:
-    """Of a ledger, at most MAX_SERIES series and MAX_FILES files: refused first, then outliers."""
-    survey = _Survey()
+def select_rows(ledger: Path) -> ReportRows:
+    """At most MAX_SERIES series and MAX_FILES files of a ledger: refused first, then outliers."""
+    statistics = _LedgerStatistics()
     for line in _lines(ledger):
-        survey.add(line)
-    spreads = outliers.measure_spreads(survey.columns())
-    rows = _FirstRows()
+        statistics.add(line)
+    spreads = outliers.measure_spreads(statistics.columns())
+    rows = _RowSelection()
     for line in _lines(ledger):
         rows.add(_row(line, spreads))
-    return Chosen(rows.sorted(), survey.counts, survey.kept, survey.patients(), rows.outliers)
+    return ReportRows(
+        rows.sorted(), statistics.counts, statistics.kept, statistics.patients(), rows.outliers
+    )
 
 
 def _lines(ledger: Path) -> Iterator[LedgerLine]:
@@ -77,7 +79,7 @@ def _lines(ledger: Path) -> Iterator[LedgerLine]:
             yield from batch.to_pylist()
 
 
-class _Survey:
+class _LedgerStatistics:
     """The measures of all kept series, and counts: 8 bytes a series and measure."""
 
     def __init__(self) -> None:
@@ -91,7 +93,7 @@ class _Survey:
         for name, counter in self.counts.items():
             if line[name]:
                 counter[line[name]] += 1
-        if line["kind"] == "series" and line["status"] in KEPT:
+        if line["kind"] == "series" and line["status"] in KEPT_STATUSES:
             self._patients.append(xxhash.xxh3_64_intdigest(line["patient_id"].encode()))
             measured = line | _measures(line)
             for key, values in self._values.items():
@@ -108,7 +110,7 @@ class _Survey:
         return {key: np.frombuffer(values, np.float64) for key, values in self._values.items()}
 
 
-class _FirstRows:
+class _RowSelection:
     """Collects rows in the ledger's order, and keeps the first ones in the page's order."""
 
     def __init__(self) -> None:
@@ -120,7 +122,7 @@ class _FirstRows:
         self.outliers += bool(row.score)
         self._added += 1
         heap = self._heaps[row.ledger["kind"]]
-        # A heap gives its smallest: the last in order. The running number makes ranks unique.
+        # The smallest item of a heap is the last on the page. The number makes ranks unique.
         ranked = ((*(-part for part in _page_order(row)), -self._added), row)
         if len(heap) < (MAX_SERIES if row.ledger["kind"] == "series" else MAX_FILES):
             heapq.heappush(heap, ranked)
@@ -139,22 +141,22 @@ def _page_order(row: Row) -> tuple[int, float]:
 
 
 def _row(line: LedgerLine, spreads: outliers.Spreads) -> Row:
-    if line["kind"] != "series" or line["status"] not in KEPT:
+    if line["kind"] != "series" or line["status"] not in KEPT_STATUSES:
         return Row(line, {}, None, ())
     measures = _measures(line)
-    verdict = outliers.judge(line | measures, spreads)
-    return Row(line, measures, verdict.score, verdict.why)
+    outlier_score = outliers.score_series(line | measures, spreads)
+    return Row(line, measures, outlier_score.score, outlier_score.why)
 
 
 def _measures(line: LedgerLine) -> dict[str, float | None]:
-    def between(low: str, high: str) -> float | None:
+    def distance_mm(low: str, high: str) -> float | None:
         return None if line[low] is None or line[high] is None else float(line[high] - line[low])
 
     columns, spacing = line["columns"], line["spacing_x_mm"]
     return {
-        "scan_mm": between("z_low_mm", "z_high_mm"),
-        "box_mm": between("box_z_low_mm", "box_z_high_mm"),
-        "box_above_mm": between("z_low_mm", "box_z_low_mm"),
+        "scan_mm": distance_mm("z_low_mm", "z_high_mm"),
+        "box_mm": distance_mm("box_z_low_mm", "box_z_high_mm"),
+        "box_above_mm": distance_mm("z_low_mm", "box_z_low_mm"),
         "field_mm": None if columns is None or spacing is None else float(columns * spacing),
         **{name: line[name] for name in ("hu_p5", "hu_median", "hu_p95")},
     }

@@ -1,6 +1,6 @@
-"""The ingest part of a longer page: what was stored, what was refused and why, where the boxes are.
+"""Sections of a longer page about ingest: what was stored, what was refused and why, the boxes.
 
-Without scripts. The full report of a run is voco_data.qc.report.
+They need no scripts. The full report of a run is voco_data.qc.report.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Volumes of HU, where they lie in the patient, and how they are stored as voxels.
+"""Volumes of HU, their geometry in the patient, and the voxels that stores keep.
 
 Key types
 ---------
-Volume : one decoded series: HU (z, y, x) in the scanner's order, and its geometry.
+Volume : one decoded series: HU (slice, row, column) and its geometry.
 Geometry : shape, spacing and axes of a volume, in LPS mm.
-Canonical : the permutation and flips to the patient's axes, and the way back.
-Box : voxel bounds in a canonical volume, who made them, and how certain they are.
+Canonical : the permutation and flips between the scanner's axes and the patient's.
+Box : voxel bounds in a canonical volume, with their source and confidence.
 Quantisation : the map from HU to stored voxels.
 HuHistogram : counts of HU in fixed bins.
 """

@@ -19,8 +19,8 @@ from .slice_spacing import (
 from .volume import (
     AIR_HU as AIR_HU,
     Volume as Volume,
-    content_state as content_state,
-    may_be_hu as may_be_hu,
+    content_hasher as content_hasher,
+    looks_like_hu as looks_like_hu,
 )
 from .voxels import (
     HIGHEST_VOXEL as HIGHEST_VOXEL,

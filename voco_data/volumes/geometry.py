@@ -28,17 +28,17 @@ ORTHOGONAL_TOLERANCE = 1e-3
 """Largest cosine between two axes that count as perpendicular."""
 
 SPACING_RANGE_MM = (0.05, 50.0)
-"""Spacings outside are not from a CT scanner."""
+"""Smallest and largest spacing that a geometry accepts."""
 
 MAX_POSITION_MM = 100_000.0
-"""No scanner has a coordinate beyond."""
+"""Largest absolute coordinate of a position."""
 
 MIN_DETERMINANT = 0.5
-"""Smallest volume that three unit axes may span; no gantry tilt makes it so small."""
+"""Smallest volume of the parallelepiped of three unit axes. No gantry tilt reaches it."""
 
 
 def unit_vector(vector: Sequence[float]) -> Triple:
-    """`vector` with length 1."""
+    """`vector` scaled to length 1. Raises SeriesRefused(BAD_GEOMETRY) for length 0."""
     x, y, z = vector
     length = math.hypot(x, y, z)
     if not length > 0:
@@ -88,7 +88,7 @@ class Geometry:
         return (z, y, x)
 
     @property
-    def sheared(self) -> bool:
+    def is_sheared(self) -> bool:
         """Whether two axes are not perpendicular."""
         matrix = np.asarray(self.axes)
         return bool(np.abs(matrix @ matrix.T - np.eye(3)).max() > ORTHOGONAL_TOLERANCE)
@@ -102,15 +102,18 @@ class Geometry:
         return matrix
 
     def is_aligned(self, tolerance_deg: float) -> bool:
-        """Whether permuting and flipping is enough: no shear, and every axis near the patient's."""
+        """Whether a permutation and flips bring the array to the canonical axes.
+
+        True without shear, if every axis is within `tolerance_deg` of a canonical one.
+        """
         _, cosines = nearest_axes(self.axes)
-        return not self.sheared and _angle_deg(cosines) <= tolerance_deg
+        return not self.is_sheared and _angle_deg(cosines) <= tolerance_deg
 
     def canonical(self, tolerance_deg: float) -> Canonical:
         """The permutation and flips that bring the array to the canonical axes.
 
-        For grids that are aligned; `voco_data.preprocessing.reorient` resamples the others onto
-        such a grid.
+        Raises ValueError unless `is_aligned(tolerance_deg)`. `voco_data.preprocessing.reorient`
+        resamples other grids onto an aligned one.
         """
         if not self.is_aligned(tolerance_deg):
             _, cosines = nearest_axes(self.axes)
@@ -129,7 +132,10 @@ class Geometry:
 def nearest_axes(
     axes: tuple[Triple, Triple, Triple],
 ) -> tuple[Index, npt.NDArray[np.float64]]:
-    """The scanner's axis nearest to canonical z, y and x, each used once, and their cosines."""
+    """The scanner's axis nearest to each of canonical z, y and x, and the signed cosines, (3,).
+
+    Each axis of the scanner is used once: the permutation with the largest sum of |cosine|.
+    """
     cosines = np.asarray(CANONICAL_AXES) @ np.asarray(axes).T
     z, y, x = max(
         itertools.permutations(range(3)),
@@ -144,13 +150,14 @@ def _angle_deg(cosines: npt.NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Canonical:
-    """A grid along the canonical axes: the native one, permuted and flipped."""
+    """A grid along the canonical axes: the scanner's grid, permuted and flipped."""
 
     native: Geometry
+    """The grid in the scanner's order."""
     permutation: Index
     """Canonical axis i is the scanner's axis permutation[i]."""
     flips: tuple[bool, bool, bool]
-    """Whether canonical axis i runs against the scanner's index."""
+    """Whether canonical axis i has the opposite direction of the scanner's axis."""
 
     @property
     def shape(self) -> Index:
@@ -182,12 +189,12 @@ class Canonical:
         )
         return (z, y, x)
 
-    def view(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """`array` in the scanner's order as a view along the canonical axes. Nothing is copied."""
+    def to_canonical(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """A view of `array`, (slice, row, column), along the canonical axes (z, y, x)."""
         return array.transpose(self.permutation)[self._flip]
 
     def to_native(self, array: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
-        """The inverse of `view`: an array along the canonical axes in the scanner's order."""
+        """A view of `array`, canonical (z, y, x), in the scanner's order: undoes `to_canonical`."""
         return array[self._flip].transpose(np.argsort(self.permutation))
 
     @property
@@ -204,10 +211,10 @@ class Box:
     start: Index
     stop: Index
     method: str
-    """How it was found: `profile` (dome, pelvis or the scan's ends), `body`, `whole`, `mask`, or
+    """Source of the box: `profile` (dome, pelvis or the scan's ends), `body`, `whole`, `mask`, or
     `given:` and the name of its maker."""
     confidence: float
-    """0 to 1; below 0.5 the box is a fallback that may hold more than the abdomen."""
+    """0 to 1; below 0.5 the box is a fallback that may contain more than the abdomen."""
 
     def __post_init__(self) -> None:
         if not all(0 <= a < b for a, b in zip(self.start, self.stop, strict=True)):

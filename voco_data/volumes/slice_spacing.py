@@ -13,12 +13,13 @@ from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 
 ROUNDING_MM = 0.11
-"""Some scanners round positions to 0.1 mm; such gaps are not uneven."""
+"""Gaps that differ by less are even: some scanners round positions to 0.1 mm."""
 
 MAX_BRIDGED_MM = 20.0
-"""Slices are never interpolated in a wider gap."""
+"""Widest gap in which slices are interpolated."""
 
 NO_INSTANCE = -1
+"""Instance number of an interpolated slice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class GapPolicy:
     tolerance: float
     """How far a gap may be from the median gap, as a fraction of it."""
     uneven: Literal["refuse", "resample"] = "refuse"
-    """Refuse a series beyond the tolerance, or interpolate it linearly at even distances."""
+    """Refuse a series with a larger deviation, or interpolate it linearly at even distances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,9 @@ class EvenPositions:
     count: int
     """Number of even positions, from the first measured one on."""
     step_mm: float
+    """Distance between even positions."""
     resampled: bool
-    """Whether slices are interpolated; else the measured positions are even enough."""
+    """Whether slices are interpolated. False if the measured positions count as even."""
 
     def resample(self, slices: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
         """`slices` (n measured, rows, columns) at the even positions, (count, rows, columns)."""
@@ -52,8 +54,8 @@ class EvenPositions:
             out[index] = np.rint(slices[below] * (1.0 - weight) + slices[below + 1] * weight)
         return out
 
-    def pick_numbers(self, numbers: Sequence[int]) -> tuple[int, ...]:
-        """Instance numbers at the even positions; NO_INSTANCE where no slice was measured."""
+    def resample_instance_numbers(self, numbers: Sequence[int]) -> tuple[int, ...]:
+        """`numbers` of the measured slices at the even positions; NO_INSTANCE between slices."""
         if not self.resampled:
             return tuple(numbers)
         distances = np.abs(self._even_mm()[:, None] - self.measured_mm[None, :])
@@ -78,7 +80,7 @@ class EvenPositions:
 
 
 def even_positions(measured_mm: npt.NDArray[np.float64], policy: GapPolicy) -> EvenPositions:
-    """The even positions for slices at two or more ascending positions along their normal, in mm.
+    """Fit even positions to two or more ascending positions of slices along their normal, in mm.
 
     Raises SeriesRefused: MISSING_SLICES if a gap is a multiple of the median gap, else
     UNEVEN_SPACING, unless the policy is to resample and no gap is wider than MAX_BRIDGED_MM.
@@ -89,7 +91,7 @@ def even_positions(measured_mm: npt.NDArray[np.float64], policy: GapPolicy) -> E
     allowed = max(policy.tolerance * median, ROUNDING_MM)
     length = float(measured_mm[-1] - measured_mm[0])
     step = length / len(gaps)
-    # Small deviations add up: no slice may lie nearer to its neighbour's position than to its own.
+    # Small deviations add up: each slice must be nearest to its own even position.
     drift = float(np.abs(measured_mm - measured_mm[0] - step * np.arange(len(measured_mm))).max())
     if deviations.max() <= allowed and drift <= step / 2:
         return EvenPositions(measured_mm, len(measured_mm), step, resampled=False)
@@ -99,7 +101,7 @@ def even_positions(measured_mm: npt.NDArray[np.float64], policy: GapPolicy) -> E
         return EvenPositions(measured_mm, count, length / (count - 1), resampled=True)
     if deviations.max() <= allowed:
         raise SeriesRefused(
-            Reason.UNEVEN_SPACING, f"slices drift up to {drift:.3f} mm from even places"
+            Reason.UNEVEN_SPACING, f"slices drift up to {drift:.3f} mm from even positions"
         )
     multiple = round(worst / median)
     missing = multiple >= 2 and abs(worst - multiple * median) <= allowed * multiple

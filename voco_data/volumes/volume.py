@@ -12,18 +12,21 @@ import xxhash
 from voco_data.volumes.geometry import Geometry
 
 AIR_HU = -1024
-"""HU of air for us. Padding (-2000, -3024) and lower values count as this wherever HU are used."""
+"""HU of air. Lower values, such as padding of -2000 or -3024, count as air."""
 
 LIGHT_HU = (-1200, -50)
-"""Exclusive bounds of air, lung and fat. Padding lies below, water and denser tissue above."""
+"""Exclusive bounds of air, lung and fat. Padding is lower, water and denser tissue are higher."""
 MIN_LIGHT_SHARE = 0.001
-"""In a scan of a person a larger share of the voxels is air, lung or fat."""
+"""Least share of the voxels of a scan of a person that is air, lung or fat."""
 _SAMPLING = 4
-"""`may_be_hu` looks at every so many voxels along each axis."""
+"""`looks_like_hu` tests every `_SAMPLING`-th voxel along each axis."""
 
 
-def may_be_hu(hu: npt.NDArray[np.int16]) -> bool:
-    """Whether values look like HU: a CT without its intercept has nothing lighter than water."""
+def looks_like_hu(hu: npt.NDArray[np.int16]) -> bool:
+    """Whether (slice, row, column) values include air, lung or fat.
+
+    They do not if the rescale intercept is missing: then no value is below that of water.
+    """
     sample = hu[:: max(1, min(_SAMPLING, len(hu) // 8)), ::_SAMPLING, ::_SAMPLING]
     n_light: int = _count_between(sample, *LIGHT_HU)
     return n_light >= MIN_LIGHT_SHARE * sample.size
@@ -48,12 +51,13 @@ class Volume:
     """(slice, row, column), slices along their normal."""
     geometry: Geometry
     instance_numbers: tuple[int, ...]
-    """InstanceNumber of every slice in the array's order; -1 where there is none."""
+    """InstanceNumber of every slice in the array's order; -1 if it is missing."""
     transfer_syntax: str
     """UID of the transfer syntax, or `nifti`."""
     flags: tuple[str, ...] = ()
-    known_content_digest: str = ""
-    """The content digest where it was computed while reading; empty otherwise."""
+    """Remarks for the ledger, such as `lossy`."""
+    precomputed_digest: str = ""
+    """The content digest if the reader computed it; empty otherwise."""
 
     def __post_init__(self) -> None:
         if self.hu.shape != self.geometry.shape:
@@ -61,28 +65,28 @@ class Volume:
 
     def content_digest(self) -> str:
         """XXH3-128 of shape and HU along the canonical axes, or those nearest to them."""
-        if self.known_content_digest:
-            return self.known_content_digest
-        canonical_hu = np.ascontiguousarray(self.geometry.nearest_canonical().view(self.hu))
-        state = content_state(canonical_hu.shape)
-        state.update(canonical_hu.data)
-        return state.hexdigest()
+        if self.precomputed_digest:
+            return self.precomputed_digest
+        canonical_hu = np.ascontiguousarray(self.geometry.nearest_canonical().to_canonical(self.hu))
+        hasher = content_hasher(canonical_hu.shape)
+        hasher.update(canonical_hu.data)
+        return hasher.hexdigest()
 
-    def input_digest(self, driver: str = "") -> str:
-        """XXH3-128 over the content digest, the geometry and `driver`.
+    def input_digest(self, box_digest: str = "") -> str:
+        """XXH3-128 over the content digest, the geometry and `box_digest`.
 
-        `driver` is the digest of a mask or a given box that determines the box, or empty. Equal
+        `box_digest` is the digest of the mask or given box that determines the box, or empty. Equal
         digests mean equal HU in the scanner's order too: the geometry gives permutation and flips.
-        No id and no path enters: a moved, copied or renamed archive has the same digests.
+        Ids and paths are not part of it, so a moved or renamed archive has the same digests.
         """
-        state = xxhash.xxh3_128(self.content_digest().encode())
+        hasher = xxhash.xxh3_128(self.content_digest().encode())
         g = self.geometry
         numbers = [*g.shape, *g.spacing_mm, *g.origin_mm, *(c for axis in g.axes for c in axis)]
-        state.update(np.asarray(numbers, dtype="<f8").data)
-        state.update(driver.encode())
-        return state.hexdigest()
+        hasher.update(np.asarray(numbers, dtype="<f8").data)
+        hasher.update(box_digest.encode())
+        return hasher.hexdigest()
 
 
-def content_state(shape: tuple[int, ...]) -> xxhash.xxh3_128:
-    """The state of a content digest before its first voxel: update it with HU in C order."""
+def content_hasher(shape: tuple[int, ...]) -> xxhash.xxh3_128:
+    """A hasher for the content digest of a volume of `shape`, to be updated with HU in C order."""
     return xxhash.xxh3_128(np.asarray(shape, "<i8").data)

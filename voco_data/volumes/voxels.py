@@ -1,8 +1,7 @@
-"""Stored voxels: the type of one, the map from HU to it and back, and memory for many.
+"""Stored voxels: their type, the map between HU and stored values, and aligned memory.
 
-Another type of voxel begins here; the field `quantisation` of `voco_data.store.spec` names it in a
-spec. Stores, the resampler and the export take the type from here. The loaders of
-`voco_models.data` expect uint8.
+Stores, the resampler and the export take the type from here; the field `quantisation` of
+`voco_data.store.spec` names it in a spec. The loaders of `voco_models.data` expect uint8.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ Voxel: TypeAlias = np.uint8
 Voxels: TypeAlias = npt.NDArray[np.uint8]
 """Stored voxels, (Z, Y, X) unless a docstring says otherwise."""
 _ALIGNMENT = 64
-"""Bytes. Copies into memory that is not aligned are slow."""
+"""Bytes. Copies into unaligned memory are slower."""
 LOWEST_VOXEL, HIGHEST_VOXEL = 0, 255
-"""Stored values of the window's ends and of whatever lies beyond them."""
+"""Stored values of the window's lower and upper end, and of HU beyond them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """A window of HU on LOWEST_VOXEL..HIGHEST, linear, rounded half up, clipped at its ends."""
+    """A window of HU, mapped linearly to LOWEST_VOXEL..HIGHEST_VOXEL, rounded half up, clipped."""
 
     low_hu: float
     """HU that becomes LOWEST_VOXEL."""
@@ -34,11 +33,11 @@ class Quantisation:
 
     @property
     def steps_per_hu(self) -> float:
-        """Stored values a HU."""
+        """Stored values per HU."""
         return (HIGHEST_VOXEL - LOWEST_VOXEL) / self.width_hu
 
     def to_hu(self, voxels: Voxels) -> npt.NDArray[np.int16]:
-        """int16 HU of stored voxels, rounded: `low + v / 255 * width`."""
+        """HU of stored voxels, of any shape, rounded: `low + v / 255 * width`."""
         values = self.low_hu + np.arange(HIGHEST_VOXEL + 1) / HIGHEST_VOXEL * self.width_hu
         table: npt.NDArray[np.int16] = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
         return table[voxels]

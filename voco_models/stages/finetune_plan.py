@@ -21,9 +21,9 @@ from voco_data.labels import (
     Labels,
     Split,
     TargetTable,
-    holders_of_one_volume,
     join_labels,
     make_split,
+    patients_sharing_volumes,
     read_labels,
 )
 from voco_data.store import Store
@@ -120,14 +120,14 @@ def make_plan(
         pseudonymise=pseudonymise,
     )
     table = store.catalogue.assign(
-        person=[joined.person.get(str(p), str(p)) for p in store.catalogue["patient_id"]]
+        person=[joined.label_ids.get(str(p), str(p)) for p in store.catalogue["patient_id"]]
     )
     split = make_split(
         joined.labels.patient_ids,
         joined.labels.organs,
         n_folds=recipe.n_folds,
         seed=recipe.seed,
-        linked=holders_of_one_volume(table["person"], table["content_digest"]),
+        linked=patients_sharing_volumes(table["person"], table["content_digest"]),
     )
     first = first_weights(init, recipe)
     shrink = recipe.view.reduce == "average"

@@ -40,13 +40,13 @@ def test_the_histogram_of_a_box_is_counted_once(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boxes = []
-    count = HuHistogram.of_box
+    count = HuHistogram.from_box
 
     def of_box(hu: npt.NDArray[np.int16], box: Box) -> HuHistogram:
         boxes.append(box)
         return count(hu, box)
 
-    monkeypatch.setattr(HuHistogram, "of_box", of_box)
+    monkeypatch.setattr(HuHistogram, "from_box", of_box)
     ours.fill_stores(home / "rle", tmp_path)()  # two stores of one crop policy, and a preview
     assert len(boxes) == 1
 

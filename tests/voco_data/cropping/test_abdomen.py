@@ -258,9 +258,9 @@ def test_scans_that_show_neither_end_keep_every_slice_and_every_organ(real_ct: P
     )
     abdomen = read_nifti(folder / "example_ct.nii.gz", min_slices=8)
     for volume, mask in ((slab, "example_seg_dicom.nii.gz"), (abdomen, "example_seg.nii.gz")):
-        where = volume.geometry.canonical(5.0)
-        hu = np.ascontiguousarray(where.view(volume.hu), np.int16)
-        box = find_box(hu, where.spacing_mm, crop="abdomen", margin_mm=NONE)
+        canonical = volume.geometry.canonical(5.0)
+        hu = np.ascontiguousarray(canonical.to_canonical(volume.hu), np.int16)
+        box = find_box(hu, canonical.spacing_mm, crop="abdomen", margin_mm=NONE)
         assert (box.start[0], box.stop[0]) == (0, len(hu))
         assert box.confidence >= 0.5
         labels = nibabel.as_closest_canonical(nibabel.load(folder / mask))

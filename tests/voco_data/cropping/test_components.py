@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings, strategies as st
 from scipy import ndimage
 
-from voco_data.cropping.components import label
+from voco_data.cropping.components import label_components
 from voco_data.deidentification.burned_in import _euler_number
 
 IN_PLANE = np.zeros((3, 3, 3), np.uint8)
@@ -25,9 +25,9 @@ def test_labels_equal_scipys(
 ) -> None:
     mask = np.random.default_rng(seed).random(shape) < share
     expected, count = ndimage.label(mask, None if across_slices else IN_PLANE)
-    found, number = label(mask, across_slices=across_slices)
+    labels, number = label_components(mask, across_slices=across_slices)
     assert number == count
-    assert np.array_equal(found, expected)
+    assert np.array_equal(labels, expected)
 
 
 @settings(max_examples=200, deadline=None)

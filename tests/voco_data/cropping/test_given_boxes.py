@@ -21,8 +21,8 @@ PROFILE = Box((5, 10, 10), (50, 90, 110), "profile", 0.9)
 CANONICAL = Geometry(SHAPE, SPACING, (0.0, 0.0, -200.0), CANONICAL_AXES).canonical(5.0)
 
 
-def boxed(found: Box, **organs: OrganBounds) -> Box:
-    return include_organs(found, organs, SHAPE, SPACING, MARGIN)
+def boxed(profile_box: Box, **organs: OrganBounds) -> Box:
+    return include_organs(profile_box, organs, SHAPE, SPACING, MARGIN)
 
 
 def test_liver_and_spleen_determine_the_top() -> None:
@@ -98,12 +98,12 @@ def test_a_table_of_boxes(tmp_path: Path, name: str) -> None:
     )
     path = tmp_path / name
     table.to_csv(path, index=False) if name.endswith("csv") else table.to_parquet(path)
-    found = read_boxes(path)
-    assert list(found) == ["1", "2.5"]
+    boxes = read_boxes(path)
+    assert list(boxes) == ["1", "2.5"]
     blank = tmp_path / "blank.csv"
     blank.write_text("series_uid,z_low_mm,z_high_mm,made_by,confidence\n1,0,5,,\n")
-    assert read_boxes(blank)["1"].digest == found["1"].digest
-    assert (found["1"].z_high_mm, found["1"].made_by, found["1"].confidence) == (5.0, "table", 1.0)
+    assert read_boxes(blank)["1"].digest == boxes["1"].digest
+    assert (boxes["1"].z_high_mm, boxes["1"].made_by, boxes["1"].confidence) == (5.0, "table", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ class Twins:
         root.remove_folder("")
         for key, data in files(self.folder).items():
             root.write(key, data)
-        private = pseudonyms.folder_of(root)
+        private = pseudonyms.private_folder(root)
         shutil.rmtree(private, ignore_errors=True)
         shutil.copytree(self.made / "private", private)
 
@@ -221,7 +221,7 @@ def test_a_patient_is_forgotten_as_well(twins: Twins, capsys: pytest.CaptureFixt
     assert twins.there() == before
     assert of_both(capsys, twins, "forget", "ROOT", PATIENT, "--yes") == dry | {"removed": True}
     assert twins.there() == twins.here()
-    private = pseudonyms.folder_of(open_storage(twins.url))
+    private = pseudonyms.private_folder(open_storage(twins.url))
     assert files(private).keys() == files(twins.folder / "private").keys()
     for data in (*twins.server.objects(f"{twins.prefix}/").values(), *files(private).values()):
         tables = meaning("x.parquet", data) if data[:4] == b"PAR1" else data.decode("latin-1")

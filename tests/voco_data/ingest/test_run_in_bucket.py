@@ -21,9 +21,9 @@ import pytest
 import zarr
 from zarr.storage import ObjectStore
 
-from flows.artifacts import address_of
+from flows.artifacts import link_address
 from flows.command import main
-from flows.ids import renaming_of
+from flows.ids import patient_pseudonymiser
 from flows.preprocess import preprocess as preprocess_flow
 from flows.pretrain import pretrain as pretrain_flow
 from tests.support.ct_files import body, write_slices
@@ -398,8 +398,8 @@ def test_flows_take_urls_as_they_are(bench: Bench) -> None:
 
 
 def test_a_report_in_a_bucket_is_linked_by_its_url() -> None:
-    assert address_of("s3://b/runs/report.html") == "s3://b/runs/report.html"
-    assert address_of(Path("/runs/report.html")) == "file:///runs/report.html"
+    assert link_address("s3://b/runs/report.html") == "s3://b/runs/report.html"
+    assert link_address(Path("/runs/report.html")) == "file:///runs/report.html"
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_names_stay_on_the_machine_that_has_the_key(
 ) -> None:
     with caplog.at_level("INFO"):
         path = bench.run(bench.url, keep_ids=False).stores["small"]
-    folder = pseudonyms.folder_of(open_storage(bench.url))
+    folder = pseudonyms.private_folder(open_storage(bench.url))
     assert str(folder) in caplog.text
     assert folder.is_relative_to(bench.tmp / "data")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -435,7 +435,7 @@ def test_names_stay_on_the_machine_that_has_the_key(
     assert key not in everything
     assert key.hex().encode() not in everything
     assert b"Doe" not in everything
-    assert renaming_of(path)("p1") in set(Store.open(path).catalogue["patient_id"])  # type: ignore[misc]
+    assert patient_pseudonymiser(path)("p1") in set(Store.open(path).catalogue["patient_id"])  # type: ignore[misc]
 
     monkeypatch.setenv("XDG_DATA_HOME", str(bench.tmp / "other machine"))
     with pytest.raises(InputError, match=r"key that is not in .*other machine.*VOCO_PRIVATE"):

@@ -98,7 +98,7 @@ def _name(root: Path, barrier: object, names: object) -> None:
     barrier.wait()  # type: ignore[attr-defined]
     hide = pseudonyms.load_or_make(LocalStorage(root))
     names.put(hide("patient", "x"))  # type: ignore[attr-defined]
-    pseudonyms.save_map(LocalStorage(root), hide)
+    pseudonyms.merge_into_map(LocalStorage(root), hide)
 
 
 def test_one_key_however_many_make_it_at_once(tmp_path: Path) -> None:

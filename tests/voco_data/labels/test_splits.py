@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from voco_data.errors import InputError
-from voco_data.labels.splits import Split, holders_of_one_volume, make_split
+from voco_data.labels.splits import Split, make_split, patients_sharing_volumes
 
 
 @st.composite
@@ -129,19 +129,19 @@ def test_linked_patients_share_a_part(
     assert make_split(ids, labels, n_folds=n_folds, seed=seed, linked=shuffled) == split
 
 
-def test_a_chain_of_copies_is_one_family_and_sizes_stay_exact() -> None:
+def test_a_chain_of_copies_is_one_component_and_sizes_stay_exact() -> None:
     ids = [f"{i:02d}" for i in range(50)]
     labels = np.random.default_rng(0).choice(3, size=(50, 3), p=[0.7, 0.2, 0.1])
     patients = ["03", "17", "17", "31", "44", "45", "08"]
     digests = ["x", "x", "y", "y", "z", "z", "alone"]
-    links = holders_of_one_volume(patients, digests)
+    links = patients_sharing_volumes(patients, digests)
     assert links == [("03", "17"), ("17", "31"), ("44", "45")]
     for seed in range(20):
         split = make_split(ids, labels, n_folds=5, seed=seed, linked=links)
         parts = [set(part) for part in (split.test, *split.folds)]
         assert [len(part) for part in parts] == [10, 8, 8, 8, 8, 8]
-        for family in ({"03", "17", "31"}, {"44", "45"}):
-            assert sum(family <= part for part in parts) == 1
+        for component in ({"03", "17", "31"}, {"44", "45"}):
+            assert sum(component <= part for part in parts) == 1
 
 
 def test_no_links_change_nothing() -> None:
@@ -151,7 +151,7 @@ def test_no_links_change_nothing() -> None:
     assert make_split(ids, labels, n_folds=5, seed=3, linked=[("00", "00")]) == plain
 
 
-def test_one_family_cannot_be_split() -> None:
+def test_one_component_cannot_be_split() -> None:
     ids = [str(i) for i in range(9)]
     links = [("0", other) for other in ids]
     with pytest.raises(InputError, match="share so many volumes that they are 1 groups"):

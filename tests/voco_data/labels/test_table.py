@@ -43,8 +43,8 @@ def test_reads_grades_by_patient(labels: Labels) -> None:
 
 
 def test_keeps_leading_zeros_of_ids(tmp_path: Path) -> None:
-    found = read_labels(write(tmp_path, "007" + ROWS[0][5:], ROWS[1]))
-    assert found.patient_ids == ("007", "9")
+    labels = read_labels(write(tmp_path, "007" + ROWS[0][5:], ROWS[1]))
+    assert labels.patient_ids == ("007", "9")
 
 
 def test_digest_is_of_the_file(tmp_path: Path) -> None:
@@ -54,9 +54,9 @@ def test_digest_is_of_the_file(tmp_path: Path) -> None:
 
 def test_optional_groups_may_be_absent(tmp_path: Path) -> None:
     header = "patient_id," + ",".join(HEADER.split(",")[5:14])
-    found = read_labels(write(tmp_path, "a,1,0,0,0,1,0,0,0,1", header=header))
-    assert found.binary == {}
-    np.testing.assert_array_equal(found.organs, [[0, 1, 2]])
+    labels = read_labels(write(tmp_path, "a,1,0,0,0,1,0,0,0,1", header=header))
+    assert labels.binary == {}
+    np.testing.assert_array_equal(labels.organs, [[0, 1, 2]])
 
 
 def test_arrays_cannot_be_changed(labels: Labels) -> None:
@@ -102,14 +102,14 @@ def test_labels_may_cover_more_than_the_store(labels: Labels) -> None:
     assert joined.labels.patient_ids == ("10004", "9")
     np.testing.assert_array_equal(joined.labels.organs, [[1, 0, 2], [0, 0, 0]])
     np.testing.assert_array_equal(joined.labels.binary["extravasation"], [1, 0])
-    assert joined.person == {"10004": "10004", "9": "9"}
+    assert joined.label_ids == {"10004": "10004", "9": "9"}
 
 
 def test_unlabelled_patient_needs_consent(labels: Labels) -> None:
     with pytest.raises(InputError, match="11111"):
         join_labels(labels, ["9", "11111"])
     joined = join_labels(labels, ["9", "11111"], allow_unlabelled=True)
-    assert joined.person == {"9": "9"}
+    assert joined.label_ids == {"9": "9"}
 
 
 def test_labels_of_no_patient_are_refused_even_with_consent(labels: Labels) -> None:
@@ -126,4 +126,4 @@ def test_pseudonyms_match_and_stay(labels: Labels) -> None:
 def test_an_id_and_its_pseudonym_are_one_person(labels: Labels) -> None:
     joined = join_labels(labels, ["p9", "9"], pseudonymise=lambda patient: f"p{patient}")
     assert joined.labels.patient_ids == ("9",)
-    assert joined.person == {"9": "9", "p9": "9"}
+    assert joined.label_ids == {"9": "9", "p9": "9"}

@@ -258,7 +258,7 @@ def test_the_patient_of_a_nifti_is_its_name_or_its_folder(tmp_path: Path) -> Non
     assert {e.series_uid for e in indexed(tmp_path)[0]} >= {"P3", "set/s0001/ct"}
 
 
-@pytest.mark.parametrize("step", ["segmented_series", "parse_header", "make_stack_key"])
+@pytest.mark.parametrize("step", ["segmentation_reference", "parse_header", "make_stack_key"])
 def test_a_header_that_converts_for_ever_costs_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -37,8 +37,8 @@ with index_archive(source) as cohort:
         for name, file in named.odd_files()
     )
     ledger.write(root, rows)
-    pseudonyms.save_map(root, hidden)
-    pseudonyms.save_map(root, hidden)
+    pseudonyms.merge_into_map(root, hidden)
+    pseudonyms.merge_into_map(root, hidden)
 print(json.dumps({
     "slices": slices,
     "series": series,
@@ -89,7 +89,11 @@ def measured(source: Path, root: Path, mode: str) -> dict[str, float]:
         (20_000, "plain", "rss_mb", 32),
         (20_000, "trace", "traced_mb", 10),
         pytest.param(
-            *(200_000, "plain", "rss_mb", 64), marks=[pytest.mark.slow, pytest.mark.timeout(1200)]
+            200_000,
+            "plain",
+            "rss_mb",
+            64,
+            marks=[pytest.mark.slow, pytest.mark.timeout(1200)],
         ),
     ],
 )

@@ -29,8 +29,8 @@ def index_toy(base: Path, table: IndexTable, advance: Advance) -> str:
         if is_toy(path):
             table.add_slice(number, table.add_series("nifti", patient=path[0], uid=path[:-8]))
         else:
-            table.add_odd(OddFile(path, Reason.NOT_MEDICAL, f"no toy of {base.name}"))
-    table.locate()
+            table.add_odd_file(OddFile(path, Reason.NOT_MEDICAL, f"no toy of {base.name}"))
+    table.set_file_ranges()
     return "toy"
 
 
@@ -40,7 +40,7 @@ TOY = Layout(
     index=index_toy,
     signs=(is_toy,),
     top_files=("toys.csv",),
-    is_known=is_toy,
+    is_own_file=is_toy,
     public_ids=True,
 )
 

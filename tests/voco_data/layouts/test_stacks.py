@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from tests.support.headers import indexed, reasons, write_header, write_stack
 from voco_data.layouts.index import index_archive
-from voco_data.layouts.stacks import representatives
+from voco_data.layouts.stacks import merge_close_values
 
 CORONAL = [1, 0, 0, 0, 0, -1]
 
@@ -308,10 +308,10 @@ GEOMETRY = st.tuples(
 @given(st.lists(GEOMETRY, min_size=1, max_size=20), st.randoms(use_true_random=False))
 @settings(deadline=None)
 def test_geometries_are_grouped_whatever_their_order(values: list[Any], random: Any) -> None:
-    lows = dict(zip(values, representatives(values), strict=True))
+    lows = dict(zip(values, merge_close_values(values), strict=True))
     shuffled = list(values)
     random.shuffle(shuffled)
-    assert dict(zip(shuffled, representatives(shuffled), strict=True)) == lows
+    assert dict(zip(shuffled, merge_close_values(shuffled), strict=True)) == lows
     for one in values:
         for other in values:
             if one[0] == other[0] and max(abs(a - b) for a, b in zip(one, other)) < 4e-4:  # noqa: B905

@@ -20,7 +20,7 @@ from voco_data.cohort import MaskFile
 from voco_data.dicom.series.reader import read_series
 from voco_data.masks.dicom_seg import read_seg
 from voco_data.masks.files import read_masks
-from voco_data.masks.organs import RATIC, find_organs, known_name
+from voco_data.masks.organs import RATIC_ORGANS, find_organs, match_organ
 from voco_data.masks.placement import Mask, MaskMisplacedError, place_mask
 from voco_data.phantom.plan import CohortSpec, plan_patient
 from voco_data.phantom.ratic import write_patient
@@ -109,18 +109,33 @@ def write_seg(path: Path, slices: list[Path], labels: npt.NDArray[np.uint16]) ->
         for number, name in ((1, "Liver"), (2, "Left kidney of Jane Doe"))
     ]
     pixels = np.stack([labels == 1, labels == 4], axis=-1)
-    made = highdicom.seg.Segmentation(
-        *(sources, pixels, "BINARY", descriptions, highdicom.UID(), 1, highdicom.UID(), 1),
-        *("voco", "tests", "1", "1"),
+    segmentation = highdicom.seg.Segmentation(
+        source_images=sources,
+        pixel_array=pixels,
+        segmentation_type="BINARY",
+        segment_descriptions=descriptions,
+        series_instance_uid=highdicom.UID(),
+        series_number=1,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="voco",
+        manufacturer_model_name="tests",
+        software_versions="1",
+        device_serial_number="1",
     )
-    made.save_as(path)
+    segmentation.save_as(path)
     return MaskFile(path.name, "dicom_seg", "unknown")
 
 
 SEG_TAGS = dict.fromkeys(
     (
-        *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
-        *("PatientBirthDate", "PatientSex"),
+        "StudyDate",
+        "StudyTime",
+        "StudyID",
+        "AccessionNumber",
+        "ReferringPhysicianName",
+        "PatientBirthDate",
+        "PatientSex",
     ),
     "",
 ) | {"FrameOfReferenceUID": "1.2.3.4"}
@@ -175,10 +190,10 @@ def test_two_masks_share_one_map(tmp_path: Path) -> None:
 
 
 def test_names_of_organs_are_a_closed_list() -> None:
-    assert known_name("Left Kidney") == "kidney_left"
-    assert known_name("kidney, left") == "kidney_left"
-    assert known_name("Liver") == "liver"
-    assert known_name("Liver of Jane Doe") == ""
+    assert match_organ("Left Kidney") == "kidney_left"
+    assert match_organ("kidney, left") == "kidney_left"
+    assert match_organ("Liver") == "liver"
+    assert match_organ("Liver of Jane Doe") == ""
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -197,14 +212,20 @@ def test_ratic_segmentations_land_on_the_right_voxels_in_both_z_directions(
     placed, flags = read_masks(tmp_path, [file], volume.geometry)
     assert placed is not None
     assert flags == ("mask",)
-    where = volume.geometry.canonical(5.0)
-    found, truth = where.view(placed.labels), render_scan(plan.model, one.scan).organs
-    for number, name in RATIC.items():
-        ours, theirs = found == number, truth == number
+    canonical = volume.geometry.canonical(5.0)
+    placed_labels, truth = (
+        canonical.to_canonical(placed.labels),
+        render_scan(plan.model, one.scan).organs,
+    )
+    for number, name in RATIC_ORGANS.items():
+        ours, theirs = placed_labels == number, truth == number
         assert theirs.any(), name
         dice = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
         assert dice == 1.0, name
-    centre = {name: np.argwhere(found == number)[:, 2].mean() for number, name in RATIC.items()}
+    centre = {
+        name: np.argwhere(placed_labels == number)[:, 2].mean()
+        for number, name in RATIC_ORGANS.items()
+    }
     assert centre["kidney_left"] > centre["kidney_right"]  # x grows to the patient's left
     assert centre["spleen"] > centre["liver"]
 

@@ -15,7 +15,7 @@ from voco_data.errors import SeriesRefused
 from voco_data.nifti.reader import read_nifti
 from voco_data.reasons import Reason
 from voco_data.volumes.slice_spacing import GapPolicy
-from voco_data.volumes.volume import may_be_hu
+from voco_data.volumes.volume import looks_like_hu
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
@@ -39,9 +39,9 @@ def test_any_axis_direction_gives_one_canonical_volume(
     scale = np.array([-2.0, -2.0, 5.0]) * flips
     affine = np.diag([*scale, 1.0])
     volume = read_nifti(write(tmp_path / "a.nii.gz", array, affine), min_slices=8)
-    where = volume.geometry.canonical(5.0)
-    assert np.array_equal(where.view(volume.hu), hu)
-    assert where.spacing_mm == pytest.approx((5.0, 2.0, 2.0))
+    canonical = volume.geometry.canonical(5.0)
+    assert np.array_equal(canonical.to_canonical(volume.hu), hu)
+    assert canonical.spacing_mm == pytest.approx((5.0, 2.0, 2.0))
 
 
 def test_position_is_the_affine_in_lps(tmp_path: Path) -> None:
@@ -68,9 +68,9 @@ def test_labels_with_an_ignored_class_and_normalised_values_are_not_ct(tmp_path:
     assert refusal(write(tmp_path / "ignore.nii.gz", labels, np.eye(4))) == Reason.NOT_CT
     scored = np.random.default_rng(0).normal(0, 1, (20, 20, 20)).astype(np.float32)
     volume = read_nifti(write(tmp_path / "z.nii.gz", scored, np.eye(4)), min_slices=8)
-    assert not may_be_hu(volume.hu)
-    assert may_be_hu(body())
-    assert not may_be_hu(body() + 1024)
+    assert not looks_like_hu(volume.hu)
+    assert looks_like_hu(body())
+    assert not looks_like_hu(body() + 1024)
 
 
 def test_a_file_that_goes_on_and_on_is_unreadable(tmp_path: Path) -> None:

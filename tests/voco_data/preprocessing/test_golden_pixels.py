@@ -16,7 +16,7 @@ import xxhash
 
 from tests.support.ct_files import write_slices
 from voco_data.cohort import SeriesEntry
-from voco_data.preprocessing.steps import find_boxes, prepare, to_grid
+from voco_data.preprocessing.steps import find_boxes, prepare_series, resample_to_grid
 from voco_data.store.spec import ALGORITHM_VERSION, FINETUNE, PRETRAIN
 
 SHAPE = (40, 120, 132)
@@ -93,10 +93,10 @@ def entry(folder: Path, kind: str) -> SeriesEntry:
 
 
 def hashes(folder: Path, series: SeriesEntry) -> tuple[str, str]:
-    prepared = prepare(folder, series, PRETRAIN)
-    found = find_boxes(prepared, [PRETRAIN, FINETUNE])
+    prepared = prepare_series(folder, series, PRETRAIN)
+    boxes = find_boxes(prepared, [PRETRAIN, FINETUNE])
     first, second = (
-        xxhash.xxh3_128_hexdigest(to_grid(prepared, found[spec], spec).data)
+        xxhash.xxh3_128_hexdigest(resample_to_grid(prepared, boxes[spec], spec).data)
         for spec in (PRETRAIN, FINETUNE)
     )
     return first, second
@@ -106,17 +106,17 @@ def hashes(folder: Path, series: SeriesEntry) -> tuple[str, str]:
 def test_pixels_change_only_with_the_algorithm_version(
     tmp_path: Path, write: Callable[[Path], SeriesEntry]
 ) -> None:
-    known = GOLDEN.get(ALGORITHM_VERSION, {}).get(write.__name__)
-    found = hashes(tmp_path / "scan", write(tmp_path / "scan"))
-    assert found == known, (
+    pinned = GOLDEN.get(ALGORITHM_VERSION, {}).get(write.__name__)
+    computed = hashes(tmp_path / "scan", write(tmp_path / "scan"))
+    assert computed == pinned, (
         f"the pixels of {write.__name__!r} are not those of algorithm version {ALGORITHM_VERSION}. "
         "If they were meant to change, bump ALGORITHM_VERSION in voco_data/store/spec.py, and pin "
-        f"the new ones here: {write.__name__!r}: {found}"
+        f"the new ones here: {write.__name__!r}: {computed}"
     )
 
 
 def test_the_scan_shows_an_abdomen(tmp_path: Path) -> None:
-    prepared = prepare(tmp_path / "scan", rle(tmp_path / "scan"), PRETRAIN)
+    prepared = prepare_series(tmp_path / "scan", rle(tmp_path / "scan"), PRETRAIN)
     box = find_boxes(prepared, [PRETRAIN])[PRETRAIN]
     assert box.method == "profile"
     assert box.confidence >= 0.8
@@ -124,7 +124,7 @@ def test_the_scan_shows_an_abdomen(tmp_path: Path) -> None:
 
 def test_dicom_and_nifti_of_one_scan_have_one_content(tmp_path: Path) -> None:
     contents = {
-        prepare(tmp_path / name, write(tmp_path / name), PRETRAIN).content_digest
+        prepare_series(tmp_path / name, write(tmp_path / name), PRETRAIN).content_digest
         for name, write in (("rle", rle), ("nifti", nifti))
     }
     assert len(contents) == 1

@@ -67,7 +67,7 @@ def test_an_oblique_volume_keeps_every_value_in_its_place(angle: float, about: s
 def test_a_tilted_gantry_is_straightened(tilt: float) -> None:
     _, down, right = turned(tilt, "x")
     geometry = Geometry((14, 30, 20), (2.5, 1.0, 1.0), (0.0, 0.0, 0.0), ((0, 0, 1), down, right))
-    assert geometry.sheared
+    assert geometry.is_sheared
     assert check(geometry).flags == ("tilt_corrected",)
 
 
@@ -110,7 +110,7 @@ def test_tilted_files_are_read_as_they_are_and_straightened_after(tmp_path: Path
     )
     volume = read_series(paths, gaps=GapPolicy(0.05), min_slices=8)
     assert np.array_equal(volume.hu, hu)
-    assert volume.geometry.sheared
+    assert volume.geometry.is_sheared
     assert volume.geometry.spacing_mm == pytest.approx((2.5, 1.0, 1.0), abs=1e-5)
     assert volume.geometry.axes[0] == pytest.approx((0, 0, 1), abs=1e-6)
     upright = to_canonical_grid(volume)

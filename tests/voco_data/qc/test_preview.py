@@ -25,7 +25,7 @@ SLOT = preview.SLOT_PX
 def write_preview(
     folder: Path, hu: npt.NDArray[np.int16], box: Box = BOX, name: str = "p.jpg"
 ) -> None:
-    histogram = HuHistogram.of_box(hu, box)
+    histogram = HuHistogram.from_box(hu, box)
     preview.write(LocalStorage(folder), name, hu, SPACING_MM, box, histogram)
 
 
@@ -130,7 +130,7 @@ def test_a_preview_costs_little(tmp_path: Path) -> None:
     times = []
     for _ in range(9):
         began = time.perf_counter()
-        histogram = HuHistogram.of_box(hu, box)
+        histogram = HuHistogram.from_box(hu, box)
         preview.write(LocalStorage(tmp_path), "p.jpg", hu, (1.0, 0.8, 0.8), box, histogram)
         times.append(time.perf_counter() - began)
     print(f"preview.write: {1000 * statistics.median(times):.1f} ms")

@@ -244,7 +244,7 @@ def test_the_drawn_box_is_where_the_box_is(chrome: webdriver.Chrome, tmp_path: P
     box = Box((10, 15, 20), (30, 45, 70), "profile", 0.9)
     row = qc_cohort.kept(1)
     ledger = qc_cohort.write(tmp_path, [row], pictures=False)
-    key, histogram = preview.key_of(row.input_digest), HuHistogram.of_box(hu, box)
+    key, histogram = preview.key_of(row.input_digest), HuHistogram.from_box(hu, box)
     preview.write(LocalStorage(tmp_path), key, hu, (5.0, 2.0, 2.0), box, histogram)
     path = tmp_path / "report.html"
     path.write_text(render_report("one", ledger, LocalStorage(tmp_path)))

@@ -27,14 +27,14 @@ def test_canonical_index_grows_superior_posterior_left(
 ) -> None:
     axes = tuple(tuple(s * AXES[o]) for s, o in zip(signs, order, strict=True))
     geometry = Geometry((4, 5, 6), (3.0, 2.0, 1.5), (10.0, -20.0, 30.0), axes)
-    where = geometry.canonical(5.0)
+    canonical = geometry.canonical(5.0)
     labels = np.arange(4 * 5 * 6).reshape(geometry.shape)
-    turned = where.view(labels)
-    assert turned.shape == where.shape
-    for index in [(0, 0, 0), (where.shape[0] - 1, 1, 2), (1, where.shape[1] - 1, 0)]:
+    turned = canonical.to_canonical(labels)
+    assert turned.shape == canonical.shape
+    for index in [(0, 0, 0), (canonical.shape[0] - 1, 1, 2), (1, canonical.shape[1] - 1, 0)]:
         native = np.unravel_index(int(turned[index]), geometry.shape)
         x, y, z = position(geometry, native)
-        expected = np.add(where.first_mm, np.multiply(index, where.spacing_mm))
+        expected = np.add(canonical.first_mm, np.multiply(index, canonical.spacing_mm))
         assert np.allclose(expected, (z, y, x))
 
 

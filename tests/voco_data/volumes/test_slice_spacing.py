@@ -57,6 +57,6 @@ def test_a_linear_ramp_survives_any_spacing(gaps: list[float], slope: float) -> 
     even = even_positions(at, RESAMPLE)
     ramp = np.rint(slope * at).astype(np.int16)[:, None, None]
     result = even.resample(ramp)[:, 0, 0]
-    wanted = slope * np.linspace(0.0, at[-1], even.count) if even.resampled else ramp[:, 0, 0]
-    assert np.abs(result - wanted).max() <= 1.0
-    assert len(even.pick_numbers(range(len(at)))) == even.count
+    expected = slope * np.linspace(0.0, at[-1], even.count) if even.resampled else ramp[:, 0, 0]
+    assert np.abs(result - expected).max() <= 1.0
+    assert len(even.resample_instance_numbers(range(len(at)))) == even.count

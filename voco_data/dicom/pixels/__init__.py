@@ -1,4 +1,4 @@
 """Encoded frames to stored values (`decode`), and stored values to HU (`modality`, `hu_kernels`).
 
-`claimed_size` checks what a frame claims before a codec may allocate memory for it.
+`frame_headers` parses the header of an encoded frame before a codec allocates memory for it.
 """

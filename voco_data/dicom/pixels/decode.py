@@ -1,4 +1,4 @@
-"""Encoded frames to stored values: a decoder for each transfer syntax, then bits and sign."""
+"""Encoded frames to stored values: a decoder by transfer syntax, then the stored bits and sign."""
 
 from __future__ import annotations
 
@@ -18,24 +18,32 @@ from voco_data.dicom.binary_format import (
     UNCOMPRESSED,
     UNDEFINED_LENGTH,
 )
-from voco_data.dicom.header import ALLOCATED_BITS, known_uid, transfer_syntax
-from voco_data.dicom.pixels.claimed_size import Claim, check_rle_header, jpeg2k_claim, jpeg_claim
+from voco_data.dicom.header import ALLOCATED_BITS, describe_uid, transfer_syntax
+from voco_data.dicom.pixels.frame_headers import (
+    FrameHeader,
+    check_rle_header,
+    parse_jpeg2000_header,
+    parse_jpeg_header,
+)
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 
 Raw = npt.NDArray[np.generic]
+"""Values of a codec or of the file, of BitsAllocated bits."""
 Stored = npt.NDArray[np.integer]
+"""Stored values (PS3.5 8.1.1): the BitsStored bits, with their sign."""
 
 END_MARKER = b"\xff\xd9"
 """EOI of JPEG and JPEG-LS (T.81 B.1.1.3), EOC of JPEG 2000 (T.800 A.4.4)."""
 END_BYTES = 16
-"""The end marker stands in the last so many bytes of a frame; padding may follow it."""
+"""The end marker is in the last END_BYTES of a frame; padding may follow it."""
 
-Codec = tuple[Callable[[bytes], Raw], Callable[[bytes], Claim]]
-_JPEG: Codec = (imagecodecs.jpeg_decode, jpeg_claim)
-_JPEG_LS: Codec = (imagecodecs.jpegls_decode, jpeg_claim)
-_JPEG_2000: Codec = (imagecodecs.jpeg2k_decode, jpeg2k_claim)
+Codec = tuple[Callable[[bytes], Raw], Callable[[bytes], FrameHeader]]
+"""A decoder of frames, and a parser of their headers."""
+_JPEG: Codec = (imagecodecs.jpeg_decode, parse_jpeg_header)
+_JPEG_LS: Codec = (imagecodecs.jpegls_decode, parse_jpeg_header)
+_JPEG_2000: Codec = (imagecodecs.jpeg2k_decode, parse_jpeg2000_header)
 
 LOSSLESS: dict[str, Codec] = {
     "1.2.840.10008.1.2.4.57": _JPEG,  # JPEG lossless, process 14
@@ -50,7 +58,7 @@ LOSSY: dict[str, Codec] = {
     "1.2.840.10008.1.2.4.81": _JPEG_LS,  # JPEG-LS near-lossless
     "1.2.840.10008.1.2.4.91": _JPEG_2000,  # JPEG 2000, may be lossless or not
 }
-"""Accepted, and flagged `lossy`: up to some tens of HU of error. 8-bit JPEG is refused."""
+"""Accepted with the flag `lossy`: errors reach some tens of HU. 8-bit JPEG is refused."""
 
 _ENCODED = LOSSLESS | LOSSY
 
@@ -63,7 +71,7 @@ def is_lossy(syntax: str) -> bool:
 def check_syntax(syntax: str) -> None:
     """Raise SeriesRefused(UNSUPPORTED_SYNTAX) for a transfer syntax without a decoder."""
     if syntax not in UNCOMPRESSED and syntax != RLE_LOSSLESS and syntax not in _ENCODED:
-        raise SeriesRefused(Reason.UNSUPPORTED_SYNTAX, f"transfer syntax {known_uid(syntax)}")
+        raise SeriesRefused(Reason.UNSUPPORTED_SYNTAX, f"transfer syntax {describe_uid(syntax)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,34 +79,32 @@ class PixelFormat:
     """How the stored values of one object are encoded (PS3.5 8.1)."""
 
     syntax: str
+    """Transfer syntax UID."""
     shape: tuple[int, int]
     """Rows, columns."""
-    allocated: int
-    """BitsAllocated."""
-    stored: int
-    """BitsStored."""
-    high: int
-    """HighBit."""
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
     signed: bool
     """PixelRepresentation is 1."""
 
     @classmethod
-    def of(cls, dataset: Dataset, shape: tuple[int, int]) -> PixelFormat:
-        """The format that a header gives. Raises SeriesRefused."""
+    def from_dataset(cls, dataset: Dataset, shape: tuple[int, int]) -> PixelFormat:
+        """The format of a data set with frames of `shape`. Raises SeriesRefused."""
         values = DatasetValues(dataset)
         syntax = transfer_syntax(dataset)
         check_syntax(syntax)
-        allocated = values.integer("BitsAllocated", 16)
-        if allocated not in ALLOCATED_BITS:
-            raise SeriesRefused(Reason.UNREADABLE, f"BitsAllocated is {allocated}")
-        stored = values.integer("BitsStored", allocated)
-        high = values.integer("HighBit", stored - 1)
-        if not (1 <= stored <= allocated > high >= stored - 1):
-            raise SeriesRefused(Reason.UNREADABLE, f"BitsStored {stored}, HighBit {high}")
+        bits_allocated = values.integer("BitsAllocated", 16)
+        if bits_allocated not in ALLOCATED_BITS:
+            raise SeriesRefused(Reason.UNREADABLE, f"BitsAllocated is {bits_allocated}")
+        bits_stored = values.integer("BitsStored", bits_allocated)
+        high_bit = values.integer("HighBit", bits_stored - 1)
+        if not (1 <= bits_stored <= bits_allocated > high_bit >= bits_stored - 1):
+            raise SeriesRefused(Reason.UNREADABLE, f"BitsStored {bits_stored}, HighBit {high_bit}")
         representation = values.integer("PixelRepresentation", 0)
         if representation not in (0, 1):
             raise SeriesRefused(Reason.UNREADABLE, f"PixelRepresentation is {representation}")
-        return cls(syntax, shape, allocated, stored, high, representation == 1)
+        return cls(syntax, shape, bits_allocated, bits_stored, high_bit, representation == 1)
 
     def decode(self, encoded: bytes | memoryview) -> Stored:
         """Stored values of one encoded frame with their sign (PS3.5 8.1.1), (rows, columns).
@@ -107,7 +113,7 @@ class PixelFormat:
         """
         if self.syntax in UNCOMPRESSED:
             byte_order = ">" if self.syntax == EXPLICIT_BIG_ENDIAN else "<"
-            dtype = np.dtype(f"{byte_order}u{self.allocated // 8}")
+            dtype = np.dtype(f"{byte_order}u{self.bits_allocated // 8}")
             raw: Raw = np.frombuffer(encoded, dtype).reshape(self.shape)
         else:
             raw = self._decompress(bytes(encoded))
@@ -121,10 +127,10 @@ class PixelFormat:
         An encoded frame of fewer bits (`precision`) has its sign at the highest of these.
         """
         width = raw.dtype.itemsize * 8
-        bits = min(self.stored, precision, width)
-        high = self.high if bits == self.stored and self.high < width else bits - 1
+        bits = min(self.bits_stored, precision, width)
+        high_bit = self.high_bit if bits == self.bits_stored and self.high_bit < width else bits - 1
         unsigned = raw.astype(f"u{width // 8}").view(f"u{width // 8}")
-        shifted = np.left_shift(unsigned, width - 1 - high)
+        shifted = np.left_shift(unsigned, width - 1 - high_bit)
         typed = shifted.view(f"i{width // 8}") if self.signed else shifted
         values: Stored = np.right_shift(typed, width - bits)
         return values
@@ -132,7 +138,7 @@ class PixelFormat:
     @property
     def frame_bytes(self) -> int:
         """Bytes of one frame, decoded."""
-        return self.shape[0] * self.shape[1] * self.allocated // 8
+        return self.shape[0] * self.shape[1] * self.bits_allocated // 8
 
     def _decompress(self, frame: bytes) -> Raw:
         try:
@@ -151,55 +157,55 @@ class PixelFormat:
         return raw
 
     def _decode_rle(self, frame: bytes) -> Raw:
-        """PS3.5 Annex G: byte planes, most significant first."""
-        check_rle_header(frame, self.allocated // 8)
-        dtype = np.dtype(f"<u{self.allocated // 8}")
+        """Decode RLE (PS3.5 Annex G)."""
+        check_rle_header(frame, self.bits_allocated // 8)
+        dtype = np.dtype(f"<u{self.bits_allocated // 8}")
         raw: Raw = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype), dtype)
         if raw.size != self.shape[0] * self.shape[1]:
             raise ValueError(f"{raw.size} pixels")
         return raw.reshape(self.shape)
 
     def _decode_codestream(self, frame: bytes) -> Raw:
-        decode, claim_of = _ENCODED[self.syntax]
-        claim = claim_of(frame)
-        if (claim.rows, claim.columns, claim.components) != (*self.shape, 1):
+        decode, parse_frame_header = _ENCODED[self.syntax]
+        header = parse_frame_header(frame)
+        if (header.rows, header.columns, header.components) != (*self.shape, 1):
             raise SeriesRefused(
                 Reason.UNREADABLE,
-                f"an encoded frame of {claim.rows} x {claim.columns} x {claim.components}, the "
+                f"an encoded frame of {header.rows} x {header.columns} x {header.components}, the "
                 f"header says {self.shape[0]} x {self.shape[1]}",
             )
-        if claim.signed and not self.signed:
+        if header.signed and not self.signed:
             raise SeriesRefused(Reason.UNREADABLE, "signed samples, the header says unsigned")
-        if claim.bits <= 8 and self.stored > 8:
+        if header.bits <= 8 and self.bits_stored > 8:
             raise SeriesRefused(
-                Reason.UNSUPPORTED_SYNTAX, f"{claim.bits} bits a pixel cannot be HU"
+                Reason.UNSUPPORTED_SYNTAX, f"{header.bits} bits a pixel cannot be HU"
             )
-        if END_MARKER not in frame[-END_BYTES:]:  # some codecs fill missing pixels silently
+        if END_MARKER not in frame[-END_BYTES:]:  # some codecs fill in missing pixels
             raise SeriesRefused(Reason.UNREADABLE, "an encoded frame without its end")
         return decode(frame)
 
 
-class PixelReader:
+class FrameReader:
     """The frames of one data set, decoded on request."""
 
     def __init__(self, dataset: Dataset, shape: tuple[int, int], frames: int = 1) -> None:
-        """Compare the header's sizes with the encoded bytes, before pixels are allocated.
+        """Split the pixel data into `frames` frames, without decoding them.
 
-        `shape` is (rows, columns). Raises SeriesRefused.
+        `shape` is (rows, columns). Raises SeriesRefused if the header and the bytes disagree.
         """
-        self._format = PixelFormat.of(dataset, shape)
-        self._frames = self._split(_pixel_bytes(dataset), frames)
+        self._format = PixelFormat.from_dataset(dataset, shape)
+        self._frames = self._split_frames(_pixel_bytes(dataset), frames)
 
     def __len__(self) -> int:
         """Number of frames."""
         return len(self._frames)
 
-    def stored(self, frame: int) -> Stored:
+    def read(self, frame: int) -> Stored:
         """Stored values of one frame with their sign (PS3.5 8.1.1), (rows, columns)."""
         return self._format.decode(self._frames[frame])
 
-    def _split(self, value: bytes, frames: int) -> list[memoryview | bytes]:
-        """The encoded bytes of each frame."""
+    def _split_frames(self, value: bytes, frames: int) -> list[memoryview | bytes]:
+        """The encoded bytes of each frame. Raises SeriesRefused."""
         if self._format.syntax in UNCOMPRESSED:
             size = self._format.frame_bytes
             expected = size * frames
@@ -211,7 +217,7 @@ class PixelReader:
             view = memoryview(value)
             return [view[frame * size : (frame + 1) * size] for frame in range(frames)]
         try:
-            encoded: list[memoryview | bytes] = list(_encapsulated(value, frames))
+            encoded: list[memoryview | bytes] = list(_join_fragments(value, frames))
         except Exception as error:  # pydicom's errors for broken fragments are many
             raise SeriesRefused(
                 Reason.UNREADABLE, f"fragments do not parse ({type(error).__name__})"
@@ -226,19 +232,20 @@ class PixelReader:
 def _pixel_bytes(dataset: Dataset) -> bytes:
     try:
         element = dataset.get_item("PixelData")
-        claim = element.length if isinstance(element, RawDataElement) else UNDEFINED_LENGTH
+        claimed_length = element.length if isinstance(element, RawDataElement) else UNDEFINED_LENGTH
         value = dataset.get("PixelData")
     except Exception as error:  # converting a hostile value may raise anything
         raise SeriesRefused(Reason.UNREADABLE, "PixelData does not parse") from error
     if not isinstance(value, bytes) or not value:
         raise SeriesRefused(Reason.UNREADABLE, "rows and columns, but no pixel data to its end")
-    if claim not in (UNDEFINED_LENGTH, len(value)):
+    if claimed_length not in (UNDEFINED_LENGTH, len(value)):
         raise SeriesRefused(
-            Reason.UNREADABLE, f"{len(value)} bytes of pixel data where {claim} are claimed"
+            Reason.UNREADABLE,
+            f"{len(value)} bytes of pixel data where {claimed_length} are claimed",
         )
     return value
 
 
-def _encapsulated(value: bytes, frames: int) -> Iterator[bytes]:
-    """PS3.5 A.4: fragments joined to frames, by offset table or, without one, by end markers."""
+def _join_fragments(value: bytes, frames: int) -> Iterator[bytes]:
+    """Join fragments to frames (PS3.5 A.4), by the offset table or, without one, by end markers."""
     yield from generate_frames(value, number_of_frames=frames)

@@ -1,8 +1,8 @@
-"""Compiled kernels from common frames to HU: RLE and raw 16-bit pixels, slope 1.
+"""Compiled kernels that turn common frames into HU: RLE and native 16-bit pixels of slope 1.
 
-The kernels accept well-formed frames only. A frame with a run that leaves its segment, or with
-bytes behind the last pixel, is given back, and decode.py refuses it with a reason. No damaged byte
-makes them read or write out of bounds.
+The kernels accept only well-formed frames. They return False for a frame with a run that leaves its
+segment, or with bytes after the last pixel; decode.py then refuses it with a reason. They never
+read or write out of bounds.
 """
 
 from __future__ import annotations
@@ -17,30 +17,32 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from voco_data.dicom.pixels.claimed_size import RLE_HEADER_BYTES
 from voco_data.dicom.pixels.decode import PixelFormat
-from voco_data.dicom.pixels.modality import Modality
+from voco_data.dicom.pixels.frame_headers import RLE_HEADER_BYTES
+from voco_data.dicom.pixels.modality import ModalityTransform
 from voco_data.volumes import AIR_HU
 
 WIDTH = 64
-"""Bytes that one vector copies; most runs are shorter, and a loop over bytes is slower."""
+"""Bytes of a vector. One copies most runs, faster than a loop over bytes."""
 SLACK_BYTES = 256
-"""Bytes behind the encoded bytes, and behind a plane of decoded ones, that copies may touch."""
+"""Bytes after encoded bytes, and after a plane of decoded bytes, that copies may touch."""
 RLE_SEGMENTS = 2
 """Segments of 16-bit pixels: the high bytes, then the low bytes (PS3.5 G.2)."""
 RLE_NO_RUN = 128
-"""PS3.5 G.3.2: control bytes below announce literal bytes, those above a repeated byte."""
+"""A control byte without a run (PS3.5 G.3.2). Lower ones start literal bytes, higher ones a run."""
 _INT16 = np.iinfo(np.int16)
+# numba compiles these constants and RLE_HEADER_BYTES into its cache, which depends on this file
+# alone: after a change in frame_headers.py, edit this file too.
 
 
 @dataclass(frozen=True, slots=True)
 class IntegerRescale:
-    """The modality transformation of 16-bit pixels in integers, as the kernels take it."""
+    """The modality transformation of 16-bit pixels in integers, for the kernels."""
 
     mask: np.uint16
     """The stored bits."""
     sign: np.int32
-    """The highest stored bit where it is a sign (PS3.5 8.1.1), else 0."""
+    """The highest stored bit if it is a sign (PS3.5 8.1.1), else 0."""
     lowest: np.int32
     highest: np.int32
     """Bounds of stored values whose HU fit int16."""
@@ -53,21 +55,23 @@ class IntegerRescale:
 
 
 @cache
-def integer_rescale(pixels: PixelFormat, modality: Modality) -> IntegerRescale | None:
-    """The integers of a format and a transformation; None where integers do not express them.
+def integer_rescale(pixels: PixelFormat, modality: ModalityTransform) -> IntegerRescale | None:
+    """The transformation in integers; None if integers cannot express it.
 
-    Padding above air needs a look at the pixels around it, so it is not for the kernels either.
+    None too for padding above air: the kernels do not look at neighbouring pixels.
     """
     intercept = modality.intercept
-    if modality.table is not None or modality.slope != 1.0 or not intercept.is_integer():
+    if modality.lut is not None or modality.slope != 1.0 or not intercept.is_integer():
         return None
-    if pixels.allocated != 16 or pixels.high != pixels.stored - 1 or abs(intercept) > _INT16.max:
+    if pixels.bits_allocated != 16 or pixels.high_bit != pixels.bits_stored - 1:
+        return None
+    if abs(intercept) > _INT16.max:
         return None
     if modality.padding is not None and modality.padding[1] + intercept > AIR_HU:
         return None
     return IntegerRescale(
-        mask=np.uint16((1 << pixels.stored) - 1),
-        sign=np.int32(1 << (pixels.stored - 1) if pixels.signed else 0),
+        mask=np.uint16((1 << pixels.bits_stored) - 1),
+        sign=np.int32(1 << (pixels.bits_stored - 1) if pixels.signed else 0),
         lowest=np.int32(_INT16.min - intercept),
         highest=np.int32(_INT16.max - intercept),
         intercept=np.int32(intercept),
@@ -75,10 +79,10 @@ def integer_rescale(pixels: PixelFormat, modality: Modality) -> IntegerRescale |
 
 
 def _copy_run_intrinsic(context, target, at, source, source_at, literal):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    """target[at : at + WIDTH] = source[source_at : source_at + WIDTH] if `literal`.
+    """Copy source[source_at : source_at + WIDTH] to target[at : at + WIDTH] if `literal`.
 
-    Otherwise its first byte, repeated. One vector load, one select and one store: a branch on the
-    kind of run would be mispredicted.
+    Otherwise repeat its first byte. This is one vector load, one select and one store: a branch on
+    the kind of run would be mispredicted.
     """
     signature = types.void(target, types.int64, source, types.int64, types.boolean)
 
@@ -105,7 +109,7 @@ _copy_run: Any = intrinsic(_copy_run_intrinsic)
 
 @numba.njit(nogil=True, cache=True)
 def _decode_segment(data, at, end, out, size):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Decode one segment, data[at:end], to exactly `size` bytes; False for anything else.
+    """Decode one segment, data[at:end]; False unless it has exactly `size` bytes.
 
     PS3.5 G.3.2. `data` and `out` reach SLACK_BYTES bytes beyond `end` and `size`.
     """
@@ -137,10 +141,10 @@ def _u32(data, at):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @numba.njit(nogil=True, cache=True)
-def rle_planes(data, start, length, high, low, pixels):  # type: ignore[no-untyped-def]  # pragma: no cover
+def decode_rle_planes(data, start, length, high, low, pixels):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Decode the RLE frame data[start : start + length] of 16-bit pixels into two byte planes.
 
-    True if header and segments are as PS3.5 G.3 to G.5 require, to the last byte. `data` reaches
+    False unless header and segments obey PS3.5 G.3 to G.5, to the last byte. `data` reaches
     SLACK_BYTES bytes beyond the frame, `high` and `low` beyond `pixels`.
     """
     if length < RLE_HEADER_BYTES or start + length + SLACK_BYTES > data.size:
@@ -165,7 +169,7 @@ def planes_to_hu(high, low, mask, sign, lowest, highest, intercept, out):  # typ
 
 
 @numba.njit(nogil=True, cache=True)
-def to_hu(words, mask, sign, lowest, highest, intercept, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+def words_to_hu(words, mask, sign, lowest, highest, intercept, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     """16-bit words to HU, out (pixels,) int16; the other parameters are those of IntegerRescale."""
     for i in range(out.size):
         value = np.int32((np.int32(words[i] & mask) ^ sign) - sign)

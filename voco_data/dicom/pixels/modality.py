@@ -1,4 +1,4 @@
-"""Stored values to HU: slope and intercept or a modality LUT, and padding (PS3.3 C.11.1)."""
+"""Stored values to HU: rescale slope and intercept, modality LUT, padding (PS3.3 C.11.1)."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 from voco_data.volumes import AIR_HU
 
-Table = npt.NDArray[np.float64]
+Lut = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Modality:
+class ModalityTransform:
     """The modality transformation of one frame."""
 
     slope: float = 1.0
     intercept: float = 0.0
-    table: Table | None = None
-    """HU of stored value `first` and those after it, instead of slope and intercept."""
-    first: int = 0
+    lut: Lut | None = None
+    """(n,) HU of the stored values from `first_mapped` on, instead of slope and intercept."""
+    first_mapped: int = 0
     padding: tuple[int, int] | None = None
-    """Lowest and highest stored value that marks pixels without a measurement."""
+    """Lowest and highest stored value of padding pixels, which measure nothing."""
 
     def to_hu(self, stored: Stored) -> npt.NDArray[np.int16]:
-        """HU as int16, rounded half to even where the slope is a fraction; padding is air."""
+        """HU of stored values (rows, columns), rounded half to even; padding becomes air."""
         hu: npt.NDArray[np.number]
-        if self.table is not None:
-            index = np.clip(stored.astype(np.int64) - self.first, 0, len(self.table) - 1)
-            hu = np.rint(self.table[index])
+        if self.lut is not None:
+            index = np.clip(stored.astype(np.int64) - self.first_mapped, 0, len(self.lut) - 1)
+            hu = np.rint(self.lut[index])
         elif self.slope == 1.0 and self.intercept.is_integer():
             hu = stored.astype(np.int64) + int(self.intercept)
         else:
@@ -44,45 +44,48 @@ class Modality:
         result = np.clip(hu, limits.min, limits.max).astype(np.int16)
         if self.padding is not None:
             low, high = self.padding
-            # Padding of -2000 or -3024 keeps its value here; only padding above air is lowered.
+            # Only padding above air is changed; that of -2000 or -3024 HU keeps its value.
             is_padding = (stored >= low) & (stored <= high) & (result > AIR_HU)
             if is_padding.any():
                 result[_connected_to_border(is_padding)] = AIR_HU
         return result
 
 
-def parse_modalities(dataset: Dataset, frames: int) -> list[Modality]:
+def parse_modality_transforms(dataset: Dataset, frames: int) -> list[ModalityTransform]:
     """The transformation of each frame. Raises SeriesRefused: UNREADABLE, or DERIVED if not to HU.
 
-    A missing slope is 1 and a missing intercept 0 (PS3.3 C.8.2.1 requires both; RATIC lacks some).
+    A missing slope is 1 and a missing intercept 0: PS3.3 C.8.2.1 requires both, but RATIC lacks
+    some.
     """
-    padding = _padding(DatasetValues(dataset))
-    return [_modality(values, padding) for values in DatasetValues.of_frames(dataset, frames)]
+    padding = _parse_padding(DatasetValues(dataset))
+    return [
+        _parse_transform(values, padding) for values in DatasetValues.for_frames(dataset, frames)
+    ]
 
 
-def _modality(values: DatasetValues, padding: tuple[int, int] | None) -> Modality:
-    tables = values.items("ModalityLUTSequence")
-    if tables:
-        first, table = _table(tables[0], signed=values.integer("PixelRepresentation", 0) == 1)
-        return Modality(table=table, first=first, padding=padding)
+def _parse_transform(values: DatasetValues, padding: tuple[int, int] | None) -> ModalityTransform:
+    luts = values.items("ModalityLUTSequence")
+    if luts:
+        first, lut = _parse_lut(luts[0], signed=values.integer("PixelRepresentation", 0) == 1)
+        return ModalityTransform(lut=lut, first_mapped=first, padding=padding)
     slope = values.number("RescaleSlope", 1.0)
     if slope == 0.0:
         raise SeriesRefused(Reason.UNREADABLE, "RescaleSlope is 0")
-    return Modality(slope, values.number("RescaleIntercept", 0.0), padding=padding)
+    return ModalityTransform(slope, values.number("RescaleIntercept", 0.0), padding=padding)
 
 
 def _connected_to_border(is_padding: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The padding that reaches the image's border: pixels inside may have measured that value."""
+    """The components of the mask that touch the image's border. Pixels inside may be measured."""
     labels, _ = ndimage.label(is_padding)
     edges = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
     outside = np.unique(np.concatenate(edges))
     return np.isin(labels, outside[outside > 0])
 
 
-def _padding(values: DatasetValues) -> tuple[int, int] | None:
-    """PixelPaddingValue and PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2), with the pixels' sign.
+def _parse_padding(values: DatasetValues) -> tuple[int, int] | None:
+    """PixelPaddingValue and PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2), as stored values.
 
-    None where there is none, or one that no stored value can have.
+    None if the value is missing, or if no stored value can equal it.
     """
     allocated = values.integer("BitsAllocated", 16)
     bits = values.integer("BitsStored", allocated)
@@ -92,7 +95,7 @@ def _padding(values: DatasetValues) -> tuple[int, int] | None:
         if not values.text(keyword):
             return None
         value = values.integer(keyword, 0)
-        # The tag's sign may differ from that of the pixels; its bits do not.
+        # The attribute may be unsigned for signed pixels, or signed for unsigned ones.
         if signed and value >= 1 << (allocated - 1):
             value -= 1 << allocated
         elif not signed and value < 0:
@@ -107,8 +110,8 @@ def _padding(values: DatasetValues) -> tuple[int, int] | None:
     return (value, value) if limit is None else (min(value, limit), max(value, limit))
 
 
-def _table(item: Dataset, *, signed: bool) -> tuple[int, Table]:
-    """First mapped stored value, and the HU of it and those after it (PS3.3 C.11.1.1)."""
+def _parse_lut(item: Dataset, *, signed: bool) -> tuple[int, Lut]:
+    """First mapped stored value, and the HU of the stored values from it on (PS3.3 C.11.1.1)."""
     values = DatasetValues(item)
     if values.text("ModalityLUTType").upper() != "HU":
         raise SeriesRefused(Reason.DERIVED, "a modality LUT to something else than HU")
@@ -122,5 +125,5 @@ def _table(item: Dataset, *, signed: bool) -> tuple[int, Table]:
         raise SeriesRefused(Reason.UNREADABLE, f"a modality LUT of {len(entries)} for {length}")
     if signed and first >= 1 << 15:
         first -= 1 << 16
-    # HU below 0 are written as two's complement of 16 bits: entries are unsigned.
+    # Entries are unsigned; HU below 0 are written in two's complement of 16 bits.
     return first, entries.astype(np.uint16).view(np.int16).astype(np.float64)

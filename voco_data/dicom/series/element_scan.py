@@ -2,7 +2,7 @@
 
 The scan accepts a preamble, little endian, ascending tags, known value representations and lengths
 that fit (PS3.5 section 7). It interprets no value but the transfer syntax. For any other file the
-result is IRREGULAR, and pydicom reads it.
+result is IRREGULAR, and pydicom has to read it.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ READ_ELEMENTS = {
     0x00281054: "RescaleType",
     0x00282110: "LossyImageCompression",
 }
-"""Tags, ascending, and keywords of the elements that header.py, stack_key.py, pixels/decode.py and
-pixels/modality.py ask for."""
+"""Tags, ascending, and keywords of the elements whose values header.py, stack_key.py,
+pixels/decode.py and pixels/modality.py read."""
 
 DECLINED_ELEMENTS = {
     0x00283000: "ModalityLUTSequence",
@@ -80,7 +80,7 @@ DECLINED_ELEMENTS = {
 """Tags, ascending, and keywords. A file with one of these is IRREGULAR."""
 
 IRREGULAR, TRUNCATED, COMPLETE = 0, 1, 2
-"""Results of a scan: pydicom must read the file, the bytes end before the pixels, or success."""
+"""Results of a scan: the file is not plain, the bytes end before the pixels, or success."""
 
 ELEMENT_START, VALUE_START, VALUE_END = 0, 1, 2
 """Columns of ElementScanner.elements: byte offsets in the file."""
@@ -88,30 +88,30 @@ ELEMENT_COUNT, KEY_LENGTH, PIXELS_START, PIXELS_LENGTH, POSITION_ROW, NUMBER_ROW
 """Indices into ElementScanner.summary.
 
 PIXELS_START and PIXELS_LENGTH give the value of PixelData. POSITION_ROW and NUMBER_ROW are the rows
-of ImagePositionPatient and InstanceNumber in `elements`, ABSENT without.
+of ImagePositionPatient and InstanceNumber in `elements`, or ABSENT.
 """
 ABSENT = -1
 
 MAX_ELEMENTS = 10_000
 MAX_VALUE_BYTES = 1024
-"""No real value of READ_ELEMENTS is longer."""
+"""Largest accepted value of READ_ELEMENTS; real ones are shorter."""
 MAX_DEPTH = 8
-"""Sequences inside sequences."""
+"""Largest number of nested sequences."""
 MAX_KEY_BYTES = 16_384
 
 Bytes = npt.NDArray[np.uint8]
 
 
 class ElementScanner:
-    """Scans one file after the other into the same arrays."""
+    """Scans files one after the other; each scan overwrites the results of the last."""
 
     __slots__ = ("_key", "_key_view", "elements", "summary")
 
     def __init__(self) -> None:
         self.elements = np.zeros((len(READ_ELEMENTS), 3), np.int64)
-        """(n, 3): a row for each of READ_ELEMENTS in the file, in the file's order."""
+        """(n, 3) int64: offsets of each of READ_ELEMENTS that the file has, in its order."""
         self.summary = np.zeros(6, np.int64)
-        """(6,): what a COMPLETE scan found, by the indices above."""
+        """(6,) int64: results of a COMPLETE scan, by the indices above."""
         self._key = np.empty(MAX_KEY_BYTES, np.uint8)
         self._key_view = self._key.data
 
@@ -121,14 +121,17 @@ class ElementScanner:
 
     @property
     def key(self) -> bytes:
-        """All of READ_ELEMENTS as encoded, without the values that vary from slice to slice.
+        """The bytes of READ_ELEMENTS, without the two values that vary from slice to slice.
 
-        Files with equal keys have equal headers but for ImagePositionPatient and InstanceNumber.
+        Files with equal keys differ only in ImagePositionPatient and InstanceNumber, as far as
+        their READ_ELEMENTS go.
         """
         return bytes(self._key_view[: self.summary[KEY_LENGTH]])
 
 
-# Constants of the compiled code. A VR is one little-endian number, as `_u16` reads its two bytes.
+# Constants of the compiled code. numba compiles them into its cache, which depends on this file
+# alone: after a change in binary_format.py, edit this file too. A VR is one little-endian number,
+# as `_u16` reads its two bytes.
 
 
 def _vr_code(vr: bytes) -> int:
@@ -137,14 +140,14 @@ def _vr_code(vr: bytes) -> int:
 
 _SQ, _OB, _OW = _vr_code(b"SQ"), _vr_code(b"OB"), _vr_code(b"OW")
 _LENGTH_FIELD_BYTES = np.zeros(1 << 16, np.uint8)
-"""LENGTH_FIELD_BYTES by code of the VR; 0 for unknown ones."""
+"""LENGTH_FIELD_BYTES by code of the VR; 0 for an unknown VR."""
 for _vr, _size in LENGTH_FIELD_BYTES.items():
     _LENGTH_FIELD_BYTES[_vr_code(_vr)] = _size
 
 _READ_TAGS = np.array(list(READ_ELEMENTS), np.int64)
 _DECLINED_TAGS = np.array(list(DECLINED_ELEMENTS), np.int64)
 _FIRST_DATASET_GROUP = 0x0008
-"""Groups below it are command and meta groups, and DICOMDIR's."""
+"""Lower groups are command and meta groups, and that of a DICOMDIR."""
 _D, _I, _C, _M = PREFIX
 _NUL, _SPACE, _DOT, _1, _4, _5 = b"\0 .145"
 _UPPER_A, _UPPER_Z = b"AZ"
@@ -152,8 +155,8 @@ _UID_ROOT = np.frombuffer(IMPLICIT_LITTLE_ENDIAN.encode(), np.uint8)
 
 _EXPLICIT, _IMPLICIT, _UNKNOWN = 0, 1, -1
 """Encodings, by the transfer syntax."""
-_SEQUENCE_IRREGULAR, _SEQUENCE_TRUNCATED = -1, -2
-"""Results of `_sequence_end` that are no offsets."""
+_FAILED_IRREGULAR, _FAILED_TRUNCATED = -1, -2
+"""Results of `_value_length` and `_sequence_end` without a length or an offset."""
 
 
 @numba.njit(nogil=True, cache=True)
@@ -172,25 +175,41 @@ def _tag(data, at):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @numba.njit(nogil=True, cache=True)
+def _value_length(data, at, size):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Length and offset of the value of the element at `at`, in explicit VR (PS3.5 7.1.2).
+
+    The length is _FAILED_IRREGULAR for an unknown VR, _FAILED_TRUNCATED if its field is cut off.
+    """
+    length_bytes = _LENGTH_FIELD_BYTES[_u16(data, at + 4)]
+    if length_bytes == 2:
+        return _u16(data, at + 6), at + 8
+    if length_bytes == 0:
+        return np.int64(_FAILED_IRREGULAR), at
+    if at + 12 > size:
+        return np.int64(_FAILED_TRUNCATED), at
+    return _u32(data, at + 8), at + 12
+
+
+@numba.njit(nogil=True, cache=True)
 def _is_capital(byte):  # type: ignore[no-untyped-def]  # pragma: no cover
     return _UPPER_A <= byte <= _UPPER_Z
 
 
 @numba.njit(nogil=True, cache=True)
 def _sequence_end(data, at, size):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Offset behind a sequence of undefined length in explicit VR (PS3.5 7.5).
+    """Offset after a sequence of undefined length in explicit VR (PS3.5 7.5).
 
-    _SEQUENCE_IRREGULAR or _SEQUENCE_TRUNCATED where there is none. Every element inside is looked
-    at, since pydicom parses them.
+    _FAILED_IRREGULAR or _FAILED_TRUNCATED if it does not end. All elements inside are checked,
+    because pydicom parses them.
     """
-    item_ends = np.zeros(MAX_DEPTH, np.int64)  # of each open item; 0 where a delimiter ends it
+    item_ends = np.zeros(MAX_DEPTH, np.int64)  # of each open item; 0 if it ends at a delimiter
     depth = 0  # 2 * n: between items of sequence n; 2 * n + 1: inside an item
     for _ in range(MAX_ELEMENTS):
         if depth % 2 == 1 and item_ends[depth // 2] == at:
             depth -= 1
             continue
         if at + 8 > size:
-            return _SEQUENCE_TRUNCATED
+            return _FAILED_TRUNCATED
         tag = _tag(data, at)
         if depth % 2 == 0:  # an item, or the end of the sequence
             length = _u32(data, at + 4)
@@ -205,43 +224,35 @@ def _sequence_end(data, at, size):  # type: ignore[no-untyped-def]  # pragma: no
                     and depth > 0
                     and 0 < item_ends[depth // 2 - 1] < at + length
                 ):
-                    return _SEQUENCE_IRREGULAR
+                    return _FAILED_IRREGULAR
                 depth += 1
                 item_ends[depth // 2] = 0 if length == UNDEFINED_LENGTH else at + length
             else:
-                return _SEQUENCE_IRREGULAR
+                return _FAILED_IRREGULAR
             continue
         item_end = item_ends[depth // 2]
         group = tag >> 16
         if group == ITEM_GROUP:
             if tag != ITEM_DELIMITER or item_end != 0 or _u32(data, at + 4) != 0:
-                return _SEQUENCE_IRREGULAR
+                return _FAILED_IRREGULAR
             at += 8
             depth -= 1
             continue
         if tag == SPECIFIC_CHARACTER_SET or group < _FIRST_DATASET_GROUP:
-            return _SEQUENCE_IRREGULAR
+            return _FAILED_IRREGULAR
         vr = _u16(data, at + 4)
-        length_bytes = _LENGTH_FIELD_BYTES[vr]
-        if length_bytes == 0:
-            return _SEQUENCE_IRREGULAR
-        if length_bytes == 2:
-            length = _u16(data, at + 6)
-            at += 8
-        else:
-            if at + 12 > size:
-                return _SEQUENCE_TRUNCATED
-            length = _u32(data, at + 8)
-            at += 12
-            if length == UNDEFINED_LENGTH:
-                if vr != _SQ or depth // 2 + 1 >= MAX_DEPTH:
-                    return _SEQUENCE_IRREGULAR
-                depth += 1
-                continue
+        length, at = _value_length(data, at, size)
+        if length < 0:
+            return length
+        if length == UNDEFINED_LENGTH:
+            if vr != _SQ or depth // 2 + 1 >= MAX_DEPTH:
+                return _FAILED_IRREGULAR
+            depth += 1
+            continue
         at += length
         if item_end != 0 and at > item_end:
-            return _SEQUENCE_IRREGULAR
-    return _SEQUENCE_IRREGULAR
+            return _FAILED_IRREGULAR
+    return _FAILED_IRREGULAR
 
 
 @numba.njit(nogil=True, cache=True)
@@ -286,7 +297,7 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
     encoding = np.int64(_UNKNOWN)  # until the transfer syntax is read
     count, key_length = 0, 0
     summary[POSITION_ROW] = summary[NUMBER_ROW] = ABSENT
-    next_read, next_declined = 0, 0  # the first of _READ_TAGS and _DECLINED_TAGS not passed
+    next_read, next_declined = 0, 0  # indices of the next tags that the file may have
     for _ in range(MAX_ELEMENTS):
         start = at
         if at + 8 > size:
@@ -298,8 +309,8 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
         in_meta = group == META_GROUP
         if not in_meta and (encoding == _UNKNOWN or group < _FIRST_DATASET_GROUP):
             return IRREGULAR
-        is_sequence = False
         vr = _u16(data, at + 4)
+        is_sequence = False
         if encoding == _IMPLICIT and not in_meta:
             after_meta = last_tag >> 16 == META_GROUP
             if after_meta and _is_capital(data[at + 4]) and _is_capital(data[at + 5]):
@@ -307,18 +318,10 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
             length = _u32(data, at + 4)
             at += 8
         else:
-            length_bytes = _LENGTH_FIELD_BYTES[vr]
-            if length_bytes == 0:
-                return IRREGULAR
-            if length_bytes == 2:
-                length = _u16(data, at + 6)
-                at += 8
-            else:
-                if at + 12 > size:
-                    return TRUNCATED
-                length = _u32(data, at + 8)
-                is_sequence = vr == _SQ
-                at += 12
+            length, at = _value_length(data, at, size)
+            if length < 0:
+                return TRUNCATED if length == _FAILED_TRUNCATED else IRREGULAR
+            is_sequence = vr == _SQ
         last_tag = tag
         if tag == PIXEL_DATA:
             if not (encoding == _IMPLICIT or vr in (_OB, _OW)):
@@ -338,7 +341,7 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
                 return IRREGULAR
             at = _sequence_end(data, at, size)
             if at < 0:
-                return TRUNCATED if at == _SEQUENCE_TRUNCATED else IRREGULAR
+                return TRUNCATED if at == _FAILED_TRUNCATED else IRREGULAR
             continue
         end = at + length
         if is_read:

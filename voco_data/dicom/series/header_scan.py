@@ -1,9 +1,9 @@
 """Headers of plain files without parsing each: slices of one series differ in position and number.
 
-The element scan finds the elements that we read. All but two of them have the same bytes in every
-slice of a series, so pydicom reads them once, from a small file made of these elements alone, and
-the result is kept under their bytes. Any other file is left to pydicom: the result here is None,
-and every refusal is made by header.py.
+The element scan finds the elements whose values are read. All but two of them have the same bytes
+in every slice of a series. So pydicom parses them once, from a small file made of these elements
+alone, and the result is cached by their bytes. For any other file the result is None: pydicom must
+read it, and header.py gives the reason if it is refused.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from voco_data.dicom.binary_format import (
     UNDEFINED_LENGTH,
 )
 from voco_data.dicom.header import Header, parse_header
-from voco_data.dicom.input_limits import DEFLATED
+from voco_data.dicom.input_limits import DEFLATED_UID
 from voco_data.dicom.pixels.decode import PixelFormat
-from voco_data.dicom.pixels.modality import Modality, parse_modalities
+from voco_data.dicom.pixels.modality import ModalityTransform, parse_modality_transforms
 from voco_data.dicom.series.element_scan import (
     ABSENT,
     COMPLETE,
@@ -53,22 +53,22 @@ from voco_data.errors import SeriesRefused
 from voco_data.volumes import Triple
 
 FIRST_READ_BYTES = 4096
-"""Most headers end before."""
+"""Most headers are shorter."""
 READ_GROWTH = 16
-"""Each further read of a header is so many times longer."""
+"""Factor from the size of one read of a header to that of the next."""
 MAX_HEADER_BYTES = 2**22
-MAX_KINDS = 4096
-"""Kinds of headers that are kept; a series has one, or a few."""
+MAX_SHARED_HEADERS = 4096
+"""Cached headers; a series needs one, or a few."""
 
 _DECIMAL = rb" *([+-]?\d{1,12}(?:\.\d{0,12})?(?:[eE][+-]?\d{1,2})?) *"
 _POSITION = re.compile(rb"\\".join([_DECIMAL] * 3))
-"""Three decimal strings (PS3.5 6.2, DS), as scanners write them."""
+"""Three decimal strings (PS3.5 6.2, DS)."""
 _NUMBER = re.compile(rb" *([+-]?\d{1,9}) *")
 """An integer string (PS3.5 6.2, IS)."""
 
 
 def _tag_bytes(tag: int) -> bytes:
-    """A tag in little endian: group, then element."""
+    """A tag in little endian: the group, then the element."""
     return (tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little")
 
 
@@ -78,11 +78,11 @@ _PADDING_HEAD_BYTES = 12
 _ITEM = _tag_bytes(ITEM)
 _ITEM_HEAD_BYTES = 8
 _SEQUENCE_END = _tag_bytes(SEQUENCE_DELIMITER) + bytes(4)
-"""Delimiter of encapsulated pixel data, with its length 0 (PS3.5 A.4)."""
+"""Delimiter of encapsulated pixel data, with its length, 0 (PS3.5 A.4)."""
 _OFFSET_BYTES = 4
-"""Size of an offset table of one frame."""
-_EXCLUDED_UIDS = (DEFLATED, DIRECTORY_CLASS)
-"""A file whose first bytes contain one of these, in any element, is left to pydicom."""
+"""Size of the offset table of one frame."""
+_EXCLUDED_UIDS = (DEFLATED_UID, DIRECTORY_CLASS)
+"""pydicom must read a file whose first bytes contain one of these, in any element."""
 _FILE_START = bytes(PREAMBLE_BYTES) + PREFIX
 
 Bytes = npt.NDArray[np.uint8]
@@ -93,18 +93,18 @@ class Decoding:
     """How stored pixels become HU."""
 
     pixels: PixelFormat
-    modality: Modality
+    modality: ModalityTransform
 
 
 @dataclass(frozen=True, slots=True)
-class HeaderKind:
+class SharedHeader:
     """What slices with equal keys share."""
 
     header: Header
-    """Of the first of them."""
-    stack: StackKey
+    """The header of the first of them."""
+    stack_key: StackKey
     decoding: Decoding | None
-    """None where pydicom must read the pixels."""
+    """None if pydicom must read the pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,9 @@ class ScannedHeader:
     """The header of one file with one slice."""
 
     header: Header
-    kind: HeaderKind
+    shared: SharedHeader
     key: bytes
-    """ElementScanner.key of the file."""
+    """`ElementScanner.key` of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +127,17 @@ class ScannedSlice:
 
 
 class HeaderScanner:
-    """Scans files into buffers that are used again; each thread has its own."""
+    """Scans files into buffers that it reuses: one thread at a time may use a scanner."""
 
     def __init__(self) -> None:
         self._elements = ElementScanner()
         self._first_read = np.zeros(FIRST_READ_BYTES, np.uint8)
-        self._kinds: dict[bytes, HeaderKind] = {}
+        self._shared_headers: dict[bytes, SharedHeader] = {}
 
     def read_header(self, path: Path) -> ScannedHeader | None:
-        """The header of a file, whatever follows it; None if pydicom should read it.
+        """The header of a file; None if pydicom must read it. Raises OSError.
 
-        Nothing is read of the pixels beyond the first kilobytes. Raises OSError.
+        The file is not read to its end, so bytes after the header are not checked.
         """
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -154,14 +154,14 @@ class HeaderScanner:
         return self._parse(data, path) if result == COMPLETE else None
 
     def scan_slice(self, data: Bytes, size: int, path: Path) -> ScannedSlice | None:
-        """The header and the one encoded frame of a whole file, data[:size].
+        """The header and the single frame of a whole file, data[:size].
 
-        None if anything about the file, up to its last byte, is irregular.
+        None if the file is irregular anywhere, up to its last byte.
         """
         if self._elements.scan(data, size) != COMPLETE:
             return None
         scanned = self._parse(data, path)
-        if scanned is None or scanned.kind.decoding is None:
+        if scanned is None or scanned.shared.decoding is None:
             return None
         start = int(self._elements.summary[PIXELS_START])
         length = int(self._elements.summary[PIXELS_LENGTH])
@@ -170,7 +170,7 @@ class HeaderScanner:
             frame = (start, length) if length != UNDEFINED_LENGTH else None
             end = start + length
         else:
-            frame = _only_fragment(data, start, size) if length == UNDEFINED_LENGTH else None
+            frame = _single_fragment(data, start, size) if length == UNDEFINED_LENGTH else None
             end = 0 if frame is None else sum(frame) + len(_SEQUENCE_END)
         if frame is None:
             return None
@@ -180,7 +180,7 @@ class HeaderScanner:
         return ScannedSlice(scanned, *frame)
 
     def _parse(self, data: Bytes, path: Path) -> ScannedHeader | None:
-        """The header that the last scan of `data` found."""
+        """The header of `data`, which was scanned last; None if pydicom must read it."""
         key = self._elements.key
         summary, elements = self._elements.summary.tolist(), self._elements.elements
         position_row, number_row = summary[POSITION_ROW], summary[NUMBER_ROW]
@@ -193,55 +193,57 @@ class HeaderScanner:
         first_bytes = data[:FIRST_READ_BYTES].tobytes()
         if any(uid in first_bytes for uid in _EXCLUDED_UIDS):
             return None
-        kind = self._kinds.get(key)
-        if kind is None:
+        shared_header = self._shared_headers.get(key)
+        if shared_header is None:
             encoded = [
                 data[row[ELEMENT_START] : row[VALUE_END]].tobytes()
                 for row in elements[: summary[ELEMENT_COUNT]].tolist()
             ]
-            kind = _read_kind(b"".join([_FILE_START, *encoded]), path)
+            shared_header = _read_shared_header(b"".join([_FILE_START, *encoded]), path)
             if (
-                kind is None
-                or kind.header.position_mm != position
-                or kind.header.instance_number != number
+                shared_header is None
+                or shared_header.header.position_mm != position
+                or shared_header.header.instance_number != number
             ):
                 return None
-            if len(self._kinds) >= MAX_KINDS:
-                self._kinds.clear()
-            self._kinds[key] = kind
-        header = replace(kind.header, path=path, instance_number=number, position_mm=position)
-        return ScannedHeader(header, kind, key)
+            if len(self._shared_headers) >= MAX_SHARED_HEADERS:
+                self._shared_headers.clear()
+            self._shared_headers[key] = shared_header
+        header = replace(
+            shared_header.header, path=path, instance_number=number, position_mm=position
+        )
+        return ScannedHeader(header, shared_header, key)
 
 
-_of_thread = threading.local()
+_thread_state = threading.local()
 
 
 def header_scanner() -> HeaderScanner:
     """The scanner of this thread."""
-    if not hasattr(_of_thread, "scanner"):
-        _of_thread.scanner = HeaderScanner()
-    scanner: HeaderScanner = _of_thread.scanner
+    if not hasattr(_thread_state, "scanner"):
+        _thread_state.scanner = HeaderScanner()
+    scanner: HeaderScanner = _thread_state.scanner
     return scanner
 
 
-def _read_kind(file: bytes, path: Path) -> HeaderKind | None:
-    """What pydicom and header.py read from the elements of a file; None where they refuse."""
+def _read_shared_header(file: bytes, path: Path) -> SharedHeader | None:
+    """Parse the elements of a file with pydicom; None if header.py refuses them."""
     try:
         dataset = pydicom.dcmread(io.BytesIO(file), force=True)
         header = parse_header(dataset, path)
     except SeriesRefused:
         return None
-    except Exception:  # noqa: BLE001  pydicom then reads the whole file, and gives the reason
+    except Exception:  # noqa: BLE001  header.py reads the file again and gives the reason
         return None
     if header.frames != 1:
         return None
-    return HeaderKind(header, make_stack_key(dataset), _decoding(dataset, header))
+    return SharedHeader(header, make_stack_key(dataset), _read_decoding(dataset, header))
 
 
-def _decoding(dataset: Dataset, header: Header) -> Decoding | None:
+def _read_decoding(dataset: Dataset, header: Header) -> Decoding | None:
     try:
-        (modality,) = parse_modalities(dataset, 1)
-        return Decoding(PixelFormat.of(dataset, (header.rows, header.columns)), modality)
+        (modality,) = parse_modality_transforms(dataset, 1)
+        return Decoding(PixelFormat.from_dataset(dataset, (header.rows, header.columns)), modality)
     except SeriesRefused:
         return None
 
@@ -263,12 +265,15 @@ def _parse_number(text: bytes) -> int | None:
     return None if match is None else int(match[1])
 
 
-def _only_fragment(data: Bytes, at: int, size: int) -> tuple[int, int] | None:
-    """Start and length of the fragment, if there is one (PS3.5 A.4)."""
-    offset_table = _item(data, at, size)
+def _single_fragment(data: Bytes, at: int, size: int) -> tuple[int, int] | None:
+    """Start and length of the fragment after the offset table; None unless it is the only one.
+
+    PS3.5 A.4. `at` is the offset of the encapsulated pixel data.
+    """
+    offset_table = _item_value(data, at, size)
     if offset_table is None or offset_table[1] not in (0, _OFFSET_BYTES):
         return None
-    fragment = _item(data, sum(offset_table), size)
+    fragment = _item_value(data, sum(offset_table), size)
     if fragment is None:
         return None
     end = sum(fragment)
@@ -276,8 +281,8 @@ def _only_fragment(data: Bytes, at: int, size: int) -> tuple[int, int] | None:
     return fragment if is_last else None
 
 
-def _item(data: Bytes, at: int, size: int) -> tuple[int, int] | None:
-    """Start and length of the value of the item at `at`, if a delimiter fits behind it."""
+def _item_value(data: Bytes, at: int, size: int) -> tuple[int, int] | None:
+    """Start and length of the value of the item at `at`; None if no delimiter fits after it."""
     start = at + _ITEM_HEAD_BYTES
     head = data[at:start].tobytes()
     if start > size or head[:4] != _ITEM:
@@ -287,7 +292,7 @@ def _item(data: Bytes, at: int, size: int) -> tuple[int, int] | None:
 
 
 def _is_padding(data: Bytes, at: int, size: int) -> bool:
-    """Whether Data Set Trailing Padding, and nothing else, stands in data[at:size]."""
+    """Whether data[at:size] is exactly one element, Data Set Trailing Padding."""
     value_start = at + _PADDING_HEAD_BYTES
     head = data[at : min(size, value_start)].tobytes()
     return (

@@ -1,4 +1,4 @@
-"""The files of one DICOM series to a volume: order along the normal, geometry, spacing, HU."""
+"""Read the files of one DICOM series as a volume: order along the normal, geometry, spacing, HU."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.dicom.header import Header, parse_frames, read_dataset
-from voco_data.dicom.pixels.decode import PixelReader
-from voco_data.dicom.pixels.modality import Modality, parse_modalities
+from voco_data.dicom.pixels.decode import FrameReader
+from voco_data.dicom.pixels.modality import ModalityTransform, parse_modality_transforms
 from voco_data.dicom.series.fast_reader import read_fast
 from voco_data.dicom.series.slice_order import (
     SAME_POSITION_MM,
-    check_alike,
-    depths_of,
+    check_uniform_geometry,
     header_flags,
     order_slices,
+    slice_depths,
 )
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import SKIPPED, Reason
 from voco_data.volumes import GapPolicy, Volume
 
 MAX_UNCHECKED_BYTES = 4 * 2**30
-"""The headers of a larger series are checked before its pixels fill the memory."""
+"""Of a larger series, the headers are checked before the pixels are read into memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """One slice, its pixels still encoded."""
+    """One slice with its pixels still encoded."""
 
     header: Header
-    pixels: PixelReader
-    modality: Modality
+    frames: FrameReader
+    modality: ModalityTransform
 
     def hu(self) -> npt.NDArray[np.int16]:
-        return self.modality.to_hu(self.pixels.stored(self.header.frame))
+        return self.modality.to_hu(self.frames.read(self.header.frame))
 
 
 def read_series(files: Sequence[Path], *, gaps: GapPolicy, min_slices: int) -> Volume:
     """Read the objects of one series into HU, ordered along the slice normal.
 
     Slices are ordered by position, never by name or instance number. A multi-frame object is as
-    many slices as it has frames. Objects among the files that are no slices of CT are left out,
-    with a flag. Raises SeriesRefused with the reason.
+    many slices as it has frames. Other objects than slices of CT are left out, with a flag.
+    Raises SeriesRefused with the reason.
 
-    The HU may lie in memory that the thread uses again once nothing refers to them.
+    The HU may be in memory that the thread reuses once nothing refers to it.
     """
-    return read_fast(files, gaps, min_slices) or read_thoroughly(files, gaps, min_slices)
+    return read_fast(files, gaps, min_slices) or read_with_pydicom(files, gaps, min_slices)
 
 
-def read_thoroughly(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -> Volume:
-    """As `read_series`, with every file parsed by pydicom: the reference for `read_fast`."""
+def read_with_pydicom(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -> Volume:
+    """As `read_series`, but pydicom parses every file: the reference for `read_fast`."""
     if sum(path.stat().st_size for path in files if path.exists()) > MAX_UNCHECKED_BYTES:
         headers = [
             h for path in files for h in parse_frames(read_dataset(path, pixels=False), path)
@@ -61,22 +61,24 @@ def read_thoroughly(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -> 
         _check_headers(headers, gaps, min_slices)
     slices, n_others = _read_slices(files)
     headers = [item.header for item in slices]
-    kept = _distinct(slices)
-    stack = order_slices(headers, kept, gaps, min_slices)
+    distinct = _distinct_slices(slices)
+    stack = order_slices(headers, distinct, gaps, min_slices)
     shape = (len(stack.order), *stack.geometry.shape[1:])
     measured_hu = np.empty(shape, np.int16)
     for index, number in enumerate(stack.order):
         measured_hu[index] = slices[number].hu()
     flags = [
-        *(["dropped_duplicates"] if len(kept) < len(slices) else []),
-        *(["interpolated_slices"] if stack.even.resampled else []),
+        *(["dropped_duplicates"] if len(distinct) < len(slices) else []),
+        *(["interpolated_slices"] if stack.positions.resampled else []),
         *(["other_objects"] if n_others else []),
         *header_flags(headers),
     ]
     return Volume(
-        hu=stack.even.resample(measured_hu),
+        hu=stack.positions.resample(measured_hu),
         geometry=stack.geometry,
-        instance_numbers=stack.even.pick_numbers([headers[n].instance_number for n in stack.order]),
+        instance_numbers=stack.positions.resample_instance_numbers(
+            [headers[n].instance_number for n in stack.order]
+        ),
         transfer_syntax="+".join(sorted({h.transfer_syntax for h in headers})),
         flags=tuple(flags),
     )
@@ -84,7 +86,7 @@ def read_thoroughly(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -> 
 
 def _check_headers(headers: Sequence[Header], gaps: GapPolicy, min_slices: int) -> None:
     """Raise SeriesRefused for slices that cannot be one volume."""
-    if np.diff(np.sort(depths_of(headers))).min(initial=np.inf) < SAME_POSITION_MM:
+    if np.diff(np.sort(slice_depths(headers))).min(initial=np.inf) < SAME_POSITION_MM:
         raise SeriesRefused(
             Reason.DUPLICATE_POSITIONS, "slices share positions, too many to compare them"
         )
@@ -92,7 +94,7 @@ def _check_headers(headers: Sequence[Header], gaps: GapPolicy, min_slices: int) 
 
 
 def _read_slices(files: Sequence[Path]) -> tuple[list[_Slice], int]:
-    """The slices in the files' order, and the number of files that are no slices of CT.
+    """The slices in the order of the files, and the number of files that are no slices of CT.
 
     Raises SeriesRefused if there is no slice.
     """
@@ -113,24 +115,24 @@ def _read_slices(files: Sequence[Path]) -> tuple[list[_Slice], int]:
 def _parse_file(path: Path) -> Iterator[_Slice]:
     dataset = read_dataset(path, pixels=True)
     headers = parse_frames(dataset, path)
-    modalities = parse_modalities(dataset, len(headers))
-    pixels = PixelReader(dataset, (headers[0].rows, headers[0].columns), len(headers))
+    modalities = parse_modality_transforms(dataset, len(headers))
+    frames = FrameReader(dataset, (headers[0].rows, headers[0].columns), len(headers))
     for header, modality in zip(headers, modalities, strict=True):
-        yield _Slice(header, pixels, modality)
+        yield _Slice(header, frames, modality)
 
 
-def _distinct(slices: Sequence[_Slice]) -> list[int]:
-    """Indices of the slices without repetitions of a position and its pixels.
+def _distinct_slices(slices: Sequence[_Slice]) -> list[int]:
+    """Indices of the slices, without those that repeat the position and the pixels of another.
 
-    Raises SeriesRefused(DUPLICATE_POSITIONS) for slices of one position with other pixels.
+    Raises SeriesRefused(DUPLICATE_POSITIONS) for two slices of one position with unequal pixels.
     """
     headers = [item.header for item in slices]
-    check_alike(headers)
-    depths = depths_of(headers)
-    kept: list[int] = []
+    check_uniform_geometry(headers)
+    depths = slice_depths(headers)
+    distinct: list[int] = []
     for index in np.argsort(depths, kind="stable").tolist():
-        if kept and depths[index] - depths[kept[-1]] < SAME_POSITION_MM:
-            last = kept[-1]
+        if distinct and depths[index] - depths[distinct[-1]] < SAME_POSITION_MM:
+            last = distinct[-1]
             offset = np.subtract(headers[index].position_mm, headers[last].position_mm)
             is_same_position = float(np.linalg.norm(offset)) < SAME_POSITION_MM * 2
             if not is_same_position or not np.array_equal(slices[index].hu(), slices[last].hu()):
@@ -139,5 +141,5 @@ def _distinct(slices: Sequence[_Slice]) -> list[int]:
                     f"two different slices at {depths[index]:.2f} mm along the normal",
                 )
             continue
-        kept.append(index)
-    return kept
+        distinct.append(index)
+    return distinct

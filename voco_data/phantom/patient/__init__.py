@@ -1,1 +1,1 @@
-"""The anatomy of a made-up patient."""
+"""The anatomy of a synthetic patient."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from voco_data.phantom.patient.points import F32, Points, Vector
-from voco_data.phantom.patient.shapes import Capsule, Carved, Ripple, Shape, make_ripple
+from voco_data.phantom.patient.shapes import Capsule, ClippedShape, Ripple, Shape, make_ripple
 from voco_data.phantom.patient.trunk import Cavity
 
 WALL_MM = 3.0
@@ -30,7 +30,7 @@ class Loop:
     @property
     def outer(self) -> Shape:
         """Wall and lumen, inside the cavity."""
-        return Carved(self.tube, within=(Cavity(2),))
+        return ClippedShape(self.tube, within=(Cavity(2),))
 
     def lumen_hu(self, p: Points, _distance: F32) -> F32:
         """Gas in front of the level, content behind it."""
@@ -81,13 +81,13 @@ def make_colon(rng: np.random.Generator) -> tuple[Loop, ...]:
 
 
 def make_small_bowel(rng: np.random.Generator, loops: int = 26) -> tuple[Loop, ...]:
-    """Short loops packed into the middle of the belly."""
-    made = []
+    """`loops` short loops in the middle of the belly."""
+    small_bowel = []
     for _ in range(loops):
         centre = rng.uniform((-70, -62, -95), (72, -6, 62))
         direction = rng.normal(size=3) * (1, 0.5, 0.6)
         half = direction / np.linalg.norm(direction) * rng.uniform(14, 30)
-        made.append(
+        small_bowel.append(
             Loop(
                 Capsule(_point(centre - half), _point(centre + half), rng.uniform(9.5, 13)),
                 gas_level=float(rng.choice([-1.2, -0.3], p=[0.85, 0.15])),
@@ -95,7 +95,7 @@ def make_small_bowel(rng: np.random.Generator, loops: int = 26) -> tuple[Loop, .
                 stool=make_ripple(rng, 8, 18),
             )
         )
-    return tuple(made)
+    return tuple(small_bowel)
 
 
 def _point(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Vector:

@@ -1,11 +1,11 @@
 """Injuries: tears and haematomas of solid organs, injured bowel, bleeding.
 
-The grade of a solid organ is the share of its volume that is hurt:
+The grade of a solid organ is the injured share of its volume:
 
     low    a few branching tears and a small clot, 12 to 18 % of the organ
     high   large clots and tears, 35 to 55 % of the organ, and blood around it
 
-A kidney's share is that of the one kidney that is hurt.
+The share of a kidney is that of the injured one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from voco_data.phantom.patient.bowel import Loop
 from voco_data.phantom.patient.points import F32, Points, Vector, lattice
 from voco_data.phantom.patient.shapes import (
-    Carved,
+    ClippedShape,
     Disc,
     Ellipsoid,
-    Grown,
+    OffsetShape,
     Shape,
     Union,
     make_ripple,
@@ -40,15 +40,15 @@ LATTICE_MM = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Injury:
-    """One hurt organ."""
+    """One injured organ."""
 
     organ: OrganGroup
     solid: str
     """Which of `SOLID_ORGANS`: a kidney has a side."""
     grade: Grade
     share: float
-    """Hurt share of the solid's volume."""
-    hurt: Shape
+    """Injured share of the solid's volume."""
+    lesion: Shape
     """Tears and clots inside the solid."""
     pool: Shape | None
     """Blood around the organ; goes below the other organs."""
@@ -89,28 +89,28 @@ def make_injury(
     points, so it is exact there.
     """
     points = lattice(shape.bounds(), LATTICE_MM)
-    inside, depth = _inside(shape, points)
+    inside, depth = _points_inside(shape, points)
     size = float(len(depth)) ** (1 / 3) * LATTICE_MM
     share = rng.uniform(*GRADE_SHARES[grade])
-    centre = _site(rng, inside, depth)
-    seeds = _seeds(rng, inside, depth, centre, size, grade)
+    centre = _pick_site(rng, inside, depth)
+    seeds = _make_seeds(rng, inside, depth, centre, size, grade)
     ripple = make_ripple(rng, 0.035 * size, 0.35 * size)
-    distances = Grown(seeds, 0.0, ripple).distance(points)
+    distances = OffsetShape(seeds, 0.0, ripple).distance(points)
     reach = float(np.quantile(distances[shape.distance(points) < 0], share))
-    hurt = Carved(Grown(seeds, reach, ripple), within=(shape,))
+    lesion = ClippedShape(OffsetShape(seeds, reach, ripple), within=(shape,))
     return Injury(
         organ=organ,
         solid=solid,
         grade=grade,
         share=share,
-        hurt=hurt,
-        pool=_pool(rng, shape, trunk, centre, size) if grade == "high" else None,
+        lesion=lesion,
+        pool=_make_blood_pool(rng, shape, trunk, centre, size) if grade == "high" else None,
         centre=centre,
         hu=rng.uniform(34, 42 if organ == "liver" else 46),
     )
 
 
-def _inside(shape: Shape, points: Points) -> tuple[NDArray[np.float64], F32]:
+def _points_inside(shape: Shape, points: Points) -> tuple[NDArray[np.float64], F32]:
     """Positions (N, 3) and depths (N,) of the lattice points inside a shape."""
     distance = shape.distance(points)
     hit = distance < 0
@@ -118,15 +118,15 @@ def _inside(shape: Shape, points: Points) -> tuple[NDArray[np.float64], F32]:
     return np.stack(position, axis=1).astype(np.float64), -distance[hit]
 
 
-def _site(rng: np.random.Generator, inside: NDArray[np.float64], depth: F32) -> Vector:
-    """A place of middle depth: blows hurt between capsule and core."""
+def _pick_site(rng: np.random.Generator, inside: NDArray[np.float64], depth: F32) -> Vector:
+    """A random point of middle depth, between capsule and core."""
     ranked = np.argsort(depth, kind="stable")
     chosen = ranked[int(rng.uniform(0.3, 0.8) * len(ranked))]
     x, y, z = (float(v) for v in inside[chosen])
     return (x, y, z)
 
 
-def _seeds(
+def _make_seeds(
     rng: np.random.Generator,
     inside: NDArray[np.float64],
     depth: F32,
@@ -134,7 +134,7 @@ def _seeds(
     size: float,
     grade: Grade,
 ) -> Shape:
-    """Plates through one place, like branches, and balls where blood collects."""
+    """Plates through one point, like branches, and balls where blood collects."""
     tears = int(rng.integers(2, 4))
     radius = rng.uniform(0.28, 0.42) * size
     parts: list[Shape] = [Disc(centre, _tear_normal(rng), radius) for _ in range(tears)]
@@ -142,9 +142,9 @@ def _seeds(
         ball = rng.uniform(0.08, 0.14) * size
         parts.append(Ellipsoid(centre, (ball, ball, ball)))
         return Union(tuple(parts))
-    for place in (centre, _site(rng, inside, depth)):
+    for ball_centre in (centre, _pick_site(rng, inside, depth)):
         a, b, c = (float(r) for r in rng.uniform(0.2, 0.34, size=3) * size)
-        parts.append(Ellipsoid(place, (a, b, c)))
+        parts.append(Ellipsoid(ball_centre, (a, b, c)))
     return Union(tuple(parts), blend_mm=0.08 * size)
 
 
@@ -155,14 +155,14 @@ def _tear_normal(rng: np.random.Generator) -> Vector:
     return (x, y, z)
 
 
-def _pool(
+def _make_blood_pool(
     rng: np.random.Generator, shape: Shape, trunk: Trunk, centre: Vector, size: float
 ) -> Shape:
     """A layer of blood on the organ's surface near the injury."""
     reach = rng.uniform(0.8, 1.0) * size
-    layer = Grown(shape, rng.uniform(8, 13), make_ripple(rng, 3, 45))
+    layer = OffsetShape(shape, rng.uniform(8, 13), make_ripple(rng, 3, 45))
     near = Ellipsoid(centre, (reach, reach, reach))
-    return Carved(layer, within=(near, Cavity(0), BelowDiaphragm(trunk, 1)))
+    return ClippedShape(layer, within=(near, Cavity(0), BelowDiaphragm(trunk, 1)))
 
 
 def make_bowel_injury(rng: np.random.Generator, small_bowel: tuple[Loop, ...]) -> BowelInjury:
@@ -174,7 +174,7 @@ def make_bowel_injury(rng: np.random.Generator, small_bowel: tuple[Loop, ...]) -
     return BowelInjury(
         thick=tuple(int(i) for i in order[:3]),
         thickening_mm=rng.uniform(4, 6),
-        gas=Carved(gas, within=(Cavity(2),)),
+        gas=ClippedShape(gas, within=(Cavity(2),)),
     )
 
 

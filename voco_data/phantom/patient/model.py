@@ -1,4 +1,4 @@
-"""One made-up patient: sizes, pose, organs and injuries, drawn at random."""
+"""One synthetic patient: sizes, pose, organs and injuries, drawn at random."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class PatientModel:
-    """The truth about a patient, which all its scans share."""
+    """The anatomy and the injuries of a patient, which all its scans show."""
 
     sex: Literal["F", "M"]
     age: int
@@ -69,12 +69,12 @@ class PatientModel:
 
     @property
     def any_injury(self) -> bool:
-        """Whether anything is hurt."""
+        """Whether there is an injury or a bleed."""
         return bool(self.injuries or self.bowel_injury or self.bleed)
 
 
 def make_patient(rng: np.random.Generator, *, injury_prevalence: float = 0.35) -> PatientModel:
-    """Draw a patient. Each organ is hurt with `injury_prevalence`, low and high alike."""
+    """Draw a patient. Each organ is injured with `injury_prevalence`, low or high alike."""
     trunk = Trunk(
         fat_mm=rng.uniform(11, 36),
         right_dome_mm=rng.uniform(198, 214),
@@ -99,7 +99,7 @@ def make_patient(rng: np.random.Generator, *, injury_prevalence: float = 0.35) -
         parenchyma_hu=(kidney, liver, spleen),
         injuries=injuries,
         bowel_injury=make_bowel_injury(rng, small_bowel) if hurt_bowel else None,
-        bleed=_maybe_bleed(rng, injuries),
+        bleed=_draw_bleed(rng, injuries),
     )
 
 
@@ -127,8 +127,8 @@ def _make_injuries(
     return tuple(injuries)
 
 
-def _maybe_bleed(rng: np.random.Generator, injuries: tuple[Injury, ...]) -> Bleed | None:
-    """A bleed in a badly hurt organ, or, rarely, among the bowel."""
+def _draw_bleed(rng: np.random.Generator, injuries: tuple[Injury, ...]) -> Bleed | None:
+    """A bleed in an organ of grade high or, rarely, among the bowel; or None."""
     high = [injury for injury in injuries if injury.grade == "high"]
     chance = BLEED_PREVALENCE_HIGH if high else BLEED_PREVALENCE
     if rng.random() >= chance:

@@ -1,4 +1,4 @@
-"""Solid shapes as signed distances (mm, negative inside) to the surface, near enough near it."""
+"""Solid shapes as signed distances (mm, negative inside), approximate far from the surface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from voco_data.phantom.patient.points import F32, Bounds, Points, Vector, enclos
 
 
 class Shape(Protocol):
-    """Anything that can be painted."""
+    """A solid with bounds and a signed distance."""
 
     def bounds(self) -> Bounds:
         """A box outside of which the distance is positive."""
@@ -99,7 +99,7 @@ class Capsule:
 
 @dataclass(frozen=True, slots=True)
 class Disc:
-    """A round plate without thickness: a tear before it is opened by `Grown`."""
+    """A round plate without thickness: a tear before `OffsetShape` widens it."""
 
     centre: Vector
     normal: Vector
@@ -115,10 +115,10 @@ class Disc:
         n = np.array(self.normal, np.float32)
         c = np.array(self.centre, np.float32)
         x, y, z = p.x - c[0], p.y - c[1], p.z - c[2]
-        off = (x * n[0] + y * n[1]) + z * n[2]
-        along = np.sqrt(np.maximum((x * x + y * y) + z * z - off * off, 0))
-        beyond = np.maximum(along - np.float32(self.radius), 0)
-        distance: F32 = np.sqrt(off * off + beyond * beyond)
+        from_plane = (x * n[0] + y * n[1]) + z * n[2]
+        in_plane = np.sqrt(np.maximum((x * x + y * y) + z * z - from_plane * from_plane, 0))
+        beyond = np.maximum(in_plane - np.float32(self.radius), 0)
+        distance: F32 = np.sqrt(from_plane * from_plane + beyond * beyond)
         return distance
 
 
@@ -150,13 +150,13 @@ def make_ripple(
     rng: np.random.Generator, height_mm: float, wavelength_mm: float, waves: int = 3
 ) -> Ripple:
     """A ripple of about `height_mm` whose waves are about `wavelength_mm` long."""
-    made = []
+    drawn_waves = []
     for _ in range(waves):
         direction = rng.normal(size=3)
         direction *= 2 * np.pi / (wavelength_mm * rng.uniform(0.7, 1.4)) / np.linalg.norm(direction)
         kx, ky, kz = (float(k) for k in direction)
-        made.append((kx, ky, kz, float(rng.uniform(0, 2 * np.pi)), height_mm / waves))
-    return Ripple(tuple(made))
+        drawn_waves.append((kx, ky, kz, float(rng.uniform(0, 2 * np.pi)), height_mm / waves))
+    return Ripple(tuple(drawn_waves))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Union:
 
 
 @dataclass(frozen=True, slots=True)
-class Grown:
+class OffsetShape:
     """A shape with its surface moved out by `margin_mm` (in, when negative) and made irregular."""
 
     shape: Shape
@@ -203,7 +203,7 @@ class Grown:
 
 
 @dataclass(frozen=True, slots=True)
-class Carved:
+class ClippedShape:
     """`shape` inside all of `within` and outside all of `without`."""
 
     shape: Shape
@@ -224,7 +224,7 @@ class Carved:
         return distance
 
 
-def cover(distance_mm: F32, width_mm: float) -> F32:
+def inside_share(distance_mm: F32, width_mm: float) -> F32:
     """Share of a voxel that is inside: a ramp over `width_mm` about the surface."""
     share = np.float32(0.5) - distance_mm * np.float32(1 / width_mm)
     return np.clip(share, 0, 1, out=share)

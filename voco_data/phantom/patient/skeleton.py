@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from voco_data.phantom.patient.points import F32, Bounds, Points
-from voco_data.phantom.patient.shapes import Capsule, Carved, Ellipsoid, Shape, Union
+from voco_data.phantom.patient.shapes import Capsule, ClippedShape, Ellipsoid, Shape, Union
 from voco_data.phantom.patient.trunk import Cavity, interpolate
 
 _SPINE_Z = (-60, 0, 60, 120, 200, 300, 380, 430)
@@ -119,9 +119,9 @@ class Ribs:
         """Distance to the nearest rib's axis, less its radius, above the costal margin."""
         height = p.z + np.float32(0.45) * (80 - p.y)
         gap = np.float32(self.spacing_mm)
-        along = (np.abs(np.mod(height, gap) - gap / 2)) * np.float32(0.9)
+        across_rib = (np.abs(np.mod(height, gap) - gap / 2)) * np.float32(0.9)
         off = Cavity(-7).distance(p)
-        tube = np.sqrt(off * off + along * along) - np.float32(5)
+        tube = np.sqrt(off * off + across_rib * across_rib) - np.float32(5)
         margin = np.maximum(105 - height, 95 - np.float32(0.9) * p.y - p.z)
         ribs: F32 = np.maximum(tube, margin)
         return ribs
@@ -144,7 +144,7 @@ class IliacWings:
         return np.maximum(np.maximum(shell, crest), np.maximum(sides, -128 - p.z))
 
 
-def _pair(x: float, y: float, z: float, side: int) -> tuple[float, float, float]:
+def _on_side(x: float, y: float, z: float, side: int) -> tuple[float, float, float]:
     return (side * x, y, z)
 
 
@@ -152,13 +152,13 @@ def hip_sockets() -> Shape:
     """The bone around both hip joints, with ischium and pubis."""
     parts: list[Shape] = []
     for side in (-1, 1):
-        hip = _pair(86, 8, -112, side)
-        seat = _pair(56, 36, ISCHIUM_BOTTOM_MM + 13, side)
-        front = _pair(7, -62, -148, side)
+        hip = _on_side(86, 8, -112, side)
+        seat = _on_side(56, 36, ISCHIUM_BOTTOM_MM + 13, side)
+        front = _on_side(7, -62, -148, side)
         parts += [
             Ellipsoid(hip, (33, 32, 34)),
-            Capsule(_pair(84, 28, -130, side), seat, 14, 13),
-            Capsule(_pair(70, -18, -122, side), front, 9),
+            Capsule(_on_side(84, 28, -130, side), seat, 14, 13),
+            Capsule(_on_side(70, -18, -122, side), front, 9),
             Capsule(front, seat, 8),
         ]
     return Union(tuple(parts), blend_mm=4)
@@ -166,18 +166,18 @@ def hip_sockets() -> Shape:
 
 def hip_gaps() -> Shape:
     """The joint space around both femoral heads."""
-    return Union(tuple(Ellipsoid(_pair(88, 8, -114, side), (28, 27, 28)) for side in (-1, 1)))
+    return Union(tuple(Ellipsoid(_on_side(88, 8, -114, side), (28, 27, 28)) for side in (-1, 1)))
 
 
 def femora() -> Shape:
     """Heads, necks and shafts of both femora."""
     parts: list[Shape] = []
     for side in (-1, 1):
-        hip, bend = _pair(88, 8, -114, side), _pair(124, 14, -158, side)
+        hip, bend = _on_side(88, 8, -114, side), _on_side(124, 14, -158, side)
         parts += [
             Ellipsoid(hip, (25, 24, 25)),
             Capsule(hip, bend, 14, 19),
-            Capsule(bend, _pair(96, 6, -400, side), 17, 14),
+            Capsule(bend, _on_side(96, 6, -400, side), 17, 14),
         ]
     return Union(tuple(parts), blend_mm=6)
 
@@ -185,7 +185,7 @@ def femora() -> Shape:
 def sacrum() -> Shape:
     """The sacrum, its lower end tilted to posterior."""
     body = Ellipsoid((0, 64, -62), (50, 21, 62), pitch=-0.3)
-    return Carved(body, without=(Canal(),))
+    return ClippedShape(body, without=(Canal(),))
 
 
 def sternum() -> Shape:

@@ -11,9 +11,9 @@ from voco_data.phantom.patient.points import F32, Points, Vector
 from voco_data.phantom.patient.pose import Phase
 from voco_data.phantom.patient.shapes import (
     Capsule,
-    Carved,
+    ClippedShape,
     Ellipsoid,
-    Grown,
+    OffsetShape,
     Ripple,
     Shape,
     Union,
@@ -82,12 +82,12 @@ def make_viscera(rng: np.random.Generator, trunk: Trunk) -> Viscera:
     left = _kidney(rng, side=1)
     right = _kidney(rng, side=-1)
     stomach = Ellipsoid(
-        _near(rng, (44, -26, 140), 5),
+        _jittered_position(rng, (44, -26, 140), 5),
         (42 * rng.uniform(0.8, 1.1), 36 * rng.uniform(0.85, 1.15), 40 * rng.uniform(0.8, 1.1)),
         roll=0.35,
         yaw=-0.3,
     )
-    gallbladder = Ellipsoid(_near(rng, (-46, -38, 62), 4), (13, 15, 22), pitch=0.5)
+    gallbladder = Ellipsoid(_jittered_position(rng, (-46, -38, 62), 4), (13, 15, 22), pitch=0.5)
     return Viscera(
         liver=_liver(rng, trunk, right, gallbladder),
         spleen=_spleen(rng, trunk, left, stomach),
@@ -95,11 +95,13 @@ def make_viscera(rng: np.random.Generator, trunk: Trunk) -> Viscera:
         right_kidney=right,
         stomach=stomach,
         gallbladder=gallbladder,
-        bladder=Ellipsoid((0, -24, -122), _scaled(rng, (34, 27, 28), 0.7, 1.15)),
+        bladder=Ellipsoid((0, -24, -122), _jittered_radii(rng, (34, 27, 28), 0.7, 1.15)),
         pancreas=_pancreas(rng),
         heart=Union(
             (
-                Ellipsoid(_near(rng, (26, -28, 246), 4), (56, 38, 44), roll=-0.5, yaw=0.3),
+                Ellipsoid(
+                    _jittered_position(rng, (26, -28, 246), 4), (56, 38, 44), roll=-0.5, yaw=0.3
+                ),
                 Ellipsoid((4, -6, 278), (40, 36, 42)),
             ),
             blend_mm=12,
@@ -111,12 +113,12 @@ def make_viscera(rng: np.random.Generator, trunk: Trunk) -> Viscera:
     )
 
 
-def _near(rng: np.random.Generator, centre: Vector, spread_mm: float) -> Vector:
+def _jittered_position(rng: np.random.Generator, centre: Vector, spread_mm: float) -> Vector:
     x, y, z = (c + rng.uniform(-spread_mm, spread_mm) for c in centre)
     return (x, y, z)
 
 
-def _scaled(rng: np.random.Generator, radii: Vector, low: float, high: float) -> Vector:
+def _jittered_radii(rng: np.random.Generator, radii: Vector, low: float, high: float) -> Vector:
     size = rng.uniform(low, high)
     a, b, c = (r * size * rng.uniform(0.95, 1.05) for r in radii)
     return (a, b, c)
@@ -124,15 +126,15 @@ def _scaled(rng: np.random.Generator, radii: Vector, low: float, high: float) ->
 
 def _kidney(rng: np.random.Generator, side: int) -> Shape:
     """A bean: an ellipsoid, upper pole to the middle, less a hilum on the inner side."""
-    x, y, z = _near(rng, (side * 58.0, 29.0, 98.0 if side > 0 else 88.0), 4)
+    x, y, z = _jittered_position(rng, (side * 58.0, 29.0, 98.0 if side > 0 else 88.0), 4)
     body = Ellipsoid(
         (x, y, z),
-        _scaled(rng, (29, 26, 54), 0.88, 1.12),
+        _jittered_radii(rng, (29, 26, 54), 0.88, 1.12),
         roll=-side * rng.uniform(0.1, 0.25),
         pitch=rng.uniform(0.05, 0.2),
     )
     hilum = Ellipsoid((x - side * 24, y - 6, z), (20, 8, 17))
-    return Grown(Carved(body, without=(hilum,)), 0.0, make_ripple(rng, 1.5, 50))
+    return OffsetShape(ClippedShape(body, without=(hilum,)), 0.0, make_ripple(rng, 1.5, 50))
 
 
 def _liver(
@@ -140,39 +142,46 @@ def _liver(
 ) -> Shape:
     """Two lobes under the right dome, hollowed below by kidney, gut and gallbladder."""
     right = Ellipsoid(
-        _near(rng, (-72, -4, 122), 3), _scaled(rng, (76, 82, 92), 0.95, 1.08), roll=-0.1
+        _jittered_position(rng, (-72, -4, 122), 3),
+        _jittered_radii(rng, (76, 82, 92), 0.95, 1.08),
+        roll=-0.1,
     )
     left = Ellipsoid(
-        _near(rng, (6, -44, 152), 5), _scaled(rng, (72, 34, 38), 0.85, 1.15), roll=0.35
+        _jittered_position(rng, (6, -44, 152), 5),
+        _jittered_radii(rng, (72, 34, 38), 0.85, 1.15),
+        roll=0.35,
     )
-    hollow = Ellipsoid(_near(rng, (14, 22, 62), 4), (74, 66, 92), roll=0.25)
+    hollow = Ellipsoid(_jittered_position(rng, (14, 22, 62), 4), (74, 66, 92), roll=0.25)
     back = Ellipsoid((6, 62, 130), (52, 52, 140))
-    lobes = Grown(Union((right, left), blend_mm=22), 0.0, make_ripple(rng, 3, 90))
-    return Carved(
+    lobes = OffsetShape(Union((right, left), blend_mm=22), 0.0, make_ripple(rng, 3, 90))
+    return ClippedShape(
         lobes,
         within=(Cavity(3), BelowDiaphragm(trunk, 4)),
-        without=(hollow, back, Grown(right_kidney, 4), Grown(gallbladder, 1.5)),
+        without=(hollow, back, OffsetShape(right_kidney, 4), OffsetShape(gallbladder, 1.5)),
     )
 
 
 def _spleen(rng: np.random.Generator, trunk: Trunk, left_kidney: Shape, stomach: Shape) -> Shape:
     """A curved wedge at the left back, below the left dome."""
     body = Ellipsoid(
-        _near(rng, (100, 20, 152), 3),
-        _scaled(rng, (44, 58, 58), 0.88, 1.12),
+        _jittered_position(rng, (100, 20, 152), 3),
+        _jittered_radii(rng, (44, 58, 58), 0.88, 1.12),
         yaw=-0.3,
         pitch=0.25,
     )
-    return Carved(
-        Grown(body, 0.0, make_ripple(rng, 2.5, 70)),
+    return ClippedShape(
+        OffsetShape(body, 0.0, make_ripple(rng, 2.5, 70)),
         within=(Cavity(3), BelowDiaphragm(trunk, 4)),
-        without=(Grown(left_kidney, 4), Grown(stomach, 5)),
+        without=(OffsetShape(left_kidney, 4), OffsetShape(stomach, 5)),
     )
 
 
 def _pancreas(rng: np.random.Generator) -> Shape:
-    head, body = _near(rng, (-22, -16, 84), 3), _near(rng, (14, -26, 98), 3)
-    return Grown(
+    head, body = (
+        _jittered_position(rng, (-22, -16, 84), 3),
+        _jittered_position(rng, (14, -26, 98), 3),
+    )
+    return OffsetShape(
         Union((Capsule(head, body, 13, 9), Capsule(body, (62, 4, 122), 9, 7)), blend_mm=6),
         0.0,
         make_ripple(rng, 2, 25),
@@ -219,7 +228,7 @@ def _liver_vessels(rng: np.random.Generator) -> Shape:
     return Union(
         (
             Capsule((-8, -12, 92), gate, 7),
-            *(Capsule(root, _near(rng, end, 8), 5, 2) for end in veins),
-            *(Capsule(gate, _near(rng, end, 8), 6, 2) for end in branches),
+            *(Capsule(root, _jittered_position(rng, end, 8), 5, 2) for end in veins),
+            *(Capsule(gate, _jittered_position(rng, end, 8), 6, 2) for end in branches),
         )
     )

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from tests.support.ct_files import write_slices
-from voco_data.dicom.pixels.decode import PixelReader
-from voco_data.dicom.pixels.modality import parse_modalities
+from voco_data.dicom.pixels.decode import FrameReader
+from voco_data.dicom.pixels.modality import parse_modality_transforms
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
 
@@ -25,14 +25,16 @@ def hu_of(tmp_path: Path, stored: list[int], kind: str = "<u2", **tags: Any) -> 
     dataset.PixelRepresentation = int(kind == "<i2")
     for keyword, value in tags.items():
         setattr(dataset, keyword, value)
-    pixels = PixelReader(dataset, (1, len(stored)))
-    result: list[int] = parse_modalities(dataset, 1)[0].to_hu(pixels.stored(0)).ravel().tolist()
+    pixels = FrameReader(dataset, (1, len(stored)))
+    result: list[int] = (
+        parse_modality_transforms(dataset, 1)[0].to_hu(pixels.read(0)).ravel().tolist()
+    )
     return result
 
 
 def test_padding_above_air_becomes_air(tmp_path: Path) -> None:
-    found = hu_of(tmp_path, [0, 1024, 4000, 1100], PixelPaddingValue=4000)
-    assert found == [-1024, 0, -1024, 76]
+    hu = hu_of(tmp_path, [0, 1024, 4000, 1100], PixelPaddingValue=4000)
+    assert hu == [-1024, 0, -1024, 76]
 
 
 def test_a_value_that_is_padding_outside_is_measured_inside(tmp_path: Path) -> None:
@@ -45,7 +47,7 @@ def test_a_value_that_is_padding_outside_is_measured_inside(tmp_path: Path) -> N
     dataset.PixelRepresentation, dataset.RescaleIntercept = 1, 0
     dataset.PixelPaddingValue = 0
     dataset.PixelData = plane.astype("<i2").tobytes()
-    hu = parse_modalities(dataset, 1)[0].to_hu(PixelReader(dataset, (7, 7)).stored(0))
+    hu = parse_modality_transforms(dataset, 1)[0].to_hu(FrameReader(dataset, (7, 7)).read(0))
     assert hu[3, 3] == 0
     assert (hu[0] == -1024).all()
     assert (hu[1:6, 1:6][plane[1:6, 1:6] == 30] == 30).all()
@@ -57,8 +59,8 @@ def test_a_range_of_padding(tmp_path: Path) -> None:
 
 
 def test_padding_below_air_stays_what_it_is(tmp_path: Path) -> None:
-    found = hu_of(tmp_path, [-2000, 0, 1024, 5], "<i2", PixelPaddingValue=-2000)
-    assert found == [-3024, -1024, 0, -1019]
+    hu = hu_of(tmp_path, [-2000, 0, 1024, 5], "<i2", PixelPaddingValue=-2000)
+    assert hu == [-3024, -1024, 0, -1019]
 
 
 def test_padding_whose_tag_has_the_other_sign(tmp_path: Path) -> None:
@@ -91,8 +93,8 @@ def lut(values: list[int], first: int, kind: str = "HU") -> Sequence:
 
 def test_a_modality_lut_maps_and_clamps_at_its_ends(tmp_path: Path) -> None:
     table = lut([-1000, -500, 0, 700], first=10)
-    found = hu_of(tmp_path, [10, 11, 12, 13, 0, 99], ModalityLUTSequence=table)
-    assert found == [-1000, -500, 0, 700, -1000, 700]
+    hu = hu_of(tmp_path, [10, 11, 12, 13, 0, 99], ModalityLUTSequence=table)
+    assert hu == [-1000, -500, 0, 700, -1000, 700]
 
 
 def test_a_lut_to_something_else_is_refused(tmp_path: Path) -> None:
@@ -112,4 +114,4 @@ def test_a_slope_that_is_no_number_is_refused(tmp_path: Path, value: str) -> Non
     dataset = pydicom.dcmread(path)
     dataset.add_new(0x00281053, "LO", value)  # as text: a file may declare any VR
     with pytest.raises(SeriesRefused):
-        parse_modalities(dataset, 1)
+        parse_modality_transforms(dataset, 1)

@@ -11,10 +11,10 @@ from hypothesis import given, settings, strategies as st
 
 from tests.support.ct_files import body, write_slices
 from tests.support.mutations import mutate
-from voco_data.dicom.pixels.hu_kernels import SLACK_BYTES, rle_planes
+from voco_data.dicom.pixels.hu_kernels import SLACK_BYTES, decode_rle_planes
 from voco_data.dicom.series.fast_reader import MAX_REUSED_BYTES, ReusedBuffer, read_fast
 from voco_data.dicom.series.header_scan import HeaderScanner
-from voco_data.dicom.series.reader import read_thoroughly
+from voco_data.dicom.series.reader import read_with_pydicom
 from voco_data.errors import SeriesRefused
 from voco_data.volumes.slice_spacing import GapPolicy
 from voco_data.volumes.volume import Volume
@@ -54,7 +54,7 @@ def check_same(quick: Volume | None, thorough: Volume) -> None:
 )
 def test_pixels_of_every_kind(tmp_path: Path, tags: dict[str, Any], rle: bool) -> None:
     paths = write_slices(tmp_path, body((9, 20, 24)), rle=rle, tags=tags)
-    check_same(read_fast(paths, GAPS, 3), read_thoroughly(paths, GAPS, 3))
+    check_same(read_fast(paths, GAPS, 3), read_with_pydicom(paths, GAPS, 3))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_every_orientation(
     hu = body((9, 20, 24))
     paths = write_slices(tmp_path, hu, orientation=orientation, step_mm=step_mm, rle=True)
     paths = paths[3:] + paths[:3]  # file names do not give the order
-    check_same(read_fast(paths, GAPS, 3), read_thoroughly(paths, GAPS, 3))
+    check_same(read_fast(paths, GAPS, 3), read_with_pydicom(paths, GAPS, 3))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_is_refused_is_left_to_the_thorough_reader(
     paths = write_slices(tmp_path, body((9, 20, 24)), tags=tags)
     assert read_fast(paths, GAPS, 3) is None
     with pytest.raises(SeriesRefused):
-        read_thoroughly(paths, GAPS, 3)
+        read_with_pydicom(paths, GAPS, 3)
 
 
 def test_damaged_series_give_none_or_the_thorough_volume(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_damaged_series_give_none_or_the_thorough_volume(tmp_path: Path) -> None
         damaged = tmp_path / "damaged"
         damaged.write_bytes(mutate(paths[1].read_bytes(), seed))
         files = [paths[0], damaged, *paths[2:]]
-        found = read_fast(files, GAPS, 3)
-        if found is not None:
+        volume = read_fast(files, GAPS, 3)
+        if volume is not None:
             read += 1
-            check_same(found, read_thoroughly(files, GAPS, 3))
+            check_same(volume, read_with_pydicom(files, GAPS, 3))
     assert read > 50
 
 
@@ -136,7 +136,7 @@ def planes(frame: bytes, pixels: int) -> bytes | None:
     """The planes that the kernel decodes from an RLE frame between other bytes; None if refused."""
     data = np.frombuffer(b"\x05" * 7 + frame + b"\xfe" * SLACK_BYTES, np.uint8)
     high, low = (np.full(pixels + SLACK_BYTES, 7, np.uint8) for _ in range(2))
-    if not rle_planes(data, 7, len(frame), high, low, pixels):
+    if not decode_rle_planes(data, 7, len(frame), high, low, pixels):
         return None
     return high[:pixels].tobytes() + low[:pixels].tobytes()
 
@@ -146,7 +146,7 @@ def reference(frame: bytes, pixels: int) -> bytes | None:
     head = [int.from_bytes(frame[at : at + 4], "little") for at in range(0, 12, 4)]
     if len(frame) < 64 or head[:2] != [2, 64] or not 64 < head[2] < len(frame):
         return None
-    found = b""
+    decoded = b""
     for segment in (frame[64 : head[2]], frame[head[2] :]):
         out, at = b"", 0
         while len(out) < pixels:
@@ -163,8 +163,8 @@ def reference(frame: bytes, pixels: int) -> bytes | None:
             at += 1 + len(piece)
         if len(out) != pixels or len(segment) - at > 1:
             return None
-        found += out
-    return found
+        decoded += out
+    return decoded
 
 
 RUN = st.one_of(

@@ -82,7 +82,7 @@ def thorough(path: Path) -> tuple[Header, StackKey] | None:
 
 def scanned(path: Path) -> tuple[Header, StackKey] | None:
     found = HeaderScanner().read_header(path)
-    return None if found is None else (found.header, found.kind.stack)
+    return None if found is None else (found.header, found.shared.stack_key)
 
 
 def agree(path: Path, data: bytes) -> bool:
@@ -138,12 +138,48 @@ def nested(depth: int) -> st.SearchStrategy[bytes]:
 
 VALUES = st.sampled_from(
     [
-        *(b"", b" ", b"1", b"1 ", b"+1", b"-0", b"1.5", b"1e5", b"1E+2", b".5", b"5.", b"1e999"),
-        *(b"nan", b"inf", b"1\\2", b"1\\2\\3", b" 1\\2 \\ 3", b"1\\2\\3\\4", b"1\\\\3", b"abc"),
-        *(b"0x10", b"1_0", b"1,5", b"12345678901234567890", b"1\0", b"\0", b"\xe4\xf6", b"CT"),
-        *(b"MR", b"SEG", b"LOCALIZER", b"ORIGINAL\\PRIMARY\\LOCALIZER", b"YES", b"01", b"HU"),
-        *(b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.1.2.1.99", b"0.5\\0.25"),
-        *(struct.pack("<H", 1), struct.pack("<H", 512), struct.pack("<HH", 4, 4), b"\x01"),
+        b"",
+        b" ",
+        b"1",
+        b"1 ",
+        b"+1",
+        b"-0",
+        b"1.5",
+        b"1e5",
+        b"1E+2",
+        b".5",
+        b"5.",
+        b"1e999",
+        b"nan",
+        b"inf",
+        b"1\\2",
+        b"1\\2\\3",
+        b" 1\\2 \\ 3",
+        b"1\\2\\3\\4",
+        b"1\\\\3",
+        b"abc",
+        b"0x10",
+        b"1_0",
+        b"1,5",
+        b"12345678901234567890",
+        b"1\0",
+        b"\0",
+        b"\xe4\xf6",
+        b"CT",
+        b"MR",
+        b"SEG",
+        b"LOCALIZER",
+        b"ORIGINAL\\PRIMARY\\LOCALIZER",
+        b"YES",
+        b"01",
+        b"HU",
+        b"1.2.840.10008.5.1.4.1.1.2\0",
+        b"1.2.840.10008.1.2.1.99",
+        b"0.5\\0.25",
+        struct.pack("<H", 1),
+        struct.pack("<H", 512),
+        struct.pack("<HH", 4, 4),
+        b"\x01",
     ]
 )
 VRS = st.sampled_from(["CS", "DS", "IS", "LO", "UI", "US", "SS", "UN", "OB", "SH", "ST", "zz"])
@@ -224,7 +260,7 @@ def test_slices_of_one_kind_differ_in_position_and_number_alone(tmp_path: Path) 
     for number, path in enumerate(paths, start=1):
         found = reader.read_header(path)
         assert found is not None
-        assert (found.header, found.kind.stack) == thorough(path)
+        assert (found.header, found.shared.stack_key) == thorough(path)
         assert found.header.instance_number == number
 
 

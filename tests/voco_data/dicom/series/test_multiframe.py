@@ -18,7 +18,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
 
 from tests.support.ct_files import body, write_slices
 from voco_data.dicom.header import parse_frames, parse_header, read_dataset
-from voco_data.dicom.pixels.decode import PixelReader
+from voco_data.dicom.pixels.decode import FrameReader
 from voco_data.dicom.series.reader import read_series
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
@@ -170,6 +170,6 @@ def test_real_perfusion_maps_are_not_hu_but_their_frames_decode(real_ct: Path) -
         assert caught.value.reason == Reason.DERIVED
         with pytest.raises(SeriesRefused):
             parse_frames(dataset, folder / name)
-        pixels = PixelReader(dataset, (512, 512), 2)
-        stored = np.stack([pixels.stored(0), pixels.stored(1)])
+        pixels = FrameReader(dataset, (512, 512), 2)
+        stored = np.stack([pixels.read(0), pixels.read(1)])
         assert (stored.min(), stored.max()) == (low, high)

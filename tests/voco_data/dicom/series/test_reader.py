@@ -18,8 +18,8 @@ from pydicom.encaps import encapsulate
 
 from tests.support.ct_files import body, write_slices
 from voco_data.dicom.header import parse_header, read_dataset
-from voco_data.dicom.pixels.decode import PixelReader
-from voco_data.dicom.pixels.modality import parse_modalities
+from voco_data.dicom.pixels.decode import FrameReader
+from voco_data.dicom.pixels.modality import parse_modality_transforms
 from voco_data.dicom.series.reader import read_series
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
@@ -32,7 +32,7 @@ def read(paths: list[Path]) -> Volume:
 
 
 def decode_hu(dataset: Dataset, shape: tuple[int, int]) -> npt.NDArray[np.int16]:
-    return parse_modalities(dataset, 1)[0].to_hu(PixelReader(dataset, shape).stored(0))
+    return parse_modality_transforms(dataset, 1)[0].to_hu(FrameReader(dataset, shape).read(0))
 
 
 def refusal(paths: list[Path]) -> Reason:
@@ -66,8 +66,8 @@ def test_rows_that_run_upward_have_a_normal_to_the_feet(tmp_path: Path) -> None:
     paths = write_slices(tmp_path, hu, orientation=(1, 0, 0, 0, -1, 0))
     volume = read(paths)
     assert np.array_equal(volume.hu, hu[::-1])  # along the normal, which points to -z
-    where = volume.geometry.canonical(5.0)
-    assert np.array_equal(where.view(volume.hu), hu[:, ::-1])
+    canonical = volume.geometry.canonical(5.0)
+    assert np.array_equal(canonical.to_canonical(volume.hu), hu[:, ::-1])
 
 
 def test_signed_twelve_bits_in_sixteen(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_small_tilt_of_many_thin_slices_is_seen(tmp_path: Path) -> None:
     hu = np.repeat(body((1, 20, 20)), 60, axis=0)
     paths = write_slices(tmp_path, hu, spacing_mm=(0.5, 1.0, 1.0), step_mm=(0, 0.0436, 0.5))
     volume = read(paths)
-    assert volume.geometry.sheared
+    assert volume.geometry.is_sheared
     last = volume.geometry.index_to_mm @ (59, 0, 0, 1)
     assert last[:3] == pytest.approx((-60, -60 + 59 * 0.0436, -100 + 59 * 0.5), abs=1e-3)
 

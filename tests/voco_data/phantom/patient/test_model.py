@@ -42,15 +42,15 @@ def centre_mm(scan, mask):
 def test_organs_are_on_their_sides(healthy):
     _, scan, picture = healthy
     body = centre_mm(scan, picture.hu > -300)
-    where = {label: centre_mm(scan, picture.organs == label) for label in range(1, 6)}
-    assert where[LIVER][0] < body[0] - 20
-    assert where[RIGHT_KIDNEY][0] < body[0] - 20
-    assert where[SPLEEN][0] > body[0] + 20
-    assert where[LEFT_KIDNEY][0] > body[0] + 20
+    centres_mm = {label: centre_mm(scan, picture.organs == label) for label in range(1, 6)}
+    assert centres_mm[LIVER][0] < body[0] - 20
+    assert centres_mm[RIGHT_KIDNEY][0] < body[0] - 20
+    assert centres_mm[SPLEEN][0] > body[0] + 20
+    assert centres_mm[LEFT_KIDNEY][0] > body[0] + 20
     for behind in (LEFT_KIDNEY, RIGHT_KIDNEY):
-        assert where[behind][1] > where[BOWEL][1] + 10
-    assert where[RIGHT_KIDNEY][2] < where[LIVER][2]
-    assert where[BOWEL][2] < where[LIVER][2]
+        assert centres_mm[behind][1] > centres_mm[BOWEL][1] + 10
+    assert centres_mm[RIGHT_KIDNEY][2] < centres_mm[LIVER][2]
+    assert centres_mm[BOWEL][2] < centres_mm[LIVER][2]
 
 
 def test_the_spine_is_posterior_and_the_lungs_are_above_the_liver(healthy):

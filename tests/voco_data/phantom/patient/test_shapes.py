@@ -8,13 +8,13 @@ import pytest
 from voco_data.phantom.patient.points import Points, lattice
 from voco_data.phantom.patient.shapes import (
     Capsule,
-    Carved,
+    ClippedShape,
     Disc,
     Ellipsoid,
-    Grown,
+    OffsetShape,
     Ripple,
     Union,
-    cover,
+    inside_share,
     make_ripple,
 )
 
@@ -83,9 +83,11 @@ def test_union_carving_and_growing():
     (p,) = at((-3, 0, 1))
     both = Union((left, right))
     assert float(both.distance(p)[0, 0, 0]) == pytest.approx(-1, abs=1e-4)
-    assert float(Carved(both, within=(right,)).distance(p)[0, 0, 0]) > 0
-    assert float(Carved(both, without=(left,)).distance(p)[0, 0, 0]) == pytest.approx(1, abs=1e-4)
-    assert float(Grown(both, 0.5).distance(p)[0, 0, 0]) == pytest.approx(-1.5, abs=1e-4)
+    assert float(ClippedShape(both, within=(right,)).distance(p)[0, 0, 0]) > 0
+    assert float(ClippedShape(both, without=(left,)).distance(p)[0, 0, 0]) == pytest.approx(
+        1, abs=1e-4
+    )
+    assert float(OffsetShape(both, 0.5).distance(p)[0, 0, 0]) == pytest.approx(-1.5, abs=1e-4)
 
 
 def test_ripple_is_the_sum_of_its_waves():
@@ -98,7 +100,7 @@ def test_ripple_is_the_sum_of_its_waves():
 
 
 def test_cover_is_half_on_the_surface_and_ramps_over_one_voxel():
-    got = cover(np.array([-9, -1, 0, 1, 9], np.float32), 4.0)
+    got = inside_share(np.array([-9, -1, 0, 1, 9], np.float32), 4.0)
     np.testing.assert_allclose(got, [1, 0.75, 0.5, 0.25, 0])
 
 

@@ -8,20 +8,25 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from voco_data.dicom.pixels.claimed_size import Claim, check_rle_header, jpeg2k_claim, jpeg_claim
+from voco_data.dicom.pixels.frame_headers import (
+    FrameHeader,
+    check_rle_header,
+    parse_jpeg2000_header,
+    parse_jpeg_header,
+)
 
 IMAGE = (np.arange(37 * 53).reshape(37, 53) % 4000).astype(np.uint16)
 
 
 def test_claims_are_what_was_encoded() -> None:
-    assert jpeg_claim(imagecodecs.jpegls_encode(IMAGE)) == Claim(37, 53, 1, 16)
+    assert parse_jpeg_header(imagecodecs.jpegls_encode(IMAGE)) == FrameHeader(37, 53, 1, 16)
     grey = (IMAGE >> 4).astype(np.uint8)
-    assert jpeg_claim(imagecodecs.jpeg8_encode(grey)) == Claim(37, 53, 1, 8)
+    assert parse_jpeg_header(imagecodecs.jpeg8_encode(grey)) == FrameHeader(37, 53, 1, 8)
     colour = np.stack([grey] * 3, axis=-1)
-    assert jpeg_claim(imagecodecs.jpeg8_encode(colour)) == Claim(37, 53, 3, 8)
+    assert parse_jpeg_header(imagecodecs.jpeg8_encode(colour)) == FrameHeader(37, 53, 3, 8)
     for container in ("J2K", "JP2"):
         encoded = imagecodecs.jpeg2k_encode(IMAGE, codecformat=container, reversible=True)
-        assert jpeg2k_claim(encoded) == Claim(37, 53, 1, 16, signed=False)
+        assert parse_jpeg2000_header(encoded) == FrameHeader(37, 53, 1, 16, signed=False)
 
 
 @pytest.mark.parametrize(
@@ -29,16 +34,16 @@ def test_claims_are_what_was_encoded() -> None:
 )
 def test_no_claim_is_an_error(frame: bytes) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        jpeg_claim(frame)
+        parse_jpeg_header(frame)
     with pytest.raises(ValueError, match=r"\w"):
-        jpeg2k_claim(frame)
+        parse_jpeg2000_header(frame)
 
 
 def test_a_million_tiles_are_an_error() -> None:
     encoded = bytearray(imagecodecs.jpeg2k_encode(IMAGE, codecformat="J2K", reversible=True))
     struct.pack_into(">6I", encoded, 8, 60_000, 60_000, 0, 0, 1, 1)
     with pytest.raises(ValueError, match="tiles"):
-        jpeg2k_claim(bytes(encoded))
+        parse_jpeg2000_header(bytes(encoded))
 
 
 @pytest.mark.parametrize(
