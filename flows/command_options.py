@@ -7,12 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from voco_data.ingest import IngestOptions, UnevenPolicy
+from voco_data.ingest import UnevenPolicy, list_options
 from voco_data.layouts import layout_choices
 from voco_data.storage import is_url, path_or_url
 
 USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
+INGEST_OPTIONS = {option.name: option for option in list_options()}
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -109,8 +110,6 @@ def _add_demo(commands: Any) -> None:
 
 
 def _add_preprocess(commands: Any) -> None:
-    """The options of a run. Their names in the result are those of `IngestOptions`."""
-    defaults = IngestOptions()
     preprocess = _command(commands, "preprocess", "bring the stores up to date with an archive")
     add = preprocess.add_argument
     add("source", type=local, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
@@ -121,42 +120,52 @@ def _add_preprocess(commands: Any) -> None:
         metavar="DIR",
         help="where the stores live: a folder, s3://BUCKET/PREFIX or az://CONTAINER/PREFIX",
     )
-    add(
-        "--layout",
-        choices=layout_choices(),
-        default=defaults.layout,
-        help="how SOURCE is laid out (auto)",
-    )
+    _add_option(preprocess, "layout", choices=layout_choices())
     specs = preprocess.add_mutually_exclusive_group()
-    specs.add_argument(
-        "--spec",
-        dest="specs",
-        action="append",
-        metavar="NAME",
-        help="a built-in spec, repeatable (pretrain and finetune)",
-    )
-    specs.add_argument("--spec-file", type=Path, metavar="F", help="specs of your own, as JSON")
+    _add_option(specs, "specs", flag="--spec", action="append", metavar="NAME")
+    _add_option(specs, "spec_file", type=Path, metavar="F")
     spread = preprocess.add_mutually_exclusive_group()
-    spread.add_argument("--workers", type=positive_int, metavar="N", help="local processes")
-    spread.add_argument("--dask", metavar="local|ADDRESS", help="a Dask cluster instead")
-    add("--boxes", type=Path, metavar="FILE", help="boxes made elsewhere: CSV or Parquet")
-    add(
-        "--uneven",
+    _add_option(spread, "workers", type=positive_int, metavar="N")
+    _add_option(spread, "dask", metavar="local|ADDRESS")
+    _add_option(preprocess, "boxes", note="CSV or Parquet", type=Path, metavar="FILE")
+    _add_option(
+        preprocess,
+        "uneven",
+        note="refuse the series, as the built-in specs do, or interpolate",
         choices=get_args(UnevenPolicy),
-        help="missing and uneven slices: refuse the series (default), or interpolate",
     )
-    add("--keep-ids", action="store_true", help="do not replace ids by pseudonyms")
+    _add_option(preprocess, "keep_ids", action="store_true")
     add("--estimate", action="store_true", help="say what a run would take, and write nothing")
-    add("--deep", action="store_true", help="re-read every file, trust no time stamp")
-    add(
-        "--wait",
-        type=seconds,
-        default=defaults.wait,
-        metavar="SECONDS",
-        help="how long to wait for a store that another run is filling (0)",
-    )
-    add("--include", action="append", default=[], metavar="GLOB", help="only such paths")
-    add("--exclude", action="append", default=[], metavar="GLOB", help="never such paths")
+    _add_option(preprocess, "deep", action="store_true")
+    _add_option(preprocess, "wait", type=seconds, metavar="SECONDS")
+    _add_option(preprocess, "include", action="append", metavar="GLOB")
+    _add_option(preprocess, "exclude", action="append", metavar="GLOB")
+
+
+def _add_option(parser: Any, name: str, *, flag: str = "", note: str = "", **how: Any) -> None:
+    """Add a flag for an ingest option; the value is None if the flag is left out.
+
+    The help is the description of the field, then `note`, and the default in brackets.
+    """
+    option = INGEST_OPTIONS[name]
+    text = option.description.removesuffix(".")
+    if not text[:2].isupper():  # JSON stays as it is
+        text = text[0].lower() + text[1:]
+    if note:
+        text += f"; {note}"
+    if how.get("action") == "append":
+        text += ", repeatable"
+    flag = flag or f"--{name.replace('_', '-')}"
+    parser.add_argument(flag, dest=name, default=None, help=text + _default(option.default), **how)
+
+
+def _default(value: Any) -> str:
+    """` (default)` for a help text; empty for a flag, and where nothing is the default."""
+    if isinstance(value, tuple):
+        value = " and ".join(value)
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    return f" ({value})" if value else ""
 
 
 def _add_store(commands: Any) -> None:

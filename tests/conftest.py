@@ -13,9 +13,10 @@ import pytest
 from selenium import webdriver
 
 import voco_models  # noqa: F401  sets how OpenMP waits, before any test imports torch
-from tests.support import azure_server as azure, browser
-from tests.support.azure_server import AzureServer, ObjectServer
-from tests.support.s3_server import S3Server, serve
+from tests.support import azure_server as azure, browser, s3_server as s3
+from tests.support.azure_server import AzureServer
+from tests.support.object_server import ObjectServer
+from tests.support.s3_server import S3Server
 
 # Before anything imports Prefect: its home, database and settings are the tests' own.
 os.environ |= {
@@ -43,7 +44,7 @@ def real_ct() -> Path:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server with one empty bucket, one a test process."""
-    yield from serve(tmp_path_factory.mktemp("s3"))
+    yield from s3.serve(tmp_path_factory.mktemp("s3"))
 
 
 @pytest.fixture(scope="session")

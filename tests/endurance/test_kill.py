@@ -6,28 +6,16 @@ nobody disturbed, file by file. See tests/support/chaos.py and tests/support/sto
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.support import store_truth
 from tests.support.chaos import Chaos, Harm, State
 from tests.support.chaos_archive import words
-from tests.support.zygote import Zygote
 
 HARMS: tuple[Harm, ...] = ("main", "worker", "ctrl-c", "any")
 STATES: tuple[State, ...] = ("first", "second")
 
 pytestmark = pytest.mark.xdist_group("kill")
-
-
-@pytest.fixture(scope="module")
-def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
-    zygote = Zygote()
-    made = Chaos(tmp_path_factory.mktemp("kill"), zygote)
-    made.prepare()
-    yield made
-    zygote.close()
 
 
 def of(seed: int) -> tuple[Harm, State, bool]:

@@ -15,18 +15,8 @@ from tests.support import store_truth
 from tests.support.chaos import Chaos
 from tests.support.chaos_archive import words
 from tests.support.dask_cluster import LIMIT_S, Cluster, Gate
-from tests.support.zygote import Zygote
 
 pytestmark = pytest.mark.xdist_group("kill")
-
-
-@pytest.fixture(scope="module")
-def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
-    zygote = Zygote()
-    made = Chaos(tmp_path_factory.mktemp("kill"), zygote)
-    made.prepare()
-    yield made
-    zygote.close()
 
 
 @pytest.fixture

@@ -12,50 +12,38 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
-import re
 import shutil
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
 
 import obstore
 import pytest
 from obstore.store import AzureStore
 
-from tests.support.s3_server import PATIENCE_S, S3Server, free_port, wait_until_open
+from tests.support.object_server import SECRET, ObjectServer, free_port, running
 
 CONTAINER = "archive"
 ACCOUNT = "vocotests"
-SECRET = "very-secret-text"
 KEY = base64.b64encode(SECRET.encode()).decode()
 VERSION = "2021-12-02"
 """Of the protocol."""
 LOG_DELAY_S = 0.1
 
-_REQUEST = re.compile(r'"(GET|PUT|HEAD|DELETE|POST) (\S+) HTTP')
-
 
 @dataclass(frozen=True)
-class AzureServer:
-    """Azurite on a port of loopback. Its log is the record of every request."""
+class AzureServer(ObjectServer):
+    """Azurite, whose bucket is a container."""
 
-    endpoint: str
-    log: Path
-
-    @property
-    def root(self) -> str:
-        """URL of the container."""
-        return f"az://{CONTAINER}"
+    root = f"az://{CONTAINER}"
+    endpoint_variable = "AZURE_STORAGE_ENDPOINT"
+    secrets = (SECRET, KEY)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a user sets to work with it."""
         return {
             "AZURE_STORAGE_ENDPOINT": self.endpoint,
             "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
@@ -63,7 +51,6 @@ class AzureServer:
         }
 
     def objects(self, prefix: str) -> dict[str, bytes]:
-        """Every object below a prefix, by its key without the prefix."""
         client = AzureStore(
             CONTAINER,
             account_name=ACCOUNT,
@@ -78,14 +65,10 @@ class AzureServer:
         }
 
     def requests(self) -> list[tuple[str, str]]:
-        """Method and path of every request so far."""
-        text = None
-        while text != (text := self.log.read_text()):
+        size = -1
+        while size != (size := self.log.stat().st_size):
             time.sleep(LOG_DELAY_S)  # Azurite logs a request after it has answered
-        return [(found[1], found[2]) for found in _REQUEST.finditer(text)]
-
-
-ObjectServer: TypeAlias = S3Server | AzureServer
+        return self.logged()
 
 
 def serve(folder: Path) -> Iterator[AzureServer]:
@@ -94,27 +77,15 @@ def serve(folder: Path) -> Iterator[AzureServer]:
     if program is None:
         pytest.skip("no azurite-blob on the PATH: npm install --global azurite@3.35.0")
     port = free_port()
-    log = folder / "requests.log"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [
-                program,
-                *("--blobHost", "127.0.0.1", "--blobPort", str(port)),
-                *("--location", str(folder / "blobs"), "--disableTelemetry"),
-                "--skipApiVersionCheck",
-            ],
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"},
-        )
-    server = AzureServer(f"http://127.0.0.1:{port}/{ACCOUNT}", log)
-    try:
-        wait_until_open(port, process)
+    server = AzureServer(f"http://127.0.0.1:{port}/{ACCOUNT}", folder / "requests.log")
+    words = [
+        program,
+        *("--blobHost", "127.0.0.1", "--blobPort", str(port)),
+        *("--location", folder / "blobs", "--disableTelemetry", "--skipApiVersionCheck"),
+    ]
+    with running(words, port, server.log, {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}):
         _make_container(server)
         yield server
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_S)
 
 
 def _make_container(server: AzureServer) -> None:

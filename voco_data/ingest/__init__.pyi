@@ -1,9 +1,10 @@
 from .estimation import Estimate as Estimate, estimate as estimate
 from .options import (
-    IngestChanges as IngestChanges,
     IngestOptions as IngestOptions,
     LayoutName as LayoutName,
+    Option as Option,
     UnevenPolicy as UnevenPolicy,
+    list_options as list_options,
 )
 from .run import PreprocessSummary as PreprocessSummary, preprocess as preprocess
 from .seen_files import SeenFiles as SeenFiles

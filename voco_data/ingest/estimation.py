@@ -13,14 +13,14 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.executors import SeriesTask, run_processes
 from voco_data.ingest.disk_space import free_bytes, needed_bytes, volume_bytes
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries, open_cohort
-from voco_data.ingest.options import IngestChanges, IngestOptions, choose_specs, with_changes
+from voco_data.ingest.options import IngestOptions, choose_specs, with_changes
 from voco_data.ingest.plan import IngestPlan, earlier_results, group_by_rules
 from voco_data.ingest.seen_files import SeenFiles
 from voco_data.storage import Storage, open_storage
@@ -67,7 +67,7 @@ def estimate(
     source: str | Path,
     root: str | Path,
     options: IngestOptions | None = None,
-    **changes: Unpack[IngestChanges],
+    **changes: Any,
 ) -> Estimate:
     """Compare the archive at `source` with the stores under `root`, and read a few series.
 

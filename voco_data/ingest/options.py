@@ -6,10 +6,19 @@ Only light modules are imported: the command line shows these choices, and must 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    get_args,
+    get_type_hints,
+)
 
 from voco_data.errors import InputError
 from voco_data.layouts import AUTO, layout_choices
@@ -29,34 +38,37 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """How to bring stores up to date with an archive. Every option has a default."""
+    """How to bring stores up to date with an archive. Every option has a default.
 
-    layout: LayoutName = AUTO
-    """How the archive is laid out; `auto` recognises the layout."""
-    specs: Sequence[str] = ("pretrain", "finetune")
-    """Names of built-in store specs."""
-    spec_file: str | Path | None = None
-    """JSON file with store specs, used instead of `specs`."""
-    workers: int | None = None
-    """Processes of this machine; by default one for each core that this process may use."""
-    dask: str | None = None
-    """Address of a Dask scheduler, or `local` to start a cluster of `workers` processes."""
-    boxes: str | Path | None = None
-    """Table of crop boxes that were made elsewhere, by the archive's own series ids."""
-    uneven: UnevenPolicy | None = None
-    """What to do with missing and uneven slices; None leaves it to the specs."""
-    keep_ids: bool = False
-    """Keep patient and series ids instead of replacing them by pseudonyms."""
-    deep: bool = False
-    """Read every file again, instead of trusting size and modification time."""
-    wait: float = 0.0
-    """Seconds to wait for a store that another run is filling."""
-    include: Sequence[str] = ()
-    """Globs over relative paths: only matching files are read. Empty means all."""
-    exclude: Sequence[str] = ()
-    """Globs over relative paths: matching files are not read."""
-    progress: bool = False
-    """Show progress bars on stderr."""
+    This is the only list of the options. The parameters of the flow and the flags of the command
+    take names, defaults and descriptions from it.
+    """
+
+    layout: Annotated[LayoutName, "How source is laid out; auto finds out."] = AUTO
+    specs: Annotated[Sequence[str], "Names of built-in store specs."] = ("pretrain", "finetune")
+    spec_file: Annotated[
+        str | Path | None, "JSON file with store specs of your own, instead of specs."
+    ] = None
+    workers: Annotated[int | None, "Local processes; by default as many as the machine allows."] = (
+        None
+    )
+    """The machine allows one for each core that this process may use."""
+    dask: Annotated[str | None, "Address of a Dask scheduler, or local, instead of workers."] = None
+    """`local` starts a cluster of `workers` processes."""
+    boxes: Annotated[str | Path | None, "Table of boxes made elsewhere, by series id."] = None
+    """The series ids are the archive's own, not pseudonyms."""
+    uneven: Annotated[
+        UnevenPolicy | None, "What to do with missing and uneven slices, whatever the specs say."
+    ] = None
+    """None leaves it to the specs."""
+    keep_ids: Annotated[bool, "Keep patient and series ids instead of pseudonyms."] = False
+    deep: Annotated[bool, "Re-read every file instead of trusting size and time stamp."] = False
+    wait: Annotated[float, "Seconds to wait for a store that another run is filling."] = 0.0
+    include: Annotated[Sequence[str], "Only paths that match one of these patterns."] = ()
+    """Globs over relative paths. Empty means all."""
+    exclude: Annotated[Sequence[str], "No path that matches one of these patterns."] = ()
+    """Globs over relative paths."""
+    progress: Annotated[bool, "Show progress bars on stderr."] = False
 
     @property
     def n_workers(self) -> int:
@@ -64,26 +76,31 @@ class IngestOptions:
         return self.workers or len(os.sched_getaffinity(0))
 
 
-class IngestChanges(TypedDict, total=False):
-    """The fields of `IngestOptions` as keyword arguments."""
+class Option(NamedTuple):
+    """One field of `IngestOptions`."""
 
-    layout: LayoutName
-    specs: Sequence[str]
-    spec_file: str | Path | None
-    workers: int | None
-    dask: str | None
-    boxes: str | Path | None
-    uneven: UnevenPolicy | None
-    keep_ids: bool
-    deep: bool
-    wait: float
-    include: Sequence[str]
-    exclude: Sequence[str]
-    progress: bool
+    name: str
+    hint: Any
+    """Its type."""
+    default: Any
+    description: str
 
 
-def with_changes(options: IngestOptions | None, changes: IngestChanges) -> IngestOptions:
-    """The options with some fields changed; the defaults if `options` is None."""
+def list_options() -> list[Option]:
+    """The options in their order, for what shows them: a command line, a form."""
+    hints = get_type_hints(IngestOptions, include_extras=True)
+    options = []
+    for field in fields(IngestOptions):
+        hint, description = get_args(hints[field.name])
+        options.append(Option(field.name, hint, field.default, description))
+    return options
+
+
+def with_changes(options: IngestOptions | None, changes: Mapping[str, Any]) -> IngestOptions:
+    """The options with some fields changed; the defaults if `options` is None.
+
+    Raises TypeError for a name that is no field.
+    """
     return replace(options or IngestOptions(), **changes)
 
 

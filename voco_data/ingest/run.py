@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 from tqdm import tqdm
 
@@ -20,7 +20,7 @@ from voco_data.errors import InputError, StoreCorrupt, translate_unwritable
 from voco_data.executors import SeriesOutcome, run_dask, run_processes
 from voco_data.ingest.disk_space import check_disk_space
 from voco_data.ingest.named_cohort import NamedCohort, open_cohort
-from voco_data.ingest.options import IngestChanges, IngestOptions, choose_specs, with_changes
+from voco_data.ingest.options import IngestOptions, choose_specs, with_changes
 from voco_data.ingest.plan import IngestPlan
 from voco_data.ingest.results import RunResults, ledger_rows
 from voco_data.ingest.seen_files import EarlierResult, SeenFiles
@@ -68,7 +68,7 @@ def preprocess(
     source: str | Path,
     root: str | Path,
     options: IngestOptions | None = None,
-    **changes: Unpack[IngestChanges],
+    **changes: Any,
 ) -> PreprocessSummary:
     """Bring the stores under `root` up to date with the archive at `source`.
 

@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.command import main
+from tests.support.object_server import use
 from tests.support.project import PROJECT
-from tests.support.s3_server import BUCKET, S3Server, use
+from tests.support.s3_server import BUCKET, S3Server
 from tests.support.small_stores import make_record, make_store, random_volumes
 from tests.voco_data.erasure.test_patient import (
     OTHER,

@@ -19,6 +19,8 @@ from voco_data.cohort import SeriesEntry
 from voco_data.executors import dask, process_pool, tasks as module
 from voco_data.executors.process_pool import run_processes
 from voco_data.executors.tasks import (
+    MAX_BATCH_SIZE,
+    RETRY_POLICY,
     Batch,
     RetryPolicy,
     SeriesOutcome,
@@ -206,7 +208,7 @@ def is_deadly(task: SeriesTask) -> bool:
 def test_however_many_series_end_their_process_the_tries_come_to_an_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One in twenty, so that hardly any batch is without."""
+    """One in twenty: no batch of more than 16 is without, and none of 16 or fewer has two."""
     rounds: list[tuple[int, bool]] = []
 
     def recorded(
@@ -224,9 +226,11 @@ def test_however_many_series_end_their_process_the_tries_come_to_an_end(
     died = {int(one.key) for one in found if one.reason == Reason.WORKER_DIED}
     assert died == set(range(0, 10_000, 20))
     sizes = [size for size, _ in rounds if size > 1]
-    assert sizes == sorted(set(sizes), reverse=True)
+    assert sizes == [MAX_BATCH_SIZE, MAX_BATCH_SIZE // 4, MAX_BATCH_SIZE // 16]
+    assert (sizes[-1], RETRY_POLICY.shrink_factor, RETRY_POLICY.max_size_read_alone) == (16, 4, 16)
     assert [is_retry for _, is_retry in rounds] == [False, *(True for _ in rounds[1:])]
-    assert len(rounds) - len(sizes) <= 8_000  # the rest were read one at a time
+    # All that is left in batches of 16 is read alone: each deadly series, and 15 beside it.
+    assert len(rounds) - len(sizes) == len(died) * RETRY_POLICY.max_size_read_alone
 
 
 def test_a_process_that_cannot_be_started_loses_no_series(

@@ -1,9 +1,10 @@
-"""The same flow to s3://, against a real S3 server: also killed, stopped, and two at once."""
+"""The same flow to a bucket, against real servers: also killed, stopped, and two at once."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -27,14 +28,17 @@ from flows.ids import patient_pseudonymiser
 from flows.preprocess import preprocess as preprocess_flow
 from flows.pretrain import pretrain as pretrain_flow
 from tests.support.ct_files import body, write_slices
+from tests.support.object_server import SECRET, ObjectServer, use
 from tests.support.project import PROJECT
-from tests.support.s3_server import BUCKET, REGION, S3Server, use
+from tests.support.s3_server import BUCKET, REGION, S3Server
 from tests.support.small_finetune import RECIPE, small_cohort
 from tests.support.small_stores import make_store, random_volumes
 from tests.voco_models.stages.test_pretraining import GRID, QUICK, curve
 from voco_data.deidentification import pseudonyms
+from voco_data.erasure.patient import forget_patient
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.ingest.run import PreprocessSummary, preprocess
+from voco_data.maintenance.garbage import collect_garbage
 from voco_data.maintenance.verification import verify_store
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue
@@ -52,13 +56,13 @@ SERIES = 3
 class Bench:
     """An archive, a folder and a prefix of a bucket to fill from it."""
 
-    server: S3Server
+    server: ObjectServer
     tmp: Path
     prefix: str
 
     @property
     def url(self) -> str:
-        return f"s3://{BUCKET}/{self.prefix}"
+        return f"{self.server.root}/{self.prefix}"
 
     def add(self, number: int) -> None:
         write_slices(self.tmp / f"archive/s{number}", body(seed=number), tags=tags(number))
@@ -95,24 +99,27 @@ def tags(number: int) -> dict[str, object]:
 
 
 @pytest.fixture
-def bench(
-    s3_server: S3Server,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Bench:
+def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """On an S3 server, or on the servers that the test is parametrised with."""
+    server: ObjectServer = request.getfixturevalue(getattr(request, "param", "s3_server"))
     own = {
         "VOCO_CACHE": str(tmp_path / "cache"),
         "XDG_DATA_HOME": str(tmp_path / "data"),
         "PYTHONPATH": str(PROJECT),
     }
-    use(monkeypatch, s3_server.environment | own)
+    use(monkeypatch, server.environment | own)
     monkeypatch.delenv("VOCO_PRIVATE", raising=False)
-    found = Bench(s3_server, tmp_path, f"{request.node.name}/root")
+    name = re.sub(r"\W+", "-", request.node.name)  # brackets have another form in a request
+    found = Bench(server, tmp_path, f"{name}/root")
     for number in range(SERIES):
         found.add(number)
     (tmp_path / "specs.json").write_text(f"[{SMALL.canonical_json()}, {OTHER.canonical_json()}]")
     return found
+
+
+in_each_bucket = pytest.mark.parametrize(
+    "bench", ["s3_server", "azure_server"], indirect=True, ids=["s3", "azure"]
+)
 
 
 def volumes(objects: dict[str, bytes]) -> dict[str, bytes]:
@@ -132,6 +139,7 @@ def counts(summary: PreprocessSummary) -> tuple[int, int, int]:
     return (summary.stored, summary.cached, summary.refused)
 
 
+@in_each_bucket
 def test_a_bucket_ends_up_with_what_a_folder_does(bench: Bench) -> None:
     local, remote = bench.run(bench.tmp / "root"), bench.run(bench.url)
     assert counts(local) == counts(remote) == (SERIES, 0, 0)
@@ -153,6 +161,13 @@ def test_a_bucket_ends_up_with_what_a_folder_does(bench: Bench) -> None:
         *(spec.name for spec in (SMALL, OTHER)),
         *("freshness.lock", "freshness.parquet", "previews", "runs"),
     }
+    assert counts(bench.run(bench.url)) == (0, SERIES, 0)
+    bench.add(SERIES)
+    assert counts(bench.run(bench.url)) == (1, SERIES, 0)
+    assert verify_store(remote.stores["small"]).problems == ()
+    first, second = Store.open(local.stores["small"]), Store.open(remote.stores["small"])
+    assert len(second) == SERIES + 1
+    assert all(np.array_equal(first.read(row), second.read(row)) for row in first.rows)
 
 
 def test_a_rerun_reads_no_volume_and_a_new_series_costs_itself(
@@ -187,6 +202,18 @@ def test_a_rerun_reads_no_volume_and_a_new_series_costs_itself(
     assert all(new[key] == data for key, data in old.items() if "/valid/" not in key)
 
 
+@in_each_bucket
+def test_patients_and_garbage_are_removed(bench: Bench) -> None:
+    path = bench.run(bench.url).stores["small"]
+    home = open_storage(bench.url)
+    home.write(f"previews/00/{0:032x}.jpg", b"stray")
+    collect_garbage(bench.url, yes=True)
+    assert home.size(f"previews/00/{0:032x}.jpg") is None
+    forget_patient(bench.url, "p1", yes=True)
+    assert sorted(Store.open(path).catalogue["patient_id"]) == ["p0", "p2"]
+    assert verify_store(path).problems == ()
+
+
 def test_any_zarr_tool_opens_it(bench: Bench) -> None:
     path = bench.run(bench.url).stores["small"]
     client = obstore.store.S3Store(
@@ -194,7 +221,7 @@ def test_any_zarr_tool_opens_it(bench: Bench) -> None:
         prefix=path.removeprefix(f"s3://{BUCKET}/"),
         endpoint=bench.server.endpoint,
         access_key_id="test",
-        secret_access_key="very-secret-text",
+        secret_access_key=SECRET,
         region=REGION,
         client_options={"allow_http": True},
     )
@@ -207,6 +234,7 @@ def test_any_zarr_tool_opens_it(bench: Bench) -> None:
 
 
 def test_damage_is_found_where_it_is_and_not_in_the_cache(bench: Bench) -> None:
+    assert isinstance(bench.server, S3Server)
     path = bench.run(bench.url).stores["small"]
     good = Store.open(path)
     volume = good.read(1)
@@ -276,12 +304,13 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 def has_records(bench: Bench, least: int) -> Callable[[], bool]:
     def seen() -> bool:
-        put = [path for method, path in bench.server.requests() if method == "PUT"]
+        put = [path for method, path in bench.server.logged() if method == "PUT"]
         return sum(f"{bench.prefix}/" in path and "/records/" in path for path in put) >= least
 
     return seen
 
 
+@in_each_bucket
 def test_a_killed_run_is_gone_on_with(bench: Bench) -> None:
     for number in range(SERIES, 12):
         bench.add(number)

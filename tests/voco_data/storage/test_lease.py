@@ -14,9 +14,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support.azure_server import ObjectServer
+from tests.support.object_server import ObjectServer, use
 from tests.support.project import PROJECT
-from tests.support.s3_server import use
 from voco_data.errors import InputError, StoreBusy
 from voco_data.storage.lease import TaggedObject, hold_lease
 from voco_data.storage.object_store import ObjectStorage

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from obstore.store import MemoryStore
 
-from tests.support.azure_server import ObjectServer
-from tests.support.s3_server import BUCKET, S3Server, use
+from tests.support.azure_server import CONTAINER, AzureServer
+from tests.support.object_server import ObjectServer, use
+from tests.support.s3_server import BUCKET, S3Server
 from voco_data.errors import InputError, StoreBusy, StoreUnreachable
 from voco_data.storage import object_store
 from voco_data.storage.base import Lease
@@ -85,13 +86,30 @@ def test_a_large_object_goes_up_in_parts_and_is_there_whole_or_not_at_all(
     assert storage.size("large") == len(data)
 
 
-def test_a_storage_is_pickled_with_its_access_and_shows_no_key(storage: ObjectStorage) -> None:
+def test_a_storage_is_pickled_with_its_access_and_shows_no_key(
+    storage: ObjectStorage, object_server: ObjectServer
+) -> None:
     storage.write("k", b"1")
     twin = pickle.loads(pickle.dumps(storage))
     assert twin == storage
     assert twin.read("k") == b"1"
     for text in (repr(storage), str(storage), repr(storage.access)):
-        assert "very-secret-text" not in text
+        assert not any(secret in text for secret in object_server.secrets)
+
+
+def test_a_folder_that_another_run_removes_too_is_removed(
+    storage: ObjectStorage, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(300):  # more than one request to Azure takes
+        storage.write(f"x/{number}", b"1")
+    listed = list(storage._list("x"))
+    for number in (0, 7, 299):
+        storage.remove(f"x/{number}")
+    answers = iter([iter(listed)])
+    original = ObjectStorage._list
+    monkeypatch.setattr(ObjectStorage, "_list", lambda s, f: next(answers, None) or original(s, f))
+    storage.remove_folder("x")
+    assert object_server.objects(f"{storage.prefix}/x/") == {}
 
 
 def test_the_lease_holder_replaces_only_versions_that_it_has_read(storage: ObjectStorage) -> None:
@@ -262,51 +280,75 @@ def test_without_keys_or_a_role_it_says_which_variables(
         open_storage(f"s3://{BUCKET}/p").read("k")
 
 
+def test_a_missing_account_is_one_line(
+    azure_server: AzureServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, azure_server.environment)
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME")
+    with pytest.raises(InputError, match="needs AZURE_STORAGE_ACCOUNT_NAME: set it"):
+        open_storage(f"az://{CONTAINER}/p")
+
+
+S3, AZ = f"s3://{BUCKET}", f"az://{CONTAINER}"
+WRONG_S3, WRONG_AZ = "expected s3://BUCKET/PREFIX", "expected az://CONTAINER/PREFIX"
+NOBODY = "http://127.0.0.1:9/a"
+
+
 @pytest.mark.parametrize(
     ("url", "environment", "error", "said"),
     [
         ("s3://no-such-bucket/p", {}, InputError, "no such bucket"),
+        (f"{S3}/p", {"AWS_ENDPOINT_URL": NOBODY}, StoreUnreachable, "answer"),
+        ("s3:///p", {}, InputError, WRONG_S3),
+        (f"{S3}/a/../b", {}, InputError, WRONG_S3),
+        (f"{S3}/a?b=c", {}, InputError, WRONG_S3),
+        ("az://no-such-container/p", {}, InputError, "no such container"),
+        (f"{AZ}/p", {"AZURE_STORAGE_ENDPOINT": NOBODY}, StoreUnreachable, "answer"),
+        (f"{AZ}/p", {"AZURE_STORAGE_ACCOUNT_KEY": "d3Jvbmc="}, InputError, "refuses access"),
         (
-            f"s3://{BUCKET}/p",
-            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
-            StoreUnreachable,
-            "answer",
+            f"{AZ}/p",
+            {"AZURE_STORAGE_ACCOUNT_KEY": "no base64"},
+            InputError,
+            "AZURE_STORAGE_ACCOUNT_KEY",
         ),
-        ("s3:///p", {}, InputError, "expected s3://BUCKET/PREFIX"),
-        (f"s3://{BUCKET}/a/../b", {}, InputError, "expected s3://BUCKET/PREFIX"),
-        (f"s3://{BUCKET}/a?b=c", {}, InputError, "expected s3://BUCKET/PREFIX"),
+        ("az:///p", {}, InputError, WRONG_AZ),
+        (f"az://user:secret@{CONTAINER}/p", {}, InputError, WRONG_AZ),
+        (f"{AZ}/p/../b", {}, InputError, WRONG_AZ),
     ],
 )
 def test_what_cannot_be_reached_is_one_line(
-    s3_server: S3Server,
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
     url: str,
     environment: dict[str, str],
     error: type[Exception],
     said: str,
 ) -> None:
-    use(monkeypatch, s3_server.environment | environment)
+    name = "s3_server" if url.startswith("s3:") else "azure_server"
+    server: ObjectServer = request.getfixturevalue(name)
+    use(monkeypatch, server.environment | environment)
     for ask in (
         lambda storage: storage.read("k"),
         lambda storage: storage.write("k", b""),
+        lambda storage: storage.remove("k"),
         lambda storage: list(storage.list_objects()),
         lambda storage: list(storage.list_folders()),
     ):
         with pytest.raises(error, match=said) as caught:
             ask(open_storage(url))
         assert "\n" not in str(caught.value)
-        assert "very-secret-text" not in str(caught.value)
+        assert not any(secret in str(caught.value) for secret in server.secrets)
 
 
 def test_https_is_not_given_up_for_http(
-    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    secure = s3_server.endpoint.replace("http://", "https://")
-    use(monkeypatch, s3_server.environment | {"AWS_ENDPOINT_URL": secure})
-    before = len(s3_server.requests())
+    secure = object_server.endpoint.replace("http://", "https://")
+    use(monkeypatch, object_server.environment | {object_server.endpoint_variable: secure})
+    before = len(object_server.requests())
     with pytest.raises(StoreUnreachable):
-        open_storage(f"s3://{BUCKET}/p").read("k")
-    assert len(s3_server.requests()) == before
+        open_storage(f"{object_server.root}/p").read("k")
+    assert len(object_server.requests()) == before
 
 
 def test_an_address_without_its_scheme_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

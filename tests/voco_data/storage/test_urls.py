@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.s3_server import use
+from tests.support.object_server import use
 from voco_data.errors import InputError
 from voco_data.storage.local import LocalStorage
 from voco_data.storage.object_store_client import SERVICES

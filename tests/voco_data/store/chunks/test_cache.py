@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import xxhash
 
-from tests.support.s3_server import BUCKET, S3Server, use
+from tests.support.object_server import use
+from tests.support.s3_server import BUCKET, S3Server
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import StoreCorrupt
 from voco_data.storage.object_store import ObjectStorage

@@ -1,0 +1,46 @@
+"""The parameters of the flow `preprocess`, made from the options of an ingest run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from inspect import Parameter
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from voco_data.ingest import list_options
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NOT_IN_THE_FLOW: Final = {"progress"}
+"""It depends on whether the process has a terminal."""
+
+PARAMETER_TYPES: Final[dict[Any, Any]] = {
+    Sequence[str]: tuple[str, ...],
+    str | Path | None: Path | None,
+}
+"""Types of options, and the narrower types of their parameters, to which Prefect converts."""
+
+
+def with_ingest_parameters(function: F) -> F:
+    """Let `**options` of a flow stand for one keyword parameter for each ingest option.
+
+    Prefect reads names, types and defaults from the signature, and descriptions from the section
+    `Args` of the docstring, which must be the last one.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    own = [found for found in signature.parameters.values() if found.kind != Parameter.VAR_KEYWORD]
+    options = [option for option in list_options() if option.name not in NOT_IN_THE_FLOW]
+    made = [
+        Parameter(
+            option.name,
+            Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=PARAMETER_TYPES.get(option.hint, option.hint),
+        )
+        for option in options
+    ]
+    lines = [inspect.getdoc(function) or "", *(f"    {o.name}: {o.description}" for o in options)]
+    function.__signature__ = signature.replace(parameters=[*own, *made])  # type: ignore[attr-defined]
+    function.__doc__ = "\n".join(lines)
+    return function
