@@ -78,7 +78,7 @@ def serve(folder: Path) -> Iterator[AzureServer]:
         pytest.skip("no azurite-blob on the PATH: npm install --global azurite@3.35.0")
     port = free_port()
     server = AzureServer(f"http://127.0.0.1:{port}/{ACCOUNT}", folder / "requests.log")
-    words = [
+    words: list[str | Path] = [
         program,
         *("--blobHost", "127.0.0.1", "--blobPort", str(port)),
         *("--location", folder / "blobs", "--disableTelemetry", "--skipApiVersionCheck"),
