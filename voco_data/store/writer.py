@@ -251,7 +251,7 @@ def commit_volume(
     volume: Voxels,
     compression: Compression = "none",
 ) -> None:
-    """Write the chunk of `volume`, uint8 (Z, Y, X), then its record; each is whole or absent.
+    """Write the chunk of `volume` (Z, Y, X), then its record; each is whole or absent.
 
     Raises StoreBusy if the run that handed `store` to its workers is over.
     """

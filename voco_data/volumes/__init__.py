@@ -6,7 +6,7 @@ Volume : one decoded series: HU (z, y, x) in the scanner's order, and its geomet
 Geometry : shape, spacing and axes of a volume, in LPS mm.
 Canonical : the permutation and flips to the patient's axes, and the way back.
 Box : voxel bounds in a canonical volume, who made them, and how certain they are.
-Quantisation : the map from HU to stored voxels.
+Quantisation : the map from HU to stored voxels, their type and their range.
 HuHistogram : counts of HU in fixed bins.
 """
 

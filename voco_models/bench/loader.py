@@ -74,8 +74,8 @@ def ratios(seconds: dict[str, float | None]) -> dict[str, float | None]:
     """The published ratios, from median seconds by name; None where a peer is not installed.
 
     Where a peer was measured in two forms, the faster one counts. MONAI's data sets cache the
-    output of the transforms; the ratio is of float32, which MONAI documents, and the one of uint8
-    is given beside it.
+    output of the transforms; the ratio is of float32, which MONAI documents, and the one of the
+    stores' own type is given beside it.
     """
 
     def speedup(ours: str, *theirs: str) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from voco_data.store import Store
-from voco_data.volumes import aligned_bytes
+from voco_data.volumes import aligned_empty
 from voco_models.bench.volumes import memmap
 from voco_models.bench.worker import seconds_a_batch, serve
 from voco_models.data import Loader, SliceLoader, items_of
@@ -50,7 +50,7 @@ def _measure_slices(store: Store) -> Callable[[], dict[str, float]]:
 def _measure_reads(folder: Path, store: Store, compressed: Store) -> Callable[[], dict[str, float]]:
     """Reads of one random volume into allocated memory, from a warm cache, in one thread."""
     raw, rng = memmap(folder), np.random.default_rng(0)
-    out = aligned_bytes(raw[0].size).reshape(store.grid)
+    out = aligned_empty(store.grid, store.dtype)
 
     def measure() -> dict[str, float]:
         rows = rng.choice(store.rows, READS).tolist()

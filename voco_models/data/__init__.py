@@ -4,7 +4,7 @@ Key types
 ---------
 Item, VolumeSource : what is trained on, and where volumes come from.
 Loader, SliceLoader : batches of volumes, and of single slices.
-Batch : uint8 volumes on the device, with their targets by name.
+Batch : stored volumes on the device, with their targets by name.
 Augmentation, IntensityAugment : random changes of volumes (fine-tuning) and of crops (pretraining).
 InputWindow : which stored values the network sees, and how they become its input.
 """

@@ -17,8 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_data.errors import InputError
-from voco_models.data.items import Item
+from voco_models.data.items import Item, choose_dtype, common_layout
 from voco_models.data.prefetch import READER_THREADS, HostBuffer, HostBuffers, read_ahead
 from voco_models.data.resident import Residence, Resident, make_resident
 from voco_models.data.sampling import Order, step_seed
@@ -29,7 +28,7 @@ class Batch:
     """The input of an objective."""
 
     volumes: Tensor
-    """uint8 (B, Z, Y, X), on the device; float32 where the loader was asked for it."""
+    """Stored voxels (B, Z, Y, X), on the device, of the loader's `dtype`."""
     items: Tensor
     """int64 (B,), on the CPU: index of each volume in the loader's items."""
     seed: int
@@ -39,11 +38,11 @@ class Batch:
 
 
 class Loader:
-    """Batches of uint8 volumes from one or more stores of one grid.
+    """Batches of volumes from one or more stores of one grid and one voxel type.
 
     An epoch has `steps_per_epoch` full batches; it leaves out the volumes that do not fill the last
     one, and each epoch is shuffled anew. Memory is bounded, whatever the size of the stores. With
-    b = B*Z*Y*X bytes, a stream takes `AHEAD` * b of pinned host memory for CUDA, and b on the
+    b bytes in a batch, a stream takes `AHEAD` * b of pinned host memory for CUDA, and b on the
     device for each batch that the caller holds. On the CPU it takes (`AHEAD` + 1) * b, and b for
     each batch but the last that the caller holds: a batch is the memory that was read into, used
     again when the caller holds no reference to it. A reader thread may hold one more volume,
@@ -51,13 +50,13 @@ class Loader:
 
     `targets` are tensors with a row for every item, by name; each batch carries its rows of them.
 
-    `dtype` is uint8, or float32 (0 to 255): then readers convert, which is faster where batches are
-    used on the CPU. Floats take four times the memory, and four times the transfer to a device.
+    `dtype` is the stores' own type, which is the default, or float32: then readers convert the
+    stored values, which is faster where batches are used on the CPU. Floats of one-byte voxels take
+    four times the memory, and four times the transfer to a device.
 
-    `resident` keeps all volumes in memory as uint8, N*Z*Y*X bytes more: in `ram`, or on the
-    `device`, where no thread and no host memory is needed. They are read and checked in the
-    constructor. Give a `Resident` to share one between loaders. Order, seeds and contents are those
-    of streaming.
+    `resident` keeps all volumes in memory, in the stores' type: in `ram`, or on the `device`, where
+    no thread and no host memory is needed. They are read and checked in the constructor. Give a
+    `Resident` to share one between loaders. Order, seeds and contents are those of streaming.
     """
 
     def __init__(
@@ -72,19 +71,16 @@ class Loader:
         world: int = 1,
         threads: int = READER_THREADS,
         resident: Residence | Resident | None = "none",
-        dtype: torch.dtype = torch.uint8,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self._order = Order(len(items), batch_size, seed, rank, world)
-        grids = {item.store.grid for item in items}
-        if len(grids) > 1:
-            raise InputError(f"expected stores of one grid, got {sorted(grids)}")
+        self.grid, stored = common_layout({item.store for item in items})
         for name, values in (targets or {}).items():
             if len(values) != len(items):
                 raise ValueError(
                     f"expected {len(items)} rows of targets, got {len(values)} of {name}"
                 )
         self.items = items
-        self.grid = grids.pop()
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
@@ -92,9 +88,7 @@ class Loader:
         self.rank = rank
         self.world = world
         self.threads = threads
-        if dtype not in (torch.uint8, torch.float32):
-            raise ValueError(f"dtype must be uint8 or float32, got {dtype}")
-        self.dtype = dtype
+        self.dtype = choose_dtype(dtype, stored)
         if isinstance(resident, str):
             resident = make_resident(items, resident, device, threads)
         self._resident = resident

@@ -7,7 +7,6 @@ because the kernel clears every page of it first.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import weakref
 from collections import deque
@@ -15,12 +14,11 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_data.volumes import aligned_bytes
+from voco_data.volumes import aligned_empty
 
 AHEAD = 2
 """Batches being read, or read and waiting. More would not fit the processor's cache."""
@@ -65,7 +63,7 @@ class HostBuffer:
         self, array: npt.NDArray[Any], pool: HostBuffers, host: Tensor | None = None
     ) -> None:
         self.array = array
-        """uint8 or float32 (B, ...), C-contiguous, 64-byte aligned."""
+        """(B, ...), of the pool's dtype, C-contiguous, 64-byte aligned."""
         self._host = torch.from_numpy(array) if host is None else host
         self._pool = pool
         self._sent: torch.Event | None = None
@@ -96,9 +94,7 @@ class HostBuffers:
     largest number that was in use at one time.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.uint8
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
         self.pinned = device.type == "cuda"
         self.made = 0
         """Number of buffers in the pool."""
@@ -128,6 +124,5 @@ class HostBuffers:
             return HostBuffer(memory.numpy(), self, memory)
         # NumPy asks the kernel for huge pages, `torch.empty` does not. With them, writing a batch
         # of floats takes two thirds of the time.
-        size = math.prod(self._shape) * self._dtype.itemsize
-        kind = np.uint8 if self._dtype == torch.uint8 else np.float32
-        return HostBuffer(aligned_bytes(size).view(kind).reshape(self._shape), self)
+        dtype = torch.empty(0, dtype=self._dtype).numpy().dtype
+        return HostBuffer(aligned_empty(self._shape, dtype), self)

@@ -1,11 +1,12 @@
-"""Volumes that stay in memory for a whole training, on the host or on the device, as uint8.
+"""Volumes that stay in memory for a whole training, on the host or on the device.
 
-Each is read, and checked, once, if there is enough free memory. Batches are equal to those of
-streaming.
+They have the type of their store. Each is read and checked once, if there is enough free memory.
+Batches are equal to those of streaming.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.data.items import Item
+from voco_models.data.items import Item, torch_dtype
 
 Residence = Literal["none", "ram", "device"]
 RESIDENCES: tuple[Residence, ...] = ("none", "ram", "device")
@@ -28,7 +29,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 class Resident:
-    """The volumes of some items, one uint8 tensor (N, Z, Y, X)."""
+    """The volumes of some items, one tensor (N, Z, Y, X) of the stores' dtype."""
 
     def __init__(
         self, items: Sequence[Item], device: torch.device, threads: int, *, on_device: bool
@@ -38,8 +39,8 @@ class Resident:
         Raises InputError if they do not fit, and what a reader raises, such as StoreCorrupt.
         """
         unique = {_key(item): item for item in items}
-        grid = items[0].store.grid
-        need = len(unique) * grid[0] * grid[1] * grid[2]
+        grid, dtype = items[0].store.grid, items[0].store.dtype
+        need = len(unique) * math.prod(grid) * dtype.itemsize
         free = free_bytes(device)
         if need > free:
             memory = "in RAM" if device.type == "cpu" else f"on {device}"
@@ -47,7 +48,7 @@ class Resident:
                 f"resident: {len(unique)} volumes of {grid} need {need} bytes {memory}, "
                 f"{free} are free; train without --resident, or on fewer volumes"
             )
-        self.volumes = torch.empty((len(unique), *grid), dtype=torch.uint8, device=device)
+        self.volumes = torch.empty((len(unique), *grid), dtype=torch_dtype(dtype), device=device)
         self.on_device = on_device
         self._items = list(unique.values())
         self._places = {key: place for place, key in enumerate(unique)}
@@ -69,11 +70,11 @@ class Resident:
         return torch.tensor([self._places[_key(item)] for item in items], dtype=torch.int64)
 
     def batch(self, places: Tensor) -> Tensor:
-        """The volumes at `places`, uint8 (B, Z, Y, X), as a copy on their device."""
+        """The volumes at `places`, (B, Z, Y, X), as a copy on their device."""
         return self.volumes.index_select(0, places.to(self.volumes.device))
 
     def read_into(self, place: int, out: npt.NDArray[Any]) -> None:
-        """Copy the volume at `place`, which is in RAM, to `out`, uint8 or float32."""
+        """Copy the volume at `place`, which is in RAM, to `out`, converted to its dtype."""
         torch.from_numpy(out).copy_(self.volumes[place])
 
 

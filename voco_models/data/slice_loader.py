@@ -12,8 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_data.errors import InputError
-from voco_models.data.items import SliceSource
+from voco_models.data.items import SliceSource, choose_dtype, common_layout
 from voco_models.data.prefetch import READER_THREADS, HostBuffer, HostBuffers, read_ahead
 from voco_models.data.sampling import Order
 
@@ -26,7 +25,7 @@ class SliceBatch:
     """Slices of many volumes."""
 
     slices: Tensor
-    """uint8 (B, Y, X), on the device; float32 where the loader was asked for it."""
+    """Stored voxels (B, Y, X), on the device, of the loader's `dtype`."""
     items: Tensor
     """int64 (B,), on the CPU: index of each slice's volume in the loader's `volumes`."""
     indices: Tensor
@@ -34,8 +33,10 @@ class SliceBatch:
 
 
 class SliceLoader:
-    """Batches of uint8 slices. An epoch visits every slice of every volume once, but for those that
-    do not fill the last batch; order, ranks and memory are as in `voco_models.data.loader.Loader`.
+    """Batches of single slices of all volumes of some stores.
+
+    An epoch visits every slice of every volume once, except those that do not fill the last batch.
+    Order, ranks, memory and `dtype` are as in `voco_models.data.loader.Loader`.
     """
 
     def __init__(
@@ -48,17 +49,14 @@ class SliceLoader:
         rank: int = 0,
         world: int = 1,
         threads: int = READER_THREADS,
-        dtype: torch.dtype = torch.uint8,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        grids = {store.grid for store in stores}
-        if len(grids) != 1:
-            raise InputError(f"expected stores of one grid, got {sorted(grids)}")
+        (self._depth, *self._plane), stored = common_layout(stores)
         self.volumes = [(store, row) for store in stores for row in store.rows.tolist()]
         """Every stored volume, store by store, in row order."""
         self.device = device
-        self.dtype = dtype
+        self.dtype = choose_dtype(dtype, stored)
         self.threads = threads
-        self._depth, *self._plane = grids.pop()
         self.order = Order(len(self.volumes) * self._depth, batch_size, seed, rank, world)
         self._shape = (batch_size, *self._plane)
 

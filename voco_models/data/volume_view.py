@@ -47,7 +47,7 @@ class VolumeView:
             )
 
     def middle(self, volumes: Tensor) -> Tensor:
-        """The deterministic view: (B, Z, Y, X) uint8 -> (B, `shape`) uint8."""
+        """The deterministic view: (B, Z, Y, X) -> (B, `shape`), of the same dtype."""
         if tuple(volumes.shape[1:]) == self.shape:
             return volumes
         if self.reduce == "average":
@@ -80,6 +80,6 @@ class VolumeView:
 
 
 def average(volumes: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Area average of uint8 (B, Z, Y, X) to uint8 (B, `shape`), rounded."""
+    """Area average of stored voxels (B, Z, Y, X): (B, `shape`), rounded, of the same dtype."""
     pooled = functional.adaptive_avg_pool3d(volumes.float(), shape)
-    return pooled.round_().to(torch.uint8)
+    return pooled.round_().to(volumes.dtype)

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_models.data import (
-    WHOLE_WINDOW,
     Augmentation,
     Batch,
     InputWindow,
@@ -66,7 +65,7 @@ class ClassificationObjective(Objective):
         view: VolumeView,
         augmentation: Augmentation,
         weights: Tensor,
-        window: InputWindow = WHOLE_WINDOW,
+        window: InputWindow,
     ) -> None:
         super().__init__()
         self.classifier = classifier
@@ -91,10 +90,10 @@ def predict(
     classifier: SliceSequenceClassifier,
     view: VolumeView,
     volumes: Tensor,
+    window: InputWindow,
     flips: Sequence[tuple[int, ...]] = ((),),
-    window: InputWindow = WHOLE_WINDOW,
 ) -> dict[str, Tensor]:
-    """Probabilities (B, C), float32, of every group, for stored uint8 volumes (B, Z, Y, X).
+    """Probabilities (B, C), float32, of every group, for stored volumes (B, Z, Y, X).
 
     The mean over `flips`, each a set of axes of (B, Z, Y, X) to turn round; () is the plain view.
     The classifier must be in evaluation mode.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.data import Batch, IntensityAugment, normalise
+from voco_models.data import Batch, InputWindow, IntensityAugment, normalise
 from voco_models.networks import Encoder, EncoderOptions, Feature, Level, Teacher, cosine_between
 from voco_models.objectives.collapse import effective_rank
 from voco_models.objectives.crops import Boxes, CropPlan, TargetMode, extract, overlap_targets
@@ -92,13 +92,21 @@ class Voco2d(Objective):
 
     base_corners: Tensor
 
-    def __init__(self, encoder: Encoder, plane: tuple[int, int], config: Voco2dConfig) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        plane: tuple[int, int],
+        config: Voco2dConfig,
+        window: InputWindow,
+    ) -> None:
         """`encoder` is the student, for crops of `config.crop_plan(plane).size`.
 
-        `plane` is (Y, X) of the volumes. Raises InputError if the grid does not divide it.
+        `plane` is (Y, X) of the volumes, `window` the stored values that the networks see. Raises
+        InputError if the grid of crops does not divide the plane.
         """
         super().__init__()
         self.config = config
+        self.window = window
         self.plan = config.crop_plan(plane)
         self.student = encoder
         self.teacher = Teacher(self.student, legacy=config.teacher == "legacy")
@@ -172,7 +180,8 @@ class Voco2d(Objective):
         stride = min(self.config.slice_stride, batch.volumes.shape[1])
         first = int(torch.randint(stride, (), generator=host))
         volumes = batch.volumes[:, first::stride]
-        crops = normalise(torch.cat([extract(volumes, random), extract(volumes, base)], dim=1))
+        stored = torch.cat([extract(volumes, random), extract(volumes, base)], dim=1)
+        crops = normalise(stored, self.window)
         if not self.config.augment.is_identity:
             parameters = self.config.augment.draw(tuple(crops.shape[:2]), host)
             noise = torch.Generator(device).manual_seed(batch.seed)

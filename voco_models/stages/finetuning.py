@@ -267,7 +267,7 @@ def _predict_series(
     classifier.eval()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
         batches = [
-            predict(classifier, plan.recipe.view, batch.volumes, plan.recipe.flips, plan.window)
+            predict(classifier, plan.recipe.view, batch.volumes, plan.window, plan.recipe.flips)
             for batch in loader.once()
         ]
     return {

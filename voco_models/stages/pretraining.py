@@ -13,8 +13,8 @@ import torch
 from voco_data.errors import InputError
 from voco_data.maintenance import pins
 from voco_data.storage import is_url
-from voco_data.store import Store
-from voco_models.data import Loader, Residence, items_of, step_seed
+from voco_data.store import Store, StoreSpec
+from voco_models.data import Loader, Residence, input_window, items_of, step_seed
 from voco_models.networks import create_encoder
 from voco_models.objectives import CollapseWatch, Voco2d, constant_levels
 from voco_models.stages import recipe_options
@@ -95,7 +95,7 @@ def pretrain(
     opened = open_matching(stores)
     items = items_of(opened)
     used, notes = adapt_to_volumes(given, len(items))
-    objective = build_objective(used, opened[0].grid)
+    objective = build_objective(used, opened[0].spec)
     # Batch norm needs two rows: a single volume is repeated, with different random crops.
     repeated = items if len(items) > 1 else items * used.batch_size
     check_run_folder(Path(out), resume=resume)  # before volumes are read
@@ -184,6 +184,7 @@ def open_matching(paths: Sequence[str | Path]) -> list[Store]:
             ("grid", first.grid, store.grid),
             ("window level", first.spec.window_level_hu, store.spec.window_level_hu),
             ("window width", first.spec.window_width_hu, store.spec.window_width_hu),
+            ("quantisation", first.spec.quantisation, store.spec.quantisation),
         ):
             if expected != found:
                 raise InputError(
@@ -213,11 +214,11 @@ def adapt_to_volumes(recipe: PretrainRecipe, volumes: int) -> tuple[PretrainReci
     return dataclasses.replace(recipe, batch_size=2, voco=voco), notes
 
 
-def build_objective(recipe: PretrainRecipe, grid: tuple[int, int, int]) -> Voco2d:
-    """The objective with fresh weights, a function of the recipe's seed. `grid` is (Z, Y, X)."""
-    plane = grid[1], grid[2]
+def build_objective(recipe: PretrainRecipe, spec: StoreSpec) -> Voco2d:
+    """The objective for stores of `spec`, with fresh weights, a function of the recipe's seed."""
+    plane = spec.grid[1], spec.grid[2]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(recipe.fit.seed, 0))
         crop_px = recipe.voco.crop_plan(plane).size
         encoder = create_encoder(recipe.backbone, crop_px, recipe.voco.encoder_options)
-        return Voco2d(encoder, plane, recipe.voco)
+        return Voco2d(encoder, plane, recipe.voco, input_window(None, spec))

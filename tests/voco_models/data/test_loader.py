@@ -36,6 +36,7 @@ class FakeStore:
 
     def __init__(self, rows: list[int], grid: tuple[int, int, int] = GRID) -> None:
         self.grid = grid
+        self.dtype = np.dtype(np.uint8)
         self.rows = np.array(rows, np.int64)
         self.reads: list[int] = []
 

@@ -15,8 +15,10 @@ from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
+from voco_data.store.spec import PRETRAIN
 from voco_models.data import resident as resident_module
 from voco_models.data.resident import Residence
+from voco_models.data.window import input_window
 from voco_models.networks.backbones import TINY_BACKBONE
 from voco_models.networks.encoder import SliceEncoder
 from voco_models.networks.registry import create_backbone
@@ -232,7 +234,7 @@ def test_every_recipe_can_be_built(name: str) -> None:
     backbone = backbone.to_empty(device="cpu")
     crop_px = recipe.voco.crop_plan((192, 192)).size
     encoder = SliceEncoder(backbone, crop_px, recipe.voco.encoder_options)
-    objective = Voco2d(encoder, (192, 192), recipe.voco)
+    objective = Voco2d(encoder, (192, 192), recipe.voco, input_window(None, PRETRAIN))
     assert objective.plan.size == (64, 64)
     assert json.loads(json.dumps(asdict(recipe)))["backbone"] == recipe.backbone
 

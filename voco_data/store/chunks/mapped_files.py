@@ -18,6 +18,7 @@ import numpy.typing as npt
 from voco_data.volumes import aligned_bytes
 
 Bytes = npt.NDArray[np.uint8]
+BYTE: np.dtype[np.uint8] = np.dtype(np.uint8)
 
 LIMIT = 8192
 """Files that stay mapped in a process. The kernel allows 65,530 mappings, and takes 8 bytes for
@@ -84,22 +85,38 @@ class MappedFile:
             os.close(descriptor)
             self._slots.release()
 
-    def read_into(self, part: npt.NDArray[Any], start: int = 0) -> int:
+    def read_into(self, part: Bytes, start: int = 0) -> int:
         """Fill `part` (n,) with the bytes from `start` on; returns how many there were.
 
-        `part` is uint8, or float32: then the bytes are converted on the way. Raises OSError,
-        ReplacedChunk.
+        Raises OSError, ReplacedChunk.
         """
         array = self.mapped()
         if array is None:
             # The kernel copies at half the speed to addresses that are no multiple of 32.
-            direct = part.dtype == np.uint8 and part.ctypes.data % 32 == 0
-            read = _read_direct if direct else _read_converted
-            with self._opened() as descriptor:
-                return read(descriptor, part, start)
+            if part.ctypes.data % 32 == 0:
+                with self._opened() as descriptor:
+                    return _read_direct(descriptor, part, start)
+            return self._read_converted(part, start, BYTE)
         source = array[start : start + part.size]
         np.copyto(part[: source.size], source)
         return source.size
+
+    def read_converted(self, values: npt.NDArray[Any], stored: np.dtype[Any]) -> int:
+        """Fill `values` (n,) with the first n numbers of the file; returns how many there were.
+
+        The file holds numbers of the type `stored`, which are converted to the type of `values`.
+        Raises OSError, ReplacedChunk.
+        """
+        array = self.mapped()
+        if array is None:
+            return self._read_converted(values, 0, stored)
+        source = array[: values.size * stored.itemsize].view(stored)
+        np.copyto(values[: source.size], source)
+        return source.size
+
+    def _read_converted(self, values: npt.NDArray[Any], start: int, stored: np.dtype[Any]) -> int:
+        with self._opened() as descriptor:
+            return _read_converted(descriptor, values, start, stored)
 
     def mapped(self) -> Bytes | None:
         """The mapping of the file, from the second read on; None until then, or if it cannot be.
@@ -182,15 +199,21 @@ def _read_direct(descriptor: int, part: Bytes, start: int) -> int:
     return done
 
 
-def _read_converted(descriptor: int, part: npt.NDArray[Any], start: int) -> int:
-    """Read as `_read_direct`, through a small aligned buffer, and convert to the type of `part`."""
+def _read_converted(
+    descriptor: int, values: npt.NDArray[Any], start: int, stored: np.dtype[Any]
+) -> int:
+    """Read numbers of the type `stored` through a small aligned buffer, and convert them.
+
+    Returns how many there were from byte `start` on.
+    """
     buffer, done = aligned_bytes(_PIECE), 0
-    while done < part.size:
-        piece = buffer[: part.size - done]
-        count = _read_direct(descriptor, piece, start + done)
-        np.copyto(part[done : done + count], piece[:count])
+    while done < values.size:
+        piece = buffer[: (values.size - done) * stored.itemsize]
+        size = _read_direct(descriptor, piece, start + done * stored.itemsize)
+        count = size // stored.itemsize
+        np.copyto(values[done : done + count], piece[: count * stored.itemsize].view(stored))
         done += count
-        if count < piece.size:
+        if size < piece.size:
             break
     return done
 

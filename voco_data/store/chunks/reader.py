@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.store.chunks.codec import Compression, DamagedChunk, decode, max_encoded_size
-from voco_data.store.chunks.mapped_files import FileIdentity, MappedFile, MappedFiles, ReplacedChunk
+from voco_data.store.chunks.mapped_files import (
+    BYTE,
+    Bytes,
+    FileIdentity,
+    MappedFile,
+    MappedFiles,
+    ReplacedChunk,
+)
 from voco_data.volumes import Voxels, aligned_bytes
 
 _files = MappedFiles()
@@ -28,17 +35,19 @@ def read_chunk(
     out: Voxels,
     known: FileIdentity | None = None,
 ) -> FileIdentity:
-    """Read and decode a chunk into `out`, uint8 and C-contiguous; returns which file it was."""
-    flat, file = out.reshape(-1), _file(path, known)
+    """Read and decode a chunk into `out`, which is C-contiguous; returns which file it was."""
+    content, file = out.reshape(-1).view(BYTE), _file(path, known)
     if compression == "none":
-        _read_whole(path, file, flat.size, flat.size, flat)
+        _check_size(path, file.size, content.size, content.size)
+        _check_read(file.read_into(content), content.size)
         return file.identity
-    limit = max_encoded_size(flat.size, compression)
+    limit = max_encoded_size(content.size, compression)
     _check_size(path, file.size, 0, limit)
     frame = file.mapped()
     if frame is None:
-        frame = _read_whole(path, file, 0, limit, _scratch(limit))
-    decode(frame.data, flat.data)
+        frame = _scratch(limit)[: file.size]
+        _check_read(file.read_into(frame), file.size)
+    decode(frame.data, content.data)
     return file.identity
 
 
@@ -46,37 +55,43 @@ def read_floats(
     path: str,
     compression: Compression,
     out: npt.NDArray[np.float32],
+    stored: np.dtype[Any],
     known: FileIdentity | None = None,
 ) -> None:
-    """Read and decode a chunk into `out`, float32 and C-contiguous, values 0 to 255."""
+    """Read and decode a chunk of voxels of the type `stored`; convert them to float32.
+
+    `out` is C-contiguous.
+    """
     flat = out.reshape(-1)
+    size = flat.size * stored.itemsize
     if compression == "none":
-        _read_whole(path, _file(path, known), flat.size, flat.size, flat)
+        file = _file(path, known)
+        _check_size(path, file.size, size, size)
+        _check_read(file.read_converted(flat, stored), flat.size)
         return
-    values = _scratch(flat.size, "values")
-    read_chunk(path, compression, values, known)
-    np.copyto(flat, values)
+    voxels = _scratch(size, "voxels").view(stored)
+    read_chunk(path, compression, voxels, known)
+    np.copyto(flat, voxels)
 
 
 def read_parts(
     path: str,
     starts: Sequence[int],
     size: int,
-    out: Voxels,
+    out: Bytes,
     known: FileIdentity | None = None,
 ) -> None:
     """Read the bytes from `starts[i]` on into `out[i]`, of an uncompressed chunk of `size` bytes.
 
-    `out` is uint8 (n, length), C-contiguous.
+    `out` is (n, length), C-contiguous.
     """
     file = _file(path, known)
     _check_size(path, file.size, size, size)
     for start, part in zip(starts, out, strict=True):
-        if file.read_into(part, start) < part.size:
-            raise DamagedChunk("the chunk shrank while being read")
+        _check_read(file.read_into(part, start), part.size)
 
 
-def view(path: str, size: int, known: FileIdentity) -> Voxels | None:
+def view(path: str, size: int, known: FileIdentity) -> Bytes | None:
     """A view of an uncompressed chunk of `size` bytes; None where the file is not mapped."""
     file = _file(path, known)
     _check_size(path, file.size, size, size)
@@ -95,17 +110,6 @@ def _file(path: str, known: FileIdentity | None) -> MappedFile:
     return file
 
 
-def _read_whole(
-    path: str, file: MappedFile, least: int, most: int, buffer: npt.NDArray[Any]
-) -> npt.NDArray[Any]:
-    """Read the whole file, of `least` to `most` bytes; returns the part of `buffer` it fills."""
-    _check_size(path, file.size, least, most)
-    content = buffer[: file.size]
-    if file.read_into(content) < file.size:
-        raise DamagedChunk("the chunk shrank while being read")
-    return content
-
-
 def _check_size(path: str, size: int, least: int, most: int) -> None:
     if not least <= size <= most:
         forget(path)
@@ -113,9 +117,14 @@ def _check_size(path: str, size: int, least: int, most: int) -> None:
         raise DamagedChunk(f"the chunk has {size} bytes, expected {expected}")
 
 
-def _scratch(size: int, use: str = "bytes") -> npt.NDArray[np.uint8]:
+def _check_read(count: int, expected: int) -> None:
+    if count < expected:
+        raise DamagedChunk("the chunk shrank while being read")
+
+
+def _scratch(size: int, use: str = "bytes") -> Bytes:
     """Aligned memory of this thread for one use, overwritten by the next."""
-    buffer: npt.NDArray[np.uint8] | None = getattr(_local, use, None)
+    buffer: Bytes | None = getattr(_local, use, None)
     if buffer is None or buffer.size < size:
         buffer = aligned_bytes(size)
         setattr(_local, use, buffer)
