@@ -1,4 +1,4 @@
-"""The synthetic volumes of the benchmark, in the file format of every candidate."""
+"""The synthetic volumes of the benchmark, in the file formats of all candidates."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ GRID = (32, 192, 192)
 DTYPE = StoreSpec("bench", GRID).dtype
 """NumPy's type of a voxel, in every format."""
 VOLUMES = 128
-LARGE = 5_000
+LARGE_SERIES = 5_000
 """Series in the large store."""
-SLICES_BEFORE = 300
-"""Instance numbers of a series in the large store's catalogue."""
+INSTANCE_NUMBERS = 300
+"""Instance numbers of a series in the catalogue of the large store."""
 
 RAW, FOLDER_NPY, SHAPE = "volumes.u8", "npy", "about.json"
 
@@ -43,22 +43,22 @@ class BenchVolumes:
     store_lz4: Path
     large: Path
     lz4_ratio: float
-    """Bytes of a volume over those of its LZ4 chunk."""
+    """Bytes of the volumes over the bytes of their LZ4 chunks."""
 
 
-def memmap(folder: Path) -> np.memmap[tuple[int, ...], np.dtype[Voxel]]:
+def open_memmap(folder: Path) -> np.memmap[tuple[int, ...], np.dtype[Voxel]]:
     """All volumes in one raw file, `DTYPE` (N, Z, Y, X)."""
     shape = json.loads((folder / SHAPE).read_text())
     return np.memmap(folder / RAW, DTYPE, "r", shape=(shape["volumes"], *shape["grid"]))
 
 
-def npy_files(folder: Path) -> list[str]:
-    """The same volumes, a .npy each."""
+def list_npy_files(folder: Path) -> list[str]:
+    """Paths of the same volumes, one .npy file each."""
     return sorted(str(path) for path in (folder / FOLDER_NPY).iterdir())
 
 
-def make(folder: Path, volumes: int = VOLUMES, large: int = LARGE) -> BenchVolumes:
-    """Write all formats below `folder`."""
+def make_volumes(folder: Path, volumes: int = VOLUMES, large: int = LARGE_SERIES) -> BenchVolumes:
+    """Write `volumes` volumes in all formats, and a store of `large` series, to `folder`."""
     (folder / FOLDER_NPY).mkdir()
     (folder / SHAPE).write_text(json.dumps({"volumes": volumes, "grid": GRID}))
     with (folder / RAW).open("wb") as file:
@@ -66,7 +66,7 @@ def make(folder: Path, volumes: int = VOLUMES, large: int = LARGE) -> BenchVolum
             volume = _make_volume(index)
             file.write(volume.data)
             np.save(folder / FOLDER_NPY / f"{index:04d}.npy", volume)
-    pixels = memmap(folder)
+    pixels = open_memmap(folder)
     raw = _make_store(folder, pixels, "none")
     lz4 = _make_store(folder, pixels, "lz4")
     chunk = sum((lz4 / chunk_key(row)).stat().st_size for row in range(volumes))
@@ -104,7 +104,7 @@ def _make_store(folder: Path, volumes: Voxels, compression: Compression) -> Path
 
 
 def _make_large_store(folder: Path, small: Path, volume: Voxels, volumes: int, size: int) -> Path:
-    """A store of many series, whose chunks are hard links to those of the small one."""
+    """A store of many series. Its chunks are hard links to those of the store `small`."""
     spec = StoreSpec("large", GRID)
     checksums = Store.open(small).catalogue["chunk_checksum"].tolist()
     names = [f"{index:05d}" for index in range(size)]
@@ -119,7 +119,7 @@ def _make_large_store(folder: Path, small: Path, volume: Voxels, volumes: int, s
                 patient_id=name,
                 series_uid=f"1.2.826.0.1.3680043.{index}",
                 source=f"{name}/{index}",
-                instance_numbers=tuple(range(1, SLICES_BEFORE + 1)),
+                instance_numbers=tuple(range(1, INSTANCE_NUMBERS + 1)),
             )
             chunk = folder / spec.name / chunk_key(record.row)
             chunk.parent.mkdir(parents=True)

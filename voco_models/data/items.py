@@ -1,4 +1,4 @@
-"""What can be trained on: volumes and slices of stores, as they are or reduced."""
+"""Volumes and slices of stores to train on, as they are stored or reduced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from voco_models.data.volume_view import average
 
 
 class VolumeSource(Protocol):
-    """What a loader of volumes needs of a `voco_data.store.reader.Store`; several threads read."""
+    """The part of `voco_data.store.reader.Store` that loaders of volumes use, from many threads."""
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -30,18 +30,18 @@ class VolumeSource(Protocol):
         """The volume at `row`, of type `dtype` (Z, Y, X), into `out` where given."""
 
     def read_floats(self, row: int, out: npt.NDArray[np.float32]) -> None:
-        """The same values into `out`, float32 (Z, Y, X)."""
+        """The stored values of the volume at `row`, into `out`, float32 (Z, Y, X)."""
 
 
 class StoredVolumes(VolumeSource, Protocol):
-    """A source that knows its rows."""
+    """A source of volumes that lists its rows."""
 
     rows: npt.NDArray[np.int64]
     """int64 (N,): every stored row."""
 
 
 class SliceSource(Protocol):
-    """What a loader of slices needs of a `voco_data.store.reader.Store`; several threads read."""
+    """The part of `voco_data.store.reader.Store` that loaders of slices use, from many threads."""
 
     rows: npt.NDArray[np.int64]
     """int64 (N,): every stored row."""
@@ -55,7 +55,7 @@ class SliceSource(Protocol):
         """NumPy's type of a stored voxel."""
 
     def view_slice(self, row: int, index: int) -> Voxels:
-        """One slice of the volume at `row`, of type `dtype` (Y, X), to be read only."""
+        """One slice of the volume at `row`, of type `dtype` (Y, X), read-only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +100,15 @@ def choose_dtype(dtype: torch.dtype | None, stored: np.dtype[Voxel]) -> torch.dt
 
 
 class ReducedVolumes:
-    """Some volumes of a store, averaged to `shape` and kept in memory: a `VolumeSource`.
+    """A `VolumeSource` of volumes that are averaged to `shape` and kept in memory.
 
-    Each volume is read when it is first asked for, and once only.
+    A volume is read from its source at the first request only.
     """
 
     def __init__(self, source: VolumeSource, shape: tuple[int, int, int]) -> None:
         self._source = source
         self._shape = shape
-        self._kept: dict[int, Voxels] = {}
+        self._averaged: dict[int, Voxels] = {}
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -122,16 +122,16 @@ class ReducedVolumes:
 
     def read(self, row: int, out: Voxels | None = None) -> Voxels:
         """The averaged volume at `row`, into `out` where given. Safe to call from threads."""
-        volume = self._kept.get(row)
+        volume = self._averaged.get(row)
         if volume is None:
             full = torch.from_numpy(self._source.read(row))
             volume = average(full[None], self._shape)[0].numpy()
-            self._kept[row] = volume
+            self._averaged[row] = volume
         if out is None:
             return volume.copy()
         out[...] = volume
         return out
 
     def read_floats(self, row: int, out: npt.NDArray[np.float32]) -> None:
-        """The same as float32."""
+        """The same values into `out`, float32 (Z, Y, X)."""
         out[...] = self.read(row)

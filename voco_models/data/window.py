@@ -30,7 +30,7 @@ class InputWindow:
         if not self.low < self.high:
             raise InputError(f"window: expected low < high, got {self.low}, {self.high}")
 
-    def unit(self, volumes: Tensor) -> Tensor:
+    def to_unit(self, volumes: Tensor) -> Tensor:
         """Stored `volumes` (...) as float32 in [0, 1]; values outside the window are clipped."""
         return ((volumes.float() - self.low) / (self.high - self.low)).clamp_(0, 1)
 
@@ -69,7 +69,7 @@ def uncentre(inputs: Tensor) -> Tensor:
 def normalise(volumes: Tensor, window: InputWindow) -> Tensor:
     """Network input, float32, of stored `volumes` (...): in [-1, 1] within the window.
 
-    `centre(window.unit(volumes))` in one pass, without the clipping.
+    `centre(window.to_unit(volumes))` in one pass, without the clipping.
     """
     scale = 2 / (window.high - window.low)
     return volumes.float().mul_(scale).sub_(1 + window.low * scale)

@@ -18,4 +18,4 @@ from .sequence_models import (
     SEQUENCE_MODELS as SEQUENCE_MODELS,
     SequenceModel as SequenceModel,
 )
-from .teacher import Teacher as Teacher, cosine_between as cosine_between
+from .teacher import Teacher as Teacher, cosine_schedule as cosine_schedule

@@ -1,4 +1,4 @@
-"""The 2D-VoCo objective: student, EMA teacher, three losses. The step reads like the paper."""
+"""The 2D-VoCo objective (arXiv 2601.14593): a student, an EMA teacher, and three losses."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from voco_data.errors import InputError
 from voco_models.data import Batch, InputWindow, IntensityAugment, normalise
-from voco_models.networks import Encoder, EncoderOptions, Feature, Level, Teacher, cosine_between
+from voco_models.networks import Encoder, EncoderOptions, Feature, Level, Teacher, cosine_schedule
 from voco_models.objectives.collapse import effective_rank
-from voco_models.objectives.crops import Boxes, CropPlan, TargetMode, extract, overlap_targets
+from voco_models.objectives.crops import Boxes, CropPlan, TargetMode, extract_crops, overlap_targets
 from voco_models.objectives.losses import (
     LossOptions,
     agreement_loss,
@@ -84,9 +84,9 @@ class Voco2dConfig:
 
 
 class Voco2d(Objective):
-    """Self-supervision by position: cosines between crops equal their overlap.
+    """Trains an encoder so that the cosine between the embeddings of two crops is their overlap.
 
-    All random draws are seeded with `batch.seed`, so the result is a function of the weights and
+    All random draws are seeded with `batch.seed`, so the losses are a function of the weights and
     the batch.
     """
 
@@ -99,10 +99,10 @@ class Voco2d(Objective):
         config: Voco2dConfig,
         window: InputWindow,
     ) -> None:
-        """`encoder` is the student, for crops of `config.crop_plan(plane).size`.
+        """`encoder` is the student; it takes crops of `config.crop_plan(plane).size`.
 
-        `plane` is (Y, X) of the volumes, `window` the stored values that the networks see. Raises
-        InputError if the grid of crops does not divide the plane.
+        `plane` is (Y, X) of the volumes in pixels, and `window` gives the stored values that the
+        networks see. Raises InputError if the grid of crops does not divide the plane.
         """
         super().__init__()
         self.config = config
@@ -110,18 +110,18 @@ class Voco2d(Objective):
         self.plan = config.crop_plan(plane)
         self.student = encoder
         self.teacher = Teacher(self.student, legacy=config.teacher == "legacy")
-        self.register_buffer("base_corners", self.plan.base().corners, persistent=False)
+        self.register_buffer("base_corners", self.plan.base_boxes().corners, persistent=False)
 
     def compile_backbones(self) -> None:
-        """Compile both backbones in place; the names in checkpoints do not change."""
+        """Compile both backbones in place. Names in checkpoints do not change."""
         self.student.backbone.compile()
         self.teacher.encoder.backbone.compile()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars `loss` = `intra` + `inter` + `reg`, and three that only monitor.
+        """Scalars: `loss` = `intra` + `inter` + `reg`, and three that are only logged.
 
-        These are `intra_student` (see the method), the number of `nonfinite` cosines, and the
-        effective `rank` of the embeddings of base crops.
+        These are `intra_student` (see `_intra_student`), the number of `nonfinite` cosines, and
+        the effective `rank` of the embeddings of base crops.
         """
         options = self.config.loss
         crops, target = self.crops_and_targets(batch)
@@ -132,7 +132,7 @@ class Voco2d(Objective):
         cosine = cosines(student_random, teacher_base)
         if options.direction == "symmetric":
             cosine = (cosine + cosines(teacher_random, student_base)) / 2
-        if cosine.dim() > target.dim():  # an embedding for each slice: (B, Z, n, m)
+        if cosine.dim() > target.dim():  # an embedding per slice: (B, Z, n, m)
             target = target[:, None].expand_as(cosine)
         intra = agreement_loss(cosine, target, options)
 
@@ -157,33 +157,33 @@ class Voco2d(Objective):
 
     @torch.no_grad()
     def _intra_student(self, random: Tensor, base: Tensor, target: Tensor) -> Tensor:
-        """The intra loss with the student on both sides, which falls only if it tells crops apart.
+        """The intra loss with the student's embeddings on both sides.
 
-        `intra` also falls if the student's embeddings move away from those of its teacher, which
-        lags behind; cosines between the student's own embeddings do not depend on the teacher.
+        It falls only if the student distinguishes crops. `intra` can also fall because the
+        student's embeddings move away from those of the teacher, which changes more slowly.
         """
         return agreement_loss(cosines(random, base), target, self.config.loss)
 
     def after_step(self, progress: float) -> None:
-        """Move the teacher toward the student."""
+        """Update the teacher by one step of the EMA."""
         config = self.config
-        momentum = cosine_between(config.momentum, config.momentum_end, progress)
-        self.teacher.follow(self.student, momentum)
+        momentum = cosine_schedule(config.momentum, config.momentum_end, progress)
+        self.teacher.update(self.student, momentum)
 
     @torch.no_grad()
     def crops_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Normalised crops (B, n + m, Z', h, w), the random ones first, and targets (B, n, m)."""
+        """Normalised crops (B, n + m, Z', h, w), n random ones first, and targets (B, n, m)."""
         device = batch.volumes.device
-        host = torch.Generator().manual_seed(batch.seed)
-        random = self.plan.draw(len(batch.volumes), host).to(device)
+        cpu_generator = torch.Generator().manual_seed(batch.seed)
+        random = self.plan.draw_boxes(len(batch.volumes), cpu_generator).to(device)
         base = Boxes(self.base_corners, self.plan.size)
         stride = min(self.config.slice_stride, batch.volumes.shape[1])
-        first = int(torch.randint(stride, (), generator=host))
-        volumes = batch.volumes[:, first::stride]
-        stored = torch.cat([extract(volumes, random), extract(volumes, base)], dim=1)
+        first_slice = int(torch.randint(stride, (), generator=cpu_generator))
+        volumes = batch.volumes[:, first_slice::stride]
+        stored = torch.cat([extract_crops(volumes, random), extract_crops(volumes, base)], dim=1)
         crops = normalise(stored, self.window)
         if not self.config.augment.is_identity:
-            parameters = self.config.augment.draw(tuple(crops.shape[:2]), host)
-            noise = torch.Generator(device).manual_seed(batch.seed)
-            crops = parameters.apply(crops, noise)
+            parameters = self.config.augment.draw(tuple(crops.shape[:2]), cpu_generator)
+            noise_generator = torch.Generator(device).manual_seed(batch.seed)
+            crops = parameters.apply(crops, noise_generator)
         return crops, overlap_targets(random, base, self.config.target)

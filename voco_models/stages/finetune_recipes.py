@@ -1,4 +1,4 @@
-"""Recipes of fine-tuning: every number of a run, frozen and named."""
+"""Recipes of fine-tuning: all settings of a run, frozen and named."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASS_WEIGHTS = (1.0, 2.0, 4.0)
 
 @dataclass(frozen=True, slots=True)
 class FinetuneRecipe:
-    """How to split, train and predict. Changing any field makes another experiment."""
+    """Settings of split, training and prediction. Another value makes another experiment."""
 
     name: str
     """Name of the recipe, for reports; a file is named after itself."""
@@ -93,8 +93,8 @@ class FinetuneRecipe:
             if getattr(self, name) < 1:
                 raise InputError(f"recipe: {name} must be >= 1, got {getattr(self, name)}")
         if self.sequence not in SEQUENCE_MODELS:
-            known = ", ".join(sorted(SEQUENCE_MODELS))
-            raise InputError(f"recipe: sequence must be one of {known}, got {self.sequence!r}")
+            names = ", ".join(sorted(SEQUENCE_MODELS))
+            raise InputError(f"recipe: sequence must be one of {names}, got {self.sequence!r}")
         if self.n_folds < 2:
             raise InputError(f"recipe: n_folds must be >= 2, got {self.n_folds}")
         if self.images_per_call is not None and self.images_per_call < 1:
@@ -124,7 +124,7 @@ class FinetuneRecipe:
             raise InputError(f"recipe: class_weights must be > 0, got {self.class_weights}")
 
     def to_json(self) -> dict[str, Any]:
-        """What a run records of it, as plain values."""
+        """The values that a run records, as plain values."""
         return recorded_values(self)
 
 
@@ -195,8 +195,8 @@ FINETUNE_RECIPES = {recipe.name: recipe for recipe in (DEFAULT, CODE, TINY)}
 def finetune_recipe(
     recipe: str | Path | FinetuneRecipe, changes: Sequence[str] = ()
 ) -> FinetuneRecipe:
-    """The recipe of a name or of a `.toml` file, with `changes` of the form `name=value` made.
+    """The recipe of a name or of a `.toml` file, with `changes` of the form `name=value`.
 
-    InputError, with what was expected, for what is no recipe, no option or no value of it.
+    Raises InputError for an unknown recipe or option, and for a value that is not possible.
     """
-    return recipe_options.resolve(FinetuneRecipe, FINETUNE_RECIPES, recipe, changes)
+    return recipe_options.resolve_recipe(FinetuneRecipe, FINETUNE_RECIPES, recipe, changes)

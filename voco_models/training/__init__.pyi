@@ -6,6 +6,7 @@ from .engine import (
     fit as fit,
 )
 from .history import read_history as read_history
+from .hooks import Monitor as Monitor
 from .objective import Objective as Objective
 from .optimizers import AdamW as AdamW, Optimizer as Optimizer
 from .provenance import (

@@ -1,8 +1,8 @@
-"""What a run records of its recipe.
+"""The values of a recipe that a run records.
 
-Runs are compared by these values when one is resumed. So an option that is added later is recorded
-only where it differs from its default, which must be what the code did before: then a run made
-before the option existed records the same as one made today.
+A resumed run must have the same values. An option that was added later is therefore recorded only
+if it differs from its default. The default must be what the code did before, so that older runs can
+still be resumed.
 """
 
 from __future__ import annotations

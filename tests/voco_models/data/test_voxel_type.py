@@ -80,11 +80,11 @@ def test_batches_have_the_type_of_the_spec(
 ) -> None:
     store = make_store(tmp_path, volumes)
     loader = Loader(items_of([store]), batch_size=2, seed=0, device=CPU, resident=residence)
-    for batch in itertools.islice(loader.at(0), 4):
+    for batch in itertools.islice(loader.batches_from(0), 4):
         assert batch.volumes.numpy().dtype == store.dtype
         assert np.array_equal(batch.volumes.numpy(), volumes[batch.items.numpy()])
     slices = SliceLoader([store], batch_size=5, seed=0, device=CPU)
-    for plane in itertools.islice(slices.at(0), 4):
+    for plane in itertools.islice(slices.batches_from(0), 4):
         assert plane.slices.numpy().dtype == store.dtype
         assert np.array_equal(
             plane.slices.numpy(), volumes[plane.items.numpy(), plane.indices.numpy()]
@@ -103,7 +103,7 @@ def test_the_window_becomes_minus_one_to_one(
     share = (volumes.astype(np.float64) - lowest) / (highest - lowest)
     expected = torch.from_numpy(2 * share - 1).float()
     torch.testing.assert_close(normalise(stored, window), expected)
-    torch.testing.assert_close(centre(window.unit(stored)), expected)
+    torch.testing.assert_close(centre(window.to_unit(stored)), expected)
     hu = store.spec.window.to_hu(volumes)
     assert np.abs(hu - (share * 400 - 150)).max() <= 0.5
 
@@ -113,7 +113,7 @@ def test_smaller_volumes_keep_the_type(tmp_path: Path, volumes: npt.NDArray[np.i
     reduced = ReducedVolumes(store, (2, 3, 4))
     assert reduced.read(0).dtype == reduced.dtype == store.dtype
     view = VolumeView(slices=2, size_px=4, reduce="subsample")
-    assert view.middle(torch.from_numpy(volumes)).numpy().dtype == store.dtype
+    assert view.make_middle_view(torch.from_numpy(volumes)).numpy().dtype == store.dtype
 
 
 def test_the_resampler_fills_the_range_of_the_type(volumes: npt.NDArray[np.integer]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from voco_data.errors import InputError
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, FinetuneRecipe, finetune_recipe
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe, pretrain_recipe
-from voco_models.stages.recipe_options import build, describe_type, label, options_of
+from voco_models.stages.recipe_options import build_recipe, describe_type, options_of, recipe_label
 from voco_models.training.optimizers import AdamW, Sgd
 from voco_models.training.recorded_options import recorded_values
 
@@ -186,14 +186,14 @@ def test_a_file_without_a_base_has_the_defaults(tmp_path: Path) -> None:
 def test_a_recorded_recipe_reads_back(recipe: Any) -> None:
     """As JSON, which turns tuples into lists: what `run.json` holds."""
     values = json.loads(json.dumps(recorded_values(recipe)))
-    assert build(type(recipe), values) == recipe
+    assert build_recipe(type(recipe), values) == recipe
     sgd = Sgd(momentum=0.8, decayed="matrices")
     other = (
         replace(recipe, optimizer=sgd)
         if isinstance(recipe, FinetuneRecipe)
         else replace(recipe, fit=replace(recipe.fit, optimizer=sgd, amsgrad=False))
     )
-    assert build(type(recipe), json.loads(json.dumps(recorded_values(other)))) == other
+    assert build_recipe(type(recipe), json.loads(json.dumps(recorded_values(other)))) == other
 
 
 @pytest.mark.parametrize(
@@ -230,10 +230,10 @@ def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_names_its_recipe() -> None:
-    assert label("tiny") == "tiny"
-    assert label("tiny", ["seed=1"]) == "tiny, changed"
-    assert label("folder/mine.toml") == label(Path("folder/mine.toml")) == "mine"
-    assert label(PRETRAIN) == "custom"
+    assert recipe_label("tiny") == "tiny"
+    assert recipe_label("tiny", ["seed=1"]) == "tiny, changed"
+    assert recipe_label("folder/mine.toml") == recipe_label(Path("folder/mine.toml")) == "mine"
+    assert recipe_label(PRETRAIN) == "custom"
 
 
 def test_every_option_has_a_type_in_words() -> None:

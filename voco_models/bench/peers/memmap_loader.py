@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from voco_data.volumes import Voxel
-from voco_models.bench.volumes import DTYPE, memmap
-from voco_models.bench.worker import seconds_a_batch, serve
+from voco_models.bench.volumes import DTYPE, open_memmap
+from voco_models.bench.worker import serve, time_batches
 
 ENDLESS = 10**9
 KINDS = {
@@ -47,9 +47,9 @@ class Volumes(Dataset[Tensor]):
 def main(kind: str, folder: str) -> None:
     """Measure random samples."""
     name, size = KINDS[kind]
-    samples = Volumes(memmap(Path(folder)), kind)
+    samples = Volumes(open_memmap(Path(folder)), kind)
     sampler = RandomSampler(samples, replacement=True, num_samples=ENDLESS)
     batches: Iterator[Tensor] = iter(
         DataLoader(samples, size, sampler=sampler, num_workers=2, persistent_workers=True)
     )
-    serve(seconds_a_batch(name, batches))
+    serve(time_batches(name, batches))

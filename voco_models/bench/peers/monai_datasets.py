@@ -16,8 +16,8 @@ from monai.transforms import Compose, EnsureType, LoadImage
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
-from voco_models.bench.volumes import DTYPE, npy_files
-from voco_models.bench.worker import seconds_a_batch, serve
+from voco_models.bench.volumes import DTYPE, list_npy_files
+from voco_models.bench.worker import serve, time_batches
 from voco_models.data import torch_dtype
 
 BATCH = 4
@@ -33,7 +33,7 @@ def main(kind: str, folder: str) -> None:
             EnsureType(dtype=dtype, track_meta=False),
         ]
     )
-    files = npy_files(Path(folder))
+    files = list_npy_files(Path(folder))
     form = ", float32" if kind.endswith("-floats") else ""
     if kind.startswith("persistent"):
         name, workers = f"MONAI PersistentDataset, 2 workers{form}", 2
@@ -52,4 +52,4 @@ def main(kind: str, folder: str) -> None:
         persistent_workers=workers > 0,
     )
     batches: Iterator[Tensor] = iter(loader)
-    serve(seconds_a_batch(name, batches))
+    serve(time_batches(name, batches))
