@@ -20,7 +20,7 @@ from voco_data.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class VolumeView:
-    """Shape of the classifier's input, and how a volume is reduced to it."""
+    """Shape of the classifier's input, and the way in which a volume is reduced to it."""
 
     slices: int
     """Slices of the classifier's input."""

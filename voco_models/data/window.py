@@ -1,4 +1,4 @@
-"""Stored voxels become the input of a network. No other module knows how.
+"""The conversion of stored voxels to the input of a network, in this module only.
 
 The network sees a part of the store's window, the input window. Its low end becomes -1 and its high
 end 1. Augmentation of volumes works on values in [0, 1], before the last step.

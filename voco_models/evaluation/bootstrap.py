@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 2000
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 
-Float = npt.NDArray[np.float64]
-Statistic = Callable[[Float], dict[str, Float]]
+FloatArray = npt.NDArray[np.float64]
+Statistic = Callable[[FloatArray], dict[str, FloatArray]]
 """Function of counts (R, N) to named values (R,): patient i is counts[r, i] times in resample r."""
 
 
@@ -35,7 +35,7 @@ def bootstrap_interval(
     rng: np.random.Generator,
     *,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
+    level: float = CONFIDENCE_LEVEL,
 ) -> dict[str, Interval]:
     """Intervals of level `level` of all values that `statistic` names.
 

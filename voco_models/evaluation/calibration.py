@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from voco_data.labels import ORGAN_TARGETS, TargetTable
-from voco_models.evaluation.metrics import EPSILON, Float, Int, Probabilities, Truths
+from voco_models.evaluation.metrics import EPSILON, FloatArray, IntArray, Probabilities, Truths
 
 STEPS = 100
 """Largest number of Newton steps; usually a few are enough."""
@@ -33,7 +33,7 @@ class Calibration:
         """The calibration that does not change probabilities."""
         return cls({g.name: _identity(len(g.classes)) for g in targets})
 
-    def apply(self, probabilities: Probabilities) -> dict[str, Float]:
+    def apply(self, probabilities: Probabilities) -> dict[str, FloatArray]:
         """Calibrated probabilities (N, C) by group."""
         return {
             name: _softmax(_features(probabilities[name]) @ np.array(parameters))
@@ -58,7 +58,9 @@ def _identity(n_classes: int) -> tuple[float, ...]:
     return (1.0, *[0.0] * n_classes)
 
 
-def _fit_group(probabilities: Float, truth: Int, class_weights: tuple[float, ...]) -> Float:
+def _fit_group(
+    probabilities: FloatArray, truth: IntArray, class_weights: tuple[float, ...]
+) -> FloatArray:
     """Parameters that minimise the weighted log loss plus the ridge, a convex function."""
     features = _features(probabilities)
     weights = np.array(class_weights)[truth]
@@ -81,7 +83,7 @@ def _fit_group(probabilities: Float, truth: Int, class_weights: tuple[float, ...
     return parameters
 
 
-def _features(probabilities: Float) -> Float:
+def _features(probabilities: FloatArray) -> FloatArray:
     """(N, C, 1 + C): log p_c, then the indicator of class c."""
     logs = np.log(np.clip(probabilities, EPSILON, 1))
     n_classes = logs.shape[1]
@@ -89,6 +91,6 @@ def _features(probabilities: Float) -> Float:
     return np.concatenate([logs[:, :, None], indicator], axis=2)
 
 
-def _softmax(logits: Float) -> Float:
+def _softmax(logits: FloatArray) -> FloatArray:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float64)

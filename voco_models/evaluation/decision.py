@@ -21,7 +21,7 @@ from voco_data.errors import InputError
 from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_data.storage import atomic
 from voco_models.evaluation.calibration import Calibration, fit_calibration
-from voco_models.evaluation.metrics import Float, Int, Probabilities, Truths, confusion
+from voco_models.evaluation.metrics import FloatArray, IntArray, Probabilities, Truths, confusion
 from voco_models.evaluation.predictions import group_probabilities, group_truths
 
 DECISION_FILE = "decision.json"
@@ -46,12 +46,12 @@ class Thresholds:
                     f"thresholds of {name} must be {count} positive numbers of sum 1, got {values}"
                 )
 
-    def decide(self, probabilities: Probabilities) -> dict[str, Int]:
+    def decide(self, probabilities: Probabilities) -> dict[str, IntArray]:
         """Predicted classes (N,) by group, of probabilities (N, C)."""
         return {g: decide(probabilities[g], np.array(t)) for g, t in self.by_group.items()}
 
 
-def decide(probabilities: Float, thresholds: Float) -> Int:
+def decide(probabilities: FloatArray, thresholds: FloatArray) -> IntArray:
     """argmax_c p_c / t_c, (N,), of probabilities (N, C) and thresholds (C,)."""
     return np.asarray(np.argmax(probabilities / thresholds, axis=1), np.int64)
 
@@ -67,7 +67,7 @@ def fit_thresholds(
     return Thresholds(fitted, targets)
 
 
-def macro_f1(truth: Int, predicted: Int, n_classes: int) -> float:
+def macro_f1(truth: IntArray, predicted: IntArray, n_classes: int) -> float:
     """Mean F1 over the classes that occur in `truth`."""
     counts = confusion(truth, predicted, n_classes)
     n_predicted, n_true = counts.sum(axis=0), counts.sum(axis=1)
@@ -75,7 +75,7 @@ def macro_f1(truth: Int, predicted: Int, n_classes: int) -> float:
     return float(f1[n_true > 0].mean())
 
 
-def _fit_group(probabilities: Float, truth: Int) -> tuple[float, ...]:
+def _fit_group(probabilities: FloatArray, truth: IntArray) -> tuple[float, ...]:
     n_classes = probabilities.shape[1]
     grid = _threshold_grid(n_classes)
     scores = [macro_f1(truth, decide(probabilities, t), n_classes) for t in grid]
@@ -84,7 +84,7 @@ def _fit_group(probabilities: Float, truth: Int) -> tuple[float, ...]:
     return tuple(float(value) for value in best)
 
 
-def _threshold_grid(n_classes: int) -> Float:
+def _threshold_grid(n_classes: int) -> FloatArray:
     """(T, C): equal thresholds, and all positive multiples of 1 / GRID with the sum 1.
 
     Sorted by distance from equal thresholds.
@@ -102,11 +102,11 @@ class Decision:
     calibration: Calibration
     thresholds: Thresholds
 
-    def calibrate(self, raw: Probabilities) -> dict[str, Float]:
+    def calibrate(self, raw: Probabilities) -> dict[str, FloatArray]:
         """Calibrated probabilities (N, C) by group, of the model's probabilities."""
         return self.calibration.apply(raw)
 
-    def classify(self, raw: Probabilities) -> dict[str, Int]:
+    def classify(self, raw: Probabilities) -> dict[str, IntArray]:
         """Predicted classes (N,) by group, of the model's probabilities."""
         return self.thresholds.decide(self.calibrate(raw))
 

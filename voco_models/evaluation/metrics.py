@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from voco_data.labels import ORGAN_TARGETS, RSNA_TARGETS, TargetTable
 
-Float = npt.NDArray[np.float64]
-Int = npt.NDArray[np.int64]
-Probabilities = Mapping[str, Float]
-Truths = Mapping[str, Int]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Probabilities = Mapping[str, FloatArray]
+Truths = Mapping[str, IntArray]
 
 ANY_INJURY = "any_injury"
 ANY_WEIGHTS = (1.0, 6.0)
@@ -34,11 +34,11 @@ ABSENT_COUNT = 0.5
 """Number of patients that constant predictions assume for a class without training patients. With
 a probability of 0, a test patient of this class would have a loss of 36."""
 
-OFFICIAL, ORGAN, ORGAN_ANY = "rsna_official_6", "rsna_organ_3", "rsna_organ_3_any"
-SCORES = (ORGAN, ORGAN_ANY, OFFICIAL)
+OFFICIAL_SCORE, ORGAN_SCORE, ORGAN_ANY_SCORE = "rsna_official_6", "rsna_organ_3", "rsna_organ_3_any"
+SCORES = (ORGAN_SCORE, ORGAN_ANY_SCORE, OFFICIAL_SCORE)
 
 
-def normalise_rows(probabilities: npt.NDArray[np.floating]) -> Float:
+def normalise_rows(probabilities: npt.NDArray[np.floating]) -> FloatArray:
     """Rows (N, C) divided by their sums.
 
     Raises ValueError for a sum of 0, and for a probability that is negative or not finite.
@@ -52,14 +52,14 @@ def normalise_rows(probabilities: npt.NDArray[np.floating]) -> Float:
     return np.asarray(p / sums)
 
 
-def patient_losses(probabilities: npt.NDArray[np.floating], truth: Int) -> Float:
+def patient_losses(probabilities: npt.NDArray[np.floating], truth: IntArray) -> FloatArray:
     """-log p of the true class, (N,), of normalised and clipped probabilities (N, C)."""
     p = np.clip(normalise_rows(probabilities), EPSILON, 1 - EPSILON)
     return -np.log(p[np.arange(len(truth)), truth])
 
 
 def weighted_log_loss(
-    probabilities: npt.NDArray[np.floating], truth: Int, weights: tuple[float, ...]
+    probabilities: npt.NDArray[np.floating], truth: IntArray, weights: tuple[float, ...]
 ) -> float:
     """sum(w_i * -log p_i) / sum(w_i), where w_i is the weight of the true class of patient i."""
     return float(
@@ -67,7 +67,7 @@ def weighted_log_loss(
     )
 
 
-def any_injury(probabilities: Probabilities, truths: Truths) -> tuple[Float, Int]:
+def any_injury(probabilities: Probabilities, truths: Truths) -> tuple[FloatArray, IntArray]:
     """Probabilities (N, 2) and truth (N,) of any injury: the largest 1 - p_0 over the groups."""
     injured = np.max([1 - normalise_rows(p)[:, 0] for p in probabilities.values()], axis=0)
     truth = np.max([truths[group] > 0 for group in probabilities], axis=0)
@@ -78,12 +78,12 @@ def any_injury(probabilities: Probabilities, truths: Truths) -> tuple[Float, Int
 class PatientTerms:
     """Loss and weight of each patient in each group; scores are weighted means of the losses."""
 
-    losses: dict[str, Float]
+    losses: dict[str, FloatArray]
     """(N,) by group, and for `any_injury`."""
-    weights: dict[str, Float]
+    weights: dict[str, FloatArray]
     """As `losses`."""
 
-    def scores(self, counts: Float) -> dict[str, Float]:
+    def scores(self, counts: FloatArray) -> dict[str, FloatArray]:
         """Scores by name, (R,), for counts (R, N)."""
         groups = {
             group: (counts @ (weights * self.losses[group])) / (counts @ weights)
@@ -110,18 +110,20 @@ def patient_terms(probabilities: Probabilities, truths: Truths) -> PatientTerms:
     )
 
 
-def summarise_groups(groups: Mapping[str, Float]) -> dict[str, Float]:
+def summarise_groups(groups: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Means of the group losses by the names in `SCORES`.
 
     `rsna_official_6` is left out unless all groups of `RSNA_TARGETS` are given.
     """
     organs = [groups[organ] for organ in ORGAN_TARGETS.names]
     means = {
-        ORGAN: np.mean(organs, axis=0),
-        ORGAN_ANY: np.mean([*organs, groups[ANY_INJURY]], axis=0),
+        ORGAN_SCORE: np.mean(organs, axis=0),
+        ORGAN_ANY_SCORE: np.mean([*organs, groups[ANY_INJURY]], axis=0),
     }
     if set(RSNA_TARGETS.names) <= set(groups):
-        means[OFFICIAL] = np.mean([groups[g] for g in (*RSNA_TARGETS.names, ANY_INJURY)], axis=0)
+        means[OFFICIAL_SCORE] = np.mean(
+            [groups[g] for g in (*RSNA_TARGETS.names, ANY_INJURY)], axis=0
+        )
     return means
 
 
@@ -132,12 +134,14 @@ def rsna_scores(probabilities: Probabilities, truths: Truths) -> dict[str, float
     return {name: float(values[0]) for name, values in scores.items()}
 
 
-def unit_counts(n_patients: int) -> Float:
+def unit_counts(n_patients: int) -> FloatArray:
     """Counts (1, N) of the cohort itself: every patient once."""
     return np.ones((1, n_patients))
 
 
-def average_precision(score: Float, positive: npt.NDArray[np.bool_], counts: Float) -> Float:
+def average_precision(
+    score: FloatArray, positive: npt.NDArray[np.bool_], counts: FloatArray
+) -> FloatArray:
     """Sum over thresholds n of (recall_n - recall_{n-1}) * precision_n, (R,), for counts (R, N).
 
     `score` and `positive` are (N,). Patients with equal scores share a threshold. NaN without a
@@ -156,9 +160,9 @@ def average_precision(score: Float, positive: npt.NDArray[np.bool_], counts: Flo
 def mean_average_precision(
     probabilities: Probabilities,
     truths: Truths,
-    counts: Float,
+    counts: FloatArray,
     targets: TargetTable = ORGAN_TARGETS,
-) -> Float:
+) -> FloatArray:
     """Mean, (R,), of the average precisions of all classes of all groups, each against the rest.
 
     Classes without a patient are left out, because their recall is not defined.
@@ -171,21 +175,21 @@ def mean_average_precision(
     return np.asarray(np.nanmean(cells, axis=0))
 
 
-def confusion(truth: Int, predicted: Int, n_classes: int) -> Int:
+def confusion(truth: IntArray, predicted: IntArray, n_classes: int) -> IntArray:
     """Number of patients by (true class, predicted class), (C, C)."""
     cells = np.bincount(truth * n_classes + predicted, minlength=n_classes**2)
     return cells.reshape(n_classes, n_classes)
 
 
 def macro_precision_recall(
-    predicted: Truths, truths: Truths, counts: Float, targets: TargetTable = ORGAN_TARGETS
-) -> tuple[Float, Float]:
+    predicted: Truths, truths: Truths, counts: FloatArray, targets: TargetTable = ORGAN_TARGETS
+) -> tuple[FloatArray, FloatArray]:
     """Means, (R,) each, of precision and recall over all classes of all groups.
 
     A class that is never predicted has precision 0. Classes without a patient are left out.
     """
-    precisions: list[Float] = []
-    recalls: list[Float] = []
+    precisions: list[FloatArray] = []
+    recalls: list[FloatArray] = []
     for group in targets:
         for c in range(len(group.classes)):
             is_true, is_predicted = truths[group.name] == c, predicted[group.name] == c
@@ -197,15 +201,15 @@ def macro_precision_recall(
     return np.nanmean(precisions, axis=0), np.nanmean(recalls, axis=0)
 
 
-def prior_constant(truth: Int, n_classes: int) -> Float:
+def prior_constant(truth: IntArray, n_classes: int) -> FloatArray:
     """Share of each class in the training labels, (C,)."""
     counts = _class_counts(truth, n_classes, ABSENT_COUNT)
     return np.asarray(counts / counts.sum())
 
 
 def optimal_constant(
-    truth: Int, weights: tuple[float, ...], *, absent_count: float = ABSENT_COUNT
-) -> Float:
+    truth: IntArray, weights: tuple[float, ...], *, absent_count: float = ABSENT_COUNT
+) -> FloatArray:
     """The constant prediction (C,) with the lowest weighted log loss on `truth`: p_c ~ w_c * n_c.
 
     `absent_count` replaces n_c for a class without a patient; 0 gives the exact minimum.
@@ -214,10 +218,10 @@ def optimal_constant(
     return np.asarray(mass / mass.sum())
 
 
-def _class_counts(truth: Int, n_classes: int, absent_count: float) -> Float:
+def _class_counts(truth: IntArray, n_classes: int, absent_count: float) -> FloatArray:
     counts = np.bincount(truth, minlength=n_classes).astype(np.float64)
     return np.where(counts == 0, absent_count, counts)
 
 
-def _patient_weights(truth: Int, weights: tuple[float, ...]) -> Float:
+def _patient_weights(truth: IntArray, weights: tuple[float, ...]) -> FloatArray:
     return np.array(weights, np.float64)[truth]

@@ -16,7 +16,7 @@ import pandas as pd
 from voco_data.errors import InputError
 from voco_data.labels import ORGAN_TARGETS, TargetGroup, TargetTable
 from voco_data.storage import atomic
-from voco_models.evaluation.metrics import Float, Int
+from voco_models.evaluation.metrics import FloatArray, IntArray
 
 FILE = "predictions.parquet"
 ALL_MODELS = -1
@@ -142,11 +142,11 @@ def patient_lines(table: pd.DataFrame, split: str) -> pd.DataFrame:
 
 def group_probabilities(
     table: pd.DataFrame, targets: TargetTable = ORGAN_TARGETS
-) -> dict[str, Float]:
+) -> dict[str, FloatArray]:
     """Probabilities (N, C) by group."""
     return {group.name: table[group_columns(group)].to_numpy(np.float64) for group in targets}
 
 
-def group_truths(table: pd.DataFrame, targets: TargetTable = ORGAN_TARGETS) -> dict[str, Int]:
+def group_truths(table: pd.DataFrame, targets: TargetTable = ORGAN_TARGETS) -> dict[str, IntArray]:
     """True classes (N,) by group."""
     return {name: table[f"y_{name}"].to_numpy(np.int64) for name in targets.names}

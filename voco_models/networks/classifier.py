@@ -19,7 +19,7 @@ QUADRANTS = (2, 2)
 FeatureNorm = Literal["none", "batch"]
 """Normalisation of a slice's vector before the sequence model. Batch norm helps with few data."""
 
-OverSlices = Literal["max", "max_mean"]
+SliceReduction = Literal["max", "max_mean"]
 """How the slices become one vector: the maximum, or the maximum and the mean concatenated. The
 gradient of the mean reaches every slice, that of the maximum only the strongest slice."""
 
@@ -56,7 +56,7 @@ class SliceSequenceClassifier(nn.Module):
         dropout: float = 0.0,
         pooling: SlicePooling = "mean",
         feature_norm: FeatureNorm = "none",
-        over_slices: OverSlices = "max",
+        over_slices: SliceReduction = "max",
         images_per_call: int | None = None,
         sequence: str = BILSTM,
         targets: TargetTable = ORGAN_TARGETS,

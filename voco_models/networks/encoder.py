@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from voco_data.errors import InputError
 
-Level = Literal["volume", "slice"]
+EmbeddingLevel = Literal["volume", "slice"]
 """One embedding per crop column (features averaged over slices first), or one per slice."""
-Feature = Literal["map", "gap"]
+FeatureKind = Literal["map", "gap"]
 """The whole feature map flattened (C * h * w), or its average (C)."""
 
 
@@ -31,7 +31,7 @@ class Backbone(nn.Module):
     def __init__(self, name: str, in_chans: int, num_features: int) -> None:
         super().__init__()
         self.name = name
-        """As given in a recipe."""
+        """Name in a recipe."""
         self.in_chans = in_chans
         self.num_features = num_features
         """Channels F of the feature map."""
@@ -96,8 +96,8 @@ class EncoderOptions:
 
     encode_px: int | None = None
     """Side in pixels that crops are resized to before the backbone; None does not resize."""
-    level: Level = "volume"
-    feature: Feature = "map"
+    level: EmbeddingLevel = "volume"
+    feature: FeatureKind = "map"
     projector_width: int = 2048
     embedding: int = 2048
     """Length of an embedding."""

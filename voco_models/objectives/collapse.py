@@ -18,7 +18,7 @@ from voco_models.objectives.losses import LossOptions, agreement_loss, cosines
 
 log = logging.getLogger(__name__)
 
-LEVEL_TOLERANCE = 0.02
+LOSS_TOLERANCE = 0.02
 """An intra loss this close to that of constant cosines, as a fraction of it, is a sign."""
 RANK_ALARM = 1.5
 """An effective rank below this is a sign: all embeddings have nearly the same direction."""
@@ -92,8 +92,8 @@ class CollapseWatch:
         self._recent.append(row)
         if len(self._recent) < PATIENCE:
             return
-        for cause, level in self._constant_losses.items():
-            if all(abs(r["intra"] - level) <= LEVEL_TOLERANCE * level for r in self._recent):
+        for cause, loss in self._constant_losses.items():
+            if all(abs(r["intra"] - loss) <= LOSS_TOLERANCE * loss for r in self._recent):
                 self._warn(row, f"the intra loss sits where a network learns nothing ({cause})")
         if all(r["rank"] < RANK_ALARM for r in self._recent):
             self._warn(row, f"the embeddings have an effective rank below {RANK_ALARM}")

@@ -37,11 +37,11 @@ class LossOptions:
     legacy_clamp: bool = False
     """Clamp cosines to [0, 1] first, as the authors do. The gradient is then 0 where s <= 0."""
     direction: Literal["one_way", "symmetric"] = "one_way"
-    """Student random x teacher base, or the mean of that cosine and of its mirror image."""
+    """Cosines of student random x teacher base crops, or their mean with teacher x student."""
     inter: Literal["next", "all_pairs", "off"] = "next"
-    """Between volumes: volume i with i + 1 of the batch, or every pair of different volumes."""
+    """Pairs of the inter-volume loss: volumes i and i + 1 of the batch, or all volumes i != j."""
     reg: Literal["squared", "abs", "off"] = "squared"
-    """Between base crops: mean ReLU(cos)^2 with one side detached, or the paper's mean |cos|."""
+    """Loss of base crops: mean ReLU(cos)^2 with one side detached, or the paper's mean |cos|."""
 
     def __post_init__(self) -> None:
         choices = {

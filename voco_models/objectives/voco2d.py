@@ -10,7 +10,14 @@ from torch import Tensor
 
 from voco_data.errors import InputError
 from voco_models.data import Batch, InputWindow, IntensityAugment, normalise
-from voco_models.networks import Encoder, EncoderOptions, Feature, Level, Teacher, cosine_schedule
+from voco_models.networks import (
+    EmbeddingLevel,
+    Encoder,
+    EncoderOptions,
+    FeatureKind,
+    Teacher,
+    cosine_schedule,
+)
 from voco_models.objectives.collapse import effective_rank
 from voco_models.objectives.crops import Boxes, CropPlan, TargetMode, extract_crops, overlap_targets
 from voco_models.objectives.losses import (
@@ -26,32 +33,32 @@ from voco_models.training import Objective
 
 @dataclass(frozen=True, slots=True)
 class Voco2dConfig:
-    """Every choice of the method. The defaults are the paper's where its code agrees."""
+    """Settings of the method. Defaults are the paper's where the authors' code agrees with it."""
 
     grid: int = 3
-    """Base crops a side."""
+    """Base crops per side."""
     n_random: int = 2
-    """Random crops a volume."""
+    """Random crops per volume."""
     encode_px: int | None = None
-    """Crops are resized to this side before the backbone; None leaves them as they are cut."""
+    """Side in pixels that crops are resized to before the backbone; None does not resize."""
     target: TargetMode = "overlap"
-    """What a cosine must equal: intersection / crop area (the code), or / union (the paper)."""
-    level: Level = "volume"
-    """One embedding a crop column (features averaged over slices first), or one a slice."""
-    feature: Feature = "map"
-    """What the projector gets: the whole feature map, or its average."""
+    """Target of a cosine: intersection / crop area (the code), or / union (the paper)."""
+    level: EmbeddingLevel = "volume"
+    """One embedding per crop column (features averaged over slices first), or one per slice."""
+    feature: FeatureKind = "map"
+    """Input of the projector: the whole feature map, or its average."""
     projector_width: int = 2048
     """Width of the projector's hidden layers."""
     embedding: int = 2048
     """Length of an embedding."""
     teacher: Literal["ema", "legacy"] = "ema"
-    """See `Teacher`."""
+    """`ema`, or `legacy` as in the authors' code; see `Teacher`."""
     momentum: float = 0.9
-    """Of the teacher, at the first step."""
+    """Momentum of the teacher at the first step."""
     momentum_end: float = 0.9
-    """Of the teacher, at the horizon; half a cosine in between."""
+    """Momentum of the teacher at the horizon; half a cosine in between."""
     slice_stride: int = 1
-    """Use every n-th slice, from a random first one: cheaper steps that still see every slice."""
+    """Use every n-th slice, from a random first one. Steps are cheaper, and all slices are used."""
     loss: LossOptions = field(default_factory=LossOptions)
     augment: IntensityAugment = field(default_factory=IntensityAugment)
 

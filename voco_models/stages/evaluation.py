@@ -20,12 +20,12 @@ from voco_data.labels import ORGAN_TARGETS, RSNA_TARGETS
 from voco_data.qc import html
 from voco_data.storage import atomic
 from voco_models.evaluation import (
-    LEVEL,
-    ORGAN,
+    CONFIDENCE_LEVEL,
+    ORGAN_SCORE,
     RESAMPLES,
     Decision,
-    Float,
-    Int,
+    FloatArray,
+    IntArray,
     Interval,
     bootstrap_interval,
     metrics,
@@ -44,9 +44,9 @@ TARGETS = ORGAN_TARGETS
 WITHOUT_HEADS = RSNA_TARGETS.without(TARGETS)
 """The other groups of the RSNA score."""
 
-Probabilities = dict[str, Float]
+Probabilities = dict[str, FloatArray]
 """Probabilities (N, C) by group."""
-Classes = dict[str, Int]
+Classes = dict[str, IntArray]
 """Class indices (N,) by group."""
 
 
@@ -107,7 +107,7 @@ def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
         metrics=target / report.METRICS,
         test_patients=int(results["test_patients"]),
         scores={name: Interval(**value) for name, value in results["scores"].items()},
-        gain=Interval(**results["gains"]["training_prior"][ORGAN]),
+        gain=Interval(**results["gains"]["training_prior"][ORGAN_SCORE]),
     )
 
 
@@ -125,7 +125,7 @@ def compute_results(run: Path) -> dict[str, Any]:
         "test_patients": len(test),
         "training_patients": len(training),
         "resamples": RESAMPLES,
-        "level": LEVEL,
+        "level": CONFIDENCE_LEVEL,
         **_score_arms(arms, truths, predicted),
         "arms": {name: metrics.rsna_scores(arm, truths) for name, arm in arms.items()},
         "organs": _score_organs(arms["model"], truths, predicted),
@@ -150,7 +150,7 @@ def _make_arms(
     """
     raw = predictions.group_probabilities(test)
 
-    def repeat(constant_of: Callable[[str], Float]) -> Probabilities:
+    def repeat(constant_of: Callable[[str], FloatArray]) -> Probabilities:
         return {group: np.tile(constant_of(group), (len(test), 1)) for group in truths}
 
     prior = repeat(lambda g: metrics.prior_constant(training[g], len(RSNA_TARGETS[g].classes)))
@@ -174,7 +174,7 @@ def _score_arms(
     terms = {name: metrics.patient_terms(arm, truths) for name, arm in arms.items()}
     constants = [name for name in arms if name not in ("model", "model_uncalibrated")]
 
-    def statistic(counts: Float) -> dict[str, Float]:
+    def statistic(counts: FloatArray) -> dict[str, FloatArray]:
         model = terms["model"].scores(counts)
         scores = {name: model[name] for name in metrics.SCORES if name in model}
         precision, recall = metrics.macro_precision_recall(predicted, truths, counts)

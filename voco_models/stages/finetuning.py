@@ -42,13 +42,13 @@ from voco_models.stages.finetune_plan import FinetunePlan, Series, make_plan
 from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
 from voco_models.training import (
     FitConfig,
+    HistoryRow,
     Monitor,
-    Row,
     check_run_folder,
     checkpoint,
     choose_device,
-    differences,
     fit,
+    list_differences,
 )
 
 log = logging.getLogger(__name__)
@@ -340,7 +340,7 @@ def _check_run(run: Path, plan: FinetunePlan, *, resume: bool) -> None:
     if not exists:
         return
     before = checkpoint.read_run(run)
-    changed = differences(before, _describe_run(plan, finished=False))
+    changed = list_differences(before, _describe_run(plan, finished=False))
     if before.get("labels_sha256") != plan.labels.sha256:
         changed.append("the label table")
     if changed:
@@ -373,7 +373,7 @@ def make_labels_table(labels: Labels) -> pd.DataFrame:
     return pd.DataFrame({"patient_id": list(labels.patient_ids)} | organs | labels.binary)
 
 
-def _log_row(plan: FinetunePlan, fold: int, row: Row) -> None:
+def _log_row(plan: FinetunePlan, fold: int, row: HistoryRow) -> None:
     log.info(
         "fold %d of %d: step %d of %d, loss %.4f",
         fold + 1,

@@ -27,7 +27,7 @@ class PretrainRecipe:
     """Any timm CNN."""
     voco: Voco2dConfig = field(default_factory=Voco2dConfig)
     batch_size: int = 4
-    """Volumes a step."""
+    """Volumes per step."""
     compile: bool = True
     """Compile the backbones, on CUDA only."""
 

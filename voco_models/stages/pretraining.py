@@ -20,15 +20,15 @@ from voco_models.objectives import CollapseWatch, Voco2d, constant_cosine_losses
 from voco_models.stages import recipe_options
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.training import (
+    HistoryRow,
     Monitor,
-    Row,
     check_run_folder,
     checkpoint,
     choose_device,
     fit,
     make_provenance,
-    recorded_values,
     to_plain,
+    values_to_record,
 )
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def pretrain(
 
     for note in notes:
         log.warning("%s", note)
-    provenance = make_provenance(STAGE, recorded_values(adapted), opened)
+    provenance = make_provenance(STAGE, values_to_record(adapted), opened)
     if not resume:
         checkpoint.write_run(
             run, {"stage": STAGE, "recipe_name": name, "notes": notes, "provenance": provenance}
@@ -135,7 +135,7 @@ def pretrain(
     if adapted.compile and chosen_device.type == "cuda":
         objective.compile_backbones()
 
-    def on_log(row: Row) -> None:
+    def on_log(row: HistoryRow) -> None:
         watch(row)
         log.info(
             "step %d of %d: loss %.4f (intra %.4f, inter %.4f, reg %.4f), rank %.1f, %.0f s",

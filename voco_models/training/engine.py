@@ -28,7 +28,7 @@ from voco_models.training.hooks import Interruption, Monitor, call_monitors
 from voco_models.training.objective import BatchSource, Objective
 from voco_models.training.optimizers import AdamW, Optimizer
 from voco_models.training.recorded_options import WHEN_CHANGED
-from voco_models.training.train_state import Row, TrainState
+from voco_models.training.train_state import HistoryRow, TrainState
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class FitConfig:
     warmup_steps: int = 0
     """Steps in which the learning rate rises linearly to its peak."""
     amsgrad: bool = False
-    """Use the maximum of the averages of the squared gradient; with the optimiser `adamw`."""
+    """Use the maximum of the averages of the squared gradient; of the optimiser `adamw`."""
     final_lr_fraction: float = 0.0
     """Learning rate at the horizon, as a fraction of the peak."""
     clip_norm: float | None = None
@@ -54,11 +54,11 @@ class FitConfig:
     checkpoint_every: int = 1000
     """Steps between two checkpoints."""
     seed: int = 0
-    """Seed of the first weights, of the order of the volumes and of every draw."""
+    """Seed of the initial weights, the order of the volumes, and all random draws."""
     amp: bool = True
     """bf16 autocast, on CUDA only."""
     optimizer: Optimizer = field(default_factory=AdamW, metadata=WHEN_CHANGED)
-    """Which optimiser, and its options."""
+    """The optimiser and its options."""
 
     def __post_init__(self) -> None:
         if self.total_steps < 1 or self.log_every < 1 or self.checkpoint_every < 1:
@@ -133,7 +133,7 @@ def fit(
     max_steps: int | None = None,
     resume: bool = False,
     provenance: dict[str, Any],
-    on_log: Callable[[Row], None] | None = None,
+    on_log: Callable[[HistoryRow], None] | None = None,
     monitors: Sequence[Monitor] = (),
 ) -> FitSummary:
     """Train `objective` up to step min(max_steps, total_steps); write checkpoint and history.
@@ -222,7 +222,7 @@ def _train(
     stop: int,
     out: Path,
     provenance: dict[str, Any],
-    on_log: Callable[[Row], None] | None,
+    on_log: Callable[[HistoryRow], None] | None,
     monitors: Sequence[Monitor],
 ) -> float:
     """Take steps until `stop` or a signal. Returns the loss in the last row of the history."""

@@ -36,16 +36,16 @@ class History:
         `last` step), because an uninterrupted run would not have it.
         """
         self._path = run / HISTORY
-        kept = [
+        rows = [
             row
             for row in read_history(run)
             if row["step"] <= after and (row["step"] % every == 0 or row["step"] == last)
         ]
-        self._columns = list(kept[0]) if kept else []
+        self._columns = list(rows[0]) if rows else []
         temporary = self._path.with_name(f".{HISTORY}.tmp")
         with temporary.open("w", newline="") as file:
-            if kept:
-                self._write(file, kept, header=True)
+            if rows:
+                self._write(file, rows, header=True)
         temporary.replace(self._path)
 
     def append(self, row: dict[str, float]) -> None:

@@ -57,7 +57,7 @@ def describe_store(store: Store) -> dict[str, Any]:
     }
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A short phrase for each difference that makes `now` another experiment than `before`."""
     return [
         f"{path} was {old!r}, is {new!r}"

@@ -15,14 +15,14 @@ WHEN_CHANGED = MappingProxyType({"recorded": "when changed"})
 """Metadata of a dataclass field that was added after runs without it were made."""
 
 
-def recorded_values(recipe: Any) -> dict[str, Any]:
+def values_to_record(recipe: Any) -> dict[str, Any]:
     """The fields of a recipe, a frozen dataclass, as plain values."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
         if field.metadata == WHEN_CHANGED and value == default_of(field):
             continue
-        values[field.name] = recorded_values(value) if dataclasses.is_dataclass(value) else value
+        values[field.name] = values_to_record(value) if dataclasses.is_dataclass(value) else value
     return values
 
 

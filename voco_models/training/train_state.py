@@ -13,9 +13,9 @@ from torch import Tensor
 from voco_data.errors import InputError, VocoError
 from voco_models.training import checkpoint
 from voco_models.training.objective import Objective
-from voco_models.training.provenance import differences
+from voco_models.training.provenance import list_differences
 
-Row = dict[str, float]
+HistoryRow = dict[str, float]
 """One row of the history: step, lr, loss, other scalars, seconds."""
 
 
@@ -36,7 +36,7 @@ class TrainState:
     window: list[dict[str, Tensor]] = field(default_factory=list)
     """Scalars of the steps since the last row of the history."""
 
-    def means(self) -> Row:
+    def means(self) -> HistoryRow:
         """Means over the window. Raises Diverged if a loss in it is not finite."""
         rows = self._window_rows()
         return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
@@ -62,7 +62,7 @@ class TrainState:
 
     def restore(self, saved: dict[str, Any], provenance: dict[str, Any]) -> None:
         """Load a checkpoint. Raises InputError if it is of another experiment or network."""
-        changed = differences(saved["provenance"], provenance)
+        changed = list_differences(saved["provenance"], provenance)
         if changed:
             raise InputError(
                 f"cannot resume: {'; '.join(changed)}; start a new run in another --out"
@@ -85,7 +85,7 @@ class TrainState:
             for parts in saved["window"]
         ]
 
-    def _window_rows(self) -> list[Row]:
+    def _window_rows(self) -> list[HistoryRow]:
         """The window as plain numbers. Waits for the device. Diverged if a loss is not finite."""
         if not self.window:
             return []

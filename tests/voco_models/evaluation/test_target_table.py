@@ -98,7 +98,7 @@ def test_report_has_a_table_for_each_set_of_classes() -> None:
     }
     thresholds = {g.name: [1 / len(g.classes)] * len(g.classes) for g in RSNA_TARGETS}
     numbers = {"organs": groups, "decision": {"thresholds": thresholds}}
-    page = report._organs(numbers, RSNA_TARGETS)
+    page = report._render_organs(numbers, RSNA_TARGETS)
     assert page.count("Weighted log loss") == 2
     assert page.count("AP injury") == 1
     assert page.count("AP high") == 1
