@@ -49,7 +49,7 @@ def demo_page(
             for section in ingest_sections(Path(ledger), open_storage(root))
         ]
     sections.append(Section("Pretraining", _pretraining(run / "pretrain")))
-    sections += report.sections(run / "finetune")
+    sections += report.make_sections(run / "finetune")
     lead = f"From made-up scans to a trained classifier. Recipe {recipe.name}, seed {seed}."
     return render_page("voco demo", sections, lead=lead)
 

@@ -13,11 +13,12 @@ from voco_data.store.reader import Store
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import commit_volume, open_for_writing, volume_checksum
+from voco_data.volumes.voxels import Voxels
 
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
-def make_record(row: int, volume: npt.NDArray[np.uint8], spec: StoreSpec, name: str) -> Record:
+def make_record(row: int, volume: Voxels, spec: StoreSpec, name: str) -> Record:
     """The record of a made-up series, all of it inside its box, 1 mm voxels."""
     shape = volume.shape
     size_mm = (float(shape[0]), float(shape[1]), float(shape[2]))
@@ -63,19 +64,20 @@ def make_record(row: int, volume: npt.NDArray[np.uint8], spec: StoreSpec, name: 
 
 def make_store(
     root: Path,
-    volumes: npt.NDArray[np.uint8],
+    volumes: Voxels,
     *,
     profile: str = "small",
     level_hu: float = 50.0,
     compression: Compression = "none",
 ) -> Store:
-    """A store under `root` with the rows of `volumes`, uint8 (N, Z, Y, X)."""
+    """A store under `root` with the rows of `volumes` (N, Z, Y, X), and their type of voxels."""
     grid = volumes.shape[1:]
     spec = StoreSpec(
         profile,
         (grid[0], grid[1], grid[2]),
         window_level_hu=level_hu,
         compression=compression,
+        quantisation=volumes.dtype.name,
     )
     names = [f"{index:03d}" for index in range(len(volumes))]
     with open_for_writing(LocalStorage(root), spec) as writer:

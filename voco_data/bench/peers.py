@@ -17,17 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.store import FINETUNE, PRETRAIN
-from voco_data.volumes import HIGHEST_VOXEL, LOWEST_VOXEL, Voxel, Voxels
+from voco_data.volumes import Voxels
 
 GRIDS = (PRETRAIN.grid, FINETUNE.grid)
-LOW_HU, WIDTH_HU = PRETRAIN.window_low_hu, PRETRAIN.window_width_hu
+WINDOW = PRETRAIN.window
 PAD_HU = -1024
 
 
 def quantise(hu: npt.NDArray[np.floating]) -> Voxels:
     """HU through the window to stored voxels, rounded half up."""
-    values = (hu - LOW_HU) * (HIGHEST_VOXEL / WIDTH_HU) + 0.5
-    return np.asarray(np.clip(values, LOWEST_VOXEL, HIGHEST_VOXEL), Voxel)
+    values = (hu - WINDOW.low_hu) * WINDOW.steps_per_hu + (WINDOW.lowest + 0.5)
+    return np.asarray(np.clip(values, WINDOW.lowest, WINDOW.highest), WINDOW.dtype)
 
 
 def save(out: Path, hu: npt.NDArray[np.floating]) -> None:

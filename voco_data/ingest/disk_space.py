@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from voco_data.errors import VocoError
@@ -19,18 +18,10 @@ PREVIEW_BYTES = 4 * BLOCK_BYTES
 """Size of a preview, about 12 kB. All stores share it."""
 
 
-def volume_bytes(spec: StoreSpec) -> int:
-    """Size of one volume in bytes: a byte for each voxel."""
-    return math.prod(spec.grid)
-
-
 def needed_bytes(new_series: Mapping[StoreSpec, int]) -> int:
-    """Maximum number of bytes that a run writes for this number of new series of each store.
-
-    0 if there are none.
-    """
+    """Bytes that a run writes, at most, for so many new series of each store; 0 for none."""
     overhead = BLOCKS_PER_VOLUME * BLOCK_BYTES
-    stores = sum(count * (volume_bytes(spec) + overhead) for spec, count in new_series.items())
+    stores = sum(count * (spec.volume_bytes + overhead) for spec, count in new_series.items())
     previews = max(new_series.values(), default=0) * PREVIEW_BYTES
     return stores + previews + SPARE_BYTES if stores else 0
 

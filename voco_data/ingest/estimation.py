@@ -18,7 +18,7 @@ from typing import Any
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.executors import SeriesTask, run_processes
-from voco_data.ingest.disk_space import free_bytes, needed_bytes, volume_bytes
+from voco_data.ingest.disk_space import free_bytes, needed_bytes
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries, open_cohort
 from voco_data.ingest.options import IngestOptions, choose_specs, with_changes
 from voco_data.ingest.plan import IngestPlan, earlier_results, group_by_rules
@@ -105,7 +105,7 @@ def estimate(
             to_do=plan.n_series,
             cached=len(cohort) - plan.n_series - refused,
             refused=refused,
-            bytes={spec.profile: count * volume_bytes(spec) for spec, count in new_series.items()},
+            bytes={spec.profile: count * spec.volume_bytes for spec, count in new_series.items()},
             needed_bytes=needed,
             free_bytes=free,
             enough_room=free is None or needed <= free,

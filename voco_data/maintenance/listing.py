@@ -68,7 +68,7 @@ def _row(store: Store, pins: list[Pin]) -> dict[str, object]:
         "grid": [z, y, x],
         "series": len(store),
         "patients": int(store.catalogue["patient_id"].nunique()),
-        "volume_bytes": len(store) * z * y * x,
+        "volume_bytes": len(store) * store.spec.volume_bytes,
         "bytes": sum(size for _, size in store.storage.list_objects()),
         "runs": len(pins),
         "current": store.spec.algorithm_version == ALGORITHM_VERSION,

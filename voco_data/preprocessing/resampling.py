@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.volumes import HIGHEST_VOXEL, LOWEST_VOXEL, Index, Quantisation, Voxel, Voxels
+from voco_data.volumes import Index, Quantisation, Voxels
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -87,7 +87,8 @@ def resample(
     applied after the average, which is what a scanner with larger voxels would measure.
     """
     z, y, x = (axis_weights(a, b, n) for a, b, n in zip(start, stop, grid, strict=True))
-    out = np.empty(grid, Voxel)
+    out: Voxels = np.empty(grid, quantisation.dtype)
+    steps = quantisation.highest - quantisation.lowest
     _resample_kernel(
         hu,
         (z.first, z.count, z.weights),
@@ -98,8 +99,8 @@ def resample(
         np.float32(quantisation.low_hu),
         np.float32(quantisation.steps_per_hu),
         np.int16(floor_hu),
-        # Arguments, because numba's cache depends on this file alone and would keep old constants.
-        (np.float32(LOWEST_VOXEL), np.float32(HIGHEST_VOXEL)),
+        # Arguments, as numba caches a kernel by its own file and would keep older constants.
+        (np.float32(steps), np.int32(quantisation.lowest)),
         out,
     )
     return out
@@ -107,7 +108,7 @@ def resample(
 
 @numba.njit(nogil=True, cache=True)
 def _resample_kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
-    hu, z, y, x, columns, low, scale, floor, voxel_range, out
+    hu, z, y, x, columns, low, scale, floor, stored_range, out
 ):
     """Average over z row by row, then over y into a plane of rows, then over x.
 
@@ -119,7 +120,7 @@ def _resample_kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     y_first, y_count, y_weights = y
     x_first, x_weights = x
     left, right = columns
-    lowest, highest = voxel_range
+    steps, lowest = stored_range
     width = right - left
     # Rows are padded with 0 for the taps of weight 0 beyond their end.
     rows = np.zeros((out.shape[1], width + x_weights.shape[0]), np.float32)
@@ -147,7 +148,8 @@ def _resample_kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
             _sum_taps(rows[oy], x_first, x_weights, total)
             for ox in range(out.shape[2]):
                 value = (total[ox] - low) * scale + _HALF
-                out[oz, oy, ox] = Voxel(min(max(value, lowest), highest))
+                step = np.int32(min(max(value, np.float32(0.0)), steps))
+                out[oz, oy, ox] = lowest + step
 
 
 @numba.njit(nogil=True, cache=True)

@@ -23,7 +23,6 @@ from voco_data.store.keys import (
     valid_chunk_key,
 )
 from voco_data.store.spec import FORMAT, StoreSpec
-from voco_data.volumes import Voxel
 
 ROWS_PER_VALID_CHUNK = 65536
 """Rows in a chunk of `valid`, one byte each."""
@@ -144,10 +143,10 @@ def _array_documents(spec: StoreSpec) -> dict[str, bytes]:
         name=VOLUMES,
         shape=(0, *spec.grid),
         chunks=(1, *spec.grid),
-        dtype=np.dtype(Voxel).name,
+        dtype=spec.dtype.name,
         serializer=BytesCodec(),
         compressors=lz4 if spec.compression == "lz4" else None,
-        fill_value=0,
+        fill_value=spec.window.lowest,
         dimension_names=("series", "z", "y", "x"),
         attributes={"window": window, "axes": "z superior, y posterior, x left"},
     )

@@ -7,12 +7,12 @@ the caller's memory. Chunks of a store in a bucket are cached on this machine.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +25,15 @@ from voco_data.store import catalogue
 from voco_data.store.chunks import reader as chunk_reader
 from voco_data.store.chunks.cache import ChunkCache
 from voco_data.store.chunks.codec import DamagedChunk, decode
-from voco_data.store.chunks.mapped_files import FileIdentity, ReplacedChunk
+from voco_data.store.chunks.mapped_files import BYTE, FileIdentity, ReplacedChunk
 from voco_data.store.keys import chunk_key
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec, read_spec
-from voco_data.volumes import Voxel, Voxels, aligned_bytes
+from voco_data.volumes import Voxel, Voxels, aligned_bytes, aligned_empty
 
 _FIRST_READ_TRIES = 3
 """Attempts at a first read, as a run may replace the file during one."""
+_FLOAT32 = np.dtype(np.float32)
 
 
 class Store:
@@ -55,6 +56,8 @@ class Store:
         folder = storage.local_folder()
         self._folder = None if folder is None else str(folder)
         self.spec = spec
+        self.dtype: np.dtype[Voxel] = spec.dtype
+        """NumPy's type of a voxel, an integer."""
         self._lines = lines
         columns = lines.read(("row", "series_uid", "chunk_checksum"))
         self.rows: npt.NDArray[np.int64] = columns["row"].to_numpy()
@@ -82,7 +85,7 @@ class Store:
             return cls(storage, spec, lines)
         cache = ChunkCache(storage, spec.digest, _make_checksum(spec))
         store = cls(storage, spec, lines, cache)
-        cache.warn_if_small(len(store) * math.prod(spec.grid))
+        cache.warn_if_small(len(store) * spec.volume_bytes)
         return store
 
     @cached_property
@@ -122,7 +125,7 @@ class Store:
         return len(self._checksums)
 
     def read(self, row: int, out: Voxels | None = None) -> Voxels:
-        """Read the volume at `row`, uint8 (Z, Y, X), into `out` if given (C-contiguous).
+        """The volume at `row`, of type `dtype` (Z, Y, X), into `out` where given (C-contiguous).
 
         The first read of a row in a process verifies its bytes. Raises StoreCorrupt that names
         the series, and KeyError for a row that is not in the catalogue.
@@ -131,9 +134,9 @@ class Store:
             raise KeyError(row)
         grid = self.spec.grid
         if out is None:
-            out = aligned_bytes(math.prod(grid)).reshape(grid)
-        elif out.shape != grid or out.dtype != Voxel or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous uint8 {grid}, got {out.dtype} {out.shape}")
+            out = aligned_empty(grid, self.dtype)
+        else:
+            _check_array(out, grid, self.dtype)
         compression = self.spec.compression
 
         def read(path: str, identity: FileIdentity) -> None:
@@ -172,7 +175,7 @@ class Store:
         return True
 
     def read_slices(self, row: int, indices: Sequence[int], out: Voxels | None = None) -> Voxels:
-        """Read slices `indices` of the volume at `row`, uint8 (n, Y, X), into `out` if given.
+        """Slices `indices` of the volume at `row`, of type `dtype` (n, Y, X), into `out` if given.
 
         Once the whole chunk was verified, only the slices' own bytes are read; a compressed chunk
         is decoded whole each time. Raises as `read`, and IndexError for a slice outside 0..Z-1.
@@ -180,44 +183,41 @@ class Store:
         depth, height, width = self.spec.grid
         shape = (len(indices), height, width)
         if out is None:
-            out = aligned_bytes(len(indices) * height * width).reshape(shape)
-        elif out.shape != shape or out.dtype != Voxel or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous uint8 {shape}, got {out.dtype} {out.shape}")
+            out = aligned_empty(shape, self.dtype)
+        else:
+            _check_array(out, shape, self.dtype)
         if any(not 0 <= index < depth for index in indices):
             raise IndexError(f"slices are 0 to {depth - 1}, got {list(indices)}")
-        plane = height * width
-        starts = [int(index) * plane for index in indices]
-        flat = out.reshape(len(indices), plane)
+        slice_bytes = height * width * self.dtype.itemsize
+        starts = [int(index) * slice_bytes for index in indices]
+        content = out.reshape(len(indices), height * width).view(BYTE)
 
         def read(path: str, identity: FileIdentity) -> None:
-            chunk_reader.read_parts(path, starts, depth * plane, flat, identity)
+            chunk_reader.read_parts(path, starts, depth * slice_bytes, content, identity)
 
         if self.spec.compression != "none" or not self._read_verified(row, read):
             np.take(self.read(row, self._scratch_volume()), indices, axis=0, out=out)
         return out
 
     def read_floats(self, row: int, out: npt.NDArray[np.float32]) -> None:
-        """Read the volume at `row`, 0 to 255, into `out`, float32 (Z, Y, X), C-contiguous.
+        """The stored values of the volume at `row` as float32 (Z, Y, X), in `out`, C-contiguous.
 
         Converting while copying takes less time than a second pass. Raises as `read`.
         """
-        if out.shape != self.grid or out.dtype != np.float32 or not out.flags.c_contiguous:
-            raise ValueError(
-                f"out must be C-contiguous float32 {self.grid}, got {out.dtype} {out.shape}"
-            )
+        _check_array(out, self.grid, _FLOAT32)
         compression = self.spec.compression
 
         def read(path: str, identity: FileIdentity) -> None:
-            chunk_reader.read_floats(path, compression, out, identity)
+            chunk_reader.read_floats(path, compression, out, self.dtype, identity)
 
         if not self._read_verified(row, read):
             np.copyto(out, self.read(row, self._scratch_volume()))
 
     def view_slice(self, row: int, index: int) -> Voxels:
-        """View slice `index` of the volume at `row`, uint8 (Y, X), in the page cache.
+        """Slice `index` of the volume at `row`, of type `dtype` (Y, X).
 
-        The view is read-only. Use it at once: if the file is truncated meanwhile, the process ends.
-        Returns a copy if no view is possible. Raises as `read_slices`.
+        It is a read-only view of the page cache, or a copy where no view is possible. Use it at
+        once: a file that is truncated meanwhile ends the process. Raises as `read_slices`.
         """
         depth, height, width = self.spec.grid
         identity = self._verified.get(row)
@@ -225,9 +225,10 @@ class Store:
             return self.read_slices(row, (index,)).reshape(height, width)
         if not 0 <= index < depth:
             raise IndexError(f"slices are 0 to {depth - 1}, got {index}")
-        path, plane = f"{self._folder}/{chunk_key(row)}", height * width
+        path = f"{self._folder}/{chunk_key(row)}"
+        slice_bytes = height * width * self.dtype.itemsize
         try:
-            chunk = chunk_reader.view_chunk(path, depth * plane, identity)
+            chunk = chunk_reader.view_chunk(path, depth * slice_bytes, identity)
         except ReplacedChunk:
             chunk = None
         except (OSError, DamagedChunk) as error:
@@ -236,7 +237,7 @@ class Store:
             raise self._report_damage(row, error) from error
         if chunk is None:
             return self.read_slices(row, (index,)).reshape(height, width)
-        return chunk[index * plane : (index + 1) * plane].reshape(height, width)
+        return np.ndarray((height, width), self.dtype, chunk, index * slice_bytes)
 
     @cached_property
     def _local(self) -> threading.local:
@@ -246,8 +247,7 @@ class Store:
         """Memory of this thread for one volume, overwritten by each use."""
         volume: Voxels | None = getattr(self._local, "volume", None)
         if volume is None:
-            grid = self.spec.grid
-            volume = self._local.volume = aligned_bytes(math.prod(grid)).reshape(grid)
+            volume = self._local.volume = aligned_empty(self.grid, self.dtype)
         return volume
 
     def _read_file(self, row: int, read: Callable[[str], None]) -> None:
@@ -309,20 +309,22 @@ class Store:
         )
 
 
-def _make_checksum(spec: StoreSpec) -> Callable[[bytes], str]:
-    """Return a function from the bytes of a chunk to the checksum of its volume.
+def _check_array(out: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+        raise ValueError(f"out must be C-contiguous {dtype} {shape}, got {out.dtype} {out.shape}")
 
-    The function raises StoreCorrupt.
-    """
+
+def _make_checksum(spec: StoreSpec) -> Callable[[bytes], str]:
+    """A function from the bytes of a chunk to the checksum of its volume; raises StoreCorrupt."""
 
     def checksum(data: bytes) -> str:
         if spec.compression == "none":
             return xxhash.xxh3_128_hexdigest(data)
-        volume = np.empty(math.prod(spec.grid), Voxel)
+        content = aligned_bytes(spec.volume_bytes)
         try:
-            decode(memoryview(data), volume.data)
+            decode(memoryview(data), content.data)
         except DamagedChunk as error:
             raise StoreCorrupt(str(error)) from error
-        return xxhash.xxh3_128_hexdigest(volume.data)
+        return xxhash.xxh3_128_hexdigest(content.data)
 
     return checksum

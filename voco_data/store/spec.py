@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from voco_data.errors import InputError
 from voco_data.storage import STORE_SUFFIX, ReadableStorage
 from voco_data.store.chunks.codec import Compression
 from voco_data.store.keys import GROUP_METADATA
-from voco_data.volumes import GapPolicy, Quantisation
+from voco_data.volumes import VOXEL_TYPE, GapPolicy, Quantisation, Voxel, VoxelType
 
 FORMAT = 1
 """Version of the layout on disk that this code reads and writes."""
@@ -45,15 +47,15 @@ class StoreSpec:
     window_level_hu: float = 50.0
     """Centre of the window, in HU."""
     window_width_hu: float = 400.0
-    """Width of the window, in HU. uint8 value v means level - width/2 + v/255 * width."""
+    """Width of the window, in HU. `Quantisation` maps it to the values of a stored voxel."""
     crop: Crop = "abdomen"
     """What is cut out before resampling: abdomen z-range and body box, body box, or nothing."""
     margin_mm: tuple[float, float, float] = (10.0, 5.0, 5.0)
     """Air kept around the found box, (z, y, x)."""
     resampling: Literal["area"] = "area"
     """Exact area average along axes that shrink, linear along axes that grow."""
-    quantisation: Literal["uint8"] = "uint8"
-    """Rounded half up to 0..255, once the window is applied."""
+    quantisation: VoxelType = VOXEL_TYPE
+    """Type of a stored voxel. The window is applied, then its values are rounded half up."""
     compression: Compression = "none"
     """Compression of chunks: none, or LZ4 for remote or cold data."""
     min_slices: int = 8
@@ -109,7 +111,17 @@ class StoreSpec:
     @property
     def window(self) -> Quantisation:
         """The map from HU to stored voxels and back."""
-        return Quantisation(self.window_low_hu, self.window_width_hu)
+        return Quantisation(self.window_low_hu, self.window_width_hu, self.dtype)
+
+    @property
+    def dtype(self) -> np.dtype[Voxel]:
+        """NumPy's type of a stored voxel."""
+        return np.dtype(self.quantisation)
+
+    @property
+    def volume_bytes(self) -> int:
+        """Bytes of one volume in memory, and of its uncompressed chunk."""
+        return math.prod(self.grid) * self.dtype.itemsize
 
     @property
     def digest(self) -> str:
@@ -139,7 +151,7 @@ class StoreSpec:
 
     @property
     def window_low_hu(self) -> float:
-        """HU at the lower end of the window, which becomes 0."""
+        """HU at the lower end of the window."""
         return self.window_level_hu - self.window_width_hu / 2
 
     @classmethod
@@ -176,7 +188,7 @@ _FLOATS = (
 _CHOICES: dict[str, tuple[str, ...]] = {
     "crop": get_args(Crop),
     "resampling": ("area",),
-    "quantisation": ("uint8",),
+    "quantisation": get_args(VoxelType),
     "compression": get_args(Compression),
     "uneven_slices": get_args(UnevenSlices),
 }

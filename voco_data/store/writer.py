@@ -256,7 +256,7 @@ def commit_volume(
     volume: Voxels,
     compression: Compression = "none",
 ) -> None:
-    """Write the chunk of `volume`, uint8 (Z, Y, X), then its record, each in one atomic write.
+    """Write the chunk of `volume` (Z, Y, X), then its record; each is whole or absent.
 
     Raises StoreBusy if the run that gave `store` to its workers is over.
     """

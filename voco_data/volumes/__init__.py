@@ -4,9 +4,9 @@ Key types
 ---------
 Volume : one decoded series: HU (slice, row, column) and its geometry.
 Geometry : shape, spacing and axes of a volume, in LPS mm.
-Canonical : the permutation and flips between the scanner's axes and the patient's.
-Box : voxel bounds in a canonical volume, with their source and confidence.
-Quantisation : the map from HU to stored voxels.
+Canonical : the permutation and flips to the patient's axes, and the way back.
+Box : voxel bounds in a canonical volume, who made them, and how certain they are.
+Quantisation : the map from HU to stored voxels, their type and their range.
 HuHistogram : counts of HU in fixed bins.
 """
 

@@ -23,10 +23,11 @@ from .volume import (
     looks_like_hu as looks_like_hu,
 )
 from .voxels import (
-    HIGHEST_VOXEL as HIGHEST_VOXEL,
-    LOWEST_VOXEL as LOWEST_VOXEL,
+    VOXEL_TYPE as VOXEL_TYPE,
     Quantisation as Quantisation,
     Voxel as Voxel,
     Voxels as Voxels,
+    VoxelType as VoxelType,
     aligned_bytes as aligned_bytes,
+    aligned_empty as aligned_empty,
 )

@@ -1,1 +1,1 @@
-"""Measurements of this machine, with peers measured beside us. `voco bench`."""
+"""Benchmarks of reading for training, ours and other libraries', by `voco bench loader`."""

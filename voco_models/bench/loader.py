@@ -1,9 +1,9 @@
-"""`voco bench loader`: reads for training, ours and those of peers, in one run.
+"""`voco bench loader`: times of reading for training, ours and other libraries', in one run.
 
 A batch of volumes is 4 random volumes of (32, 192, 192) as float32, a batch of slices 64 random
-slices of (192, 192) as float32. All files are in the page cache, and each chunk has passed the
-check of its first read. Ratios of loaders are our rate over theirs, those of single reads our time
-over np.memmap's.
+slices of (192, 192) as float32. All files are in the page cache, and each chunk was verified by its
+first read. Ratios of loaders are our rate over theirs. Ratios of single reads are our time over the
+time of np.memmap.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from voco_models.bench import volumes
-from voco_models.bench.runner import describe_machine, medians, row
+from voco_models.bench.runner import describe_machine, make_row, measure_medians
 
 REPEATS = 7
 PEERS = "voco_models.bench.peers"
@@ -21,29 +21,29 @@ OURS = "voco_models.bench.ours"
 
 
 def bench(repeats: int = REPEATS) -> dict[str, Any]:
-    """Rows with medians over repeats, ratios, and the machine.
+    """Measure; returns rows with medians over repeats, ratios, and a description of the machine.
 
     Takes two to three minutes, and 1.5 GB in a temporary folder that is removed at the end.
     """
     with tempfile.TemporaryDirectory(prefix="voco-bench-", ignore_cleanup_errors=True) as name:
-        forms = volumes.make(Path(name))
+        data = volumes.make_volumes(Path(name))
         seconds = {
-            **medians(_volume_candidates(forms), forms.folder, repeats),
-            **medians(_slice_candidates(forms), forms.folder, repeats),
-            **medians(_read_candidates(forms), forms.folder, repeats),
+            **measure_medians(_volume_candidates(data), data.folder, repeats),
+            **measure_medians(_slice_candidates(data), data.folder, repeats),
+            **measure_medians(_read_candidates(data), data.folder, repeats),
         }
     return {
-        "rows": [*_rows(seconds), row("LZ4 ratio", forms.lz4_ratio, "times")],
-        "ratios": ratios(seconds),
+        "rows": [*_make_rows(seconds), make_row("LZ4 ratio", data.lz4_ratio, "times")],
+        "ratios": compute_ratios(seconds),
         "machine": describe_machine(),
     }
 
 
-def _volume_candidates(forms: volumes.BenchVolumes) -> dict[str, tuple[str, tuple[str, ...]]]:
-    folder, monai = str(forms.folder), f"{PEERS}.monai_datasets"
+def _volume_candidates(data: volumes.BenchVolumes) -> dict[str, tuple[str, tuple[str, ...]]]:
+    folder, monai = str(data.folder), f"{PEERS}.monai_datasets"
     return {
-        "voco": (OURS, ("volumes", folder, str(forms.store))),
-        "voco lz4": (OURS, ("volumes-lz4", folder, str(forms.store_lz4))),
+        "voco": (OURS, ("volumes", folder, str(data.store))),
+        "voco lz4": (OURS, ("volumes-lz4", folder, str(data.store_lz4))),
         "memmap, DataLoader(2)": (f"{PEERS}.memmap_loader", ("volumes", folder)),
         "memmap as float32, DataLoader(2)": (f"{PEERS}.memmap_loader", ("floats", folder)),
         "MONAI PersistentDataset, 2 workers": (monai, ("persistent", folder)),
@@ -54,38 +54,38 @@ def _volume_candidates(forms: volumes.BenchVolumes) -> dict[str, tuple[str, tupl
     }
 
 
-def _slice_candidates(forms: volumes.BenchVolumes) -> dict[str, tuple[str, tuple[str, ...]]]:
-    folder = str(forms.folder)
+def _slice_candidates(data: volumes.BenchVolumes) -> dict[str, tuple[str, tuple[str, ...]]]:
+    folder = str(data.folder)
     return {
-        "voco slices": (OURS, ("slices", folder, str(forms.store))),
+        "voco slices": (OURS, ("slices", folder, str(data.store))),
         "memmap slices, DataLoader(2)": (f"{PEERS}.memmap_loader", ("slices", folder)),
     }
 
 
-def _read_candidates(forms: volumes.BenchVolumes) -> dict[str, tuple[str, tuple[str, ...]]]:
-    folder = str(forms.folder)
+def _read_candidates(data: volumes.BenchVolumes) -> dict[str, tuple[str, tuple[str, ...]]]:
+    folder = str(data.folder)
     return {
-        "read": (OURS, ("read", folder, str(forms.store), str(forms.store_lz4))),
-        "first": (OURS, ("first", folder, str(forms.large))),
+        "read": (OURS, ("read", folder, str(data.store), str(data.store_lz4))),
+        "first": (OURS, ("first", folder, str(data.large))),
     }
 
 
-def ratios(seconds: dict[str, float | None]) -> dict[str, float | None]:
-    """The published ratios, from median seconds by name; None where a peer is not installed.
+def compute_ratios(seconds: dict[str, float | None]) -> dict[str, float | None]:
+    """The published ratios, from median seconds by name; None if a library is not installed.
 
-    Where a peer was measured in two forms, the faster one counts. MONAI's data sets cache the
-    output of the transforms; the ratio is of float32, which MONAI documents, and the one of uint8
-    is given beside it.
+    Where a library was measured in two data, the faster one counts. MONAI's data sets cache the
+    output of the transforms. Their ratio is of float32, as MONAI documents; the one of the stores'
+    own type is given too.
     """
 
     def speedup(ours: str, *theirs: str) -> float | None:
-        known = [value for name in theirs if (value := seconds[name]) is not None]
-        own = seconds[ours]
-        return min(known) / own if known and own else None
+        times = [value for name in theirs if (value := seconds[name]) is not None]
+        our_time = seconds[ours]
+        return min(times) / our_time if times and our_time else None
 
     def slowdown(ours: str) -> float | None:
-        own, theirs = seconds[ours], seconds["read memmap"]
-        return own / theirs if own and theirs else None
+        our_time, memmap_time = seconds[ours], seconds["read memmap"]
+        return our_time / memmap_time if our_time and memmap_time else None
 
     cache = "MONAI CacheDataset in-process"
     memmap = "memmap, DataLoader(2)"
@@ -105,11 +105,11 @@ def ratios(seconds: dict[str, float | None]) -> dict[str, float | None]:
     }
 
 
-def _rows(seconds: dict[str, float | None]) -> list[dict[str, Any]]:
+def _make_rows(seconds: dict[str, float | None]) -> list[dict[str, Any]]:
     units = {"first": ("s", 1.0), "read": ("us a volume", 1e6)}
     rows = []
     for name, value in seconds.items():
         kind = "first" if "first" in name else "read" if name.startswith("read") else ""
         unit, factor = units.get(kind, ("ms a batch", 1e3))
-        rows.append(row(name, None if value is None else value * factor, unit))
+        rows.append(make_row(name, None if value is None else value * factor, unit))
     return rows

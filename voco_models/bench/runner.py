@@ -1,4 +1,4 @@
-"""The runner of a benchmark: starts a process for each candidate and lets them measure in turn."""
+"""Runs a benchmark: starts a process for each candidate and asks them for repeats in turn."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIBRARIES = ("numpy", "torch", "zarr", "monai", "litdata")
 """Libraries whose versions are reported."""
 
 SETTLE_S = 0.1
-"""Pause between two repeats: the workers of a candidate still read ahead after its turn."""
+"""Pause between two repeats, in seconds: workers of a candidate still read ahead after it."""
 
 _IMPORT = """
 import importlib, sys
@@ -42,7 +42,7 @@ class Candidate:
     """A process that measures on request."""
 
     def __init__(self, module: str, arguments: Sequence[str], folder: Path) -> None:
-        """Start `module`.main(*arguments). What it prints goes to a file of its name."""
+        """Start `module`.main(*arguments). Its stderr goes to a log file in `folder`."""
         self.module = module
         self._errors = folder / f"{module}-{arguments[0]}.log"
         script = _IMPORT.format(not_installed=NOT_INSTALLED)
@@ -53,16 +53,16 @@ class Candidate:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                # Libraries that keep caches under the home folder find one of their own.
+                # Libraries with caches in the home folder get a new one.
                 env=os.environ | {"HOME": str(folder)},
             )
 
-    def installed(self) -> bool:
-        """Wait until it is warm; False if its library is not installed."""
+    def wait_until_warm(self) -> bool:
+        """Wait for the first repeat. Returns False if its library is not installed."""
         return self._read_result() is not None
 
     def measure(self) -> dict[str, float]:
-        """Seconds by name of one more repeat."""
+        """Run one repeat. Returns seconds by name."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -87,10 +87,10 @@ class Candidate:
         raise VocoError(f"bench: {self.module} ended: {last[0]}")
 
 
-def medians(
+def measure_medians(
     candidates: dict[str, tuple[str, tuple[str, ...]]], folder: Path, repeats: int
 ) -> dict[str, float | None]:
-    """Median seconds by name, over interleaved repeats; None where a library is not installed.
+    """Median seconds by name, over interleaved repeats; None if a library is not installed.
 
     `candidates` maps names to modules and the arguments of their `main`.
     """
@@ -101,7 +101,7 @@ def medians(
         for name, (module, arguments) in candidates.items():
             candidate = Candidate(module, arguments, folder)
             running.append(candidate)
-            if not candidate.installed():
+            if not candidate.wait_until_warm():
                 running.pop().stop()
                 missing[name] = None
         for _ in range(repeats):
@@ -115,15 +115,15 @@ def medians(
     return missing | {name: statistics.median(values) for name, values in repeated.items()}
 
 
-def row(name: str, value: float | None, unit: str, note: str = "") -> dict[str, Any]:
-    """A row of the table of results; `value` is None where a library is not installed."""
+def make_row(name: str, value: float | None, unit: str, note: str = "") -> dict[str, Any]:
+    """A row of the results; `value` is None if a library is not installed."""
     return {"name": name, "median": value, "unit": unit} | (
         {"note": note or "not installed"} if value is None or note else {}
     )
 
 
 def describe_machine() -> dict[str, object]:
-    """Processor, cores that may be used, memory, and versions of the measured libraries."""
+    """Processor, usable cores, memory in bytes, and versions of the measured libraries."""
     versions = {}
     for name in LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""The synthetic volumes of the benchmark, in the file format of every candidate."""
+"""The synthetic volumes of the benchmark, in the file formats of all candidates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from voco_data.storage import LocalStorage
 from voco_data.store import (
@@ -21,13 +20,16 @@ from voco_data.store import (
     open_for_writing,
     volume_checksum,
 )
+from voco_data.volumes import Voxel, Voxels
 
 GRID = (32, 192, 192)
+DTYPE = StoreSpec("bench", GRID).dtype
+"""NumPy's type of a voxel, in every format."""
 VOLUMES = 128
-LARGE = 5_000
+LARGE_SERIES = 5_000
 """Series in the large store."""
-SLICES_BEFORE = 300
-"""Instance numbers of a series in the large store's catalogue."""
+INSTANCE_NUMBERS = 300
+"""Instance numbers of a series in the catalogue of the large store."""
 
 RAW, FOLDER_NPY, SHAPE = "volumes.u8", "npy", "about.json"
 
@@ -41,22 +43,22 @@ class BenchVolumes:
     store_lz4: Path
     large: Path
     lz4_ratio: float
-    """Bytes of a volume over those of its LZ4 chunk."""
+    """Bytes of the volumes over the bytes of their LZ4 chunks."""
 
 
-def memmap(folder: Path) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
-    """All volumes in one raw file, uint8 (N, Z, Y, X)."""
+def open_memmap(folder: Path) -> np.memmap[tuple[int, ...], np.dtype[Voxel]]:
+    """All volumes in one raw file, `DTYPE` (N, Z, Y, X)."""
     shape = json.loads((folder / SHAPE).read_text())
-    return np.memmap(folder / RAW, np.uint8, "r", shape=(shape["volumes"], *shape["grid"]))
+    return np.memmap(folder / RAW, DTYPE, "r", shape=(shape["volumes"], *shape["grid"]))
 
 
-def npy_files(folder: Path) -> list[str]:
-    """The same volumes, a .npy each."""
+def list_npy_files(folder: Path) -> list[str]:
+    """Paths of the same volumes, one .npy file each."""
     return sorted(str(path) for path in (folder / FOLDER_NPY).iterdir())
 
 
-def make(folder: Path, volumes: int = VOLUMES, large: int = LARGE) -> BenchVolumes:
-    """Write all formats below `folder`."""
+def make_volumes(folder: Path, volumes: int = VOLUMES, large: int = LARGE_SERIES) -> BenchVolumes:
+    """Write `volumes` volumes in all formats, and a store of `large` series, to `folder`."""
     (folder / FOLDER_NPY).mkdir()
     (folder / SHAPE).write_text(json.dumps({"volumes": volumes, "grid": GRID}))
     with (folder / RAW).open("wb") as file:
@@ -64,7 +66,7 @@ def make(folder: Path, volumes: int = VOLUMES, large: int = LARGE) -> BenchVolum
             volume = _make_volume(index)
             file.write(volume.data)
             np.save(folder / FOLDER_NPY / f"{index:04d}.npy", volume)
-    pixels = memmap(folder)
+    pixels = open_memmap(folder)
     raw = _make_store(folder, pixels, "none")
     lz4 = _make_store(folder, pixels, "lz4")
     chunk = sum((lz4 / chunk_key(row)).stat().st_size for row in range(volumes))
@@ -77,17 +79,18 @@ def make(folder: Path, volumes: int = VOLUMES, large: int = LARGE) -> BenchVolum
     )
 
 
-def _make_volume(index: int) -> npt.NDArray[np.uint8]:
-    """A bright ellipse with soft shapes and noise in black air, uint8 `GRID`."""
+def _make_volume(index: int) -> Voxels:
+    """A bright ellipse with soft shapes and noise in black air, of the shape `GRID`."""
     rng = np.random.default_rng(index)
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in GRID), indexing="ij", sparse=True)
     body = x**2 + (1.3 * y) ** 2 < rng.uniform(0.7, 0.9)
     soft = 120 + 30 * np.sin(3 * x + index) + 20 * np.cos(4 * y * z + index)
     noisy = soft + rng.normal(0, 6, GRID)
-    return np.where(body, noisy.clip(0, 255), 0).astype(np.uint8)
+    volume: Voxels = np.where(body, noisy.clip(0, 255), 0).astype(DTYPE)
+    return volume
 
 
-def _make_store(folder: Path, volumes: npt.NDArray[np.uint8], compression: Compression) -> Path:
+def _make_store(folder: Path, volumes: Voxels, compression: Compression) -> Path:
     spec = StoreSpec("bench", GRID, compression=compression)
     names = [f"{index:05d}" for index in range(len(volumes))]
     with open_for_writing(LocalStorage(folder), spec) as writer:
@@ -100,10 +103,8 @@ def _make_store(folder: Path, volumes: npt.NDArray[np.uint8], compression: Compr
     return folder / spec.name
 
 
-def _make_large_store(
-    folder: Path, small: Path, volume: npt.NDArray[np.uint8], volumes: int, size: int
-) -> Path:
-    """A store of many series, whose chunks are hard links to those of the small one."""
+def _make_large_store(folder: Path, small: Path, volume: Voxels, volumes: int, size: int) -> Path:
+    """A store of many series. Its chunks are hard links to those of the store `small`."""
     spec = StoreSpec("large", GRID)
     checksums = Store.open(small).catalogue["chunk_checksum"].tolist()
     names = [f"{index:05d}" for index in range(size)]
@@ -118,7 +119,7 @@ def _make_large_store(
                 patient_id=name,
                 series_uid=f"1.2.826.0.1.3680043.{index}",
                 source=f"{name}/{index}",
-                instance_numbers=tuple(range(1, SLICES_BEFORE + 1)),
+                instance_numbers=tuple(range(1, INSTANCE_NUMBERS + 1)),
             )
             chunk = folder / spec.name / chunk_key(record.row)
             chunk.parent.mkdir(parents=True)
@@ -128,7 +129,7 @@ def _make_large_store(
     return folder / spec.name
 
 
-def _make_record(row: int, name: str, volume: npt.NDArray[np.uint8], spec: StoreSpec) -> Record:
+def _make_record(row: int, name: str, volume: Voxels, spec: StoreSpec) -> Record:
     shape = (volume.shape[0], volume.shape[1], volume.shape[2])
     digest = volume_checksum(volume)
     return Record(

@@ -1,7 +1,7 @@
-"""The measuring process of a candidate: one measurement for each line of its standard input.
+"""The process of a candidate: it runs one measurement for each line of its standard input.
 
 The repeats of all candidates are interleaved, so that other load on the machine affects all of them
-equally: each waits in its own process, prepared and warm, until `bench.runner` asks for a repeat.
+equally. Each candidate waits in its own warm process until `bench.runner` asks for a repeat.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import torch
 from torch import Tensor
 
 RESULT = "result:"
-"""Prefix of the lines of stdout that hold results; libraries print lines of their own."""
+"""Prefix of result lines on stdout. Libraries print other lines."""
 
 TIMED_BATCHES = 96
 """Batches in one repeat."""
 WARMUP_BATCHES = 32
-"""Batches before them that are not timed: some were read ahead, and an idle core starts slowly."""
+"""Batches before them that are not timed: some were read ahead, and idle cores start slowly."""
 
 
 def serve(measure: Callable[[], dict[str, float]]) -> None:
-    """Measure once to warm up; then measure once for each line of stdin, until it ends."""
+    """Measure once to warm up, then once for each line of stdin, until it ends."""
     measure()
     _print_result({})
     for _ in sys.stdin:
         _print_result(measure())
 
 
-def seconds_a_batch(name: str, batches: Iterator[Tensor]) -> Callable[[], dict[str, float]]:
-    """A measurement of an endless stream: seconds a batch, as float32 in memory that is reused."""
+def time_batches(name: str, batches: Iterator[Tensor]) -> Callable[[], dict[str, float]]:
+    """A measurement of an endless stream: seconds per batch, as float32 in reused memory."""
     floats: list[Tensor] = []
 
     def take(count: int) -> None:
@@ -45,9 +45,9 @@ def seconds_a_batch(name: str, batches: Iterator[Tensor]) -> Callable[[], dict[s
 
     def measure() -> dict[str, float]:
         take(WARMUP_BATCHES)
-        began = time.perf_counter()
+        start = time.perf_counter()
         take(TIMED_BATCHES)
-        return {name: (time.perf_counter() - began) / TIMED_BATCHES}
+        return {name: (time.perf_counter() - start) / TIMED_BATCHES}
 
     return measure
 

@@ -1,12 +1,12 @@
-"""Batches of volumes and slices from stores, and what changes them on the device.
+"""Batches of volumes and slices from stores, and their augmentation on the device.
 
 Key types
 ---------
-Item, VolumeSource : what is trained on, and where volumes come from.
+Item, VolumeSource : one volume of a store, and the interface of stores that loaders use.
 Loader, SliceLoader : batches of volumes, and of single slices.
-Batch : uint8 volumes on the device, with their targets by name.
+Batch : stored volumes on the device, with their targets by name.
 Augmentation, IntensityAugment : random changes of volumes (fine-tuning) and of crops (pretraining).
-InputWindow : which stored values the network sees, and how they become its input.
+InputWindow : the range of stored values that the network sees.
 """
 
 import lazy_loader

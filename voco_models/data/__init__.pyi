@@ -11,15 +11,19 @@ from .items import (
     ReducedVolumes as ReducedVolumes,
     VolumeSource as VolumeSource,
     items_of as items_of,
+    torch_dtype as torch_dtype,
 )
 from .loader import Batch as Batch, Loader as Loader
 from .prefetch import READER_THREADS as READER_THREADS
-from .resident import Residence as Residence, Resident as Resident, make_resident as make_resident
+from .resident import (
+    Residence as Residence,
+    ResidentVolumes as ResidentVolumes,
+    make_resident as make_resident,
+)
 from .sampling import step_seed as step_seed
 from .slice_loader import SliceLoader as SliceLoader
 from .volume_view import VolumeView as VolumeView
 from .window import (
-    WHOLE_WINDOW as WHOLE_WINDOW,
     InputWindow as InputWindow,
     centre as centre,
     input_window as input_window,

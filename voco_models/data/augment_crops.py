@@ -1,10 +1,10 @@
 """Random changes of the intensity of crops, on the device.
 
-The target of a crop is its position, so a crop may only be changed in ways that keep every pixel
-in its place: contrast, brightness, gamma, noise. A shift, scale or rotation of one crop would make
-its overlap target wrong. A flip would keep the overlap, but the liver and the spleen are told
-apart by side, and flips would train the network to ignore it. One set of parameters serves all
-slices of a crop, because the crop column has one embedding.
+The target of a crop is its position. So only changes are allowed that keep every pixel in its
+place: contrast, brightness, gamma and noise. A shift, scale or rotation of a crop would make its
+overlap target wrong. A flip would keep the overlap, but it would train the network to ignore the
+side, by which it can tell the liver from the spleen. All slices of a crop share one set of
+parameters, because the crop column has one embedding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from voco_models.data.window import centre, uncentre
 
 @dataclass(frozen=True, slots=True)
 class IntensityAugment:
-    """Ranges of random intensity changes. All zero means none."""
+    """Ranges of random intensity changes; zero switches a change off."""
 
     gamma: float = 0.0
     """The exponent is exp(u), u uniform in [-gamma, gamma]."""
@@ -41,7 +41,7 @@ class IntensityAugment:
         return not (self.gamma or self.contrast or self.brightness or self.noise)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> IntensityParameters:
-        """Parameters for crops (*shape,), on the generator's device."""
+        """Random parameters (*shape,), one set per crop, on the generator's device."""
         u = torch.rand((4, *shape), generator=generator, device=generator.device)
         signed = 2 * u[:3] - 1
         return IntensityParameters(
@@ -54,7 +54,7 @@ class IntensityAugment:
 
 @dataclass(frozen=True, slots=True)
 class IntensityParameters:
-    """One drawn number a crop for each change, float (...)."""
+    """The drawn parameters of crops, float (...) each."""
 
     gamma: Tensor
     contrast: Tensor
@@ -62,9 +62,9 @@ class IntensityParameters:
     noise: Tensor
 
     def apply(self, crops: Tensor, generator: torch.Generator) -> Tensor:
-        """Change normalised `crops` (..., Z, h, w); the result stays in [-1, 1].
+        """Change normalised `crops` (..., Z, h, w); the result is clamped to [-1, 1].
 
-        Gamma, contrast, brightness, then noise; the noise itself comes from `generator`, which
+        The order is gamma, contrast, brightness, noise. The noise is drawn from `generator`, which
         must be on the device of the crops.
         """
 

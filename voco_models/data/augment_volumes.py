@@ -1,4 +1,7 @@
-"""Augmentation of whole volumes, on the device: draws first, then their deterministic effect."""
+"""Augmentation of whole volumes on the device.
+
+`Augmentation.draw` draws the parameters, and `apply_draws` applies them without further randomness.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ Z, Y, X = 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Probabilities and ranges. With 0 in every field, volumes stay as they are."""
+    """Probabilities and ranges of random changes; 0 switches a change off.
+
+    Raises InputError for a probability or fraction outside 0..1.
+    """
 
     flip_z: float = 0.0
     """Probability of a flip along z."""
@@ -55,10 +61,10 @@ class Augmentation:
         return bool(self.rotate_deg or self.log_scale or self.shift)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        """Parameters for `count` volumes, from a CPU generator.
+        """Random parameters for `count` volumes, from a CPU generator.
 
-        The same random numbers are drawn whatever the fields are, so that a change of one
-        augmentation does not change the others.
+        The number of random numbers does not depend on the fields, so a change of one augmentation
+        does not change the draws of the others.
         """
 
         def uniform(*shape: int) -> Tensor:
@@ -103,7 +109,7 @@ class Draws:
 
 
 def apply_draws(volumes: Tensor, draws: Draws) -> Tensor:
-    """Augment float volumes (B, Z, Y, X) with values in 0..1; the input is left as it is."""
+    """Augmented copies of float volumes (B, Z, Y, X) with values in 0..1."""
     volumes = torch.stack([_rearrange(v, draws, i) for i, v in enumerate(volumes)])
     if draws.resamples:
         volumes = _warp(volumes, draws)
@@ -119,7 +125,7 @@ def apply_draws(volumes: Tensor, draws: Draws) -> Tensor:
 
 
 def _rearrange(volume: Tensor, draws: Draws, i: int) -> Tensor:
-    """Shift along z, flips and quarter turns of one volume (Z, Y, X)."""
+    """Shift one volume (Z, Y, X) along z, flip it, and turn it by quarter turns."""
     offset = round(float(draws.shift_z[i]) * len(volume))
     if offset:
         sources = torch.arange(len(volume), device=volume.device) - offset
@@ -131,7 +137,7 @@ def _rearrange(volume: Tensor, draws: Draws, i: int) -> Tensor:
 
 
 def _warp(volumes: Tensor, draws: Draws) -> Tensor:
-    """One in-plane affine map a volume, applied to all its slices; outside the volume is zero."""
+    """Apply one in-plane affine map per volume to all its slices; zero outside the volume."""
     cos, sin = torch.cos(draws.angle_rad) / draws.zoom, torch.sin(draws.angle_rad) / draws.zoom
     dy, dx = 2 * draws.shift[:, 0], 2 * draws.shift[:, 1]
     rows = [torch.stack([cos, -sin, dx], dim=1), torch.stack([sin, cos, dy], dim=1)]

@@ -1,4 +1,4 @@
-"""From stores to batches: threads read ahead, and the order is computed, never stored.
+"""Batches of volumes from stores. Threads read ahead; the order of volumes is computed.
 
 Batch number k of a run is a pure function of (items, batch size, seed, rank, world, k). A resumed
 run therefore continues with exactly the batches that an uninterrupted one would have seen.
@@ -17,11 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_data.errors import InputError
-from voco_models.data.items import Item
+from voco_models.data.items import Item, choose_dtype, common_layout
 from voco_models.data.prefetch import READER_THREADS, HostBuffer, HostBuffers, read_ahead
-from voco_models.data.resident import Residence, Resident, make_resident
-from voco_models.data.sampling import Order, step_seed
+from voco_models.data.resident import Residence, ResidentVolumes, make_resident
+from voco_models.data.sampling import BatchOrder, step_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,35 +28,48 @@ class Batch:
     """The input of an objective."""
 
     volumes: Tensor
-    """uint8 (B, Z, Y, X), on the device; float32 where the loader was asked for it."""
+    """Stored voxels (B, Z, Y, X), on the device, of the loader's `dtype`."""
     items: Tensor
     """int64 (B,), on the CPU: index of each volume in the loader's items."""
     seed: int
     """Seed of this step and rank, for all random draws of an objective."""
     targets: Mapping[str, Tensor] = field(default_factory=dict)
-    """(B, ...) each, on the device: the rows of the loader's targets, by name."""
+    """Targets by name, (B, ...) each, on the device: rows of the loader's targets."""
 
 
 class Loader:
-    """Batches of uint8 volumes from one or more stores of one grid.
+    """Batches of volumes from one or more stores of one grid and one voxel type.
 
-    An epoch has `steps_per_epoch` full batches; it leaves out the volumes that do not fill the last
-    one, and each epoch is shuffled anew. Memory is bounded, whatever the size of the stores. With
-    b = B*Z*Y*X bytes, a stream takes `AHEAD` * b of pinned host memory for CUDA, and b on the
-    device for each batch that the caller holds. On the CPU it takes (`AHEAD` + 1) * b, and b for
-    each batch but the last that the caller holds: a batch is the memory that was read into, used
-    again when the caller holds no reference to it. A reader thread may hold one more volume,
-    decoded or not.
+    An epoch has `steps_per_epoch` full batches. Each epoch is shuffled anew and leaves out the
+    volumes that do not fill its last batch.
 
-    `targets` are tensors with a row for every item, by name; each batch carries its rows of them.
+    Memory does not depend on the size of the stores. With b bytes in a batch, a stream takes
+    `BATCHES_AHEAD` * b of pinned host memory for CUDA, and b on the device for each batch that the
+    caller holds. On the CPU it takes (`BATCHES_AHEAD` + 1) * b, and b for each batch but the last
+    that the caller holds: a batch is the memory that was read into, and it is reused when the
+    caller holds no reference to it. Each reader thread may hold one more volume, decoded or not.
 
-    `dtype` is uint8, or float32 (0 to 255): then readers convert, which is faster where batches are
-    used on the CPU. Floats take four times the memory, and four times the transfer to a device.
+    Parameters
+    ----------
+    items : volumes to load, of stores of one grid and one voxel type.
+    batch_size : volumes in a batch.
+    seed : seed of the order and of the seeds in batches.
+    device : device of the batches.
+    targets : tensors by name, each with one row per item; a batch carries the rows of its items.
+    rank, world : index of this process, and the number of processes that share the items.
+    threads : reader threads.
+    resident : `ram` or `device` reads all volumes in the constructor and keeps them there, in the
+        stores' type; `none` streams them. On the `device`, no thread and no host memory is needed.
+        A `ResidentVolumes` is shared between loaders. Batches are equal to those of streaming.
+    dtype : the stores' own type (None), or float32. Readers then convert the stored values, which
+        is faster where batches are used on the CPU. Floats of one-byte voxels take four times the
+        memory, and four times the transfer to a device.
 
-    `resident` keeps all volumes in memory as uint8, N*Z*Y*X bytes more: in `ram`, or on the
-    `device`, where no thread and no host memory is needed. They are read and checked in the
-    constructor. Give a `Resident` to share one between loaders. Order, seeds and contents are those
-    of streaming.
+    Raises
+    ------
+    InputError : for too few items, for stores of different grids or types, and for resident
+        volumes that do not fit in memory.
+    ValueError : for targets with another number of rows, and for another dtype.
     """
 
     def __init__(
@@ -71,20 +83,17 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         threads: int = READER_THREADS,
-        resident: Residence | Resident | None = "none",
-        dtype: torch.dtype = torch.uint8,
+        resident: Residence | ResidentVolumes | None = "none",
+        dtype: torch.dtype | None = None,
     ) -> None:
-        self._order = Order(len(items), batch_size, seed, rank, world)
-        grids = {item.store.grid for item in items}
-        if len(grids) > 1:
-            raise InputError(f"expected stores of one grid, got {sorted(grids)}")
+        self._order = BatchOrder(len(items), batch_size, seed, rank, world)
+        self.grid, stored = common_layout({item.store for item in items})
         for name, values in (targets or {}).items():
             if len(values) != len(items):
                 raise ValueError(
                     f"expected {len(items)} rows of targets, got {len(values)} of {name}"
                 )
         self.items = items
-        self.grid = grids.pop()
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
@@ -92,13 +101,11 @@ class Loader:
         self.rank = rank
         self.world = world
         self.threads = threads
-        if dtype not in (torch.uint8, torch.float32):
-            raise ValueError(f"dtype must be uint8 or float32, got {dtype}")
-        self.dtype = dtype
+        self.dtype = choose_dtype(dtype, stored)
         if isinstance(resident, str):
             resident = make_resident(items, resident, device, threads)
         self._resident = resident
-        self._places = None if resident is None else resident.places(items)
+        self._resident_indices = None if resident is None else resident.indices_of(items)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -109,56 +116,61 @@ class Loader:
         """Items of batch number `step`; int64 (B,)."""
         return self._order.indices_at(step)
 
-    def at(self, step: int) -> Generator[Batch, None, None]:
+    def batches_from(self, step: int) -> Generator[Batch, None, None]:
         """Batches number `step`, `step + 1`, ... without end. Close it to stop the readers.
 
-        Raises what a reader raised, such as StoreCorrupt, in the thread that iterates.
+        An exception of a reader, such as StoreCorrupt, is raised in the thread that iterates.
         """
-        return self._batches((s, self.indices_at(s)) for s in itertools.count(step))
+        return self._load((s, self.indices_at(s)) for s in itertools.count(step))
 
-    def once(self) -> Generator[Batch, None, None]:
-        """Every item once, in order; the last batch may be smaller. For evaluation."""
-        every = np.arange(len(self.items))
-        starts = range(0, len(every), self.batch_size)
-        return self._batches((i, every[i : i + self.batch_size]) for i in starts)
+    def ordered_batches(self) -> Generator[Batch, None, None]:
+        """Batches of every item once, in order, for evaluation. The last one may be smaller."""
+        indices = np.arange(len(self.items))
+        starts = range(0, len(indices), self.batch_size)
+        return self._load((i, indices[i : i + self.batch_size]) for i in starts)
 
-    def _batches(self, plan: Iterable[_Step]) -> Generator[Batch, None, None]:
+    def _load(self, steps: Iterable[_Step]) -> Generator[Batch, None, None]:
         if self._resident is not None and self._resident.on_device:
-            return self._select(plan, self._resident)
-        return self._stream(plan)
+            return self._select_on_device(steps, self._resident)
+        return self._read_ahead(steps)
 
-    def _select(self, plan: Iterable[_Step], resident: Resident) -> Generator[Batch, None, None]:
+    def _select_on_device(
+        self, steps: Iterable[_Step], resident: ResidentVolumes
+    ) -> Generator[Batch, None, None]:
         """Batches of volumes that are on the device already."""
-        assert self._places is not None
-        for step, indices in plan:
-            places = self._places[torch.from_numpy(indices.copy())]
-            yield self._make_batch(step, indices, resident.batch(places).to(self.dtype))
+        assert self._resident_indices is not None
+        for step, indices in steps:
+            selected = self._resident_indices[torch.from_numpy(indices.copy())]
+            yield self._make_batch(step, indices, resident.select(selected).to(self.dtype))
 
-    def _stream(self, plan: Iterable[_Step]) -> Generator[Batch, None, None]:
+    def _read_ahead(self, steps: Iterable[_Step]) -> Generator[Batch, None, None]:
         """Batches that threads read ahead."""
         buffers = HostBuffers((self.batch_size, *self.grid), self.device, self.dtype)
-        shares = range(min(self.threads, self.batch_size))
+        n_tasks = min(self.threads, self.batch_size)
 
         def start(pool: ThreadPoolExecutor, step: _Step) -> _PendingBatch:
             number, indices = step
-            buffer = buffers.take()
-            places = list(enumerate(indices.tolist()))
-            # One task a thread: submitting a task costs a good part of the time of a read.
-            reads = [pool.submit(self._fill, buffer, places[n :: self.threads]) for n in shares]
+            buffer = buffers.acquire()
+            positions = list(enumerate(indices.tolist()))
+            # One task per thread: submitting a task costs a good part of the time of a read.
+            reads = [
+                pool.submit(self._fill, buffer, positions[task :: self.threads])
+                for task in range(n_tasks)
+            ]
             return _PendingBatch(buffer, number, indices, reads)
 
-        return read_ahead(plan, start, self._finish, self.threads)
+        return read_ahead(steps, start, self._finish, self.threads)
 
-    def _fill(self, buffer: HostBuffer, places: Sequence[tuple[int, int]]) -> None:
-        """Read pairs of place in the batch and index of an item. Runs in a reader thread."""
-        buffer.ready()
-        for place, index in places:
-            self._read(index, buffer.array[place])
+    def _fill(self, buffer: HostBuffer, positions: Sequence[tuple[int, int]]) -> None:
+        """Read items; `positions` are (position in the batch, item). Runs in a reader thread."""
+        buffer.wait_until_free()
+        for position, index in positions:
+            self._read(index, buffer.array[position])
 
     def _read(self, index: int, out: npt.NDArray[Any]) -> None:
         if self._resident is not None:
-            assert self._places is not None
-            self._resident.read_into(int(self._places[index]), out)
+            assert self._resident_indices is not None
+            self._resident.copy_volume(int(self._resident_indices[index]), out)
             return
         item = self.items[index]
         if self.dtype == torch.float32:
@@ -169,7 +181,7 @@ class Loader:
     def _finish(self, pending: _PendingBatch) -> Batch:
         for read in pending.reads:
             read.result()
-        volumes = pending.buffer.send(len(pending.indices), self.device)
+        volumes = pending.buffer.to_device(len(pending.indices), self.device)
         return self._make_batch(pending.step, pending.indices, volumes)
 
     def _make_batch(self, step: int, indices: npt.NDArray[np.int64], volumes: Tensor) -> Batch:

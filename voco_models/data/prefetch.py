@@ -1,13 +1,12 @@
-"""Reading ahead: threads that begin a batch before it is asked for, and the memory they fill.
+"""Threads that read batches ahead of the training step, and the host memory that they fill.
 
-Memory of batches is used again and again: fresh memory costs more than the read that fills it,
-because the kernel clears every page of it first.
+The memory of batches is reused. Fresh memory costs more than the read that fills it, because the
+kernel clears every page of it first.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import weakref
 from collections import deque
@@ -15,15 +14,14 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_data.volumes import aligned_bytes
+from voco_data.volumes import aligned_empty
 
-AHEAD = 2
-"""Batches being read, or read and waiting. More would not fit the processor's cache."""
+BATCHES_AHEAD = 2
+"""Batches that are being read, or wait for the caller. More would not fit the processor's cache."""
 READER_THREADS = max(2, min(4, len(os.sched_getaffinity(0))))
 """Reads in flight. A read is one file of 1-6 MB, so a few threads hide the latency of a disk; more
 threads than cores would only alternate."""
@@ -34,22 +32,23 @@ Result = TypeVar("Result")
 
 
 def read_ahead(
-    plan: Iterable[Step],
+    steps: Iterable[Step],
     start: Callable[[ThreadPoolExecutor, Step], Pending],
     finish: Callable[[Pending], Result],
     threads: int,
 ) -> Generator[Result, None, None]:
-    """`finish(start(pool, step))` for each step, in order; up to `AHEAD` steps are begun early.
+    """Yield `finish(start(pool, step))` for each step, in order.
 
-    Both are called in the thread that iterates. An error of `finish`, and closing the generator,
-    end the stream: work that has not begun is cancelled, and work that has is waited for.
+    `start` is called up to `BATCHES_AHEAD` steps early. Both functions are called in the thread
+    that iterates. The stream ends if `finish` raises or the generator is closed. Tasks that have
+    not begun are then cancelled, and tasks that run are awaited.
     """
-    remaining = iter(plan)
+    remaining = iter(steps)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="voco-reader")
     try:
-        pending = deque(start(pool, step) for step in itertools.islice(remaining, AHEAD))
+        pending = deque(start(pool, step) for step in itertools.islice(remaining, BATCHES_AHEAD))
         while pending:
-            # No reference to the result is kept here: its memory is used again as soon as the
+            # No reference to the result is kept here, because its memory is reused as soon as the
             # caller holds none.
             yield finish(pending.popleft())
             for step in itertools.islice(remaining, 1):
@@ -59,75 +58,73 @@ def read_ahead(
 
 
 class HostBuffer:
-    """Host memory of one batch: readers fill `array`, the loader sends it to the device."""
+    """Host memory of one batch. Readers fill `array`, then the loader sends it to the device."""
 
     def __init__(
         self, array: npt.NDArray[Any], pool: HostBuffers, host: Tensor | None = None
     ) -> None:
         self.array = array
-        """uint8 or float32 (B, ...), C-contiguous, 64-byte aligned."""
+        """(B, ...), of the pool's dtype, C-contiguous, 64-byte aligned."""
         self._host = torch.from_numpy(array) if host is None else host
         self._pool = pool
-        self._sent: torch.Event | None = None
+        self._copied: torch.Event | None = None
 
-    def ready(self) -> None:
-        """Wait until the last copy out of this memory is done. Called by reader threads."""
-        if self._sent is not None:
-            self._sent.synchronize()
+    def wait_until_free(self) -> None:
+        """Wait until the last copy from this memory to a device is done. For reader threads."""
+        if self._copied is not None:
+            self._copied.synchronize()
 
-    def send(self, count: int, device: torch.device) -> Tensor:
-        """The first `count` entries as a tensor on the device; the array must not be filled again.
+    def to_device(self, count: int, device: torch.device) -> Tensor:
+        """The first `count` volumes or slices on `device`. The array must not be filled again.
 
-        On the CPU this is the memory itself: it is free again once no tensor refers to it, nor a
-        view of one. On CUDA it is a copy, and the memory is free when the copy is done.
+        On the CPU the tensor is the memory itself, which is free again when no tensor and no view
+        refers to it. On CUDA it is a copy, and the memory is free when the copy is done.
         """
         if device.type == "cpu":
             return self._host[:count]
-        moved = self._host[:count].to(device, non_blocking=self._pool.pinned, copy=True)
+        copy = self._host[:count].to(device, non_blocking=self._pool.pinned, copy=True)
         if self._pool.pinned:
-            self._sent = torch.Event(device, blocking=True)
-            self._sent.record()
-        self._pool.give_back(self)
-        return moved
+            self._copied = torch.Event(device, blocking=True)
+            self._copied.record()
+        self._pool.release(self)
+        return copy
 
 
 class HostBuffers:
-    """A pool of buffers. A new one is made where none is free, so the pool is as large as the
-    largest number that was in use at one time.
+    """A pool of buffers. It allocates a new one where none is free.
+
+    So the pool is as large as the largest number of buffers that were in use at one time.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.uint8
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
         self.pinned = device.type == "cuda"
-        self.made = 0
+        self.size = 0
         """Number of buffers in the pool."""
         self._shape = shape
         self._dtype = dtype
-        self._shared = device.type == "cpu"
+        self._is_shared = device.type == "cpu"
         self._free: deque[HostBuffer] = deque()
 
-    def take(self) -> HostBuffer:
-        """A free buffer."""
+    def acquire(self) -> HostBuffer:
+        """Take a free buffer out of the pool."""
         buffer = self._free.popleft() if self._free else self._allocate()
-        if not self._shared:
+        if not self._is_shared:
             return buffer
         # torch.from_numpy keeps `view` alive for as long as any tensor shares its memory.
         view = buffer.array.view()
         weakref.finalize(view, self._free.append, buffer).atexit = False
         return HostBuffer(view, self)
 
-    def give_back(self, buffer: HostBuffer) -> None:
-        """Mark a buffer as free."""
+    def release(self, buffer: HostBuffer) -> None:
+        """Return a buffer to the pool."""
         self._free.append(buffer)
 
     def _allocate(self) -> HostBuffer:
-        self.made += 1
+        self.size += 1
         if self.pinned:
             memory = torch.empty(self._shape, dtype=self._dtype, pin_memory=True)
             return HostBuffer(memory.numpy(), self, memory)
         # NumPy asks the kernel for huge pages, `torch.empty` does not. With them, writing a batch
         # of floats takes two thirds of the time.
-        size = math.prod(self._shape) * self._dtype.itemsize
-        kind = np.uint8 if self._dtype == torch.uint8 else np.float32
-        return HostBuffer(aligned_bytes(size).view(kind).reshape(self._shape), self)
+        dtype = torch.empty(0, dtype=self._dtype).numpy().dtype
+        return HostBuffer(aligned_empty(self._shape, dtype), self)

@@ -1,11 +1,12 @@
-"""Volumes that stay in memory for a whole training, on the host or on the device, as uint8.
+"""Volumes that stay in memory for a whole training, on the host or on the device.
 
-Each is read, and checked, once, if there is enough free memory. Batches are equal to those of
-streaming.
+They have the type of their store. Each is read and checked once, if there is enough free memory.
+Batches are equal to those of streaming.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,30 +17,31 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.data.items import Item
+from voco_models.data.items import Item, torch_dtype
 
 Residence = Literal["none", "ram", "device"]
 RESIDENCES: tuple[Residence, ...] = ("none", "ram", "device")
-_IN_FLIGHT = 16
-"""Volumes that are read before they are copied to a device."""
+_VOLUMES_PER_COPY = 16
+"""Volumes that are read to the host before they are copied to a device."""
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
 
-class Resident:
-    """The volumes of some items, one uint8 tensor (N, Z, Y, X)."""
+class ResidentVolumes:
+    """The volumes of some items, one tensor (N, Z, Y, X) of the stores' dtype."""
 
     def __init__(
         self, items: Sequence[Item], device: torch.device, threads: int, *, on_device: bool
     ) -> None:
-        """Read all of them to `device`; `on_device` says that batches are made and used there.
+        """Read every item once to `device`; `on_device` if batches are made and used there.
 
-        Raises InputError if they do not fit, and what a reader raises, such as StoreCorrupt.
+        Raises InputError if the volumes do not fit in the free memory, and what a reader raises,
+        such as StoreCorrupt.
         """
-        unique = {_key(item): item for item in items}
-        grid = items[0].store.grid
-        need = len(unique) * grid[0] * grid[1] * grid[2]
+        unique = {_identify(item): item for item in items}
+        grid, dtype = items[0].store.grid, items[0].store.dtype
+        need = len(unique) * math.prod(grid) * dtype.itemsize
         free = free_bytes(device)
         if need > free:
             memory = "in RAM" if device.type == "cpu" else f"on {device}"
@@ -47,55 +49,58 @@ class Resident:
                 f"resident: {len(unique)} volumes of {grid} need {need} bytes {memory}, "
                 f"{free} are free; train without --resident, or on fewer volumes"
             )
-        self.volumes = torch.empty((len(unique), *grid), dtype=torch.uint8, device=device)
+        self.volumes = torch.empty((len(unique), *grid), dtype=torch_dtype(dtype), device=device)
         self.on_device = on_device
         self._items = list(unique.values())
-        self._places = {key: place for place, key in enumerate(unique)}
+        self._indices = {key: index for index, key in enumerate(unique)}
         with ThreadPoolExecutor(threads, thread_name_prefix="voco-reader") as pool:
-            for start in range(0, len(self._items), _IN_FLIGHT):
-                part = self._items[start : start + _IN_FLIGHT]
-                target = self.volumes[start : start + len(part)]
+            for start in range(0, len(self._items), _VOLUMES_PER_COPY):
+                group = self._items[start : start + _VOLUMES_PER_COPY]
+                target = self.volumes[start : start + len(group)]
                 host = target if device.type == "cpu" else torch.empty_like(target, device="cpu")
                 for read in [
                     pool.submit(item.store.read, item.row, out)
-                    for item, out in zip(part, host.numpy(), strict=True)
+                    for item, out in zip(group, host.numpy(), strict=True)
                 ]:
                     read.result()
                 if host is not target:
                     target.copy_(host)
 
-    def places(self, items: Sequence[Item]) -> Tensor:
+    def indices_of(self, items: Sequence[Item]) -> Tensor:
         """Index of each item in `volumes`, int64 (len(items),). KeyError for a missing one."""
-        return torch.tensor([self._places[_key(item)] for item in items], dtype=torch.int64)
+        return torch.tensor([self._indices[_identify(item)] for item in items], dtype=torch.int64)
 
-    def batch(self, places: Tensor) -> Tensor:
-        """The volumes at `places`, uint8 (B, Z, Y, X), as a copy on their device."""
-        return self.volumes.index_select(0, places.to(self.volumes.device))
+    def select(self, indices: Tensor) -> Tensor:
+        """A copy of the volumes `indices` (B,): (B, Z, Y, X), on the device of the volumes."""
+        return self.volumes.index_select(0, indices.to(self.volumes.device))
 
-    def read_into(self, place: int, out: npt.NDArray[Any]) -> None:
-        """Copy the volume at `place`, which is in RAM, to `out`, uint8 or float32."""
-        torch.from_numpy(out).copy_(self.volumes[place])
+    def copy_volume(self, index: int, out: npt.NDArray[Any]) -> None:
+        """Copy a volume that is in RAM to `out` (Z, Y, X), converted to its dtype."""
+        torch.from_numpy(out).copy_(self.volumes[index])
 
 
 def make_resident(
     items: Sequence[Item], residence: Residence, device: torch.device, threads: int
-) -> Resident | None:
-    """The items' volumes in RAM or on `device`; None where they are to be streamed."""
+) -> ResidentVolumes | None:
+    """Read the items' volumes to RAM or to `device`; None if `residence` is `none`.
+
+    Raises InputError for an unknown residence, and as `ResidentVolumes`.
+    """
     if residence not in RESIDENCES:
         raise InputError(f"resident: expected one of {', '.join(RESIDENCES)}, got {residence!r}")
     if residence == "none":
         return None
     if residence == "device":
-        return Resident(items, device, threads, on_device=True)
-    return Resident(items, torch.device("cpu"), threads, on_device=False)
+        return ResidentVolumes(items, device, threads, on_device=True)
+    return ResidentVolumes(items, torch.device("cpu"), threads, on_device=False)
 
 
-def _key(item: Item) -> tuple[int, int]:
+def _identify(item: Item) -> tuple[int, int]:
     return (id(item.store), item.row)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken on `device`; on the CPU, without swapping."""
+    """Bytes of memory that are free on `device`; on the CPU, without swapping."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
@@ -103,7 +108,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _free_in_machine() -> int:
-    """MemAvailable of proc_meminfo(5): free memory and what the page cache can give back."""
+    """MemAvailable of proc_meminfo(5): free memory, and page cache that can be dropped."""
     for line in MEMINFO.read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -111,7 +116,7 @@ def _free_in_machine() -> int:
 
 
 def _free_in_container() -> int:
-    """Bytes left below the limit of cgroup v2, page cache counted as free; 2**63 without one."""
+    """Bytes below the limit of cgroup v2, with page cache as free memory; 2**63 without a limit."""
     limit = _read_text(CGROUP / "memory.max")
     used = _read_text(CGROUP / "memory.current")
     if limit is None or used is None or limit == "max":

@@ -1,4 +1,7 @@
-"""Order of items in batches, and seeds of steps: functions of seed, epoch, rank and processes."""
+"""The order of items in batches, and the seeds of steps.
+
+Both are functions of the run's seed, the epoch or step, the rank and the number of processes.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from voco_data.errors import InputError
 def epoch_order(
     n: int, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> npt.NDArray[np.int64]:
-    """The items out of `n` that this rank visits in `epoch`, in order; int64 (n // world,).
+    """Indices, of `n` items, that this rank visits in `epoch`, in order; int64 (n // world,).
 
-    Every rank gets the same number, no item comes twice, and the up to world - 1 items left out
-    change from epoch to epoch. Raises InputError if there are fewer items than ranks.
+    Every rank gets the same number of items, and no item comes twice. Up to world - 1 items are
+    left out, others in each epoch. Raises InputError if there are fewer items than ranks.
     """
     if n < world:
         raise InputError(f"expected at least one volume for each of {world} processes, got {n}")
@@ -24,13 +27,16 @@ def epoch_order(
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A well mixed 63-bit seed for one step of one rank."""
+    """A 63-bit seed for one step of one rank. Neighbouring steps have unrelated seeds."""
     mixed = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     return int(mixed[0] >> np.uint64(1))
 
 
-class Order:
-    """Batches of `size` out of `n` items, epoch after epoch; only full ones."""
+class BatchOrder:
+    """The items of every batch, epoch after epoch: full batches of `size` out of `n` items.
+
+    Raises InputError if a rank cannot fill one batch.
+    """
 
     def __init__(self, n: int, size: int, seed: int, rank: int, world: int) -> None:
         if size < 1 or n // world < size:
@@ -42,13 +48,14 @@ class Order:
         self._key = (n, seed)
         self._shard = (rank, world)
         self._size = size
-        self._epoch = 0  # the epoch of `_order`
-        self._order = epoch_order(*self._key, 0, *self._shard)
+        self._epoch = 0
+        """The epoch of `_epoch_order`."""
+        self._epoch_order = epoch_order(*self._key, 0, *self._shard)
 
     def indices_at(self, step: int) -> npt.NDArray[np.int64]:
         """Items of batch number `step`; int64 (size,)."""
-        epoch, within = divmod(step, self.steps_per_epoch)
+        epoch, batch = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._order = epoch_order(*self._key, epoch, *self._shard)
+            self._epoch_order = epoch_order(*self._key, epoch, *self._shard)
             self._epoch = epoch
-        return self._order[within * self._size : (within + 1) * self._size]
+        return self._epoch_order[batch * self._size : (batch + 1) * self._size]

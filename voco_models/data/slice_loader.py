@@ -12,30 +12,32 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from voco_data.errors import InputError
-from voco_models.data.items import SliceSource
+from voco_models.data.items import SliceSource, choose_dtype, common_layout
 from voco_models.data.prefetch import READER_THREADS, HostBuffer, HostBuffers, read_ahead
-from voco_models.data.sampling import Order
+from voco_models.data.sampling import BatchOrder
 
 SLICES_PER_TASK = 64
-"""Reading a slice takes microseconds, and so does submitting a task: so a task reads many."""
+"""Slices that one task reads: submitting a task takes as long as reading a slice."""
 
 
 @dataclass(frozen=True, slots=True)
 class SliceBatch:
-    """Slices of many volumes."""
+    """Slices of many volumes, with their origin."""
 
     slices: Tensor
-    """uint8 (B, Y, X), on the device; float32 where the loader was asked for it."""
+    """Stored voxels (B, Y, X), on the device, of the loader's `dtype`."""
     items: Tensor
     """int64 (B,), on the CPU: index of each slice's volume in the loader's `volumes`."""
     indices: Tensor
-    """int64 (B,), on the CPU: place of each slice in its volume."""
+    """int64 (B,), on the CPU: index of each slice in its volume."""
 
 
 class SliceLoader:
-    """Batches of uint8 slices. An epoch visits every slice of every volume once, but for those that
-    do not fill the last batch; order, ranks and memory are as in `voco_models.data.loader.Loader`.
+    """Batches of single slices of all volumes of some stores.
+
+    An epoch visits every slice of every volume once, except those that do not fill the last batch.
+    Order, ranks, memory and `dtype` are as in `voco_models.data.loader.Loader`. Raises InputError
+    for stores of different grids or types, and for fewer slices than a batch.
     """
 
     def __init__(
@@ -48,41 +50,41 @@ class SliceLoader:
         rank: int = 0,
         world: int = 1,
         threads: int = READER_THREADS,
-        dtype: torch.dtype = torch.uint8,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        grids = {store.grid for store in stores}
-        if len(grids) != 1:
-            raise InputError(f"expected stores of one grid, got {sorted(grids)}")
+        (self._depth, *self._plane), stored = common_layout(stores)
         self.volumes = [(store, row) for store in stores for row in store.rows.tolist()]
         """Every stored volume, store by store, in row order."""
         self.device = device
-        self.dtype = dtype
+        self.dtype = choose_dtype(dtype, stored)
         self.threads = threads
-        self._depth, *self._plane = grids.pop()
-        self.order = Order(len(self.volumes) * self._depth, batch_size, seed, rank, world)
+        self.order = BatchOrder(len(self.volumes) * self._depth, batch_size, seed, rank, world)
         self._shape = (batch_size, *self._plane)
 
-    def at(self, step: int) -> Generator[SliceBatch, None, None]:
+    def batches_from(self, step: int) -> Generator[SliceBatch, None, None]:
         """Batches number `step`, `step + 1`, ... without end. Close it to stop the readers."""
         buffers = HostBuffers(self._shape, self.device, self.dtype)
 
         def start(pool: ThreadPoolExecutor, step: int) -> _PendingBatch:
-            numbers, buffer = self.order.indices_at(step), buffers.take()
-            parts = range(0, len(numbers), SLICES_PER_TASK)
-            reads = [pool.submit(self._fill, buffer, first, numbers) for first in parts]
+            numbers, buffer = self.order.indices_at(step), buffers.acquire()
+            offsets = range(0, len(numbers), SLICES_PER_TASK)
+            reads = [pool.submit(self._fill, buffer, offset, numbers) for offset in offsets]
             return _PendingBatch(buffer, numbers, reads)
 
         return read_ahead(itertools.count(step), start, self._finish, self.threads)
 
-    def _fill(self, buffer: HostBuffer, first: int, numbers: npt.NDArray[np.int64]) -> None:
-        """Read some slices. Runs in a reader thread."""
-        buffer.ready()
+    def _fill(self, buffer: HostBuffer, offset: int, numbers: npt.NDArray[np.int64]) -> None:
+        """Read the slices of one task, from `numbers[offset]` on. Runs in a reader thread.
+
+        Slices are numbered volume by volume.
+        """
+        buffer.wait_until_free()
         views = []
-        for number in numbers[first : first + SLICES_PER_TASK].tolist():
+        for number in numbers[offset : offset + SLICES_PER_TASK].tolist():
             index, z = divmod(number, self._depth)
             store, row = self.volumes[index]
             views.append(store.view_slice(row, z))
-        target = buffer.array[first : first + len(views)]
+        target = buffer.array[offset : offset + len(views)]
         # One call for all slices: threads that make many short calls contend for the interpreter.
         np.concatenate(views, out=target.reshape(-1, self._plane[1]))
 
@@ -91,7 +93,7 @@ class SliceLoader:
             read.result()
         items, indices = np.divmod(pending.numbers, self._depth)
         return SliceBatch(
-            slices=pending.buffer.send(len(items), self.device),
+            slices=pending.buffer.to_device(len(items), self.device),
             items=torch.from_numpy(items),
             indices=torch.from_numpy(indices),
         )

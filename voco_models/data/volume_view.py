@@ -1,8 +1,8 @@
-"""What the classifier sees of a stored volume: fewer slices, fewer pixels.
+"""The view of a stored volume that the classifier gets: fewer slices, fewer pixels.
 
-`average` shrinks by area averaging; it is deterministic, so it can be done once and kept.
-`subsample` takes every k-th slice and a square window: a random one in training, the middle one
-otherwise (the preset of the paper's code: 48 of 96 slices, 192 of 256 px).
+`average` shrinks by area averaging. It is deterministic, so reduced volumes can be kept in memory.
+`subsample` takes every k-th slice and a square window of the plane: a random window in training,
+the middle one otherwise. The authors' code takes 48 of 96 slices and 192 of 256 px.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from voco_data.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class VolumeView:
-    """Shape of the classifier's input, and how a volume is reduced to it."""
+    """Shape of the classifier's input, and the way in which a volume is reduced to it."""
 
     slices: int
     """Slices of the classifier's input."""
@@ -38,34 +38,34 @@ class VolumeView:
         """(Z, Y, X) of the input."""
         return (self.slices, self.size_px, self.size_px)
 
-    def check(self, grid: tuple[int, int, int]) -> None:
+    def check_grid(self, grid: tuple[int, int, int]) -> None:
         """InputError if volumes of `grid` (Z, Y, X) are too small for this view."""
-        if any(have < want for have, want in zip(grid, self.shape, strict=True)):
+        if any(stored < viewed for stored, viewed in zip(grid, self.shape, strict=True)):
             raise InputError(
                 f"the recipe looks at {self.shape} voxels, the store's grid {grid} has fewer; "
                 "use a store of the finetune spec, or another recipe"
             )
 
-    def middle(self, volumes: Tensor) -> Tensor:
-        """The deterministic view: (B, Z, Y, X) uint8 -> (B, `shape`) uint8."""
+    def make_middle_view(self, volumes: Tensor) -> Tensor:
+        """The deterministic view of volumes (B, Z, Y, X): (B, *`shape`), of the same dtype."""
         if tuple(volumes.shape[1:]) == self.shape:
             return volumes
         if self.reduce == "average":
             return average(volumes, self.shape)
-        last_z, last_y, last_x = self._last_start(volumes)
+        last_z, last_y, last_x = self._last_starts(volumes)
         return self._cut(volumes, [(last_z // 2, last_y // 2, last_x // 2)] * len(volumes))
 
-    def random(self, volumes: Tensor, generator: torch.Generator) -> Tensor:
-        """The view of a training step; `generator` is a CPU generator."""
+    def make_random_view(self, volumes: Tensor, generator: torch.Generator) -> Tensor:
+        """The view of a training step, (B, *`shape`); `generator` is a CPU generator."""
         if self.reduce == "average" or tuple(volumes.shape[1:]) == self.shape:
-            return self.middle(volumes)
-        last = torch.tensor(self._last_start(volumes))
+            return self.make_middle_view(volumes)
+        last = torch.tensor(self._last_starts(volumes))
         draws = torch.rand(len(volumes), 3, generator=generator, dtype=torch.float64)
         starts = (draws * (last + 1)).long().tolist()
         return self._cut(volumes, starts)
 
-    def _last_start(self, volumes: Tensor) -> tuple[int, int, int]:
-        """Largest (z, y, x) start of a window."""
+    def _last_starts(self, volumes: Tensor) -> tuple[int, int, int]:
+        """Largest (z, y, x) at which a window can start."""
         _, z, y, x = volumes.shape
         step = z // self.slices
         return (z - 1 - (self.slices - 1) * step, y - self.size_px, x - self.size_px)
@@ -80,6 +80,6 @@ class VolumeView:
 
 
 def average(volumes: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Area average of uint8 (B, Z, Y, X) to uint8 (B, `shape`), rounded."""
+    """Area average of stored voxels (B, Z, Y, X): (B, *`shape`), rounded, of the same dtype."""
     pooled = functional.adaptive_avg_pool3d(volumes.float(), shape)
-    return pooled.round_().to(torch.uint8)
+    return pooled.round_().to(volumes.dtype)

@@ -1,8 +1,7 @@
-"""From stored uint8 to the input of a network: the only place that knows how one becomes the other.
+"""The conversion of stored voxels to the input of a network, in this module only.
 
-Stored 0 is the low end of the store's window, 255 its high end. A network sees values in [-1, 1]:
--1 is the low end of what it looks at, 1 the high end. Augmentation works in between, on values in
-[0, 1].
+The network sees a part of the store's window, the input window. Its low end becomes -1 and its high
+end 1. Augmentation of volumes works on values in [0, 1], before the last step.
 """
 
 from __future__ import annotations
@@ -13,45 +12,42 @@ from torch import Tensor
 
 from voco_data.errors import InputError
 from voco_data.store import StoreSpec
-from voco_data.volumes import HIGHEST_VOXEL
-
-WHITE = float(HIGHEST_VOXEL)
-"""The stored value at the window's high end."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputWindow:
-    """The part of a store's window that a network sees; values outside it are clipped."""
+    """The part of a store's window that a network sees, in stored values.
 
-    low: float = 0.0
+    Raises InputError unless low < high.
+    """
+
+    low: float
     """Stored value that becomes 0."""
-    high: float = WHITE
+    high: float
     """Stored value that becomes 1."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high <= WHITE:
-            raise InputError(
-                f"window: expected 0 <= low < high <= {WHITE:g}, got {self.low}, {self.high}"
-            )
+        if not self.low < self.high:
+            raise InputError(f"window: expected low < high, got {self.low}, {self.high}")
 
-    def unit(self, volumes: Tensor) -> Tensor:
-        """float32 in [0, 1] of stored uint8 `volumes`."""
+    def to_unit(self, volumes: Tensor) -> Tensor:
+        """Stored `volumes` (...) as float32 in [0, 1]; values outside the window are clipped."""
         return ((volumes.float() - self.low) / (self.high - self.low)).clamp_(0, 1)
 
 
-WHOLE_WINDOW = InputWindow()
-"""All of the store's window."""
-
-
 def input_window(window_hu: tuple[float, float] | None, spec: StoreSpec) -> InputWindow:
-    """The window that shows `window_hu` (low, high) of a store; all of its window if None.
+    """The input window from `window_hu` = (low, high) HU; all of the store's window if None.
 
-    Raises InputError if the store's window does not hold `window_hu`.
+    Raises InputError if the store's window does not contain `window_hu`.
     """
+    lowest, highest = spec.window.lowest, spec.window.highest
     if window_hu is None:
-        return WHOLE_WINDOW
-    low, high = ((hu - spec.window_low_hu) / spec.window_width_hu * WHITE for hu in window_hu)
-    if not 0 <= low < high <= WHITE:
+        return InputWindow(lowest, highest)
+    steps = highest - lowest
+    low, high = (
+        (hu - spec.window_low_hu) / spec.window_width_hu * steps + lowest for hu in window_hu
+    )
+    if not lowest <= low < high <= highest:
         top = spec.window_low_hu + spec.window_width_hu
         raise InputError(
             f"the recipe looks at {window_hu[0]:g} to {window_hu[1]:g} HU, the store keeps "
@@ -70,6 +66,10 @@ def uncentre(inputs: Tensor) -> Tensor:
     return (inputs + 1) / 2
 
 
-def normalise(volumes: Tensor) -> Tensor:
-    """Network input, float32 in [-1, 1], of the whole window of stored uint8 `volumes`."""
-    return volumes.float().mul_(2 / WHITE).sub_(1)
+def normalise(volumes: Tensor, window: InputWindow) -> Tensor:
+    """Network input, float32, of stored `volumes` (...): in [-1, 1] within the window.
+
+    `centre(window.to_unit(volumes))` in one pass, without the clipping.
+    """
+    scale = 2 / (window.high - window.low)
+    return volumes.float().mul_(scale).sub_(1 + window.low * scale)

@@ -3,7 +3,7 @@
 Key types
 ---------
 metrics : the RSNA scores and the paper's metrics.
-Interval : a value with its confidence interval.
+Interval : a value and its confidence interval.
 Decision : calibration and thresholds, fitted on out-of-fold predictions.
 """
 

@@ -1,6 +1,6 @@
 from . import metrics as metrics, predictions as predictions, report as report
 from .bootstrap import (
-    LEVEL as LEVEL,
+    CONFIDENCE_LEVEL as CONFIDENCE_LEVEL,
     RESAMPLES as RESAMPLES,
     Interval as Interval,
     bootstrap_interval as bootstrap_interval,
@@ -12,4 +12,4 @@ from .decision import (
     write_decision as write_decision,
 )
 from .markup import Line as Line, line_chart as line_chart
-from .metrics import ORGAN as ORGAN, Float as Float, Int as Int
+from .metrics import ORGAN_SCORE as ORGAN_SCORE, FloatArray as FloatArray, IntArray as IntArray

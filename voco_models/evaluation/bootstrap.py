@@ -9,23 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 2000
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 
-Float = npt.NDArray[np.float64]
-Statistic = Callable[[Float], dict[str, Float]]
-"""Named values (R,) of R resamples, in which patient i comes counts[r, i] times; counts (R, N)."""
+FloatArray = npt.NDArray[np.float64]
+Statistic = Callable[[FloatArray], dict[str, FloatArray]]
+"""Function of counts (R, N) to named values (R,): patient i is counts[r, i] times in resample r."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value on all patients with its interval over resampled patients."""
+    """A value on all patients, and its interval over resamples of the patients."""
 
     value: float
     low: float
     high: float
 
     def to_json(self) -> dict[str, float]:
-        """As a plain mapping."""
+        """The interval as a plain mapping."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
@@ -35,17 +35,20 @@ def bootstrap_interval(
     rng: np.random.Generator,
     *,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
+    level: float = CONFIDENCE_LEVEL,
 ) -> dict[str, Interval]:
-    """Interval of every named value. All values see the same resamples, so that a difference that
-    `statistic` returns is a paired one. Resamples in which a value is NaN do not count for it.
+    """Intervals of level `level` of all values that `statistic` names.
+
+    All values use the same resamples, so the interval of a difference is that of paired values.
+    Resamples in which a value is NaN are left out for this value.
     """
     values = statistic(np.ones((1, n_patients)))
-    chances = np.full(n_patients, 1 / n_patients)
-    draws = statistic(rng.multinomial(n_patients, chances, size=resamples).astype(np.float64))
+    probabilities = np.full(n_patients, 1 / n_patients)
+    counts = rng.multinomial(n_patients, probabilities, size=resamples)
+    resampled = statistic(counts.astype(np.float64))
     tail = 100 * (1 - level) / 2
     intervals = {}
     for name, value in values.items():
-        low, high = np.nanpercentile(draws[name], [tail, 100 - tail])
+        low, high = np.nanpercentile(resampled[name], [tail, 100 - tail])
         intervals[name] = Interval(float(value[0]), float(low), float(high))
     return intervals

@@ -1,8 +1,8 @@
-"""Calibration by one temperature and class biases a group, fitted on out-of-fold predictions.
+"""Calibration by one temperature and class biases per group, fitted on out-of-fold predictions.
 
-q_c ~ exp(a * log p_c + b_c), with a and b minimising the weighted log loss that the score is made
-of (Platt 1999; Guo et al. 2017, "On Calibration of Modern Neural Networks"). At a = 0 this is the
-weight-optimal constant, which is what a model that has learnt nothing is calibrated to.
+q_c ~ exp(a * log p_c + b_c), where a and b minimise the weighted log loss of the score (Platt 1999;
+Guo et al. 2017, "On Calibration of Modern Neural Networks"). At a = 0 the result is the
+weight-optimal constant. So a model that has learnt nothing is calibrated to this constant.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from voco_data.labels import ORGAN_TARGETS, TargetTable
-from voco_models.evaluation.metrics import EPSILON, Float, Int, Probabilities, Truths
+from voco_models.evaluation.metrics import EPSILON, FloatArray, IntArray, Probabilities, Truths
 
 STEPS = 100
-"""Newton steps at most; a handful is usual."""
+"""Largest number of Newton steps; usually a few are enough."""
 RIDGE = 0.5
-"""Pull of `a` toward 1 and of `b` toward 0, in patients."""
+"""Weight of the ridge that pulls `a` to 1 and `b` to 0, in patients."""
 TOLERANCE = 1e-10
+"""The fit ends when no parameter changes by more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """For each group, the factor `a` and a bias a class: (a, b_0, b_1, ...)."""
+    """Parameters by group: the factor `a` and a bias per class, (a, b_0, b_1, ...)."""
 
     by_group: dict[str, tuple[float, ...]]
 
     @classmethod
     def identity(cls, targets: TargetTable = ORGAN_TARGETS) -> Calibration:
-        """Leaves probabilities as they are."""
+        """The calibration that does not change probabilities."""
         return cls({g.name: _identity(len(g.classes)) for g in targets})
 
-    def apply(self, probabilities: Probabilities) -> dict[str, Float]:
-        """Calibrated probabilities of every group, (N, C)."""
+    def apply(self, probabilities: Probabilities) -> dict[str, FloatArray]:
+        """Calibrated probabilities (N, C) by group."""
         return {
             name: _softmax(_features(probabilities[name]) @ np.array(parameters))
             for name, parameters in self.by_group.items()
@@ -43,7 +44,7 @@ class Calibration:
 def fit_calibration(
     probabilities: Probabilities, truths: Truths, targets: TargetTable = ORGAN_TARGETS
 ) -> Calibration:
-    """Fit each group by Newton's method. Pass out-of-fold predictions only."""
+    """Fit each group with Newton's method. Use out-of-fold predictions only."""
     return Calibration(
         {
             g.name: tuple(_fit_group(probabilities[g.name], truths[g.name], g.weights).tolist())
@@ -53,12 +54,14 @@ def fit_calibration(
 
 
 def _identity(n_classes: int) -> tuple[float, ...]:
-    """Parameters of a group that change nothing."""
+    """Parameters of a group that do not change its probabilities."""
     return (1.0, *[0.0] * n_classes)
 
 
-def _fit_group(probabilities: Float, truth: Int, class_weights: tuple[float, ...]) -> Float:
-    """Minimise the weighted log loss plus the ridge; convex in the parameters."""
+def _fit_group(
+    probabilities: FloatArray, truth: IntArray, class_weights: tuple[float, ...]
+) -> FloatArray:
+    """Parameters that minimise the weighted log loss plus the ridge, a convex function."""
     features = _features(probabilities)
     weights = np.array(class_weights)[truth]
     weights *= len(truth) / weights.sum()
@@ -80,14 +83,14 @@ def _fit_group(probabilities: Float, truth: Int, class_weights: tuple[float, ...
     return parameters
 
 
-def _features(probabilities: Float) -> Float:
-    """(N, C, 1 + C): log p_c, then the class's indicator."""
+def _features(probabilities: FloatArray) -> FloatArray:
+    """(N, C, 1 + C): log p_c, then the indicator of class c."""
     logs = np.log(np.clip(probabilities, EPSILON, 1))
     n_classes = logs.shape[1]
     indicator = np.broadcast_to(np.eye(n_classes), (len(logs), n_classes, n_classes))
     return np.concatenate([logs[:, :, None], indicator], axis=2)
 
 
-def _softmax(logits: Float) -> Float:
+def _softmax(logits: FloatArray) -> FloatArray:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float64)

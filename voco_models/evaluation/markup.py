@@ -1,4 +1,4 @@
-"""The report's markup: templates, and line charts as inline SVG without a library or a script."""
+"""Markup of the report: templates, and line charts as inline SVG."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-"""Templates of this package; values are escaped."""
+"""Environment of this package's templates. Values are escaped."""
 WIDTH, HEIGHT = 640.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 60.0, 20.0, 14.0, 46.0
 """Margins around the plotting area, in px."""
 COLOURS = ("#0b6bcb", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#0e7490")
-"""One a line, in order; distinct in lightness too."""
+"""Colours of the lines, in order. They also differ in lightness."""
 
 
 def render(template: str, **values: object) -> str:
@@ -32,7 +32,7 @@ def render(template: str, **values: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A named curve, interrupted at points that are not finite."""
+    """A named curve with gaps at points that are not finite."""
 
     name: str
     x: Sequence[float]
@@ -44,7 +44,7 @@ class Line:
 
 
 def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str) -> str:
-    """An SVG element with axes, ticks, labels and a legend. VocoError if nothing can be drawn."""
+    """An SVG element with axes, ticks, labels and a legend. VocoError without a finite point."""
     points = [
         (x, y)
         for line in lines
@@ -53,8 +53,8 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str)
     ]
     if not points:
         raise VocoError(f"chart {title!r}: there is no finite point to draw")
-    x_ticks = ticks(min(x for x, _ in points), max(x for x, _ in points))
-    y_ticks = ticks(min(y for _, y in points), max(y for _, y in points))
+    x_ticks = choose_ticks(min(x for x, _ in points), max(x for x, _ in points))
+    y_ticks = choose_ticks(min(y for _, y in points), max(y for _, y in points))
     x_axis = _Axis(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT)
     y_axis = _Axis(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     return render(
@@ -81,12 +81,12 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str)
     )
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten apart) that span [low, high]."""
+def choose_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round values that span [low, high], at steps of 1, 2 or 5 times 10^n."""
     if high <= low:
         margin = abs(low) / 2 or 1.0
         low, high = low - margin, low + margin
-    rough = (high - low) / about
+    rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -95,7 +95,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """A linear map of values from `low` to `high` to px from `start_px` to `stop_px`."""
+    """A linear map of [low, high] to [start_px, stop_px]."""
 
     low: float
     high: float
@@ -103,13 +103,13 @@ class _Axis:
     stop_px: float
 
     def position(self, value: float) -> float:
-        """Position of a value, in px."""
-        share = (value - self.low) / (self.high - self.low)
-        return round(self.start_px + share * (self.stop_px - self.start_px), 2)
+        """Position of a value in px."""
+        fraction = (value - self.low) / (self.high - self.low)
+        return round(self.start_px + fraction * (self.stop_px - self.start_px), 2)
 
 
 def _pieces(line: Line, x_axis: _Axis, y_axis: _Axis) -> list[str]:
-    """The `points` attribute of each uninterrupted piece."""
+    """The `points` attribute of each piece between gaps."""
     pieces: list[list[str]] = [[]]
     for x, y in zip(line.x, line.y, strict=True):
         if math.isfinite(x) and math.isfinite(y):
@@ -119,7 +119,7 @@ def _pieces(line: Line, x_axis: _Axis, y_axis: _Axis) -> list[str]:
     return [" ".join(piece) for piece in pieces if piece]
 
 
-def _format_tick(value: float, every: Sequence[float]) -> str:
-    """The tick's value with the digits that its step needs."""
-    digits = max(0, -math.floor(math.log10(every[1] - every[0]) + 1e-9))
+def _format_tick(value: float, ticks: Sequence[float]) -> str:
+    """The value with as many digits as the step between ticks needs."""
+    digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
     return f"{value:,.{digits}f}"

@@ -1,6 +1,6 @@
-"""Tables of predictions: a line a series and a line a patient, out-of-fold and test.
+"""Tables of predictions: one line per series and one per patient, out-of-fold and test.
 
-Columns: `level` (series, patient), `split` (oof, test), `fold` (the model; -1 is the mean of all),
+Columns: `level` (series, patient), `split` (oof, test), `fold` (the model; -1 for the mean of all),
 `patient_id`, `series_uid` (empty on patient lines), `p_<group>_<class>` and `y_<group>`.
 """
 
@@ -16,11 +16,11 @@ import pandas as pd
 from voco_data.errors import InputError
 from voco_data.labels import ORGAN_TARGETS, TargetGroup, TargetTable
 from voco_data.storage import atomic
-from voco_models.evaluation.metrics import Float, Int
+from voco_models.evaluation.metrics import FloatArray, IntArray
 
 FILE = "predictions.parquet"
 ALL_MODELS = -1
-"""`fold` of predictions averaged over the models of all folds."""
+"""`fold` of the mean over the models of all folds."""
 
 KEYS = ("level", "split", "fold", "patient_id", "series_uid")
 
@@ -36,7 +36,7 @@ def probability_columns(targets: TargetTable = ORGAN_TARGETS) -> list[str]:
 
 
 def truth_columns(targets: TargetTable = ORGAN_TARGETS) -> list[str]:
-    """Columns of the true classes, one a group."""
+    """Columns of the true classes, one per group."""
     return [f"y_{name}" for name in targets.names]
 
 
@@ -45,7 +45,7 @@ def table_columns(targets: TargetTable = ORGAN_TARGETS) -> list[str]:
     return [*KEYS, *probability_columns(targets), *truth_columns(targets)]
 
 
-def series_table(
+def make_series_table(
     *,
     split: str,
     fold: int,
@@ -55,7 +55,7 @@ def series_table(
     truths: Mapping[str, npt.NDArray[np.integer]],
     targets: TargetTable = ORGAN_TARGETS,
 ) -> pd.DataFrame:
-    """Lines of N series: `probabilities` (N, C) and `truths` (N,) of their patients, by group."""
+    """Lines of N series, with `probabilities` (N, C) and `truths` (N,) by group."""
     keys = pd.DataFrame(
         {
             "level": "series",
@@ -77,11 +77,12 @@ def series_table(
     )
 
 
-def mean_over_folds(
+def average_folds(
     tables: Sequence[pd.DataFrame], targets: TargetTable = ORGAN_TARGETS
 ) -> pd.DataFrame:
-    """The mean of the predictions of several models. ValueError if the tables list other series or
-    another order.
+    """The mean of the predictions of several models.
+
+    Raises ValueError unless all tables have the same series in the same order.
     """
     columns = probability_columns(targets)
     first = tables[0]
@@ -95,11 +96,12 @@ def mean_over_folds(
 
 
 def to_patients(
-    series: pd.DataFrame, how: str, targets: TargetTable = ORGAN_TARGETS
+    series: pd.DataFrame, aggregate: str, targets: TargetTable = ORGAN_TARGETS
 ) -> pd.DataFrame:
-    """A line a patient: the mean of its series, or for each group the series with most injury.
+    """One line per patient, from the lines of its series.
 
-    `how` is `mean` or `max`; most injury is the smallest probability of class 0.
+    `aggregate` is `mean`, or `max`: for each group the series with most injury, which has the
+    lowest probability of class 0.
     """
     truths = truth_columns(targets)
     mean = series.groupby(["split", "fold", "patient_id"], as_index=False, sort=True)[
@@ -107,25 +109,25 @@ def to_patients(
     ].mean()
     patients = mean.assign(level="patient", series_uid="")
     patients[truths] = patients[truths].astype(np.int64)
-    if how == "max":
-        order = ["split", "fold", "patient_id"]
+    if aggregate == "max":
+        keys = ["split", "fold", "patient_id"]
         for group in targets:
             columns = group_columns(group)
-            worst = series.sort_values([*order, columns[0]]).groupby(order, sort=True).head(1)
-            patients[columns] = worst[columns].to_numpy()
+            most_injured = series.sort_values([*keys, columns[0]]).groupby(keys, sort=True).head(1)
+            patients[columns] = most_injured[columns].to_numpy()
     return patients[table_columns(targets)]
 
 
 def write_predictions(
     path: Path, table: pd.DataFrame, targets: TargetTable = ORGAN_TARGETS
 ) -> None:
-    """Write a table of predictions, whole or not at all."""
+    """Write a table of predictions, completely or not at all."""
     with atomic.replacing(path) as temporary:
         table[table_columns(targets)].to_parquet(temporary, index=False)
 
 
 def read_predictions(path: Path, targets: TargetTable = ORGAN_TARGETS) -> pd.DataFrame:
-    """Read a table of predictions. InputError if it is none, or lacks a group."""
+    """Read a table of predictions. Raises InputError if it is none, or lacks a group."""
     try:
         return pd.read_parquet(path)[table_columns(targets)]
     except (OSError, ValueError, KeyError) as error:
@@ -134,17 +136,17 @@ def read_predictions(path: Path, targets: TargetTable = ORGAN_TARGETS) -> pd.Dat
 
 def patient_lines(table: pd.DataFrame, split: str) -> pd.DataFrame:
     """The patient lines of one split, sorted by patient."""
-    chosen = table[(table["level"] == "patient") & (table["split"] == split)]
-    return chosen.sort_values("patient_id", ignore_index=True)
+    selected = table[(table["level"] == "patient") & (table["split"] == split)]
+    return selected.sort_values("patient_id", ignore_index=True)
 
 
 def group_probabilities(
     table: pd.DataFrame, targets: TargetTable = ORGAN_TARGETS
-) -> dict[str, Float]:
-    """(N, C) for each group."""
+) -> dict[str, FloatArray]:
+    """Probabilities (N, C) by group."""
     return {group.name: table[group_columns(group)].to_numpy(np.float64) for group in targets}
 
 
-def group_truths(table: pd.DataFrame, targets: TargetTable = ORGAN_TARGETS) -> dict[str, Int]:
-    """(N,) for each group."""
+def group_truths(table: pd.DataFrame, targets: TargetTable = ORGAN_TARGETS) -> dict[str, IntArray]:
+    """True classes (N,) by group."""
     return {name: table[f"y_{name}"].to_numpy(np.int64) for name in targets.names}

@@ -1,4 +1,4 @@
-"""The report of a fine-tuning run, as sections of a page."""
+"""The report of a fine-tuning run, as the sections of a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from voco_models.training import checkpoint, read_history
 METRICS, REPORT = "metrics.json", "report.html"
 LEAD = "A slice-sequence classifier, scored on patients that it has never seen. Research use only."
 
-_NAMES = {
+_SCORE_LABELS = {
     "rsna_organ_3": ("rsna_organ_3", "↓"),
     "rsna_organ_3_any": ("rsna_organ_3_any", "↓"),
     "rsna_official_6": ("rsna_official_6", "↓"),
@@ -27,7 +27,7 @@ _NAMES = {
     "macro_precision": ("Macro precision", "↑"),
     "macro_recall": ("Macro recall", "↑"),
 }
-_ARMS = {
+_ARM_LABELS = {
     "model": "Model",
     "model_uncalibrated": "Model before calibration",
     "training_prior": "Constant: priors of the training labels",
@@ -38,7 +38,7 @@ _ARMS = {
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:
-    """A line of the paper's Table 1."""
+    """A row of the paper's Table 1: the RSNA score, and the others in percent."""
 
     backbone: str
     setting: str
@@ -59,27 +59,27 @@ PAPER_TABLE_1 = (
 """Chen and Chiu, arXiv 2601.14593, Table 1."""
 
 
-def sections(
+def make_sections(
     run: Path, results: dict[str, Any] | None = None, targets: TargetTable = ORGAN_TARGETS
 ) -> list[Section]:
-    """Sections of a fine-tuning run: scores, organs, curves, the run, the paper's results.
+    """Sections for a fine-tuning run: scores, organs, curves, the run, the paper's results.
 
-    `results` is what `voco_models.stages.evaluation.measure` gives; read from `RUN/metrics.json` if
+    `results` is from `voco_models.stages.evaluation.compute_results`, or from `RUN/metrics.json` if
     None.
     """
     numbers = read_results(run) if results is None else results
     description = checkpoint.read_run(run)
     return [
-        Section("Scores on held-out patients", _scores(numbers, description)),
-        Section("Organ by organ", _organs(numbers, targets)),
-        Section("Training of the classifier", _curves(run, description)),
-        Section("The fine-tuning run", _facts(numbers, description)),
+        Section("Scores on held-out patients", _render_scores(numbers, description)),
+        Section("Organ by organ", _render_organs(numbers, targets)),
+        Section("Training of the classifier", _render_curves(run, description)),
+        Section("The fine-tuning run", _render_facts(numbers, description)),
         Section("The paper's own results", render("paper.html", rows=PAPER_TABLE_1)),
     ]
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """`metrics.json` of an evaluation. InputError if there is none."""
+    """Read `metrics.json` of an evaluation. Raises InputError if there is none."""
     path = folder / METRICS
     try:
         return dict(json.loads(path.read_text()))
@@ -87,7 +87,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected the numbers of voco evaluate") from error
 
 
-def _scores(numbers: dict[str, Any], description: dict[str, Any]) -> str:
+def _render_scores(numbers: dict[str, Any], description: dict[str, Any]) -> str:
     rsna = [name for name in numbers["scores"] if name.startswith("rsna_")]
     return render(
         "scores.html",
@@ -99,15 +99,15 @@ def _scores(numbers: dict[str, Any], description: dict[str, Any]) -> str:
         rsna=rsna,
         scores=[
             {
-                "name": _NAMES[name][0],
-                "arrow": _NAMES[name][1],
+                "name": _SCORE_LABELS[name][0],
+                "arrow": _SCORE_LABELS[name][1],
                 **{key: f"{value:.4f}" for key, value in interval.items()},
             }
             for name, interval in numbers["scores"].items()
         ],
         arms=[
             {
-                "name": _ARMS[arm],
+                "name": _ARM_LABELS[arm],
                 "scores": [f"{scores[name]:.4f}" for name in rsna],
                 "gain": _format_gain(numbers["gains"].get(arm), rsna[0]),
             }
@@ -122,8 +122,8 @@ def _format_gain(gains: dict[str, dict[str, float]] | None, name: str) -> str:
     return "{value:+.4f} ({low:+.4f} to {high:+.4f})".format(**gains[name])
 
 
-def _organs(numbers: dict[str, Any], targets: TargetTable) -> str:
-    """One table of scores for all groups of the same classes, and confusion counts of each."""
+def _render_organs(numbers: dict[str, Any], targets: TargetTable) -> str:
+    """A table of scores for all groups with the same classes, and confusion counts by group."""
     tables: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for name, results in numbers["organs"].items():
         classes = targets[name].classes
@@ -147,7 +147,7 @@ def _format_precision(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _curves(run: Path, description: dict[str, Any]) -> str:
+def _render_curves(run: Path, description: dict[str, Any]) -> str:
     lines = []
     for fold in range(description["recipe"]["n_folds"]):
         rows = read_history(run / f"fold-{fold}")
@@ -157,7 +157,7 @@ def _curves(run: Path, description: dict[str, Any]) -> str:
     return render("curves.html", chart=Markup(chart))
 
 
-def _facts(numbers: dict[str, Any], description: dict[str, Any]) -> str:
+def _render_facts(numbers: dict[str, Any], description: dict[str, Any]) -> str:
     recipe = description["recipe"]
     stores = ", ".join(f"{s['name']} ({s['volumes']} volumes)" for s in description["stores"])
     view = recipe["view"]
@@ -176,10 +176,10 @@ def _facts(numbers: dict[str, Any], description: dict[str, Any]) -> str:
         ("Commit", description["commit"] or "unknown"),
         ("torch, timm", f"{description['torch']}, {description['timm']}"),
     )
-    return render("run.html", facts=facts, pretraining=_pretraining(description))
+    return render("run.html", facts=facts, pretraining=_describe_pretraining(description))
 
 
-def _pretraining(description: dict[str, Any]) -> str | None:
+def _describe_pretraining(description: dict[str, Any]) -> str | None:
     provenance = description["pretraining"]
     if provenance is None:
         return None

@@ -4,7 +4,7 @@ Key types
 ---------
 Backbone : images to feature maps; `create_backbone` makes one by name.
 Encoder : crops to embeddings; `create_encoder` makes one by name.
-Teacher : an encoder that follows the student.
+Teacher : the moving average of an encoder.
 SequenceModel : slices in the context of the others, by a name in SEQUENCE_MODELS.
 SliceSequenceClassifier : a CNN for each slice, a sequence model, and a head for each group.
 """

@@ -1,16 +1,16 @@
 from .backbones import DEFAULT_BACKBONE as DEFAULT_BACKBONE, TINY_BACKBONE as TINY_BACKBONE
 from .classifier import (
     FeatureNorm as FeatureNorm,
-    OverSlices as OverSlices,
     SlicePooling as SlicePooling,
+    SliceReduction as SliceReduction,
     SliceSequenceClassifier as SliceSequenceClassifier,
 )
 from .encoder import (
     Backbone as Backbone,
+    EmbeddingLevel as EmbeddingLevel,
     Encoder as Encoder,
     EncoderOptions as EncoderOptions,
-    Feature as Feature,
-    Level as Level,
+    FeatureKind as FeatureKind,
 )
 from .registry import create_backbone as create_backbone, create_encoder as create_encoder
 from .sequence_models import (
@@ -18,4 +18,4 @@ from .sequence_models import (
     SEQUENCE_MODELS as SEQUENCE_MODELS,
     SequenceModel as SequenceModel,
 )
-from .teacher import Teacher as Teacher, cosine_between as cosine_between
+from .teacher import Teacher as Teacher, cosine_schedule as cosine_schedule

@@ -1,4 +1,4 @@
-"""2D CNN backbones: the only module that knows timm."""
+"""2D CNN backbones of timm. No other module imports timm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TimmBackbone(Backbone):
     """A timm CNN without its pooling and classifier.
 
     `forward` maps float (B, C, H, W) to a feature map (B, `num_features`, h, w), in channels-last
-    memory. The number of features is read from the network.
+    memory.
     """
 
     def __init__(self, name: str, network: nn.Module, in_chans: int) -> None:
@@ -42,12 +42,12 @@ def create_timm_backbone(
     """A timm CNN by name, for images of `in_chans` channels.
 
     `pretrained=True` fetches timm's ImageNet weights; a path reads them from that file instead
-    (.safetensors or .pth as timm publishes them). The RGB stem is summed to `in_chans` by timm.
-    Raises InputError for an unknown name, and for weights that cannot be had.
+    (.safetensors or .pth as timm publishes them). timm sums the RGB stem to `in_chans`. Raises
+    InputError for an unknown name, and for weights that cannot be loaded.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        similar = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(similar)}?" if similar else ""
         raise InputError(f"backbone: expected the name of a timm model, got {name!r}{hint}")
     network = (
         timm.create_model(name, in_chans=in_chans, num_classes=0)

@@ -1,4 +1,4 @@
-"""The slice-sequence classifier: a CNN on every slice, a sequence model over slices, heads."""
+"""The slice-sequence classifier: a CNN on every slice, a sequence model over slices, and heads."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SlicePooling = Literal["mean", "quadrants"]
 """How a slice's feature map becomes one vector: its mean, or the maximum of each quadrant."""
 QUADRANTS = (2, 2)
 FeatureNorm = Literal["none", "batch"]
-"""What happens to a slice's vector before the sequence model. Batch norm helps with few data."""
+"""Normalisation of a slice's vector before the sequence model. Batch norm helps with few data."""
 
-OverSlices = Literal["max", "max_mean"]
-"""How the slices become one vector: the maximum, or the maximum and the mean side by side. The
-gradient of a mean reaches every slice, that of a maximum only the strongest."""
+SliceReduction = Literal["max", "max_mean"]
+"""How the slices become one vector: the maximum, or the maximum and the mean concatenated. The
+gradient of the mean reaches every slice, that of the maximum only the strongest slice."""
 
 
 class GroupHeads(nn.Module):
-    """One linear layer a target group: (B, F) -> logits (B, C) for each group of C classes."""
+    """One linear layer per target group: (B, F) -> logits (B, C) for each group of C classes."""
 
     def __init__(self, num_features: int, targets: TargetTable) -> None:
         super().__init__()
@@ -34,16 +34,17 @@ class GroupHeads(nn.Module):
         )
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """Logits of every group, in the order of the target table."""
+        """Logits (B, C) by group of features (B, F), in the order of the target table."""
         return {name: head(features) for name, head in self.heads.items()}
 
 
 class SliceSequenceClassifier(nn.Module):
     """Volumes (B, Z, Y, X) in [-1, 1] -> logits (B, C) for each group. Paper, section 2.2.
 
-    The backbone sees B*Z one-channel images, `images_per_call` at a time, or all at once.
+    The backbone gets B*Z one-channel images, `images_per_call` at a time, or all at once (None).
     `sequence` is a name of `networks.sequence_models.SEQUENCE_MODELS`; `hidden` and `layers` are
-    its width and depth. Raises InputError for an unknown name.
+    the width and depth of this model. `dropout` is the probability that a feature is dropped before
+    the heads. Raises InputError for an unknown name.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class SliceSequenceClassifier(nn.Module):
         dropout: float = 0.0,
         pooling: SlicePooling = "mean",
         feature_norm: FeatureNorm = "none",
-        over_slices: OverSlices = "max",
+        over_slices: SliceReduction = "max",
         images_per_call: int | None = None,
         sequence: str = BILSTM,
         targets: TargetTable = ORGAN_TARGETS,
@@ -69,11 +70,11 @@ class SliceSequenceClassifier(nn.Module):
         self.norm = nn.BatchNorm1d(width) if feature_norm == "batch" else nn.Identity()
         self.sequence = create_sequence_model(sequence, width, hidden, layers)
         self.dropout = nn.Dropout(dropout)
-        parts = 2 if over_slices == "max_mean" else 1
-        self.heads = GroupHeads(parts * self.sequence.num_features, targets)
+        n_summaries = 2 if over_slices == "max_mean" else 1
+        self.heads = GroupHeads(n_summaries * self.sequence.num_features, targets)
 
     def forward(self, volumes: Tensor) -> dict[str, Tensor]:
-        """Logits (B, C) of every group, in the order of the target table."""
+        """Logits (B, C) by group of volumes (B, Z, Y, X), in the order of the target table."""
         context = self.sequence(self.slice_features(volumes))  # (B, Z, S)
         summary = context.amax(dim=1)  # (B, S)
         if self.over_slices == "max_mean":
@@ -82,16 +83,16 @@ class SliceSequenceClassifier(nn.Module):
         return logits
 
     def slice_features(self, volumes: Tensor) -> Tensor:
-        """One vector a slice, (B, Z, F)."""
+        """One vector per slice, (B, Z, F), of volumes (B, Z, Y, X)."""
         B, Z, Y, X = volumes.shape
         images = volumes.reshape(B * Z, 1, Y, X)
-        calls = torch.split(images, self.images_per_call or len(images))
-        vectors = torch.cat([self._pool(self.backbone(part)) for part in calls])
+        chunks = torch.split(images, self.images_per_call or len(images))
+        vectors = torch.cat([self._pool(self.backbone(chunk)) for chunk in chunks])
         normed: Tensor = self.norm(vectors)
         return normed.reshape(B, Z, -1)
 
     def _pool(self, maps: Tensor) -> Tensor:
-        """One vector (N, F) an image, of feature maps (N, C, h, w)."""
+        """One vector per image, (N, F), of feature maps (N, C, h, w)."""
         if self.pooling == "mean":
             return maps.mean(dim=(2, 3))
         return functional.adaptive_max_pool2d(maps, QUADRANTS).flatten(1)

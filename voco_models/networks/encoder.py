@@ -1,4 +1,4 @@
-"""From images to embeddings: the interfaces `Backbone` and `Encoder`, and the encoder of slices.
+"""Embeddings of images: the interfaces `Backbone` and `Encoder`, and the encoder of slices.
 
 Objectives depend on `Encoder` only. `networks.registry` builds encoders by name.
 """
@@ -15,23 +15,23 @@ from torch.nn import functional
 
 from voco_data.errors import InputError
 
-Level = Literal["volume", "slice"]
-"""One embedding a crop column (features averaged over slices first), or one a slice."""
-Feature = Literal["map", "gap"]
+EmbeddingLevel = Literal["volume", "slice"]
+"""One embedding per crop column (features averaged over slices first), or one per slice."""
+FeatureKind = Literal["map", "gap"]
 """The whole feature map flattened (C * h * w), or its average (C)."""
 
 
 class Backbone(nn.Module):
     """A network without its pooling and classifier: images (B, C, ...) to maps (B, F, ...).
 
-    The part of a pretraining run that the next stage starts from. `networks.registry` can build it
+    Fine-tuning starts from the backbone of a pretraining run. `networks.registry` can build it
     again from `name` and `in_chans`.
     """
 
     def __init__(self, name: str, in_chans: int, num_features: int) -> None:
         super().__init__()
         self.name = name
-        """As given in a recipe."""
+        """Name in a recipe."""
         self.in_chans = in_chans
         self.num_features = num_features
         """Channels F of the feature map."""
@@ -44,9 +44,10 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def feature_shape(self, size_px: int | tuple[int, ...]) -> tuple[int, ...]:
-        """(F, h, w) for images of `size_px` (height, width), found by one forward pass.
+        """(F, h, w) of the feature map of images of `size_px` = (height, width) in pixels.
 
-        A single number is the side of a square. Raises InputError if the output is no feature map.
+        A single number is the side of a square. Runs one forward pass. Raises InputError if the
+        output is no feature map.
         """
         size = (size_px, size_px) if isinstance(size_px, int) else size_px
         parameter = next(self.parameters())
@@ -65,16 +66,16 @@ class Backbone(nn.Module):
 
 
 class Projector(nn.Module):
-    """Linear-BN-ReLU-Linear-BN-ReLU-Linear over the last axis: to the space of the cosines.
+    """Linear-BN-ReLU-Linear-BN-ReLU-Linear over the last axis, before the cosines of the losses.
 
-    `forward` maps (..., `in_features`) to (..., `out_features`). All leading axes together are the
-    rows that batch norm averages over (B volumes x N crops), never the crops of one volume alone.
+    `forward` maps (..., `in_features`) to (..., `out_features`). Batch norm averages over all
+    leading axes together (B volumes x N crops), never over the crops of one volume alone.
     """
 
     def __init__(self, in_features: int, *, width: int = 2048, out_features: int = 2048) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(in_features, width, bias=False),  # batch norm brings the bias
+            nn.Linear(in_features, width, bias=False),  # batch norm adds a bias
             nn.BatchNorm1d(width),
             nn.ReLU(inplace=True),
             nn.Linear(width, width, bias=False),
@@ -84,19 +85,19 @@ class Projector(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Embeddings (..., out_features), not normalised, of features (..., in_features)."""
+        """Embeddings (..., out_features), of any length, of features (..., in_features)."""
         rows: Tensor = self.layers(features.flatten(end_dim=-2))
         return rows.reshape(*features.shape[:-1], -1)
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderOptions:
-    """Settings of an encoder, apart from its backbone."""
+    """Settings of an encoder, without its backbone."""
 
     encode_px: int | None = None
-    """Side that crops are resized to before the backbone; None leaves them as they are cut."""
-    level: Level = "volume"
-    feature: Feature = "map"
+    """Side in pixels that crops are resized to before the backbone; None does not resize."""
+    level: EmbeddingLevel = "volume"
+    feature: FeatureKind = "map"
     projector_width: int = 2048
     embedding: int = 2048
     """Length of an embedding."""
@@ -106,7 +107,7 @@ DEFAULT_OPTIONS = EncoderOptions()
 
 
 class Encoder(nn.Module):
-    """Embeddings of crops; the network that an objective trains.
+    """Embeddings of crops. An objective trains an encoder.
 
     A subclass is constructed from a backbone, the size (h, w) of a crop in pixels, and options.
     """
@@ -124,16 +125,16 @@ class Encoder(nn.Module):
 
     @abstractmethod
     def forward(self, crops: Tensor) -> Tensor:
-        """Embeddings (B, N, D), not normalised, of normalised crops (B, N, Z, h, w).
+        """Embeddings (B, N, D), of any length, of normalised crops (B, N, Z, h, w).
 
-        (B, Z, N, D) where each slice has an embedding of its own.
+        (B, Z, N, D) at level `slice`.
         """
 
 
 class SliceEncoder(Encoder):
     """A 2D backbone on every slice, the average over slices, and a projector.
 
-    At level `slice` there is no average, and an embedding for every slice.
+    At level `slice` every slice has an embedding of its own, without the average.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Backbones and encoders by name: the one table from a recipe's words to networks.
+"""Backbones and encoders by the names that recipes use.
 
-A name is `FAMILY:MODEL`, or a timm model alone. A new family is a module of its own and a line of
+A name is `FAMILY:MODEL`, or a timm model alone. To add a family, write a module and add a line to
 `FAMILIES`.
 """
 
@@ -27,12 +27,12 @@ TIMM = "timm"
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Networks that are built and fed in one way."""
+    """Networks that are built and called in the same way."""
 
     backbone: Callable[[str, int, bool | Path], Backbone]
-    """Takes MODEL, the channels of an image, and `pretrained` as of `create_backbone`."""
+    """Function of MODEL, the channels of an image, and `pretrained` (see `create_backbone`)."""
     encoder: type[Encoder]
-    """Makes embeddings of crops with such a backbone."""
+    """Class of the encoders around such a backbone."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -43,10 +43,10 @@ FAMILIES: dict[str, Family] = {
 def create_backbone(name: str, *, in_chans: int = 1, pretrained: bool | Path = False) -> Backbone:
     """A backbone by name, for images of `in_chans` channels.
 
-    `pretrained=True` takes the weights that the family publishes; a path reads them from that file.
-    Raises InputError for an unknown name and for weights that cannot be had.
+    `pretrained=True` loads the weights that the family publishes; a path reads them from that file.
+    Raises InputError for an unknown name and for weights that cannot be loaded.
     """
-    family, model = _parse(name)
+    family, model = _split_name(name)
     backbone = FAMILIES[family].backbone(model, in_chans, pretrained)
     backbone.name = name
     return backbone
@@ -55,22 +55,23 @@ def create_backbone(name: str, *, in_chans: int = 1, pretrained: bool | Path = F
 def create_encoder(
     name: str, crop_px: tuple[int, int], options: EncoderOptions = DEFAULT_OPTIONS
 ) -> Encoder:
-    """The encoder of a backbone's family around a new backbone, for crops of (h, w) pixels.
+    """An encoder around a new backbone, of the backbone's family, for crops of (h, w) pixels.
 
     Raises InputError for an unknown name, or if the backbone cannot take such crops.
     """
-    family, _ = _parse(name)
+    family, _ = _split_name(name)
     return FAMILIES[family].encoder(create_backbone(name), crop_px, options)
 
 
-def _parse(name: str) -> tuple[str, str]:
+def _split_name(name: str) -> tuple[str, str]:
     """Family and model of a name."""
     family, separator, model = name.partition(SEPARATOR)
     if not separator:
         return TIMM, name
     if family not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
+        families = ", ".join(sorted(FAMILIES))
         raise InputError(
-            f"backbone: expected a timm model or FAMILY:MODEL, FAMILY one of {known}, got {name!r}"
+            f"backbone: expected a timm model or FAMILY:MODEL, FAMILY one of {families}, "
+            f"got {name!r}"
         )
     return family, model

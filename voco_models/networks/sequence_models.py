@@ -1,6 +1,6 @@
-"""Models over the slices of a volume, by the name that a recipe gives.
+"""Models over the slices of a volume, by the names that recipes use.
 
-A new one is a subclass of `SequenceModel` and a line of `SEQUENCE_MODELS`.
+To add one, write a subclass of `SequenceModel` and add a line to `SEQUENCE_MODELS`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SequenceModel(nn.Module):
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, Z, `num_features`) of every slice, of features (B, Z, F)."""
+        """Features in context, (B, Z, `num_features`), of the slices' features (B, Z, F)."""
 
 
 class BiLstm(SequenceModel):
@@ -41,7 +41,7 @@ class BiLstm(SequenceModel):
         self.num_features = 2 * hidden
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, Z, 2 H): the states of both directions, side by side."""
+        """The states of both directions, concatenated, (B, Z, 2 H), of features (B, Z, F)."""
         context: Tensor = self.lstm(features)[0]
         return context
 
@@ -50,14 +50,14 @@ BILSTM = "bilstm"
 SEQUENCE_MODELS: dict[str, type[SequenceModel]] = {
     BILSTM: BiLstm,
 }
-"""Sequence models by the name that a recipe gives."""
+"""Sequence models by the names that recipes use."""
 
 
 def create_sequence_model(
     name: str, num_features: int, hidden: int, layers: int = 1
 ) -> SequenceModel:
-    """The sequence model of a name. InputError for an unknown name."""
+    """A sequence model by name. Raises InputError for an unknown name."""
     if name not in SEQUENCE_MODELS:
-        known = ", ".join(sorted(SEQUENCE_MODELS))
-        raise InputError(f"sequence model: expected one of {known}, got {name!r}")
+        names = ", ".join(sorted(SEQUENCE_MODELS))
+        raise InputError(f"sequence model: expected one of {names}, got {name!r}")
     return SEQUENCE_MODELS[name](num_features, hidden, layers)

@@ -1,4 +1,4 @@
-"""The EMA teacher: an encoder that follows the student, and the schedule of its momentum."""
+"""The EMA teacher: an average of the student over steps, and the schedule of its momentum."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from voco_models.networks.encoder import Encoder
 
 
 class Teacher(nn.Module):
-    """A slow copy of the student: all parameters and buffers by EMA, no gradient.
+    """The exponential moving average of the student's parameters and buffers, without gradient.
 
-    It runs in training mode, so that batch norm uses the batch (the running statistics of a young
-    network are far off), but its batch norms have momentum 0: their running statistics change by
-    `follow` only.
+    The teacher runs in training mode, so batch norm uses the statistics of the batch. Early in
+    training, the running statistics differ much from them. Its batch norms have momentum 0, so
+    their running statistics change by `update` only.
 
-    `legacy` does what the authors' code does: the EMA covers the backbone's parameters only, batch
-    norms keep statistics of their own, and the teacher's projector is trained by gradient.
+    With `legacy`, as in the authors' code, the EMA covers the parameters of the backbone only,
+    batch norms update their own statistics, and the teacher's projector is trained by gradient.
     """
 
     def __init__(self, student: Encoder, *, legacy: bool = False) -> None:
@@ -37,26 +37,28 @@ class Teacher(nn.Module):
                 module.momentum = 0.0
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Embeddings as of `Encoder`."""
+        """Embeddings of crops, with the shapes of `Encoder.forward`."""
         with torch.set_grad_enabled(self._legacy and torch.is_grad_enabled()):
             embeddings: Tensor = self.encoder(crops)
         return embeddings
 
     @torch.no_grad()
-    def follow(self, student: Encoder, momentum: float) -> None:
-        """teacher <- momentum * teacher + (1 - momentum) * student; integer counters are copied."""
+    def update(self, student: Encoder, momentum: float) -> None:
+        """teacher <- momentum * teacher + (1 - momentum) * student; integers are copied."""
         if self._legacy:
-            _average(self.encoder.backbone.parameters(), student.backbone.parameters(), momentum)
+            _update_averages(
+                self.encoder.backbone.parameters(), student.backbone.parameters(), momentum
+            )
             return
-        _average(self.encoder.parameters(), student.parameters(), momentum)
-        _average(self.encoder.buffers(), student.buffers(), momentum)
+        _update_averages(self.encoder.parameters(), student.parameters(), momentum)
+        _update_averages(self.encoder.buffers(), student.buffers(), momentum)
 
 
-def _average(averages: Iterable[Tensor], values: Iterable[Tensor], momentum: float) -> None:
-    """One EMA update by torch's kernel.
+def _update_averages(averages: Iterable[Tensor], values: Iterable[Tensor], momentum: float) -> None:
+    """One EMA update with torch's kernel; integers are copied.
 
-    `AveragedModel` is not used: it copies at its first update, it reads a counter from the device
-    at every update, which waits for the GPU, and it averages integer buffers.
+    `AveragedModel` does not fit: its first update is a copy, it averages integer buffers, and it
+    reads a counter from the device at every update, which waits for the GPU.
     """
     pairs = list(zip(averages, values, strict=True))
     for average, value in pairs:
@@ -68,6 +70,6 @@ def _average(averages: Iterable[Tensor], values: Iterable[Tensor], momentum: flo
         update([average for average, _ in floats], [value for _, value in floats], None)
 
 
-def cosine_between(start: float, end: float, progress: float) -> float:
-    """Half a cosine from `start` at progress 0 to `end` at progress 1: the EMA's momentum."""
+def cosine_schedule(start: float, end: float, progress: float) -> float:
+    """The EMA's momentum: half a cosine from `start` at progress 0 to `end` at progress 1."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))

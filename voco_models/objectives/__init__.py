@@ -1,4 +1,4 @@
-"""What is trained: 2D-VoCo with its crops and losses, and classification.
+"""Training objectives: 2D-VoCo with its crops and losses, and classification.
 
 Key types
 ---------

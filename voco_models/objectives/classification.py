@@ -1,4 +1,4 @@
-"""Supervised classification: the weighted cross-entropy that the RSNA score is made of."""
+"""Supervised classification with the weighted cross-entropy of the RSNA score."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_models.data import (
-    WHOLE_WINDOW,
     Augmentation,
     Batch,
     InputWindow,
@@ -27,7 +26,7 @@ def weighted_cross_entropy(
 ) -> Tensor:
     """Mean over patients of w * -log p for each of G groups, (G,), in the order of `logits`.
 
-    `logits` (B, C) and `targets`, classes (B,), by group; `weights` (G, C) as of `loss_weights`.
+    `logits` (B, C) and `targets`, classes (B,), by group; `weights` (G, C) from `loss_weights`.
     """
     losses = torch.stack(
         [functional.cross_entropy(z, targets[g], reduction="none") for g, z in logits.items()],
@@ -40,12 +39,12 @@ def weighted_cross_entropy(
 def loss_weights(targets: Mapping[str, Tensor], table: TargetTable = ORGAN_TARGETS) -> Tensor:
     """The table's class weights, scaled to a mean of 1 over the training patients in each group.
 
-    `targets` are classes (P,) of the training patients by group. Returns (G, C) with C the classes
-    of the largest group; a smaller group's row ends with zeros.
+    `targets` are classes (P,) of the training patients by group. Returns (G, C), where C is the
+    number of classes of the largest group; the row of a smaller group ends with zeros.
 
-    The score divides by the sum of weights over all patients. Dividing by the training set's mean
-    weight keeps an epoch's loss equal to the score; dividing by a batch's own sum would not, and a
-    batch of one patient would then have no weights at all.
+    The score divides by the sum of weights over all patients. With weights divided by the mean over
+    the training set, the mean loss of an epoch equals the score. If each batch divided by its own
+    sum, it would not, and in a batch of one patient the weights would cancel.
     """
     scaled = torch.zeros(len(table), table.most_classes)
     for row, group in zip(scaled, table, strict=True):
@@ -55,9 +54,10 @@ def loss_weights(targets: Mapping[str, Tensor], table: TargetTable = ORGAN_TARGE
 
 
 class ClassificationObjective(Objective):
-    """Weighted cross-entropy of a classifier, mean over the groups: what the RSNA score measures.
+    """Weighted cross-entropy of a classifier, mean over the groups, as in the RSNA score.
 
-    `weights` is (G, C) from `loss_weights`; the batch's targets are classes, int64 (B,) by group.
+    `weights` is (G, C) from `loss_weights`. The targets of a batch are classes, int64 (B,) by
+    group. `window` gives the stored values that the classifier sees.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ClassificationObjective(Objective):
         view: VolumeView,
         augmentation: Augmentation,
         weights: Tensor,
-        window: InputWindow = WHOLE_WINDOW,
+        window: InputWindow,
     ) -> None:
         super().__init__()
         self.classifier = classifier
@@ -76,11 +76,11 @@ class ClassificationObjective(Objective):
         self.register_buffer("weights", weights)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and each group's part of it."""
+        """Scalars: `loss`, and the loss of each group under its name."""
         generator = torch.Generator().manual_seed(batch.seed)
-        views = self.view.random(batch.volumes, generator)
+        views = self.view.make_random_view(batch.volumes, generator)
         draws = self.augmentation.draw(len(views), generator)
-        volumes = centre(apply_draws(self.window.unit(views), draws))
+        volumes = centre(apply_draws(self.window.to_unit(views), draws))
         logits = {group: z.float() for group, z in self.classifier(volumes).items()}
         losses = weighted_cross_entropy(logits, batch.targets, self.get_buffer("weights"))
         return {"loss": losses.mean(), **dict(zip(logits, losses, strict=True))}
@@ -91,15 +91,15 @@ def predict(
     classifier: SliceSequenceClassifier,
     view: VolumeView,
     volumes: Tensor,
+    window: InputWindow,
     flips: Sequence[tuple[int, ...]] = ((),),
-    window: InputWindow = WHOLE_WINDOW,
 ) -> dict[str, Tensor]:
-    """Probabilities (B, C), float32, of every group, for stored uint8 volumes (B, Z, Y, X).
+    """Probabilities (B, C), float32, by group, of stored volumes (B, Z, Y, X).
 
-    The mean over `flips`, each a set of axes of (B, Z, Y, X) to turn round; () is the plain view.
-    The classifier must be in evaluation mode.
+    Averages over `flips`; each is a set of axes of (B, Z, Y, X) to flip, () for none. The
+    classifier must be in evaluation mode.
     """
-    inputs = centre(window.unit(view.middle(volumes)))
+    inputs = centre(window.to_unit(view.make_middle_view(volumes)))
     logits = [classifier(inputs.flip(axes) if axes else inputs) for axes in flips]
     return {
         group: torch.stack([z[group].float().softmax(dim=-1) for z in logits]).mean(dim=0)

@@ -1,4 +1,7 @@
-"""Signs of collapse in pretraining: losses of constant cosines, and the effective rank."""
+"""Signs of collapse in pretraining: the losses of constant cosines, and the effective rank.
+
+A collapsed encoder gives equal embeddings for all crops, so all cosines are equal.
+"""
 
 from __future__ import annotations
 
@@ -15,65 +18,71 @@ from voco_models.objectives.losses import LossOptions, agreement_loss, cosines
 
 log = logging.getLogger(__name__)
 
-LEVEL_TOLERANCE = 0.02
-"""An intra loss within this fraction of a level sits at the level."""
+LOSS_TOLERANCE = 0.02
+"""An intra loss this close to that of constant cosines, as a fraction of it, is a sign."""
 RANK_ALARM = 1.5
-"""Below this effective rank, all embeddings point nearly the same way."""
+"""An effective rank below this is a sign: all embeddings have nearly the same direction."""
 PATIENCE = 5
 """Consecutive rows of the history that must show a sign before it is reported."""
 SAMPLES = 2048
-"""Volumes whose random crops are drawn to compute the levels."""
+"""Volumes whose random crops are drawn to estimate the losses of constant cosines."""
 CONSTANTS = 101
 """Constant cosines tried, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
-    """Intra losses of networks whose cosines are all the same."""
+class ConstantCosineLosses:
+    """Intra losses of networks whose cosines are all equal."""
 
-    zero: float
-    """All cosines are 0."""
-    best: float
-    """All cosines are the one constant that gives the least loss."""
-    at: float
-    """That constant."""
+    at_zero: float
+    """Loss where all cosines are 0."""
+    lowest: float
+    """Lowest loss that equal cosines can have."""
+    best_cosine: float
+    """Cosine with the lowest loss."""
 
 
 @functools.cache
 @torch.no_grad()
-def constant_levels(
+def constant_cosine_losses(
     plan: CropPlan, mode: TargetMode, options: LossOptions, *, samples: int = SAMPLES, seed: int = 0
-) -> Levels:
-    """Levels for these crops, targets and loss, by Monte Carlo over `samples` volumes."""
+) -> ConstantCosineLosses:
+    """Losses of constant cosines for these crops, targets and loss options.
+
+    A Monte Carlo estimate over the random crops of `samples` volumes.
+    """
     generator = torch.Generator().manual_seed(seed)
-    targets = overlap_targets(plan.draw(samples, generator), plan.base(), mode)
+    targets = overlap_targets(plan.draw_boxes(samples, generator), plan.base_boxes(), mode)
     constants = torch.linspace(0, 1, CONSTANTS).tolist()
     losses = [
         agreement_loss(torch.full_like(targets, constant), targets, options).item()
         for constant in constants
     ]
     best = min(range(CONSTANTS), key=losses.__getitem__)
-    return Levels(zero=losses[0], best=losses[best], at=constants[best])
+    return ConstantCosineLosses(at_zero=losses[0], lowest=losses[best], best_cosine=constants[best])
 
 
 @torch.no_grad()
 def effective_rank(embeddings: Tensor) -> Tensor:
-    """Number of directions that embeddings (..., D) use: from 1 (all alike) to min(rows, D).
+    """Number of directions that embeddings (..., D) use: from 1 (all equal) to min(rows, D).
 
-    The participation ratio (sum of eigenvalues)^2 / sum of squared eigenvalues of the cosines'
-    Gram matrix, which needs no eigenvalues: rows^2 / sum of squared cosines.
+    The participation ratio, (sum of eigenvalues)^2 / (sum of squared eigenvalues), of the Gram
+    matrix of cosines. It equals rows^2 / (sum of squared cosines).
     """
     rows = embeddings.flatten(end_dim=-2)
     return len(rows) ** 2 / cosines(rows, rows).square().sum()
 
 
 class CollapseWatch:
-    """Reads the rows of the history and warns of signs of collapse, once for each sign."""
+    """Checks the rows of the history and warns of each sign of collapse once.
 
-    def __init__(self, levels: Levels) -> None:
-        self._levels = {
-            f"all cosines at 0 give {levels.zero:.3f}": levels.zero,
-            f"all cosines at {levels.at:.2f} give {levels.best:.3f}": levels.best,
+    `alarms` are the warnings so far.
+    """
+
+    def __init__(self, losses: ConstantCosineLosses) -> None:
+        self._constant_losses = {
+            f"all cosines at 0 give {losses.at_zero:.3f}": losses.at_zero,
+            f"all cosines at {losses.best_cosine:.2f} give {losses.lowest:.3f}": losses.lowest,
         }
         self._recent: deque[dict[str, float]] = deque(maxlen=PATIENCE)
         self.alarms: list[str] = []
@@ -83,8 +92,8 @@ class CollapseWatch:
         self._recent.append(row)
         if len(self._recent) < PATIENCE:
             return
-        for cause, level in self._levels.items():
-            if all(abs(r["intra"] - level) <= LEVEL_TOLERANCE * level for r in self._recent):
+        for cause, loss in self._constant_losses.items():
+            if all(abs(r["intra"] - loss) <= LOSS_TOLERANCE * loss for r in self._recent):
                 self._warn(row, f"the intra loss sits where a network learns nothing ({cause})")
         if all(r["rank"] < RANK_ALARM for r in self._recent):
             self._warn(row, f"the embeddings have an effective rank below {RANK_ALARM}")

@@ -1,6 +1,6 @@
-"""In-plane crops: their positions, their overlaps, and how they are cut out.
+"""In-plane crops: their boxes, their overlaps, and their extraction from volumes.
 
-Drawing boxes takes a generator; everything after that is a function of the boxes.
+Only the drawing of boxes is random. All else is a function of the boxes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TargetMode = Literal["overlap", "iou"]
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Rectangles of one size on a plane; a box covers the pixels [y, y+h) x [x, x+w)."""
+    """Rectangles of one size on a plane. A box covers the pixels [y, y+h) x [x, x+w)."""
 
     corners: Tensor
     """int64 (..., N, 2): (y, x) of each box's first pixel."""
@@ -44,9 +44,9 @@ class CropPlan:
     plane: tuple[int, int]
     """(Y, X) of the volumes, in pixels."""
     grid: int = 3
-    """Base crops a side; 3 gives 3 x 3 crops of 64 px on a 192 px plane."""
+    """Base crops per side; 3 gives 3 x 3 crops of 64 px on a 192 px plane."""
     n_random: int = 2
-    """Random crops a volume."""
+    """Random crops per volume."""
 
     def __post_init__(self) -> None:
         if self.grid < 1 or self.n_random < 1:
@@ -63,27 +63,27 @@ class CropPlan:
         """(h, w) of every crop, in pixels."""
         return self.plane[0] // self.grid, self.plane[1] // self.grid
 
-    def base(self) -> Boxes:
-        """The grid, row by row; corners (grid * grid, 2)."""
+    def base_boxes(self) -> Boxes:
+        """Boxes of the base crops, row by row; corners (grid * grid, 2)."""
         steps = torch.arange(self.grid)
         corners = torch.cartesian_prod(steps, steps) if self.grid > 1 else torch.zeros(1, 2)
         return Boxes(corners.long() * torch.tensor(self.size), self.size)
 
-    def draw(self, batch: int, generator: torch.Generator) -> Boxes:
-        """Random crops, uniform over all places inside the plane; corners (batch, n_random, 2)."""
-        free = [length - side + 1 for length, side in zip(self.plane, self.size, strict=True)]
-        axes = [
+    def draw_boxes(self, batch: int, generator: torch.Generator) -> Boxes:
+        """Boxes of random crops, uniform inside the plane; corners (batch, n_random, 2)."""
+        n_starts = [length - side + 1 for length, side in zip(self.plane, self.size, strict=True)]
+        starts = [
             torch.randint(n, (batch, self.n_random), generator=generator, device=generator.device)
-            for n in free
+            for n in n_starts
         ]
-        return Boxes(torch.stack(axes, dim=-1), self.size)
+        return Boxes(torch.stack(starts, dim=-1), self.size)
 
 
 def overlap_targets(random: Boxes, base: Boxes, mode: TargetMode = "overlap") -> Tensor:
     """Overlap of each random crop (..., n) with each base crop (..., m): float32 (..., n, m).
 
-    `overlap` is intersection / area of the random crop, so that a row over a tiling grid sums to
-    1. `iou` is intersection / union; for equal sizes it is o / (2 - o) of the overlap o.
+    `overlap` is intersection / area of the random crop, so a row over a grid that tiles the plane
+    sums to 1. `iou` is intersection / union; for equal sizes it is o / (2 - o) of the overlap o.
     """
     low = torch.maximum(random.corners[..., :, None, :], base.corners[..., None, :, :])
     ends = [boxes.corners + boxes.corners.new_tensor(boxes.size) for boxes in (random, base)]
@@ -95,10 +95,10 @@ def overlap_targets(random: Boxes, base: Boxes, mode: TargetMode = "overlap") ->
     return intersection / (area + base.size[0] * base.size[1] - intersection)
 
 
-def extract(volumes: Tensor, boxes: Boxes) -> Tensor:
-    """Cut `boxes` (B, N) or (N,) through all slices of `volumes` (B, Z, Y, X).
+def extract_crops(volumes: Tensor, boxes: Boxes) -> Tensor:
+    """The crops of `boxes` (B, N) or (N,) in all slices of `volumes` (B, Z, Y, X).
 
-    Returns (B, N, Z, h, w) of the same dtype. Boxes must lie inside the plane.
+    Returns (B, N, Z, h, w) of the same dtype. Boxes must be inside the plane.
     """
     B, Z = volumes.shape[:2]
     h, w = boxes.size

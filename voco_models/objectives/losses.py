@@ -1,8 +1,8 @@
 """The three losses of 2D-VoCo, as functions of embeddings and of cosines.
 
-Equations are those of the 2D-VoCo paper. Equation 1 as printed lacks the target r; here it is
--log(1 - |r - s|) with s the cosine, as the paper's text and both code bases mean it. Everything is
-computed in float32, whatever autocast says.
+Equations are those of the 2D-VoCo paper (arXiv 2601.14593). The printed equation 1 lacks the target
+r. Here it is -log(1 - |r - s|), where s is the cosine, as in the paper's text and in both code
+bases. All losses are computed in float32, also under autocast.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch.nn import functional
 from voco_data.errors import InputError
 
 LOG_FLOOR = 0.01
-"""Below this value of 1 - |r - s|, -log is continued by its tangent: a cosine on the wrong side of
-zero still gets a gradient, at most 1 / LOG_FLOOR times the gradient at agreement."""
+"""Below this value of 1 - |r - s|, the tangent continues -log. So a cosine of the wrong sign still
+has a gradient, at most 1 / LOG_FLOOR times the gradient where r = s."""
 LEGACY_EPSILON = 1e-6
-"""Added inside the logarithm by the authors' code."""
+"""The authors' code adds it inside the logarithm."""
 TINY = 1e-6
-"""Smallest sum of weights that is divided by."""
+"""Smallest sum of weights in a denominator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class LossOptions:
     negatives: Literal["square", "log"] = "square"
     """Term for cells with r = 0 in the weighted form: mean of s^2, or of -log(1 - |s|)."""
     legacy_clamp: bool = False
-    """Clamp cosines to [0, 1] first, as the authors do: no gradient where s <= 0."""
+    """Clamp cosines to [0, 1] first, as the authors do. The gradient is then 0 where s <= 0."""
     direction: Literal["one_way", "symmetric"] = "one_way"
-    """Student random x teacher base, or the mean of that cosine and of its mirror image."""
+    """Cosines of student random x teacher base crops, or their mean with teacher x student."""
     inter: Literal["next", "all_pairs", "off"] = "next"
-    """Between volumes: volume i with i + 1 of the batch, or every pair of different volumes."""
+    """Pairs of the inter-volume loss: volumes i and i + 1 of the batch, or all volumes i != j."""
     reg: Literal["squared", "abs", "off"] = "squared"
-    """Between base crops: mean ReLU(cos)^2 with one side detached, or the paper's mean |cos|."""
+    """Loss of base crops: mean ReLU(cos)^2 with one side detached, or the paper's mean |cos|."""
 
     def __post_init__(self) -> None:
         choices = {
@@ -63,9 +63,9 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
 
 
 def agreement_loss(cosine: Tensor, target: Tensor, options: LossOptions) -> Tensor:
-    """Scalar that is 0 where `cosine` (..., n, m) equals `target` (..., n, m) >= 0.
+    """Equation 1: a scalar, 0 where `cosine` (..., n, m) equals `target` (..., n, m) >= 0.
 
-    Each n x m matrix (one volume) gives one value, and the result is their mean.
+    The mean over the values of all n x m matrices; a matrix belongs to one volume.
     """
     if options.legacy_clamp:
         cosine = cosine.clamp(0, 1)
@@ -76,25 +76,25 @@ def agreement_loss(cosine: Tensor, target: Tensor, options: LossOptions) -> Tens
         return cells.mean()
     matrix = (-2, -1)
     positive = (target * cells).sum(matrix) / target.sum(matrix).clamp(min=TINY)
-    zero = (target == 0).float()
-    apart = cosine.square() if options.negatives == "square" else cells
-    negative = (zero * apart).sum(matrix) / zero.sum(matrix).clamp(min=1)
+    is_zero = (target == 0).float()
+    zero_cells = cosine.square() if options.negatives == "square" else cells
+    negative = (is_zero * zero_cells).sum(matrix) / is_zero.sum(matrix).clamp(min=1)
     return (positive + negative).mean()
 
 
 def minus_log_one_minus(distance: Tensor) -> Tensor:
-    """-log(1 - d) for distances d in [0, 2], continued by its tangent below `LOG_FLOOR`."""
-    rest = 1 - distance
-    floor = rest.new_tensor(LOG_FLOOR)
-    return (floor - rest).clamp(min=0) / floor - rest.clamp(min=LOG_FLOOR).log()
+    """-log(1 - d) for distances d in [0, 2]; its tangent where 1 - d is below `LOG_FLOOR`."""
+    similarity = 1 - distance
+    floor = similarity.new_tensor(LOG_FLOOR)
+    return (floor - similarity).clamp(min=0) / floor - similarity.clamp(min=LOG_FLOOR).log()
 
 
 def inter_cosines(random: Tensor, base: Tensor, pairs: Literal["next", "all_pairs"]) -> Tensor:
     """Cosines between random crops of one volume and base crops of another one.
 
-    `random` (B, ..., n, D), `base` (B, ..., m, D). `next` pairs volume i with i + 1, cyclically:
-    (B, ..., n, m). `all_pairs` gives every i != j: (B * (B - 1), ..., n, m). Raises InputError for
-    a batch of fewer than 2 volumes.
+    `random` is (B, ..., n, D), `base` (B, ..., m, D). `next` pairs volume i with i + 1, cyclically,
+    and gives (B, ..., n, m). `all_pairs` gives every i != j: (B * (B - 1), ..., n, m). Raises
+    InputError for a batch of fewer than 2 volumes.
     """
     batch = len(random)
     if batch < 2:
@@ -104,22 +104,22 @@ def inter_cosines(random: Tensor, base: Tensor, pairs: Literal["next", "all_pair
         )
     if pairs == "next":
         return cosines(random, base.roll(-1, dims=0))
-    every = cosines(random[:, None], base[None, :])
-    return every[~torch.eye(batch, dtype=torch.bool, device=every.device)]
+    all_cosines = cosines(random[:, None], base[None, :])
+    return all_cosines[~torch.eye(batch, dtype=torch.bool, device=all_cosines.device)]
 
 
 def inter_loss(student: Tensor, teacher: Tensor, options: LossOptions) -> Tensor:
-    """Equation 2: the student's `inter_cosines` follow the teacher's, which are the target.
+    """Equation 2: `agreement_loss` of the student's `inter_cosines` with the teacher's as target.
 
-    The teacher's cosines are detached and, like overlaps, never below 0.
+    The teacher's cosines are detached and clamped to [0, 1], the range of overlaps.
     """
     return agreement_loss(student, teacher.detach().clamp(0, 1), options)
 
 
 def reg_loss(base: Tensor, kind: Literal["squared", "abs"]) -> Tensor:
-    """Equation 3: embeddings (..., m, D) of the base crops of one volume differ in direction.
+    """Equation 3: a penalty of cosines between embeddings (..., m, D) of one volume's base crops.
 
-    Mean over the m (m - 1) / 2 pairs; 0 for a single crop.
+    A scalar, the mean over the m (m - 1) / 2 pairs; 0 for a single crop.
     """
     m = base.shape[-2]
     if m < 2:

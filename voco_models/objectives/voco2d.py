@@ -1,4 +1,4 @@
-"""The 2D-VoCo objective: student, EMA teacher, three losses. The step reads like the paper."""
+"""The 2D-VoCo objective (arXiv 2601.14593): a student, an EMA teacher, and three losses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.data import Batch, IntensityAugment, normalise
-from voco_models.networks import Encoder, EncoderOptions, Feature, Level, Teacher, cosine_between
+from voco_models.data import Batch, InputWindow, IntensityAugment, normalise
+from voco_models.networks import (
+    EmbeddingLevel,
+    Encoder,
+    EncoderOptions,
+    FeatureKind,
+    Teacher,
+    cosine_schedule,
+)
 from voco_models.objectives.collapse import effective_rank
-from voco_models.objectives.crops import Boxes, CropPlan, TargetMode, extract, overlap_targets
+from voco_models.objectives.crops import Boxes, CropPlan, TargetMode, extract_crops, overlap_targets
 from voco_models.objectives.losses import (
     LossOptions,
     agreement_loss,
@@ -26,32 +33,32 @@ from voco_models.training import Objective
 
 @dataclass(frozen=True, slots=True)
 class Voco2dConfig:
-    """Every choice of the method. The defaults are the paper's where its code agrees."""
+    """Settings of the method. Defaults are the paper's where the authors' code agrees with it."""
 
     grid: int = 3
-    """Base crops a side."""
+    """Base crops per side."""
     n_random: int = 2
-    """Random crops a volume."""
+    """Random crops per volume."""
     encode_px: int | None = None
-    """Crops are resized to this side before the backbone; None leaves them as they are cut."""
+    """Side in pixels that crops are resized to before the backbone; None does not resize."""
     target: TargetMode = "overlap"
-    """What a cosine must equal: intersection / crop area (the code), or / union (the paper)."""
-    level: Level = "volume"
-    """One embedding a crop column (features averaged over slices first), or one a slice."""
-    feature: Feature = "map"
-    """What the projector gets: the whole feature map, or its average."""
+    """Target of a cosine: intersection / crop area (the code), or / union (the paper)."""
+    level: EmbeddingLevel = "volume"
+    """One embedding per crop column (features averaged over slices first), or one per slice."""
+    feature: FeatureKind = "map"
+    """Input of the projector: the whole feature map, or its average."""
     projector_width: int = 2048
     """Width of the projector's hidden layers."""
     embedding: int = 2048
     """Length of an embedding."""
     teacher: Literal["ema", "legacy"] = "ema"
-    """See `Teacher`."""
+    """`ema`, or `legacy` as in the authors' code; see `Teacher`."""
     momentum: float = 0.9
-    """Of the teacher, at the first step."""
+    """Momentum of the teacher at the first step."""
     momentum_end: float = 0.9
-    """Of the teacher, at the horizon; half a cosine in between."""
+    """Momentum of the teacher at the horizon; half a cosine in between."""
     slice_stride: int = 1
-    """Use every n-th slice, from a random first one: cheaper steps that still see every slice."""
+    """Use every n-th slice, from a random first one. Steps are cheaper, and all slices are used."""
     loss: LossOptions = field(default_factory=LossOptions)
     augment: IntensityAugment = field(default_factory=IntensityAugment)
 
@@ -84,36 +91,44 @@ class Voco2dConfig:
 
 
 class Voco2d(Objective):
-    """Self-supervision by position: cosines between crops equal their overlap.
+    """Trains an encoder so that the cosine between the embeddings of two crops is their overlap.
 
-    All random draws are seeded with `batch.seed`, so the result is a function of the weights and
+    All random draws are seeded with `batch.seed`, so the losses are a function of the weights and
     the batch.
     """
 
     base_corners: Tensor
 
-    def __init__(self, encoder: Encoder, plane: tuple[int, int], config: Voco2dConfig) -> None:
-        """`encoder` is the student, for crops of `config.crop_plan(plane).size`.
+    def __init__(
+        self,
+        encoder: Encoder,
+        plane: tuple[int, int],
+        config: Voco2dConfig,
+        window: InputWindow,
+    ) -> None:
+        """`encoder` is the student; it takes crops of `config.crop_plan(plane).size`.
 
-        `plane` is (Y, X) of the volumes. Raises InputError if the grid does not divide it.
+        `plane` is (Y, X) of the volumes in pixels, and `window` gives the stored values that the
+        networks see. Raises InputError if the grid of crops does not divide the plane.
         """
         super().__init__()
         self.config = config
+        self.window = window
         self.plan = config.crop_plan(plane)
         self.student = encoder
         self.teacher = Teacher(self.student, legacy=config.teacher == "legacy")
-        self.register_buffer("base_corners", self.plan.base().corners, persistent=False)
+        self.register_buffer("base_corners", self.plan.base_boxes().corners, persistent=False)
 
     def compile_backbones(self) -> None:
-        """Compile both backbones in place; the names in checkpoints do not change."""
+        """Compile both backbones in place. Names in checkpoints do not change."""
         self.student.backbone.compile()
         self.teacher.encoder.backbone.compile()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars `loss` = `intra` + `inter` + `reg`, and three that only monitor.
+        """Scalars: `loss` = `intra` + `inter` + `reg`, and three that are only logged.
 
-        These are `intra_student` (see the method), the number of `nonfinite` cosines, and the
-        effective `rank` of the embeddings of base crops.
+        These are `intra_student` (see `_intra_student`), the number of `nonfinite` cosines, and
+        the effective `rank` of the embeddings of base crops.
         """
         options = self.config.loss
         crops, target = self.crops_and_targets(batch)
@@ -124,7 +139,7 @@ class Voco2d(Objective):
         cosine = cosines(student_random, teacher_base)
         if options.direction == "symmetric":
             cosine = (cosine + cosines(teacher_random, student_base)) / 2
-        if cosine.dim() > target.dim():  # an embedding for each slice: (B, Z, n, m)
+        if cosine.dim() > target.dim():  # an embedding per slice: (B, Z, n, m)
             target = target[:, None].expand_as(cosine)
         intra = agreement_loss(cosine, target, options)
 
@@ -149,32 +164,33 @@ class Voco2d(Objective):
 
     @torch.no_grad()
     def _intra_student(self, random: Tensor, base: Tensor, target: Tensor) -> Tensor:
-        """The intra loss with the student on both sides, which falls only if it tells crops apart.
+        """The intra loss with the student's embeddings on both sides.
 
-        `intra` also falls if the student's embeddings move away from those of its teacher, which
-        lags behind; cosines between the student's own embeddings do not depend on the teacher.
+        It falls only if the student distinguishes crops. `intra` can also fall because the
+        student's embeddings move away from those of the teacher, which changes more slowly.
         """
         return agreement_loss(cosines(random, base), target, self.config.loss)
 
     def after_step(self, progress: float) -> None:
-        """Move the teacher toward the student."""
+        """Update the teacher by one step of the EMA."""
         config = self.config
-        momentum = cosine_between(config.momentum, config.momentum_end, progress)
-        self.teacher.follow(self.student, momentum)
+        momentum = cosine_schedule(config.momentum, config.momentum_end, progress)
+        self.teacher.update(self.student, momentum)
 
     @torch.no_grad()
     def crops_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Normalised crops (B, n + m, Z', h, w), the random ones first, and targets (B, n, m)."""
+        """Normalised crops (B, n + m, Z', h, w), n random ones first, and targets (B, n, m)."""
         device = batch.volumes.device
-        host = torch.Generator().manual_seed(batch.seed)
-        random = self.plan.draw(len(batch.volumes), host).to(device)
+        cpu_generator = torch.Generator().manual_seed(batch.seed)
+        random = self.plan.draw_boxes(len(batch.volumes), cpu_generator).to(device)
         base = Boxes(self.base_corners, self.plan.size)
         stride = min(self.config.slice_stride, batch.volumes.shape[1])
-        first = int(torch.randint(stride, (), generator=host))
-        volumes = batch.volumes[:, first::stride]
-        crops = normalise(torch.cat([extract(volumes, random), extract(volumes, base)], dim=1))
+        first_slice = int(torch.randint(stride, (), generator=cpu_generator))
+        volumes = batch.volumes[:, first_slice::stride]
+        stored = torch.cat([extract_crops(volumes, random), extract_crops(volumes, base)], dim=1)
+        crops = normalise(stored, self.window)
         if not self.config.augment.is_identity:
-            parameters = self.config.augment.draw(tuple(crops.shape[:2]), host)
-            noise = torch.Generator(device).manual_seed(batch.seed)
-            crops = parameters.apply(crops, noise)
+            parameters = self.config.augment.draw(tuple(crops.shape[:2]), cpu_generator)
+            noise_generator = torch.Generator(device).manual_seed(batch.seed)
+            crops = parameters.apply(crops, noise_generator)
         return crops, overlap_targets(random, base, self.config.target)

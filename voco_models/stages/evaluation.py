@@ -1,7 +1,7 @@
-"""Evaluation of a fine-tuning run on its held-out patients: numbers, intervals and a page.
+"""The stage of evaluation: scores a fine-tuning run on its held-out patients.
 
-OUT/metrics.json    every number of the page
-OUT/report.html     self-contained
+OUT/metrics.json    all numbers of the report, with intervals
+OUT/report.html     the report, a self-contained page
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from voco_data.labels import ORGAN_TARGETS, RSNA_TARGETS
 from voco_data.qc import html
 from voco_data.storage import atomic
 from voco_models.evaluation import (
-    LEVEL,
-    ORGAN,
+    CONFIDENCE_LEVEL,
+    ORGAN_SCORE,
     RESAMPLES,
     Decision,
-    Float,
-    Int,
+    FloatArray,
+    IntArray,
     Interval,
     bootstrap_interval,
     metrics,
@@ -37,19 +37,22 @@ from voco_models.stages.finetuning import LABELS, STAGE
 from voco_models.training import checkpoint
 
 BOOTSTRAP_SEED = 20260101
-"""Intervals are part of the result: the same run has the same intervals."""
+"""Fixed, so that a run always has the same intervals."""
 
 TARGETS = ORGAN_TARGETS
 """The groups that the classifier has heads for."""
 WITHOUT_HEADS = RSNA_TARGETS.without(TARGETS)
+"""The other groups of the RSNA score."""
 
-Groups = dict[str, Float]
-Truth = dict[str, Int]
+Probabilities = dict[str, FloatArray]
+"""Probabilities (N, C) by group."""
+Classes = dict[str, IntArray]
+"""Class indices (N,) by group."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSummary:
-    """The scores of an evaluation, and the files with the rest."""
+    """The main scores of an evaluation, and the files with all results."""
 
     run: Path
     report: Path
@@ -66,7 +69,7 @@ class EvaluateSummary:
         return self.gain.low > 0
 
     def to_json(self) -> dict[str, object]:
-        """As plain values."""
+        """The summary as plain values."""
         return asdict(self) | {
             "run": str(self.run),
             "report": str(self.report),
@@ -76,8 +79,10 @@ class EvaluateSummary:
 
 
 def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
-    """Score the run's held-out patients; write `metrics.json` and `report.html` into `out`, or
-    into the run. Raises InputError if `run` is no finished fine-tuning run.
+    """Score the held-out patients of `run`. Write `metrics.json` and `report.html` to `out`.
+
+    `out` is the run itself if None. Raises InputError if `run` is no finished fine-tuning run, and
+    VocoError if the files cannot be written.
     """
     folder = Path(run)
     target = folder if out is None else Path(out)
@@ -87,12 +92,12 @@ def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
             f"{folder}: expected a finished fine-tuning run; finish it with "
             "voco finetune ... --resume, or give another folder"
         )
-    results = measure(folder)
+    results = compute_results(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
         atomic.write_text(target / report.METRICS, json.dumps(results, indent=2) + "\n")
         title = f"Injury classifier: {description['recipe']['name']}"
-        text = html.render_page(title, report.sections(folder, results), lead=report.LEAD)
+        text = html.render_page(title, report.make_sections(folder, results), lead=report.LEAD)
         atomic.write_text(target / report.REPORT, text)
     except OSError as error:
         raise VocoError(f"{target}: cannot write the evaluation ({error.strerror})") from error
@@ -102,75 +107,77 @@ def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
         metrics=target / report.METRICS,
         test_patients=int(results["test_patients"]),
         scores={name: Interval(**value) for name, value in results["scores"].items()},
-        gain=Interval(**results["gains"]["training_prior"][ORGAN]),
+        gain=Interval(**results["gains"]["training_prior"][ORGAN_SCORE]),
     )
 
 
-def measure(run: Path) -> dict[str, Any]:
-    """Every number of the evaluation, as plain values."""
+def compute_results(run: Path) -> dict[str, Any]:
+    """All numbers of the evaluation, as plain values."""
     table = predictions.read_predictions(run / predictions.FILE)
     test = predictions.patient_lines(table, "test")
     labels = pd.read_parquet(run / LABELS).set_index("patient_id")
     training = labels.drop(index=test["patient_id"].tolist())
     decision = read_decision(run)
-    truths = _truths(labels.loc[test["patient_id"].tolist()])
-    arms = _arms(test, decision, _truths(training), truths)
-    decided = decision.classes(predictions.group_probabilities(test))
+    truths = _classes_by_group(labels.loc[test["patient_id"].tolist()])
+    arms = _make_arms(test, decision, _classes_by_group(training), truths)
+    predicted = decision.classify(predictions.group_probabilities(test))
     return {
         "test_patients": len(test),
         "training_patients": len(training),
         "resamples": RESAMPLES,
-        "level": LEVEL,
-        **_scores(arms, truths, decided),
+        "level": CONFIDENCE_LEVEL,
+        **_score_arms(arms, truths, predicted),
         "arms": {name: metrics.rsna_scores(arm, truths) for name, arm in arms.items()},
-        "organs": _organs(arms["model"], truths, decided),
+        "organs": _score_organs(arms["model"], truths, predicted),
         "decision": json.loads(decision.to_json()),
         "constant_groups": [g.name for g in WITHOUT_HEADS if g.name in truths],
     }
 
 
-def _truths(labels: pd.DataFrame) -> Truth:
-    """Classes of every group that the labels have."""
+def _classes_by_group(labels: pd.DataFrame) -> Classes:
+    """Class indices (N,) of N label lines, for every group in the labels."""
     groups = [name for name in RSNA_TARGETS.names if name in labels.columns]
     return {group: labels[group].to_numpy(np.int64) for group in groups}
 
 
-def _arms(
-    test: pd.DataFrame, decision: Decision, training: Truth, truths: Truth
-) -> dict[str, Groups]:
-    """Predictions of the model, and of the constants it is compared with, for the test patients.
+def _make_arms(
+    test: pd.DataFrame, decision: Decision, training: Classes, truths: Classes
+) -> dict[str, Probabilities]:
+    """Probabilities for the test patients: of the model, and of constant predictions.
 
-    For groups without heads, the training priors stand in for the model's predictions. The first
-    constant predicts the same there, so that these groups add nothing to the model's gain over it.
+    The model predicts the training priors for groups without heads. The constant `training_prior`
+    does the same, so these groups add nothing to the gain of the model over it.
     """
     raw = predictions.group_probabilities(test)
 
-    def constant(make: Callable[[str], Float]) -> Groups:
-        return {group: np.tile(make(group), (len(test), 1)) for group in truths}
+    def repeat(constant_of: Callable[[str], FloatArray]) -> Probabilities:
+        return {group: np.tile(constant_of(group), (len(test), 1)) for group in truths}
 
-    prior = constant(lambda g: metrics.prior_constant(training[g], len(RSNA_TARGETS[g].classes)))
+    prior = repeat(lambda g: metrics.prior_constant(training[g], len(RSNA_TARGETS[g].classes)))
     return {
-        "model": prior | decision.probabilities(raw),
+        "model": prior | decision.calibrate(raw),
         "model_uncalibrated": prior | raw,
         "training_prior": prior,
-        "training_weight_optimal": constant(
+        "training_weight_optimal": repeat(
             lambda g: metrics.optimal_constant(training[g], RSNA_TARGETS[g].weights)
         ),
-        "test_best_constant": constant(
-            lambda g: metrics.optimal_constant(truths[g], RSNA_TARGETS[g].weights, absent=0.0)
+        "test_best_constant": repeat(
+            lambda g: metrics.optimal_constant(truths[g], RSNA_TARGETS[g].weights, absent_count=0.0)
         ),
     }
 
 
-def _scores(arms: dict[str, Groups], truths: Truth, decided: Truth) -> dict[str, Any]:
-    """Scores of the model and its paired gains over the constants, with intervals."""
+def _score_arms(
+    arms: dict[str, Probabilities], truths: Classes, predicted: Classes
+) -> dict[str, Any]:
+    """Scores of the model, and its paired gains over the constants, with intervals."""
     terms = {name: metrics.patient_terms(arm, truths) for name, arm in arms.items()}
     constants = [name for name in arms if name not in ("model", "model_uncalibrated")]
 
-    def statistic(counts: Float) -> dict[str, Float]:
+    def statistic(counts: FloatArray) -> dict[str, FloatArray]:
         model = terms["model"].scores(counts)
         scores = {name: model[name] for name in metrics.SCORES if name in model}
-        precision, recall = metrics.macro_precision_recall(decided, truths, counts)
+        precision, recall = metrics.macro_precision_recall(predicted, truths, counts)
         values = {
             **scores,
             "mean_average_precision": metrics.mean_average_precision(arms["model"], truths, counts),
@@ -182,7 +189,7 @@ def _scores(arms: dict[str, Groups], truths: Truth, decided: Truth) -> dict[str,
             values |= {f"{constant}/{name}": other[name] - score for name, score in scores.items()}
         return values
 
-    count = len(next(iter(decided.values())))
+    count = len(next(iter(predicted.values())))
     intervals = bootstrap_interval(statistic, count, np.random.default_rng(BOOTSTRAP_SEED))
     gains: dict[str, dict[str, Any]] = {constant: {} for constant in constants}
     for key, interval in intervals.items():
@@ -193,11 +200,11 @@ def _scores(arms: dict[str, Groups], truths: Truth, decided: Truth) -> dict[str,
     return {"scores": scores, "gains": gains}
 
 
-def _organs(model: Groups, truths: Truth, decided: Truth) -> dict[str, Any]:
-    """Loss, average precisions and confusion counts of each group that has a head."""
+def _score_organs(model: Probabilities, truths: Classes, predicted: Classes) -> dict[str, Any]:
+    """Loss, average precisions and confusion counts of each group with a head."""
     results: dict[str, Any] = {}
     for group in TARGETS:
-        p, truth, called = model[group.name], truths[group.name], decided[group.name]
+        p, truth = model[group.name], truths[group.name]
         counts = metrics.unit_counts(len(truth))
         precisions: dict[str, float] = {}
         absent = []
@@ -210,6 +217,8 @@ def _organs(model: Groups, truths: Truth, decided: Truth) -> dict[str, Any]:
             "loss": metrics.weighted_log_loss(p, truth, group.weights),
             "average_precision": precisions,
             "absent": absent,
-            "confusion": metrics.confusion(truth, called, len(group.classes)).tolist(),
+            "confusion": metrics.confusion(
+                truth, predicted[group.name], len(group.classes)
+            ).tolist(),
         }
     return results

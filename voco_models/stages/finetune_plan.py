@@ -1,6 +1,6 @@
-"""Everything that fine-tuning decides before it starts: labels, split, volumes, first weights.
+"""The plan of a fine-tuning run: its labels, split, volumes and initial weights.
 
-Making a plan writes nothing, and raises InputError for inputs that cannot be trained on.
+`make_plan` writes nothing, and raises InputError for inputs that do not fit together.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ SCRATCH, IMAGENET = "scratch", "imagenet"
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The labelled series of a store, in row order; lists of equal length."""
+    """Labelled series of a store, in row order, as lists of equal length."""
 
     rows: list[int]
     uids: list[str]
     patients: list[str]
     """Patient ids as in the split and the labels."""
 
-    def of(self, patients: Sequence[str]) -> Series:
-        """The series of `patients`."""
+    def select(self, patients: Sequence[str]) -> Series:
+        """The series of `patients`, in row order."""
         members = set(patients)
-        chosen = [i for i, patient in enumerate(self.patients) if patient in members]
+        selected = [i for i, patient in enumerate(self.patients) if patient in members]
         return Series(
-            rows=[self.rows[i] for i in chosen],
-            uids=[self.uids[i] for i in chosen],
-            patients=[self.patients[i] for i in chosen],
+            rows=[self.rows[i] for i in selected],
+            uids=[self.uids[i] for i in selected],
+            patients=[self.patients[i] for i in selected],
         )
 
     def __len__(self) -> int:
@@ -60,45 +60,45 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstWeights:
-    """The weights that the backbone starts from."""
+class InitialWeights:
+    """The initial weights of the backbone."""
 
     name: str
     """`scratch`, `imagenet`, or `run:` and the digest of the file of weights."""
     weights: dict[str, Tensor] | None
-    """None: drawn at random in each fold."""
+    """State dict of the backbone; None for random weights in each fold."""
     provenance: dict[str, Any] | None
-    """Of the pretraining run."""
+    """Provenance of the pretraining run, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinetunePlan:
-    """A fine-tuning run that can start."""
+    """A fine-tuning run with checked inputs."""
 
     recipe: FinetuneRecipe
     volumes: VolumeSource
     labels: Labels
-    """Of the store's patients."""
+    """Labels of the store's patients."""
     series: Series
     window: InputWindow
     split: Split
-    first: FirstWeights
+    initial: InitialWeights
     provenance: dict[str, Any]
     targets: TargetTable = ORGAN_TARGETS
-    """The groups that are learnt, with the weights of the score."""
+    """The target groups of the classifier, with the class weights of the score."""
 
-    def items(self, series: Series) -> list[Item]:
-        """The volumes of `series`, for a loader."""
+    def items_of(self, series: Series) -> list[Item]:
+        """Items of a loader for `series`."""
         return [Item(self.volumes, row) for row in series.rows]
 
-    def classes(self, series: Series) -> dict[str, Tensor]:
-        """Class of each series' patient, int64 (N,), for every group that is learnt."""
+    def classes_of(self, series: Series) -> dict[str, Tensor]:
+        """Classes of the patients of N `series`, int64 (N,), by target group."""
         classes = self.labels.groups(series.patients)
         return {name: torch.from_numpy(classes[name]) for name in self.targets.names}
 
-    def steps(self, fold: int) -> int:
-        """Optimiser steps of a fold."""
-        series = self.series.of(self.split.training(fold))
+    def count_steps(self, fold: int) -> int:
+        """Number of optimiser steps of a fold."""
+        series = self.series.select(self.split.training(fold))
         return self.recipe.epochs * (len(series) // self.recipe.batch_size)
 
 
@@ -111,8 +111,8 @@ def make_plan(
     allow_unlabelled: bool = False,
     pseudonymise: Callable[[str], str] | None = None,
 ) -> FinetunePlan:
-    """Check the inputs against each other and decide everything that a run needs."""
-    recipe.view.check(store.grid)
+    """Check that the inputs fit together, and plan a run. Raises InputError if they do not."""
+    recipe.view.check_grid(store.grid)
     joined = join_labels(
         read_labels(labels),
         store.catalogue["patient_id"].tolist(),
@@ -129,37 +129,41 @@ def make_plan(
         seed=recipe.seed,
         linked=patients_sharing_volumes(table["person"], table["content_digest"]),
     )
-    first = first_weights(init, recipe)
-    shrink = recipe.view.reduce == "average"
+    initial = load_initial_weights(init, recipe)
+    averages = recipe.view.reduce == "average"
     plan = FinetunePlan(
         recipe=recipe,
-        volumes=ReducedVolumes(store, recipe.view.shape) if shrink else store,
+        volumes=ReducedVolumes(store, recipe.view.shape) if averages else store,
         labels=joined.labels,
         window=input_window(recipe.window_hu, store.spec),
         series=_labelled_series(table, joined.labels),
         split=split,
-        first=first,
+        initial=initial,
         provenance=make_provenance(
-            "finetune", recipe.to_json(), [store], split=split.digest, init=first.name
+            "finetune", recipe.to_json(), [store], split=split.digest, init=initial.name
         ),
     )
     for fold in range(recipe.n_folds):
-        if plan.steps(fold) == 0:
+        if plan.count_steps(fold) == 0:
+            series = plan.series.select(split.training(fold))
             raise InputError(
-                f"fold {fold} would train on {len(plan.series.of(split.training(fold)))} series, "
+                f"fold {fold} would train on {len(series)} series, "
                 f"fewer than the recipe's batch of {recipe.batch_size}; label more patients"
             )
     return plan
 
 
-def first_weights(init: str | Path, recipe: FinetuneRecipe) -> FirstWeights:
-    """The weights that `init` names: scratch, imagenet, or the folder of a pretraining run."""
+def load_initial_weights(init: str | Path, recipe: FinetuneRecipe) -> InitialWeights:
+    """The weights of `init`: `scratch`, `imagenet`, or the folder of a pretraining run.
+
+    Raises InputError if there are none, or if they are of another backbone than the recipe's.
+    """
     if init == SCRATCH:
         create_backbone(recipe.backbone)
-        return FirstWeights(SCRATCH, None, None)
+        return InitialWeights(SCRATCH, None, None)
     if init == IMAGENET:
         backbone = create_backbone(recipe.backbone, pretrained=True)
-        return FirstWeights(IMAGENET, backbone.state_dict(), None)
+        return InitialWeights(IMAGENET, backbone.state_dict(), None)
     run = Path(init)
     file = run / checkpoint.BACKBONE
     if not file.is_file():
@@ -170,7 +174,7 @@ def first_weights(init: str | Path, recipe: FinetuneRecipe) -> FirstWeights:
     backbone, provenance = checkpoint.load_backbone(run)
     _check_backbone(backbone, recipe, run)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    return FirstWeights(f"run:{digest}", backbone.state_dict(), provenance)
+    return InitialWeights(f"run:{digest}", backbone.state_dict(), provenance)
 
 
 def _check_backbone(backbone: Backbone, recipe: FinetuneRecipe, run: Path) -> None:
@@ -182,7 +186,7 @@ def _check_backbone(backbone: Backbone, recipe: FinetuneRecipe, run: Path) -> No
 
 
 def _labelled_series(catalogue: pd.DataFrame, labels: Labels) -> Series:
-    """The series of a catalogue, with its column `person`, whose persons have labels."""
+    """The series of a catalogue whose patient, in the column `person`, has labels."""
     table = catalogue[catalogue["person"].isin(labels.patient_ids)].sort_values("row")
     return Series(
         rows=[int(row) for row in table["row"]],

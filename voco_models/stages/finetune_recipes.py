@@ -1,4 +1,4 @@
-"""Recipes of fine-tuning: every number of a run, frozen and named."""
+"""Recipes of fine-tuning: all settings of a run, frozen and named."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from voco_models.networks import (
     BILSTM,
     SEQUENCE_MODELS,
     FeatureNorm,
-    OverSlices,
     SlicePooling,
+    SliceReduction,
 )
 from voco_models.stages import recipe_options
-from voco_models.training import WHEN_CHANGED, AdamW, Optimizer, recorded_values
+from voco_models.training import WHEN_CHANGED, AdamW, Optimizer, values_to_record
 
 CLASS_WEIGHTS = (1.0, 2.0, 4.0)
 """Of healthy, low and high, as in the score."""
@@ -26,24 +26,24 @@ CLASS_WEIGHTS = (1.0, 2.0, 4.0)
 
 @dataclass(frozen=True, slots=True)
 class FinetuneRecipe:
-    """How to split, train and predict. Changing any field makes another experiment."""
+    """Settings of split, training and prediction. Another value makes another experiment."""
 
     name: str
-    """Name of the recipe, for reports; a file is named after itself."""
+    """Name of the recipe in reports; for a file, its stem."""
     backbone: str
     """A timm CNN. With `--init RUN` it must be the backbone of that run."""
     view: VolumeView
-    """What the classifier sees of a stored volume."""
+    """View of a stored volume that the classifier gets."""
     augmentation: Augmentation
     """Random changes of the volumes in training."""
     epochs: int
-    """Times that every training series is seen."""
+    """Passes over the training series."""
     lr: float
     """Peak learning rate."""
     weight_decay: float
     """Weight decay of the optimiser."""
     batch_size: int
-    """Series a step."""
+    """Series per step."""
     sequence: str = field(default=BILSTM, metadata=WHEN_CHANGED)
     """Model over the slices, a name of `voco_models.networks.sequence_models.SEQUENCE_MODELS`."""
     hidden: int = 128
@@ -55,13 +55,13 @@ class FinetuneRecipe:
     pooling: SlicePooling = "mean"
     """Feature map of a slice to one vector: its mean, or the maximum of each quadrant."""
     feature_norm: FeatureNorm = "none"
-    """Normalisation of a slice's vector before the LSTM; `batch` helps where data are few."""
-    over_slices: OverSlices = "max"
-    """Slices to one vector: the maximum, or the maximum beside the mean."""
+    """Normalisation of a slice's vector before the sequence model; `batch` helps with few data."""
+    over_slices: SliceReduction = "max"
+    """Slices to one vector: the maximum, or the maximum and the mean concatenated."""
     window_hu: tuple[float, float] | None = None
-    """What the network sees, low and high; none for all of the store's window."""
+    """Input window, low and high HU; none for all of the store's window."""
     warmup_fraction: float = 0.0
-    """Share of the steps with a rising learning rate."""
+    """Fraction of the steps in which the learning rate rises."""
     final_lr_fraction: float = 0.0
     """Learning rate at the last step, as a fraction of the peak."""
     clip_norm: float | None = None
@@ -77,15 +77,15 @@ class FinetuneRecipe:
     class_weights: tuple[float, float, float] = CLASS_WEIGHTS
     """Weights of healthy, low and high in the loss."""
     images_per_call: int | None = None
-    """Slices that the backbone sees at once; none for all of a batch."""
+    """Slices per call of the backbone; none for all slices of a batch."""
     log_every: int = 10
     """Steps in a row of the history; its values are means over them."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
     seed: int = 0
-    """Seed of the split, of the first weights, of the order of the series and of every draw."""
+    """Seed of the split, the initial weights, the order of the series, and all random draws."""
     optimizer: Optimizer = field(default_factory=AdamW, metadata=WHEN_CHANGED)
-    """Which optimiser, and its options."""
+    """The optimiser and its options."""
 
     def __post_init__(self) -> None:
         at_least_one = ("epochs", "batch_size", "hidden", "layers", "log_every", "checkpoint_every")
@@ -93,8 +93,8 @@ class FinetuneRecipe:
             if getattr(self, name) < 1:
                 raise InputError(f"recipe: {name} must be >= 1, got {getattr(self, name)}")
         if self.sequence not in SEQUENCE_MODELS:
-            known = ", ".join(sorted(SEQUENCE_MODELS))
-            raise InputError(f"recipe: sequence must be one of {known}, got {self.sequence!r}")
+            names = ", ".join(sorted(SEQUENCE_MODELS))
+            raise InputError(f"recipe: sequence must be one of {names}, got {self.sequence!r}")
         if self.n_folds < 2:
             raise InputError(f"recipe: n_folds must be >= 2, got {self.n_folds}")
         if self.images_per_call is not None and self.images_per_call < 1:
@@ -124,8 +124,8 @@ class FinetuneRecipe:
             raise InputError(f"recipe: class_weights must be > 0, got {self.class_weights}")
 
     def to_json(self) -> dict[str, Any]:
-        """What a run records of it, as plain values."""
-        return recorded_values(self)
+        """The values that a run records, as plain values."""
+        return values_to_record(self)
 
 
 _AUTHORS_AUGMENTATION = Augmentation(
@@ -195,8 +195,8 @@ FINETUNE_RECIPES = {recipe.name: recipe for recipe in (DEFAULT, CODE, TINY)}
 def finetune_recipe(
     recipe: str | Path | FinetuneRecipe, changes: Sequence[str] = ()
 ) -> FinetuneRecipe:
-    """The recipe of a name or of a `.toml` file, with `changes` of the form `name=value` made.
+    """The recipe of a name or of a `.toml` file, with `changes` of the form `name=value`.
 
-    InputError, with what was expected, for what is no recipe, no option or no value of it.
+    Raises InputError for an unknown recipe or option, and for a value that is not possible.
     """
-    return recipe_options.resolve(FinetuneRecipe, FINETUNE_RECIPES, recipe, changes)
+    return recipe_options.resolve_recipe(FinetuneRecipe, FINETUNE_RECIPES, recipe, changes)

@@ -1,10 +1,10 @@
-"""Fine-tuning: one classifier a fold, and a prediction for every patient.
+"""The stage of fine-tuning: one classifier per fold, and a prediction for every patient.
 
 RUN/run.json              recipe, provenance, digest of the labels, whether it is finished
 RUN/split.json            test patients, and validation patients of each fold
 RUN/labels.parquet        labels of the run's patients, under the store's ids
-RUN/fold-<i>/             checkpoint.pt, history.csv; predictions.parquet once it is finished
-RUN/predictions.parquet   out-of-fold and test, a line a series and a line a patient
+RUN/fold-<i>/             checkpoint.pt, history.csv; predictions.parquet of a finished fold
+RUN/predictions.parquet   out-of-fold and test; one line per series and one per patient
 RUN/decision.json         calibration and thresholds, from the out-of-fold lines
 """
 
@@ -27,7 +27,14 @@ from voco_data.labels import ORGAN_TARGETS, Labels
 from voco_data.maintenance import pins
 from voco_data.storage import atomic
 from voco_data.store import Store
-from voco_models.data import READER_THREADS, Loader, Residence, Resident, make_resident, step_seed
+from voco_models.data import (
+    READER_THREADS,
+    Loader,
+    Residence,
+    ResidentVolumes,
+    make_resident,
+    step_seed,
+)
 from voco_models.evaluation import fit_decision, predictions, write_decision
 from voco_models.networks import SliceSequenceClassifier, create_backbone
 from voco_models.objectives import ClassificationObjective, loss_weights, predict
@@ -35,12 +42,13 @@ from voco_models.stages.finetune_plan import FinetunePlan, Series, make_plan
 from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
 from voco_models.training import (
     FitConfig,
-    Row,
+    HistoryRow,
+    Monitor,
     check_run_folder,
     checkpoint,
     choose_device,
-    differences,
     fit,
+    list_differences,
 )
 
 log = logging.getLogger(__name__)
@@ -51,7 +59,7 @@ STAGE = "finetune"
 
 @dataclass(frozen=True, slots=True)
 class FinetuneSummary:
-    """What a call of `finetune` did."""
+    """The steps and the state of a run after a call of `finetune`."""
 
     run: Path
     recipe: str
@@ -66,10 +74,10 @@ class FinetuneSummary:
     total_steps: int
     finished: bool
     seconds: float
-    """Of this call."""
+    """Duration of this call."""
 
     def to_json(self) -> dict[str, object]:
-        """As plain values."""
+        """The summary as plain values."""
         return asdict(self) | {"run": str(self.run)}
 
 
@@ -87,18 +95,34 @@ def finetune(
     device: str | torch.device | None = None,
     pseudonymise: Callable[[str], str] | None = None,
     resident: Residence = "none",
+    monitors: Sequence[Monitor] = (),
 ) -> FinetuneSummary:
-    """Train one classifier a fold on the store's volumes and predict every patient once.
+    """Train one classifier per fold on the store's volumes, and predict every patient once.
 
-    `recipe` is a name, a `.toml` file or a value; each of `changes` is `name=value` with the dotted
-    name of an option. `max_steps` counts steps over all folds from the beginning of the run, and
-    only stops. With `resume`, finished folds are kept and the unfinished one continues as if never
-    stopped. `resident` keeps all volumes in memory, as small as the recipe makes them, and changes
-    no batch.
-    Raises InputError before anything is written if the inputs do not fit together.
+    Parameters
+    ----------
+    store : an open store, or its folder or URL.
+    labels : table of labels; see `voco_data.labels`.
+    out : folder of the run.
+    init : `scratch`, `imagenet`, or the folder of a pretraining run.
+    recipe : a name, a `.toml` file, or a recipe.
+    changes : `name=value` each, with the dotted name of an option.
+    max_steps : step at which to stop, counted over all folds from the beginning of the run. It does
+        not change the schedule.
+    resume : keep finished folds, and continue the unfinished one from its checkpoint.
+    allow_unlabelled : leave out patients of the store that have no labels.
+    device : CUDA if available, else the CPU, if None.
+    pseudonymise : function from patient ids of the labels to those of the store.
+    resident : keep all volumes in memory, at the size of the recipe. Batches do not change.
+    monitors : observe the training of every fold between steps.
+
+    Raises
+    ------
+    InputError : before anything is written, if the inputs do not fit together.
+    Diverged : if a loss or a weight is not finite.
     """
     start = time.perf_counter()
-    run, target = Path(out), choose_device(device)
+    run, chosen_device = Path(out), choose_device(device)
     opened = store if isinstance(store, Store) else Store.open(store)
     plan = make_plan(
         opened,
@@ -109,13 +133,20 @@ def finetune(
         pseudonymise=pseudonymise,
     )
     _check_run(run, plan, resume=resume)
-    in_memory = make_resident(plan.items(plan.series), resident, target, READER_THREADS)
+    volumes = make_resident(plan.items_of(plan.series), resident, chosen_device, READER_THREADS)
     _write_plan(run, plan)
     pins.pin_store(opened, run, STAGE)
     steps, tables = 0, []
     for fold in range(plan.recipe.n_folds):
-        allowed = None if max_steps is None else max_steps - steps
-        fold_steps, table = _run_fold(run, plan, fold, target, allowed, in_memory)
+        fold_steps, table = _run_fold(
+            run,
+            plan,
+            fold,
+            device=chosen_device,
+            max_steps=None if max_steps is None else max_steps - steps,
+            resident=volumes,
+            monitors=monitors,
+        )
         steps += fold_steps
         if table is None:
             break
@@ -123,18 +154,18 @@ def finetune(
     finished = len(tables) == plan.recipe.n_folds
     if finished:
         _write_predictions(run, plan, tables)
-        checkpoint.write_run(run, _description(plan, finished=True))
+        checkpoint.write_run(run, _describe_run(plan, finished=True))
     return FinetuneSummary(
         run=run,
         recipe=plan.recipe.name,
-        init=plan.first.name,
+        init=plan.initial.name,
         patients=len(plan.labels),
         series=len(plan.series),
         test_patients=len(plan.split.test),
         folds=plan.recipe.n_folds,
         folds_finished=len(tables),
         steps=steps,
-        total_steps=sum(plan.steps(fold) for fold in range(plan.recipe.n_folds)),
+        total_steps=sum(plan.count_steps(fold) for fold in range(plan.recipe.n_folds)),
         finished=finished,
         seconds=time.perf_counter() - start,
     )
@@ -144,40 +175,43 @@ def _run_fold(
     run: Path,
     plan: FinetunePlan,
     fold: int,
+    *,
     device: torch.device,
     max_steps: int | None,
-    resident: Resident | None,
+    resident: ResidentVolumes | None,
+    monitors: Sequence[Monitor],
 ) -> tuple[int, pd.DataFrame | None]:
     """Train a fold from its start or its checkpoint, then predict.
 
-    Returns its steps so far, and its predictions if it is finished.
+    Returns the number of steps of the fold so far, and its predictions if it is finished.
     """
     folder = run / f"fold-{fold}"
     if (folder / predictions.FILE).exists():
         table = predictions.read_predictions(folder / predictions.FILE, plan.targets)
-        return plan.steps(fold), table
+        return plan.count_steps(fold), table
     started = (folder / checkpoint.CHECKPOINT).exists()
     if max_steps is not None and max_steps <= 0 and not started:
         return 0, None
-    series = plan.series.of(plan.split.training(fold))
-    objective = _objective(plan, fold, series)
+    series = plan.series.select(plan.split.training(fold))
+    objective = _build_objective(plan, fold, series)
     summary = fit(
         objective,
         Loader(
-            plan.items(series),
+            plan.items_of(series),
             batch_size=plan.recipe.batch_size,
             seed=step_seed(plan.recipe.seed, fold),
             device=device,
-            targets=plan.classes(series),
+            targets=plan.classes_of(series),
             resident=resident,
         ),
-        _fit_config(plan, fold),
+        _make_fit_config(plan, fold),
         out=folder,
         device=device,
         max_steps=max_steps,
         resume=started,
         provenance=plan.provenance | {"fold": fold},
         on_log=lambda row: _log_row(plan, fold, row),
+        monitors=monitors,
     )
     if not summary.finished:
         return summary.last_step, None
@@ -186,8 +220,8 @@ def _run_fold(
     return summary.last_step, table
 
 
-def _objective(plan: FinetunePlan, fold: int, series: Series) -> ClassificationObjective:
-    """The fold's classifier with its first weights, and its loss."""
+def _build_objective(plan: FinetunePlan, fold: int, series: Series) -> ClassificationObjective:
+    """The classifier of a fold with its initial weights, and its loss on `series`."""
     recipe = plan.recipe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(recipe.seed, fold))
@@ -204,16 +238,16 @@ def _objective(plan: FinetunePlan, fold: int, series: Series) -> ClassificationO
             images_per_call=recipe.images_per_call,
             targets=plan.targets,
         )
-    if plan.first.weights is not None:
-        backbone.load_state_dict(plan.first.weights, strict=True)
-    weights = loss_weights(plan.classes(series), plan.targets.reweighted(recipe.class_weights))
+    if plan.initial.weights is not None:
+        backbone.load_state_dict(plan.initial.weights, strict=True)
+    weights = loss_weights(plan.classes_of(series), plan.targets.reweighted(recipe.class_weights))
     return ClassificationObjective(
         classifier, recipe.view, recipe.augmentation, weights, plan.window
     )
 
 
-def _fit_config(plan: FinetunePlan, fold: int) -> FitConfig:
-    recipe, steps = plan.recipe, plan.steps(fold)
+def _make_fit_config(plan: FinetunePlan, fold: int) -> FitConfig:
+    recipe, steps = plan.recipe, plan.count_steps(fold)
     return FitConfig(
         total_steps=steps,
         lr=recipe.lr,
@@ -233,21 +267,21 @@ def _predict_fold(
     fold: int,
     classifier: SliceSequenceClassifier,
     device: torch.device,
-    resident: Resident | None,
+    resident: ResidentVolumes | None,
 ) -> pd.DataFrame:
     """Predictions of the fold's model for its validation series and for the test series."""
-    parts = (("oof", plan.split.folds[fold]), ("test", plan.split.test))
+    patients_by_split = {"oof": plan.split.folds[fold], "test": plan.split.test}
     tables = []
-    for split, patients in parts:
-        series = plan.series.of(patients)
+    for split, patients in patients_by_split.items():
+        series = plan.series.select(patients)
         tables.append(
-            predictions.series_table(
+            predictions.make_series_table(
                 split=split,
                 fold=fold,
                 patients=series.patients,
                 series=series.uids,
                 probabilities=_predict_series(plan, series, classifier, device, resident),
-                truths={name: c.numpy() for name, c in plan.classes(series).items()},
+                truths={name: c.numpy() for name, c in plan.classes_of(series).items()},
                 targets=plan.targets,
             )
         )
@@ -259,16 +293,18 @@ def _predict_series(
     series: Series,
     classifier: SliceSequenceClassifier,
     device: torch.device,
-    resident: Resident | None,
+    resident: ResidentVolumes | None,
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Probabilities (N, C) of every group, in the order of `series`."""
+    """Probabilities (N, C) by group, in the order of the N `series`."""
     size = min(plan.recipe.batch_size, len(series))
-    loader = Loader(plan.items(series), batch_size=size, seed=0, device=device, resident=resident)
+    loader = Loader(
+        plan.items_of(series), batch_size=size, seed=0, device=device, resident=resident
+    )
     classifier.eval()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
         batches = [
-            predict(classifier, plan.recipe.view, batch.volumes, plan.recipe.flips, plan.window)
-            for batch in loader.once()
+            predict(classifier, plan.recipe.view, batch.volumes, plan.window, plan.recipe.flips)
+            for batch in loader.ordered_batches()
         ]
     return {
         name: torch.cat([probabilities[name] for probabilities in batches]).cpu().numpy()
@@ -277,11 +313,14 @@ def _predict_series(
 
 
 def _write_predictions(run: Path, plan: FinetunePlan, tables: list[pd.DataFrame]) -> None:
-    """Out-of-fold lines, the mean of all models for the test lines, and the frozen decision."""
+    """Write the predictions of the run, and the decision fitted on its out-of-fold lines.
+
+    Test lines are the mean over the models of all folds.
+    """
     oof = [table[table["split"] == "oof"] for table in tables]
     test = [table[table["split"] == "test"].reset_index(drop=True) for table in tables]
     targets = plan.targets
-    series = pd.concat([*oof, predictions.mean_over_folds(test, targets)], ignore_index=True)
+    series = pd.concat([*oof, predictions.average_folds(test, targets)], ignore_index=True)
     patients = predictions.to_patients(series, plan.recipe.patient, targets)
     predictions.write_predictions(
         run / predictions.FILE, pd.concat([series, patients], ignore_index=True), targets
@@ -291,17 +330,17 @@ def _write_predictions(run: Path, plan: FinetunePlan, tables: list[pd.DataFrame]
 
 
 def _check_run(run: Path, plan: FinetunePlan, *, resume: bool) -> None:
-    """InputError unless `run` can be written and is new, or is this same experiment to resume."""
+    """Raise InputError unless `run` can be written and is new, or has the same plan to resume."""
     check_run_folder(run, resume=False)
-    exists = (run / checkpoint.RUN).exists()
+    exists = (run / checkpoint.RUN_FILE).exists()
     if exists and not resume:
         raise InputError(f"{run}: already holds a run; go on with --resume or give another --out")
     if resume and not exists:
-        raise InputError(f"{run}: nothing to resume, it holds no {checkpoint.RUN}")
+        raise InputError(f"{run}: nothing to resume, it holds no {checkpoint.RUN_FILE}")
     if not exists:
         return
     before = checkpoint.read_run(run)
-    changed = differences(before, _description(plan, finished=False))
+    changed = list_differences(before, _describe_run(plan, finished=False))
     if before.get("labels_sha256") != plan.labels.sha256:
         changed.append("the label table")
     if changed:
@@ -309,37 +348,37 @@ def _check_run(run: Path, plan: FinetunePlan, *, resume: bool) -> None:
 
 
 def _write_plan(run: Path, plan: FinetunePlan) -> None:
-    """Describe the run before its first step. Resuming writes the same again."""
-    if not (run / checkpoint.RUN).exists():
-        checkpoint.write_run(run, _description(plan, finished=False))
+    """Write the description, split and labels of a run; the same again when it is resumed."""
+    if not (run / checkpoint.RUN_FILE).exists():
+        checkpoint.write_run(run, _describe_run(plan, finished=False))
     atomic.write_text(run / SPLIT, plan.split.to_json() + "\n")
     with atomic.replacing(run / LABELS) as temporary:
-        labels_table(plan.labels).to_parquet(temporary, index=False)
+        make_labels_table(plan.labels).to_parquet(temporary, index=False)
 
 
-def _description(plan: FinetunePlan, *, finished: bool) -> dict[str, Any]:
+def _describe_run(plan: FinetunePlan, *, finished: bool) -> dict[str, Any]:
     """Content of `RUN/run.json`."""
     return plan.provenance | {
         "labels_sha256": plan.labels.sha256,
         "patients": len(plan.labels),
         "series": len(plan.series),
-        "pretraining": plan.first.provenance,
+        "pretraining": plan.initial.provenance,
         "finished": finished,
     }
 
 
-def labels_table(labels: Labels) -> pd.DataFrame:
-    """Labels as a table: `patient_id` and the class of every group, one line a patient."""
+def make_labels_table(labels: Labels) -> pd.DataFrame:
+    """Labels as a table with `patient_id` and the class of every group, one line per patient."""
     organs = {name: labels.organs[:, i] for i, name in enumerate(ORGAN_TARGETS.names)}
     return pd.DataFrame({"patient_id": list(labels.patient_ids)} | organs | labels.binary)
 
 
-def _log_row(plan: FinetunePlan, fold: int, row: Row) -> None:
+def _log_row(plan: FinetunePlan, fold: int, row: HistoryRow) -> None:
     log.info(
         "fold %d of %d: step %d of %d, loss %.4f",
         fold + 1,
         plan.recipe.n_folds,
         row["step"],
-        plan.steps(fold),
+        plan.count_steps(fold),
         row["loss"],
     )

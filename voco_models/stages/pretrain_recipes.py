@@ -1,4 +1,4 @@
-"""Recipes of the self-supervised stage: the whole experiment in one frozen value.
+"""Recipes of pretraining: all settings of a run, frozen and named.
 
 voco pretrain STORE --out RUN --recipe default    one GPU; no score of ours measured yet
 voco pretrain STORE --out RUN --recipe tiny       2 CPU cores, under a minute; for the demo
@@ -20,14 +20,14 @@ from voco_models.training import FitConfig
 
 @dataclass(frozen=True, slots=True)
 class PretrainRecipe:
-    """Network, method and training. Changing any field makes another experiment."""
+    """Network, method and training. Another value makes another experiment."""
 
     fit: FitConfig
     backbone: str = DEFAULT_BACKBONE
     """Any timm CNN."""
     voco: Voco2dConfig = field(default_factory=Voco2dConfig)
     batch_size: int = 4
-    """Volumes a step."""
+    """Volumes per step."""
     compile: bool = True
     """Compile the backbones, on CUDA only."""
 
@@ -55,8 +55,8 @@ PRETRAIN_RECIPES = MappingProxyType(
                 checkpoint_every=1_000,
             ),
         ),
-        # The same method with everything small, and 4 of the 32 slices a step. The teacher follows
-        # faster, because there are few steps to follow in.
+        # The same method with smaller sizes, and 4 of the 32 slices per step. The momentum of the
+        # teacher is lower, because there are few steps.
         "tiny": PretrainRecipe(
             fit=FitConfig(
                 total_steps=100,
@@ -79,8 +79,8 @@ PRETRAIN_RECIPES = MappingProxyType(
 def pretrain_recipe(
     recipe: str | Path | PretrainRecipe, changes: Sequence[str] = ()
 ) -> PretrainRecipe:
-    """The recipe of a name or of a `.toml` file, with `changes` of the form `name=value` made.
+    """The recipe of a name or of a `.toml` file, with `changes` of the form `name=value`.
 
-    InputError, with what was expected, for what is no recipe, no option or no value of it.
+    Raises InputError for an unknown recipe or option, and for a value that is not possible.
     """
-    return recipe_options.resolve(PretrainRecipe, PRETRAIN_RECIPES, recipe, changes)
+    return recipe_options.resolve_recipe(PretrainRecipe, PRETRAIN_RECIPES, recipe, changes)

@@ -1,4 +1,4 @@
-"""The self-supervised stage: stores in, a run folder with a backbone out."""
+"""The stage of pretraining: it trains on stores and writes a run folder with a backbone."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import torch
 from voco_data.errors import InputError
 from voco_data.maintenance import pins
 from voco_data.storage import is_url
-from voco_data.store import Store
-from voco_models.data import Loader, Residence, items_of, step_seed
+from voco_data.store import Store, StoreSpec
+from voco_models.data import Loader, Residence, input_window, items_of, step_seed
 from voco_models.networks import create_encoder
-from voco_models.objectives import CollapseWatch, Voco2d, constant_levels
+from voco_models.objectives import CollapseWatch, Voco2d, constant_cosine_losses
 from voco_models.stages import recipe_options
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.training import (
-    Row,
+    HistoryRow,
+    Monitor,
     check_run_folder,
     checkpoint,
     choose_device,
     fit,
     make_provenance,
-    recorded_values,
     to_plain,
+    values_to_record,
 )
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ STAGE = "pretrain"
 
 @dataclass(frozen=True, slots=True)
 class PretrainSummary:
-    """What the stage did."""
+    """The steps, the loss and the files of a call of `pretrain`."""
 
     run: Path
     recipe: str
@@ -48,11 +49,11 @@ class PretrainSummary:
     last_step: int
     total_steps: int
     loss: float | None
-    """Mean over the last steps; None if no step was left to take."""
+    """Mean over the last steps; None if no step was taken."""
     notes: tuple[str, ...]
-    """Deviations from the recipe, and their reasons."""
+    """Deviations from the recipe, with reasons."""
     alarms: tuple[str, ...]
-    """Signs of collapse."""
+    """Signs of collapse, from `CollapseWatch`."""
     seconds: float
     """Time in training, over all resumes."""
     checkpoint: Path
@@ -60,7 +61,7 @@ class PretrainSummary:
     history: Path
 
     def to_json(self) -> dict[str, object]:
-        """The same as plain JSON values."""
+        """The summary as plain JSON values."""
         values: dict[str, object] = to_plain(asdict(self))
         return values
 
@@ -75,58 +76,71 @@ def pretrain(
     resume: bool = False,
     device: str | torch.device | None = None,
     resident: Residence = "none",
+    monitors: Sequence[Monitor] = (),
 ) -> PretrainSummary:
     """Pretrain a backbone with 2D-VoCo on every volume of `stores`; write the run to `out`.
 
-    `recipe` is a name, a `.toml` file or a value; each of `changes` is `name=value` with the dotted
-    name of an option. `max_steps` counts from the beginning of the run and only stops it; continue
-    with `resume`.
-    `resident` keeps all volumes in memory, and changes no batch.
-    Everything is checked before anything is written: InputError for a folder that is no store,
-    stores that fit neither each other nor the recipe, an empty store, an unknown recipe, a place
-    that cannot be written, a run that exists already, or none to resume. Diverged if the loss is
-    not finite.
+    Parameters
+    ----------
+    stores : folders or URLs of stores of one grid and window.
+    out : folder of the run.
+    recipe : a name, a `.toml` file, or a recipe.
+    changes : `name=value` each, with the dotted name of an option.
+    max_steps : step at which to stop, counted from the beginning of the run. It does not change the
+        schedule.
+    resume : continue the run in `out`.
+    device : CUDA if available, else the CPU, if None.
+    resident : keep all volumes in memory. Batches do not change.
+    monitors : observe the training between steps.
+
+    Raises
+    ------
+    InputError : before anything is written, for a folder that is no store, an empty store, stores
+        that do not fit together or to the recipe, an unknown recipe, and a folder `out` that cannot
+        be written, has a run already, or has none to resume.
+    Diverged : if a loss or a weight is not finite.
     """
-    name = recipe_options.label(recipe, changes)
-    given = pretrain_recipe(recipe, changes)
+    name = recipe_options.recipe_label(recipe, changes)
+    requested = pretrain_recipe(recipe, changes)
     if max_steps is not None and max_steps < 1:
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
-    target = choose_device(device)
-    opened = open_matching(stores)
+    chosen_device = choose_device(device)
+    opened = open_stores(stores)
     items = items_of(opened)
-    used, notes = adapt_to_volumes(given, len(items))
-    objective = build_objective(used, opened[0].grid)
-    # Batch norm needs two rows: a single volume is repeated, with different random crops.
-    repeated = items if len(items) > 1 else items * used.batch_size
-    check_run_folder(Path(out), resume=resume)  # before volumes are read
+    adapted, notes = adapt_recipe(requested, len(items))
+    objective = build_objective(adapted, opened[0].spec)
+    run = Path(out)
+    check_run_folder(run, resume=resume)  # before volumes are read
     loader = Loader(
-        repeated,
-        batch_size=used.batch_size,
-        seed=used.fit.seed,
-        device=target,
+        # Batch norm needs two rows, so a single volume is repeated, with different random crops.
+        items if len(items) > 1 else items * adapted.batch_size,
+        batch_size=adapted.batch_size,
+        seed=adapted.fit.seed,
+        device=chosen_device,
         resident=resident,
     )
-    watch = CollapseWatch(constant_levels(objective.plan, used.voco.target, used.voco.loss))
-    run = Path(out)
+    watch = CollapseWatch(
+        constant_cosine_losses(objective.plan, adapted.voco.target, adapted.voco.loss)
+    )
 
     for note in notes:
         log.warning("%s", note)
-    provenance = make_provenance(STAGE, recorded_values(used), opened)
+    provenance = make_provenance(STAGE, values_to_record(adapted), opened)
     if not resume:
         checkpoint.write_run(
             run, {"stage": STAGE, "recipe_name": name, "notes": notes, "provenance": provenance}
         )
     for store in opened:
         pins.pin_store(store, run, STAGE)
-    if used.compile and target.type == "cuda":
+    if adapted.compile and chosen_device.type == "cuda":
         objective.compile_backbones()
 
-    def on_log(row: Row) -> None:
+    def on_log(row: HistoryRow) -> None:
         watch(row)
         log.info(
             "step %d of %d: loss %.4f (intra %.4f, inter %.4f, reg %.4f), rank %.1f, %.0f s",
             row["step"],
-            used.fit.total_steps,
+            adapted.fit.total_steps,
             row["loss"],
             row["intra"],
             row["inter"],
@@ -135,39 +149,42 @@ def pretrain(
             row["seconds"],
         )
 
-    fitted = fit(
+    summary = fit(
         objective,
         loader,
-        used.fit,
+        adapted.fit,
         out=run,
-        device=target,
+        device=chosen_device,
         max_steps=max_steps,
         resume=resume,
         provenance=provenance,
         on_log=on_log,
+        monitors=monitors,
     )
     return PretrainSummary(
         run=run,
         recipe=name,
-        device=str(target),
+        device=str(chosen_device),
         stores=tuple(str(store.storage) for store in opened),
         volumes=len(items),
-        first_step=fitted.first_step,
-        last_step=fitted.last_step,
-        total_steps=fitted.total_steps,
-        loss=fitted.loss,
+        first_step=summary.first_step,
+        last_step=summary.last_step,
+        total_steps=summary.total_steps,
+        loss=summary.loss,
         notes=tuple(notes),
         alarms=tuple(watch.alarms),
-        seconds=fitted.seconds,
-        checkpoint=fitted.checkpoint,
+        seconds=summary.seconds,
+        checkpoint=summary.checkpoint,
         backbone=checkpoint.save_backbone(run, objective.student.backbone, provenance),
-        history=fitted.history,
+        history=summary.history,
     )
 
 
-def open_matching(paths: Sequence[str | Path]) -> list[Store]:
-    """Open stores to be trained on together. InputError unless grid and window are the same in all,
-    none is empty and none is given twice.
+def open_stores(paths: Sequence[str | Path]) -> list[Store]:
+    """Open stores for one training.
+
+    Raises InputError if they differ in grid, window or voxel type, if one is empty, and if one is
+    given twice.
     """
     if not paths:
         raise InputError("stores: expected at least one store, got none")
@@ -180,25 +197,25 @@ def open_matching(paths: Sequence[str | Path]) -> list[Store]:
             raise InputError(
                 f"{store.storage}: the store holds no volumes; preprocess series into it"
             )
-        for name, expected, found in (
+        for name, expected, actual in (
             ("grid", first.grid, store.grid),
             ("window level", first.spec.window_level_hu, store.spec.window_level_hu),
             ("window width", first.spec.window_width_hu, store.spec.window_width_hu),
+            ("quantisation", first.spec.quantisation, store.spec.quantisation),
         ):
-            if expected != found:
+            if expected != actual:
                 raise InputError(
-                    f"{store.storage}: {name} {found} differs from {expected} of {first.storage}; "
+                    f"{store.storage}: {name} {actual} differs from {expected} of {first.storage}; "
                     "give stores of one spec"
                 )
     return stores
 
 
-def adapt_to_volumes(recipe: PretrainRecipe, volumes: int) -> tuple[PretrainRecipe, list[str]]:
-    """The recipe for this number of volumes, and notes on what was changed. Usually nothing is.
+def adapt_recipe(recipe: PretrainRecipe, volumes: int) -> tuple[PretrainRecipe, list[str]]:
+    """The recipe for a number of volumes, and a note on each change. Usually it is unchanged.
 
-    A batch never holds more volumes than there are. A single volume has no other one to be compared
-    with, so the inter-volume loss is off, and the batch is that volume twice with different random
-    crops.
+    A batch has at most as many volumes as there are. For a single volume, the inter-volume loss is
+    off, and the batch is this volume twice with different random crops.
     """
     if volumes >= max(2, recipe.batch_size):
         return recipe, []
@@ -213,11 +230,11 @@ def adapt_to_volumes(recipe: PretrainRecipe, volumes: int) -> tuple[PretrainReci
     return dataclasses.replace(recipe, batch_size=2, voco=voco), notes
 
 
-def build_objective(recipe: PretrainRecipe, grid: tuple[int, int, int]) -> Voco2d:
-    """The objective with fresh weights, a function of the recipe's seed. `grid` is (Z, Y, X)."""
-    plane = grid[1], grid[2]
+def build_objective(recipe: PretrainRecipe, spec: StoreSpec) -> Voco2d:
+    """The objective for stores of `spec`, with fresh weights, a function of the recipe's seed."""
+    plane = spec.grid[1], spec.grid[2]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(recipe.fit.seed, 0))
         crop_px = recipe.voco.crop_plan(plane).size
         encoder = create_encoder(recipe.backbone, crop_px, recipe.voco.encoder_options)
-        return Voco2d(encoder, plane, recipe.voco)
+        return Voco2d(encoder, plane, recipe.voco, input_window(None, spec))

@@ -2,10 +2,11 @@
 
 Key types
 ---------
-Objective : what is trained; gives the losses of a batch.
+Objective : networks and a loss in one module; gives the losses of a batch.
 FitConfig : settings of the optimiser and of the loop.
 fit : train an objective from a source of batches.
-TrainState : everything that changes during training, and what a checkpoint holds of it.
+TrainState : everything that changes during training, saved in checkpoints.
+Monitor : observes a training run between steps.
 checkpoint : the files of a run.
 Optimizer : an optimiser and its options, as a recipe gives them.
 WHEN_CHANGED : marks an option that was added after runs without it were made.

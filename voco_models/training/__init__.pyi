@@ -6,16 +6,17 @@ from .engine import (
     fit as fit,
 )
 from .history import read_history as read_history
+from .hooks import Monitor as Monitor
 from .objective import Objective as Objective
 from .optimizers import AdamW as AdamW, Optimizer as Optimizer
 from .provenance import (
-    differences as differences,
+    list_differences as list_differences,
     make_provenance as make_provenance,
     to_plain as to_plain,
 )
 from .recorded_options import (
     WHEN_CHANGED as WHEN_CHANGED,
     default_of as default_of,
-    recorded_values as recorded_values,
+    values_to_record as values_to_record,
 )
-from .train_state import Row as Row, TrainState as TrainState
+from .train_state import HistoryRow as HistoryRow, TrainState as TrainState

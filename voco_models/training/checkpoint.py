@@ -1,7 +1,7 @@
-"""Files of a run: written whole, forced to disk, read without executing code from them.
+"""The files of a run. Writes are atomic and forced to disk; reading executes no code from a file.
 
-RUN/checkpoint.pt   the state of a training, to resume from; `train_state.py` says what it holds
-RUN/backbone.pt     a backbone's name and weights: enough to start another stage from
+RUN/checkpoint.pt   the state of a training, to resume it; see `train_state.py`
+RUN/backbone.pt     a backbone's name and weights, from which another stage can start
 RUN/run.json        stage, recipe and provenance, for people and for `voco evaluate`
 """
 
@@ -26,22 +26,22 @@ FORMAT = 1
 """Version of the dictionaries in `checkpoint.pt` and `backbone.pt`."""
 CHECKPOINT = "checkpoint.pt"
 BACKBONE = "backbone.pt"
-RUN = RUN_DESCRIPTION
+RUN_FILE = RUN_DESCRIPTION
 
 MOMENTS = 2
-"""Tensors that AdamW keeps for each trainable parameter."""
+"""Tensors that AdamW keeps per trainable parameter."""
 COPIES = 2
-"""A checkpoint is written whole before it replaces the one before."""
+"""A new checkpoint is written completely before it replaces the last one."""
 SPARE_BYTES = 16 * 2**20
-"""History, predictions, and the parts of a file that are no tensors."""
+"""Space for history, predictions, and the parts of a checkpoint that are no tensors."""
 
 
 def save(path: Path, payload: dict[str, Any]) -> None:
-    """Write tensors and plain values to `path`: all of it or none of it, also after a power cut.
+    """Write tensors and plain values to `path`, completely or not at all, also at a power cut.
 
-    Raises VocoError if it cannot be written (a full disk); a file that was there stays.
+    Raises VocoError if it cannot be written, such as on a full disk; the old file then stays.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: killed runs leave one file
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name, so killed runs leave one file
     try:
         with temporary.open("wb") as file:
             torch.save({"format": FORMAT, **payload}, file)
@@ -56,7 +56,7 @@ def save(path: Path, payload: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote, on the CPU, with `weights_only`. InputError if it cannot be read."""
+    """Read a file of `save`, on the CPU, with `weights_only`. InputError if it cannot be read."""
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -84,9 +84,9 @@ def save_backbone(run: Path, backbone: Backbone, provenance: dict[str, Any]) -> 
 
 
 def load_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
-    """The backbone of a run folder or of a `backbone.pt`, on the CPU, with its provenance.
+    """The backbone of a run folder or of a `backbone.pt`, on the CPU, and its provenance.
 
-    Raises InputError if there is none or if the weights do not fit, strictly.
+    Raises InputError if there is none, or if its weights have other names or shapes.
     """
     file = path / BACKBONE if path.is_dir() else path
     payload = load(file)
@@ -99,47 +99,47 @@ def load_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
 
 
 def write_run(run: Path, description: dict[str, Any]) -> None:
-    """Write `RUN/run.json` (makes the folder)."""
+    """Write `RUN/run.json`; makes the folder. Raises VocoError if it cannot be written."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        temporary = run / f".{RUN}.tmp"
+        temporary = run / f".{RUN_FILE}.tmp"
         temporary.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
-        temporary.replace(run / RUN)
+        temporary.replace(run / RUN_FILE)
     except OSError as error:
         raise VocoError(f"{run}: cannot write the run ({error.strerror})") from error
 
 
 def read_run(run: Path) -> dict[str, Any]:
-    """Read `RUN/run.json`. InputError if it is no run."""
+    """Read `RUN/run.json`. Raises InputError if `run` is no run folder."""
     try:
-        description = json.loads((run / RUN).read_text())
+        description = json.loads((run / RUN_FILE).read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{run}: expected the folder of a voco run, with {RUN}") from error
+        raise InputError(f"{run}: expected the folder of a voco run, with {RUN_FILE}") from error
     if not isinstance(description, dict):
-        raise InputError(f"{run / RUN}: expected a JSON object")
+        raise InputError(f"{run / RUN_FILE}: expected a JSON object")
     return description
 
 
-def checkpoint_bytes(objective: nn.Module, *, moments: int = MOMENTS) -> int:
-    """Bytes of the tensors in one checkpoint: weights, averages, and the optimiser's `moments`."""
+def count_checkpoint_bytes(objective: nn.Module, *, moments: int = MOMENTS) -> int:
+    """Bytes of the tensors in one checkpoint: weights, buffers, and the optimiser's `moments`."""
     state = sum(tensor.nbytes for tensor in objective.state_dict().values())
     trained = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
     return int(state + moments * trained)
 
 
-def check_disk_space(out: Path, need: int) -> None:
-    """Raise VocoError unless `need` bytes, twice and some spare, are free where `out` will be."""
+def check_disk_space(out: Path, size: int) -> None:
+    """Raise VocoError unless there is space for two checkpoints of `size` bytes at `out`."""
     folder = next(path for path in (out, *out.absolute().parents) if path.exists())
-    free, wanted = shutil.disk_usage(folder).free, COPIES * need + SPARE_BYTES
-    if free < wanted:
+    free, needed = shutil.disk_usage(folder).free, COPIES * size + SPARE_BYTES
+    if free < needed:
         raise VocoError(
-            f"{out}: {free / 1e9:.1f} GB free, {wanted / 1e9:.1f} GB needed for checkpoints; "
+            f"{out}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed for checkpoints; "
             "free some space or give another --out"
         )
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the rename itself to disk."""
+    """Force a rename in `folder` to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
-"""One training loop for every objective; it does not depend on the model.
+"""The training loop of every objective. It does not depend on the model.
 
-Every random draw of a step is seeded by (seed, step): the loader's order, the seed in the batch,
+All random draws of a step are seeded with (seed, step): the loader's order, the seed in the batch,
 and torch's default generators (dropout). So a checkpoint needs no generator state, and a resumed
-run gives the same losses as one that was never stopped: bit for bit on a CPU with the same number
-of threads.
+run has the same losses as an uninterrupted one: bit for bit on a CPU with the same number of
+threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from voco_models.training.hooks import Interruption, Monitor, call_monitors
 from voco_models.training.objective import BatchSource, Objective
 from voco_models.training.optimizers import AdamW, Optimizer
 from voco_models.training.recorded_options import WHEN_CHANGED
-from voco_models.training.train_state import Row, TrainState
+from voco_models.training.train_state import HistoryRow, TrainState
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class FitConfig:
     warmup_steps: int = 0
     """Steps in which the learning rate rises linearly to its peak."""
     amsgrad: bool = False
-    """Use the maximum of the averages of the squared gradient; with the optimiser `adamw`."""
+    """Use the maximum of the averages of the squared gradient; of the optimiser `adamw`."""
     final_lr_fraction: float = 0.0
     """Learning rate at the horizon, as a fraction of the peak."""
     clip_norm: float | None = None
@@ -54,11 +54,11 @@ class FitConfig:
     checkpoint_every: int = 1000
     """Steps between two checkpoints."""
     seed: int = 0
-    """Seed of the first weights, of the order of the volumes and of every draw."""
+    """Seed of the initial weights, the order of the volumes, and all random draws."""
     amp: bool = True
     """bf16 autocast, on CUDA only."""
     optimizer: Optimizer = field(default_factory=AdamW, metadata=WHEN_CHANGED)
-    """Which optimiser, and its options."""
+    """The optimiser and its options."""
 
     def __post_init__(self) -> None:
         if self.total_steps < 1 or self.log_every < 1 or self.checkpoint_every < 1:
@@ -87,14 +87,15 @@ class FitConfig:
 
 @dataclass(frozen=True, slots=True)
 class FitSummary:
-    """What `fit` did."""
+    """The steps, the loss and the files of a call of `fit`."""
 
     first_step: int
     last_step: int
     total_steps: int
     loss: float | None
-    """Loss in the last row of the history written; None if no step was taken."""
+    """Loss in the last row of the history; None if no step was taken."""
     seconds: float
+    """Time in `fit`, over all resumes."""
     checkpoint: Path
     history: Path
 
@@ -105,7 +106,10 @@ class FitSummary:
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
-    """The named device, or CUDA where there is one, else the CPU. InputError if not available."""
+    """The named device; None is CUDA if available, else the CPU.
+
+    Raises InputError for another device, and for CUDA where there is none.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -129,23 +133,39 @@ def fit(
     max_steps: int | None = None,
     resume: bool = False,
     provenance: dict[str, Any],
-    on_log: Callable[[Row], None] | None = None,
+    on_log: Callable[[HistoryRow], None] | None = None,
     monitors: Sequence[Monitor] = (),
 ) -> FitSummary:
     """Train `objective` up to step min(max_steps, total_steps); write checkpoint and history.
 
-    `max_steps` counts from the beginning of the run, not of this call, and only stops: the
-    schedule belongs to `config`. `on_log` gets each row of the history; `monitors` observe the
-    state between steps and change nothing. Raises InputError before writing if `out` holds a
-    checkpoint and `resume` is false, or the other way round, or if the checkpoint is of another
-    experiment; VocoError if the disk has no space for a checkpoint; Diverged for a loss that is not
-    finite. On SIGINT and SIGTERM the step is finished, a checkpoint saved, and the signal raised
+    On SIGINT and SIGTERM, the step is finished, a checkpoint is saved, and the signal is raised
     again.
+
+    Parameters
+    ----------
+    objective : networks and loss; its weights are trained in place.
+    batches : source of the batches.
+    config : optimiser, schedule and loop.
+    out : folder of the run.
+    device : device of the training.
+    max_steps : step at which to stop, counted from the beginning of the run. It does not change the
+        schedule.
+    resume : continue from the checkpoint in `out`.
+    provenance : the experiment, saved in every checkpoint.
+    on_log : called with each row of the history.
+    monitors : observe the state between steps; see `Monitor`.
+
+    Raises
+    ------
+    InputError : before anything is written, if `out` has a checkpoint and `resume` is false, has
+        none and `resume` is true, or has one of another experiment.
+    VocoError : if the disk has no space for a checkpoint.
+    Diverged : if a loss or a weight is not finite.
     """
     check_run_folder(out, resume=resume)
     saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
     moments = config.optimizer.moments(amsgrad=config.amsgrad)
-    checkpoint.check_disk_space(out, checkpoint.checkpoint_bytes(objective, moments=moments))
+    checkpoint.check_disk_space(out, checkpoint.count_checkpoint_bytes(objective, moments=moments))
     objective = objective.to(device)
     state = TrainState(objective, _build_optimizer(objective, config, device))
     if saved is not None:
@@ -153,7 +173,7 @@ def fit(
     first, loss = state.step, None
     stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
     if first < stop:
-        loss = _loop(state, batches, config, stop, out, provenance, on_log, monitors)
+        loss = _train(state, batches, config, stop, out, provenance, on_log, monitors)
     return FitSummary(
         first_step=first,
         last_step=state.step,
@@ -166,7 +186,10 @@ def fit(
 
 
 def check_run_folder(out: Path, *, resume: bool) -> None:
-    """InputError unless `out` can be written and holds a checkpoint exactly when `resume` is on."""
+    """Check that `out` can be written, and that it has a checkpoint if and only if `resume`.
+
+    Raises InputError otherwise.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder for the run, found a file; give another --out")
     parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
@@ -182,7 +205,7 @@ def check_run_folder(out: Path, *, resume: bool) -> None:
 def _build_optimizer(
     objective: Objective, config: FitConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimiser that the recipe names, of the objective's trainable parameters."""
+    """The recipe's optimiser of the objective's trainable parameters."""
     return config.optimizer.build(
         objective.parameter_groups(),
         lr=config.lr,
@@ -192,17 +215,17 @@ def _build_optimizer(
     )
 
 
-def _loop(
+def _train(
     state: TrainState,
     batches: BatchSource,
     config: FitConfig,
     stop: int,
     out: Path,
     provenance: dict[str, Any],
-    on_log: Callable[[Row], None] | None,
+    on_log: Callable[[HistoryRow], None] | None,
     monitors: Sequence[Monitor],
 ) -> float:
-    """Steps up to `stop`, or to a signal. Returns the loss of the last row written."""
+    """Take steps until `stop` or a signal. Returns the loss in the last row of the history."""
     device = next(state.objective.parameters()).device
     out.mkdir(parents=True, exist_ok=True)
     history = History(out, after=state.step, every=config.log_every, last=config.total_steps)
@@ -212,30 +235,30 @@ def _loop(
     with (
         Interruption() as interruption,
         torch.random.fork_rng(devices=cuda),
-        closing(batches.at(state.step)) as stream,
+        closing(batches.batches_from(state.step)) as stream,
     ):
         while True:
             lr = _step(state, next(stream), config, device)
-            leaving = state.step == stop or interruption.arrived is not None
-            regular = state.step % config.log_every == 0 or state.step == config.total_steps
-            if regular or leaving:
+            is_last = state.step == stop or interruption.signal_number is not None
+            ends_row = state.step % config.log_every == 0 or state.step == config.total_steps
+            if ends_row or is_last:
                 means = state.means()
                 state.seconds = time.perf_counter() - clock
                 row = {"step": float(state.step), "lr": lr, **means, "seconds": state.seconds}
                 history.append(row)
                 if on_log is not None:
                     on_log(row)
-            if regular:
+            if ends_row:
                 state.window.clear()
-            if leaving or state.step % config.checkpoint_every == 0:
+            if is_last or state.step % config.checkpoint_every == 0:
                 state.save(out, provenance)
             call_monitors(monitors, state)
-            if leaving:
+            if is_last:
                 return means["loss"]
 
 
 def _step(state: TrainState, batch: Batch, config: FitConfig, device: torch.device) -> float:
-    """One step of the optimiser; returns the learning rate used."""
+    """Take one step of the optimiser. Returns the learning rate."""
     factor = warmup_cosine(
         state.step,
         total=config.total_steps,
@@ -247,15 +270,15 @@ def _step(state: TrainState, batch: Batch, config: FitConfig, device: torch.devi
     torch.manual_seed(step_seed(config.seed, state.step))
     autocast = config.amp and device.type == "cuda"
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-        parts = state.objective(batch)
+        losses = state.objective(batch)
     state.optimizer.zero_grad(set_to_none=True)
-    parts["loss"].backward()
+    losses["loss"].backward()
     if config.clip_norm is not None:
         nn.utils.clip_grad_norm_(state.objective.parameters(), config.clip_norm)
     state.optimizer.step()
     state.step += 1
     state.objective.after_step(state.step / config.total_steps)
-    state.window.append({name: value.detach() for name, value in parts.items()})
+    state.window.append({name: value.detach() for name, value in losses.items()})
     return config.lr * factor
 
 

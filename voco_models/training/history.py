@@ -1,4 +1,7 @@
-"""The loss curve of a run, `history.csv`: a row every `log_every` steps, also after a resume."""
+"""The loss curve of a run, `history.csv`, with one row per `log_every` steps.
+
+A resumed run has the same rows as an uninterrupted one.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from pathlib import Path
 from typing import TextIO
 
 HISTORY = "history.csv"
-LEADING = ("step", "lr", "loss")
-TRAILING = ("seconds",)
+FIRST_COLUMNS = ("step", "lr", "loss")
+LAST_COLUMNS = ("seconds",)
 
 
 def read_history(run: Path) -> list[dict[str, float]]:
-    """Rows of `RUN/history.csv`, oldest first; none where there is no file.
+    """Rows of `RUN/history.csv`, oldest first; an empty list if there is no file.
 
-    A last line without a line end was not written whole, after a power failure, and is left out.
+    A last line without a line end is left out: it is incomplete, after a power failure.
     """
     path = run / HISTORY
     if not path.exists():
@@ -27,32 +30,32 @@ class History:
     """Appends rows to `RUN/history.csv`. Columns: step, lr, loss, the other parts, seconds."""
 
     def __init__(self, run: Path, *, after: int, every: int, last: int) -> None:
-        """Continue after step `after`.
+        """Continue after step `after`. A row covers `every` steps; `last` is the horizon.
 
-        Later rows are removed, and so is the row of an early stop (neither a multiple of `every`
-        nor the `last` step), because an uninterrupted run would not have it.
+        Removes later rows, and the row of an early stop (neither a multiple of `every` nor the
+        `last` step), because an uninterrupted run would not have it.
         """
         self._path = run / HISTORY
-        kept = [
+        rows = [
             row
             for row in read_history(run)
             if row["step"] <= after and (row["step"] % every == 0 or row["step"] == last)
         ]
-        self._columns = list(kept[0]) if kept else []
+        self._columns = list(rows[0]) if rows else []
         temporary = self._path.with_name(f".{HISTORY}.tmp")
         with temporary.open("w", newline="") as file:
-            if kept:
-                self._write(file, kept, header=True)
+            if rows:
+                self._write(file, rows, header=True)
         temporary.replace(self._path)
 
     def append(self, row: dict[str, float]) -> None:
-        """Add one row; every row must have the parts of the first."""
-        first = not self._columns
-        if first:
-            middle = sorted(set(row) - {*LEADING, *TRAILING})
-            self._columns = [*LEADING, *middle, *TRAILING]
+        """Append a row. All rows must have the columns of the first one."""
+        is_first = not self._columns
+        if is_first:
+            middle = sorted(set(row) - {*FIRST_COLUMNS, *LAST_COLUMNS})
+            self._columns = [*FIRST_COLUMNS, *middle, *LAST_COLUMNS]
         with self._path.open("a", newline="") as file:
-            self._write(file, [row], header=first)
+            self._write(file, [row], header=is_first)
 
     def _write(self, file: TextIO, rows: list[dict[str, float]], *, header: bool) -> None:
         writer = csv.DictWriter(file, self._columns, lineterminator="\n")
@@ -63,5 +66,5 @@ class History:
 
 
 def _format(name: str, value: float) -> str:
-    """Steps as whole numbers, the rest with all digits that the double needs."""
+    """A step as a whole number, other values with all digits of the double."""
     return str(int(value)) if name == "step" else repr(float(value))

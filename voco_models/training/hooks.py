@@ -1,4 +1,4 @@
-"""Between two steps: signals, which end the training, and monitors, which observe it."""
+"""Actions between two steps: signals end the training, and monitors observe it."""
 
 from __future__ import annotations
 
@@ -22,36 +22,37 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Monitor(Protocol):
-    """Observes a training run, and cannot change it: see `undisturbed`."""
+    """Observes a training run. It cannot change the run; see `preserve_training_state`."""
 
     @property
     def every(self) -> int:
-        """Steps from one call to the next."""
+        """Number of steps between two calls of `observe`."""
 
     def observe(self, state: TrainState) -> None:
-        """Called after every `every`-th step, without gradients. `state` is to be read only.
+        """Called after every `every`-th step, without gradients. Must only read `state`.
 
-        What it raises ends the training.
+        An exception ends the training.
         """
 
 
 class Interruption:
-    """Within this context, the first SIGINT or SIGTERM only sets `arrived`; a second one acts.
+    """A context that delays SIGINT and SIGTERM, so that the current step can be finished.
 
-    So a step is finished, and what is saved is a whole state. On leaving, the former handlers are
-    back, and a signal that arrived is raised again for them: SIGINT becomes KeyboardInterrupt as
-    usual. Outside the main thread nothing is intercepted, because Python delivers signals to the
-    main thread only.
+    The first signal only sets `signal_number`. A second signal goes to the previous handlers. On
+    exit, the previous handlers are restored, and a delayed signal is raised again for them, so
+    SIGINT becomes KeyboardInterrupt as usual. Outside the main thread nothing is delayed, because
+    Python delivers signals to the main thread only.
     """
 
     def __init__(self) -> None:
-        self.arrived: int | None = None
-        self._former: dict[int, Any] = {}
+        self.signal_number: int | None = None
+        """The delayed signal, if any."""
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                self._former[number] = signal.signal(number, self._record)
+                self._previous_handlers[number] = signal.signal(number, self._delay)
         return self
 
     def __exit__(
@@ -61,38 +62,37 @@ class Interruption:
         trace: TracebackType | None,
     ) -> None:
         self._restore_handlers()
-        if self.arrived is not None and error is None:
-            signal.raise_signal(self.arrived)
+        if self.signal_number is not None and error is None:
+            signal.raise_signal(self.signal_number)
 
-    def _record(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.arrived = number
+    def _delay(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.signal_number = number
         self._restore_handlers()
 
     def _restore_handlers(self) -> None:
-        for number, handler in self._former.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        self._former.clear()
+        self._previous_handlers.clear()
 
 
 def call_monitors(monitors: Sequence[Monitor], state: TrainState) -> None:
-    """Call the monitors whose turn it is after this step."""
+    """Call the monitors that are due after this step."""
     for monitor in monitors:
         if state.step % monitor.every == 0:
-            with undisturbed(state.objective):
+            with preserve_training_state(state.objective):
                 monitor.observe(state)
 
 
 @contextmanager
-def undisturbed(network: nn.Module) -> Iterator[None]:
-    """Run code that may use `network` and draw random numbers, without any effect on training.
+def preserve_training_state(network: nn.Module) -> Iterator[None]:
+    """A context for code that uses `network` and random numbers without an effect on training.
 
-    Inside, gradients are off. On leaving, also after an error, these are as they were: the
-    generators of Python, NumPy and torch (CPU and CUDA); of every module its training flag, its
-    buffers (the statistics of batch norm among them) and the momentum of batch norm; and which
-    parameters are trained. Parameters are not copied, as they are large: raises VocoError if one
-    was written to.
+    Gradients are off inside. On exit, also after an error, it restores the generators of Python,
+    NumPy and torch (CPU and CUDA), the training flag, the buffers and the batch norm momentum of
+    every module, and `requires_grad` of every parameter. Parameters are large, so they are not
+    copied: it raises VocoError if one was written to.
     """
-    generators = _Generators()
+    generators = _GeneratorStates()
     modules = [_ModuleState(module) for module in network.modules()]
     parameters = [(name, p, p._version, p.requires_grad) for name, p in network.named_parameters()]
     try:
@@ -102,15 +102,15 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
         generators.restore()
         for module in modules:
             module.restore()
-        for _, parameter, _, trained in parameters:
-            parameter.requires_grad_(trained)
+        for _, parameter, _, requires_grad in parameters:
+            parameter.requires_grad_(requires_grad)
     for name, parameter, version, _ in parameters:
         if parameter._version != version:
             raise VocoError(f"a monitor changed the weights {name}; a monitor may only read")
 
 
 class _ModuleState:
-    """What a module has beside parameters and submodules, when this was made."""
+    """A copy of a module's settings and buffers, without its parameters and submodules."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -122,7 +122,7 @@ class _ModuleState:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Give the module these buffers, with these values, and these settings."""
+        """Set the buffers and settings of the module to the copy."""
         self._module.training = self._training
         if isinstance(self._module, _BatchNorm):
             self._module.momentum = self._momentum
@@ -131,8 +131,8 @@ class _ModuleState:
             setattr(self._module, name, buffer)
 
 
-class _Generators:
-    """States of the global generators, when this was made."""
+class _GeneratorStates:
+    """A copy of the states of the global random generators."""
 
     def __init__(self) -> None:
         self._python = random.getstate()
@@ -142,7 +142,7 @@ class _Generators:
         self._cuda = torch.cuda.get_rng_state_all() if cuda else None
 
     def restore(self) -> None:
-        """Set the generators to these states."""
+        """Set the generators to the copied states."""
         random.setstate(self._python)
         np.random.set_state(self._numpy)  # noqa: NPY002
         torch.set_rng_state(self._torch)

@@ -1,4 +1,4 @@
-"""The interfaces that the engine connects: an objective and a source of batches."""
+"""The interfaces that the engine uses: an objective and a source of batches."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from voco_models.data import Batch
 
 
 class Objective(nn.Module):
-    """What `engine.fit` trains: networks and a loss in one module."""
+    """Networks and a loss in one module, trained by `engine.fit`."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars of this batch: `loss`, which is minimised, and any others, which are logged."""
+        """Scalars of a batch by name: `loss` is minimised, all are logged."""
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step; `progress` in (0, 1] is the share of the steps done.
+        """Called after each optimiser step, such as to update an EMA teacher. Does nothing here.
 
-        The place for an EMA teacher. Does nothing by default.
+        `progress` in (0, 1] is the fraction of the steps that are done.
         """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser; a group may carry `lr_scale`, a factor of the learning rate."""
+        """Groups for the optimiser; a group may have `lr_scale`, a factor of the learning rate."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
 
 class BatchSource(Protocol):
-    """A stream of batches that can start at any step and is the same each time."""
+    """A deterministic stream of batches that can start at any step."""
 
-    def at(self, step: int) -> Generator[Batch, None, None]:
+    def batches_from(self, step: int) -> Generator[Batch, None, None]:
         """Batches number `step`, `step + 1`, ... without end."""

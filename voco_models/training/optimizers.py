@@ -1,8 +1,8 @@
-"""Optimisers as values: a recipe says which one and how, the engine builds it.
+"""Optimisers as values of a recipe; the engine builds them.
 
-Learning rate and weight decay are not here: every kind has them, and the schedule acts on the
-learning rate, so they are fields of the recipe itself. A new kind is a dataclass with a `build`,
-and its name in `Optimizer` and in `KINDS`.
+Learning rate and weight decay are fields of the recipe itself, because every optimiser has them and
+the schedule changes the learning rate. To add an optimiser, write a dataclass with `moments` and
+`build`, and add it to `Optimizer` and `KINDS`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import nn
 
 from voco_data.errors import InputError
 
-Groups: TypeAlias = list[dict[str, Any]]
-"""Parameter groups as torch's optimisers take them; a group may carry `lr_scale`."""
+ParameterGroups: TypeAlias = list[dict[str, Any]]
+"""Parameter groups of torch's optimisers; a group may have `lr_scale`."""
 Decayed = Literal["all", "matrices"]
 Fused = Literal["auto", "on", "off"]
 
@@ -46,13 +46,19 @@ class AdamW:
             raise InputError(f"recipe: eps must be > 0, got {self.eps}")
 
     def moments(self, *, amsgrad: bool) -> int:
-        """Tensors that it keeps for each trainable parameter."""
+        """Tensors that it keeps per trainable parameter."""
         return 3 if amsgrad else 2
 
     def build(
-        self, groups: Groups, *, lr: float, weight_decay: float, amsgrad: bool, device: torch.device
+        self,
+        groups: ParameterGroups,
+        *,
+        lr: float,
+        weight_decay: float,
+        amsgrad: bool,
+        device: torch.device,
     ) -> torch.optim.Optimizer:
-        """The optimiser of these parameters, which are on `device`."""
+        """The optimiser of the parameters in `groups`, which are on `device`."""
         return torch.optim.AdamW(
             split_decayed(groups, self.decayed),
             lr=lr,
@@ -86,15 +92,21 @@ class Sgd:
             raise InputError("recipe: nesterov needs a momentum > 0")
 
     def moments(self, *, amsgrad: bool) -> int:
-        """Tensors that it keeps for each trainable parameter."""
-        del amsgrad  # of Adam only
+        """Tensors that it keeps per trainable parameter."""
+        del amsgrad  # an option of Adam
         return 1 if self.momentum else 0
 
     def build(
-        self, groups: Groups, *, lr: float, weight_decay: float, amsgrad: bool, device: torch.device
+        self,
+        groups: ParameterGroups,
+        *,
+        lr: float,
+        weight_decay: float,
+        amsgrad: bool,
+        device: torch.device,
     ) -> torch.optim.Optimizer:
-        """The optimiser of these parameters, which are on `device`."""
-        del amsgrad  # of Adam only
+        """The optimiser of the parameters in `groups`, which are on `device`."""
+        del amsgrad  # an option of Adam
         return torch.optim.SGD(
             split_decayed(groups, self.decayed),
             lr=lr,
@@ -107,11 +119,14 @@ class Sgd:
 
 Optimizer: TypeAlias = AdamW | Sgd
 KINDS: Mapping[str, type[AdamW] | type[Sgd]] = MappingProxyType({"adamw": AdamW, "sgd": Sgd})
-"""Value of `kind` in a recipe -> settings of that optimiser."""
+"""Settings class of an optimiser by its `kind`."""
 
 
-def split_decayed(groups: Groups, decayed: Decayed) -> Groups:
-    """The groups as they are, or each with its biases and norms in a group without decay."""
+def split_decayed(groups: ParameterGroups, decayed: Decayed) -> ParameterGroups:
+    """The groups unchanged (`all`), or split (`matrices`).
+
+    `matrices` puts the biases and norms of each group into a group without decay.
+    """
     if decayed == "all":
         return groups
     split = []
@@ -128,5 +143,5 @@ def use_fused(fused: Fused, device: torch.device) -> bool:
 
 def _by_dimension(parameters: Iterable[nn.Parameter]) -> tuple[list[Any], list[Any]]:
     """Parameters of at least two dimensions, and the others."""
-    every = list(parameters)
-    return [p for p in every if p.ndim >= 2], [p for p in every if p.ndim < 2]
+    listed = list(parameters)
+    return [p for p in listed if p.ndim >= 2], [p for p in listed if p.ndim < 2]

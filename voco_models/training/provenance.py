@@ -1,4 +1,4 @@
-"""Provenance of a run: enough to tell whether two runs are the same experiment."""
+"""Provenance of a run, from which it follows whether two runs are the same experiment."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 
 from voco_data.store import Store
 
-EXPERIMENT = ("stage", "recipe", "stores", "split", "init")
-"""Entries that must be equal for a run to be resumed. Versions are recorded, and may differ."""
+COMPARED_ENTRIES = ("stage", "recipe", "stores", "split", "init")
+"""Entries that must be equal to resume a run. Versions are recorded, and may differ."""
 
 
 def make_provenance(
@@ -25,10 +25,10 @@ def make_provenance(
     split: str | None = None,
     init: str | None = None,
 ) -> dict[str, Any]:
-    """The plain values that go into every file of a run.
+    """The provenance of a run as plain values, for every file of the run.
 
     `recipe` is the recipe as a dictionary, `split` the digest of the patient split, and `init` the
-    weights that training started from.
+    name of the initial weights.
     """
     return {
         "stage": stage,
@@ -57,17 +57,17 @@ def describe_store(store: Store) -> dict[str, Any]:
     }
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The changes that make `now` another experiment than `before`, a short phrase each."""
+def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A short phrase for each difference that makes `now` another experiment than `before`."""
     return [
         f"{path} was {old!r}, is {new!r}"
-        for name in EXPERIMENT
+        for name in COMPARED_ENTRIES
         for path, old, new in _changes(name, before.get(name), now.get(name))
     ]
 
 
 def to_plain(value: Any) -> Any:
-    """The value with mappings as dict, sequences as list and paths as text: JSON round-trips it."""
+    """The value with mappings as dict, sequences as list and paths as text, as JSON restores it."""
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -96,7 +96,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout this file is tracked in, or None (installed package, no git)."""
+    """Commit of the checkout that tracks this file; None if installed, or without git."""
     file = Path(__file__).resolve()
     command = ["git", "-C", str(file.parent)]
     try:

@@ -1,8 +1,8 @@
-"""What a run records of its recipe.
+"""The values of a recipe that a run records.
 
-Runs are compared by these values when one is resumed. So an option that is added later is recorded
-only where it differs from its default, which must be what the code did before: then a run made
-before the option existed records the same as one made today.
+A resumed run must have the same values. An option that was added later is therefore recorded only
+if it differs from its default. The default must be what the code did before, so that older runs can
+still be resumed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ WHEN_CHANGED = MappingProxyType({"recorded": "when changed"})
 """Metadata of a dataclass field that was added after runs without it were made."""
 
 
-def recorded_values(recipe: Any) -> dict[str, Any]:
+def values_to_record(recipe: Any) -> dict[str, Any]:
     """The fields of a recipe, a frozen dataclass, as plain values."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
         if field.metadata == WHEN_CHANGED and value == default_of(field):
             continue
-        values[field.name] = recorded_values(value) if dataclasses.is_dataclass(value) else value
+        values[field.name] = values_to_record(value) if dataclasses.is_dataclass(value) else value
     return values
 
 

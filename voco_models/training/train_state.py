@@ -1,4 +1,4 @@
-"""Everything that changes during training: saved to disk and restored."""
+"""The state of a training: saved to disk, and restored to resume."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from voco_data.errors import InputError, VocoError
 from voco_models.training import checkpoint
 from voco_models.training.objective import Objective
-from voco_models.training.provenance import differences
+from voco_models.training.provenance import list_differences
 
-Row = dict[str, float]
-"""One line of the history: step, lr, loss, other parts, seconds."""
+HistoryRow = dict[str, float]
+"""One row of the history: step, lr, loss, other scalars, seconds."""
 
 
 class Diverged(VocoError):
-    """The loss or a weight is not a finite number. Nothing was saved after the last good step."""
+    """A loss or a weight is not finite. The last checkpoint is of an earlier step."""
 
 
 @dataclass(slots=True)
@@ -30,19 +30,19 @@ class TrainState:
     objective: Objective
     optimizer: torch.optim.Optimizer
     step: int = 0
-    """Steps done."""
+    """Number of steps done."""
     seconds: float = 0.0
     """Time spent in `fit`, over all resumes."""
     window: list[dict[str, Tensor]] = field(default_factory=list)
     """Scalars of the steps since the last row of the history."""
 
-    def means(self) -> Row:
-        """Means over the window. Diverged if a loss in it is not finite."""
+    def means(self) -> HistoryRow:
+        """Means over the window. Raises Diverged if a loss in it is not finite."""
         rows = self._window_rows()
         return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     def save(self, run: Path, provenance: dict[str, Any]) -> None:
-        """Write `RUN/checkpoint.pt`. Diverged, and nothing written, if anything is not finite."""
+        """Write `RUN/checkpoint.pt`. Raises Diverged before writing if a value is not finite."""
         window = self._window_rows()
         weights = self.objective.state_dict()
         for name, tensor in weights.items():
@@ -61,8 +61,8 @@ class TrainState:
         )
 
     def restore(self, saved: dict[str, Any], provenance: dict[str, Any]) -> None:
-        """Load what `save` wrote. InputError if it is of another experiment or network."""
-        changed = differences(saved["provenance"], provenance)
+        """Load a checkpoint. Raises InputError if it is of another experiment or network."""
+        changed = list_differences(saved["provenance"], provenance)
         if changed:
             raise InputError(
                 f"cannot resume: {'; '.join(changed)}; start a new run in another --out"
@@ -85,8 +85,8 @@ class TrainState:
             for parts in saved["window"]
         ]
 
-    def _window_rows(self) -> list[Row]:
-        """The window as plain numbers; waits for the device. Diverged if a loss is not finite."""
+    def _window_rows(self) -> list[HistoryRow]:
+        """The window as plain numbers. Waits for the device. Diverged if a loss is not finite."""
         if not self.window:
             return []
         names = list(self.window[0])

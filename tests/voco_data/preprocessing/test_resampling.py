@@ -13,7 +13,7 @@ from voco_data.preprocessing.resampling import axis_weights, resample
 from voco_data.volumes.voxels import Quantisation
 
 LOW, WIDTH, FLOOR = -150.0, 400.0, -1024
-WINDOW = Quantisation(LOW, WIDTH)
+WINDOW = Quantisation(LOW, WIDTH, np.dtype(np.uint8))
 HALF_A_GREY_LEVEL = 0.5 + 1e-3
 
 

@@ -14,22 +14,22 @@ import zarr
 from voco_data.errors import VocoError
 from voco_data.store.reader import Store
 from voco_models.bench import loader, volumes
-from voco_models.bench.runner import describe_machine, medians, row
-from voco_models.bench.worker import TIMED_BATCHES, WARMUP_BATCHES, seconds_a_batch
+from voco_models.bench.runner import describe_machine, make_row, measure_medians
+from voco_models.bench.worker import TIMED_BATCHES, WARMUP_BATCHES, time_batches
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> volumes.BenchVolumes:
-    return volumes.make(tmp_path_factory.mktemp("bench"), volumes=5, large=12)
+    return volumes.make_volumes(tmp_path_factory.mktemp("bench"), volumes=5, large=12)
 
 
 def test_all_formats_hold_the_same_volumes(made: volumes.BenchVolumes) -> None:
-    raw = volumes.memmap(made.folder)
+    raw = volumes.open_memmap(made.folder)
     assert raw.shape == (5, 32, 192, 192)
     assert len({volume.tobytes() for volume in raw}) == 5
     for path in (made.store, made.store_lz4):
         assert np.array_equal(zarr.open_array(path / "volumes", mode="r")[:], raw)
-    files = [np.load(path) for path in volumes.npy_files(made.folder)]
+    files = [np.load(path) for path in volumes.list_npy_files(made.folder)]
     assert np.array_equal(files, raw)
     assert made.lz4_ratio > 1.2
 
@@ -38,7 +38,7 @@ def test_the_large_store_reads_and_its_catalogue_is_of_real_size(
     made: volumes.BenchVolumes,
 ) -> None:
     store = Store.open(made.large)
-    raw = volumes.memmap(made.folder)
+    raw = volumes.open_memmap(made.folder)
     for series in store.rows.tolist():
         assert np.array_equal(store.read(series), raw[series % 5])
     assert [len(numbers) for numbers in store.catalogue["instance_numbers"]] == [300] * 12
@@ -64,7 +64,7 @@ SECONDS: dict[str, float | None] = {
 
 
 def test_ratios_count_the_faster_or_the_documented_form_of_a_peer() -> None:
-    found = loader.ratios(SECONDS)
+    found = loader.compute_ratios(SECONDS)
     assert found.pop("litdata") is None
     assert found == pytest.approx(
         {
@@ -83,10 +83,10 @@ def test_ratios_count_the_faster_or_the_documented_form_of_a_peer() -> None:
 
 
 def test_a_row_says_what_is_not_installed() -> None:
-    assert row("x", None, "ms") == {
+    assert make_row("x", None, "ms") == {
         "name": "x", "median": None, "unit": "ms", "note": "not installed",
     }  # fmt: skip
-    assert row("x", 2.0, "ms") == {"name": "x", "median": 2.0, "unit": "ms"}
+    assert make_row("x", 2.0, "ms") == {"name": "x", "median": 2.0, "unit": "ms"}
 
 
 def test_the_machine_is_described() -> None:
@@ -119,7 +119,7 @@ def main(name, folder):
 def test_candidates_measure_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(tmp_path, monkeypatch, counting=COUNTING)
     wanted = {name: ("counting", (name, str(tmp_path))) for name in "ab"}
-    found = medians(wanted, tmp_path, repeats=3)
+    found = measure_medians(wanted, tmp_path, repeats=3)
     assert (tmp_path / "order").read_text() == "ab" + "ababab"  # each once to be warm
     assert found == {"a": 5.0, "b": 6.0}  # the middle one of 3, 5, 7 and of 4, 6, 8
 
@@ -135,7 +135,7 @@ def test_batches_that_were_read_ahead_do_not_count(monkeypatch: pytest.MonkeyPat
             yield torch.zeros(3, dtype=torch.uint8)
 
     monkeypatch.setattr("voco_models.bench.worker.time.perf_counter", lambda: now)
-    measure = seconds_a_batch("x", batches())
+    measure = time_batches("x", batches())
     assert [measure(), measure()] == [{"x": 2.0}, {"x": 2.0}]
 
 
@@ -147,7 +147,7 @@ def test_a_library_that_is_not_installed_has_no_value(
         "lacking": ("lacking", ("x",)),
         "a": ("counting", ("a", str(tmp_path))),
     }
-    assert medians(wanted, tmp_path, repeats=1) == {"lacking": None, "a": 2.0}
+    assert measure_medians(wanted, tmp_path, repeats=1) == {"lacking": None, "a": 2.0}
 
 
 def test_a_candidate_that_fails_ends_the_measurement(
@@ -155,13 +155,13 @@ def test_a_candidate_that_fails_ends_the_measurement(
 ) -> None:
     plant(tmp_path, monkeypatch, failing="def main(*_):\n    raise ValueError('no room')")
     with pytest.raises(VocoError, match="failing ended: ValueError: no room"):
-        medians({"failing": ("failing", ("x",))}, tmp_path, repeats=1)
+        measure_medians({"failing": ("failing", ("x",))}, tmp_path, repeats=1)
 
 
 def test_our_candidates_run(made: volumes.BenchVolumes, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(made.folder, monkeypatch)
     folder, store = str(made.folder), str(made.store)
-    found = medians(
+    found = measure_medians(
         {
             "voco": (loader.OURS, ("volumes", folder, store)),
             "read": (loader.OURS, ("read", folder, store, str(made.store_lz4))),

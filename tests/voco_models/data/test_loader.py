@@ -22,7 +22,7 @@ from voco_data.store.reader import Store
 from voco_models.data import loader as loader_module, resident as resident_module
 from voco_models.data.items import Item, items_of
 from voco_models.data.loader import Batch, Loader
-from voco_models.data.prefetch import AHEAD, HostBuffers
+from voco_models.data.prefetch import BATCHES_AHEAD, HostBuffers
 from voco_models.data.resident import Residence, make_resident
 from voco_models.data.sampling import epoch_order, step_seed
 from voco_models.data.slice_loader import SliceLoader
@@ -36,6 +36,7 @@ class FakeStore:
 
     def __init__(self, rows: list[int], grid: tuple[int, int, int] = GRID) -> None:
         self.grid = grid
+        self.dtype = np.dtype(np.uint8)
         self.rows = np.array(rows, np.int64)
         self.reads: list[int] = []
 
@@ -98,7 +99,7 @@ def test_an_epoch_covers_the_items_that_fill_batches() -> None:
 
 def test_batches_hold_the_volumes_of_their_items() -> None:
     loader = loader_of(6, batch_size=3)
-    for step, batch in zip(range(8), loader.at(0), strict=False):
+    for step, batch in zip(range(8), loader.batches_from(0), strict=False):
         assert batch.volumes.shape == (3, *GRID)
         assert batch.volumes.dtype == torch.uint8
         assert batch.volumes[:, 0, 0, 0].tolist() == batch.items.tolist()
@@ -108,8 +109,8 @@ def test_batches_hold_the_volumes_of_their_items() -> None:
 
 
 def test_a_batch_stays_as_it_is_while_the_next_ones_are_read() -> None:
-    stream = loader_of(20).at(0)
-    kept = [next(stream) for _ in range(3 * AHEAD)]
+    stream = loader_of(20).batches_from(0)
+    kept = [next(stream) for _ in range(3 * BATCHES_AHEAD)]
     stream.close()
     for batch in kept:
         assert batch.volumes[:, 0, 0, 0].tolist() == batch.items.tolist()
@@ -119,8 +120,8 @@ def test_a_batch_stays_as_it_is_while_the_next_ones_are_read() -> None:
 @given(start=st.integers(0, 40), batch_size=st.integers(1, 5))
 def test_a_stream_can_start_in_the_middle_of_an_epoch(start: int, batch_size: int) -> None:
     loader = loader_of(11, batch_size)
-    whole = list(itertools.islice(loader.at(0), start + 4))[start:]
-    resumed = list(itertools.islice(loader_of(11, batch_size).at(start), 4))
+    whole = list(itertools.islice(loader.batches_from(0), start + 4))[start:]
+    resumed = list(itertools.islice(loader_of(11, batch_size).batches_from(start), 4))
     for one, other in zip(whole, resumed, strict=True):
         assert torch.equal(one.items, other.items)
         assert torch.equal(one.volumes, other.volumes)
@@ -128,7 +129,7 @@ def test_a_stream_can_start_in_the_middle_of_an_epoch(start: int, batch_size: in
 
 
 def test_ranks_see_different_volumes_and_different_seeds() -> None:
-    ranks = [next(loader_of(12, 3, rank=rank, world=2).at(0)) for rank in (0, 1)]
+    ranks = [next(loader_of(12, 3, rank=rank, world=2).batches_from(0)) for rank in (0, 1)]
     assert not set(ranks[0].items.tolist()) & set(ranks[1].items.tolist())
     assert ranks[0].seed != ranks[1].seed
 
@@ -138,7 +139,7 @@ def test_batches_carry_the_targets_of_their_items() -> None:
     targets = torch.arange(5) * 10
     named = {"tens": targets, "halves": targets / 20}
     loader = Loader(items, batch_size=2, seed=0, device=CPU, targets=named)
-    for batch in itertools.islice(loader.at(0), 5):
+    for batch in itertools.islice(loader.batches_from(0), 5):
         assert set(batch.targets) == {"tens", "halves"}
         assert batch.targets["tens"].tolist() == (batch.items * 10).tolist()
         assert batch.targets["halves"].tolist() == (batch.items / 2).tolist()
@@ -147,22 +148,22 @@ def test_batches_carry_the_targets_of_their_items() -> None:
 
 
 def test_once_gives_every_item_in_order_with_a_smaller_last_batch() -> None:
-    batches = list(loader_of(5).once())
+    batches = list(loader_of(5).ordered_batches())
     assert [batch.items.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
     assert [len(batch.volumes) for batch in batches] == [2, 2, 1]
 
 
 def test_read_ahead_is_bounded() -> None:
     store = FakeStore(list(range(100)))
-    stream = Loader(items_of([store]), batch_size=2, seed=0, device=CPU).at(0)
+    stream = Loader(items_of([store]), batch_size=2, seed=0, device=CPU).batches_from(0)
     for _ in range(5):
         next(stream)
     stream.close()  # waits for the readers
-    assert len(store.reads) <= 2 * (5 + AHEAD)
+    assert len(store.reads) <= 2 * (5 + BATCHES_AHEAD)
 
 
 def test_closing_the_stream_ends_its_threads() -> None:
-    stream = loader_of(10).at(0)
+    stream = loader_of(10).batches_from(0)
     next(stream)
     stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("voco-reader")]
@@ -178,7 +179,7 @@ def test_reads_overlap() -> None:
             return super().read(row, out)
 
     loader = Loader(items_of([Meeting([0, 1, 2, 3])]), batch_size=2, seed=0, device=CPU, threads=2)
-    assert len(list(loader.once())) == 2
+    assert len(list(loader.ordered_batches())) == 2
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 2), (0, 1), (5, 0)])
@@ -198,9 +199,11 @@ def test_real_stores_give_their_bytes(tmp_path: Path) -> None:
     stores = [make_store(tmp_path / "a", one), make_store(tmp_path / "b", two)]
     items = items_of(stores)
     expected = np.concatenate([one, two])
-    batches = list(Loader(items, batch_size=2, seed=0, device=CPU).once())
+    batches = list(Loader(items, batch_size=2, seed=0, device=CPU).ordered_batches())
     assert np.array_equal(torch.cat([batch.volumes for batch in batches]).numpy(), expected)
-    for batch in itertools.islice(Loader(items, batch_size=2, seed=3, device=CPU).at(7), 6):
+    for batch in itertools.islice(
+        Loader(items, batch_size=2, seed=3, device=CPU).batches_from(7), 6
+    ):
         assert np.array_equal(batch.volumes.numpy(), expected[batch.items.numpy()])
 
 
@@ -211,9 +214,13 @@ def test_a_corrupt_chunk_raises_in_the_caller(tmp_path: Path) -> None:
     data[10] ^= 1
     path.write_bytes(data)
     with pytest.raises(StoreCorrupt, match="series-001"):
-        list(Loader(items_of([store]), batch_size=1, seed=0, device=CPU).once())
+        list(Loader(items_of([store]), batch_size=1, seed=0, device=CPU).ordered_batches())
     with pytest.raises(StoreCorrupt, match="series-001"):
-        list(itertools.islice(Loader(items_of([store]), batch_size=1, seed=0, device=CPU).at(0), 4))
+        list(
+            itertools.islice(
+                Loader(items_of([store]), batch_size=1, seed=0, device=CPU).batches_from(0), 4
+            )
+        )
 
 
 def test_memory_on_the_host_is_bounded_and_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,26 +233,26 @@ def test_memory_on_the_host_is_bounded_and_used_again(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(loader_module, "HostBuffers", Counted)
     addresses = set()
-    stream = loader_of(40).at(0)
+    stream = loader_of(40).batches_from(0)
     for batch in itertools.islice(stream, 60):
         addresses.add(batch.volumes.data_ptr())
     stream.close()
-    assert made[0].made == len(addresses) == AHEAD + 1
+    assert made[0].size == len(addresses) == BATCHES_AHEAD + 1
 
 
 def test_a_view_of_a_batch_keeps_its_memory() -> None:
-    stream = loader_of(20).at(0)
+    stream = loader_of(20).batches_from(0)
     first = next(stream)
     kept, item = first.volumes[1, 0], int(first.items[1])
     del first
-    for _ in range(4 * AHEAD):
+    for _ in range(4 * BATCHES_AHEAD):
         next(stream)
     stream.close()
     assert (kept == item).all()
 
 
 def test_a_batch_outlives_its_stream() -> None:
-    stream = loader_of(4).at(0)
+    stream = loader_of(4).batches_from(0)
     batch = next(stream)
     stream.close()
     del stream
@@ -274,7 +281,7 @@ def test_resident_volumes_give_the_batches_of_streaming(
             world=2,
             resident=resident,
         )
-        return [*itertools.islice(loader.at(3), 9), *loader.once()]
+        return [*itertools.islice(loader.batches_from(3), 9), *loader.ordered_batches()]
 
     for rank in (0, 1):
         for one, other in zip(batches("none", rank), batches(residence, rank), strict=True):
@@ -291,7 +298,7 @@ def test_a_resident_batch_is_a_copy_and_each_volume_is_read_once() -> None:
     for residence in both:
         store.reads.clear()
         loader = Loader([*items, items[0]], batch_size=2, seed=0, device=CPU, resident=residence)
-        for batch in itertools.islice(loader.at(0), 6):
+        for batch in itertools.islice(loader.batches_from(0), 6):
             assert batch.volumes[:, 0, 0, 0].tolist() == (batch.items % 3).tolist()
             batch.volumes.zero_()
         assert sorted(store.reads) == [0, 1, 2]
@@ -303,7 +310,7 @@ def test_loaders_share_resident_volumes() -> None:
     resident = make_resident(items, "ram", CPU, threads=2)
     for part in (items[:2], items[2:]):
         loader = Loader(part, batch_size=2, seed=0, device=CPU, resident=resident)
-        batch = next(loader.once())
+        batch = next(loader.ordered_batches())
         assert batch.volumes[:, 0, 0, 0].tolist() == [item.row for item in part]
     assert len(store.reads) == 4
 
@@ -357,8 +364,8 @@ def test_a_failing_read_ends_the_stream_while_others_still_read() -> None:
 
     store = Failing(list(range(1000)))
     with pytest.raises(OSError, match="gone"):
-        list(Loader(items_of([store]), batch_size=1, seed=0, device=CPU).once())
-    assert len(store.reads) <= AHEAD
+        list(Loader(items_of([store]), batch_size=1, seed=0, device=CPU).ordered_batches())
+    assert len(store.reads) <= BATCHES_AHEAD
     assert not [t for t in threading.enumerate() if t.name.startswith("voco-reader")]
 
 
@@ -367,19 +374,19 @@ def test_slices_are_those_of_their_items_and_an_epoch_visits_each_once(tmp_path:
     store = make_store(tmp_path, volumes)
     loader = SliceLoader([store], batch_size=5, seed=1, device=CPU)
     seen = []
-    for batch in itertools.islice(loader.at(0), 4):
+    for batch in itertools.islice(loader.batches_from(0), 4):
         assert batch.slices.dtype == torch.uint8
         expected = volumes[batch.items.numpy(), batch.indices.numpy()]
         assert np.array_equal(batch.slices.numpy(), expected)
         seen += list(zip(batch.items.tolist(), batch.indices.tolist(), strict=True))
     assert len(set(seen)) == len(seen) == 20
-    later = next(SliceLoader([store], batch_size=5, seed=1, device=CPU).at(3))
+    later = next(SliceLoader([store], batch_size=5, seed=1, device=CPU).batches_from(3))
     assert list(zip(later.items.tolist(), later.indices.tolist(), strict=True)) == seen[15:]
 
 
 def test_items_may_repeat() -> None:
     item = Item(FakeStore([3]), 3)
-    batch = next(Loader([item, item], batch_size=2, seed=0, device=CPU).at(0))
+    batch = next(Loader([item, item], batch_size=2, seed=0, device=CPU).batches_from(0))
     assert batch.volumes[:, 0, 0, 0].tolist() == [3, 3]
 
 
@@ -389,13 +396,15 @@ def test_floats_are_the_same_values(tmp_path: Path, compression: Compression) ->
     store = make_store(tmp_path, volumes, compression=compression)
     options = {"batch_size": 2, "seed": 3, "device": CPU}
     items = items_of([store])
-    whole = itertools.islice(Loader(items, **options).at(0), 9)
-    floats = itertools.islice(Loader(items, dtype=torch.float32, **options).at(0), 9)
+    whole = itertools.islice(Loader(items, **options).batches_from(0), 9)
+    floats = itertools.islice(Loader(items, dtype=torch.float32, **options).batches_from(0), 9)
     for one, other in zip(whole, floats, strict=True):  # the first touch, the second, and later
         assert other.volumes.dtype == torch.float32
         assert torch.equal(one.volumes.float(), other.volumes)
-    slices = itertools.islice(SliceLoader([store], **options).at(0), 9)
-    planes = itertools.islice(SliceLoader([store], dtype=torch.float32, **options).at(0), 9)
+    slices = itertools.islice(SliceLoader([store], **options).batches_from(0), 9)
+    planes = itertools.islice(
+        SliceLoader([store], dtype=torch.float32, **options).batches_from(0), 9
+    )
     for one_plane, other_plane in zip(slices, planes, strict=True):
         assert torch.equal(one_plane.slices.float(), other_plane.slices)
     fresh = Store.open(store.path)

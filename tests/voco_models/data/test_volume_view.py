@@ -26,24 +26,24 @@ def test_average_is_the_mean_of_blocks() -> None:
 def test_subsample_takes_every_second_slice_and_the_middle_window() -> None:
     volume = torch.arange(8 * 6 * 6).reshape(1, 8, 6, 6).to(torch.uint8)
     view = VolumeView(slices=4, size_px=4, reduce="subsample")
-    assert torch.equal(view.middle(volume), volume[:, 0:8:2, 1:5, 1:5])
+    assert torch.equal(view.make_middle_view(volume), volume[:, 0:8:2, 1:5, 1:5])
 
 
 def test_random_windows_cover_every_start_and_repeat_by_seed() -> None:
     ramp = torch.arange(8)[:, None, None] * 16 + torch.arange(4)[None, :, None] * 4
     volume = (ramp + torch.arange(4)).to(torch.uint8)[None].expand(200, -1, -1, -1)
     view = VolumeView(slices=4, size_px=3, reduce="subsample")
-    found = view.random(volume, generator())
+    found = view.make_random_view(volume, generator())
     corners = {int(v) for v in found[:, 0, 0, 0]}
     assert corners == {16 * z + 4 * y + x for z in (0, 1) for y in (0, 1) for x in (0, 1)}
-    assert torch.equal(found, view.random(volume, generator()))
+    assert torch.equal(found, view.make_random_view(volume, generator()))
 
 
 def test_a_view_larger_than_the_grid_is_refused() -> None:
     view = VolumeView(slices=4, size_px=8, reduce="average")
-    view.check((4, 8, 8))
+    view.check_grid((4, 8, 8))
     with pytest.raises(InputError, match=r"\(3, 8, 8\) has fewer"):
-        view.check((3, 8, 8))
+        view.check_grid((3, 8, 8))
 
 
 def test_reduced_volumes_read_once(tmp_path: object) -> None:

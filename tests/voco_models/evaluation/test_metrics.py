@@ -212,7 +212,7 @@ def test_floors_of_the_2023_labels() -> None:
 @settings(max_examples=40, deadline=None)
 def test_no_constant_beats_the_optimal_one(grades: list[int], seed: int) -> None:
     y = np.array([*grades, 0, 1, 2])
-    best = metrics.optimal_constant(y, (1, 2, 4), absent=0)
+    best = metrics.optimal_constant(y, (1, 2, 4), absent_count=0)
     other = np.random.default_rng(seed).dirichlet((1, 1, 1))
 
     def loss(p: np.ndarray) -> float:

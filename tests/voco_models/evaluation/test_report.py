@@ -13,7 +13,7 @@ import pytest
 from tests.support.small_finetune import RECIPE, small_cohort
 from voco_data.errors import InputError, VocoError
 from voco_models.evaluation import report
-from voco_models.evaluation.markup import Line, line_chart, ticks
+from voco_models.evaluation.markup import Line, choose_ticks, line_chart
 from voco_models.stages.evaluation import evaluate
 from voco_models.stages.finetuning import finetune
 
@@ -103,7 +103,7 @@ def test_table_1_equals_the_papers() -> None:
 
 
 def test_sections_can_go_on_another_page(run: Path) -> None:
-    sections = report.sections(run)
+    sections = report.make_sections(run)
     assert sections[0].title == "Scores on held-out patients"
     assert len({section.title for section in sections}) == len(sections)
     assert sum("<svg" in section.html for section in sections) == 1
@@ -164,7 +164,7 @@ def test_an_empty_chart_is_refused() -> None:
     ],
 )
 def test_ticks_are_round_and_span_the_data(low: float, high: float, expected: list[float]) -> None:
-    found = ticks(low, high)
+    found = choose_ticks(low, high)
     assert found[0] <= low
     assert found[-1] >= high
     if low != high:

@@ -33,7 +33,7 @@ def patients(quality: float, count: int = 60) -> pd.DataFrame:
         logits += quality * np.eye(n_classes)[truths[group.name]]
         probabilities[group.name] = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     ids = [f"{i:03d}" for i in range(count)]
-    series = predictions.series_table(
+    series = predictions.make_series_table(
         split="oof",
         fold=0,
         patients=ids,
@@ -75,7 +75,7 @@ def test_decision_and_metrics(tmp_path: Path, calibrate: bool) -> None:
         predictions.group_probabilities(table, TABLE),
         predictions.group_truths(table, TABLE),
     )
-    scored, called = decision.probabilities(raw), decision.classes(raw)
+    scored, called = decision.calibrate(raw), decision.classify(raw)
     for group in TABLE:
         np.testing.assert_allclose(scored[group.name].sum(axis=1), 1)
         assert (called[group.name] == truths[group.name]).mean() > 0.8
@@ -98,7 +98,7 @@ def test_report_has_a_table_for_each_set_of_classes() -> None:
     }
     thresholds = {g.name: [1 / len(g.classes)] * len(g.classes) for g in RSNA_TARGETS}
     numbers = {"organs": groups, "decision": {"thresholds": thresholds}}
-    page = report._organs(numbers, RSNA_TARGETS)
+    page = report._render_organs(numbers, RSNA_TARGETS)
     assert page.count("Weighted log loss") == 2
     assert page.count("AP injury") == 1
     assert page.count("AP high") == 1

@@ -94,7 +94,7 @@ def test_identity_changes_nothing() -> None:
 def out_of_fold(count: int) -> pd.DataFrame:
     p, y = cohort(5, count, 1.0)
     ids = [f"{i:04d}" for i in range(count)]
-    series = predictions.series_table(
+    series = predictions.make_series_table(
         split="oof",
         fold=0,
         patients=ids,
@@ -116,7 +116,7 @@ def test_decision_round_trip_is_exact(tmp_path: object) -> None:
 
 def test_patient_is_mean_or_worst_of_its_series() -> None:
     p = np.array([[0.9, 0.1, 0.0], [0.3, 0.2, 0.5]])
-    series = predictions.series_table(
+    series = predictions.make_series_table(
         split="test",
         fold=-1,
         patients=["a", "a"],

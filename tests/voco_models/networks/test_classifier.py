@@ -104,7 +104,7 @@ def test_an_unknown_sequence_model_is_refused() -> None:
 def test_recipes_can_be_built(name: str) -> None:
     recipe = finetune_recipe(name)
     assert recipe.name == name
-    recipe.view.check((96, 256, 256))
+    recipe.view.check_grid((96, 256, 256))
     create_backbone(recipe.backbone)
     assert recipe.to_json()["lr"] == recipe.lr
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS, TargetTable
+from voco_data.store.spec import FINETUNE
 from voco_models.data.augment_volumes import Augmentation, X
 from voco_models.data.loader import Batch
 from voco_models.data.volume_view import VolumeView
+from voco_models.data.window import input_window
 from voco_models.evaluation import metrics
 from voco_models.networks.backbones import TINY_BACKBONE
 from voco_models.networks.classifier import SliceSequenceClassifier
@@ -22,6 +24,7 @@ from voco_models.objectives.classification import (
     weighted_cross_entropy,
 )
 
+WINDOW = input_window(None, FINETUNE)
 ORGANS = ORGAN_TARGETS.names
 
 
@@ -72,9 +75,9 @@ def test_flipped_views_are_averaged() -> None:
     classifier = small_classifier().eval()
     view = VolumeView(slices=4, size_px=64, reduce="average")
     volumes = torch.randint(0, 256, (2, 4, 64, 64), dtype=torch.uint8)
-    plain = predict(classifier, view, volumes)
-    turned = predict(classifier, view, volumes.flip(X))
-    both = predict(classifier, view, volumes, ((), (X,)))
+    plain = predict(classifier, view, volumes, WINDOW)
+    turned = predict(classifier, view, volumes.flip(X), WINDOW)
+    both = predict(classifier, view, volumes, WINDOW, ((), (X,)))
     for organ in ORGANS:
         torch.testing.assert_close(both[organ], (plain[organ] + turned[organ]) / 2)
         torch.testing.assert_close(plain[organ].sum(dim=-1), torch.ones(2))
@@ -93,7 +96,7 @@ def test_learns_which_side_is_dark() -> None:
     classifier = small_classifier(pooling="quadrants", feature_norm="batch", over_slices="max_mean")
     targets = by_organ(grades)
     objective = ClassificationObjective(
-        classifier, view, Augmentation(log_gamma=0.1), loss_weights(targets)
+        classifier, view, Augmentation(log_gamma=0.1), loss_weights(targets), WINDOW
     )
     optimizer = torch.optim.AdamW(objective.parameters(), lr=5e-3)
     losses = []
@@ -116,7 +119,7 @@ def test_two_and_three_classes_are_trained_side_by_side() -> None:
     weights = loss_weights(truths, RSNA_TARGETS)
     assert weights.shape == (5, 3)
     assert (weights[:2, 2] == 0).all()  # bowel and extravasation have two classes
-    objective = ClassificationObjective(classifier, view, Augmentation(), weights)
+    objective = ClassificationObjective(classifier, view, Augmentation(), weights, WINDOW)
     parts = objective(Batch(volumes, torch.arange(4), seed=0, targets=truths))
     parts["loss"].backward()
     assert list(parts) == ["loss", *RSNA_TARGETS.names]
@@ -124,7 +127,7 @@ def test_two_and_three_classes_are_trained_side_by_side() -> None:
         head.weight.grad is not None and head.weight.grad.abs().sum() > 0
         for head in classifier.heads.heads.values()
     )
-    probabilities = predict(classifier.eval(), view, volumes)
+    probabilities = predict(classifier.eval(), view, volumes, WINDOW)
     assert {name: p.shape[1] for name, p in probabilities.items()} == {
         "bowel": 2, "extravasation": 2, "kidney": 3, "liver": 3, "spleen": 3,
     }  # fmt: skip

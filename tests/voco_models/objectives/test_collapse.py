@@ -9,8 +9,8 @@ import torch
 from voco_models.objectives.collapse import (
     PATIENCE,
     CollapseWatch,
-    Levels,
-    constant_levels,
+    ConstantCosineLosses,
+    constant_cosine_losses,
     effective_rank,
 )
 from voco_models.objectives.crops import CropPlan
@@ -28,11 +28,11 @@ from voco_models.objectives.losses import LossOptions
 def test_collapse_levels_are_the_published_ones(
     options: LossOptions, zero: float, best: float, at: float | None
 ) -> None:
-    levels = constant_levels(CropPlan((192, 192)), "overlap", options)
-    assert levels.zero == pytest.approx(zero, abs=0.02)
-    assert levels.best == pytest.approx(best, abs=0.02)
+    levels = constant_cosine_losses(CropPlan((192, 192)), "overlap", options)
+    assert levels.at_zero == pytest.approx(zero, abs=0.02)
+    assert levels.lowest == pytest.approx(best, abs=0.02)
     if at is not None:
-        assert levels.at == pytest.approx(at, abs=0.015)
+        assert levels.best_cosine == pytest.approx(at, abs=0.015)
 
 
 def test_effective_rank_of_known_directions() -> None:
@@ -47,7 +47,7 @@ def test_effective_rank_of_known_directions() -> None:
 def test_the_watch_warns_once_for_a_loss_that_stays_at_a_level(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    watch = CollapseWatch(Levels(zero=0.72, best=0.36, at=0.31))
+    watch = CollapseWatch(ConstantCosineLosses(at_zero=0.72, lowest=0.36, best_cosine=0.31))
     for step in range(3 * PATIENCE):
         watch({"step": step, "intra": 0.362, "rank": 9.0})
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -57,7 +57,7 @@ def test_the_watch_warns_once_for_a_loss_that_stays_at_a_level(
 
 
 def test_the_watch_warns_of_embeddings_that_are_all_alike() -> None:
-    watch = CollapseWatch(Levels(zero=0.72, best=0.36, at=0.31))
+    watch = CollapseWatch(ConstantCosineLosses(at_zero=0.72, lowest=0.36, best_cosine=0.31))
     for step in range(PATIENCE):
         watch({"step": step, "intra": 0.2, "rank": 1.1})
     assert len(watch.alarms) == 1
@@ -65,7 +65,7 @@ def test_the_watch_warns_of_embeddings_that_are_all_alike() -> None:
 
 
 def test_no_warning_for_a_loss_that_passes_a_level() -> None:
-    watch = CollapseWatch(Levels(zero=0.72, best=0.36, at=0.31))
+    watch = CollapseWatch(ConstantCosineLosses(at_zero=0.72, lowest=0.36, best_cosine=0.31))
     for step, intra in enumerate(np.linspace(0.8, 0.1, 20)):
         watch({"step": step, "intra": float(intra), "rank": 9.0})
     assert watch.alarms == []

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from voco_data.errors import InputError
-from voco_models.objectives.crops import Boxes, CropPlan, extract, overlap_targets
+from voco_models.objectives.crops import Boxes, CropPlan, extract_crops, overlap_targets
 
 PLAN = CropPlan((192, 192))
 
@@ -16,19 +16,19 @@ def box(*corners: tuple[int, int], side: int = 64) -> Boxes:
 
 
 def test_base_crops_tile_the_plane_row_by_row() -> None:
-    base = PLAN.base()
+    base = PLAN.base_boxes()
     assert base.size == (64, 64)
     assert base.corners.tolist() == [[y, x] for y in (0, 64, 128) for x in (0, 64, 128)]
 
 
 def test_a_plane_that_is_not_square_gives_crops_that_are_not_square() -> None:
-    base = CropPlan((60, 90), grid=2).base()
+    base = CropPlan((60, 90), grid=2).base_boxes()
     assert base.size == (30, 45)
     assert base.corners.tolist() == [[0, 0], [0, 45], [30, 0], [30, 45]]
 
 
 def test_one_crop_covers_all() -> None:
-    assert CropPlan((64, 64), grid=1).base().corners.tolist() == [[0, 0]]
+    assert CropPlan((64, 64), grid=1).base_boxes().corners.tolist() == [[0, 0]]
 
 
 @pytest.mark.parametrize("plane", [(256, 256), (192, 191), (2, 192)])
@@ -39,17 +39,17 @@ def test_a_plane_that_the_grid_does_not_divide_is_refused(plane: tuple[int, int]
 
 def test_overlap_of_a_shifted_crop_by_hand() -> None:
     # Shifted by 16 down and 32 right of the grid: (3/4, 1/4) x (1/2, 1/2) of four neighbours.
-    overlap = overlap_targets(box((16, 32)), PLAN.base())[0].reshape(3, 3)
+    overlap = overlap_targets(box((16, 32)), PLAN.base_boxes())[0].reshape(3, 3)
     expected = torch.tensor([[0.375, 0.375, 0], [0.125, 0.125, 0], [0, 0, 0]])
     assert torch.equal(overlap, expected)
 
 
 def test_iou_of_equal_squares_is_o_over_two_minus_o() -> None:
-    iou = overlap_targets(box((16, 32)), PLAN.base(), "iou")[0].reshape(3, 3)
+    iou = overlap_targets(box((16, 32)), PLAN.base_boxes(), "iou")[0].reshape(3, 3)
     assert iou[0, 0].item() == pytest.approx(0.375 / 1.625)
     assert iou[1, 1].item() == pytest.approx(0.125 / 1.875)
     assert iou[2].tolist() == [0, 0, 0]
-    assert overlap_targets(box((64, 64)), PLAN.base(), "iou")[0, 4].item() == 1
+    assert overlap_targets(box((64, 64)), PLAN.base_boxes(), "iou")[0, 4].item() == 1
 
 
 def test_iou_of_squares_of_two_sizes() -> None:
@@ -63,8 +63,8 @@ def test_crops_that_only_touch_do_not_overlap() -> None:
 
 
 def test_rows_of_overlaps_sum_to_one_and_reach_every_place() -> None:
-    random = PLAN.draw(3000, torch.Generator().manual_seed(1))
-    overlap = overlap_targets(random, PLAN.base())
+    random = PLAN.draw_boxes(3000, torch.Generator().manual_seed(1))
+    overlap = overlap_targets(random, PLAN.base_boxes())
     assert overlap.shape == (3000, 2, 9)
     torch.testing.assert_close(overlap.sum(-1), torch.ones(3000, 2))
     assert random.corners.min() == 0
@@ -75,7 +75,7 @@ def test_rows_of_overlaps_sum_to_one_and_reach_every_place() -> None:
 
 def test_draws_repeat_with_the_generator() -> None:
     first, again, other = (
-        PLAN.draw(4, torch.Generator().manual_seed(seed)).corners for seed in (5, 5, 6)
+        PLAN.draw_boxes(4, torch.Generator().manual_seed(seed)).corners for seed in (5, 5, 6)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -84,7 +84,7 @@ def test_draws_repeat_with_the_generator() -> None:
 def test_extract_cuts_what_slicing_cuts() -> None:
     volumes = torch.randint(0, 256, (2, 5, 30, 40), dtype=torch.uint8)
     corners = torch.tensor([[[0, 0], [20, 27]], [[3, 9], [11, 2]]])
-    crops = extract(volumes, Boxes(corners, (10, 13)))
+    crops = extract_crops(volumes, Boxes(corners, (10, 13)))
     assert crops.shape == (2, 2, 5, 10, 13)
     assert crops.dtype == torch.uint8
     for b in range(2):
@@ -95,6 +95,6 @@ def test_extract_cuts_what_slicing_cuts() -> None:
 
 def test_base_crops_put_together_are_the_volume() -> None:
     volumes = torch.randint(0, 256, (2, 3, 12, 12), dtype=torch.uint8)
-    crops = extract(volumes, CropPlan((12, 12)).base())  # (B, 9, Z, 4, 4)
+    crops = extract_crops(volumes, CropPlan((12, 12)).base_boxes())  # (B, 9, Z, 4, 4)
     rows = [torch.cat(list(crops[:, 3 * r : 3 * r + 3].unbind(1)), dim=-1) for r in range(3)]
     assert torch.equal(torch.cat(rows, dim=-2), volumes)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
+from voco_data.store.spec import PRETRAIN
 from voco_models.data.augment_crops import IntensityAugment
 from voco_models.data.loader import Batch
-from voco_models.data.window import normalise
+from voco_models.data.window import input_window, normalise
 from voco_models.networks.backbones import TINY_BACKBONE, TimmBackbone
 from voco_models.networks.encoder import EncoderOptions, Projector, SliceEncoder
 from voco_models.networks.registry import create_backbone, create_encoder
@@ -26,6 +27,7 @@ from voco_models.objectives.losses import (
 )
 from voco_models.objectives.voco2d import Voco2d, Voco2dConfig
 
+WINDOW = input_window(None, PRETRAIN)
 PLANE = (96, 96)
 SMALL = Voco2dConfig(projector_width=16, embedding=8)
 
@@ -55,7 +57,7 @@ def objective_of(**changes: Any) -> Voco2d:
     config = replace(SMALL, **changes)
     crop_px = config.crop_plan(PLANE).size
     encoder = create_encoder(TINY_BACKBONE, crop_px, config.encoder_options)
-    return Voco2d(encoder, PLANE, config).train()
+    return Voco2d(encoder, PLANE, config, WINDOW).train()
 
 
 @torch.no_grad()
@@ -95,8 +97,8 @@ def test_crops_are_the_volumes_and_random_ones_lead() -> None:
     assert crops.shape == (2, 11, 3, 32, 32)
     assert target.shape == (2, 2, 9)
     # Crop 2 is base crop 0; crop 6 is the centre of the 3 x 3 grid.
-    assert torch.equal(crops[:, 2], normalise(batch.volumes[:, :, :32, :32]))
-    assert torch.equal(crops[:, 6], normalise(batch.volumes[:, :, 32:64, 32:64]))
+    assert torch.equal(crops[:, 2], normalise(batch.volumes[:, :, :32, :32], WINDOW))
+    assert torch.equal(crops[:, 6], normalise(batch.volumes[:, :, 32:64, 32:64], WINDOW))
     # A random crop is that part of the volume which its overlaps say.
     row = target[1, 0].reshape(3, 3) * 32 * 32
     covered = [n for n in row.flatten().tolist() if n]

@@ -15,7 +15,7 @@ from voco_data.errors import InputError
 from voco_data.labels.targets import ORGAN_TARGETS
 from voco_models.evaluation import metrics, predictions
 from voco_models.evaluation.decision import fit_decision, write_decision
-from voco_models.stages.evaluation import evaluate, measure
+from voco_models.stages.evaluation import compute_results, evaluate
 from voco_models.stages.finetuning import finetune
 from voco_models.training import checkpoint
 
@@ -43,7 +43,7 @@ def write_known_run(
     parts = {"test": slice(0, held_out), "oof": slice(held_out, count)}
     series = pd.concat(
         [
-            predictions.series_table(
+            predictions.make_series_table(
                 split=split,
                 fold=-1 if split == "test" else 0,
                 patients=ids[rows],
@@ -68,7 +68,7 @@ def write_known_run(
 
 def test_scores_are_those_of_the_test_patients(tmp_path: Path) -> None:
     run = write_known_run(tmp_path / "run", quality=2.0)
-    found = measure(run)
+    found = compute_results(run)
     table = predictions.read_predictions(run / predictions.FILE)
     test = predictions.patient_lines(table, "test")
     raw, truths = predictions.group_probabilities(test), predictions.group_truths(test)
@@ -84,7 +84,7 @@ def test_scores_are_those_of_the_test_patients(tmp_path: Path) -> None:
 
 
 def test_a_good_model_beats_every_constant(tmp_path: Path) -> None:
-    found = measure(write_known_run(tmp_path / "run", quality=3.0))
+    found = compute_results(write_known_run(tmp_path / "run", quality=3.0))
     for constant in ("training_prior", "training_weight_optimal", "test_best_constant"):
         assert found["gains"][constant]["rsna_organ_3"]["low"] > 0.2
     assert found["gains"]["training_prior"]["rsna_official_6"]["low"] > 0
@@ -92,14 +92,14 @@ def test_a_good_model_beats_every_constant(tmp_path: Path) -> None:
 
 
 def test_a_model_that_has_learnt_nothing_beats_no_constant(tmp_path: Path) -> None:
-    found = measure(write_known_run(tmp_path / "run", quality=0.0))
+    found = compute_results(write_known_run(tmp_path / "run", quality=0.0))
     assert found["gains"]["test_best_constant"]["rsna_organ_3"]["value"] < 0
     assert abs(found["gains"]["training_weight_optimal"]["rsna_organ_3"]["value"]) < 0.02
 
 
 def test_constants_are_ordered_and_the_prior_is_right(tmp_path: Path) -> None:
     run = write_known_run(tmp_path / "run", quality=1.0)
-    arms = measure(run)["arms"]
+    arms = compute_results(run)["arms"]
     best, optimal, prior = (
         arms[name]["rsna_organ_3"]
         for name in ("test_best_constant", "training_weight_optimal", "training_prior")
@@ -117,13 +117,13 @@ def test_constants_are_ordered_and_the_prior_is_right(tmp_path: Path) -> None:
 
 
 def test_groups_without_heads_gain_nothing(tmp_path: Path) -> None:
-    arms = measure(write_known_run(tmp_path / "run", quality=1.0))["arms"]
+    arms = compute_results(write_known_run(tmp_path / "run", quality=1.0))["arms"]
     for group in ("bowel", "extravasation"):
         assert arms["model"][group] == arms["training_prior"][group]
 
 
 def test_without_binary_labels_there_is_no_official_score(tmp_path: Path) -> None:
-    found = measure(write_known_run(tmp_path / "run", quality=1.0, binary=False))
+    found = compute_results(write_known_run(tmp_path / "run", quality=1.0, binary=False))
     assert "rsna_official_6" not in found["scores"]
     assert "rsna_organ_3_any" in found["scores"]
 
@@ -134,7 +134,7 @@ def test_the_decision_does_not_depend_on_test_labels(tmp_path: Path) -> None:
     out_of_fold = predictions.patient_lines(table, "oof")
     assert set(out_of_fold["split"]) == {"oof"}
     fitted = json.loads(fit_decision(out_of_fold, calibrate=True).to_json())
-    assert fitted == measure(one)["decision"]
+    assert fitted == compute_results(one)["decision"]
 
 
 def test_evaluating_a_real_run(run: Path, tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ from voco_models.evaluation.predictions import (
 from voco_models.networks.registry import create_backbone
 from voco_models.networks.sequence_models import SEQUENCE_MODELS, SequenceModel
 from voco_models.stages.finetune_plan import make_plan
-from voco_models.stages.finetuning import FinetuneSummary, _objective, finetune
+from voco_models.stages.finetuning import FinetuneSummary, _build_objective, finetune
 from voco_models.training import checkpoint
+from voco_models.training.train_state import TrainState
 
 ORGANS = ORGAN_TARGETS.names
 
@@ -137,6 +138,26 @@ def test_a_stopped_run_ends_as_if_never_stopped(
         pd.testing.assert_frame_equal(left.drop(columns="seconds"), right.drop(columns="seconds"))
 
 
+def test_monitors_observe_every_fold_and_change_nothing(
+    cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary], tmp_path: Path
+) -> None:
+    steps = []
+
+    class StepMonitor:
+        every = 2
+
+        def observe(self, state: TrainState) -> None:
+            steps.append(state.step)
+            torch.rand(1)
+
+    finetune(*cohort, tmp_path / "run", recipe=RECIPE, device="cpu", monitors=[StepMonitor()])
+    assert steps.count(2) == RECIPE.n_folds
+    one, other = (
+        read_predictions(run / "predictions.parquet") for run in (whole[0], tmp_path / "run")
+    )
+    pd.testing.assert_frame_equal(one, other)
+
+
 def test_volumes_in_memory_give_the_same_predictions(
     cohort: tuple[Store, Path], whole: tuple[Path, FinetuneSummary], tmp_path: Path
 ) -> None:
@@ -177,18 +198,18 @@ def test_series_of_a_patient_stay_together(tmp_path: Path) -> None:
     labels = write_labels(tmp_path / "train.csv", ids, grades_of(10))
     plan = make_plan(store, labels, RECIPE, init="scratch")
     parts = [plan.split.test, *plan.split.folds]
-    found = [plan.series.of(part) for part in parts]
+    found = [plan.series.select(part) for part in parts]
     assert [len(series) for series in found] == [2 * len(part) for part in parts]
     rows = [row for series in found for row in series.rows]
     assert sorted(rows) == list(range(20))
-    for classes in plan.classes(plan.series).values():
+    for classes in plan.classes_of(plan.series).values():
         assert torch.equal(classes[0], classes[1])
 
 
 def test_class_weights_are_of_the_loss_and_not_of_the_score(cohort: tuple[Store, Path]) -> None:
     recipe = dataclasses.replace(RECIPE, class_weights=(1.0, 3.0, 9.0))
     plan = make_plan(*cohort, recipe, init="scratch")
-    weights = _objective(plan, 0, plan.series).get_buffer("weights")
+    weights = _build_objective(plan, 0, plan.series).get_buffer("weights")
     ratios = weights / weights[:, :1]
     torch.testing.assert_close(ratios, torch.tensor([[1.0, 3.0, 9.0]]).expand(3, 3))
     assert plan.targets == ORGAN_TARGETS  # what calibration and scores are weighted with
@@ -236,9 +257,9 @@ def test_init_from_a_run_starts_from_its_weights(
     run = pretrained(tmp_path / "pretrain")
     plan = make_plan(*cohort, RECIPE, init=run)
     expected, _ = checkpoint.load_backbone(run)
-    assert plan.first.weights is not None
+    assert plan.initial.weights is not None
     for name, value in expected.state_dict().items():
-        assert torch.equal(plan.first.weights[name], value)
+        assert torch.equal(plan.initial.weights[name], value)
     recipe = dataclasses.replace(RECIPE, lr=1e-12, weight_decay=0.0, epochs=1)
     out = tmp_path / "run"
     finetune(*cohort, out, recipe=recipe, device="cpu", init=run, max_steps=1)

@@ -15,18 +15,21 @@ from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
+from voco_data.store.spec import PRETRAIN
 from voco_models.data import resident as resident_module
 from voco_models.data.resident import Residence
+from voco_models.data.window import input_window
 from voco_models.networks.backbones import TINY_BACKBONE
 from voco_models.networks.encoder import SliceEncoder
 from voco_models.networks.registry import create_backbone
 from voco_models.objectives.losses import LossOptions
 from voco_models.objectives.voco2d import Voco2d, Voco2dConfig
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe, pretrain_recipe
-from voco_models.stages.pretraining import adapt_to_volumes, pretrain
+from voco_models.stages.pretraining import adapt_recipe, pretrain
 from voco_models.training import checkpoint
 from voco_models.training.engine import FitConfig
 from voco_models.training.history import read_history
+from voco_models.training.train_state import TrainState
 
 GRID = (4, 96, 96)
 QUICK = PretrainRecipe(
@@ -144,11 +147,11 @@ def test_one_volume_trains_and_the_notes_say_how(
 
 
 def test_few_volumes_make_a_smaller_batch() -> None:
-    assert adapt_to_volumes(QUICK, 3) == (QUICK, [])
-    smaller, notes = adapt_to_volumes(QUICK, 2)
+    assert adapt_recipe(QUICK, 3) == (QUICK, [])
+    smaller, notes = adapt_recipe(QUICK, 2)
     assert smaller == replace(QUICK, batch_size=2)
     assert "batch size is 2 instead of 3" in notes[0]
-    single, notes = adapt_to_volumes(QUICK, 1)
+    single, notes = adapt_recipe(QUICK, 1)
     assert (single.batch_size, single.voco.loss.inter) == (2, "off")
     assert len(notes) == 2
 
@@ -232,7 +235,7 @@ def test_every_recipe_can_be_built(name: str) -> None:
     backbone = backbone.to_empty(device="cpu")
     crop_px = recipe.voco.crop_plan((192, 192)).size
     encoder = SliceEncoder(backbone, crop_px, recipe.voco.encoder_options)
-    objective = Voco2d(encoder, (192, 192), recipe.voco)
+    objective = Voco2d(encoder, (192, 192), recipe.voco, input_window(None, PRETRAIN))
     assert objective.plan.size == (64, 64)
     assert json.loads(json.dumps(asdict(recipe)))["backbone"] == recipe.backbone
 
@@ -254,3 +257,21 @@ def test_the_default_recipe_is_the_published_one() -> None:
 def test_a_recipe_whose_batch_has_no_pair_is_refused() -> None:
     with pytest.raises(InputError, match="batch_size >= 2"):
         replace(QUICK, batch_size=1)
+
+
+def test_monitors_observe_and_change_no_loss(store: Store, tmp_path: Path) -> None:
+    steps = []
+
+    class StepMonitor:
+        every = 2
+
+        def observe(self, state: TrainState) -> None:
+            steps.append(state.step)
+            state.objective.eval()
+            torch.rand(1)
+
+    options: dict[str, Any] = {"recipe": QUICK, "device": "cpu"}
+    pretrain([store.path], tmp_path / "observed", monitors=[StepMonitor()], **options)
+    assert steps == [2, 4, 6]
+    pretrain([store.path], tmp_path / "plain", **options)
+    assert curve(tmp_path / "observed") == curve(tmp_path / "plain")

@@ -14,9 +14,9 @@ import pytest
 from voco_data.errors import InputError
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, FinetuneRecipe, finetune_recipe
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe, pretrain_recipe
-from voco_models.stages.recipe_options import build, describe_type, label, options_of
+from voco_models.stages.recipe_options import build_recipe, describe_type, options_of, recipe_label
 from voco_models.training.optimizers import AdamW, Sgd
-from voco_models.training.recorded_options import recorded_values
+from voco_models.training.recorded_options import values_to_record
 
 PRETRAIN = PRETRAIN_RECIPES["tiny"]
 VOCO = PRETRAIN.voco
@@ -185,15 +185,15 @@ def test_a_file_without_a_base_has_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", [*PRETRAIN_RECIPES.values(), *FINETUNE_RECIPES.values()])
 def test_a_recorded_recipe_reads_back(recipe: Any) -> None:
     """As JSON, which turns tuples into lists: what `run.json` holds."""
-    values = json.loads(json.dumps(recorded_values(recipe)))
-    assert build(type(recipe), values) == recipe
+    values = json.loads(json.dumps(values_to_record(recipe)))
+    assert build_recipe(type(recipe), values) == recipe
     sgd = Sgd(momentum=0.8, decayed="matrices")
     other = (
         replace(recipe, optimizer=sgd)
         if isinstance(recipe, FinetuneRecipe)
         else replace(recipe, fit=replace(recipe.fit, optimizer=sgd, amsgrad=False))
     )
-    assert build(type(recipe), json.loads(json.dumps(recorded_values(other)))) == other
+    assert build_recipe(type(recipe), json.loads(json.dumps(values_to_record(other)))) == other
 
 
 @pytest.mark.parametrize(
@@ -230,10 +230,10 @@ def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_names_its_recipe() -> None:
-    assert label("tiny") == "tiny"
-    assert label("tiny", ["seed=1"]) == "tiny, changed"
-    assert label("folder/mine.toml") == label(Path("folder/mine.toml")) == "mine"
-    assert label(PRETRAIN) == "custom"
+    assert recipe_label("tiny") == "tiny"
+    assert recipe_label("tiny", ["seed=1"]) == "tiny, changed"
+    assert recipe_label("folder/mine.toml") == recipe_label(Path("folder/mine.toml")) == "mine"
+    assert recipe_label(PRETRAIN) == "custom"
 
 
 def test_every_option_has_a_type_in_words() -> None:
@@ -250,7 +250,7 @@ def test_every_option_has_a_type_in_words() -> None:
 
 def test_options_that_runs_do_not_record_are_as_before() -> None:
     """What a run recorded before the optimiser was an option, key by key."""
-    record = recorded_values(PRETRAIN)
+    record = values_to_record(PRETRAIN)
     assert list(record) == ["fit", "backbone", "voco", "batch_size", "compile"]
     assert list(record["fit"]) == [
         "total_steps", "lr", "weight_decay", "warmup_steps", "amsgrad", "final_lr_fraction",
@@ -275,5 +275,5 @@ RECORDS = {
 def test_runs_record_the_built_in_recipes_as_before(stage: str, name: str) -> None:
     """So a run that was stopped before can be resumed. A recipe changed on purpose changes this."""
     recipes: dict[str, Any] = {**(PRETRAIN_RECIPES if stage == "pretrain" else FINETUNE_RECIPES)}
-    text = json.dumps(recorded_values(recipes[name]), sort_keys=True)
+    text = json.dumps(values_to_record(recipes[name]), sort_keys=True)
     assert hashlib.sha256(text.encode()).hexdigest()[:12] == RECORDS[stage, name]

@@ -16,7 +16,7 @@ from voco_models.networks.backbones import TINY_BACKBONE
 from voco_models.networks.registry import create_backbone
 from voco_models.training import checkpoint
 from voco_models.training.history import HISTORY, History, read_history
-from voco_models.training.provenance import differences, make_provenance
+from voco_models.training.provenance import list_differences, make_provenance
 
 OLD: dict[str, Any] = {
     "stage": "pretrain",
@@ -122,11 +122,14 @@ def test_run_descriptions_read_back(tmp_path: Path) -> None:
 
 
 def test_differences_name_the_field_and_ignore_versions() -> None:
-    assert differences(OLD, OLD | {"torch": "9"}) == []
+    assert list_differences(OLD, OLD | {"torch": "9"}) == []
     now = OLD | {"recipe": {"fit": {"lr": 0.2, "seed": 0}, "batch_size": 4, "new": 1}}
-    assert differences(OLD, now) == ["recipe.fit.lr was 0.1, is 0.2", "recipe.new was None, is 1"]
-    assert len(differences(OLD, OLD | {"stores": []})) == 1
-    assert len(differences(OLD, OLD | {"split": "abc"})) == 1
+    assert list_differences(OLD, now) == [
+        "recipe.fit.lr was 0.1, is 0.2",
+        "recipe.new was None, is 1",
+    ]
+    assert len(list_differences(OLD, OLD | {"stores": []})) == 1
+    assert len(list_differences(OLD, OLD | {"split": "abc"})) == 1
 
 
 def test_provenance_is_plain_and_complete() -> None:

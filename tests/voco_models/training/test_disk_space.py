@@ -12,7 +12,7 @@ from torch import nn
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import VocoError
 from voco_models.stages.pretraining import pretrain
-from voco_models.training.checkpoint import check_disk_space, checkpoint_bytes
+from voco_models.training.checkpoint import check_disk_space, count_checkpoint_bytes
 
 
 def test_a_checkpoint_is_weights_and_two_moments(tmp_path: Path) -> None:
@@ -22,12 +22,12 @@ def test_a_checkpoint_is_weights_and_two_moments(tmp_path: Path) -> None:
     optimiser.step()
     torch.save({"a": module.state_dict(), "b": optimiser.state_dict()}, tmp_path / "c.pt")
     size = (tmp_path / "c.pt").stat().st_size
-    assert checkpoint_bytes(module) == pytest.approx(size, rel=0.05)
+    assert count_checkpoint_bytes(module) == pytest.approx(size, rel=0.05)
 
 
 def test_frozen_weights_have_no_moments() -> None:
     module = nn.Linear(100, 100, bias=False).requires_grad_(False)
-    assert checkpoint_bytes(module) == 100 * 100 * 4
+    assert count_checkpoint_bytes(module) == 100 * 100 * 4
 
 
 def test_too_little_disk_space_is_an_error_before_the_first_step(

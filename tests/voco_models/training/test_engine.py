@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from voco_data.errors import InputError, VocoError
 from voco_models.data.loader import Batch
 from voco_models.data.sampling import step_seed
-from voco_models.networks.teacher import cosine_between
+from voco_models.networks.teacher import cosine_schedule
 from voco_models.training import checkpoint
 from voco_models.training.engine import FitConfig, FitSummary, choose_device, fit, warmup_cosine
 from voco_models.training.history import HISTORY, read_history
@@ -39,7 +39,7 @@ PROVENANCE: dict[str, Any] = {"stage": "toy", "recipe": {"lr": 0.05}}
 class ToySource:
     """Batches of 4 volumes that are a function of the step."""
 
-    def at(self, step: int) -> Generator[Batch, None, None]:
+    def batches_from(self, step: int) -> Generator[Batch, None, None]:
         for number in itertools.count(step):
             generator = torch.Generator().manual_seed(number)
             volumes = torch.randint(0, 256, (4, 2, 3, 3), dtype=torch.uint8, generator=generator)
@@ -214,7 +214,7 @@ class Hostile:
         torch.manual_seed(state.step)
         objective = state.objective
         objective.train()
-        parts = objective(next(ToySource().at(99)))
+        parts = objective(next(ToySource().batches_from(99)))
         assert not parts["loss"].requires_grad
         self.seen.append(parts["loss"])
         for module in objective.modules():
@@ -448,4 +448,4 @@ def test_warmup_and_cosine_by_hand() -> None:
     assert [factor(step) for step in (10, 60, 110)] == pytest.approx([1.0, 0.55, 0.1])
     assert factor(35) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.sqrt(0.5)))
     assert warmup_cosine(0, total=5, warmup=0) == 1
-    assert [cosine_between(0.9, 1.0, p) for p in (0, 0.5, 1)] == pytest.approx([0.9, 0.95, 1.0])
+    assert [cosine_schedule(0.9, 1.0, p) for p in (0, 0.5, 1)] == pytest.approx([0.9, 0.95, 1.0])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from voco_data.errors import InputError
-from voco_models.training.checkpoint import checkpoint_bytes
+from voco_models.training.checkpoint import count_checkpoint_bytes
 from voco_models.training.engine import FitConfig
 from voco_models.training.optimizers import KINDS, AdamW, Optimizer, Sgd, use_fused
 
@@ -120,7 +120,7 @@ def test_the_room_for_checkpoints_counts_what_it_keeps(
     ]
     assert len(kept) == 2 * moments
     assert settings.moments(amsgrad=amsgrad) == moments
-    assert checkpoint_bytes(module, moments=moments) == (1 + moments) * 4 * (30 * 40 + 40)
+    assert count_checkpoint_bytes(module, moments=moments) == (1 + moments) * 4 * (30 * 40 + 40)
 
 
 def test_every_kind_is_registered_under_its_name() -> None:

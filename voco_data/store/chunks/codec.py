@@ -23,7 +23,7 @@ BLOSC: dict[str, str | int] = {
     "typesize": 1,
     "blocksize": 0,
 }
-"""Configuration of the codec in the array's metadata. Shuffling does not help with uint8."""
+"""Configuration of the codec in the array's metadata. Chunks are compressed as bytes."""
 
 _HEADER = struct.Struct("<4B3I")
 _OVERHEAD = 16
@@ -40,18 +40,18 @@ def max_encoded_size(size: int, compression: Compression) -> int:
 
 
 def encode(volume: Voxels, compression: Compression) -> bytes | memoryview:
-    """Encode a volume, uint8 (Z, Y, X), to the bytes of its chunk."""
-    flat = np.ascontiguousarray(volume).reshape(-1)
+    """The bytes of a chunk for a volume (Z, Y, X)."""
+    content = np.ascontiguousarray(volume).reshape(-1).view(np.uint8)
     if compression == "none":
-        return flat.data
+        return content.data
     from numcodecs import blosc
 
-    frame: bytes = blosc.compress(flat, b"lz4", 5, blosc.NOSHUFFLE)
+    frame: bytes = blosc.compress(content, b"lz4", 5, blosc.NOSHUFFLE)
     return frame
 
 
 def decode(frame: memoryview, out: memoryview) -> None:
-    """Decode a Blosc frame into `out`, which has the decoded size. Releases the GIL.
+    """Decode a Blosc frame into `out`, bytes of the decoded size. Releases the GIL.
 
     Raises DamagedChunk if the frame states other sizes, or cannot be decoded.
     """

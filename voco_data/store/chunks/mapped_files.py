@@ -18,6 +18,7 @@ import numpy.typing as npt
 from voco_data.volumes import aligned_bytes
 
 Bytes = npt.NDArray[np.uint8]
+BYTE: np.dtype[np.uint8] = np.dtype(np.uint8)
 
 MAX_MAPPED_FILES = 8192
 """Files that stay mapped in a process. The kernel allows 65,530 mappings, and takes 8 bytes for
@@ -84,25 +85,41 @@ class MappedFile:
             os.close(descriptor)
             self._slots.release()
 
-    def read_into(self, part: npt.NDArray[Any], start: int = 0) -> int:
+    def read_into(self, part: Bytes, start: int = 0) -> int:
         """Fill `part` (n,) with the bytes from `start` on; returns the number of bytes read.
 
-        `part` is uint8, or float32, to which the bytes are converted while they are copied. Raises
-        OSError, ReplacedChunk.
+        Raises OSError, ReplacedChunk.
         """
         array = self.get_mapping()
         if array is None:
             # The kernel copies at half the speed to addresses that are no multiple of 32.
-            direct = part.dtype == np.uint8 and part.ctypes.data % 32 == 0
-            read = _read_direct if direct else _read_converted
-            with self._open() as descriptor:
-                return read(descriptor, part, start)
+            if part.ctypes.data % 32 == 0:
+                with self._open() as descriptor:
+                    return _read_direct(descriptor, part, start)
+            return self._read_converted(part, start, BYTE)
         source = array[start : start + part.size]
         np.copyto(part[: source.size], source)
         return source.size
 
+    def read_converted(self, values: npt.NDArray[Any], stored: np.dtype[Any]) -> int:
+        """Fill `values` (n,) with the first n numbers of the file; returns the number read.
+
+        The file holds numbers of the type `stored`, which are converted to the type of `values`.
+        Raises OSError, ReplacedChunk.
+        """
+        array = self.get_mapping()
+        if array is None:
+            return self._read_converted(values, 0, stored)
+        source = array[: values.size * stored.itemsize].view(stored)
+        np.copyto(values[: source.size], source)
+        return source.size
+
+    def _read_converted(self, values: npt.NDArray[Any], start: int, stored: np.dtype[Any]) -> int:
+        with self._open() as descriptor:
+            return _read_converted(descriptor, values, start, stored)
+
     def get_mapping(self) -> Bytes | None:
-        """Return the mapping of the file, uint8 (size,), or None if the file is not mapped.
+        """Return the mapping of the file, or None if the file is not mapped.
 
         The second call maps the file, if that is possible. The mapping is valid for as long as
         anything refers to it. Raises OSError, ReplacedChunk.
@@ -184,16 +201,22 @@ def _read_direct(descriptor: int, part: Bytes, start: int) -> int:
     return n_read
 
 
-def _read_converted(descriptor: int, part: npt.NDArray[Any], start: int) -> int:
-    """Read as `_read_direct`, through a small aligned buffer, and convert to the type of `part`."""
+def _read_converted(
+    descriptor: int, values: npt.NDArray[Any], start: int, stored: np.dtype[Any]
+) -> int:
+    """Read numbers of the type `stored` through a small aligned buffer, and convert them.
+
+    The first number is at byte `start`. Returns the number read.
+    """
     buffer = aligned_bytes(_CONVERSION_BYTES)
     n_read = 0
-    while n_read < part.size:
-        block = buffer[: part.size - n_read]
-        count = _read_direct(descriptor, block, start + n_read)
-        np.copyto(part[n_read : n_read + count], block[:count])
+    while n_read < values.size:
+        block = buffer[: (values.size - n_read) * stored.itemsize]
+        size = _read_direct(descriptor, block, start + n_read * stored.itemsize)
+        count = size // stored.itemsize
+        np.copyto(values[n_read : n_read + count], block[: count * stored.itemsize].view(stored))
         n_read += count
-        if count < block.size:
+        if size < block.size:
             break
     return n_read
 

@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.store.chunks.codec import Compression, DamagedChunk, decode, max_encoded_size
-from voco_data.store.chunks.mapped_files import FileIdentity, MappedFile, MappedFiles, ReplacedChunk
+from voco_data.store.chunks.mapped_files import (
+    BYTE,
+    Bytes,
+    FileIdentity,
+    MappedFile,
+    MappedFiles,
+    ReplacedChunk,
+)
 from voco_data.volumes import Voxels, aligned_bytes
 
 _files = MappedFiles()
@@ -28,17 +35,19 @@ def read_chunk(
     out: Voxels,
     identity: FileIdentity | None = None,
 ) -> FileIdentity:
-    """Read and decode a chunk into `out`, uint8 and C-contiguous; returns which file it was."""
-    flat, file = out.reshape(-1), _get_file(path, identity)
+    """Read and decode a chunk into `out`, which is C-contiguous; returns which file it was."""
+    content, file = out.reshape(-1).view(BYTE), _get_file(path, identity)
     if compression == "none":
-        _read_whole(path, file, flat.size, flat.size, flat)
+        _check_size(path, file.size, content.size, content.size)
+        _check_read(file.read_into(content), content.size)
         return file.identity
-    limit = max_encoded_size(flat.size, compression)
+    limit = max_encoded_size(content.size, compression)
     _check_size(path, file.size, 0, limit)
     frame = file.get_mapping()
     if frame is None:
-        frame = _read_whole(path, file, 0, limit, _scratch_buffer(limit))
-    decode(frame.data, flat.data)
+        frame = _scratch_buffer(limit)[: file.size]
+        _check_read(file.read_into(frame), file.size)
+    decode(frame.data, content.data)
     return file.identity
 
 
@@ -46,38 +55,44 @@ def read_floats(
     path: str,
     compression: Compression,
     out: npt.NDArray[np.float32],
+    stored: np.dtype[Any],
     identity: FileIdentity | None = None,
 ) -> None:
-    """Read and decode a chunk into `out`, float32 and C-contiguous, values 0 to 255."""
+    """Read and decode a chunk of voxels of the type `stored`; convert them to float32.
+
+    `out` is C-contiguous.
+    """
     flat = out.reshape(-1)
+    size = flat.size * stored.itemsize
     if compression == "none":
-        _read_whole(path, _get_file(path, identity), flat.size, flat.size, flat)
+        file = _get_file(path, identity)
+        _check_size(path, file.size, size, size)
+        _check_read(file.read_converted(flat, stored), flat.size)
         return
-    values = _scratch_buffer(flat.size, "values")
-    read_chunk(path, compression, values, identity)
-    np.copyto(flat, values)
+    voxels = _scratch_buffer(size, "voxels").view(stored)
+    read_chunk(path, compression, voxels, identity)
+    np.copyto(flat, voxels)
 
 
 def read_parts(
     path: str,
     starts: Sequence[int],
     size: int,
-    out: Voxels,
+    out: Bytes,
     identity: FileIdentity | None = None,
 ) -> None:
     """Read the bytes from `starts[i]` on into `out[i]`, of an uncompressed chunk of `size` bytes.
 
-    `out` is uint8 (n, length), C-contiguous.
+    `out` is (n, length), C-contiguous.
     """
     file = _get_file(path, identity)
     _check_size(path, file.size, size, size)
     for start, part in zip(starts, out, strict=True):
-        if file.read_into(part, start) < part.size:
-            raise DamagedChunk("the chunk shrank while being read")
+        _check_read(file.read_into(part, start), part.size)
 
 
-def view_chunk(path: str, size: int, identity: FileIdentity) -> Voxels | None:
-    """View an uncompressed chunk of `size` bytes, uint8 (size,); None if the file is not mapped."""
+def view_chunk(path: str, size: int, identity: FileIdentity) -> Bytes | None:
+    """View an uncompressed chunk of `size` bytes; None if the file is not mapped."""
     file = _get_file(path, identity)
     _check_size(path, file.size, size, size)
     return file.get_mapping()
@@ -95,17 +110,6 @@ def _get_file(path: str, identity: FileIdentity | None) -> MappedFile:
     return file
 
 
-def _read_whole(
-    path: str, file: MappedFile, min_size: int, max_size: int, buffer: npt.NDArray[Any]
-) -> npt.NDArray[Any]:
-    """Read the whole file into `buffer`; returns the part of `buffer` that it fills."""
-    _check_size(path, file.size, min_size, max_size)
-    content = buffer[: file.size]
-    if file.read_into(content) < file.size:
-        raise DamagedChunk("the chunk shrank while being read")
-    return content
-
-
 def _check_size(path: str, size: int, min_size: int, max_size: int) -> None:
     if not min_size <= size <= max_size:
         forget(path)
@@ -113,9 +117,14 @@ def _check_size(path: str, size: int, min_size: int, max_size: int) -> None:
         raise DamagedChunk(f"the chunk has {size} bytes, expected {expected}")
 
 
-def _scratch_buffer(size: int, name: str = "bytes") -> npt.NDArray[np.uint8]:
-    """Aligned memory of this thread, uint8 (size,), overwritten by the next use of its name."""
-    buffer: npt.NDArray[np.uint8] | None = getattr(_scratch_buffers, name, None)
+def _check_read(count: int, expected: int) -> None:
+    if count < expected:
+        raise DamagedChunk("the chunk shrank while being read")
+
+
+def _scratch_buffer(size: int, name: str = "bytes") -> Bytes:
+    """Aligned memory of this thread for one use, overwritten by the next use of its name."""
+    buffer: Bytes | None = getattr(_scratch_buffers, name, None)
     if buffer is None or buffer.size < size:
         buffer = aligned_bytes(size)
         setattr(_scratch_buffers, name, buffer)

@@ -1,4 +1,4 @@
-"""Other libraries that read volumes for training: a module each, run in a process of its own.
+"""Other libraries that read volumes for training, one per module, each in its own process.
 
 No other module imports these libraries. Each is set up as its documentation advises.
 """

@@ -13,8 +13,8 @@ import torch
 from litdata import StreamingDataLoader, StreamingDataset, optimize
 from torch import Tensor
 
-from voco_models.bench.volumes import npy_files
-from voco_models.bench.worker import seconds_a_batch, serve
+from voco_models.bench.volumes import list_npy_files
+from voco_models.bench.worker import serve, time_batches
 
 BATCH = 4
 
@@ -27,7 +27,7 @@ def read(path: str) -> Tensor:
 def main(_: str, folder: str) -> None:
     """Measure shuffled volumes, epoch after epoch."""
     target = str(Path(folder) / "litdata")
-    optimize(read, npy_files(Path(folder)), target, chunk_bytes="64MB", num_workers=2)
+    optimize(read, list_npy_files(Path(folder)), target, chunk_bytes="64MB", num_workers=2)
     data = StreamingDataset(target, shuffle=True, seed=0)
     loader = StreamingDataLoader(data, batch_size=BATCH, num_workers=2, persistent_workers=True)
 
@@ -35,4 +35,4 @@ def main(_: str, folder: str) -> None:
         while True:
             yield from loader
 
-    serve(seconds_a_batch("LitData, 2 workers", batches()))
+    serve(time_batches("LitData, 2 workers", batches()))

@@ -1,8 +1,8 @@
 """MONAI's PersistentDataset with 2 workers, and its CacheDataset in the process.
 
 `LoadImage` and `EnsureType(track_meta=False)`, as in MONAI's guide to fast training. MONAI's own
-type is float32. Each is also measured with uint8, a quarter of the bytes, which MONAI does not
-advise.
+type is float32. Each is also measured with the stores' type, a quarter of the bytes, which MONAI
+does not advise.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader, PersistentDataset
 from monai.transforms import Compose, EnsureType, LoadImage
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
-from voco_models.bench.volumes import npy_files
-from voco_models.bench.worker import seconds_a_batch, serve
+from voco_models.bench.volumes import DTYPE, list_npy_files
+from voco_models.bench.worker import serve, time_batches
+from voco_models.data import torch_dtype
 
 BATCH = 4
 ENDLESS = 10**9
@@ -26,14 +26,14 @@ ENDLESS = 10**9
 
 def main(kind: str, folder: str) -> None:
     """Measure random volumes from a full cache."""
-    dtype = torch.float32 if kind.endswith("-floats") else torch.uint8
+    dtype = torch.float32 if kind.endswith("-floats") else torch_dtype(DTYPE)
     transform = Compose(
         [
-            LoadImage(reader="NumpyReader", image_only=True, dtype=np.uint8),
+            LoadImage(reader="NumpyReader", image_only=True, dtype=DTYPE),
             EnsureType(dtype=dtype, track_meta=False),
         ]
     )
-    files = npy_files(Path(folder))
+    files = list_npy_files(Path(folder))
     form = ", float32" if kind.endswith("-floats") else ""
     if kind.startswith("persistent"):
         name, workers = f"MONAI PersistentDataset, 2 workers{form}", 2
@@ -52,4 +52,4 @@ def main(kind: str, folder: str) -> None:
         persistent_workers=workers > 0,
     )
     batches: Iterator[Tensor] = iter(loader)
-    serve(seconds_a_batch(name, batches))
+    serve(time_batches(name, batches))
