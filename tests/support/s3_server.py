@@ -11,6 +11,7 @@ from typing import Any
 import boto3
 
 from tests.support.object_server import SECRET, ObjectServer, free_port, running
+from tests.support.project import PROJECT
 
 BUCKET = "archive"
 REGION = "eu-central-1"
@@ -56,8 +57,8 @@ def serve(folder: Path) -> Iterator[S3Server]:
     """Start a server with one empty bucket; stop it at the end."""
     port = free_port()
     server = S3Server(f"http://127.0.0.1:{port}", folder / "requests.log")
-    words = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", f"-p{port}"]
-    with running(words, port, server.log, {}):
+    words = [sys.executable, "-W", "ignore", "-m", "tests.support.moto_server", str(port)]
+    with running(words, port, server.log, {"PYTHONPATH": str(PROJECT)}):
         server.client.create_bucket(
             Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
         )
