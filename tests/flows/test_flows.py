@@ -347,7 +347,7 @@ def test_flow_offers_what_the_stage_takes(name: str) -> None:
 
     Of preprocess, test_ingest_options.py tests it.
     """
-    python_only = {"device", "progress", "pseudonymise"}
+    python_only = {"device", "monitors", "progress", "pseudonymise"}
     stage = inspect.signature(getattr(importlib.import_module(STAGES[name]), name)).parameters
     offered = inspect.signature(FLOWS[name].fn).parameters
     assert list(offered) == [parameter for parameter in stage if parameter not in python_only]
