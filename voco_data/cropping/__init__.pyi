@@ -1,3 +1,6 @@
 from .abdomen import find_box as find_box
-from .given_boxes import GivenBox as GivenBox, read_boxes as read_boxes
-from .organ_boxes import include_organs as include_organs
+from .external_boxes import (
+    GivenBox as GivenBox,
+    include_organs as include_organs,
+    read_boxes as read_boxes,
+)

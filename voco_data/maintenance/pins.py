@@ -26,6 +26,11 @@ from voco_data.store import Store
 log = logging.getLogger(__name__)
 
 PinState = Literal["used", "elsewhere", "gone"]
+"""What a pin says about its run.
+
+`used`: the run folder exists, and its description names the store. `elsewhere`: this machine cannot
+see the run folder. `gone`: the folder was removed, or another run took its place.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Pin:
 
     @property
     def state(self) -> PinState:
-        """`used`, `elsewhere` (this machine cannot see the run) or `gone`."""
+        """The state of the run folder now."""
         folder = Path(self.run)
         description = folder / RUN_DESCRIPTION
         if description.is_file():

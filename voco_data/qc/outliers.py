@@ -37,8 +37,11 @@ class Measure:
     """A number of each series that is compared with its median over the run."""
 
     key: str
+    """Name of the measure in the rows of the report."""
     label: str
+    """Name of the measure in reasons."""
     unit: str
+    """Unit of the values in reasons."""
     floor: float
     """Least robust deviation, in `unit`."""
     digits: int = 0

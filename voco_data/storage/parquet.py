@@ -34,7 +34,10 @@ def open_writer(storage: Storage, key: str, schema: pa.Schema) -> Iterator[pq.Pa
 def write_table(
     storage: Storage, key: str, schema: pa.Schema, rows: Iterable[Sequence[Any]]
 ) -> None:
-    """Write a table of rows whose values are in the order of the schema."""
+    """Write a table of rows whose values are in the order of the schema.
+
+    An exception leaves the table as it was.
+    """
     with open_writer(storage, key, schema) as writer:
         for batch in batched(rows, ROWS_PER_BATCH):
             columns = [list(column) for column in zip(*batch, strict=True)]

@@ -20,6 +20,7 @@ from voco_data.storage import Lease, Storage, WritableStorage, sweep_store
 from voco_data.store import arrays, catalogue, integrity
 from voco_data.store.chunks.codec import Compression, encode
 from voco_data.store.index import StoreIndex
+from voco_data.store.integrity import VerifiedStamps
 from voco_data.store.keys import (
     CATALOGUE,
     WRITE_ONCE,
@@ -31,7 +32,6 @@ from voco_data.store.keys import (
 from voco_data.store.record import Record, rows_with_record, series_key, write_record
 from voco_data.store.row_ids import RowIds
 from voco_data.store.spec import StoreSpec, read_spec
-from voco_data.store.verified import VerifiedStamps
 from voco_data.volumes import Voxels
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from voco_data.maintenance.verification import verify_store
 from voco_data.storage.base import Storage
 from voco_data.storage.local import LocalStorage
 from voco_data.store import integrity
+from voco_data.store.integrity import VerifiedStamps
 from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
-from voco_data.store.verified import VerifiedStamps
 
 ROW = 2
 STORE = SPECS[0].name

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from voco_data.cropping.given_boxes import GivenBox, read_boxes
-from voco_data.cropping.organ_boxes import include_organs
+from voco_data.cropping.external_boxes import GivenBox, include_organs, read_boxes
 from voco_data.errors import InputError, SeriesRefused
 from voco_data.masks.organs import OrganBounds
 from voco_data.reasons import Reason

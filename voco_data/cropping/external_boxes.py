@@ -1,4 +1,8 @@
-"""Boxes that another program made, for example a model: a table that the user gives."""
+"""Boxes that do not come from HU alone: from a table of the user, and from organs in masks.
+
+A table holds boxes that another program made, for example a model. Such a box replaces the one from
+HU. Organs of a mask correct the one from HU.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from voco_data.cropping.abdomen import TRUSTED_CONFIDENCE
 from voco_data.errors import InputError, SeriesRefused
+from voco_data.masks import ABDOMINAL_ORGANS, SUBDIAPHRAGMATIC_ORGANS, OrganBounds
 from voco_data.reasons import Reason
-from voco_data.volumes import Box, Canonical
+from voco_data.volumes import Box, Canonical, Index, Triple
 
 REQUIRED = ("series_uid", "z_low_mm", "z_high_mm")
 OPTIONAL = ("y_low_mm", "y_high_mm", "x_low_mm", "x_high_mm")
 _MAKER_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+MASK_CONFIDENCE = 1.0
+"""Confidence of a box whose ends are set by organs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +125,36 @@ def _parse_box(row: Mapping[Any, Any], source: str) -> GivenBox:
     if not 0.0 <= confidence <= 1.0:
         raise InputError(f"{source}: confidence must be from 0 to 1, got {confidence}")
     return GivenBox(**numbers, made_by=made_by, confidence=confidence)
+
+
+def include_organs(
+    profile_box: Box,
+    organs: Mapping[str, OrganBounds],
+    shape: Index,
+    spacing_mm: Triple,
+    margin_mm: Triple,
+) -> Box:
+    """`profile_box`, the box from HU, corrected by the organs of a mask.
+
+    The box contains all abdominal organs of the mask, with `margin_mm`. If it has liver and spleen,
+    the top is that of the highest organ. No organ marks the floor of the pelvis, so the bottom is
+    that of `profile_box` if it is trusted, else that of the bowel. Unless both ends are known, the
+    box is only enlarged. Without an abdominal organ it is `profile_box`.
+    """
+    abdominal = [bounds for name, bounds in organs.items() if name in ABDOMINAL_ORGANS]
+    if not abdominal:
+        return profile_box
+    margin = np.ceil(np.divide(margin_mm, spacing_mm)).astype(int)
+    low = np.maximum(np.min([bounds.start for bounds in abdominal], axis=0) - margin, 0)
+    high = np.minimum(np.max([bounds.stop for bounds in abdominal], axis=0) + margin, shape)
+    start, stop = np.minimum(profile_box.start, low), np.maximum(profile_box.stop, high)
+    is_trusted = profile_box.confidence >= TRUSTED_CONFIDENCE
+    # FLARE's masks are partial: the spleen alone does not give the dome over the liver.
+    knows_both_ends = organs.keys() >= SUBDIAPHRAGMATIC_ORGANS and (is_trusted or "bowel" in organs)
+    if knows_both_ends:
+        stop[0] = high[0]
+        start[0] = start[0] if is_trusted else low[0]
+    a, b, c = start.tolist()
+    d, e, f = stop.tolist()
+    confidence = MASK_CONFIDENCE if knows_both_ends else profile_box.confidence
+    return Box((a, b, c), (d, e, f), "mask", confidence)
