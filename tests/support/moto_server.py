@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from typing import Any
 
 from moto.moto_server.werkzeug_app import (
@@ -22,10 +23,16 @@ Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 def one_at_a_time(application: Application) -> Application:
-    """The application, with a lock around each request."""
+    """The application, with a lock around each request.
+
+    The body is read before the lock is taken: a client that is stopped while it sends must not
+    block the others.
+    """
     lock = threading.Lock()
 
     def handle(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        environ["wsgi.input"] = BytesIO(environ["wsgi.input"].read(length))
         with lock:
             return list(application(environ, start_response))
 

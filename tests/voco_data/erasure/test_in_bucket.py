@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -383,7 +384,8 @@ def test_a_gc_that_comes_back_from_a_long_sleep_removes_nothing(twins: Twins) ->
         os.kill(process.pid, signal.SIGCONT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1, said
-    assert "lost to another run" in said.splitlines()[-1]
+    # A request that was under way when the process was stopped has timed out when it continues.
+    assert re.search("lost to another run|does not answer", said.splitlines()[-1]), said
     after = twins.there()
     assert len(before) > 250
     assert len(before) - len(after) <= 1  # the request that was under way

@@ -367,7 +367,8 @@ def test_a_run_that_comes_back_from_a_long_sleep_changes_nothing(bench: Bench) -
         os.kill(process.pid, signal.SIGCONT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1, said
-    assert "lost to another run" in said.splitlines()[-1]
+    # A request that was under way when the process was stopped has timed out when it continues.
+    assert re.search("lost to another run|does not answer", said.splitlines()[-1]), said
     assert "Traceback" not in said
     after = bench.objects()
     assert {key for key in after if before.get(key) != after[key]} == set()
