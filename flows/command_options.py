@@ -142,10 +142,11 @@ def _add_preprocess(commands: Any) -> None:
     _add_option(preprocess, "exclude", action="append", metavar="GLOB")
 
 
-def _add_option(parser: Any, name: str, *, flag: str = "", note: str = "", **how: Any) -> None:
+def _add_option(parser: Any, name: str, *, flag: str = "", note: str = "", **settings: Any) -> None:
     """Add a flag for an ingest option; the value is None if the flag is left out.
 
-    The help is the description of the field, then `note`, and the default in brackets.
+    The help is the description of the field, then `note`, and the default in brackets. `settings`
+    are arguments of `ArgumentParser.add_argument`.
     """
     option = INGEST_OPTIONS[name]
     text = option.description.removesuffix(".")
@@ -153,10 +154,12 @@ def _add_option(parser: Any, name: str, *, flag: str = "", note: str = "", **how
         text = text[0].lower() + text[1:]
     if note:
         text += f"; {note}"
-    if how.get("action") == "append":
+    if settings.get("action") == "append":
         text += ", repeatable"
     flag = flag or f"--{name.replace('_', '-')}"
-    parser.add_argument(flag, dest=name, default=None, help=text + _default(option.default), **how)
+    parser.add_argument(
+        flag, dest=name, default=None, help=text + _default(option.default), **settings
+    )
 
 
 def _default(value: Any) -> str:

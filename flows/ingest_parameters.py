@@ -29,9 +29,9 @@ def with_ingest_parameters(function: F) -> F:
     `Args` of the docstring, which must be the last one.
     """
     signature = inspect.signature(function, eval_str=True)
-    own = [found for found in signature.parameters.values() if found.kind != Parameter.VAR_KEYWORD]
+    own = [p for p in signature.parameters.values() if p.kind != Parameter.VAR_KEYWORD]
     options = [option for option in list_options() if option.name not in NOT_IN_THE_FLOW]
-    made = [
+    from_options = [
         Parameter(
             option.name,
             Parameter.KEYWORD_ONLY,
@@ -41,6 +41,6 @@ def with_ingest_parameters(function: F) -> F:
         for option in options
     ]
     lines = [inspect.getdoc(function) or "", *(f"    {o.name}: {o.description}" for o in options)]
-    function.__signature__ = signature.replace(parameters=[*own, *made])  # type: ignore[attr-defined]
+    function.__signature__ = signature.replace(parameters=[*own, *from_options])  # type: ignore[attr-defined]
     function.__doc__ = "\n".join(lines)
     return function

@@ -98,14 +98,15 @@ def estimate(
         refused = _count_refused(named_cohort, stores, trusted, plan)
         finished_s = _probe(plan, options.n_workers)
         seconds, seconds_range = extrapolate_seconds(finished_s, options.n_workers, len(plan.tasks))
-        new_series = {store.spec: plan.new_series[store.storage.name] for store in stores}
-        free, needed = free_bytes(root_storage), needed_bytes(new_series)
+        free, needed = free_bytes(root_storage), needed_bytes(plan.new_series)
         return Estimate(
             series=len(cohort),
             to_do=plan.n_series,
             cached=len(cohort) - plan.n_series - refused,
             refused=refused,
-            bytes={spec.profile: count * spec.volume_bytes for spec, count in new_series.items()},
+            bytes={
+                spec.profile: count * spec.volume_bytes for spec, count in plan.new_series.items()
+            },
             needed_bytes=needed,
             free_bytes=free,
             enough_room=free is None or needed <= free,

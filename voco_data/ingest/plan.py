@@ -154,8 +154,8 @@ class IngestPlan:
             store.storage.name: store.index.input_digests(self._is_in_archive) for store in stores
         }
         """Input digests that each store held when the run began, by folder name of the store."""
-        self.new_series: Counter[str] = Counter()
-        """Number of series to read whose patient and id a store lacks, by its folder name."""
+        self.new_series: Counter[StoreSpec] = Counter({store.spec: 0 for store in stores})
+        """For each store, the number of series to read whose patient and id it lacks."""
         self._table.executemany(
             "INSERT INTO to_read VALUES (?, ?, ?, ?, ?)",
             (
@@ -194,7 +194,7 @@ class IngestPlan:
                 lacking = self._stores_lacking(series, group, seen)
                 if lacking:
                     self.new_series.update(
-                        store.storage.name
+                        store.spec
                         for store in lacking
                         if not store.index.has_series(series.identity)
                     )

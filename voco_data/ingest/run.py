@@ -95,8 +95,8 @@ def preprocess(
         root_storage = _prepare_root(open_storage(root))
         # Space is checked twice. Here, before anything is written, by the number of series that the
         # stores lack at least; after the plan, which needs the stores' locks, by the exact number.
-        new_series = {spec: _min_new_series(root_storage, spec, len(cohort)) for spec in specs}
-        check_disk_space(root_storage, new_series)
+        min_new = {spec: _min_new_series(root_storage, spec, len(cohort)) for spec in specs}
+        check_disk_space(root_storage, min_new)
         stack.enter_context(translate_unwritable(root_storage))
         stack.enter_context(root_in_use(root_storage))
         stores = _open_stores(stack, root_storage, specs, options)
@@ -108,8 +108,7 @@ def preprocess(
             seen_files.add_digests(store.index.digests(), store.spec)
         plan = IngestPlan(root_storage, named_cohort, stores, None if options.deep else seen_files)
         stack.enter_context(closing(plan))
-        new_series = {store.spec: plan.new_series[store.storage.name] for store in stores}
-        check_disk_space(root_storage, new_series)
+        check_disk_space(root_storage, plan.new_series)
         clock.end_lap("look-up")
         results = stack.enter_context(closing(RunResults()))
         for outcome in _run(plan, options):
