@@ -16,16 +16,17 @@ from voco_data.storage import Storage, escape_undecodable, scratch_tables
 
 KEY = "ledger.parquet"
 
-Status = Literal["stored", "cached", "refused", "skipped"]
+Status = Literal["stored", "cached", "refused", "skipped", "gone", "pruned"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRow:
     """One row. Ids and source are pseudonyms where the run uses them; lengths in mm, LPS."""
 
     kind: Literal["series", "file"]
     source: str
     series_uid: str
+    study_uid: str = ""
     patient_id: str
     status: Status
     reason: str = ""
