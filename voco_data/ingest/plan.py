@@ -173,10 +173,10 @@ class IngestPlan:
             ),
         )
         for bit, store in enumerate(stores):
-            keys = self._table.execute(
+            rows = self._table.execute(
                 "SELECT DISTINCT key FROM to_read WHERE stores & ? ORDER BY key", (1 << bit,)
             )
-            store.assign_rows(key for (key,) in keys)
+            store.assign_rows(key for (key,) in rows)
         self.tasks = Tasks(root, cohort, stores, self._table)
 
     def close(self) -> None:

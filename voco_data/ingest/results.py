@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import Literal, TypedDict
 
 from voco_data.executors import SeriesOutcome
@@ -15,7 +17,7 @@ from voco_data.ingest.seen_files import SeenFiles
 from voco_data.qc import LedgerRow, Status
 from voco_data.reasons import SKIPPED, Reason
 from voco_data.storage import scratch_db
-from voco_data.store import Line, StoreWriter
+from voco_data.store import Line, SeriesIdentity, StoreWriter, series_key
 
 COPIED_COLUMNS = (
     "n_slices",
@@ -37,6 +39,9 @@ COPIED_COLUMNS = (
     "input_digest",
 )
 """Columns that a ledger row takes from the catalogue as they are."""
+
+_MAX_CACHED_ORIGINALS = 1024
+"""Contents whose original is in memory."""
 
 _SCHEMA = """
 CREATE TABLE results (
@@ -108,13 +113,14 @@ def ledger_rows(
     in the stores, which hold what this run has committed.
     """
     groups = group_by_rules(stores)
+    originals = _Originals(keys, stores)
     for series in cohort:
         verdict, other = keys.verdict(series.head.number) or (None, -1)
         if verdict == "conflict":
             yield _conflict_row(series, cohort[other])
         else:
             found = _results_of(series, verdict, results, groups, seen_files)
-            yield _series_row(series, found, stores, is_copy=verdict == "copy")
+            yield _series_row(series, found, stores, originals, is_copy=verdict == "copy")
     for source, file in cohort.odd_files():
         yield LedgerRow(
             kind="file",
@@ -185,6 +191,7 @@ def _series_row(
     series: NamedSeries,
     results: Sequence[Result],
     stores: Sequence[StoreWriter],
+    originals: _Originals,
     *,
     is_copy: bool,
 ) -> LedgerRow:
@@ -205,14 +212,14 @@ def _series_row(
             line = next(
                 store.index.line_of_row(row) for store in stores if store.spec.digest == digest
             )
-            return _volume_row(names, "stored", line, series, stores, is_copy=is_copy)
+            return _volume_row(names, "stored", line, series, originals, is_copy=is_copy)
     lines = (
         store.index.line_of_series(series.identity, result.input_digest)
         for result in results
         for store in stores
     )
     line = next(filter(None, lines), None)
-    return _volume_row(names, "cached", line, series, stores, is_copy=is_copy)
+    return _volume_row(names, "cached", line, series, originals, is_copy=is_copy)
 
 
 def _refusal_status(reason: Reason) -> Status:
@@ -224,13 +231,13 @@ def _volume_row(
     status: Status,
     line: Line | None,
     series: NamedSeries,
-    stores: Sequence[StoreWriter],
+    originals: _Originals,
     *,
     is_copy: bool,
 ) -> LedgerRow:
     """The row of a series that is in a store, with the columns of its catalogue line."""
     assert line is not None, f"{series.key}: a {status} series is in a store"
-    original = _find_original(line["content_digest"], series, stores)
+    original = originals.duplicated_series(line["content_digest"], series)
     if is_copy:
         original = original or series.series_uid
     return LedgerRow(
@@ -242,11 +249,32 @@ def _volume_row(
     )
 
 
-def _find_original(content_digest: str, series: NamedSeries, stores: Sequence[StoreWriter]) -> str:
-    """Series id of the first series with equal content; empty if that is `series` itself."""
-    identities = (store.index.first_series_of_content(content_digest) for store in stores)
-    first = min(
-        (identity for identity in identities if identity is not None),
-        key=lambda identity: (identity.series_uid, identity.patient_id, identity.study_uid),
-    )
-    return "" if first == series.identity else first.series_uid
+class _Originals:
+    """The series, of all with equal content, that the others are duplicates of.
+
+    It is one that the archive of this run does not hold, if there is any: then the archive has a
+    volume that was stored before under another id. Else it is the first of the archive.
+    """
+
+    def __init__(self, keys: CohortKeys, stores: Sequence[StoreWriter]) -> None:
+        self._keys = keys
+        self._stores = stores
+        self._find = lru_cache(_MAX_CACHED_ORIGINALS)(self._find_uncached)
+
+    def duplicated_series(self, content_digest: str, series: NamedSeries) -> str:
+        """The id of the series that `series` duplicates; empty if it is the original itself."""
+        original = self._find(content_digest)
+        return "" if original == series.identity else original.series_uid
+
+    def _find_uncached(self, content_digest: str) -> SeriesIdentity:
+        return min(
+            chain.from_iterable(
+                store.index.series_of_content(content_digest) for store in self._stores
+            ),
+            key=lambda one: (
+                series_key(one) in self._keys,
+                one.series_uid,
+                one.patient_id,
+                one.study_uid,
+            ),
+        )

@@ -178,14 +178,14 @@ class StoreIndex:
             f"intact WHERE {_IS_SERIES} AND input_digest = ?", (*_values(identity), input_digest)
         )
 
-    def first_series_of_content(self, content_digest: str) -> SeriesIdentity | None:
-        """The first intact series, by series, patient and study id, with these HU."""
-        identity = self._table.execute(
+    def series_of_content(self, content_digest: str) -> Iterator[SeriesIdentity]:
+        """The intact series with these HU, sorted by series, patient and study id."""
+        lines = self._table.execute(
             "SELECT patient_id, study_uid, series_uid FROM intact WHERE content_digest = ?"
-            " ORDER BY series_uid, patient_id, study_uid LIMIT 1",
+            " ORDER BY series_uid, patient_id, study_uid",
             (content_digest,),
-        ).fetchone()
-        return None if identity is None else SeriesIdentity(*identity)
+        )
+        return (SeriesIdentity(*identity) for identity in lines)
 
     def input_digests(self) -> InputDigests:
         """Input digests of the intact series, for the workers of a run."""
