@@ -36,12 +36,12 @@ def set_id_mode(root: Storage, mode: str, public_layouts: Collection[str]) -> No
 
     Of two runs that begin at once, the second finds the mode of the first.
     """
-    if _recorded_mode(root) is None:
-        with root.lock(ID_MODE_LOCK, wait_seconds=LOCK_S):
-            check_id_mode(root, mode, public_layouts)
-            if _recorded_mode(root) is None:
-                root.write(ID_MODE, f"{mode}\n".encode())
-    check_id_mode(root, mode, public_layouts)
+    if _recorded_mode(root) == mode:
+        return
+    with root.lock(ID_MODE_LOCK, wait_seconds=LOCK_S):
+        check_id_mode(root, mode, public_layouts)
+        if _recorded_mode(root) is None:
+            root.write(ID_MODE, f"{mode}\n".encode())
 
 
 def _recorded_mode(root: ReadableStorage) -> str | None:

@@ -16,8 +16,12 @@ _COLUMNS = ("ids", "layout")
 def ids_in_stores(root: ReadableStorage) -> set[tuple[str, str]]:
     """(`kept` or `pseudonym`, layout) of all series in the stores of a root, each pair once.
 
-    The records are read where a catalogue is absent or damaged, as after the first run was killed.
+    The root need not exist. The records are read where a catalogue is absent or damaged, as after
+    the first run was killed.
     """
+    folder = root.local_folder()
+    if folder is not None and not folder.is_dir():
+        return set()
     found: set[tuple[str, str]] = set()
     for name in store_names(root):
         found |= _ids_in_store(root / name)

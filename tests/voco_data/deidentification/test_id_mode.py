@@ -82,8 +82,7 @@ def test_another_mode_is_refused_before_anything_is_written(
         capsys.readouterr()
         assert main([*line, *options]) == 2
         told = capsys.readouterr().err.strip().splitlines()
-        assert len(told) == 1
-        assert "--keep-ids" in told[0]
+        assert [line for line in told if "--keep-ids" in line] == told[-1:]
     assert files(folder / "root") == before
     run(folder, keep_ids=first)
     assert len(patients(folder)) == 1
