@@ -19,14 +19,13 @@ KEY = "ledger.parquet"
 Status = Literal["stored", "cached", "refused", "skipped", "gone", "pruned"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LedgerRow:
     """One row. Ids and source are pseudonyms where the run uses them; lengths in mm, LPS."""
 
     kind: Literal["series", "file"]
     source: str
     series_uid: str
-    study_uid: str = ""
     patient_id: str
     status: Status
     reason: str = ""
@@ -55,7 +54,9 @@ class LedgerRow:
     """Separated by blanks."""
     input_digest: str = ""
     duplicate_of: str = ""
-    """Id of the first series with equal content, if the row is flagged `duplicate`."""
+    """Id of another series with equal content, if the row is flagged `duplicate`."""
+    study_uid: str = ""
+    """With `patient_id` and `series_uid` it identifies the series."""
 
 
 _TYPES = {
