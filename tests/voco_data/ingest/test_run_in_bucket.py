@@ -192,10 +192,11 @@ def test_a_rerun_reads_no_volume_and_a_new_series_costs_itself(
     busy = bench.server.requests()[sent:]
     # Two stores: a chunk and a record each; one preview, which the report reads. Then for each
     # store the lengths of two arrays, `valid`, catalogue and seals, for which the catalogue is
-    # read once more and chunks and records are listed.
+    # read once more and chunks and records are listed. Last, the table of archives under its lease.
     assert Counter(method for method, _ in busy) - Counter(method for method, _ in idle) == {
-        "PUT": 2 * 5 + 2 * 5,
-        "GET": 2 * 1 + 2 * 3,
+        "PUT": 2 * 5 + 2 * 5 + 5,
+        "GET": 2 * 1 + 2 * 3 + 2,
+        "HEAD": 1,
     }
     old, new = volumes(before), volumes(bench.objects())
     assert len(new) == len(old) + 2 * 4
