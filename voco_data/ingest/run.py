@@ -176,7 +176,7 @@ def preprocess(
             release_gone_series(archives, archive, keys, options)
             archives.save()
         elif gone:
-            log.info("%d series are gone; nothing was removed; --yes removes it", len(gone))
+            log.info("gone: %d series; nothing was removed; --yes removes them", len(gone))
         if pseudonymiser is not None:
             pseudonyms.merge_into_map(root_storage, pseudonymiser)
         return summary

@@ -40,6 +40,7 @@ from voco_data.errors import InputError, StoreCorrupt
 from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.maintenance.garbage import collect_garbage
 from voco_data.maintenance.verification import verify_store
+from voco_data.storage.root import FINGERPRINT
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue
 from voco_data.store.reader import Store
@@ -475,6 +476,24 @@ def test_names_stay_on_the_machine_that_has_the_key(
     folder.rename(moved)
     monkeypatch.setenv("VOCO_PRIVATE", str(moved.parent))
     assert counts(bench.run(bench.url, keep_ids=False)) == (0, SERIES, 0)
+
+
+def test_a_bucket_has_one_id_mode_and_needs_its_key(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.run(bench.url, keep_ids=False).stores["small"]
+    with pytest.raises(InputError, match="holds pseudonyms; leave --keep-ids out"):
+        bench.run(bench.url)
+    monkeypatch.setenv("XDG_DATA_HOME", str(bench.tmp / "other machine"))
+    with pytest.raises(InputError, match="key that is not in"):
+        patient_pseudonymiser(path)
+    with pytest.raises(InputError, match="key that is not in"):
+        forget_patient(bench.url, "p1")
+    before = bench.objects()
+    open_storage(bench.url).remove(FINGERPRINT)
+    with pytest.raises(InputError, match=r"ids\.key: the key .* is missing"):
+        bench.run(bench.url, keep_ids=False)
+    assert bench.objects().keys() == before.keys() - {FINGERPRINT}
 
 
 def test_another_spec_is_another_store_beside_it(bench: Bench) -> None:
