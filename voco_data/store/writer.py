@@ -182,10 +182,10 @@ class StoreWriter:
     def _has_older_keys(self) -> bool:
         """Whether the table of rows has the keys of an older version, with the folder in them.
 
-        Every line of a store has its key in the table, so the first line tells.
+        Then it has the key of no line. A removal that was interrupted leaves some lines without.
         """
-        _, identity = next(self.index.identities(), (-1, None))
-        return identity is not None and self._row_ids.get(series_key(identity)) is None
+        keys = (series_key(identity) for _, identity in self.index.identities())
+        return self.index.n_lines > 0 and all(self._row_ids.get(key) is None for key in keys)
 
     def _restore_row_ids(self) -> None:
         """Give every indexed series the row of its line; of two rows of a series, the later."""

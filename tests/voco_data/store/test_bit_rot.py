@@ -24,7 +24,7 @@ from voco_data.store.integrity import VerifiedStamps
 from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
 
-ROW = 2
+ROW = 4
 STORE = SPECS[0].name
 CHUNK = f"{STORE}/volumes/c/{ROW}/0/0/0"
 ROWS = f"{STORE}/volumes/rows.parquet"
