@@ -70,7 +70,6 @@ class StoreWriter:
         if self._is_catalogue_lost or self._row_ids.is_lost or not self._lease.is_clean:
             self._adopt_unlisted_rows()
         if has_older_keys:
-            self._row_ids.truncate(0)
             self._restore_row_ids()
         self._find_damage(deep=deep)
 
