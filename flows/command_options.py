@@ -137,6 +137,8 @@ def _add_preprocess(commands: Any) -> None:
     _add_option(preprocess, "keep_ids", action="store_true")
     add("--estimate", action="store_true", help="say what a run would take, and write nothing")
     _add_option(preprocess, "deep", action="store_true")
+    _add_option(preprocess, "prune", action="store_true")
+    _add_option(preprocess, "yes", action="store_true")
     _add_option(preprocess, "wait", type=seconds, metavar="SECONDS")
     _add_option(preprocess, "include", action="append", metavar="GLOB")
     _add_option(preprocess, "exclude", action="append", metavar="GLOB")

@@ -45,6 +45,8 @@ class Reason(StrEnum):
     """A gap between slices: a multiple of the spacing."""
     UNEVEN_SPACING = "uneven_spacing"
     """Gaps between slices differ by more than the tolerance."""
+    IDENTITY_CONFLICT = "identity_conflict"
+    """Two series of the archive have the same patient, study and series id, and differ."""
     DUPLICATE_POSITIONS = "duplicate_positions"
     """Two slices at one position with different pixels."""
     NOT_A_VOLUME = "not_a_volume"

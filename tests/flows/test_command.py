@@ -92,6 +92,8 @@ def test_preprocess_defaults_reach_the_stage(replace: Replace) -> None:
         "wait": 0.0,
         "include": (),
         "exclude": (),
+        "prune": False,
+        "yes": False,
         "progress": True,
     }
 
@@ -100,7 +102,8 @@ def test_preprocess_options_reach_the_stage(replace: Replace) -> None:
     seen = replace("voco_data.ingest", "preprocess")
     words = (
         "--layout ratic --spec finetune --spec pretrain --workers 3 --keep-ids --deep --wait 2.5 "
-        "--include *.dcm --include b* --exclude c* --boxes b.csv --uneven resample"
+        "--include *.dcm --include b* --exclude c* --boxes b.csv --uneven resample "
+        "--prune --yes"
     )
     assert main(["preprocess", "archive", "--root", "stores", *words.split()]) == 0
     options = seen["options"]
@@ -108,6 +111,7 @@ def test_preprocess_options_reach_the_stage(replace: Replace) -> None:
     assert options.specs == ("finetune", "pretrain")
     assert options.workers == 3
     assert options.keep_ids is True
+    assert (options.prune, options.yes) == (True, True)
     assert options.boxes == Path("b.csv")
     assert options.uneven == "resample"
     assert options.deep is True

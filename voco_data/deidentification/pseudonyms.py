@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from platformdirs import user_data_path
 
 from voco_data.batching import batched
+from voco_data.deidentification.written_ids import PSEUDONYM, ids_in_stores
 from voco_data.errors import InputError, VocoError
 from voco_data.storage import (
     FINGERPRINT,
@@ -62,7 +63,7 @@ class Pseudonymiser:
         return hmac.new(self._key, b"fingerprint", hashlib.sha256).hexdigest()
 
     def __call__(self, kind: str, original: str) -> str:
-        """Pseudonym of an id; `kind` is `patient`, `study`, `series` or `source`.
+        """Pseudonym of an id; `kind` is `patient`, `study`, `series`, `source` or `archive`.
 
         With one key, an id and a kind always give the same pseudonym; another kind gives another.
         """
@@ -107,10 +108,12 @@ def private_folder(root: ReadableStorage) -> Path:
 def load(root: ReadableStorage) -> Pseudonymiser | None:
     """The pseudonymiser of a root, or None where no key was made yet.
 
-    Raises VocoError for a damaged key: a new one would give every patient a second pseudonym.
+    Raises VocoError for a damaged key, and InputError for a lost one: a new one would give every
+    patient a second pseudonym, and without one labels and patients are not found.
     """
     path = private_folder(root) / KEY_FILE
     if not path.exists():
+        _check_needs_no_key(root)
         return None
     text = path.read_text(errors="replace").strip()
     if not re.fullmatch(f"[0-9a-f]{{{2 * KEY_BYTES}}}", text):
@@ -119,6 +122,29 @@ def load(root: ReadableStorage) -> Pseudonymiser | None:
             "restore it from a copy, or choose another --root"
         )
     return Pseudonymiser(bytes.fromhex(text))
+
+
+def has_key_or_map(root: ReadableStorage) -> bool:
+    """Whether pseudonyms were made for a root, on this machine or, for a bucket, on another."""
+    folder = private_folder(root)
+    files = (folder / KEY_FILE, folder / MAP_FILE)
+    return any(file.exists() for file in files) or root.size(FINGERPRINT) is not None
+
+
+def _check_needs_no_key(root: ReadableStorage) -> None:
+    """Raise InputError if pseudonyms exist: in the map, in a store, or made on another machine."""
+    if root.local_folder() is None:
+        _check_fingerprint(root, None)
+    folder = private_folder(root)
+    key = folder / KEY_FILE
+    has_pseudonyms = (folder / MAP_FILE).exists() or any(
+        ids == PSEUDONYM for ids, _ in ids_in_stores(root)
+    )
+    if has_pseudonyms and not key.exists():  # a run that began just now may have made it
+        raise InputError(
+            f"{key}: the key of the pseudonyms of {root} is missing, and another one "
+            "would give each patient a second name; restore it from a copy, or choose another root"
+        )
 
 
 def with_random_key() -> Pseudonymiser:
@@ -131,11 +157,13 @@ def load_or_make(root: Storage) -> Pseudonymiser:
 
     The key is made under a lock, so that two runs that begin at once use the same key. A bucket
     holds the fingerprint of the key, because all machines that use it need the same one. Raises
-    InputError if the bucket has a fingerprint, and this machine another key or none.
+    InputError if the bucket has a fingerprint, and this machine another key or none, and if the key
+    of a root is lost that has pseudonyms.
     """
     folder = private_folder(root)
+    pseudonymiser = load(root)
     if root.local_folder() is None:
-        _check_fingerprint(root, folder)
+        _check_fingerprint(root, pseudonymiser)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / KEY_FILE
     if not path.exists():
@@ -150,18 +178,18 @@ def load_or_make(root: Storage) -> Pseudonymiser:
     if root.local_folder() is None and root.size(FINGERPRINT) is None:
         root.write(FINGERPRINT, pseudonymiser.fingerprint.encode())
         # Another machine may have written its own fingerprint at the same time.
-        _check_fingerprint(root, folder)
+        _check_fingerprint(root, pseudonymiser)
     return pseudonymiser
 
 
-def _check_fingerprint(root: ReadableStorage, folder: Path) -> None:
-    """Raise InputError if a bucket has the fingerprint of another key than that in `folder`."""
+def _check_fingerprint(root: ReadableStorage, pseudonymiser: Pseudonymiser | None) -> None:
+    """Raise InputError if a bucket has the fingerprint of another key, or of any if None."""
     try:
         expected = root.read(FINGERPRINT).decode(errors="replace").strip()
     except FileNotFoundError:
         return
-    pseudonymiser = load(root)
     if pseudonymiser is None or pseudonymiser.fingerprint != expected:
+        folder = private_folder(root)
         raise InputError(
             f"{root}: its pseudonyms were made with a key that is not in {folder}; copy {KEY_FILE} "
             f"and {MAP_FILE} there from the machine that made them, or set {PRIVATE_VARIABLE}"

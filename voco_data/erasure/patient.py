@@ -17,7 +17,7 @@ from voco_data.erasure import run_files
 from voco_data.erasure.journal import JOURNALS, Journal, read_journals, write_journal
 from voco_data.erasure.search import find_patient, find_residue, lines_of_others
 from voco_data.errors import InputError
-from voco_data.ingest import SeenFiles
+from voco_data.ingest import Archives, SeenFiles
 from voco_data.maintenance import (
     pins_of_store,
     read_pins,
@@ -27,6 +27,7 @@ from voco_data.maintenance import (
 )
 from voco_data.qc import preview
 from voco_data.storage import (
+    ARCHIVES,
     PRIVATE_FOLDER,
     SEEN_FILES,
     CombinedLease,
@@ -153,6 +154,10 @@ def _remove_everything(
             remarks = [(reason, detail) for reason, detail in journal.traces.remarks]
             seen_files.forget(journal.traces.digests, remarks)
             seen_files.save()
+    if root.size(ARCHIVES) is not None:
+        with closing(Archives(root)) as archives:
+            archives.forget(journal.traces.keys)
+            archives.save()
     remove_objects(root, previews)
     for run in journal.runs:
         run_files.rewrite_without_patient(

@@ -16,13 +16,17 @@ from voco_data.storage import REPORT, RUNS_FOLDER, ReadableStorage, Storage
 TRACE_COLUMNS = (
     "kind",
     "series_uid",
+    "study_uid",
     "patient_id",
     "source",
     "reason",
     "detail",
     "input_digest",
 )
-"""Columns of a ledger by which a patient's series and files are found."""
+"""Columns of a ledger by which a patient's series and files are found.
+
+Ledgers of older versions have no `study_uid`.
+"""
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
 
 

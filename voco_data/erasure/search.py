@@ -18,6 +18,7 @@ from voco_data.erasure.run_files import IdMatcher, find_rows, runs_with_ledger
 from voco_data.maintenance import scan_store, uncatalogued_records
 from voco_data.qc import ledger
 from voco_data.storage import (
+    ARCHIVES,
     PREVIEWS_FOLDER,
     PRIVATE_FOLDER,
     REPORT,
@@ -26,7 +27,7 @@ from voco_data.storage import (
     ReadableStorage,
     store_names,
 )
-from voco_data.store import catalogue, series_key
+from voco_data.store import SeriesIdentity, catalogue, series_key
 
 TEXT_SUFFIXES = (".csv", ".html", ".json", ".log", ".txt")
 """Suffixes of files that are searched as text."""
@@ -37,15 +38,16 @@ def find_patient(root: ReadableStorage, patient: str) -> Journal:
     ids, pairs = _ids_and_map_entries(root, patient)
     journal = Journal(ids, pairs=pairs)
     path_pseudonyms = [pseudonym for kind, pseudonym in pairs if kind == "source"]
-    studies: set[str] = set()
-    identities: list[tuple[str, str, str]] = []
+    identities: list[SeriesIdentity] = []
+    sources: list[str] = []
     for name in store_names(root):
         lines = list(_lines_of_patient(root / name, ids))
         if lines:
             journal.stores[name] = len(lines)
         for line in lines:
-            identities.append((line["patient_id"], line["series_uid"], line["source"]))
-            studies.add(line["study_uid"])
+            names = (line["patient_id"], line["study_uid"], line["series_uid"])
+            identities.append(SeriesIdentity(*names))
+            sources.append(line["source"])
             journal.traces.digests.append(line["input_digest"])
     for run in runs_with_ledger(root):
         rows = find_rows(root / RUNS_FOLDER / run, ids, path_pseudonyms)
@@ -53,18 +55,21 @@ def find_patient(root: ReadableStorage, patient: str) -> Journal:
             journal.runs[run] = len(rows)
         for row in rows:
             if row["kind"] == "series":
-                identities.append((row["patient_id"], row["series_uid"], row["source"]))
+                study_uid = row.get("study_uid", "")
+                identities.append(SeriesIdentity(row["patient_id"], study_uid, row["series_uid"]))
+                sources.append(row["source"])
                 journal.traces.digests += filter(None, [row["input_digest"]])
                 if row["reason"]:
                     journal.traces.remarks.append([row["reason"], row["detail"]])
     journal.traces.add(
         PatientTraces(
-            series=[series for _, series, _ in identities],
-            sources=[source for _, _, source in identities] + path_pseudonyms,
-            keys=[series_key(*identity) for identity in identities],
+            series=[identity.series_uid for identity in identities],
+            sources=sources + path_pseudonyms,
+            keys=[series_key(identity) for identity in identities],
         )
     )
     journal.known = bool(identities) or any(kind == "patient" for kind, _ in pairs)
+    studies = {identity.study_uid for identity in identities}
     journal.pairs = _map_entries_of_patient_alone(root, journal, studies)
     return journal
 
@@ -83,7 +88,7 @@ def find_residue(root: ReadableStorage, ids: Collection[str]) -> Iterator[str]:
 
     Yields keys. A file that cannot be read may name an id, too: its key is followed by a note.
     """
-    skipped = (*store_names(root), PREVIEWS_FOLDER, PRIVATE_FOLDER, SEEN_FILES)
+    skipped = (*store_names(root), PREVIEWS_FOLDER, PRIVATE_FOLDER, SEEN_FILES, ARCHIVES)
     run_files = {
         f"{RUNS_FOLDER}/{run}/{name}"
         for run in runs_with_ledger(root)
@@ -102,7 +107,10 @@ def find_residue(root: ReadableStorage, ids: Collection[str]) -> Iterator[str]:
 
 
 def _ids_and_map_entries(root: ReadableStorage, patient: str) -> tuple[list[str], list[list[str]]]:
-    """All ids of the patient, and its entries of the private map: ids, and files named by one."""
+    """All ids of the patient, and its entries of the private map: ids, and files named by one.
+
+    The map may hold several pseudonyms of a patient, of which one key has made each.
+    """
     ids = {patient}
     pseudonymiser = pseudonyms.load(root)
     if pseudonymiser is not None:
@@ -113,12 +121,18 @@ def _ids_and_map_entries(root: ReadableStorage, patient: str) -> tuple[list[str]
                 if kind == "patient" and pseudonym == patient
             }
             ids |= {pseudonymiser("patient", original) for original in tuple(ids)}
+        originals = {name.strip() for name in ids}  # as pseudonyms are made
+        ids |= {
+            pseudonym
+            for kind, pseudonym, original in pseudonyms.read_map(root)
+            if kind == "patient" and original.strip() in originals
+        }
     matcher = IdMatcher(ids)
     pairs = [
         [kind, pseudonym]
         for kind, pseudonym, original in pseudonyms.read_map(root)
         if (kind == "patient" and pseudonym in ids)
-        or (kind == "source" and matcher.matches_path(original))
+        or (kind in ("source", "archive") and matcher.matches_path(original))
     ]
     return sorted(ids), pairs
 

@@ -1,6 +1,7 @@
 from .dask import run_dask as run_dask
 from .process_pool import run_processes as run_processes
 from .tasks import (
+    KnownInputs as KnownInputs,
     RetryPolicy as RetryPolicy,
     SeriesOutcome as SeriesOutcome,
     SeriesTask as SeriesTask,

@@ -60,6 +60,8 @@ class SeriesTask:
     """The key under which `SeenFiles` keeps the result."""
     given_box: GivenBox | None = None
     """A box from a table that the user gives."""
+    writes: bool = True
+    """False: the series is read for its input digest alone, and nothing is written."""
 
 
 @dataclass(frozen=True, slots=True)

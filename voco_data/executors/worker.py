@@ -19,7 +19,13 @@ from voco_data.preprocessing import PreparedSeries, find_boxes, prepare_series, 
 from voco_data.qc import preview
 from voco_data.reasons import Reason
 from voco_data.storage import WritableStorage
-from voco_data.store import Record, commit_volume, integrity, volume_checksum
+from voco_data.store import (
+    Record,
+    SeriesIdentity,
+    commit_volume,
+    integrity,
+    volume_checksum,
+)
 from voco_data.version import VERSION
 from voco_data.volumes import Box, HuHistogram
 
@@ -60,7 +66,7 @@ def fill_series(
     if the run is over, and errors of the storage.
     """
     try:
-        committed = _committed_records(task) if is_retry else {}
+        committed = _committed_records(task) if is_retry and task.writes else {}
         digests = {record.input_digest for record in committed.values()}
         if len(committed) == len(task.targets) and len(digests) == 1:
             return SeriesOutcome(
@@ -73,11 +79,11 @@ def fill_series(
         with deadline(limit_s):
             prepared = prepare_series(task.base, task.entry, task.targets[0].spec, task.given_box)
             digest = prepared.input_digest
-            identity = (task.patient_id, task.series_uid)
+            identity = SeriesIdentity(task.patient_id, task.study_uid, task.series_uid)
             lacking = [
                 target
                 for target in task.targets
-                if not known_inputs[target.store.name].holds(digest, identity)
+                if task.writes and not known_inputs[target.store.name].holds(digest, identity)
             ]
             crops = find_boxes(prepared, [target.spec for target in lacking])
         histograms = {box: HuHistogram.from_box(prepared.hu, box) for box in set(crops.values())}

@@ -1,3 +1,4 @@
+from .archives import Archives as Archives
 from .estimation import Estimate as Estimate, estimate as estimate
 from .options import (
     IngestOptions as IngestOptions,

@@ -18,10 +18,13 @@ from typing import Any
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.executors import SeriesTask, run_processes
+from voco_data.ingest.cohort_keys import CohortKeys
 from voco_data.ingest.disk_space import free_bytes, needed_bytes
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries, open_cohort
 from voco_data.ingest.options import IngestOptions, choose_specs, with_changes
 from voco_data.ingest.plan import IngestPlan, earlier_results, group_by_rules
+from voco_data.ingest.repeated_ids import judge_repeated_ids
+from voco_data.ingest.root_ids import check_ids
 from voco_data.ingest.seen_files import SeenFiles
 from voco_data.storage import Storage, open_storage
 from voco_data.store import CATALOGUE, StoreIndex, StoreSpec, catalogue, integrity
@@ -78,15 +81,19 @@ def estimate(
     options = with_changes(options, changes)
     if options.dask is not None:
         raise InputError("--estimate measures this machine; leave --dask out")
+    if options.prune or options.yes:
+        raise InputError("--estimate looks at what is missing; leave --prune and --yes out")
     specs = choose_specs(options)
     root_storage = open_storage(root)
     with ExitStack() as stack:
         cohort, boxes = stack.enter_context(open_cohort(source, options))
+        check_ids(root_storage, cohort, options)
         pseudonymiser = None
         if not options.keep_ids and not cohort.public_ids:
             pseudonymiser = pseudonyms.load(root_storage) or pseudonyms.with_random_key()
             stack.enter_context(closing(pseudonymiser))
         named_cohort = NamedCohort(cohort, pseudonymiser, boxes)
+        keys = stack.enter_context(closing(CohortKeys(named_cohort)))
         stores = [
             stack.enter_context(closing(_StoreSnapshot(root_storage, spec))) for spec in specs
         ]
@@ -94,8 +101,11 @@ def estimate(
         for store in stores:
             seen_files.add_digests(store.index.digests(), store.spec)
         trusted = None if options.deep else seen_files
-        plan = stack.enter_context(closing(IngestPlan(root_storage, named_cohort, stores, trusted)))
-        refused = _count_refused(named_cohort, stores, trusted, plan)
+        # What no run has read counts as equal: series of the same ids mostly are.
+        judge_repeated_ids(root_storage, named_cohort, keys, stores, trusted, lambda _: ())
+        plan = IngestPlan(root_storage, named_cohort, keys, stores, trusted)
+        stack.enter_context(closing(plan))
+        refused = _count_refused(named_cohort, keys, stores, trusted, plan)
         finished_s = _probe(plan, options.n_workers)
         seconds, seconds_range = extrapolate_seconds(finished_s, options.n_workers, len(plan.tasks))
         free, needed = free_bytes(root_storage), needed_bytes(plan.new_series)
@@ -127,6 +137,8 @@ class _StoreSnapshot:
         with ExitStack() as on_error:
             on_error.callback(self.index.close)
             self._load()
+            # A run removes these rows before it plans.
+            self.index.remove_rows([row for row, _ in self.index.superseded_rows()])
             on_error.pop_all()
 
     def _load(self) -> None:
@@ -155,6 +167,7 @@ class _StoreSnapshot:
 
 def _count_refused(
     cohort: NamedCohort,
+    keys: CohortKeys,
     stores: Sequence[_StoreSnapshot],
     seen_files: SeenFiles | None,
     plan: IngestPlan,
@@ -165,7 +178,8 @@ def _count_refused(
     groups = group_by_rules(stores)
 
     def is_refused(series: NamedSeries) -> bool:
-        return any(
+        verdict, _ = keys.verdict(series.head.number) or (None, -1)
+        return verdict == "conflict" or any(
             seen is not None and seen.reason is not None
             for _, _, seen in earlier_results(series, groups, seen_files)
         )

@@ -62,8 +62,8 @@ class NamedSeries:
 
     @property
     def identity(self) -> SeriesIdentity:
-        """Patient id and series id."""
-        return (self.patient_id, self.series_uid)
+        """Patient, study and series id."""
+        return SeriesIdentity(self.patient_id, self.study_uid, self.series_uid)
 
     @property
     def stat_digest(self) -> str:
@@ -76,8 +76,8 @@ class NamedSeries:
 
     @property
     def key(self) -> str:
-        """Key that identifies the series of its archive in every run."""
-        return series_key(self.patient_id, self.series_uid, self.source)
+        """Key that stands for the series in every run."""
+        return series_key(self.identity)
 
 
 class NamedCohort:

@@ -68,6 +68,9 @@ class IngestOptions:
     """Globs over relative paths. Empty means all."""
     exclude: Annotated[Sequence[str], "No path that matches one of these patterns."] = ()
     """Globs over relative paths."""
+    prune: Annotated[bool, "List rows whose series source no longer holds."] = False
+    """Only rows that came from this source, and from no other."""
+    yes: Annotated[bool, "With prune: remove these rows."] = False
     progress: Annotated[bool, "Show progress bars on stderr."] = False
 
     @property
@@ -102,6 +105,16 @@ def with_changes(options: IngestOptions | None, changes: Mapping[str, Any]) -> I
     Raises TypeError for a name that is no field.
     """
     return replace(options or IngestOptions(), **changes)
+
+
+def check_options(options: IngestOptions) -> None:
+    """Raise InputError for options that contradict each other."""
+    if options.yes and not options.prune:
+        raise InputError("--yes goes with --prune: it removes the rows that --prune lists")
+    if options.prune and (options.include or options.exclude):
+        raise InputError(
+            "--prune compares the stores with the whole archive; leave --include and --exclude out"
+        )
 
 
 def choose_specs(options: IngestOptions) -> list[StoreSpec]:

@@ -4,8 +4,9 @@ Two questions decide whether a series is read for a store:
 
 1. What was the result of these files in an earlier run? `earlier_results` answers from the stat
    digest, for which no file is opened: an input digest, a reason to refuse the series, or nothing.
-2. Does the store hold this input? `InputDigests.holds` answers from the input digest. The plan asks
-   for files with a known input digest, a worker for files that it has just read.
+2. Does the store hold this series with this input? `InputDigests.holds` answers from the identity
+   of the series and the input digest. The plan asks for files with a known input digest, a worker
+   for files that it has just read.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from dataclasses import replace
 from typing import Protocol, overload
 
 from voco_data.executors import SeriesTask, Target
+from voco_data.ingest.cohort_keys import CohortKeys
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries
 from voco_data.ingest.seen_files import EarlierResult, SeenFiles, seen_key
 from voco_data.storage import Storage, scratch_db
-from voco_data.store import InputDigests, SeriesIdentity, StoreIndex, StoreSpec
+from voco_data.store import InputDigests, StoreIndex, StoreSpec
 
 
 class PlannedStore(Protocol):
@@ -63,10 +65,29 @@ def earlier_results(
         yield group, key, None if seen_files is None else seen_files.look_up(key)
 
 
+def make_task(
+    root: Storage, cohort: NamedCohort, series: NamedSeries, targets: tuple[Target, ...]
+) -> SeriesTask:
+    """Make the task to read a series, with its list of files."""
+    archive = cohort.cohort
+    entry = archive.entry(series.head.number)
+    return SeriesTask(
+        key=series.key,
+        base=archive.base,
+        entry=replace(entry, stat_digest=series.stat_digest),
+        layout=archive.layout,
+        ids=series.ids,
+        patient_id=series.patient_id,
+        study_uid=series.study_uid,
+        series_uid=series.series_uid,
+        source=series.source,
+        targets=targets,
+        root=root,
+        given_box=series.given_box,
+    )
+
+
 _TABLES = """
-CREATE TABLE present (
-    patient_id TEXT, series_uid TEXT, PRIMARY KEY (patient_id, series_uid)
-) WITHOUT ROWID;
 CREATE TABLE to_read (
     position INTEGER PRIMARY KEY, number INTEGER, key TEXT, seen_key TEXT, stores INTEGER
 );
@@ -113,26 +134,12 @@ class Tasks(Sequence[SeriesTask]):
             "SELECT number, seen_key, stores FROM to_read WHERE position = ?", (position,)
         ).fetchone()
         series = self._cohort[number]
-        cohort = self._cohort.cohort
-        return SeriesTask(
-            key=series.key,
-            base=cohort.base,
-            entry=replace(cohort.entry(number), stat_digest=series.stat_digest),
-            layout=cohort.layout,
-            ids=series.ids,
-            patient_id=series.patient_id,
-            study_uid=series.study_uid,
-            series_uid=series.series_uid,
-            source=series.source,
-            targets=tuple(
-                Target(store.storage, store.spec, store.row_of(series.key))
-                for bit, store in enumerate(self._stores)
-                if bits >> bit & 1
-            ),
-            root=self._root,
-            seen_key=key,
-            given_box=series.given_box,
+        targets = tuple(
+            Target(store.storage, store.spec, store.row_of(series.key))
+            for bit, store in enumerate(self._stores)
+            if bits >> bit & 1
         )
+        return replace(make_task(self._root, self._cohort, series, targets), seen_key=key)
 
 
 class IngestPlan:
@@ -142,20 +149,22 @@ class IngestPlan:
         self,
         root: Storage,
         cohort: NamedCohort,
+        keys: CohortKeys,
         stores: Sequence[PlannedStore],
         seen_files: SeenFiles | None,
     ) -> None:
-        """Compare the cohort with the stores. With `seen_files` None, all files are read again."""
+        """Compare the cohort with the stores. With `seen_files` None, all files are read again.
+
+        Series that `keys` excludes are not read.
+        """
+        self._keys = keys
         self._table = scratch_db.open_scratch_db(_TABLES)
-        self._table.executemany(
-            "INSERT OR IGNORE INTO present VALUES (?, ?)", (series.identity for series in cohort)
-        )
         self.known_inputs: Mapping[str, InputDigests] = {
-            store.storage.name: store.index.input_digests(self._is_in_archive) for store in stores
+            store.storage.name: store.index.input_digests() for store in stores
         }
         """Input digests that each store held when the run began, by folder name of the store."""
         self.new_series: Counter[StoreSpec] = Counter({store.spec: 0 for store in stores})
-        """For each store, the number of series to read whose patient and id it lacks."""
+        """For each store, the number of series to read that have no row in it."""
         self._table.executemany(
             "INSERT INTO to_read VALUES (?, ?, ?, ?, ?)",
             (
@@ -164,10 +173,10 @@ class IngestPlan:
             ),
         )
         for bit, store in enumerate(stores):
-            keys = self._table.execute(
+            rows = self._table.execute(
                 "SELECT DISTINCT key FROM to_read WHERE stores & ? ORDER BY key", (1 << bit,)
             )
-            store.assign_rows(key for (key,) in keys)
+            store.assign_rows(key for (key,) in rows)
         self.tasks = Tasks(root, cohort, stores, self._table)
 
     def close(self) -> None:
@@ -190,6 +199,8 @@ class IngestPlan:
         """(number, key, key in seen files, stores as bits) of every series to read."""
         groups = group_by_rules(stores)
         for series in cohort:
+            if self._keys.verdict(series.head.number) is not None:
+                continue
             for group, key, seen in earlier_results(series, groups, seen_files):
                 lacking = self._stores_lacking(series, group, seen)
                 if lacking:
@@ -213,9 +224,4 @@ class IngestPlan:
             store
             for store in group
             if not self.known_inputs[store.storage.name].holds(seen.input_digest, series.identity)
-        )
-
-    def _is_in_archive(self, identity: SeriesIdentity) -> bool:
-        return scratch_db.exists(
-            self._table, "FROM present WHERE patient_id = ? AND series_uid = ?", identity
         )

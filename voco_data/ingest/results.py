@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import Literal, TypedDict
 
 from voco_data.executors import SeriesOutcome
+from voco_data.ingest.cohort_keys import CohortKeys, Verdict
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries
-from voco_data.ingest.plan import earlier_results, group_by_rules
+from voco_data.ingest.plan import StoreGroup, earlier_results, group_by_rules
+from voco_data.ingest.repeated_ids import own_key
 from voco_data.ingest.seen_files import SeenFiles
 from voco_data.qc import LedgerRow, Status
 from voco_data.reasons import SKIPPED, Reason
 from voco_data.storage import scratch_db
-from voco_data.store import Line, StoreWriter
+from voco_data.store import Line, SeriesIdentity, StoreWriter, series_key
 
 COPIED_COLUMNS = (
     "n_slices",
@@ -35,6 +39,9 @@ COPIED_COLUMNS = (
     "input_digest",
 )
 """Columns that a ledger row takes from the catalogue as they are."""
+
+_MAX_CACHED_ORIGINALS = 1024
+"""Contents whose original is in memory."""
 
 _SCHEMA = """
 CREATE TABLE results (
@@ -94,7 +101,11 @@ class RunResults:
 
 
 def ledger_rows(
-    cohort: NamedCohort, results: RunResults, seen_files: SeenFiles, stores: Sequence[StoreWriter]
+    cohort: NamedCohort,
+    keys: CohortKeys,
+    results: RunResults,
+    seen_files: SeenFiles,
+    stores: Sequence[StoreWriter],
 ) -> Iterator[LedgerRow]:
     """Iterate over a row for each series, and one for each file that belongs to none.
 
@@ -102,12 +113,14 @@ def ledger_rows(
     in the stores, which hold what this run has committed.
     """
     groups = group_by_rules(stores)
+    originals = _Originals(keys, stores)
     for series in cohort:
-        series_results = results.get(series.key)
-        for _, _, seen in earlier_results(series, groups, seen_files):
-            if seen is not None:
-                series_results.append(Result(seen.input_digest, seen.reason, seen.detail, None))
-        yield _series_row(series, series_results, stores)
+        verdict, other = keys.verdict(series.head.number) or (None, -1)
+        if verdict == "conflict":
+            yield _conflict_row(series, cohort[other])
+        else:
+            found = _results_of(series, verdict, results, groups, seen_files)
+            yield _series_row(series, found, stores, originals, is_copy=verdict == "copy")
     for source, file in cohort.odd_files():
         yield LedgerRow(
             kind="file",
@@ -120,25 +133,70 @@ def ledger_rows(
         )
 
 
+def _results_of(
+    series: NamedSeries,
+    verdict: Verdict | None,
+    results: RunResults,
+    groups: Sequence[StoreGroup],
+    seen_files: SeenFiles,
+) -> list[Result]:
+    """The results of this run, and of earlier runs over the same files."""
+    if verdict is None:
+        found = results.get(series.key)
+    else:
+        found = results.get(own_key(series.key, series.head.number))
+    for _, _, seen in earlier_results(series, groups, seen_files):
+        if seen is not None:
+            found.append(Result(seen.input_digest, seen.reason, seen.detail, None))
+    if verdict == "copy":  # the series that was to be stored may have been refused after all
+        found += [result for result in results.get(series.key) if result.reason is not None]
+    return found
+
+
 class _SeriesNames(TypedDict):
     """The columns of a ledger row that name its series."""
 
     kind: Literal["series"]
     source: str
     series_uid: str
+    study_uid: str
     patient_id: str
 
 
-def _series_row(
-    series: NamedSeries, results: Sequence[Result], stores: Sequence[StoreWriter]
-) -> LedgerRow:
-    """The row of a series: refused if any result is, else stored or cached."""
-    names: _SeriesNames = {
+def _names(series: NamedSeries) -> _SeriesNames:
+    return {
         "kind": "series",
         "source": series.source,
         "series_uid": series.series_uid,
+        "study_uid": series.study_uid,
         "patient_id": series.patient_id,
     }
+
+
+def _conflict_row(series: NamedSeries, other: NamedSeries) -> LedgerRow:
+    """The row of a series whose ids another series of the archive has, too."""
+    return LedgerRow(
+        **_names(series),
+        status=_refusal_status(Reason.IDENTITY_CONFLICT),
+        reason=Reason.IDENTITY_CONFLICT,
+        detail=(
+            f"{other.source} has the same patient, study and series ids and other contents; "
+            "remove one of the two, or give it ids of its own"
+        ),
+        n_slices=series.head.n_slices if series.head.kind == "dicom" else None,
+    )
+
+
+def _series_row(
+    series: NamedSeries,
+    results: Sequence[Result],
+    stores: Sequence[StoreWriter],
+    originals: _Originals,
+    *,
+    is_copy: bool,
+) -> LedgerRow:
+    """The row of a series: refused if any result is, else stored or cached."""
+    names = _names(series)
     for result in results:
         if result.reason is not None:
             return LedgerRow(
@@ -154,11 +212,14 @@ def _series_row(
             line = next(
                 store.index.line_of_row(row) for store in stores if store.spec.digest == digest
             )
-            return _volume_row(names, "stored", line, series, stores)
+            return _volume_row(names, "stored", line, series, originals, is_copy=is_copy)
     lines = (
-        store.index.line_of_input(result.input_digest) for result in results for store in stores
+        store.index.line_of_series(series.identity, result.input_digest)
+        for result in results
+        for store in stores
     )
-    return _volume_row(names, "cached", next(filter(None, lines), None), series, stores)
+    line = next(filter(None, lines), None)
+    return _volume_row(names, "cached", line, series, originals, is_copy=is_copy)
 
 
 def _refusal_status(reason: Reason) -> Status:
@@ -170,11 +231,15 @@ def _volume_row(
     status: Status,
     line: Line | None,
     series: NamedSeries,
-    stores: Sequence[StoreWriter],
+    originals: _Originals,
+    *,
+    is_copy: bool,
 ) -> LedgerRow:
     """The row of a series that is in a store, with the columns of its catalogue line."""
     assert line is not None, f"{series.key}: a {status} series is in a store"
-    original = _find_original(line["content_digest"], series, stores)
+    original = originals.duplicated_series(line["content_digest"], series)
+    if is_copy:
+        original = original or series.series_uid
     return LedgerRow(
         **names,
         status=status,
@@ -184,11 +249,32 @@ def _volume_row(
     )
 
 
-def _find_original(content_digest: str, series: NamedSeries, stores: Sequence[StoreWriter]) -> str:
-    """Series id of the first series with equal content; empty if that is `series` itself."""
-    identities = (store.index.first_series_of_content(content_digest) for store in stores)
-    patient_id, series_uid = min(
-        (identity for identity in identities if identity is not None),
-        key=lambda identity: identity[::-1],
-    )
-    return "" if (patient_id, series_uid) == series.identity else series_uid
+class _Originals:
+    """The series, of all with equal content, that the others are duplicates of.
+
+    It is one that the archive of this run does not hold, if there is any: then the archive has a
+    volume that was stored before under another id. Else it is the first of the archive.
+    """
+
+    def __init__(self, keys: CohortKeys, stores: Sequence[StoreWriter]) -> None:
+        self._keys = keys
+        self._stores = stores
+        self._find = lru_cache(_MAX_CACHED_ORIGINALS)(self._find_uncached)
+
+    def duplicated_series(self, content_digest: str, series: NamedSeries) -> str:
+        """The id of the series that `series` duplicates; empty if it is the original itself."""
+        original = self._find(content_digest)
+        return "" if original == series.identity else original.series_uid
+
+    def _find_uncached(self, content_digest: str) -> SeriesIdentity:
+        return min(
+            chain.from_iterable(
+                store.index.series_of_content(content_digest) for store in self._stores
+            ),
+            key=lambda one: (
+                series_key(one) in self._keys,
+                one.series_uid,
+                one.patient_id,
+                one.study_uid,
+            ),
+        )

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,36 @@ from tqdm import tqdm
 from voco_data.cohort import Cohort
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt, translate_unwritable
-from voco_data.executors import SeriesOutcome, run_dask, run_processes
+from voco_data.executors import KnownInputs, SeriesOutcome, SeriesTask, run_dask, run_processes
+from voco_data.ingest.archives import Archives, archive_id
+from voco_data.ingest.cohort_keys import CohortKeys
 from voco_data.ingest.disk_space import check_disk_space
 from voco_data.ingest.named_cohort import NamedCohort, open_cohort
-from voco_data.ingest.options import IngestOptions, choose_specs, with_changes
+from voco_data.ingest.options import IngestOptions, check_options, choose_specs, with_changes
 from voco_data.ingest.plan import IngestPlan
+from voco_data.ingest.pruning import (
+    GoneSeries,
+    check_can_prune,
+    find_gone_series,
+    release_gone_series,
+    remove_gone_series,
+)
+from voco_data.ingest.repeated_ids import judge_repeated_ids
 from voco_data.ingest.results import RunResults, ledger_rows
+from voco_data.ingest.root_ids import check_ids, name_giver
 from voco_data.ingest.seen_files import EarlierResult, SeenFiles
 from voco_data.qc import ledger, render_report
 from voco_data.reasons import TRANSIENT
-from voco_data.storage import REPORT, RUNS_FOLDER, Storage, new_run_id, open_storage, root_in_use
-from voco_data.store import StoreSpec, StoreWriter, catalogue, open_for_writing
+from voco_data.storage import (
+    REPORT,
+    RUNS_FOLDER,
+    Storage,
+    new_run_id,
+    open_storage,
+    root_in_use,
+    store_names,
+)
+from voco_data.store import StoreSpec, StoreWriter, catalogue, open_for_writing, read_spec
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +64,10 @@ class PreprocessSummary:
     """Files and series that are not CT."""
     refused_files: int
     """Files that look like CT, and cannot be read or belong to no series."""
+    pruned: int
+    """Series that were removed, because the archive no longer holds them."""
+    gone: tuple[dict[str, object], ...]
+    """Rows of the stores that `prune` found, and whether they were removed."""
     layout: str
     stores: dict[str, str]
     """Profile to path of its store."""
@@ -88,36 +112,70 @@ def preprocess(
     """
     options = with_changes(options, changes)
     clock = _Stopwatch()
+    check_options(options)
     specs = choose_specs(options)
     with ExitStack() as stack:
         cohort, boxes = stack.enter_context(open_cohort(source, options))
         clock.end_lap("index")
+        if options.prune:
+            check_can_prune(source, cohort)
         root_storage = _prepare_root(open_storage(root))
+        check_ids(root_storage, cohort, options)
         # Space is checked twice. Here, before anything is written, by the number of series that the
         # stores lack at least; after the plan, which needs the stores' locks, by the exact number.
         min_new = {spec: _min_new_series(root_storage, spec, len(cohort)) for spec in specs}
         check_disk_space(root_storage, min_new)
         stack.enter_context(translate_unwritable(root_storage))
         stack.enter_context(root_in_use(root_storage))
-        stores = _open_stores(stack, root_storage, specs, options)
-        keeps_ids = options.keep_ids or cohort.public_ids
-        pseudonymiser = None if keeps_ids else pseudonyms.load_or_make(root_storage)
+        pseudonymiser = name_giver(root_storage, cohort, options)
+        by_spec = _open_stores(stack, root_storage, specs, options)
+        stores = [by_spec[spec] for spec in specs]
         named_cohort = NamedCohort(cohort, pseudonymiser, boxes)
+        keys = stack.enter_context(closing(CohortKeys(named_cohort)))
+        archives = stack.enter_context(closing(Archives(root_storage)))
+        archive = archive_id(Path(source), root_storage, pseudonymiser)
+        archives.add(archive, keys)
+        archives.save()  # before any work: what a killed run has stored came from this archive
         seen_files = stack.enter_context(closing(SeenFiles(root_storage)))
         for store in stores:
             seen_files.add_digests(store.index.digests(), store.spec)
-        plan = IngestPlan(root_storage, named_cohort, stores, None if options.deep else seen_files)
+        trusted = None if options.deep else seen_files
+        results = stack.enter_context(closing(RunResults()))
+
+        def read(tasks: Sequence[SeriesTask], known_inputs: KnownInputs) -> Iterator[SeriesOutcome]:
+            for outcome in _run(tasks, known_inputs, options):
+                _record_outcome(outcome, results, stores, seen_files)
+                yield outcome
+
+        judge_repeated_ids(
+            root_storage, named_cohort, keys, stores, trusted, lambda tasks: read(tasks, {})
+        )
+        plan = IngestPlan(root_storage, named_cohort, keys, stores, trusted)
         stack.enter_context(closing(plan))
         check_disk_space(root_storage, plan.new_series)
         clock.end_lap("look-up")
-        results = stack.enter_context(closing(RunResults()))
-        for outcome in _run(plan, options):
-            _record_outcome(outcome, results, stores, seen_files)
+        for _ in read(plan.tasks, plan.known_inputs):
+            pass
         for store in stores:
             store.compact()
+        gone: list[GoneSeries] = []
+        if options.prune:
+            all_stores = list(by_spec.values())
+            gone = find_gone_series(archives, archive, keys, all_stores, options)
+            if options.yes:
+                remove_gone_series(gone, all_stores)
         seen_files.save()
-        rows = ledger_rows(named_cohort, results, seen_files, stores)
-        summary = _write_reports(root_storage, cohort, rows, stores, clock)
+        rows = chain(
+            ledger_rows(named_cohort, keys, results, seen_files, stores),
+            (series.to_ledger_row(removed=options.yes) for series in gone),
+        )
+        listed = [entry for series in gone for entry in series.to_json(removed=options.yes)]
+        summary = _write_reports(root_storage, cohort, rows, stores, listed, clock)
+        if options.prune and options.yes:
+            release_gone_series(archives, archive, keys, options)
+            archives.save()
+        elif gone:
+            log.info("gone: %d series; nothing was removed; --yes removes them", len(gone))
         if pseudonymiser is not None:
             pseudonyms.merge_into_map(root_storage, pseudonymiser)
         return summary
@@ -174,26 +232,43 @@ def _min_new_series(root: Storage, spec: StoreSpec, n_series: int) -> int:
 
 def _open_stores(
     stack: ExitStack, root: Storage, specs: Sequence[StoreSpec], options: IngestOptions
-) -> list[StoreWriter]:
-    """The stores under their locks, taken in the order of their names to prevent a deadlock."""
-    stores = {
+) -> dict[StoreSpec, StoreWriter]:
+    """The stores under their locks, taken in the order of their names to prevent a deadlock.
+
+    To prune, all other stores of the root are opened, too.
+    """
+    to_open = {spec.name: spec for spec in specs}
+    if options.prune:
+        for name in store_names(root):
+            if name not in to_open:
+                to_open[name] = _read_spec_to_prune(root, name)
+    return {
         spec: stack.enter_context(
             open_for_writing(root, spec, wait_seconds=options.wait, deep=options.deep)
         )
-        for spec in sorted(specs, key=lambda spec: spec.name)
+        for _, spec in sorted(to_open.items())
     }
-    return [stores[spec] for spec in specs]
 
 
-def _run(plan: IngestPlan, options: IngestOptions) -> Iterator[SeriesOutcome]:
+def _read_spec_to_prune(root: Storage, name: str) -> StoreSpec:
+    try:
+        return read_spec(root / name)
+    except InputError as error:
+        raise InputError(
+            f"{error}; nothing was pruned: such a store may hold series that are gone, remove it "
+            "first (voco store gc --store)"
+        ) from error
+
+
+def _run(
+    tasks: Sequence[SeriesTask], known_inputs: KnownInputs, options: IngestOptions
+) -> Iterator[SeriesOutcome]:
     """Run all tasks; a bar shows series per second and the time left."""
-    total = len(plan.tasks)
+    total = len(tasks)
     if options.dask is not None:
-        results = run_dask(plan.tasks, plan.known_inputs, options.dask, options.n_workers)
+        results = run_dask(tasks, known_inputs, options.dask, options.n_workers)
     else:
-        results = run_processes(
-            plan.tasks, plan.known_inputs, min(options.n_workers, max(1, total))
-        )
+        results = run_processes(tasks, known_inputs, min(options.n_workers, max(1, total)))
     with tqdm(total=total, unit="series", desc="preprocess", disable=not options.progress) as bar:
         for outcomes in results:
             yield from outcomes
@@ -221,6 +296,7 @@ def _write_reports(
     cohort: Cohort,
     rows: Iterable[ledger.LedgerRow],
     stores: Sequence[StoreWriter],
+    gone: Sequence[dict[str, object]],
     clock: _Stopwatch,
 ) -> PreprocessSummary:
     """Write ledger and report under runs/, and summarise the run."""
@@ -239,6 +315,8 @@ def _write_reports(
         refused=refused,
         skipped=count["series", "skipped"] + count["file", "skipped"],
         refused_files=count["file", "refused"],
+        pruned=count["series", "pruned"],
+        gone=tuple(gone),
         layout=cohort.layout,
         stores={store.spec.profile: str(store.storage) for store in stores},
         ledger=f"{run}/{ledger.KEY}",

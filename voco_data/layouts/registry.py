@@ -45,6 +45,11 @@ def layout_choices() -> tuple[str, ...]:
     return (AUTO, *(layout.name for layout in LAYOUTS))
 
 
+def public_layouts() -> frozenset[str]:
+    """Names of the layouts whose ids are public, and kept."""
+    return frozenset(layout.name for layout in LAYOUTS if layout.public_ids)
+
+
 def find_layout(name: str) -> Layout:
     """The layout with a name. Raises InputError."""
     for layout in LAYOUTS:

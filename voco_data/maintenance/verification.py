@@ -61,6 +61,8 @@ def _find_problems(storage: ReadableStorage, spec: StoreSpec, index: StoreIndex)
             yield f"{series}: {check.damage}"
         elif columns := integrity.differing_columns(check.record, line):
             yield f"{series}: the catalogue differs from its record in {', '.join(columns)}"
+    for row, staying in index.superseded_rows():
+        yield f"row {row}: row {staying} holds the same series; rerun"
     yield from arrays.find_problems(storage, spec, index.rows(), index.n_rows)
 
 

@@ -16,7 +16,7 @@ from voco_data.storage import Storage, escape_undecodable, scratch_tables
 
 KEY = "ledger.parquet"
 
-Status = Literal["stored", "cached", "refused", "skipped"]
+Status = Literal["stored", "cached", "refused", "skipped", "gone", "pruned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,9 @@ class LedgerRow:
     """Separated by blanks."""
     input_digest: str = ""
     duplicate_of: str = ""
-    """Id of the first series with equal content, if the row is flagged `duplicate`."""
+    """Id of another series with equal content, if the row is flagged `duplicate`."""
+    study_uid: str = ""
+    """With `patient_id` and `series_uid` it identifies the series."""
 
 
 _TYPES = {

@@ -31,7 +31,7 @@ ROWS_SHOWN = 1500
 """Rows on screen at once; a button adds as many. Filters and sorting apply to all rows."""
 READERS = 16
 """Threads that read previews: each preview in a bucket takes a round trip."""
-STATUSES = ("refused", "stored", "cached", "skipped")
+STATUSES = ("refused", "stored", "cached", "skipped", "gone", "pruned")
 SCRIPTS = ("data.js", "plots.js", "detail.js", "table.js")
 SHARE_UNIT = 10_000
 """Histograms of the page are integers in parts of this number, which take few characters."""

@@ -17,7 +17,11 @@ from .local import FencedLocalStorage as FencedLocalStorage, LocalStorage as Loc
 from .locks import Fence as Fence
 from .object_store import ObjectStorage as ObjectStorage
 from .root import (
+    ARCHIVES as ARCHIVES,
+    ARCHIVES_LOCK as ARCHIVES_LOCK,
     FINGERPRINT as FINGERPRINT,
+    ID_MODE as ID_MODE,
+    ID_MODE_LOCK as ID_MODE_LOCK,
     PINS_FOLDER as PINS_FOLDER,
     PREVIEWS_FOLDER as PREVIEWS_FOLDER,
     PRIVATE_FOLDER as PRIVATE_FOLDER,

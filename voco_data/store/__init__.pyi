@@ -3,7 +3,6 @@ from .catalogue import Line as Line
 from .chunks.codec import Compression as Compression
 from .index import (
     InputDigests as InputDigests,
-    SeriesIdentity as SeriesIdentity,
     StoreIndex as StoreIndex,
 )
 from .keys import (
@@ -22,7 +21,12 @@ from .keys import (
     row_of_record as row_of_record,
 )
 from .reader import Store as Store
-from .record import Record as Record, read_record as read_record, series_key as series_key
+from .record import (
+    Record as Record,
+    SeriesIdentity as SeriesIdentity,
+    read_record as read_record,
+    series_key as series_key,
+)
 from .row_ids import RowIds as RowIds
 from .spec import (
     ALGORITHM_VERSION as ALGORITHM_VERSION,

@@ -6,7 +6,7 @@ it that every worker gets: 32 bytes a series.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,30 +15,30 @@ import xxhash
 from voco_data.storage import ReadableStorage, scratch_db
 from voco_data.store import catalogue
 from voco_data.store.catalogue import Line
-
-SeriesIdentity = tuple[str, str]
-"""Patient and series id, as records give them."""
+from voco_data.store.record import SeriesIdentity
 
 _SCHEMA = """
 CREATE TABLE lines (
-    row INTEGER PRIMARY KEY, patient_id TEXT, series_uid TEXT, source TEXT, input_digest TEXT,
+    row INTEGER PRIMARY KEY, patient_id TEXT, study_uid TEXT, series_uid TEXT, input_digest TEXT,
     content_digest TEXT, stat_digest TEXT, line TEXT, catalogued INTEGER, damaged INTEGER
 );
-CREATE INDEX by_series ON lines (series_uid, patient_id, source);
-CREATE INDEX by_input ON lines (input_digest);
-CREATE INDEX by_content ON lines (content_digest, series_uid, patient_id);
+CREATE INDEX by_series ON lines (series_uid, study_uid, patient_id);
+CREATE INDEX by_content ON lines (content_digest, series_uid, patient_id, study_uid);
 CREATE VIEW intact AS SELECT * FROM lines WHERE NOT damaged;
 """
 _INDEXED = (
     "row",
     "patient_id",
+    "study_uid",
     "series_uid",
-    "source",
     "input_digest",
     "content_digest",
     "stat_digest",
 )
 """Columns of the catalogue that have a column of their own in the table, in its order."""
+
+_IS_SERIES = "series_uid = ? AND study_uid = ? AND patient_id = ?"
+"""Condition for the lines of one series; `_values` gives its values."""
 
 _ROWS_PER_QUERY = 10_000
 """Rows that one query returns."""
@@ -52,44 +52,39 @@ _EMPTY = np.empty(0, "S32")
 class InputDigests:
     """Input digests of the series of one store, as workers ask for them.
 
-    A series is in the store if its input digest is, so a moved, copied or renamed archive still
-    hits. One exception: the record of that digest belongs to another series of the same archive.
-    Two patients with equal pixels each get a row of their own, in whatever order they come.
+    A series is in the store if a row of the same identity has the same input digest. Paths are
+    part of neither, so a moved or copied archive still hits. The same pixels under another
+    identity do not.
     """
 
     def __init__(self, keys: npt.NDArray[np.bytes_] = _EMPTY) -> None:
-        """`keys` are sorted: digests, or digests hashed with an identity."""
+        """`keys` are sorted: digests, each hashed with the identity of its series."""
         self._keys = keys
 
     @classmethod
-    def from_series(
-        cls,
-        series: Iterable[tuple[str, SeriesIdentity]],
-        count: int,
-        is_present: Callable[[SeriesIdentity], bool],
-    ) -> InputDigests:
-        """Build from the input digest and the identity of the `count` series of a store.
-
-        `is_present` tells whether the archive of this run has a series of that identity.
-        """
+    def from_series(cls, series: Iterable[tuple[str, SeriesIdentity]], count: int) -> InputDigests:
+        """Build from the input digest and the identity of the `count` series of a store."""
         keys = np.empty(count, "S32")
         for number, (digest, identity) in enumerate(series):
-            keys[number] = _with_identity(digest, identity) if is_present(identity) else digest
+            keys[number] = _with_identity(digest, identity)
         keys.sort()
         return cls(keys)
 
     def holds(self, digest: str, identity: SeriesIdentity) -> bool:
         """Whether the series `identity` with this input digest is in the store."""
-        return self._contains(digest) or self._contains(_with_identity(digest, identity))
-
-    def _contains(self, key: str) -> bool:
-        encoded = np.bytes_(key.encode())
+        encoded = np.bytes_(_with_identity(digest, identity).encode())
         position = int(np.searchsorted(self._keys, encoded))
         return position < len(self._keys) and bool(self._keys[position] == encoded)
 
 
 def _with_identity(digest: str, identity: SeriesIdentity) -> str:
-    return xxhash.xxh3_128_hexdigest("\0".join((digest, *identity)).encode())
+    text = "\0".join((digest, *identity))
+    return xxhash.xxh3_128_hexdigest(text.encode(errors="surrogateescape"))
+
+
+def _values(identity: SeriesIdentity) -> tuple[str, str, str]:
+    """The values of `_IS_SERIES`."""
+    return (identity.series_uid, identity.study_uid, identity.patient_id)
 
 
 class StoreIndex:
@@ -147,49 +142,59 @@ class StoreIndex:
         return scratch_db.exists(self._table, "FROM intact WHERE row = ?", (row,))
 
     def has_series(self, identity: SeriesIdentity) -> bool:
-        """Whether there is a series of this patient and id, whatever its pixels were."""
-        patient_id, series_uid = identity
-        return scratch_db.exists(
-            self._table,
-            "FROM lines WHERE series_uid = ? AND patient_id = ?",
-            (series_uid, patient_id),
-        )
+        """Whether there is a row of this series, whatever its pixels are."""
+        return scratch_db.exists(self._table, f"FROM lines WHERE {_IS_SERIES}", _values(identity))
 
     def digests(self) -> Iterator[tuple[str, str]]:
         """(stat digest, input digest) of every intact series."""
         return self._table.execute("SELECT stat_digest, input_digest FROM intact")
 
-    def identities(self) -> Iterator[tuple[int, str, str, str]]:
-        """(row, patient, series, source) of every series, damaged ones included."""
-        return self._table.execute("SELECT row, patient_id, series_uid, source FROM lines")
+    def identities(self) -> Iterator[tuple[int, SeriesIdentity]]:
+        """(row, identity) of every series, damaged ones included, sorted by row."""
+        lines = self._table.execute(
+            "SELECT row, patient_id, study_uid, series_uid FROM lines ORDER BY row"
+        )
+        return ((row, SeriesIdentity(*identity)) for row, *identity in lines)
+
+    def superseded_rows(self) -> Iterator[tuple[int, int]]:
+        """(row, row that stays) where two rows are of one series, sorted.
+
+        The last intact row stays, or the last one if all are damaged. Only a store of a version
+        in which the folder was part of a series' identity has such rows.
+        """
+        return self._table.execute(
+            "SELECT row, staying FROM (SELECT row, FIRST_VALUE(row) OVER"
+            " (PARTITION BY series_uid, study_uid, patient_id ORDER BY damaged, row DESC)"
+            " AS staying FROM lines) WHERE row != staying ORDER BY row"
+        )
 
     def line_of_row(self, row: int) -> Line | None:
         """The line of a row, damaged or not; without instance numbers if it is catalogued."""
-        return self._query_line("lines", "row", row)
+        return self._query_line("lines WHERE row = ?", (row,))
 
-    def line_of_input(self, input_digest: str) -> Line | None:
-        """The first intact line with this input digest."""
-        return self._query_line("intact", "input_digest", input_digest)
+    def line_of_series(self, identity: SeriesIdentity, input_digest: str) -> Line | None:
+        """The intact line of a series, if its input digest is this one."""
+        return self._query_line(
+            f"intact WHERE {_IS_SERIES} AND input_digest = ?", (*_values(identity), input_digest)
+        )
 
-    def first_series_of_content(self, content_digest: str) -> SeriesIdentity | None:
-        """Patient and series id of the first intact series, by series id, with these HU."""
-        identity = self._table.execute(
-            "SELECT patient_id, series_uid FROM intact WHERE content_digest = ?"
-            " ORDER BY series_uid, patient_id LIMIT 1",
+    def series_of_content(self, content_digest: str) -> Iterator[SeriesIdentity]:
+        """The intact series with these HU, sorted by series, patient and study id."""
+        lines = self._table.execute(
+            "SELECT patient_id, study_uid, series_uid FROM intact WHERE content_digest = ?"
+            " ORDER BY series_uid, patient_id, study_uid",
             (content_digest,),
-        ).fetchone()
-        return None if identity is None else (identity[0], identity[1])
+        )
+        return (SeriesIdentity(*identity) for identity in lines)
 
-    def input_digests(self, is_present: Callable[[SeriesIdentity], bool]) -> InputDigests:
-        """Input digests of the intact series, for the workers of a run.
-
-        `is_present` tells whether the archive of this run has a series of that identity.
-        """
-        lines = self._table.execute("SELECT input_digest, patient_id, series_uid FROM intact")
+    def input_digests(self) -> InputDigests:
+        """Input digests of the intact series, for the workers of a run."""
+        lines = self._table.execute(
+            "SELECT input_digest, patient_id, study_uid, series_uid FROM intact"
+        )
         return InputDigests.from_series(
-            ((digest, (patient, series)) for digest, patient, series in lines),
+            ((digest, SeriesIdentity(*identity)) for digest, *identity in lines),
             self._query_number("SELECT COUNT(*) FROM intact"),
-            is_present,
         )
 
     def add_line(self, line: Line) -> list[int]:
@@ -199,9 +204,8 @@ class StoreIndex:
         other.
         """
         others = self._table.execute(
-            "SELECT row FROM lines WHERE series_uid = ? AND patient_id = ? AND source = ?"
-            " AND row != ?",
-            (line["series_uid"], line["patient_id"], line["source"], line["row"]),
+            f"SELECT row FROM lines WHERE {_IS_SERIES} AND row != ?",
+            (line["series_uid"], line["study_uid"], line["patient_id"], line["row"]),
         ).fetchall()
         replaced = [row for (row,) in others]
         if replaced and max(replaced) > line["row"]:
@@ -247,9 +251,9 @@ class StoreIndex:
             ),
         )
 
-    def _query_line(self, table: str, column: str, value: object) -> Line | None:
+    def _query_line(self, condition: str, values: Sequence[object]) -> Line | None:
         row = self._table.execute(
-            f"SELECT line FROM {table} WHERE {column} = ? ORDER BY row LIMIT 1", (value,)
+            f"SELECT line FROM {condition} ORDER BY row LIMIT 1", values
         ).fetchone()
         return None if row is None else catalogue.line_from_json(row[0])
 

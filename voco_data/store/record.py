@@ -5,13 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
 
 from voco_data.errors import StoreCorrupt, is_file_error
 from voco_data.storage import ReadableStorage, WritableStorage
 from voco_data.store.keys import RECORDS, record_key, row_of_record
+
+
+class SeriesIdentity(NamedTuple):
+    """What makes a series the same one in every run: its ids, as they may be written.
+
+    Neither pixels nor files are part of it. A series that has changed replaces its row, wherever
+    its files lie.
+    """
+
+    patient_id: str
+    study_uid: str
+    """Empty if the files have none."""
+    series_uid: str
+    """With the suffix of the stack, if one UID holds several. If the UID is empty, a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +100,14 @@ class Record:
     """Versions of the software that made the pixels."""
 
     @property
+    def identity(self) -> SeriesIdentity:
+        """The series that the row holds."""
+        return SeriesIdentity(self.patient_id, self.study_uid, self.series_uid)
+
+    @property
     def key(self) -> str:
         """Key of the series, see `series_key`."""
-        return series_key(self.patient_id, self.series_uid, self.source)
+        return series_key(self.identity)
 
     def to_json(self) -> str:
         """JSON text with its own checksum."""
@@ -109,12 +128,12 @@ class Record:
             raise StoreCorrupt(f"{name}: the record cannot be read ({error})") from error
 
 
-def series_key(patient_id: str, series_uid: str, source: str) -> str:
-    """Compute the key that identifies a series in every run: XXH3-128, 32 hex digits.
+def series_key(identity: SeriesIdentity) -> str:
+    """Compute the key that stands for a series in every run: XXH3-128, 32 hex digits.
 
-    `source` may hold undecodable bytes, as surrogate escapes.
+    An id may be a path with undecodable bytes, as surrogate escapes.
     """
-    text = "\0".join((patient_id, series_uid, source))
+    text = "\0".join(identity)
     return xxhash.xxh3_128_hexdigest(text.encode(errors="surrogateescape"))
 
 

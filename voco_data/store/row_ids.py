@@ -56,7 +56,8 @@ class RowIds:
         return None if entry is None else int(entry[0])
 
     def set(self, key: str, row: int) -> None:
-        """Give a series a row; `save` writes it."""
+        """Give a series a row, which no other series keeps; `save` writes it."""
+        self._table.execute("DELETE FROM rows WHERE row = ? AND key != ?", (row, key))
         self._table.execute("INSERT OR REPLACE INTO rows VALUES (?, ?)", (key, row))
 
     def has_row(self, row: int) -> bool:

@@ -66,8 +66,11 @@ class StoreWriter:
         `deep` checks the bytes of every row, and not only of those that were touched.
         """
         self._load_index()
+        has_older_keys = self._has_older_keys()
         if self._is_catalogue_lost or self._row_ids.is_lost or not self._lease.is_clean:
             self._adopt_unlisted_rows()
+        if has_older_keys:
+            self._restore_row_ids()
         self._find_damage(deep=deep)
 
     @property
@@ -175,10 +178,18 @@ class StoreWriter:
         if self._is_catalogue_lost or self._row_ids.is_lost or self._row_ids.n_rows == 0:
             self._restore_row_ids()
 
+    def _has_older_keys(self) -> bool:
+        """Whether the table of rows has the keys of an older version, with the folder in them.
+
+        Then it has the key of no line. A removal that was interrupted leaves some lines without.
+        """
+        keys = (series_key(identity) for _, identity in self.index.identities())
+        return self.index.n_lines > 0 and all(self._row_ids.get(key) is None for key in keys)
+
     def _restore_row_ids(self) -> None:
-        """Give every indexed series the row of its line."""
-        for row, *identity in self.index.identities():
-            self._row_ids.set(series_key(*identity), row)
+        """Give every indexed series the row of its line; of two rows of a series, the later."""
+        for row, identity in self.index.identities():
+            self._row_ids.set(series_key(identity), row)
 
     def _adopt_unlisted_rows(self) -> None:
         """Index rows that an interrupted run committed; remove what it left in other rows."""
@@ -203,9 +214,22 @@ class StoreWriter:
             stamps = {row: stamp for row, stamp, is_touched in batch if is_touched or deep}
             for check in integrity.check_rows(self.storage, self.spec, stamps):
                 self._apply_check(check, stamps[check.row])
+        self._remove_superseded_rows()
         if self._is_changed:
             self._update_catalogue()
         self._verified.save()
+
+    def _remove_superseded_rows(self) -> None:
+        """Let each series keep one row: an older version could give it a second one."""
+        superseded = dict(self.index.superseded_rows())
+        if superseded:
+            log.warning(
+                "%s: %d older rows of series that were stored again are removed",
+                self.storage,
+                len(superseded),
+            )
+            self.remove_rows(superseded, ())
+            self._restore_row_ids()
 
     def _apply_check(self, check: integrity.RowCheck, stamp: str) -> None:
         """Keep the stamp of an intact row, or mark a row as damaged."""

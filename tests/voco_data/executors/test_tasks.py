@@ -36,7 +36,7 @@ from voco_data.storage.base import Storage
 from voco_data.storage.local import LocalStorage
 from voco_data.store.index import InputDigests
 from voco_data.store.keys import chunk_key
-from voco_data.store.record import read_record, series_key
+from voco_data.store.record import SeriesIdentity, read_record, series_key
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import open_for_writing
 
@@ -58,7 +58,7 @@ class Trap(type(Path())):  # type: ignore[misc]  # the concrete class of a path
 
 
 def key(index: int) -> str:
-    return series_key("p", f"s{index}", "")
+    return series_key(SeriesIdentity("p", "", f"s{index}"))
 
 
 def tasks(folder: Path, store: Storage, count: int) -> list[SeriesTask]:

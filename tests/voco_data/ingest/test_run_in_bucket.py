@@ -40,6 +40,7 @@ from voco_data.errors import InputError, StoreCorrupt
 from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.maintenance.garbage import collect_garbage
 from voco_data.maintenance.verification import verify_store
+from voco_data.storage.root import FINGERPRINT
 from voco_data.storage.urls import open_storage
 from voco_data.store import catalogue
 from voco_data.store.reader import Store
@@ -192,10 +193,11 @@ def test_a_rerun_reads_no_volume_and_a_new_series_costs_itself(
     busy = bench.server.requests()[sent:]
     # Two stores: a chunk and a record each; one preview, which the report reads. Then for each
     # store the lengths of two arrays, `valid`, catalogue and seals, for which the catalogue is
-    # read once more and chunks and records are listed.
+    # read once more and chunks and records are listed. Last, the table of archives under its lease.
     assert Counter(method for method, _ in busy) - Counter(method for method, _ in idle) == {
-        "PUT": 2 * 5 + 2 * 5,
-        "GET": 2 * 1 + 2 * 3,
+        "PUT": 2 * 5 + 2 * 5 + 5,
+        "GET": 2 * 1 + 2 * 3 + 2,
+        "HEAD": 1,
     }
     old, new = volumes(before), volumes(bench.objects())
     assert len(new) == len(old) + 2 * 4
@@ -475,6 +477,24 @@ def test_names_stay_on_the_machine_that_has_the_key(
     folder.rename(moved)
     monkeypatch.setenv("VOCO_PRIVATE", str(moved.parent))
     assert counts(bench.run(bench.url, keep_ids=False)) == (0, SERIES, 0)
+
+
+def test_a_bucket_has_one_id_mode_and_needs_its_key(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.run(bench.url, keep_ids=False).stores["small"]
+    with pytest.raises(InputError, match="holds pseudonyms; leave --keep-ids out"):
+        bench.run(bench.url)
+    monkeypatch.setenv("XDG_DATA_HOME", str(bench.tmp / "other machine"))
+    with pytest.raises(InputError, match="key that is not in"):
+        patient_pseudonymiser(path)
+    with pytest.raises(InputError, match="key that is not in"):
+        forget_patient(bench.url, "p1")
+    before = bench.objects()
+    open_storage(bench.url).remove(FINGERPRINT)
+    with pytest.raises(InputError, match=r"ids\.key: the key .* is missing"):
+        bench.run(bench.url, keep_ids=False)
+    assert bench.objects().keys() == before.keys() - {FINGERPRINT}
 
 
 def test_another_spec_is_another_store_beside_it(bench: Bench) -> None:

@@ -24,7 +24,7 @@ from voco_data.store.integrity import VerifiedStamps
 from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
 
-ROW = 2
+ROW = 4
 STORE = SPECS[0].name
 CHUNK = f"{STORE}/volumes/c/{ROW}/0/0/0"
 ROWS = f"{STORE}/volumes/rows.parquet"
@@ -281,7 +281,7 @@ def test_a_damaged_row_of_another_archive_stays_named(rotten: Rotten, tmp_path: 
     flip(rotten.root / CHUNK)
     other = tmp_path / "other"
     write_slices(other / "z", body(seed=77), tags={"PatientID": "z"})
-    preprocess(other, rotten.root, spec_file=rotten.specs, workers=1)
+    preprocess(other, rotten.root, spec_file=rotten.specs, workers=1, keep_ids=True)
     assert [rotten.series in problem for problem in verify_store(rotten.store).problems] == [True]
     with pytest.raises(StoreCorrupt, match=rotten.series):
         Store.open(rotten.store).read(ROW)

@@ -70,8 +70,11 @@ CLAUSES: dict[int, tuple[str, ...]] = {
     15: (
         "voco_data/store/test_store::test_rows_follow_the_sorted_keys_and_the_catalogue_the_rows",
         "voco_data/store/test_store::test_a_killed_run_is_taken_up_where_it_stopped",
+        "voco_data/ingest/test_identity::test_two_studies_that_share_a_series_uid_are_two_stable_rows",
+        "voco_data/ingest/test_identity::test_an_older_root_keeps_the_later_of_two_rows_of_a_series",
     ),
     16: (
+        "voco_data/ingest/test_identity::test_a_series_that_grew_into_another_common_folder_replaces_its_row",
         "voco_data/store/test_store::test_a_changed_series_gets_a_new_row_and_leaves_its_old_one",
     ),
     17: (
@@ -80,7 +83,11 @@ CLAUSES: dict[int, tuple[str, ...]] = {
         "voco_data/store/test_row_ids::test_what_a_killed_run_committed_keeps_its_row",
         "voco_data/store/test_row_ids::test_what_was_replaced_does_not_return",
     ),
-    18: ("voco_data/ingest/test_run::test_equal_pixels_of_two_patients_are_two_rows_in_any_order",),
+    18: (
+        "voco_data/ingest/test_run::test_equal_pixels_of_two_patients_are_two_rows_in_any_order",
+        "voco_data/ingest/test_identity::test_the_same_pixels_under_a_new_patient_id_get_a_row_of_their_own",
+        "voco_data/ingest/test_identity::test_one_identity_with_two_contents_is_refused_and_overwrites_nothing",
+    ),
     19: (
         "voco_data/ingest/test_run::test_a_file_changed_in_place_is_noticed",
         "voco_data/ingest/test_run::test_deep_reads_again_and_changes_nothing",
@@ -88,8 +95,11 @@ CLAUSES: dict[int, tuple[str, ...]] = {
     20: (
         "voco_data/ingest/test_run::test_ids_become_pseudonyms_and_labels_still_join",
         "voco_data/ingest/test_run::test_public_layouts_keep_their_ids",
+        "voco_data/deidentification/test_id_mode::test_another_mode_is_refused_before_anything_is_written",
+        "voco_data/deidentification/test_id_mode::test_public_archives_keep_their_ids_in_any_root",
     ),
     21: (
+        "voco_data/deidentification/test_id_mode::test_a_missing_key_is_refused_and_not_replaced",
         "voco_data/ingest/test_run::test_ids_become_pseudonyms_and_labels_still_join",
         "voco_data/ingest/test_two_runs::test_one_key_however_many_make_it_at_once",
         "voco_data/ingest/test_two_runs::test_a_damaged_key_is_refused_not_replaced",
@@ -184,9 +194,15 @@ CLAUSES: dict[int, tuple[str, ...]] = {
         "voco_data/erasure/test_in_bucket::test_what_dies_anywhere_is_finished_by_the_next",
     ),
     42: (
+        "voco_data/deidentification/test_id_mode::test_forget_follows_every_pseudonym_of_the_map",
         "voco_data/erasure/test_patient::test_a_forget_that_dies_anywhere_is_finished_by_the_next",
     ),
-    43: ("voco_data/store/test_clauses::test_an_unknown_format_is_refused",),
+    43: (
+        "voco_data/ingest/test_pruning::test_a_series_that_two_archives_held_stays_until_both_have_lost_it",
+        "voco_data/ingest/test_pruning::test_rows_without_a_known_archive_stay",
+    ),
+    44: ("voco_data/ingest/test_pruning::test_a_killed_removal_is_completed_by_the_next",),
+    45: ("voco_data/store/test_clauses::test_an_unknown_format_is_refused",),
 }
 """Clause number → the tests that would fail if it did not hold."""
 
