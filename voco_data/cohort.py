@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     import sqlite3
 
 MaskKind = Literal["nifti", "nrrd", "dicom_seg"]
-MaskLabels = Literal["ratic", "flare", "unknown"]
+MaskLabels = Literal["ratic", "flare", "file_name", "unknown"]
+
+LOST_FILES = "lost_files"
+"""Flag of a series: a file beside its slices cannot be read, and may be one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class MaskFile:
     """Relative to the archive."""
     kind: MaskKind
     labels: MaskLabels
-    """The data set whose label numbers its voxels hold."""
+    """The data set whose label numbers its voxels hold; `file_name`: the one organ it names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,17 @@ class SeriesEntry:
     study_uid: str
     series_uid: str
     source: str
-    """Common folder of the files (the file itself for NIfTI), relative to the archive."""
+    """Common folder of the files (the file itself for NIfTI), relative to the archive.
+
+    Series that share a folder have `#` and what tells them apart after it.
+    """
     files: tuple[str, ...]
     stat_digest: str
     """Changes when a file or mask of the series is added, removed, replaced or modified."""
     masks: tuple[MaskFile, ...] = ()
     """Candidates, sorted by path."""
+    flags: tuple[str, ...] = ()
+    """Remarks of the index for the ledger, such as LOST_FILES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,8 @@ class SeriesHead:
     n_slices: int
     """More than `n_files` where files have several frames. 1 for NIfTI."""
     stat_digest: str
+    flag_text: str = ""
+    """Remarks of the index for the ledger, separated by blanks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +147,7 @@ class Cohort:
             files=tuple(os.fsdecode(path) for (path,) in files),
             stat_digest=head.stat_digest,
             masks=tuple(MaskFile(os.fsdecode(path), *rest) for path, *rest in masks),
+            flags=tuple(head.flag_text.split()),
         )
 
     def odd_files(self) -> Iterator[OddFile]:
@@ -147,4 +158,7 @@ class Cohort:
         return (OddFile(path, Reason(reason), detail) for path, reason, detail in cursor)
 
 
-_HEAD = "SELECT id, kind, patient, study, uid, source, n_files, n_slices, stat_digest FROM series"
+_HEAD = (
+    "SELECT id, kind, patient, study, uid, source, n_files, n_slices, stat_digest, flags"
+    " FROM series"
+)

@@ -1,6 +1,6 @@
-"""Headers of plain files without parsing each: slices of one series differ in position and number.
+"""Headers of plain files without parsing each: slices of one series differ in position, number, times.
 
-The element scan finds the elements whose values are read. All but two of them have the same bytes
+The element scan finds the elements whose values are read. All but four of them have the same bytes
 in every slice of a series. So pydicom parses them once, from a small file made of these elements
 alone, and the result is cached by their bytes. For any other file the result is None: pydicom must
 read it, and header.py gives the reason if it is refused.
@@ -36,7 +36,9 @@ from voco_data.dicom.pixels.decode import PixelFormat
 from voco_data.dicom.pixels.modality import ModalityTransform, parse_modality_transforms
 from voco_data.dicom.series.element_scan import (
     ABSENT,
+    ACQUISITION_TIME_ROW,
     COMPLETE,
+    CONTENT_TIME_ROW,
     ELEMENT_COUNT,
     ELEMENT_START,
     NUMBER_ROW,
@@ -48,7 +50,13 @@ from voco_data.dicom.series.element_scan import (
     VALUE_START,
     ElementScanner,
 )
-from voco_data.dicom.stack_key import DIRECTORY_CLASS, StackKey, make_stack_key
+from voco_data.dicom.stack_key import (
+    DIRECTORY_CLASS,
+    SliceTimes,
+    StackKey,
+    make_stack_key,
+    time_text,
+)
 from voco_data.errors import SeriesRefused
 from voco_data.volumes import Triple
 
@@ -115,6 +123,14 @@ class ScannedHeader:
     shared: SharedHeader
     key: bytes
     """`ElementScanner.key` of the file."""
+    encoded_times: tuple[bytes, bytes]
+    """AcquisitionTime and ContentTime as the file has them; empty if missing."""
+
+    @property
+    def times(self) -> SliceTimes:
+        """The times of the slice."""
+        acquisition, content = self.encoded_times
+        return SliceTimes(time_text(acquisition), time_text(content))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +228,11 @@ class HeaderScanner:
         header = replace(
             shared_header.header, path=path, instance_number=number, position_mm=position
         )
-        return ScannedHeader(header, shared_header, key)
+        rows = (summary[ACQUISITION_TIME_ROW], summary[CONTENT_TIME_ROW])
+        acquisition, content = (
+            b"" if row == ABSENT else _value(data, elements[row]) for row in rows
+        )
+        return ScannedHeader(header, shared_header, key, (acquisition, content))
 
 
 _thread_state = threading.local()
