@@ -94,6 +94,15 @@ class OddFile:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class FoundSeries:
+    """A series that a name refers to."""
+
+    number: int
+    where: str
+    """What the name is there: a UID or a path is the same for all series that it finds."""
+
+
 class Cohort:
     """The index of one archive, while it is open. Made by `voco_data.layouts.index_archive`."""
 
@@ -149,6 +158,54 @@ class Cohort:
             masks=tuple(MaskFile(os.fsdecode(path), *rest) for path, *rest in masks),
             flags=tuple(head.flag_text.split()),
         )
+
+    def find_series(self, name: str) -> list[FoundSeries] | None:
+        """Series by SeriesInstanceUID, by the path of a file or a folder, or by a file name.
+
+        A UID finds all its stacks, a folder all series whose common folder it is. Paths are
+        relative to the archive. The list is empty for a file that is in no series; the result is
+        None for a name of nothing in the archive.
+        """
+        rows = self._connection.execute(
+            "SELECT id FROM series WHERE uid = ? OR uid >= ? AND uid < ?",
+            (name, f"{name}#", f"{name}$"),  # "$" follows "#"
+        ).fetchall()
+        path = os.fsencode(name.removeprefix("./").rstrip("/"))
+        if not rows:
+            rows = self._connection.execute(
+                "SELECT id FROM series WHERE kind = 'dicom' AND folder = ?", (path,)
+            ).fetchall()
+        if rows:
+            return [FoundSeries(number, "") for (number,) in rows]
+        files = self._connection.execute(
+            "SELECT id, path FROM files WHERE path = ?", (path,)
+        ).fetchall()
+        if not files and b"/" not in path:
+            files = self._files_by_name(path)
+        if not files:
+            return None
+        return [
+            FoundSeries(number, os.fsdecode(found))
+            for file, found in files
+            for (number,) in self._connection.execute(
+                "SELECT series FROM slices WHERE file = ? AND series IS NOT NULL", (file,)
+            )
+        ]
+
+    def _files_by_name(self, name: bytes) -> list[tuple[int, bytes]]:
+        """Number and path of the files with a name, in any folder."""
+        sql = self._connection
+        sql.create_function(
+            "file_name", 1, lambda path: path.rpartition(b"/")[2], deterministic=True
+        )
+        sql.execute("CREATE INDEX IF NOT EXISTS files_name ON files (file_name(path))")
+        return sql.execute(
+            "SELECT id, path FROM files WHERE file_name(path) = ?", (name,)
+        ).fetchall()
+
+    def set_patient(self, number: int, patient_id: str) -> None:
+        """Replace the patient id of a series."""
+        self._connection.execute("UPDATE series SET patient = ? WHERE id = ?", (patient_id, number))
 
     def odd_files(self) -> Iterator[OddFile]:
         """Iterate over the files that belong to no series, sorted by path."""

@@ -26,8 +26,8 @@ from .series.header_scan import ScannedHeader as ScannedHeader, header_scanner a
 from .series.reader import read_series as read_series
 from .stack_key import (
     SEGMENTATION_CLASS as SEGMENTATION_CLASS,
-    SegmentationReference as SegmentationReference,
     TRAIT_NAMES as TRAIT_NAMES,
+    SegmentationReference as SegmentationReference,
     SliceTimes as SliceTimes,
     StackKey as StackKey,
     make_slice_times as make_slice_times,

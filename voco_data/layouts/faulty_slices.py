@@ -1,8 +1,8 @@
 """Slices with a fault in their header, and the series that they belong to.
 
-A slice without a position, or with decimal commas, still names its series. It joins that series, and
-the reader of the series refuses it as a whole: a scan without one of its slices would be shorter, or
-have a gap. A series of which every slice has a fault is one series too, and refused.
+A slice without a position, or with decimal commas, still names its series. It joins that series,
+and the reader of the series refuses it as a whole: a scan without one of its slices would be
+shorter, or have a gap. A series of which every slice has a fault is one series too, and refused.
 
 An empty file, and one that is torn in its header, names nothing. It joins the series of its folder,
 if that has one series of DICOM, and files of that kind of name. In a folder of several series it is

@@ -95,7 +95,8 @@ class NiftiCases:
         sql = self._sql
         # One name in two data sets is two patients.
         sql.execute(
-            "UPDATE series SET patient = (SELECT root || name FROM cases WHERE cases.series = series.id)"
+            "UPDATE series SET patient ="
+            " (SELECT root || name FROM cases WHERE cases.series = series.id)"
             " WHERE id IN (SELECT series FROM cases WHERE name IN"
             " (SELECT name FROM cases GROUP BY name HAVING COUNT(DISTINCT root) > 1))"
         )

@@ -11,7 +11,6 @@ from voco_data.cohort import OddFile
 from voco_data.dicom import (
     ScannedHeader,
     find_slice_ids,
-    has_prefix,
     header_scanner,
     is_dicomdir,
     make_slice_times,

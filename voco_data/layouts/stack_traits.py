@@ -113,9 +113,9 @@ class TraitSplitter:
             " WHERE series = ? AND depth_mm IS NOT NULL ORDER BY depth_mm",
             (series,),
         ).fetchall()
-        depths = np.array([depth for depth, _ in rows])
+        depths = [depth for depth, _ in rows]
         thickness = {_number(text) for _, text in rows}
-        if len(thickness) != 1 or not is_evenly_spaced(depths):
+        if len(thickness) != 1 or not _is_stack(depths):
             return False
         step = float(np.median(np.diff(depths)))
         # The parts are interleaved, so the slices of each are at least two steps apart.

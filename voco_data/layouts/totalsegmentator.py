@@ -1,4 +1,4 @@
-"""TotalSegmentator: `s0001/ct.nii.gz`, `s0001/segmentations/liver.nii.gz`, a file for each organ."""
+"""TotalSegmentator: `s0001/ct.nii.gz`, and a file for each organ in `s0001/segmentations/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers of plain files without parsing each: slices of one series differ in position, number, times.
+"""Headers of plain files without parsing each: slices of one series differ in four values only.
 
 The element scan finds the elements whose values are read. All but four of them have the same bytes
 in every slice of a series. So pydicom parses them once, from a small file made of these elements
