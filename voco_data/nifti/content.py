@@ -28,10 +28,10 @@ def is_label_map(path: Path) -> bool | None:
     """Whether the voxels are few whole numbers in uniform areas, as labels are; None if unreadable.
 
     Reads up to the third plane that has more than one value: the first planes of an image, all of a
-    label map with few slices of organs. A file with one value everywhere is a label map without
-    labels if that value is 0.
+    label map with few slices of organs. If every plane has one value, the file is a label map if
+    all are labels; an empty one has 0 alone.
     """
-    n_decisive, values = 0, set()
+    n_decisive, values = 0, set[float]()
     try:
         with _OpenNifti(path) as file:
             for plane in file.planes():
@@ -48,7 +48,7 @@ def is_label_map(path: Path) -> bool | None:
                 n_decisive += 1
     except SeriesRefused:
         return None
-    return n_decisive > 0 or values == {0.0}
+    return n_decisive > 0 or all(v == int(v) and 0 <= v <= MAX_LABELS for v in values)
 
 
 def _has_labels(plane: npt.NDArray[Any]) -> bool:
