@@ -1,4 +1,4 @@
-"""Real scans as NIfTI, whose collections and phases are in their names: none is a mask by its name."""
+"""Real scans as NIfTI, with collections and phases in their names: none is a mask by its name."""
 
 from __future__ import annotations
 

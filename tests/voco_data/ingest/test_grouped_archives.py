@@ -163,5 +163,5 @@ def test_organs_are_named_after_their_files(tmp_path: Path, run: Run) -> None:
     row = run().query("kind == 'series'").iloc[0]
     assert (row["patient_id"], row["status"], row["flags"]) == ("s0001", "stored", "mask")
     (path,) = (tmp_path / "root").glob("small-*.zarr")
-    (file,) = (path / "records").rglob("*.json")
+    (file,) = (path / "volumes" / "records").rglob("*.json")
     assert set(json.loads(file.read_text())["organs"]) == {"liver", "adrenal_right"}

@@ -53,7 +53,8 @@ def test_scans_that_are_shifted_or_share_positions_are_not_one(count: int, shift
     depths = [5.0 * k for k in range(count)]
     assert not are_one_scan([line(depths), line([d + 5 * shift for d in depths])], Z)
     assert not are_one_scan([line(depths), line(depths[2:])], Z)
-    beside = line([depth + 2.5 for depth in depths]) + [30.0, 0, 0]
+    beside = line([depth + 2.5 for depth in depths])
+    beside[:, 0] += 30.0
     assert not are_one_scan([line(depths), beside], Z)
     far = [5.0 * count + 100 + depth for depth in depths]
     assert not are_one_scan([line(depths), line(far)], Z)
