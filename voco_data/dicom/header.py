@@ -195,7 +195,8 @@ def find_slice_ids(dataset: Dataset) -> SliceIds | None:
     values = DatasetValues(dataset)
     try:
         sop_class, modality = values.text("SOPClassUID"), values.text("Modality").upper()
-        if modality not in ("", "CT") or (sop_class and sop_class not in CT_SOP_CLASSES):
+        is_ct = not sop_class or sop_class in CT_SOP_CLASSES or _is_ct_by_meta(dataset)
+        if modality not in ("", "CT") or not is_ct:
             return None
         ids = [values.text(name) for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")]
     except SeriesRefused:
@@ -274,11 +275,24 @@ def parse_header(dataset: Dataset, path: Path) -> Header:
 
 def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
     """The header of every frame; one for a single-frame image. Raises as `parse_header`."""
-    frames = _check_object(DatasetValues(dataset))
+    try:
+        frames = _check_object(DatasetValues(dataset))
+    except SeriesRefused as refusal:
+        if refusal.reason == Reason.NOT_AN_IMAGE and _is_ct_by_meta(dataset):
+            raise SeriesRefused(
+                Reason.UNREADABLE, "a CT image that ends before its rows and columns"
+            ) from refusal
+        raise
     return [
         _header(values, dataset, path, frames, frame)
         for frame, values in enumerate(DatasetValues.for_frames(dataset, frames))
     ]
+
+
+def _is_ct_by_meta(dataset: Dataset) -> bool:
+    """Whether the file meta information says that the object is CT; the data set may be torn."""
+    meta = getattr(dataset, "file_meta", None)
+    return meta is not None and str(meta.get("MediaStorageSOPClassUID")) in CT_SOP_CLASSES
 
 
 def _check_object(values: DatasetValues) -> int:
