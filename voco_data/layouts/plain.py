@@ -97,7 +97,13 @@ def _add_dicom(
     full, folder = base / path, path.rpartition("/")[0]
     scanned = _scanned_header(full) if is_wanted else None
     if scanned is not None:
-        stacks.add(number, folder, scanned.header, scanned.shared.stack_key, scanned.times)
+        stacks.add(
+            number,
+            folder,
+            scanned.header,
+            scanned.shared.stack_key,
+            header_scanner().last_times(),
+        )
         return True
     dataset = None
     try:

@@ -164,4 +164,5 @@ def test_organs_are_named_after_their_files(tmp_path: Path, run: Run) -> None:
     assert (row["patient_id"], row["status"], row["flags"]) == ("s0001", "stored", "mask")
     (path,) = (tmp_path / "root").glob("small-*.zarr")
     (file,) = (path / "volumes" / "records").rglob("*.json")
-    assert set(json.loads(file.read_text())["organs"]) == {"liver", "adrenal_right"}
+    record = json.loads(json.loads(file.read_text())["record"])
+    assert set(record["organs"]) == {"liver", "adrenal_right"}

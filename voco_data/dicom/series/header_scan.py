@@ -123,14 +123,6 @@ class ScannedHeader:
     shared: SharedHeader
     key: bytes
     """`ElementScanner.key` of the file."""
-    encoded_times: tuple[bytes, bytes]
-    """AcquisitionTime and ContentTime as the file has them; empty if missing."""
-
-    @property
-    def times(self) -> SliceTimes:
-        """The times of the slice."""
-        acquisition, content = self.encoded_times
-        return SliceTimes(time_text(acquisition), time_text(content))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +140,7 @@ class HeaderScanner:
     def __init__(self) -> None:
         self._elements = ElementScanner()
         self._first_read = np.zeros(FIRST_READ_BYTES, np.uint8)
+        self._last_data: Bytes = self._first_read
         self._shared_headers: dict[bytes, SharedHeader] = {}
 
     def read_header(self, path: Path) -> ScannedHeader | None:
@@ -167,7 +160,20 @@ class HeaderScanner:
                 data = np.zeros(size, np.uint8)
         finally:
             os.close(descriptor)
+        self._last_data = data
         return self._parse(data, path) if result == COMPLETE else None
+
+    def last_times(self) -> SliceTimes:
+        """The times of the file whose header `read_header` returned last.
+
+        They vary from slice to slice, and only the index needs them.
+        """
+        times = []
+        for index in (ACQUISITION_TIME_ROW, CONTENT_TIME_ROW):
+            row = int(self._elements.summary[index])
+            element = self._elements.elements[row]
+            times.append("" if row == ABSENT else time_text(_value(self._last_data, element)))
+        return SliceTimes(*times)
 
     def scan_slice(self, data: Bytes, size: int, path: Path) -> ScannedSlice | None:
         """The header and the single frame of a whole file, data[:size].
@@ -228,11 +234,7 @@ class HeaderScanner:
         header = replace(
             shared_header.header, path=path, instance_number=number, position_mm=position
         )
-        rows = (summary[ACQUISITION_TIME_ROW], summary[CONTENT_TIME_ROW])
-        acquisition, content = (
-            b"" if row == ABSENT else _value(data, elements[row]) for row in rows
-        )
-        return ScannedHeader(header, shared_header, key, (acquisition, content))
+        return ScannedHeader(header, shared_header, key)
 
 
 _thread_state = threading.local()
