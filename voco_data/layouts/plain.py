@@ -97,13 +97,9 @@ def _add_dicom(
     full, folder = base / path, path.rpartition("/")[0]
     scanned = _scanned_header(full) if is_wanted else None
     if scanned is not None:
-        stacks.add(
-            number,
-            folder,
-            scanned.header,
-            scanned.shared.stack_key,
-            header_scanner().last_times(),
-        )
+        times = header_scanner().last_times()
+        shared = scanned.shared
+        stacks.add(number, folder, scanned.header, shared.stack_key, times, shared=shared)
         return True
     dataset = None
     try:

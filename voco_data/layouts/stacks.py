@@ -88,24 +88,43 @@ class StackGrouper:
         for statement in _SCHEMA.split(";"):
             self._sql.execute(statement)
         self._cached_ids: dict[tuple[object, ...], int] = {}
+        self._last_shared: tuple[object | None, str] = (None, "")
+        self._last_ids = (0, "", 0)
         self._faulty = FaultySlices(table)
         self._traits = TraitSplitter(self._sql, base, self._add_part)
 
-    def add(self, file: int, folder: str, header: Header, key: StackKey, times: SliceTimes) -> None:
-        """Add the slice of a file in `folder`, a path relative to the archive."""
-        group = self._group(folder, header.patient_id, header.study_uid, header.series_uid)
-        value = json.dumps(geometry_of(header))
-        geometry = self._row_id("geometries", ("grp", "value"), (group, value))
-        traits = self._row_id("traits", _KEY_COLUMNS, tuple(map(escape_undecodable, key)))
+    def add(
+        self,
+        file: int,
+        folder: str,
+        header: Header,
+        key: StackKey,
+        times: SliceTimes,
+        *,
+        shared: object | None = None,
+    ) -> None:
+        """Add the slice of a file in `folder`, a path relative to the archive.
+
+        Headers with one `shared` object differ in position and number only.
+        """
+        last, last_folder = self._last_shared
+        if shared is None or shared is not last or folder != last_folder:
+            self._last_shared = (shared, folder)
+            self._last_ids = (
+                self._group(folder, header.patient_id, header.study_uid, header.series_uid),
+                json.dumps(geometry_of(header)),
+                self._row_id("traits", _KEY_COLUMNS, tuple(map(escape_undecodable, key))),
+            )
+        group, value, traits = self._last_ids
         self._table.add_slice(
             file,
             None,
-            geometry,
+            self._row_id("geometries", ("grp", "value"), (group, value)),
             traits,
             position_mm=header.position_mm,
             frames=header.frames,
             ids=group,
-            times=tuple(map(escape_undecodable, times)),
+            times=times,
         )
 
     def add_faulty(

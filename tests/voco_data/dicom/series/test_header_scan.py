@@ -264,7 +264,7 @@ def test_slices_of_one_kind_differ_in_position_and_number_alone(tmp_path: Path) 
     for number, path in enumerate(paths, start=1):
         found = reader.read_header(path)
         assert found is not None
-        assert (found.header, found.shared.stack_key) == thorough(path)
+        assert (found.header, found.shared.stack_key, reader.last_times()) == thorough(path)
         assert found.header.instance_number == number
 
 
