@@ -111,7 +111,10 @@ def _add_dicom(
             if reference is None:
                 header, key = parse_header(dataset, full), make_stack_key(dataset)
                 times = make_slice_times(dataset)
-    except SeriesRefused as refusal:
+    except SeriesRefused as error:
+        refusal = error
+        if refusal.reason == Reason.NOT_MEDICAL and dicom_suffix(path):
+            refusal = SeriesRefused(Reason.UNREADABLE, "named as DICOM, and holds no image")
         if not is_wanted or refusal.reason not in FAULTS:
             raise
         with deadline(HEADER_LIMIT_S):
