@@ -128,6 +128,7 @@ def _add_preprocess(commands: Any) -> None:
     _add_option(spread, "workers", type=positive_int, metavar="N")
     _add_option(spread, "dask", metavar="local|ADDRESS")
     _add_option(preprocess, "boxes", note="CSV or Parquet", type=Path, metavar="FILE")
+    _add_option(preprocess, "ids", note="CSV or Parquet", type=Path, metavar="FILE")
     _add_option(
         preprocess,
         "uneven",

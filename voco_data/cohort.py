@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     import sqlite3
 
 MaskKind = Literal["nifti", "nrrd", "dicom_seg"]
-MaskLabels = Literal["ratic", "flare", "unknown"]
+MaskLabels = Literal["ratic", "flare", "file_name", "unknown"]
+
+LOST_FILES = "lost_files"
+"""Flag of a series: a file beside its slices cannot be read, and may be one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class MaskFile:
     """Relative to the archive."""
     kind: MaskKind
     labels: MaskLabels
-    """The data set whose label numbers its voxels hold."""
+    """The data set whose label numbers its voxels hold; `file_name`: the one organ it names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,17 @@ class SeriesEntry:
     study_uid: str
     series_uid: str
     source: str
-    """Common folder of the files (the file itself for NIfTI), relative to the archive."""
+    """Common folder of the files (the file itself for NIfTI), relative to the archive.
+
+    Series that share a folder have `#` and what tells them apart after it.
+    """
     files: tuple[str, ...]
     stat_digest: str
     """Changes when a file or mask of the series is added, removed, replaced or modified."""
     masks: tuple[MaskFile, ...] = ()
     """Candidates, sorted by path."""
+    flags: tuple[str, ...] = ()
+    """Remarks of the index for the ledger, such as LOST_FILES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,8 @@ class SeriesHead:
     n_slices: int
     """More than `n_files` where files have several frames. 1 for NIfTI."""
     stat_digest: str
+    flag_text: str = ""
+    """Remarks of the index for the ledger, separated by blanks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,15 @@ class OddFile:
     path: str
     reason: Reason
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSeries:
+    """A series that a name refers to."""
+
+    number: int
+    where: str
+    """What the name is there: a UID or a path is the same for all series that it finds."""
 
 
 class Cohort:
@@ -137,7 +156,56 @@ class Cohort:
             files=tuple(os.fsdecode(path) for (path,) in files),
             stat_digest=head.stat_digest,
             masks=tuple(MaskFile(os.fsdecode(path), *rest) for path, *rest in masks),
+            flags=tuple(head.flag_text.split()),
         )
+
+    def find_series(self, name: str) -> list[FoundSeries] | None:
+        """Series by SeriesInstanceUID, by the path of a file or a folder, or by a file name.
+
+        A UID finds all its stacks, a folder all series whose common folder it is. Paths are
+        relative to the archive. The list is empty for a file that is in no series; the result is
+        None for a name of nothing in the archive.
+        """
+        rows = self._connection.execute(
+            "SELECT id FROM series WHERE uid = ? OR uid >= ? AND uid < ?",
+            (name, f"{name}#", f"{name}$"),  # "$" follows "#"
+        ).fetchall()
+        path = os.fsencode(name.removeprefix("./").rstrip("/"))
+        if not rows:
+            rows = self._connection.execute(
+                "SELECT id FROM series WHERE kind = 'dicom' AND folder = ?", (path,)
+            ).fetchall()
+        if rows:
+            return [FoundSeries(number, "") for (number,) in rows]
+        files = self._connection.execute(
+            "SELECT id, path FROM files WHERE path = ?", (path,)
+        ).fetchall()
+        if not files and b"/" not in path:
+            files = self._files_by_name(path)
+        if not files:
+            return None
+        return [
+            FoundSeries(number, os.fsdecode(found))
+            for file, found in files
+            for (number,) in self._connection.execute(
+                "SELECT series FROM slices WHERE file = ? AND series IS NOT NULL", (file,)
+            )
+        ]
+
+    def _files_by_name(self, name: bytes) -> list[tuple[int, bytes]]:
+        """Number and path of the files with a name, in any folder."""
+        sql = self._connection
+        sql.create_function(
+            "file_name", 1, lambda path: path.rpartition(b"/")[2], deterministic=True
+        )
+        sql.execute("CREATE INDEX IF NOT EXISTS files_name ON files (file_name(path))")
+        return sql.execute(
+            "SELECT id, path FROM files WHERE file_name(path) = ?", (name,)
+        ).fetchall()
+
+    def set_patient(self, number: int, patient_id: str) -> None:
+        """Replace the patient id of a series."""
+        self._connection.execute("UPDATE series SET patient = ? WHERE id = ?", (patient_id, number))
 
     def odd_files(self) -> Iterator[OddFile]:
         """Iterate over the files that belong to no series, sorted by path."""
@@ -147,4 +215,7 @@ class Cohort:
         return (OddFile(path, Reason(reason), detail) for path, reason, detail in cursor)
 
 
-_HEAD = "SELECT id, kind, patient, study, uid, source, n_files, n_slices, stat_digest FROM series"
+_HEAD = (
+    "SELECT id, kind, patient, study, uid, source, n_files, n_slices, stat_digest, flags"
+    " FROM series"
+)

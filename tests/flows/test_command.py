@@ -86,6 +86,7 @@ def test_preprocess_defaults_reach_the_stage(replace: Replace) -> None:
         "workers": None,
         "dask": None,
         "boxes": None,
+        "ids": None,
         "uneven": None,
         "keep_ids": False,
         "deep": False,

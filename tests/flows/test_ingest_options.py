@@ -55,6 +55,7 @@ def test_the_flow_takes_the_types_of_the_options() -> None:
         "specs": tuple[str, ...],
         "spec_file": Path | None,
         "boxes": Path | None,
+        "ids": Path | None,
         "include": tuple[str, ...],
         "exclude": tuple[str, ...],
     }

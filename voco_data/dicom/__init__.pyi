@@ -1,10 +1,16 @@
-from .binary_format import UNCOMPRESSED as UNCOMPRESSED, may_be_dicom as may_be_dicom
+from .binary_format import (
+    UNCOMPRESSED as UNCOMPRESSED,
+    has_prefix as has_prefix,
+    may_be_dicom as may_be_dicom,
+)
 from .dicomdir import is_dicomdir as is_dicomdir, referenced_files as referenced_files
 from .header import (
     MAX_FRAMES as MAX_FRAMES,
     MAX_PIXELS as MAX_PIXELS,
     Header as Header,
+    SliceIds as SliceIds,
     describe_uid as describe_uid,
+    find_slice_ids as find_slice_ids,
     parse_header as parse_header,
     read_dataset as read_dataset,
     transfer_syntax as transfer_syntax,
@@ -20,8 +26,11 @@ from .series.header_scan import ScannedHeader as ScannedHeader, header_scanner a
 from .series.reader import read_series as read_series
 from .stack_key import (
     SEGMENTATION_CLASS as SEGMENTATION_CLASS,
+    TRAIT_NAMES as TRAIT_NAMES,
     SegmentationReference as SegmentationReference,
+    SliceTimes as SliceTimes,
     StackKey as StackKey,
+    make_slice_times as make_slice_times,
     make_stack_key as make_stack_key,
     segmentation_reference as segmentation_reference,
 )

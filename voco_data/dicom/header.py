@@ -176,6 +176,38 @@ class Header:
     """Index of this frame."""
 
 
+@dataclass(frozen=True, slots=True)
+class SliceIds:
+    """The ids and the matrix of a slice of CT whose header has a fault elsewhere."""
+
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    rows: int
+    columns: int
+
+
+def find_slice_ids(dataset: Dataset) -> SliceIds | None:
+    """The ids of an object of CT, whatever else is wrong with it; None if they do not parse.
+
+    For an object that `parse_header` refuses. Rows and columns are 0 if they do not parse.
+    """
+    values = DatasetValues(dataset)
+    try:
+        sop_class, modality = values.text("SOPClassUID"), values.text("Modality").upper()
+        is_ct = not sop_class or sop_class in CT_SOP_CLASSES or _is_ct_by_meta(dataset)
+        if modality not in ("", "CT") or not is_ct:
+            return None
+        ids = [values.text(name) for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")]
+    except SeriesRefused:
+        return None
+    try:
+        rows, columns = values.integer("Rows", 0), values.integer("Columns", 0)
+    except SeriesRefused:
+        rows = columns = 0
+    return SliceIds(ids[0], ids[1], ids[2], rows, columns)
+
+
 def describe_modality(value: str) -> str:
     """A text for reasons: the modality if it is in MODALITIES, else `unknown` or `not named`."""
     if not value:
@@ -199,19 +231,25 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset:
     """
     check_inflated_size(path)
     try:
+        if path.stat().st_size == 0:
+            raise SeriesRefused(Reason.UNREADABLE, "an empty file")
         with ReadLimitedFile(
             path, max_read_bytes=None if pixels else MAX_HEADER_VALUE_BYTES
         ) as file:
             dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
         # pydicom parses values at the first access, so these may raise errors too.
         is_dicom = "SOPClassUID" in dataset or "Modality" in dataset or "Rows" in dataset
+    except SeriesRefused:
+        raise
     except OSError as error:
         raise unreadable_error(error, "the header does not parse") from error
     except Exception as error:  # a hostile file may raise anything in the parser
-        raise SeriesRefused(
-            Reason.UNREADABLE, f"the header does not parse ({type(error).__name__})"
-        ) from error
+        raise SeriesRefused(Reason.UNREADABLE, "the header does not parse") from error
     if not is_dicom:
+        if getattr(dataset, "preamble", None) is not None:
+            raise SeriesRefused(
+                Reason.UNREADABLE, "begins as DICOM, and ends before it says what it is"
+            )
         raise SeriesRefused(Reason.NOT_MEDICAL, "neither DICOM nor NIfTI")
     return dataset
 
@@ -237,11 +275,24 @@ def parse_header(dataset: Dataset, path: Path) -> Header:
 
 def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
     """The header of every frame; one for a single-frame image. Raises as `parse_header`."""
-    frames = _check_object(DatasetValues(dataset))
+    try:
+        frames = _check_object(DatasetValues(dataset))
+    except SeriesRefused as refusal:
+        if refusal.reason == Reason.NOT_AN_IMAGE and _is_ct_by_meta(dataset):
+            raise SeriesRefused(
+                Reason.UNREADABLE, "a CT image that ends before its rows and columns"
+            ) from refusal
+        raise
     return [
         _header(values, dataset, path, frames, frame)
         for frame, values in enumerate(DatasetValues.for_frames(dataset, frames))
     ]
+
+
+def _is_ct_by_meta(dataset: Dataset) -> bool:
+    """Whether the file meta information says that the object is CT; the data set may be torn."""
+    meta = getattr(dataset, "file_meta", None)
+    return meta is not None and str(meta.get("MediaStorageSOPClassUID")) in CT_SOP_CLASSES
 
 
 def _check_object(values: DatasetValues) -> int:
@@ -251,6 +302,10 @@ def _check_object(values: DatasetValues) -> int:
     if "LOCALIZER" in values.codes("ImageType"):
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
     if not values.has("Rows") or not values.has("Columns"):
+        if sop_class in CT_SOP_CLASSES:
+            raise SeriesRefused(
+                Reason.UNREADABLE, "a CT image that ends before its rows and columns"
+            )
         raise SeriesRefused(Reason.NOT_AN_IMAGE, f"an object without an image: {description}")
     if (modality and modality != "CT") or (sop_class and sop_class not in CT_SOP_CLASSES):
         raise SeriesRefused(Reason.NOT_CT, description)
@@ -276,9 +331,16 @@ def _header(values: DatasetValues, dataset: Dataset, path: Path, frames: int, fr
     position = values.numbers("ImagePositionPatient", 3)
     orientation = values.numbers("ImageOrientationPatient", 6)
     if spacing is None or position is None or orientation is None:
-        raise SeriesRefused(
-            Reason.MISSING_GEOMETRY, "no pixel spacing, position or orientation in the header"
-        )
+        missing = [
+            name
+            for name, value in (
+                ("PixelSpacing", spacing),
+                ("ImagePositionPatient", position),
+                ("ImageOrientationPatient", orientation),
+            )
+            if value is None
+        ]
+        raise SeriesRefused(Reason.MISSING_GEOMETRY, f"no {', '.join(missing)} in the header")
     return Header(
         path=path,
         patient_id=values.text("PatientID"),

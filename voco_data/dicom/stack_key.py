@@ -23,7 +23,13 @@ _SOP_CLASS = 0x00080016
 _MODALITY = 0x00080060
 _ECHO_NUMBERS = 0x00180086
 _KERNEL = 0x00181210
+_SERIES_NUMBER = 0x00200011
+_SLICE_THICKNESS = 0x00180050
 _ACQUISITION = 0x00200012
+_TEMPORAL_POSITION = 0x00200100
+_CARDIAC_PHASE = 0x00209241
+_ACQUISITION_TIME = 0x00080032
+_CONTENT_TIME = 0x00080033
 
 
 class StackKey(NamedTuple):
@@ -37,6 +43,40 @@ class StackKey(NamedTuple):
     """ImageType (0008,0008)."""
     echo: str
     """EchoNumbers (0018,0086)."""
+    temporal_position: str
+    """TemporalPositionIdentifier (0020,0100)."""
+    cardiac_phase: str
+    """NominalPercentageOfCardiacPhase (0020,9241)."""
+    series_number: str
+    """SeriesNumber (0020,0011)."""
+    thickness: str
+    """SliceThickness (0018,0050). It tells no stacks apart; it says whether slices leave gaps."""
+
+
+TRAIT_NAMES = {
+    "acquisition": "AcquisitionNumber",
+    "kernel": "ConvolutionKernel",
+    "image_type": "ImageType",
+    "echo": "EchoNumbers",
+    "temporal_position": "TemporalPositionIdentifier",
+    "cardiac_phase": "NominalPercentageOfCardiacPhase",
+    "series_number": "SeriesNumber",
+    "acquisition_time": "AcquisitionTime",
+    "content_time": "ContentTime",
+}
+"""Keywords of the values that may tell stacks apart, in the order in which they are tried.
+
+The first are fields of StackKey, the last two of SliceTimes.
+"""
+
+
+class SliceTimes(NamedTuple):
+    """Times of one slice. In many scans every slice has times of its own."""
+
+    acquisition_time: str
+    """AcquisitionTime (0008,0032)."""
+    content_time: str
+    """ContentTime (0008,0033)."""
 
 
 def make_stack_key(dataset: Dataset) -> StackKey:
@@ -46,7 +86,21 @@ def make_stack_key(dataset: Dataset) -> StackKey:
         kernel=_text(dataset, _KERNEL),
         image_type=_text(dataset, _IMAGE_TYPE),
         echo=_text(dataset, _ECHO_NUMBERS),
+        temporal_position=_text(dataset, _TEMPORAL_POSITION),
+        cardiac_phase=_text(dataset, _CARDIAC_PHASE),
+        series_number=_text(dataset, _SERIES_NUMBER),
+        thickness=_text(dataset, _SLICE_THICKNESS),
     )
+
+
+def make_slice_times(dataset: Dataset) -> SliceTimes:
+    """The times of one image; a missing one is empty."""
+    return SliceTimes(_text(dataset, _ACQUISITION_TIME), _text(dataset, _CONTENT_TIME))
+
+
+def time_text(value: bytes) -> str:
+    """An encoded time as `make_slice_times` gives it."""
+    return _clean(value.decode("latin-1"))
 
 
 class SegmentationReference(NamedTuple):
@@ -89,4 +143,8 @@ def _text(dataset: Dataset, tag: int) -> str:
         value = value.decode("latin-1")
     elif not isinstance(value, str):
         value = "\\".join(map(str, value)) if hasattr(value, "__iter__") else str(value)
+    return _clean(value)
+
+
+def _clean(value: str) -> str:
     return "\\".join(part.strip(" \0") for part in value.split("\\"))

@@ -15,6 +15,7 @@ from voco_data.cropping import GivenBox, read_boxes
 from voco_data.deidentification import Pseudonymiser
 from voco_data.errors import InputError
 from voco_data.ingest.options import IngestOptions
+from voco_data.ingest.patient_table import read_patients, set_patients
 from voco_data.layouts import index_archive
 from voco_data.store import SeriesIdentity, series_key
 
@@ -27,9 +28,11 @@ def open_cohort(
 ) -> Iterator[tuple[Cohort, Mapping[str, GivenBox]]]:
     """Index the archive at `source`; yields its cohort, and the user's boxes by series id.
 
-    Raises InputError for a table of boxes that cannot be read, or that names no series of the
-    archive, and as `index_archive` does.
+    The patient ids are those of the user's table, if one is given. Raises InputError for a table of
+    boxes or patients that cannot be read, for boxes that name no series of the archive, for a row
+    of patients that does not fit it, and as `index_archive` does.
     """
+    patients = None if options.ids is None else read_patients(Path(options.ids))
     boxes = NO_BOXES if options.boxes is None else read_boxes(Path(options.boxes))
     with index_archive(
         Path(source),
@@ -38,6 +41,8 @@ def open_cohort(
         exclude=options.exclude,
         progress=options.progress,
     ) as cohort:
+        if patients is not None and options.ids is not None:
+            set_patients(cohort, patients, Path(options.ids))
         if boxes and not any(head.series_uid in boxes for head in cohort.heads()):
             raise InputError(
                 f"boxes {options.boxes}: none of its {len(boxes)} series is in the archive; "

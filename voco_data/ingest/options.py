@@ -57,6 +57,8 @@ class IngestOptions:
     """`local` starts a cluster of `workers` processes."""
     boxes: Annotated[str | Path | None, "Table of boxes made elsewhere, by series id."] = None
     """The series ids are the archive's own, not pseudonyms."""
+    ids: Annotated[str | Path | None, "Table of patients, by series or file."] = None
+    """It replaces the patient ids of the archive, before pseudonyms are made."""
     uneven: Annotated[
         UnevenPolicy | None, "What to do with missing and uneven slices, whatever the specs say."
     ] = None

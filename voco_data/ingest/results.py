@@ -244,7 +244,7 @@ def _volume_row(
         **names,
         status=status,
         **{name: line[name] for name in COPIED_COLUMNS},
-        flags=" ".join(filter(None, (line["flags"], "duplicate" if original else ""))),
+        flags=_join_flags(line["flags"], series.head.flag_text, "duplicate" if original else ""),
         duplicate_of=original,
     )
 
@@ -278,3 +278,8 @@ class _Originals:
                 one.study_uid,
             ),
         )
+
+
+def _join_flags(*texts: str) -> str:
+    """The flags of all texts, each once: an earlier run may not have seen those of the index."""
+    return " ".join(dict.fromkeys(flag for text in texts for flag in text.split()))

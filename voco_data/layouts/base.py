@@ -88,7 +88,21 @@ COMPANION_SUFFIXES = (
 COMPANION_NAMES = frozenset({"license", "readme", "md5sums", "sha256sums"})
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a file lies in a hidden folder (`.git`, `__MACOSX`), or is a resource fork of macOS.
+
+    A fork `._x.nii.gz` has the suffix of the file that it belongs to, and its bytes are others. The
+    objects of git-annex are the files of the archive once more.
+    """
+    *folders, name = path.split("/")
+    return name.startswith("._") or any(
+        folder.startswith(".") or folder == "__MACOSX" for folder in folders
+    )
+
+
 def is_companion(path: str) -> bool:
     """Whether a file is no image by its name: a table, a text, a hidden file."""
+    if is_hidden(path):
+        return True
     name = path.rpartition("/")[2].lower()
     return name.startswith(".") or name in COMPANION_NAMES or name.endswith(COMPANION_SUFFIXES)

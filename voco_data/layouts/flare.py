@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from voco_data.cohort import OddFile
 from voco_data.errors import InputError
-from voco_data.layouts.base import Advance, Layout
+from voco_data.layouts.base import Advance, Layout, is_hidden
 from voco_data.reasons import Reason
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ _LABEL = re.compile(r"(?:.*/)?(?P<case>FLARE[A-Za-z0-9]*(?:_[A-Za-z0-9]+)+)\.nii
 
 def is_image(path: str) -> bool:
     """Whether a file is named as a FLARE image."""
-    return _IMAGE.fullmatch(path) is not None
+    return _IMAGE.fullmatch(path) is not None and not is_hidden(path)
 
 
 def is_own_file(path: str) -> bool:
     """Whether a file is named as FLARE's images or label maps."""
-    return _LABEL.fullmatch(path) is not None
+    return _LABEL.fullmatch(path) is not None and not is_hidden(path)
 
 
 def index(base: Path, table: IndexTable, advance: Advance) -> str:
@@ -36,11 +36,11 @@ def index(base: Path, table: IndexTable, advance: Advance) -> str:
     has_images = False
     for number, path in table.files():
         advance()
-        if match := _IMAGE.fullmatch(path):
+        if is_image(path) and (match := _IMAGE.fullmatch(path)):
             case = match["case"]
             table.add_slice(number, table.add_series("nifti", patient=case, uid=case))
             has_images = True
-        elif not _LABEL.fullmatch(path):
+        elif not is_own_file(path):
             table.add_odd_file(OddFile(path, Reason.NOT_MEDICAL, "not an image of FLARE23"))
     if not has_images:
         raise InputError(
@@ -48,7 +48,7 @@ def index(base: Path, table: IndexTable, advance: Advance) -> str:
             "give the folder that holds imagesTr2200, or --layout nifti"
         )
     for number, path in table.files():
-        if not is_image(path) and (match := _LABEL.fullmatch(path)):
+        if is_own_file(path) and not is_image(path) and (match := _LABEL.fullmatch(path)):
             table.add_masks_by_uid(match["case"], number, path, "nifti", "flare")
     table.set_file_ranges()
     return FLARE.name

@@ -121,6 +121,7 @@ class LayoutDetector:
         for layout in candidates:
             if layout.name not in self._with_foreign_images:
                 return layout
+        candidates = [layout for layout in candidates if layout.public_ids]
         if candidates:
             log.warning(
                 "index: other files lie among those of %s: it is read as any archive, and all ids"
@@ -184,7 +185,7 @@ def _listed_files(directory: Path) -> Iterator[ArchiveFile | OddFile]:
         names = (path, path.lower())
         existing = next((name for name in names if os.path.lexists(f"{top}/{name}")), None)
         if existing is None:
-            yield OddFile(path, Reason.UNREADABLE, "the DICOMDIR lists it, and it is not there")
+            yield OddFile(path, Reason.IO_ERROR, "the DICOMDIR lists it, and it is not there")
         else:
             yield stat_file(existing, top)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Collection
 from pathlib import Path
@@ -11,8 +10,10 @@ from pathlib import Path
 from voco_data.cohort import OddFile
 from voco_data.dicom import (
     ScannedHeader,
+    find_slice_ids,
     header_scanner,
     is_dicomdir,
+    make_slice_times,
     make_stack_key,
     may_be_dicom,
     parse_header,
@@ -20,14 +21,16 @@ from voco_data.dicom import (
     segmentation_reference,
 )
 from voco_data.errors import SeriesRefused
-from voco_data.layouts.base import Advance
+from voco_data.layouts.base import Advance, is_companion, is_hidden
+from voco_data.layouts.faulty_slices import EMPTY, FAULTS, dicom_suffix
 from voco_data.layouts.mask_files import MaskMatcher, is_nrrd, mask_kind
+from voco_data.layouts.nifti_cases import is_empty, nifti_stem
+from voco_data.layouts.nifti_patients import name_patients
 from voco_data.layouts.stacks import StackGrouper
-from voco_data.layouts.table import IndexTable, path_text
+from voco_data.layouts.table import IndexTable
 from voco_data.limits import deadline
-from voco_data.nifti import is_nifti
+from voco_data.nifti import is_label_map, is_nifti
 from voco_data.reasons import Reason
-from voco_data.storage import scratch_db
 
 _SIGNATURE_BYTES = 1024
 """First bytes of a file that are read to recognise DICOM."""
@@ -39,17 +42,21 @@ def index(base: Path, table: IndexTable, advance: Advance, *, kinds: Collection[
     `kinds` are `dicom`, `nifti` or both; a file of another kind becomes an odd file. Returns the
     kinds of the images in the archive: `dicom`, `nifti` or `dicom+nifti`.
     """
-    stacks, masks = StackGrouper(table), MaskMatcher(table)
+    stacks, masks = StackGrouper(table, base), MaskMatcher(table)
     kinds_found = set()
     for number, path in table.files():
         advance()
         try:
-            if kind := mask_kind(path):
+            if is_hidden(path):
+                raise SeriesRefused(
+                    Reason.NOT_MEDICAL, "in a hidden folder, or a resource fork of macOS"
+                )
+            if (kind := mask_kind(path)) and not _holds_image(base / path, kind):
                 masks.add(number, path, kind)
             elif is_nifti(Path(path)):
                 if "nifti" not in kinds:
                     raise SeriesRefused(Reason.NOT_CT, "NIfTI, and DICOM was asked for")
-                _add_nifti(table, number, path)
+                _add_nifti(base, table, number, path)
                 kinds_found.add("nifti")
             elif is_nrrd(path):
                 raise SeriesRefused(Reason.NOT_MEDICAL, "NRRD is read as a mask only")
@@ -60,27 +67,23 @@ def index(base: Path, table: IndexTable, advance: Advance, *, kinds: Collection[
     stacks.form_series()
     table.set_file_ranges()
     stacks.name_series()
-    _name_nifti(table)
+    name_patients(table.connection, base)
+    table.tell_sources_apart()
     masks.offer_to_series()
     return "+".join(sorted(kinds_found or kinds))
 
 
-def _add_nifti(table: IndexTable, number: int, path: str) -> None:
-    stem = re.sub(r"\.nii(\.gz)?$", "", path, flags=re.IGNORECASE)
+def _holds_image(path: Path, kind: str) -> bool:
+    """Whether a file that is named as a mask holds an image. NRRD is never read as an image."""
+    return kind == "nifti" and is_label_map(path) is False
+
+
+def _add_nifti(base: Path, table: IndexTable, number: int, path: str) -> None:
+    if is_empty(base / path):
+        raise SeriesRefused(Reason.NOT_MEDICAL, EMPTY)
+    stem = nifti_stem(path)
     series = table.add_series("nifti", patient=stem.rpartition("/")[2], uid=stem)
     table.add_slice(number, series)
-
-
-def _name_nifti(table: IndexTable) -> None:
-    """Use folders as patient ids if a file name occurs in several folders (`s0001/ct.nii.gz`)."""
-    sql = table.connection
-    if scratch_db.exists(
-        sql, "FROM series WHERE kind = 'nifti' GROUP BY patient HAVING COUNT(DISTINCT folder) > 1"
-    ):
-        sql.create_function("path_text", 1, path_text, deterministic=True)
-        sql.execute(
-            "UPDATE series SET patient = path_text(folder) WHERE kind = 'nifti' AND folder != x''"
-        )
 
 
 HEADER_LIMIT_S = 5.0
@@ -91,29 +94,39 @@ def _add_dicom(
     base: Path, path: str, number: int, stacks: StackGrouper, masks: MaskMatcher, *, is_wanted: bool
 ) -> bool:
     """Add a slice of CT (returns True) or a segmentation (returns False). Raises SeriesRefused."""
-    full = base / path
+    full, folder = base / path, path.rpartition("/")[0]
     scanned = _scanned_header(full) if is_wanted else None
     if scanned is not None:
-        stacks.add(number, path.rpartition("/")[0], scanned.header, scanned.shared.stack_key)
+        times = header_scanner().last_times()
+        shared = scanned.shared
+        stacks.add(number, folder, scanned.header, shared.stack_key, times, shared=shared)
         return True
+    dataset = None
     try:
-        _check_signature(full, is_wanted=is_wanted)
+        _check_signature(full, path, is_wanted=is_wanted)
         with deadline(HEADER_LIMIT_S):
             # pydicom converts values at the first access, so the limit covers all accesses.
             dataset = read_dataset(full, pixels=False)
             reference = segmentation_reference(dataset)
             if reference is None:
                 header, key = parse_header(dataset, full), make_stack_key(dataset)
-    except SeriesRefused as refusal:
-        if refusal.reason == Reason.NOT_MEDICAL and _named_as_dicom(path):
-            raise SeriesRefused(
-                Reason.UNREADABLE, "named as DICOM, and its bytes are not"
-            ) from refusal
-        raise
+                times = make_slice_times(dataset)
+    except SeriesRefused as error:
+        refusal = error
+        if refusal.reason == Reason.NOT_MEDICAL and dicom_suffix(path):
+            refusal = SeriesRefused(Reason.UNREADABLE, "named as DICOM, and holds no image")
+        if not is_wanted or refusal.reason not in FAULTS:
+            raise
+        with deadline(HEADER_LIMIT_S):
+            ids = None if dataset is None else find_slice_ids(dataset)
+        if dataset is not None and ids is None:  # another object than CT
+            raise
+        stacks.add_faulty(number, path, refusal, ids)
+        return ids is not None
     if reference is not None:
         masks.add_segmentation(number, path, reference)
         return False
-    stacks.add(number, path.rpartition("/")[0], header, key)
+    stacks.add(number, folder, header, key, times)
     return True
 
 
@@ -125,14 +138,12 @@ def _scanned_header(path: Path) -> ScannedHeader | None:
         return None
 
 
-def _named_as_dicom(path: str) -> bool:
-    """Whether a file has a suffix of DICOM. `._` files of macOS have it, and are not DICOM."""
-    name = path.rpartition("/")[2].lower()
-    return name.endswith((".dcm", ".dicom", ".ima")) and not name.startswith("._")
+def _check_signature(path: Path, name: str, *, is_wanted: bool) -> None:
+    """Raise SeriesRefused for a file whose first bytes are not those of a DICOM image.
 
-
-def _check_signature(path: Path, *, is_wanted: bool) -> None:
-    """Raise SeriesRefused for a file whose first bytes are not those of a DICOM image."""
+    `name` is its path in the archive. A file that is named as a slice and is none has a fault
+    (UNREADABLE): it may be a slice whose bytes are lost.
+    """
     try:
         # O_NONBLOCK: opening a pipe that replaced the file must not block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -143,8 +154,19 @@ def _check_signature(path: Path, *, is_wanted: bool) -> None:
     except OSError as error:
         raise SeriesRefused(Reason.UNREADABLE, f"cannot be opened ({error.strerror})") from error
     if not may_be_dicom(start):
+        if dicom_suffix(name):
+            detail = "named as DICOM, and its bytes are not" if start else EMPTY
+            raise SeriesRefused(Reason.UNREADABLE, detail)
+        if not start and _may_be_slice(name):
+            raise SeriesRefused(Reason.UNREADABLE, EMPTY)
         raise SeriesRefused(Reason.NOT_MEDICAL, "neither DICOM nor NIfTI")
     if is_dicomdir(start):
         raise SeriesRefused(Reason.NOT_AN_IMAGE, "a DICOMDIR; its files are indexed by themselves")
     if not is_wanted:
         raise SeriesRefused(Reason.NOT_CT, "DICOM, and NIfTI was asked for")
+
+
+def _may_be_slice(path: str) -> bool:
+    """Whether an empty file without a suffix of DICOM is named as slices are: with a number."""
+    name = path.rpartition("/")[2]
+    return not is_companion(path) and any(character.isdigit() for character in name)

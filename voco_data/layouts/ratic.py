@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from voco_data.cohort import OddFile
 from voco_data.errors import InputError
-from voco_data.layouts.base import Advance, Layout
+from voco_data.layouts.base import Advance, Layout, is_hidden
 from voco_data.reasons import Reason
 
 if TYPE_CHECKING:
@@ -46,12 +46,16 @@ def is_series_table(path: str) -> bool:
 
 def is_slice(path: str) -> bool:
     """Whether a path is that of a slice of RATIC."""
-    return _SLICE.fullmatch(path) is not None
+    return _SLICE.fullmatch(path) is not None and not is_hidden(path)
+
+
+def _is_mask(path: str) -> bool:
+    return _MASK.fullmatch(path) is not None and not is_hidden(path)
 
 
 def is_own_file(path: str) -> bool:
     """Whether a path is that of a slice, a segmentation or, at the top, a table of RATIC."""
-    return is_slice(path) or _MASK.fullmatch(path) is not None or path in _TABLES
+    return is_slice(path) or _is_mask(path) or path in _TABLES
 
 
 def index(base: Path, table: IndexTable, advance: Advance) -> str:
@@ -59,12 +63,12 @@ def index(base: Path, table: IndexTable, advance: Advance) -> str:
     folder, series = "", -1
     for number, path in table.files():  # sorted: the files of a folder follow each other
         advance()
-        if match := _SLICE.fullmatch(path):
+        if (match := _SLICE.fullmatch(path)) and not is_hidden(path):
             if match["folder"] != folder:
                 folder = match["folder"]
                 series = table.add_series("dicom", patient=match["patient"], uid=match["series"])
             table.add_slice(number, series)
-        elif not _MASK.fullmatch(path):
+        elif not _is_mask(path):
             table.add_odd_file(OddFile(path, Reason.NOT_MEDICAL, "not an image of RATIC"))
     if series < 0:
         raise InputError(
@@ -72,7 +76,7 @@ def index(base: Path, table: IndexTable, advance: Advance) -> str:
             "give the folder that holds train_images, or --layout dicom"
         )
     for number, path in table.files():
-        if match := _MASK.fullmatch(path):
+        if (match := _MASK.fullmatch(path)) and not is_hidden(path):
             table.add_masks_by_uid(match["series"], number, path, "nifti", "ratic")
     table.set_file_ranges()
     return RATIC.name

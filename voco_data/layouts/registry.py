@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from voco_data.errors import InputError
 from voco_data.layouts.base import Advance, IndexFunction, Layout
+from voco_data.layouts.decathlon import DECATHLON
 from voco_data.layouts.flare import FLARE
+from voco_data.layouts.nnunet import NNUNET
 from voco_data.layouts.ratic import RATIC
+from voco_data.layouts.totalsegmentator import TOTALSEGMENTATOR
 
 if TYPE_CHECKING:
     from voco_data.layouts.table import IndexTable
@@ -32,6 +35,9 @@ def _index_plain(*kinds: str) -> IndexFunction:
 LAYOUTS: tuple[Layout, ...] = (
     RATIC,
     FLARE,
+    NNUNET,
+    DECATHLON,
+    TOTALSEGMENTATOR,
     Layout(name="dicom", title="DICOM", index=_index_plain("dicom")),
     Layout(name="nifti", title="NIfTI", index=_index_plain("nifti")),
 )

@@ -5,13 +5,17 @@ or image types under one UID, and anonymisers make UIDs equal or empty. Names of
 instance numbers are not used.
 
 1. Slices with one patient, study and series UID are a group. Where the series UID is empty, the
-   folder is used instead.
+   folder is used instead. Groups of one series UID are joined if their slices are one scan
+   (`shared_uids.py`).
 2. A group is split where matrix, pixel spacing or orientation differ by more than a tolerance.
-3. Where two slices of a stack still lie at one position, the first of AcquisitionNumber,
-   ConvolutionKernel, ImageType and EchoNumbers in which they differ splits the stack, unless that
-   would leave mostly single slices; then the next one is tried on the parts. A value also splits a
-   stack into evenly spaced, interleaved parts: two phases would look like one volume of thin
-   slices. Parts that follow each other (step and shoot) stay together.
+3. Where two slices of a stack still lie at one position, the first of the traits in which they
+   differ splits the stack, unless that would leave mostly single slices; then the next one is tried
+   on the parts. A trait also splits a stack into evenly spaced, interleaved parts: two phases would
+   look like one volume of thin slices. Parts that follow each other (step and shoot) stay together
+   (`stack_traits.py`).
+4. Stacks of a group that differ only by the rounding of their geometry are joined again if they are
+   one scan. Its reader accepts or refuses it, as a whole.
+5. Slices with a fault in their header join the series that they belong to (`faulty_slices.py`).
 
 The id of a series is its UID. If a group has several stacks, each gets `#` and 8 hex digits: the
 XXH3-64 of its matrix, spacing, orientation and of the values that split it.
@@ -20,42 +24,40 @@ XXH3-64 of its matrix, spacing, orientation and of the values that split it.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
-from voco_data.dicom import Header, StackKey
+from voco_data.dicom import Header, SliceIds, SliceTimes, StackKey
 from voco_data.errors import SeriesRefused
+from voco_data.layouts.faulty_slices import FAULTY, FaultySlices
+from voco_data.layouts.one_scan import are_one_scan
+from voco_data.layouts.shared_uids import join_groups
+from voco_data.layouts.stack_geometry import (
+    ROUNDED,
+    Geometry,
+    geometry_of,
+    merge_close_values,
+    normal_of,
+)
+from voco_data.layouts.stack_traits import TRAITS, TraitSplitter
 from voco_data.layouts.table import IndexTable, common_folder, path_text
 from voco_data.storage import escape_undecodable
-from voco_data.volumes import GapPolicy, Triple, even_positions
-
-SPACING_TOLERANCE = 1e-3
-"""Pixel spacings that differ by a smaller fraction count as equal."""
-
-ORIENTATION_TOLERANCE = 1e-3
-"""Direction cosines that differ by less count as equal."""
 
 DEPTH_DECIMALS = 2
 """Slices with equal depth along the normal, rounded to 0.01 mm, have one position."""
 
-MIN_STACK_SLICES = 4
-"""Least slices of an evenly spaced part; fewer may be evenly spaced by chance."""
-
-SPLIT_POLICY = GapPolicy(tolerance=0.05)
-"""Which parts of a stack count as evenly spaced."""
-
-TRAITS = StackKey._fields
-"""Columns of the values that may split a stack, in the order in which they are tried."""
+_MAX_PAIRED = 16
+"""Stacks of almost one geometry that are compared two by two."""
 
 _MAX_CACHED_IDS = 4096
 """Number of row ids in the cache."""
+
+_KEY_COLUMNS = StackKey._fields
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS groups (
@@ -67,56 +69,81 @@ CREATE TABLE IF NOT EXISTS geometries (
     normal_x REAL, normal_y REAL, normal_z REAL, UNIQUE (grp, value)
 );
 CREATE TABLE IF NOT EXISTS traits (
-    id INTEGER PRIMARY KEY, {", ".join(f"{name} TEXT" for name in TRAITS)},
-    UNIQUE ({", ".join(TRAITS)})
+    id INTEGER PRIMARY KEY, {", ".join(f"{name} TEXT" for name in _KEY_COLUMNS)},
+    UNIQUE ({", ".join(_KEY_COLUMNS)})
 );
 CREATE TABLE IF NOT EXISTS parts (value TEXT PRIMARY KEY, part INTEGER);
 """
 
-Geometry = tuple[float, ...]
-"""Rows, columns, 1 for a multi-frame file or 0; two spacings (mm); six direction cosines."""
+_DEPTH = f"ROUND(x_mm * normal_x + y_mm * normal_y + z_mm * normal_z, {DEPTH_DECIMALS})"
 
 
 class StackGrouper:
     """Collects the slices of an archive, and groups them into series."""
 
-    def __init__(self, table: IndexTable) -> None:
+    def __init__(self, table: IndexTable, base: Path) -> None:
+        """`base` is the folder of the archive."""
         self._table = table
         self._sql = table.connection
         for statement in _SCHEMA.split(";"):
             self._sql.execute(statement)
         self._cached_ids: dict[tuple[object, ...], int] = {}
+        self._last_shared: tuple[object | None, str] = (None, "")
+        self._last_ids = (0, "", 0)
+        self._faulty = FaultySlices(table)
+        self._traits = TraitSplitter(self._sql, base, self._add_part)
 
-    def add(self, file: int, folder: str, header: Header, key: StackKey) -> None:
-        """Add the slice of a file in `folder`, a path relative to the archive."""
-        group_folder = b"" if header.series_uid else os.fsencode(folder)
-        group = self._row_id(
-            "groups",
-            ("patient", "study", "uid", "folder"),
-            (
-                escape_undecodable(header.patient_id),
-                escape_undecodable(header.study_uid),
-                escape_undecodable(header.series_uid),
-                group_folder,
-            ),
-        )
-        value = json.dumps(_geometry(header))
-        geometry = self._row_id("geometries", ("grp", "value"), (group, value))
-        traits = self._row_id("traits", TRAITS, tuple(map(escape_undecodable, key)))
+    def add(
+        self,
+        file: int,
+        folder: str,
+        header: Header,
+        key: StackKey,
+        times: SliceTimes,
+        *,
+        shared: object | None = None,
+    ) -> None:
+        """Add the slice of a file in `folder`, a path relative to the archive.
+
+        Headers with one `shared` object differ in position and number only.
+        """
+        last, last_folder = self._last_shared
+        if shared is None or shared is not last or folder != last_folder:
+            self._last_shared = (shared, folder)
+            self._last_ids = (
+                self._group(folder, header.patient_id, header.study_uid, header.series_uid),
+                json.dumps(geometry_of(header)),
+                self._row_id("traits", _KEY_COLUMNS, tuple(map(escape_undecodable, key))),
+            )
+        group, value, traits = self._last_ids
         self._table.add_slice(
-            file, None, geometry, traits, position_mm=header.position_mm, frames=header.frames
+            file,
+            None,
+            self._row_id("geometries", ("grp", "value"), (group, value)),
+            traits,
+            position_mm=header.position_mm,
+            frames=header.frames,
+            ids=group,
+            times=times,
         )
+
+    def add_faulty(
+        self, file: int, path: str, refusal: SeriesRefused, ids: SliceIds | None
+    ) -> None:
+        """Add a file of DICOM whose header has a fault; without ids, its folder decides."""
+        folder = path.rpartition("/")[0]
+        group = None
+        if ids is not None:
+            group = self._group(folder, ids.patient_id, ids.study_uid, ids.series_uid)
+        self._faulty.add(file, path, refusal, ids, group)
 
     def form_series(self) -> None:
         """Group all slices into series, still without ids."""
+        join_groups(self._sql)
         self._split_by_geometry()
-        has_split = True
-        while has_split:  # an earlier trait may split the parts that a later one made
-            has_split = False
-            for trait in TRAITS:
-                colliding = self._series_with_collisions(trait)
-                for series in sorted({*colliding, *self._interleaved_series(trait)}):
-                    has_split |= self._split(series, trait)
+        self._traits.split_all()
+        self._rejoin_rounded()
+        self._faulty.attach()
 
     def name_series(self) -> None:
         """Set the ids of every series. Requires `IndexTable.set_file_ranges`."""
@@ -126,19 +153,54 @@ class StackGrouper:
             stacks = update.execute(
                 "SELECT id, stack, first, last FROM series WHERE grp = ?", (group,)
             ).fetchall()
+            if not stacks:  # joined to another group
+                continue
             folder = common_folder(min(row[2] for row in stacks), max(row[3] for row in stacks))
+            n_stacks = sum(stack != FAULTY for _, stack, *_ in stacks)
             for number, stack, *_ in stacks:
-                if uid and len(stacks) == 1:
+                # Slices of another kind that are refused do not change the id of the series.
+                if uid and (len(stacks) == 1 or (n_stacks == 1 and stack != FAULTY)):
                     series_uid = uid
                 elif uid:
                     series_uid = f"{uid}#{_short_hash(stack)}"
                 else:
                     series_uid = f"{path_text(group_folder)}#{_short_hash(patient, study, stack)}"
+                own_patient, own_study = self._first_ids(number)
                 # Anonymisers may empty every PatientID; study or folder then distinguish patients.
                 update.execute(
                     "UPDATE series SET patient = ?, study = ?, uid = ? WHERE id = ?",
-                    (patient or study or path_text(folder), study, series_uid, number),
+                    (
+                        own_patient or own_study or path_text(folder),
+                        own_study,
+                        series_uid,
+                        number,
+                    ),
                 )
+
+    def _first_ids(self, series: int) -> tuple[str, str]:
+        """Patient and study of a series: of several, the first in their order, if not empty."""
+        patient, study = self._sql.execute(
+            "SELECT patient, study FROM groups WHERE id IN"
+            " (SELECT DISTINCT ids FROM slices WHERE series = ? AND ids IS NOT NULL)"
+            " ORDER BY patient = '', patient, study = '', study LIMIT 1",
+            (series,),
+        ).fetchone()
+        return patient, study
+
+    def _group(self, folder: str, patient_id: str, study_uid: str, series_uid: str) -> int:
+        group_folder = b"" if series_uid else os.fsencode(folder)
+        ids = (patient_id, study_uid, series_uid)
+        return self._row_id(
+            "groups",
+            ("patient", "study", "uid", "folder"),
+            (*map(escape_undecodable, ids), group_folder),
+        )
+
+    def _add_part(self, series: int, value: str) -> int:
+        group, stack = self._sql.execute(
+            "SELECT grp, stack FROM series WHERE id = ?", (series,)
+        ).fetchone()
+        return self._table.add_series("dicom", grp=group, stack=f"{stack} {value}")
 
     def _split_by_geometry(self) -> None:
         update = self._sql.cursor()
@@ -146,6 +208,8 @@ class StackGrouper:
             rows = update.execute(
                 "SELECT id, value FROM geometries WHERE grp = ?", (group,)
             ).fetchall()
+            if not rows:  # joined to another group, or only slices with a fault
+                continue
             series_of: dict[Geometry, int] = {}
             for (geometry, _), merged in zip(
                 rows, merge_close_values([json.loads(value) for _, value in rows]), strict=True
@@ -156,70 +220,83 @@ class StackGrouper:
                 update.execute(
                     "UPDATE geometries SET series = ?, normal_x = ?, normal_y = ?, normal_z = ?"
                     " WHERE id = ?",
-                    (series_of[merged], *_normal(merged), geometry),
+                    (series_of[merged], *normal_of(merged), geometry),
                 )
         # All slices of a stack use one normal: their own normals differ by rounding, which far from
         # the origin would change their depths.
         self._sql.execute(
-            "UPDATE slices SET (series, depth_mm) = (SELECT series,"
-            f" ROUND(x_mm * normal_x + y_mm * normal_y + z_mm * normal_z, {DEPTH_DECIMALS})"
+            f"UPDATE slices SET (series, depth_mm) = (SELECT series, {_DEPTH}"
             " FROM geometries WHERE id = geometry) WHERE geometry IS NOT NULL"
         )
         self._sql.execute("CREATE INDEX IF NOT EXISTS slices_series ON slices (series)")
 
-    def _series_with_collisions(self, trait: str) -> list[int]:
-        """Series in which slices at one position differ in a trait."""
-        rows = self._sql.execute(
-            f"SELECT DISTINCT series FROM slices JOIN traits ON traits.id = slices.traits"
-            f" GROUP BY series, depth_mm HAVING COUNT(*) > 1 AND COUNT(DISTINCT {trait}) > 1"
-        )
-        return [series for (series,) in rows]
-
-    def _interleaved_series(self, trait: str) -> list[int]:
-        """Series that a trait splits into evenly spaced, interleaved parts."""
-        rows = self._sql.execute(
-            "SELECT series FROM slices JOIN traits ON traits.id = slices.traits"
-            f" GROUP BY series HAVING COUNT(DISTINCT {trait}) > 1"
+    def _rejoin_rounded(self) -> None:
+        """Join series of one group that differ by rounding only, and are one scan."""
+        groups = self._sql.execute(
+            "SELECT grp FROM series WHERE grp IS NOT NULL GROUP BY grp HAVING COUNT(*) > 1"
         ).fetchall()
-        return [series for (series,) in rows if _are_interleaved(self._even_parts(series, trait))]
+        for (group,) in groups:
+            rows = self._sql.execute(
+                "SELECT id, stack FROM series WHERE grp = ? ORDER BY stack", (group,)
+            ).fetchall()
+            decoder = json.JSONDecoder()
+            decoded = [decoder.raw_decode(stack) for _, stack in rows]
+            rounded = merge_close_values([value for value, _ in decoded], ROUNDED)
+            alike: dict[tuple[Geometry, str], list[int]] = {}
+            for (series, stack), (_, end), geometry in zip(rows, decoded, rounded, strict=True):
+                alike.setdefault((geometry, stack[end:]), []).append(series)
+            for (geometry, _), members in sorted(alike.items()):
+                self._join_one_scan(members, geometry)
 
-    def _even_parts(self, series: int, trait: str) -> list[tuple[float, float]]:
-        """Lowest and highest depth (mm) of every part that is evenly spaced, sorted."""
-        rows = self._sql.execute(
-            f"SELECT DISTINCT {trait}, depth_mm FROM slices"
-            " JOIN traits ON traits.id = slices.traits"
-            f" WHERE series = ? AND depth_mm IS NOT NULL ORDER BY {trait}, depth_mm",
-            (series,),
-        )
-        parts = (np.array([depth for _, depth in part]) for _, part in groupby(rows, itemgetter(0)))
-        return sorted(
-            (float(part[0]), float(part[-1])) for part in parts if _is_evenly_spaced(part)
-        )
+    def _join_one_scan(self, members: Sequence[int], geometry: Geometry) -> None:
+        """Join all of these series if they are one scan, else any two that are."""
+        if len(members) < 2:
+            return
+        if self._is_one_scan(members, geometry):
+            self._join(members)
+            return
+        joined: set[int] = set()
+        for pair in combinations(members[:_MAX_PAIRED], 2):
+            if joined.isdisjoint(pair) and self._is_one_scan(pair, geometry):
+                self._join(pair)
+                joined.update(pair)
 
-    def _split(self, series: int, trait: str) -> bool:
-        """Split a series by a trait. Returns False if that would leave mostly single slices."""
-        parts = self._sql.execute(
-            f"SELECT {trait}, COUNT(*), COUNT(DISTINCT depth_mm) FROM slices"
-            f" JOIN traits ON traits.id = slices.traits WHERE series = ? GROUP BY {trait}",
-            (series,),
-        ).fetchall()
-        n_stacked = sum(count for _, count, positions in parts if positions > 1)
-        if len(parts) < 2 or 2 * n_stacked < sum(count for _, count, _ in parts):
+    def _is_one_scan(self, members: Sequence[int], geometry: Geometry) -> bool:
+        if any(self._tells_apart(trait, members) for trait in TRAITS):
             return False
-        group, stack = self._sql.execute(
-            "SELECT grp, stack FROM series WHERE id = ?", (series,)
-        ).fetchone()
-        for value, *_ in parts:
-            part = self._table.add_series("dicom", grp=group, stack=f"{stack} {trait}={value}")
-            self._sql.execute("INSERT INTO parts VALUES (?, ?)", (value, part))
-        self._sql.execute(
-            "UPDATE slices SET series = (SELECT part FROM parts JOIN traits"
-            f" ON parts.value = traits.{trait} WHERE traits.id = slices.traits) WHERE series = ?",
-            (series,),
-        )
-        self._sql.execute("DELETE FROM parts")
-        self._sql.execute("DELETE FROM series WHERE id = ?", (series,))
+        parts = [
+            np.array(
+                self._sql.execute(
+                    "SELECT x_mm, y_mm, z_mm FROM slices WHERE series = ?", (series,)
+                ).fetchall()
+            )
+            for series in members
+        ]
+        return are_one_scan(parts, normal_of(geometry))
+
+    def _tells_apart(self, trait: str, members: Sequence[int]) -> bool:
+        """Whether no two of the series share a value of a trait."""
+        seen: set[str] = set()
+        for series in members:
+            values = {
+                value
+                for (value,) in self._sql.execute(
+                    f"SELECT DISTINCT {trait} FROM slices JOIN traits ON traits.id = slices.traits"
+                    " WHERE series = ?",
+                    (series,),
+                )
+            }
+            if seen & values:
+                return False
+            seen |= values
         return True
+
+    def _join(self, members: Sequence[int]) -> None:
+        """Put the slices of several series into the first one."""
+        target, *others = members
+        for series in others:
+            self._sql.execute("UPDATE slices SET series = ? WHERE series = ?", (target, series))
+            self._sql.execute("DELETE FROM series WHERE id = ?", (series,))
 
     def _row_id(self, table: str, columns: Sequence[str], values: tuple[object, ...]) -> int:
         """The id of the row with these values, which is added if it is missing."""
@@ -239,70 +316,6 @@ class StackGrouper:
             self._cached_ids.clear()
         self._cached_ids[(table, *values)] = number
         return int(number)
-
-
-def merge_close_values(values: Sequence[Geometry]) -> list[Geometry]:
-    """Replace each number of each geometry by the lowest one that is equal within tolerance.
-
-    Numbers are equal if, in sorted order, no gap between them exceeds the tolerance. So the result
-    depends neither on the order of the files nor on fixed bin edges.
-    """
-    table = np.array(values, np.float64)
-    for column, numbers in enumerate(table.T):
-        distinct = np.unique(numbers)
-        with np.errstate(over="ignore"):  # hostile headers may contain huge values
-            gaps = np.diff(distinct)
-        starts = np.concatenate([[True], gaps > _tolerance(column) * _scale(column, distinct[:-1])])
-        lowest = distinct[np.maximum.accumulate(np.where(starts, np.arange(len(distinct)), 0))]
-        table[:, column] = lowest[np.searchsorted(distinct, numbers)]
-    return [tuple(row) for row in table.tolist()]
-
-
-def _is_evenly_spaced(depths_mm: npt.NDArray[np.float64]) -> bool:
-    if len(depths_mm) < MIN_STACK_SLICES or not np.isfinite(depths_mm).all():
-        return False
-    try:
-        even_positions(depths_mm, SPLIT_POLICY)
-    except SeriesRefused:
-        return False
-    return True
-
-
-def _are_interleaved(spans: Sequence[tuple[float, float]]) -> bool:
-    """Whether two of these sorted spans overlap by at least half of the shorter one."""
-    for index, (low, high) in enumerate(spans):
-        for other_low, other_high in spans[index + 1 :]:
-            if other_low >= high:
-                break
-            shared = min(high, other_high) - other_low
-            if 2 * shared >= min(high - low, other_high - other_low):
-                return True
-    return False
-
-
-def _normal(geometry: Geometry) -> Triple:
-    """The unit normal of a stack; zeros if its two directions are parallel or zero."""
-    a, b, c, d, e, f = geometry[5:]
-    x, y, z = b * f - c * e, c * d - a * f, a * e - b * d
-    length = math.hypot(x, y, z)
-    if not 0 < length < math.inf:
-        return (0.0, 0.0, 0.0)
-    return (x / length, y / length, z / length)
-
-
-def _tolerance(column: int) -> float:
-    return (0.0, SPACING_TOLERANCE, ORIENTATION_TOLERANCE)[(column >= 3) + (column >= 5)]
-
-
-def _scale(column: int, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Factors of the tolerance: it is relative for spacings, and absolute for all other values."""
-    return np.abs(values) if 3 <= column < 5 else np.ones_like(values)
-
-
-def _geometry(header: Header) -> Geometry:
-    multi = header.frames > 1  # a multi-frame file never joins a stack of single slices
-    numbers = (*header.spacing_mm, *header.along_row, *header.along_column)
-    return (header.rows, header.columns, multi, *(round(n, 6) + 0.0 for n in numbers))
 
 
 def _short_hash(*values: str) -> str:

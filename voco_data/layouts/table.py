@@ -26,11 +26,12 @@ CREATE TABLE odd (path TEXT, reason TEXT, detail TEXT);
 CREATE TABLE series (
     id INTEGER PRIMARY KEY, kind TEXT, patient TEXT, study TEXT, uid TEXT, source TEXT,
     folder BLOB, above BLOB, n_files INTEGER, n_slices INTEGER, stat_digest TEXT,
-    first BLOB, last BLOB, grp INTEGER, stack TEXT
+    first BLOB, last BLOB, grp INTEGER, stack TEXT, flags TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE slices (
     file INTEGER PRIMARY KEY, series INTEGER, frames INTEGER, geometry INTEGER, traits INTEGER,
-    x_mm REAL, y_mm REAL, z_mm REAL, depth_mm REAL
+    x_mm REAL, y_mm REAL, z_mm REAL, depth_mm REAL,
+    ids INTEGER, acquisition_time TEXT, content_time TEXT
 );
 CREATE TABLE masks (
     series INTEGER, file INTEGER, kind TEXT, labels TEXT, PRIMARY KEY (series, file)
@@ -130,11 +131,14 @@ class IndexTable:
         traits: int | None = None,
         position_mm: Triple | None = None,
         frames: int = 1,
+        ids: int | None = None,
+        times: Sequence[str] = ("", ""),
     ) -> None:
-        """Add a file to a series."""
+        """Add a file to a series. `times` are those of acquisition and content."""
+        position = position_mm or (None, None, None)
         self.connection.execute(
-            "INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-            (file, series, frames, geometry, traits, *(position_mm or (None, None, None))),
+            "INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?)",
+            (file, series, frames, geometry, traits, *position, ids, *times),
         )
 
     def add_mask(self, series: int, file: int, kind: MaskKind, labels: MaskLabels) -> None:
@@ -194,6 +198,26 @@ class IndexTable:
                     number,
                 ),
             )
+
+    def tell_sources_apart(self) -> None:
+        """Add `#` and 8 hex digits to the source of DICOM series that share a folder.
+
+        The digits are those of the series id, if it has some, else a hash of the ids. One file
+        alone in a series is named instead. Requires ids and file ranges.
+        """
+        update = self.connection.cursor()
+        update.execute("CREATE INDEX IF NOT EXISTS series_source ON series (source)")
+        rows = self.connection.execute(
+            "SELECT id, patient, study, uid, source, n_files, first FROM series"
+            " WHERE kind = 'dicom' AND source IN"
+            " (SELECT source FROM series GROUP BY source HAVING COUNT(*) > 1) ORDER BY id"
+        ).fetchall()
+        for number, patient, study, uid, source, n_files, first in rows:
+            tail = uid.rpartition("#")[2]
+            if len(tail) != 8 or "#" not in uid:
+                tail = xxhash.xxh3_64_hexdigest(f"{patient}\0{study}\0{uid}".encode())[:8]
+            name = path_text(first) if n_files == 1 else f"{source}#{tail}"
+            update.execute("UPDATE series SET source = ? WHERE id = ?", (name, number))
 
     def add_stat_digests(self) -> None:
         """Set the stat digest of every series. The last step, because it covers the masks."""

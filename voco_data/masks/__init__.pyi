@@ -1,4 +1,5 @@
 from .files import read_masks as read_masks
+from .organ_files import organ_of_file as organ_of_file
 from .organs import (
     ABDOMINAL_ORGANS as ABDOMINAL_ORGANS,
     SUBDIAPHRAGMATIC_ORGANS as SUBDIAPHRAGMATIC_ORGANS,

@@ -16,6 +16,7 @@ from voco_data.cohort import MaskFile
 from voco_data.errors import SeriesRefused
 from voco_data.masks.dicom_seg import read_seg
 from voco_data.masks.nrrd import read_nrrd
+from voco_data.masks.organ_files import organ_of_file
 from voco_data.masks.organs import VOCABULARIES
 from voco_data.masks.placement import Labels, Mask, MaskMisplacedError, PlacedMask, place_mask
 from voco_data.nifti import read_label_map
@@ -53,7 +54,16 @@ def _read_mask(path: Path, file: MaskFile) -> Mask:
     if file.kind == "dicom_seg":
         return read_seg(path)
     values, geometry = read_label_map(path) if file.kind == "nifti" else read_nrrd(path)
-    return Mask(_labels(values), geometry, VOCABULARIES[file.labels])
+    labels = _labels(values)
+    return Mask(labels, geometry, _names(labels, file))
+
+
+def _names(labels: Labels, file: MaskFile) -> dict[int, str]:
+    """The organ of each label: by its data set, or of the only label by the name of the file."""
+    if file.labels != "file_name":
+        return VOCABULARIES[file.labels]
+    numbers = np.unique(labels[labels > 0]).tolist()
+    return {numbers[0]: organ_of_file(file.path)} if len(numbers) == 1 else {}
 
 
 def _labels(values: npt.NDArray[np.generic]) -> Labels:

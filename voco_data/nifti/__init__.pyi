@@ -1,3 +1,4 @@
+from .content import is_label_map as is_label_map
 from .reader import (
     MAX_GZIP_RATIO as MAX_GZIP_RATIO,
     is_nifti as is_nifti,

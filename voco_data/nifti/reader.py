@@ -101,6 +101,16 @@ class _OpenNifti:
     def __init__(self, path: Path) -> None:
         try:
             self._file = _open(path)
+        except OSError as error:
+            raise _unreadable(error) from error
+        try:
+            self._read_header(path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_header(self, path: Path) -> None:
+        try:
             self._header = _read_header(self._file)
         except SeriesRefused:
             raise

@@ -103,7 +103,7 @@ def prepare_series(
         canonical=canonical,
         # The resampling kernel reads along rows, so a view in another order is copied.
         hu=np.ascontiguousarray(canonical.to_canonical(aligned.hu), dtype=np.int16),
-        flags=(*aligned.flags, *mask_flags),
+        flags=(*aligned.flags, *entry.flags, *mask_flags),
         box_digest=_box_digest(given_box, mask),
         organs={} if mask is None else _find_organs(mask, volume, canonical),
         given_box=given_box,

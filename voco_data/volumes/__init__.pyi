@@ -12,6 +12,7 @@ from .geometry import (
 )
 from .hu_histogram import HuHistogram as HuHistogram
 from .slice_spacing import (
+    ROUNDING_MM as ROUNDING_MM,
     EvenPositions as EvenPositions,
     GapPolicy as GapPolicy,
     even_positions as even_positions,

@@ -84,13 +84,23 @@ def test_a_new_layout_is_a_choice_of_the_command(toys: Path) -> None:
 
 @pytest.mark.usefixtures("toys")
 def test_an_unknown_layout_is_answered_with_all_of_them(tmp_path: Path) -> None:
-    expected = "layout must be one of auto, ratic, flare, dicom, nifti, toy, got 'toys'"
+    names = "auto, ratic, flare, nnunet, decathlon, totalsegmentator, dicom, nifti, toy"
+    expected = f"layout must be one of {names}, got 'toys'"
     with pytest.raises(InputError, match=expected), index_archive(tmp_path, layout="toys"):
         pass
 
 
 def test_names_are_unique_and_not_that_of_recognition() -> None:
-    assert registry.layout_choices() == ("auto", "ratic", "flare", "dicom", "nifti")
+    assert registry.layout_choices() == (
+        "auto",
+        "ratic",
+        "flare",
+        "nnunet",
+        "decathlon",
+        "totalsegmentator",
+        "dicom",
+        "nifti",
+    )
 
 
 def test_the_registry_is_light() -> None:

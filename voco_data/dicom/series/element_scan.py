@@ -27,6 +27,8 @@ from voco_data.dicom.binary_format import (
 
 TRANSFER_SYNTAX = 0x00020010
 SPECIFIC_CHARACTER_SET = 0x00080005
+ACQUISITION_TIME = 0x00080032
+CONTENT_TIME = 0x00080033
 INSTANCE_NUMBER = 0x00200013
 IMAGE_POSITION = 0x00200032
 PIXEL_DATA = 0x7FE00010
@@ -36,17 +38,23 @@ READ_ELEMENTS = {
     SPECIFIC_CHARACTER_SET: "SpecificCharacterSet",
     0x00080008: "ImageType",
     0x00080016: "SOPClassUID",
+    ACQUISITION_TIME: "AcquisitionTime",
+    CONTENT_TIME: "ContentTime",
     0x00080060: "Modality",
     0x00089007: "FrameType",
     0x00100020: "PatientID",
+    0x00180050: "SliceThickness",
     0x00180086: "EchoNumbers",
     0x00181210: "ConvolutionKernel",
     0x0020000D: "StudyInstanceUID",
     0x0020000E: "SeriesInstanceUID",
+    0x00200011: "SeriesNumber",
     0x00200012: "AcquisitionNumber",
     INSTANCE_NUMBER: "InstanceNumber",
     IMAGE_POSITION: "ImagePositionPatient",
     0x00200037: "ImageOrientationPatient",
+    0x00200100: "TemporalPositionIdentifier",
+    0x00209241: "NominalPercentageOfCardiacPhase",
     0x00280002: "SamplesPerPixel",
     0x00280004: "PhotometricInterpretation",
     0x00280008: "NumberOfFrames",
@@ -84,11 +92,20 @@ IRREGULAR, TRUNCATED, COMPLETE = 0, 1, 2
 
 ELEMENT_START, VALUE_START, VALUE_END = 0, 1, 2
 """Columns of ElementScanner.elements: byte offsets in the file."""
-ELEMENT_COUNT, KEY_LENGTH, PIXELS_START, PIXELS_LENGTH, POSITION_ROW, NUMBER_ROW = range(6)
+(
+    ELEMENT_COUNT,
+    KEY_LENGTH,
+    PIXELS_START,
+    PIXELS_LENGTH,
+    POSITION_ROW,
+    NUMBER_ROW,
+    ACQUISITION_TIME_ROW,
+    CONTENT_TIME_ROW,
+) = range(8)
 """Indices into ElementScanner.summary.
 
-PIXELS_START and PIXELS_LENGTH give the value of PixelData. POSITION_ROW and NUMBER_ROW are the rows
-of ImagePositionPatient and InstanceNumber in `elements`, or ABSENT.
+PIXELS_START and PIXELS_LENGTH give the value of PixelData. The rows are those of
+ImagePositionPatient, InstanceNumber, AcquisitionTime and ContentTime in `elements`, or ABSENT.
 """
 ABSENT = -1
 
@@ -110,8 +127,8 @@ class ElementScanner:
     def __init__(self) -> None:
         self.elements = np.zeros((len(READ_ELEMENTS), 3), np.int64)
         """(n, 3) int64: offsets of each of READ_ELEMENTS that the file has, in its order."""
-        self.summary = np.zeros(6, np.int64)
-        """(6,) int64: results of a COMPLETE scan, by the indices above."""
+        self.summary = np.zeros(8, np.int64)
+        """(8,) int64: results of a COMPLETE scan, by the indices above."""
         self._key = np.empty(MAX_KEY_BYTES, np.uint8)
         self._key_view = self._key.data
 
@@ -121,10 +138,10 @@ class ElementScanner:
 
     @property
     def key(self) -> bytes:
-        """The bytes of READ_ELEMENTS, without the two values that vary from slice to slice.
+        """The bytes of READ_ELEMENTS, without the four values that vary from slice to slice.
 
-        Files with equal keys differ only in ImagePositionPatient and InstanceNumber, as far as
-        their READ_ELEMENTS go.
+        Files with equal keys differ only in ImagePositionPatient, InstanceNumber, AcquisitionTime
+        and ContentTime, as far as their READ_ELEMENTS go.
         """
         return bytes(self._key_view[: self.summary[KEY_LENGTH]])
 
@@ -297,6 +314,7 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
     encoding = np.int64(_UNKNOWN)  # until the transfer syntax is read
     count, key_length = 0, 0
     summary[POSITION_ROW] = summary[NUMBER_ROW] = ABSENT
+    summary[ACQUISITION_TIME_ROW] = summary[CONTENT_TIME_ROW] = ABSENT
     next_read, next_declined = 0, 0  # indices of the next tags that the file may have
     for _ in range(MAX_ELEMENTS):
         start = at
@@ -353,7 +371,16 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
                 encoding = _encoding(data, at, end)
                 if encoding == _UNKNOWN:
                     return IRREGULAR
-            varies = tag in (IMAGE_POSITION, INSTANCE_NUMBER)
+            varies_row = -1
+            if tag == IMAGE_POSITION:
+                varies_row = POSITION_ROW
+            elif tag == INSTANCE_NUMBER:
+                varies_row = NUMBER_ROW
+            elif tag == ACQUISITION_TIME:
+                varies_row = ACQUISITION_TIME_ROW
+            elif tag == CONTENT_TIME:
+                varies_row = CONTENT_TIME_ROW
+            varies = varies_row >= 0
             # Of an element that varies, the key has tag and VR, but neither length nor value.
             key_end = start + (4 if encoding == _IMPLICIT else 6) if varies else end
             if key_length + key_end - start > key.size:
@@ -362,7 +389,7 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
                 key[key_length] = data[i]
                 key_length += 1
             if varies:
-                summary[POSITION_ROW if tag == IMAGE_POSITION else NUMBER_ROW] = count
+                summary[varies_row] = count
             elements[count, ELEMENT_START] = start
             elements[count, VALUE_START] = at
             elements[count, VALUE_END] = end

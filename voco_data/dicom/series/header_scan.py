@@ -1,6 +1,6 @@
-"""Headers of plain files without parsing each: slices of one series differ in position and number.
+"""Headers of plain files without parsing each: slices of one series differ in four values only.
 
-The element scan finds the elements whose values are read. All but two of them have the same bytes
+The element scan finds the elements whose values are read. All but four of them have the same bytes
 in every slice of a series. So pydicom parses them once, from a small file made of these elements
 alone, and the result is cached by their bytes. For any other file the result is None: pydicom must
 read it, and header.py gives the reason if it is refused.
@@ -36,7 +36,9 @@ from voco_data.dicom.pixels.decode import PixelFormat
 from voco_data.dicom.pixels.modality import ModalityTransform, parse_modality_transforms
 from voco_data.dicom.series.element_scan import (
     ABSENT,
+    ACQUISITION_TIME_ROW,
     COMPLETE,
+    CONTENT_TIME_ROW,
     ELEMENT_COUNT,
     ELEMENT_START,
     NUMBER_ROW,
@@ -48,7 +50,13 @@ from voco_data.dicom.series.element_scan import (
     VALUE_START,
     ElementScanner,
 )
-from voco_data.dicom.stack_key import DIRECTORY_CLASS, StackKey, make_stack_key
+from voco_data.dicom.stack_key import (
+    DIRECTORY_CLASS,
+    SliceTimes,
+    StackKey,
+    make_stack_key,
+    time_text,
+)
 from voco_data.errors import SeriesRefused
 from voco_data.volumes import Triple
 
@@ -132,6 +140,7 @@ class HeaderScanner:
     def __init__(self) -> None:
         self._elements = ElementScanner()
         self._first_read = np.zeros(FIRST_READ_BYTES, np.uint8)
+        self._last_data: Bytes = self._first_read
         self._shared_headers: dict[bytes, SharedHeader] = {}
 
     def read_header(self, path: Path) -> ScannedHeader | None:
@@ -151,7 +160,20 @@ class HeaderScanner:
                 data = np.zeros(size, np.uint8)
         finally:
             os.close(descriptor)
+        self._last_data = data
         return self._parse(data, path) if result == COMPLETE else None
+
+    def last_times(self) -> SliceTimes:
+        """The times of the file whose header `read_header` returned last.
+
+        They vary from slice to slice, and only the index needs them.
+        """
+        times = []
+        for index in (ACQUISITION_TIME_ROW, CONTENT_TIME_ROW):
+            row = int(self._elements.summary[index])
+            element = self._elements.elements[row]
+            times.append("" if row == ABSENT else time_text(_value(self._last_data, element)))
+        return SliceTimes(*times)
 
     def scan_slice(self, data: Bytes, size: int, path: Path) -> ScannedSlice | None:
         """The header and the single frame of a whole file, data[:size].

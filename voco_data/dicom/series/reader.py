@@ -20,6 +20,7 @@ from voco_data.dicom.series.slice_order import (
     order_slices,
     slice_depths,
 )
+from voco_data.dicom.stack_key import TRAIT_NAMES
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import SKIPPED, Reason
 from voco_data.volumes import GapPolicy, Volume
@@ -138,7 +139,8 @@ def _distinct_slices(slices: Sequence[_Slice]) -> list[int]:
             if not is_same_position or not np.array_equal(slices[index].hu(), slices[last].hu()):
                 raise SeriesRefused(
                     Reason.DUPLICATE_POSITIONS,
-                    f"two different slices at {depths[index]:.2f} mm along the normal",
+                    f"two different slices at {depths[index]:.2f} mm along the normal; none of "
+                    f"{', '.join(TRAIT_NAMES.values())} tells them apart",
                 )
             continue
         distinct.append(index)

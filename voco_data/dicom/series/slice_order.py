@@ -55,8 +55,8 @@ def order_slices(
 ) -> Stack:
     """Order the headers at `indices` along their normal, and find their grid.
 
-    Raises SeriesRefused: MIXED_GEOMETRY, BAD_GEOMETRY, TOO_FEW_SLICES, MISSING_SLICES,
-    UNEVEN_SPACING, or what limits.check_voxels raises.
+    Raises SeriesRefused: MIXED_PATIENTS, MIXED_GEOMETRY, BAD_GEOMETRY, TOO_FEW_SLICES,
+    MISSING_SLICES, UNEVEN_SPACING, or what limits.check_voxels raises.
     """
     check_uniform_geometry(headers)
     depths = slice_depths(headers)
@@ -83,8 +83,16 @@ def order_slices(
 
 
 def check_uniform_geometry(headers: Sequence[Header]) -> None:
-    """Raise MIXED_GEOMETRY for slices that differ in matrix, pixel spacing or orientation."""
+    """Raise MIXED_GEOMETRY for slices that differ in matrix, pixel spacing or orientation.
+
+    Raises MIXED_PATIENTS for slices that name several patients; some may name none.
+    """
     first = headers[0]
+    n_patients = len({h.patient_id for h in headers} - {""})
+    if n_patients > 1:
+        raise SeriesRefused(
+            Reason.MIXED_PATIENTS, f"slices of one series name {n_patients} patients (PatientID)"
+        )
     # Usually all values are equal, which a set shows at little cost.
     distinct = {(h.rows, h.columns, h.spacing_mm, h.along_row, h.along_column) for h in headers}
     if len(distinct) == 1:

@@ -15,7 +15,7 @@ from tests.support.headers import write_header
 from tests.support.mutations import mutate
 from voco_data.dicom.header import Header, parse_header, read_dataset
 from voco_data.dicom.series.header_scan import HeaderScanner
-from voco_data.dicom.stack_key import StackKey, make_stack_key
+from voco_data.dicom.stack_key import SliceTimes, StackKey, make_slice_times, make_stack_key
 from voco_data.errors import SeriesRefused
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
@@ -27,6 +27,8 @@ PLAIN: list[Element] = [
     (0x00080005, "CS", b"ISO_IR 100"),
     (0x00080008, "CS", b"ORIGINAL\\PRIMARY\\AXIAL "),
     (0x00080016, "UI", b"1.2.840.10008.5.1.4.1.1.2\0"),
+    (0x00080032, "TM", b"120000.25 "),
+    (0x00080033, "TM", b"120001"),
     (0x00080060, "CS", b"CT"),
     (0x00100010, "PN", b"Doe^Jane"),
     (0x00100020, "LO", b"patient "),
@@ -71,18 +73,19 @@ def dicom(elements: list[bytes], syntax: str = EXPLICIT, pixels: bytes = bytes(3
     return bytes(128) + b"DICM" + meta + b"".join(elements) + last
 
 
-def thorough(path: Path) -> tuple[Header, StackKey] | None:
+def thorough(path: Path) -> tuple[Header, StackKey, SliceTimes] | None:
     """The header that pydicom reads; None where it is refused."""
     try:
         dataset = read_dataset(path, pixels=False)
-        return parse_header(dataset, path), make_stack_key(dataset)
+        return parse_header(dataset, path), make_stack_key(dataset), make_slice_times(dataset)
     except SeriesRefused:
         return None
 
 
-def scanned(path: Path) -> tuple[Header, StackKey] | None:
-    found = HeaderScanner().read_header(path)
-    return None if found is None else (found.header, found.shared.stack_key)
+def scanned(path: Path) -> tuple[Header, StackKey, SliceTimes] | None:
+    scanner = HeaderScanner()
+    found = scanner.read_header(path)
+    return None if found is None else (found.header, found.shared.stack_key, scanner.last_times())
 
 
 def agree(path: Path, data: bytes) -> bool:
@@ -97,12 +100,13 @@ def agree(path: Path, data: bytes) -> bool:
 def test_a_plain_header_is_scanned(tmp_path: Path, syntax: str) -> None:
     elements = [encode(e, implicit=syntax == IMPLICIT) for e in PLAIN]
     assert agree(tmp_path / "a", dicom(elements, syntax))
-    header, key = scanned(tmp_path / "a") or (None, None)
+    header, key, times = scanned(tmp_path / "a") or (None, None, None)
     assert header is not None
     assert key is not None
     assert (header.patient_id, header.instance_number) == ("patient", 17)
     assert header.position_mm == (-120.5, -99.25, 100.0)
     assert key.image_type == "ORIGINAL\\PRIMARY\\AXIAL"
+    assert times == ("120000.25", "120001")
 
 
 def nested(depth: int) -> st.SearchStrategy[bytes]:
@@ -239,13 +243,13 @@ def test_a_sequence_that_is_cut_or_too_long_is_left_to_pydicom(tmp_path: Path) -
     elements = [encode(e) for e in PLAIN]
     item = struct.pack("<HHI", 0xFFFE, 0xE000, 400) + encode((0x00081150, "UI", b"1.2\0"))
     head = struct.pack("<HH", 0x0008, 0x1140) + b"SQ\0\0" + struct.pack("<I", 0xFFFFFFFF)
-    assert not agree(tmp_path / "a", dicom([*elements[:5], head + item, *elements[5:]]))
+    assert not agree(tmp_path / "a", dicom([*elements[:6], head + item, *elements[6:]]))
 
 
 def test_a_header_longer_than_the_first_read(tmp_path: Path) -> None:
     elements = [encode(e) for e in PLAIN]
     long = encode((0x00091001, "UN", bytes(100_000)))
-    assert agree(tmp_path / "a", dicom([*elements[:4], long, *elements[4:]]))
+    assert agree(tmp_path / "a", dicom([*elements[:6], long, *elements[6:]]))
 
 
 def test_headers_without_pixels_are_left_to_pydicom(tmp_path: Path) -> None:
@@ -260,7 +264,7 @@ def test_slices_of_one_kind_differ_in_position_and_number_alone(tmp_path: Path) 
     for number, path in enumerate(paths, start=1):
         found = reader.read_header(path)
         assert found is not None
-        assert (found.header, found.shared.stack_key) == thorough(path)
+        assert (found.header, found.shared.stack_key, reader.last_times()) == thorough(path)
         assert found.header.instance_number == number
 
 

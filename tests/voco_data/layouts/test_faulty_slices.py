@@ -1,0 +1,128 @@
+"""Slices with a fault in their header, empty and torn files: none is lost without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom.uid import generate_uid
+
+from tests.support.headers import indexed, reasons, write_header, write_stack
+
+NO_POSITION = {"ImagePositionPatient": None}
+
+
+def break_commas(path: Path) -> None:
+    data = path.read_bytes()
+    assert b"1.5\\1.5 " in data
+    path.write_bytes(data.replace(b"1.5\\1.5 ", b"1,5\\1,5 "))
+
+
+def write_dcm_stack(folder: Path, count: int, **tags: object) -> None:
+    for k in range(count):
+        write_header(folder / f"{k:03d}.dcm", **{"ImagePositionPatient": [0, 0, 5 * k]} | tags)
+
+
+def test_a_series_without_positions_is_one_series(tmp_path: Path) -> None:
+    write_dcm_stack(tmp_path / "bad", 9, **NO_POSITION, PatientID="LOST", SeriesInstanceUID="1.7")
+    write_dcm_stack(tmp_path / "good", 9)
+    entries, odd = indexed(tmp_path)
+    found = [(e.patient_id, e.series_uid, e.study_uid, e.source, len(e.files)) for e in entries]
+    assert found == [("LOST", "1.7", "1.1", "bad", 9), ("p", "1.2", "1.1", "good", 9)]
+    assert odd == []
+
+
+def test_a_series_with_decimal_commas_is_one_series(tmp_path: Path) -> None:
+    write_dcm_stack(tmp_path, 9, PixelSpacing=[1.5, 1.5])
+    for file in tmp_path.iterdir():
+        break_commas(file)
+    assert [(e.series_uid, len(e.files)) for e in indexed(tmp_path)[0]] == [("1.2", 9)]
+
+
+def test_one_study_for_each_slice_without_positions_is_one_series(tmp_path: Path) -> None:
+    for k in range(9):
+        tags = {"StudyInstanceUID": str(generate_uid())}
+        write_header(tmp_path / f"{k}.dcm", **NO_POSITION, **tags)
+    assert [len(e.files) for e in indexed(tmp_path)[0]] == [9]
+
+
+@pytest.mark.parametrize("place", [0, 4, 8])
+def test_one_slice_without_position_stays_in_its_series(tmp_path: Path, place: int) -> None:
+    write_dcm_stack(tmp_path, 9)
+    write_header(tmp_path / f"{place:03d}.dcm", **NO_POSITION)
+    (entry,), odd = indexed(tmp_path)
+    assert (len(entry.files), entry.series_uid, odd) == (9, "1.2", [])
+
+
+def test_a_slice_of_another_size_with_a_fault_is_a_series_of_its_own(tmp_path: Path) -> None:
+    write_dcm_stack(tmp_path, 9)
+    write_header(tmp_path / "dose.dcm", **NO_POSITION, Rows=64)
+    entries, _ = indexed(tmp_path)
+    assert sorted((len(e.files), e.series_uid[:4]) for e in entries) == [(1, "1.2#"), (9, "1.2")]
+
+
+@pytest.mark.parametrize("content", [b"", b"lost", "cut in the header", "cut after the meta"])
+def test_a_lost_file_belongs_to_the_series_of_its_folder(
+    tmp_path: Path, content: bytes | str
+) -> None:
+    write_dcm_stack(tmp_path / "a", 9)
+    write_dcm_stack(tmp_path / "b", 9, SeriesInstanceUID="1.3")
+    file = tmp_path / "a" / "008.dcm"
+    whole = file.read_bytes()
+    if isinstance(content, str):
+        at = {"cut in the header": b"\x20\x00\x0d\x00", "cut after the meta": b"\x08\x00\x16\x00"}
+        content = whole[: whole.index(at[content])]
+    file.write_bytes(content)
+    entries, odd = indexed(tmp_path)
+    assert {e.series_uid: len(e.files) for e in entries} == {"1.2": 9, "1.3": 9}
+    assert odd == []
+    assert not any(e.flags for e in entries)
+
+
+def test_a_lost_file_beside_several_series_flags_them(tmp_path: Path) -> None:
+    write_dcm_stack(tmp_path, 9)
+    for k in range(9):
+        position = {"ImagePositionPatient": [0, 0, 5 * k]}
+        write_header(tmp_path / f"x{k}.dcm", **position, SeriesInstanceUID="1.3")
+    write_dcm_stack(tmp_path / "other", 9, SeriesInstanceUID="1.4")
+    (tmp_path / "y.dcm").write_bytes(b"")
+    entries, odd = indexed(tmp_path)
+    assert {e.series_uid: e.flags for e in entries} == {
+        "1.2": ("lost_files",),
+        "1.3": ("lost_files",),
+        "1.4": (),
+    }
+    assert reasons(odd) == {"y.dcm": "unreadable"}
+
+
+def test_files_beside_a_series_that_are_no_slices_do_not_touch_it(tmp_path: Path) -> None:
+    write_stack(tmp_path, 9)
+    for name in ("_SUCCESS", "done", "readme.txt", "._003", ".hidden1"):
+        (tmp_path / name).write_bytes(b"")
+    (entry,), odd = indexed(tmp_path)
+    assert (len(entry.files), entry.flags) == (9, ())
+    assert set(reasons(odd).values()) == {"not_medical"}
+
+
+def test_an_empty_file_without_suffix_among_such_slices_is_one_of_them(tmp_path: Path) -> None:
+    write_stack(tmp_path, 9)
+    (tmp_path / "009").write_bytes(b"")
+    (entry,), odd = indexed(tmp_path)
+    assert (len(entry.files), odd) == (10, [])
+
+
+def test_empty_files_without_a_series_are_no_images(tmp_path: Path) -> None:
+    for name in ("a.dcm", "b.nii.gz", "c.nii", "d"):
+        (tmp_path / name).write_bytes(b"")
+    entries, odd = indexed(tmp_path)
+    assert entries == []
+    assert set(reasons(odd).values()) == {"not_medical"}
+
+
+def test_burned_in_text_beside_slices_is_a_row_and_alone_a_series(tmp_path: Path) -> None:
+    write_dcm_stack(tmp_path / "a", 9)
+    write_header(tmp_path / "a" / "text.dcm", BurnedInAnnotation="YES")
+    write_dcm_stack(tmp_path / "b", 9, SeriesInstanceUID="1.3", BurnedInAnnotation="YES")
+    entries, odd = indexed(tmp_path)
+    assert {e.series_uid: len(e.files) for e in entries} == {"1.2": 9, "1.3": 9}
+    assert reasons(odd) == {"a/text.dcm": "burned_in"}
