@@ -72,8 +72,10 @@ def line_from_record(record: Record) -> Line:
     line: Line = {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
     # Along the patient's axes, as the spacings: any axis of the scanner may be nearest to z.
     nearest, _ = nearest_axes(record.axes)
-    for name, axis in zip(("n_slices", "rows", "columns"), nearest, strict=True):
-        line[name] = record.shape[axis]
+    line |= {
+        name: record.shape[index]
+        for name, index in zip(("n_slices", "rows", "columns"), nearest, strict=True)
+    }
     for axis, spacing, low, high in zip(
         "zyx", record.spacing_mm, record.box_low_mm, record.box_high_mm, strict=True
     ):

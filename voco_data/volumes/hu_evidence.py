@@ -33,6 +33,8 @@ DENSE_HU = 1500
 METAL_HU = 2500
 HIGHEST_HU = 3100
 """Scanners of 12 bits end at 3071 HU. Higher ones are metal, on an extended scale."""
+LUNG_HU = -800
+"""Lower HU are air, or the lightest parts of lungs."""
 LOWEST_HU = -1300
 """Air with the noise of a low dose ends here. Lower values are padding, or no HU."""
 
@@ -73,6 +75,7 @@ MAX_SLICE_SHARE = 0.25
 """Of the voxels of one slice, those above DENSE_HU, or those below LOWEST_HU."""
 MAX_WRAPPED_SHARE = 0.003
 """Of neighbours, those of metal and air: edges of metal are blurred, wrapped values have none."""
+MAX_8_BIT = 255
 SPIKE = 10
 """A clipped or padded value is so many times as frequent as any other within SPIKE_HU."""
 SPIKE_HU = 64
@@ -210,7 +213,10 @@ class HuEvidence:
             yield f"{share:.1%} of the voxels are below {LOWEST_HU} HU, lighter than air"
         low, high = LIGHT_HU
         if self.share(low + 1, high - 1) < MIN_LIGHT_SHARE:
-            yield "neither fat, lung nor air: the intercept is missing, or it is not CT"
+            present = np.flatnonzero(self.measured) + _INT16.min
+            is_8_bit = present.size > 0 and 0 <= present[0] <= present[-1] <= MAX_8_BIT
+            cause = "it is a window in 8 bits" if is_8_bit else "the intercept is missing"
+            yield f"neither fat, lung nor air: {cause}, or it is not CT"
 
     def _scale_faults(self) -> Iterator[str]:
         """A slope or an intercept with which soft tissue is not where it must be."""
@@ -322,15 +328,20 @@ def _sample(hu, row_step, column_step, counts, by_slice, sums):  # type: ignore[
             continue
         for y in range(0, rows - 1, row_step):
             for x in range(0, columns - 1, column_step):
-                value = np.int64(hu[z, y, x])
-                right, below = np.int64(hu[z, y, x + 1]), np.int64(hu[z, y + 1, x])
-                if min(value, right, below) < LOWEST_HU:
+                a, b, c = (
+                    np.int64(hu[z, y, x]),
+                    np.int64(hu[z, y, x + 1]),
+                    np.int64(hu[z, y + 1, x]),
+                )
+                lowest, highest = min(a, b, c), max(a, b, c)
+                if lowest < LOWEST_HU:
                     continue
-                sums[5] += max(value, right, below) > METAL_HU and min(value, right, below) < -800
-                value, right = min(value, DENSE_HU), min(right, DENSE_HU)
-                below = min(below, DENSE_HU)
+                sums[5] += highest > METAL_HU and lowest < LUNG_HU
+                here = min(a, np.int64(DENSE_HU))
+                right = min(b, np.int64(DENSE_HU))
+                below = min(c, np.int64(DENSE_HU))
                 sums[0] += 1
-                sums[1] += value
-                sums[2] += value * value
-                sums[3] += (value - right) ** 2
-                sums[4] += (value - below) ** 2
+                sums[1] += here
+                sums[2] += here * here
+                sums[3] += (here - right) ** 2
+                sums[4] += (here - below) ** 2
