@@ -316,14 +316,12 @@ def _sample(hu, row_step, column_step, counts, by_slice, sums):  # type: ignore[
     """
     rows, columns = hu.shape[1], hu.shape[2]
     for z in range(hu.shape[0]):
-        low, dense = 0, 0
         for y in range(0, rows, row_step):
             for x in range(0, columns, column_step):
                 value = np.int64(hu[z, y, x])
                 counts[value + 32768] += 1
-                low += value < LOWEST_HU
-                dense += value > DENSE_HU
-        by_slice[z, 0], by_slice[z, 1] = low, dense
+                by_slice[z, 0] += value < LOWEST_HU
+                by_slice[z, 1] += value > DENSE_HU
         if z % _PAIRED_SLICES:
             continue
         for y in range(0, rows - 1, row_step):
