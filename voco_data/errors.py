@@ -99,8 +99,9 @@ def unreadable_error(error: OSError, detail: str) -> SeriesRefused:
     """Make the refusal of a file that could not be read.
 
     The reason is IO_ERROR if the file system failed. If `error` has no number, a library raised
-    it about the content of the file: the reason is UNREADABLE, and `detail` is the detail.
+    it about the content of the file: the reason is UNREADABLE, and `detail` is the detail. The
+    name of the exception says nothing to a user, and is not part of it.
     """
     if error.errno is not None:
         return SeriesRefused(Reason.IO_ERROR, error.strerror or "the file system failed")
-    return SeriesRefused(Reason.UNREADABLE, f"{detail} ({type(error).__name__})")
+    return SeriesRefused(Reason.UNREADABLE, detail)

@@ -31,6 +31,15 @@ def check_voxels(shape: tuple[int, ...]) -> None:
         raise SeriesRefused(Reason.BAD_GEOMETRY, f"a size of {shape} voxels")
 
 
+def check_slice_count(count: int, minimum: int) -> None:
+    """Raise SeriesRefused(TOO_FEW_SLICES) for fewer than `minimum` slices."""
+    if count < minimum:
+        slices = "slice" if count == 1 else "slices"
+        raise SeriesRefused(
+            Reason.TOO_FEW_SLICES, f"{count} {slices}, at least {minimum} are needed"
+        )
+
+
 class _Expired(BaseException):
     """Raised by the timer. Not an Exception: handlers for hostile files must not catch it."""
 

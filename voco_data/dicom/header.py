@@ -7,6 +7,8 @@ file, which may contain a person's name.
 from __future__ import annotations
 
 import logging
+import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,8 @@ from voco_data.volumes import Triple
 # become reasons here.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.ERROR)
+# It warns as it parses, and again as it converts a value at its first access, in any function here.
+warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 CT_SOP_CLASSES = frozenset(
     {
@@ -91,8 +95,22 @@ NON_HU_IMAGE_TYPES = frozenset(
 )
 """Values of ImageType or FrameType, blanks as _, of CT objects whose pixels are not HU."""
 
-HU_RESCALE_TYPES = frozenset({"", "HU", "US"})
-"""Values of RescaleType of pixels that may be HU. Some scanners write US (unspecified) for HU."""
+HU_UNITS = frozenset(
+    {
+        "HU",
+        "HUS",
+        "HUUNIT",
+        "HUUNITS",
+        "HOUNSFIELD",
+        "HOUNSFIELDUNIT",
+        "HOUNSFIELDUNITS",
+        "HOUNSFIELDUNITSHU",
+    }
+)
+"""Spellings of HU, the standard's term (PS3.3 C.11.1.1.2): capitals, letters and digits only."""
+UNSPECIFIED_UNITS = frozenset({"", "US", "UNSPECIFIED"})
+"""Values of RescaleType that name no unit. Some scanners write US (unspecified) for HU."""
+_NO_LETTERS = re.compile(r"[^A-Z0-9]+")
 
 ALLOCATED_BITS = (16, 32)
 """Accepted BitsAllocated: 8 are too few for HU."""
@@ -283,10 +301,16 @@ def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
                 Reason.UNREADABLE, "a CT image that ends before its rows and columns"
             ) from refusal
         raise
-    return [
-        _header(values, dataset, path, frames, frame)
-        for frame, values in enumerate(DatasetValues.for_frames(dataset, frames))
+    per_frame = DatasetValues.for_frames(dataset, frames)
+    headers = [
+        _header(values, dataset, path, frames, frame) for frame, values in enumerate(per_frame)
     ]
+    # An image of one frame (PS3.3 A.3) has one position, which other frames do not share.
+    if frames > 1 and not all(values.is_of_frame("ImagePositionPatient") for values in per_frame):
+        raise SeriesRefused(
+            Reason.MISSING_GEOMETRY, f"{frames} frames, and no position of each in the header"
+        )
+    return headers
 
 
 def _is_ct_by_meta(dataset: Dataset) -> bool:
@@ -370,5 +394,10 @@ def _check_hu(values: DatasetValues) -> None:
         raise SeriesRefused(
             Reason.DERIVED, f"image type {', '.join(sorted(types & NON_HU_IMAGE_TYPES))}"
         )
-    if values.text("RescaleType").upper() not in HU_RESCALE_TYPES:
+    if unit_name(values.text("RescaleType")) not in HU_UNITS | UNSPECIFIED_UNITS:
         raise SeriesRefused(Reason.DERIVED, "RescaleType says that the values are not HU")
+
+
+def unit_name(text: str) -> str:
+    """A RescaleType or ModalityLUTType in capitals, letters and digits only, as in HU_UNITS."""
+    return _NO_LETTERS.sub("", text.upper())

@@ -35,10 +35,18 @@ class DatasetValues:
     `groups`, the functional groups of frame `frame`, are searched as `for_frames` says.
     """
 
-    def __init__(self, dataset: Dataset, groups: Sequence[Dataset] = (), frame: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        groups: Sequence[Dataset] = (),
+        frame: int = 0,
+        *,
+        has_own_group: bool = False,
+    ) -> None:
         self._dataset = dataset
         self._groups = groups
         self._frame = frame
+        self._has_own_group = has_own_group
 
     @classmethod
     def for_frames(cls, dataset: Dataset, frames: int) -> list[DatasetValues]:
@@ -57,12 +65,26 @@ class DatasetValues:
                 f"NumberOfFrames is {frames}, and {len(per_frame)} frames are described",
             )
         return [
-            cls(dataset, [*per_frame[frame : frame + 1], *shared], frame) for frame in range(frames)
+            cls(
+                dataset,
+                [*per_frame[frame : frame + 1], *shared],
+                frame,
+                has_own_group=bool(per_frame),
+            )
+            for frame in range(frames)
         ]
 
     def has(self, keyword: str) -> bool:
         """Whether the top level of the data set has the attribute."""
         return keyword in self._dataset
+
+    def is_of_frame(self, keyword: str) -> bool:
+        """Whether the functional groups of this frame alone have the attribute."""
+        return self._has_own_group and any(
+            keyword in item
+            for macro in MACROS
+            for item in DatasetValues(self._groups[0]).items(macro)[:1]
+        )
 
     def text(self, keyword: str) -> str:
         """The value as text, stripped; empty if it is missing."""

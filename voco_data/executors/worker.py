@@ -6,7 +6,6 @@ import logging
 import math
 import platform
 import traceback
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,15 +21,19 @@ from voco_data.storage import WritableStorage
 from voco_data.store import (
     Record,
     SeriesIdentity,
+    StoreSpec,
     commit_volume,
     integrity,
     volume_checksum,
 )
 from voco_data.version import VERSION
-from voco_data.volumes import Box, HuHistogram
+from voco_data.volumes import Box, HuHistogram, Voxels
 
 log = logging.getLogger(__name__)
 
+MIN_VISIBLE_SHARE = 0.002
+"""Least share of the voxels of a box that a window shows; the others are as dark or bright as air
+or bone."""
 VERSIONS = {"voco": VERSION, "numpy": np.__version__, "python": platform.python_version()}
 
 
@@ -46,10 +49,7 @@ def fill_batch(
     A series may take `limit_s` seconds to be decoded. `is_retry`: a worker that died may have
     committed some of them.
     """
-    with warnings.catch_warnings():
-        # pydicom warns about each odd value of a header. Those that matter give a reason code.
-        warnings.filterwarnings("ignore", module=r"pydicom\.")
-        return [fill_series(task, known_inputs, limit_s, is_retry=is_retry) for task in tasks]
+    return [fill_series(task, known_inputs, limit_s, is_retry=is_retry) for task in tasks]
 
 
 def fill_series(
@@ -86,15 +86,22 @@ def fill_series(
                 if task.writes and not known_inputs[target.store.name].holds(digest, identity)
             ]
             crops = find_boxes(prepared, [target.spec for target in lacking])
-        histograms = {box: HuHistogram.from_box(prepared.hu, box) for box in set(crops.values())}
+            histograms = {
+                box: HuHistogram.from_box(prepared.hu, box) for box in set(crops.values())
+            }
+            voxels = {
+                target: _resample(prepared, crops[target.spec], target.spec, histograms)
+                for target in lacking
+                if target not in committed or committed[target].input_digest != digest
+            }
         if lacking:  # before any record, so that a worker that dies leaves none without a preview
             box = crops[lacking[0].spec]
             with lacking[0].store.committing():
                 _write_preview(task.root, prepared, box, histograms[box])
         records = [
-            committed[target]
-            if target in committed and committed[target].input_digest == digest
-            else _commit(task, target, prepared, crops[target.spec], histograms)
+            _commit(task, target, prepared, crops[target.spec], histograms, voxels[target])
+            if target in voxels
+            else committed[target]
             for target in lacking
         ]
         return SeriesOutcome(
@@ -111,8 +118,8 @@ def fill_series(
     except Exception as error:  # noqa: BLE001  a bug refuses one series, and is reported
         frame = traceback.extract_tb(error.__traceback__)[-1]
         # Without the error's message: it may quote a header, which may name a patient.
-        detail = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
-        log.error("a series failed inside voco; please report this: %s", detail)
+        detail = f"{Path(frame.filename).name}:{frame.lineno}"
+        log.error("a series failed inside voco at %s; please report this", detail)
         return _refusal_outcome(task, Reason.INTERNAL_ERROR, detail)
 
 
@@ -140,17 +147,37 @@ def _committed_records(task: SeriesTask) -> dict[Target, Record]:
     return committed
 
 
+def _resample(
+    prepared: PreparedSeries, box: Box, spec: StoreSpec, histograms: Mapping[Box, HuHistogram]
+) -> Voxels:
+    """The volume of one store. Raises SeriesRefused(NOT_HU) for one that shows nothing.
+
+    All volumes are made before the first is committed: a series is in all stores of its rules, or
+    in none.
+    """
+    low, high = spec.visible_hu
+    share = histograms[box].share_between(low, high)
+    voxels = resample_to_grid(prepared, box, spec)
+    if share < MIN_VISIBLE_SHARE or voxels.min() == voxels.max():
+        raise SeriesRefused(
+            Reason.NOT_HU,
+            f"the window of {spec.profile} shows a constant picture: {share:.2%} of the box lies "
+            f"from {low:g} to {high:g} HU",
+        )
+    return voxels
+
+
 def _commit(
     task: SeriesTask,
     target: Target,
     prepared: PreparedSeries,
     box: Box,
     histograms: Mapping[Box, HuHistogram],
+    voxels: Voxels,
 ) -> Record:
-    """Resample the crop, and write its chunk, then its record."""
-    pixels = resample_to_grid(prepared, box, target.spec)
-    record = _make_record(task, target, prepared, box, histograms[box], volume_checksum(pixels))
-    commit_volume(target.store, record, pixels, target.spec.compression)
+    """Write the chunk of a volume, then its record."""
+    record = _make_record(task, target, prepared, box, histograms[box], volume_checksum(voxels))
+    commit_volume(target.store, record, voxels, target.spec.compression)
     return record
 
 

@@ -68,9 +68,7 @@ def read_nrrd(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
         ValueError,
         zlib.error,
     ) as error:  # pynrrd raises any of these for a damaged header
-        raise SeriesRefused(
-            Reason.UNREADABLE, f"NRRD does not read ({type(error).__name__})"
-        ) from error
+        raise SeriesRefused(Reason.UNREADABLE, "NRRD does not read") from error
     return np.asarray(values).transpose(2, 1, 0), geometry
 
 

@@ -19,17 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.errors import SeriesRefused, unreadable_error
-from voco_data.limits import check_voxels
+from voco_data.limits import check_slice_count, check_voxels
+from voco_data.nifti.label_evidence import LabelEvidence
 from voco_data.reasons import Reason
-from voco_data.volumes import Geometry, Volume
+from voco_data.volumes import ClippedVoxels, Geometry, Volume
 
 # Errors of a header become reasons of the ledger. nibabel also logs every repair that it makes.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-
-MAX_LABEL = 255
-"""An image of whole numbers from MIN_LABEL to MAX_LABEL has no air: it is a label map."""
-MIN_LABEL = -50
-"""Some label maps mark ignored voxels with -1."""
 
 QFORM_SFORM_TOLERANCE_VOXELS = 0.5
 """Largest distance, in voxels, between a corner by qform and by sform. Files round both."""
@@ -63,26 +59,20 @@ def read_nifti(path: Path, *, min_slices: int) -> Volume:
     UNREADABLE, NOT_A_VOLUME, NOT_CT (a label map), MISSING_GEOMETRY (no affine), AFFINES_DISAGREE,
     BAD_GEOMETRY, TOO_FEW_SLICES.
     """
-    with _OpenNifti(path) as file:
+    with OpenNifti(path) as file:
         shape = file.geometry.shape
-        if shape[0] < min_slices:
-            raise SeriesRefused(
-                Reason.TOO_FEW_SLICES, f"{shape[0]} slices, at least {min_slices} are needed"
-            )
+        # Any axis of the file may be the patient's z.
+        check_slice_count(file.geometry.nearest_canonical().shape[0], min_slices)
         hu = np.empty(shape, np.int16)
-        is_label_map, limits = True, np.iinfo(np.int16)
+        labels, clipped, limits = LabelEvidence(), ClippedVoxels(), np.iinfo(np.int16)
         for index, plane in enumerate(file.planes()):
             rounded = np.rint(plane)
-            is_label_map = (
-                is_label_map
-                and plane.min() >= MIN_LABEL
-                and plane.max() <= MAX_LABEL
-                and np.array_equal(rounded, plane)
-            )
+            labels.add(plane, rounded)
             hu[index] = np.clip(rounded, limits.min, limits.max)
-        if is_label_map:
-            raise SeriesRefused(Reason.NOT_CT, "a label map: small whole numbers and no air")
-        return Volume(hu, file.geometry, (-1,) * shape[0], "nifti")
+            clipped.add(hu[index])
+        if labels.looks_like_labels:
+            raise SeriesRefused(Reason.NOT_CT, "a label map: few whole numbers, and equal areas")
+        return Volume(hu, file.geometry, (-1,) * shape[0], "nifti", clipped.flags())
 
 
 def read_label_map(path: Path) -> tuple[Values, Geometry]:
@@ -91,18 +81,18 @@ def read_label_map(path: Path) -> tuple[Values, Geometry]:
     The values are not checked. Raises SeriesRefused as `read_nifti`, except TOO_FEW_SLICES and
     NOT_CT for a label map.
     """
-    with _OpenNifti(path) as file:
+    with OpenNifti(path) as file:
         return np.stack(list(file.planes())), file.geometry
 
 
-class _OpenNifti:
+class OpenNifti:
     """An open file with a parsed and checked header. Raises SeriesRefused."""
 
     def __init__(self, path: Path) -> None:
         try:
             self._file = _open(path)
         except OSError as error:
-            raise _unreadable(error) from error
+            raise _unreadable(error, "it does not open") from error
         try:
             self._read_header(path)
         except BaseException:
@@ -115,12 +105,12 @@ class _OpenNifti:
         except SeriesRefused:
             raise
         except Exception as error:  # nibabel and gzip raise many kinds for damaged bytes
-            raise _unreadable(error) from error
+            raise _unreadable(error, "the header does not parse") from error
         self._dtype = np.dtype(self._header.get_data_dtype())
         self.geometry = _geometry(self._header, self._dtype)
         self._check_size(path)
 
-    def __enter__(self) -> _OpenNifti:
+    def __enter__(self) -> OpenNifti:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,7 +129,8 @@ class _OpenNifti:
                 data = self._file.read(rows * columns * self._dtype.itemsize)
                 plane = np.frombuffer(data, self._dtype).reshape(rows, columns)
                 if slope is not None and (slope, intercept) != (1.0, 0.0):
-                    plane = plane * slope + intercept
+                    with np.errstate(over="ignore", invalid="ignore"):  # not finite, see below
+                        plane = plane * slope + intercept
                 if plane.dtype.kind == "f" and not np.isfinite(plane).all():
                     raise SeriesRefused(Reason.UNREADABLE, "voxels that are not finite")
                 yield plane
@@ -157,7 +148,7 @@ class _OpenNifti:
             zlib.error,
             nibabel.spatialimages.HeaderDataError,
         ) as error:
-            raise _unreadable(error) from error
+            raise _unreadable(error, "it ends before its last voxel") from error
 
     def _check_size(self, path: Path) -> None:
         """Raise SeriesRefused if the file is too small for the voxels that its header claims."""
@@ -170,10 +161,15 @@ class _OpenNifti:
             )
 
 
-def _unreadable(error: Exception) -> SeriesRefused:
-    if isinstance(error, OSError):
-        return unreadable_error(error, "NIfTI does not read")
-    return SeriesRefused(Reason.UNREADABLE, f"NIfTI does not read ({type(error).__name__})")
+def _unreadable(error: Exception, detail: str) -> SeriesRefused:
+    """The refusal of a NIfTI file; `detail` is what an error without a cause of its own means."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return unreadable_error(error, detail)
+    if isinstance(error, gzip.BadGzipFile | zlib.error):
+        detail = "its gzip stream is damaged"
+    elif isinstance(error, EOFError):
+        detail = "its gzip stream is cut off"
+    return SeriesRefused(Reason.UNREADABLE, f"a NIfTI file that does not read: {detail}")
 
 
 def _open(path: Path) -> IO[bytes]:

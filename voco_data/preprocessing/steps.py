@@ -15,6 +15,7 @@ from voco_data.cropping import GivenBox, find_box, include_organs
 from voco_data.deidentification import looks_like_text
 from voco_data.dicom import read_series
 from voco_data.errors import SeriesRefused
+from voco_data.limits import check_slice_count
 from voco_data.masks import OrganBounds, PlacedMask, find_organs, read_masks
 from voco_data.nifti import read_nifti
 from voco_data.preprocessing.reorient import labels_to_canonical_grid, to_canonical_grid
@@ -27,8 +28,8 @@ from voco_data.volumes import (
     Canonical,
     Volume,
     Voxels,
+    check_hu,
     content_hasher,
-    looks_like_hu,
 )
 
 
@@ -79,8 +80,7 @@ def prepare_series(
     `spec` gives the rules for a volume. `given_box` is a box that another program made.
     """
     volume = _read_volume(base, entry, spec)
-    if not looks_like_hu(volume.hu):
-        raise SeriesRefused(Reason.NOT_HU, "neither fat, lung nor air: not HU, or no intercept")
+    check_hu(volume.hu)
     if looks_like_text(volume.hu):
         raise SeriesRefused(Reason.BURNED_IN, "pixels that look like a line of text")
     mask, mask_flags = read_masks(base, entry.masks, volume.geometry)
@@ -88,10 +88,7 @@ def prepare_series(
     aligned = volume if is_aligned else to_canonical_grid(volume)
     canonical = aligned.geometry.canonical(spec.axis_tolerance_deg)
     n_slices = canonical.shape[0]
-    if n_slices < spec.min_slices:
-        raise SeriesRefused(
-            Reason.TOO_FEW_SLICES, f"{n_slices} slices, at least {spec.min_slices} are needed"
-        )
+    check_slice_count(n_slices, spec.min_slices)
     extent_mm = n_slices * canonical.spacing_mm[0]
     if extent_mm < spec.min_extent_mm:
         raise SeriesRefused(

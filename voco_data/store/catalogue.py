@@ -17,6 +17,7 @@ from voco_data.batching import batched
 from voco_data.storage import ReadableStorage, Storage, parquet
 from voco_data.store.keys import CATALOGUE
 from voco_data.store.record import Record
+from voco_data.volumes import nearest_axes
 
 COLUMNS: dict[str, str] = {
     "row": "int64",
@@ -69,7 +70,12 @@ Line = dict[str, Any]
 def line_from_record(record: Record) -> Line:
     """Make the line of the catalogue for a record."""
     line: Line = {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
-    line |= dict(zip(("n_slices", "rows", "columns"), record.shape, strict=True))
+    # Along the patient's axes, as the spacings: any axis of the scanner may be nearest to z.
+    nearest, _ = nearest_axes(record.axes)
+    line |= {
+        name: record.shape[index]
+        for name, index in zip(("n_slices", "rows", "columns"), nearest, strict=True)
+    }
     for axis, spacing, low, high in zip(
         "zyx", record.spacing_mm, record.box_low_mm, record.box_high_mm, strict=True
     ):

@@ -12,6 +12,7 @@ import xxhash
 from voco_data.errors import StoreCorrupt, is_file_error
 from voco_data.storage import ReadableStorage, WritableStorage
 from voco_data.store.keys import RECORDS, record_key, row_of_record
+from voco_data.volumes import Triple
 
 
 class SeriesIdentity(NamedTuple):
@@ -59,7 +60,7 @@ class Record:
     """(z, y, x) of the canonical axes before resampling."""
     origin_mm: tuple[float, float, float]
     """LPS position of the first voxel in the scanner's order."""
-    axes: tuple[tuple[float, float, float], ...]
+    axes: tuple[Triple, Triple, Triple]
     """Unit LPS directions of the scanner's slice, row and column index."""
     native_spacing_mm: tuple[float, float, float]
     """Spacing along the scanner's slice, row and column index."""

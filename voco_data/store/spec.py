@@ -25,6 +25,8 @@ ALGORITHM_VERSION = 3
 """Increase it if the same spec would give other pixels: tests compare the hashes of pixels."""
 
 DIGEST_LENGTH = 12
+VISIBLE_HU = (-100.0, 150.0)
+"""Soft tissue. Usual windows contain it, and any scan of a body holds it."""
 _PROFILE = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _MAX_SIZE = 4096
 """Voxels along an axis of the grid."""
@@ -134,15 +136,29 @@ class StoreSpec:
         return f"{self.profile}-{self.digest}{STORE_SUFFIX}"
 
     @property
-    def volume_rules(self) -> tuple[int, float, float, str, float]:
-        """Fields that decide what is a volume. Specs in which they are equal share one decode."""
+    def volume_rules(self) -> tuple[int, float, float, str, float, tuple[float, float] | None]:
+        """What decides whether a series is a volume. Specs in which it is equal share one decode.
+
+        Of the window, only one that leaves out a part of VISIBLE_HU does: it may show nothing of a
+        scan that other windows show.
+        """
         return (
             self.min_slices,
             self.min_extent_mm,
             self.spacing_tolerance,
             self.uneven_slices,
             self.axis_tolerance_deg,
+            None if self.visible_hu == VISIBLE_HU else self.visible_hu,
         )
+
+    @property
+    def visible_hu(self) -> tuple[float, float]:
+        """The HU of which a box must hold some, so that its picture is not constant.
+
+        VISIBLE_HU if the window contains it, else the window.
+        """
+        low, high = self.window_low_hu, self.window_low_hu + self.window_width_hu
+        return VISIBLE_HU if low <= VISIBLE_HU[0] and high >= VISIBLE_HU[1] else (low, high)
 
     @property
     def gap_policy(self) -> GapPolicy:

@@ -10,7 +10,9 @@ from .geometry import (
     nearest_axes as nearest_axes,
     unit_vector as unit_vector,
 )
+from .hu_evidence import check_hu as check_hu
 from .hu_histogram import HuHistogram as HuHistogram
+from .saturation import ClippedVoxels as ClippedVoxels
 from .slice_spacing import (
     ROUNDING_MM as ROUNDING_MM,
     EvenPositions as EvenPositions,
@@ -21,7 +23,6 @@ from .volume import (
     AIR_HU as AIR_HU,
     Volume as Volume,
     content_hasher as content_hasher,
-    looks_like_hu as looks_like_hu,
 )
 from .voxels import (
     VOXEL_TYPE as VOXEL_TYPE,

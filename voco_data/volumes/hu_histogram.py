@@ -55,6 +55,14 @@ class HuHistogram:
         )
         return cls.from_values(hu[z, y, x])
 
+    def share_between(self, low_hu: float, high_hu: float) -> float:
+        """Share of the values between two HU, both excluded; bins that overlap count as a whole."""
+        counts = np.asarray(self.counts, np.int64)
+        edges = LOW_HU + STEP_HU * np.arange(BINS + 1, dtype=np.float64)
+        edges[0], edges[-1] = -np.inf, np.inf
+        overlaps = (edges[:-1] < high_hu) & (edges[1:] > low_hu)
+        return float(counts[overlaps].sum() / counts.sum())
+
     def tissue_percentile(self, percent: float) -> float | None:
         """The HU below which `percent` of the tissue lies; None without tissue.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -13,34 +12,6 @@ from voco_data.volumes.geometry import Geometry
 
 AIR_HU = -1024
 """HU of air. Lower values, such as padding of -2000 or -3024, count as air."""
-
-LIGHT_HU = (-1200, -50)
-"""Exclusive bounds of air, lung and fat. Padding is lower, water and denser tissue are higher."""
-MIN_LIGHT_SHARE = 0.001
-"""Least share of the voxels of a scan of a person that is air, lung or fat."""
-_SAMPLING = 4
-"""`looks_like_hu` tests every `_SAMPLING`-th voxel along each axis."""
-
-
-def looks_like_hu(hu: npt.NDArray[np.int16]) -> bool:
-    """Whether (slice, row, column) values include air, lung or fat.
-
-    They do not if the rescale intercept is missing: then no value is below that of water.
-    """
-    sample = hu[:: max(1, min(_SAMPLING, len(hu) // 8)), ::_SAMPLING, ::_SAMPLING]
-    n_light: int = _count_between(sample, *LIGHT_HU)
-    return n_light >= MIN_LIGHT_SHARE * sample.size
-
-
-@numba.njit(nogil=True, cache=True)
-def _count_between(hu, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """How many values lie above `low` and below `high`."""
-    count = 0
-    for z in range(hu.shape[0]):
-        for y in range(hu.shape[1]):
-            for x in range(hu.shape[2]):
-                count += low < hu[z, y, x] < high
-    return count
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ RNG = np.random.default_rng(0)
         (RNG.normal(40, 20, SHAPE).astype(np.int16), False),
         (RNG.normal(1064, 20, SHAPE).astype(np.uint16), False),
         (RNG.integers(0, 256, SHAPE).astype(np.uint8), False),
-        (RNG.integers(0, 4, SHAPE).astype(np.uint8), False),
+        (RNG.integers(0, 40, SHAPE).astype(np.uint8), False),
         (np.full(SHAPE, -1024, np.int16), False),
         (RNG.random(SHAPE).astype(np.float32), False),
     ],

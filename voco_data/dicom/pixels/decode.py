@@ -34,6 +34,8 @@ Raw = npt.NDArray[np.generic]
 Stored = npt.NDArray[np.integer]
 """Stored values (PS3.5 8.1.1): the BitsStored bits, with their sign."""
 
+MAX_EVEN_PADDING_BYTES = 1
+"""A value has an even length (PS3.5 7.1.1)."""
 END_MARKER = b"\xff\xd9"
 """EOI of JPEG and JPEG-LS (T.81 B.1.1.3), EOC of JPEG 2000 (T.800 A.4.4)."""
 END_BYTES = 16
@@ -136,6 +138,12 @@ class PixelFormat:
         return values
 
     @property
+    def stored_range(self) -> tuple[int, int]:
+        """Lowest and highest stored value."""
+        n = 1 << self.bits_stored
+        return (-(n // 2), n // 2 - 1) if self.signed else (0, n - 1)
+
+    @property
     def frame_bytes(self) -> int:
         """Bytes of one frame, decoded."""
         return self.shape[0] * self.shape[1] * self.bits_allocated // 8
@@ -147,9 +155,7 @@ class PixelFormat:
         except SeriesRefused:
             raise
         except Exception as error:  # each codec raises its own errors for damaged bytes
-            raise SeriesRefused(
-                Reason.UNREADABLE, f"pixels do not decode ({type(error).__name__})"
-            ) from error
+            raise SeriesRefused(Reason.UNREADABLE, "pixels do not decode") from error
         if raw.shape != self.shape:
             raise SeriesRefused(
                 Reason.UNREADABLE, f"pixels decode to {raw.shape}, the header says {self.shape}"
@@ -194,11 +200,21 @@ class FrameReader:
         `shape` is (rows, columns). Raises SeriesRefused if the header and the bytes disagree.
         """
         self._format = PixelFormat.from_dataset(dataset, shape)
-        self._frames = self._split_frames(_pixel_bytes(dataset), frames)
+        value = _pixel_bytes(dataset)
+        self._frames = self._split_frames(value, frames)
+        self._has_excess_bytes = (
+            self._format.syntax in UNCOMPRESSED
+            and len(value) > self._format.frame_bytes * frames + MAX_EVEN_PADDING_BYTES
+        )
 
     def __len__(self) -> int:
         """Number of frames."""
         return len(self._frames)
+
+    @property
+    def has_excess_bytes(self) -> bool:
+        """Whether native pixel data has bytes after the last pixel, beside one of padding."""
+        return self._has_excess_bytes
 
     def read(self, frame: int) -> Stored:
         """Stored values of one frame with their sign (PS3.5 8.1.1), (rows, columns)."""
@@ -209,8 +225,8 @@ class FrameReader:
         if self._format.syntax in UNCOMPRESSED:
             size = self._format.frame_bytes
             expected = size * frames
-            # A padding byte may make the length even (PS3.5 7.1.1); more is another image.
-            if not expected <= len(value) <= expected + 1:
+            # Receivers ignore what follows the last pixel (PS3.5 8.1.1).
+            if len(value) < expected:
                 raise SeriesRefused(
                     Reason.UNREADABLE, f"pixel data has {len(value)} bytes, expected {expected}"
                 )
@@ -220,7 +236,7 @@ class FrameReader:
             encoded: list[memoryview | bytes] = list(_join_fragments(value, frames))
         except Exception as error:  # pydicom's errors for broken fragments are many
             raise SeriesRefused(
-                Reason.UNREADABLE, f"fragments do not parse ({type(error).__name__})"
+                Reason.UNREADABLE, "the fragments of the pixel data do not parse"
             ) from error
         if len(encoded) != frames:
             raise SeriesRefused(

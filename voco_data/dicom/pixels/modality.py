@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
+from voco_data.dicom.header import HU_UNITS, unit_name
 from voco_data.dicom.pixels.decode import Stored
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused
@@ -30,6 +31,19 @@ class ModalityTransform:
     padding: tuple[int, int] | None = None
     """Lowest and highest stored value of padding pixels, which measure nothing."""
 
+    def reaches_ends(self, lowest: int, highest: int) -> bool:
+        """Whether HU of stored values from `lowest` to `highest` may be at an end of int16."""
+        if self.lut is not None:
+            values = (float(self.lut.min()), float(self.lut.max()))
+        else:
+            values = (
+                lowest * self.slope + self.intercept,
+                highest * self.slope + self.intercept,
+            )
+        limits = np.iinfo(np.int16)
+        # Rounding reaches an end from half a unit inside.
+        return min(values) < limits.min + 1 or max(values) > limits.max - 1
+
     def to_hu(self, stored: Stored) -> npt.NDArray[np.int16]:
         """HU of stored values (rows, columns), rounded half to even; padding becomes air."""
         hu: npt.NDArray[np.number]
@@ -39,7 +53,8 @@ class ModalityTransform:
         elif self.slope == 1.0 and self.intercept.is_integer():
             hu = stored.astype(np.int64) + int(self.intercept)
         else:
-            hu = np.rint(stored * self.slope + self.intercept)
+            with np.errstate(over="ignore"):  # beyond float64, and clipped below
+                hu = np.rint(stored * self.slope + self.intercept)
         limits = np.iinfo(np.int16)
         result = np.clip(hu, limits.min, limits.max).astype(np.int16)
         if self.padding is not None:
@@ -113,7 +128,7 @@ def _parse_padding(values: DatasetValues) -> tuple[int, int] | None:
 def _parse_lut(item: Dataset, *, signed: bool) -> tuple[int, Lut]:
     """First mapped stored value, and the HU of the stored values from it on (PS3.3 C.11.1.1)."""
     values = DatasetValues(item)
-    if values.text("ModalityLUTType").upper() != "HU":
+    if unit_name(values.text("ModalityLUTType")) not in HU_UNITS:
         raise SeriesRefused(Reason.DERIVED, "a modality LUT to something else than HU")
     descriptor = values.numbers("LUTDescriptor", 3)
     if descriptor is None:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.dicom.binary_format import RLE_LOSSLESS, UNCOMPRESSED
+from voco_data.dicom.pixels.decode import MAX_EVEN_PADDING_BYTES
 from voco_data.dicom.pixels.hu_kernels import (
     SLACK_BYTES,
     decode_rle_planes,
@@ -39,7 +40,7 @@ from voco_data.dicom.series.slice_order import (
     slice_depths,
 )
 from voco_data.errors import SeriesRefused
-from voco_data.volumes import GapPolicy, Volume, content_hasher
+from voco_data.volumes import ClippedVoxels, GapPolicy, Volume, content_hasher
 
 MAX_FILE_BYTES = 2**26
 """Largest file; those of one slice are smaller."""
@@ -115,7 +116,7 @@ class SliceDecoder:
             return is_decoded
         rescale = integer_rescale(pixels, decoding.modality)
         is_raw = pixels.syntax in UNCOMPRESSED
-        if is_raw and not 0 <= length - pixels.frame_bytes <= 1:
+        if is_raw and length < pixels.frame_bytes:
             return False
         if is_raw and rescale is not None and start % 2 == 0:
             words = self._file[start : start + pixels.frame_bytes].view("<u2")
@@ -188,6 +189,7 @@ def _read_slices(
     is_plane_by_plane = canonical.permutation[0] == 0
     is_ascending = not canonical.flips[0]
     hasher, decoder = content_hasher(canonical_hu.shape), _thread_state.decoder
+    clipped, has_excess_bytes = ClippedVoxels(), False
     for index, number in sorted(enumerate(stack.order), reverse=not is_ascending):
         scanned = slices[number]
         path = scanned.header.path
@@ -205,6 +207,11 @@ def _read_slices(
             rescanned.start, rescanned.length, decoding, native_hu[index]
         ):
             return None
+        if decoding.pixels.syntax in UNCOMPRESSED:
+            expected = decoding.pixels.frame_bytes + MAX_EVEN_PADDING_BYTES
+            has_excess_bytes |= rescanned.length > expected
+        if decoding.may_clip:
+            clipped.add(native_hu[index])
         if is_plane_by_plane:  # hashed while in the cache of the processor
             plane = index if is_ascending else len(canonical_hu) - 1 - index
             hasher.update(canonical_hu[plane].data)
@@ -213,6 +220,10 @@ def _read_slices(
         geometry=stack.geometry,
         instance_numbers=tuple(headers[n].instance_number for n in stack.order),
         transfer_syntax="+".join(sorted({h.transfer_syntax for h in headers})),
-        flags=tuple(header_flags(headers)),
+        flags=(
+            *header_flags(headers),
+            *(["excess_pixel_bytes"] if has_excess_bytes else []),
+            *clipped.flags(),
+        ),
         precomputed_digest=hasher.hexdigest() if is_plane_by_plane else "",
     )

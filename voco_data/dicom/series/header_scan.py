@@ -102,6 +102,8 @@ class Decoding:
 
     pixels: PixelFormat
     modality: ModalityTransform
+    may_clip: bool
+    """Whether HU may be at an end of int16, as those of 12 bits never are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +267,8 @@ def _read_shared_header(file: bytes, path: Path) -> SharedHeader | None:
 def _read_decoding(dataset: Dataset, header: Header) -> Decoding | None:
     try:
         (modality,) = parse_modality_transforms(dataset, 1)
-        return Decoding(PixelFormat.from_dataset(dataset, (header.rows, header.columns)), modality)
+        pixels = PixelFormat.from_dataset(dataset, (header.rows, header.columns))
+        return Decoding(pixels, modality, modality.reaches_ends(*pixels.stored_range))
     except SeriesRefused:
         return None
 

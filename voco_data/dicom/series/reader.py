@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from voco_data.dicom.series.slice_order import (
 from voco_data.dicom.stack_key import TRAIT_NAMES
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import SKIPPED, Reason
-from voco_data.volumes import GapPolicy, Volume
+from voco_data.volumes import ClippedVoxels, GapPolicy, Volume
 
 MAX_UNCHECKED_BYTES = 4 * 2**30
 """Of a larger series, the headers are checked before the pixels are read into memory."""
@@ -33,20 +34,24 @@ MAX_UNCHECKED_BYTES = 4 * 2**30
 class _Slice:
     """One slice with its pixels still encoded."""
 
+    place: str
+    """The place of its file in the series."""
     header: Header
     frames: FrameReader
     modality: ModalityTransform
 
     def hu(self) -> npt.NDArray[np.int16]:
-        return self.modality.to_hu(self.frames.read(self.header.frame))
+        with _naming(self.place):
+            return self.modality.to_hu(self.frames.read(self.header.frame))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def read_series(files: Sequence[Path], *, gaps: GapPolicy, min_slices: int) -> Volume:
     """Read the objects of one series into HU, ordered along the slice normal.
 
     Slices are ordered by position, never by name or instance number. A multi-frame object is as
     many slices as it has frames. Other objects than slices of CT are left out, with a flag.
-    Raises SeriesRefused with the reason.
+    Raises SeriesRefused with the reason; that of one file gives its place among `files`.
 
     The HU may be in memory that the thread reuses once nothing refers to it.
     """
@@ -56,9 +61,10 @@ def read_series(files: Sequence[Path], *, gaps: GapPolicy, min_slices: int) -> V
 def read_with_pydicom(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -> Volume:
     """As `read_series`, but pydicom parses every file: the reference for `read_fast`."""
     if sum(path.stat().st_size for path in files if path.exists()) > MAX_UNCHECKED_BYTES:
-        headers = [
-            h for path in files for h in parse_frames(read_dataset(path, pixels=False), path)
-        ]
+        headers = []
+        for place, path in _places(files):
+            with _naming(place):
+                headers += parse_frames(read_dataset(path, pixels=False), path)
         _check_headers(headers, gaps, min_slices)
     slices, n_others = _read_slices(files)
     headers = [item.header for item in slices]
@@ -66,13 +72,17 @@ def read_with_pydicom(files: Sequence[Path], gaps: GapPolicy, min_slices: int) -
     stack = order_slices(headers, distinct, gaps, min_slices)
     shape = (len(stack.order), *stack.geometry.shape[1:])
     measured_hu = np.empty(shape, np.int16)
+    clipped = ClippedVoxels()
     for index, number in enumerate(stack.order):
         measured_hu[index] = slices[number].hu()
+        clipped.add(measured_hu[index])
     flags = [
         *(["dropped_duplicates"] if len(distinct) < len(slices) else []),
         *(["interpolated_slices"] if stack.positions.resampled else []),
         *(["other_objects"] if n_others else []),
         *header_flags(headers),
+        *(["excess_pixel_bytes"] if any(s.frames.has_excess_bytes for s in slices) else []),
+        *clipped.flags(),
     ]
     return Volume(
         hu=stack.positions.resample(measured_hu),
@@ -97,14 +107,17 @@ def _check_headers(headers: Sequence[Header], gaps: GapPolicy, min_slices: int) 
 def _read_slices(files: Sequence[Path]) -> tuple[list[_Slice], int]:
     """The slices in the order of the files, and the number of files that are no slices of CT.
 
-    Raises SeriesRefused if there is no slice.
+    Raises SeriesRefused if there is no slice, and for a file that cannot be read: it may be one.
     """
     slices: list[_Slice] = []
     others: list[SeriesRefused] = []
-    for path in files:
+    for place, path in _places(files):
         try:
-            slices += _parse_file(path)
+            with _naming(place):
+                slices += _parse_file(path, place)
         except SeriesRefused as refusal:
+            if refusal.reason == Reason.NOT_MEDICAL:  # what is left of a slice
+                raise SeriesRefused(Reason.UNREADABLE, refusal.detail) from refusal
             if refusal.reason not in SKIPPED:
                 raise
             others.append(refusal)
@@ -113,13 +126,30 @@ def _read_slices(files: Sequence[Path]) -> tuple[list[_Slice], int]:
     return slices, len(others)
 
 
-def _parse_file(path: Path) -> Iterator[_Slice]:
+def _places(files: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Each file with its place in the series, in words: its name may be one that is hidden."""
+    for number, path in enumerate(files, 1):
+        yield (f"file {number} of {len(files)}" if len(files) > 1 else ""), path
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Say in a refusal which file it is about, if the series has several."""
+    try:
+        yield
+    except SeriesRefused as refusal:
+        if not place:
+            raise
+        raise SeriesRefused(refusal.reason, f"{place}: {refusal.detail}") from refusal
+
+
+def _parse_file(path: Path, place: str) -> Iterator[_Slice]:
     dataset = read_dataset(path, pixels=True)
     headers = parse_frames(dataset, path)
     modalities = parse_modality_transforms(dataset, len(headers))
     frames = FrameReader(dataset, (headers[0].rows, headers[0].columns), len(headers))
     for header, modality in zip(headers, modalities, strict=True):
-        yield _Slice(header, frames, modality)
+        yield _Slice(place, header, frames, modality)
 
 
 def _distinct_slices(slices: Sequence[_Slice]) -> list[int]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from voco_data.dicom.header import Header
 from voco_data.dicom.pixels.decode import is_lossy
 from voco_data.errors import SeriesRefused
-from voco_data.limits import check_voxels
+from voco_data.limits import check_slice_count, check_voxels
 from voco_data.reasons import Reason
 from voco_data.volumes import (
     ORTHOGONAL_TOLERANCE,
@@ -61,15 +61,11 @@ def order_slices(
     check_uniform_geometry(headers)
     depths = slice_depths(headers)
     order = tuple(sorted(indices, key=lambda index: (depths[index], index)))
-    too_few = SeriesRefused(
-        Reason.TOO_FEW_SLICES, f"{len(order)} slice positions, at least {min_slices} are needed"
-    )
     if len(order) < 2:
-        raise too_few
+        check_slice_count(len(order), max(2, min_slices))
     # Missing or uneven slices explain a short series better, so they are tested first.
     positions = even_positions(depths[list(order)], gaps)
-    if len(order) < min_slices:
-        raise too_few
+    check_slice_count(len(order), min_slices)
     first = headers[order[0]]
     direction, step_mm = _slice_direction([headers[index] for index in order], positions.step_mm)
     geometry = Geometry(

@@ -155,7 +155,7 @@ def test_equal_duplicates_are_dropped_and_different_ones_refused(tmp_path: Path)
         ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, Reason.DERIVED),
         ({"BurnedInAnnotation": "YES"}, Reason.BURNED_IN),
         ({"BitsAllocated": 8}, Reason.DERIVED),
-        ({"NumberOfFrames": 4}, Reason.UNREADABLE),
+        ({"NumberOfFrames": 4}, Reason.MISSING_GEOMETRY),
         ({"Rows": 61}, Reason.UNREADABLE),
         ({"PixelData": None}, Reason.UNREADABLE),
         ({"RescaleSlope": 0}, Reason.UNREADABLE),

@@ -1,0 +1,66 @@
+"""Label maps against images of HU, by their voxels: names do not tell.
+
+A label fills connected regions, so most neighbours inside are equal. In an image noise makes them
+differ, also where HU were lost in 8 bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_LABEL = 255
+MIN_LABEL = -50
+"""Some label maps mark ignored voxels with -1."""
+MIN_EQUAL_SHARE = 0.6
+"""Of neighbours that are not both 0, those that are equal, in a label map: along rows or columns,
+because structures may be thin in one direction."""
+MAX_FEW_LABELS = 8
+"""A map with no more values is one of labels, however thin its structures are."""
+
+_N_VALUES = MAX_LABEL - MIN_LABEL + 1
+
+
+class LabelEvidence:
+    """What the planes of a file that were added so far show."""
+
+    def __init__(self) -> None:
+        self.has_only_labels = True
+        """Whether all values are whole numbers from `MIN_LABEL` to `MAX_LABEL`."""
+        self._present = np.zeros(_N_VALUES, bool)
+        self._n_pairs, self._n_equal = np.zeros(2, np.int64), np.zeros(2, np.int64)
+
+    def add(self, plane: npt.NDArray[Any], rounded: npt.NDArray[Any]) -> None:
+        """Add one plane (row, column), and the same plane rounded to whole numbers."""
+        self.has_only_labels = bool(
+            self.has_only_labels
+            and plane.min() >= MIN_LABEL
+            and plane.max() <= MAX_LABEL
+            and np.array_equal(rounded, plane)
+        )
+        if not self.has_only_labels:
+            return
+        labels = rounded.astype(np.int16)
+        self._present |= np.bincount((labels - MIN_LABEL).ravel(), minlength=_N_VALUES) > 0
+        for axis, (one, other) in enumerate(
+            ((labels[:-1], labels[1:]), (labels[:, :-1], labels[:, 1:]))
+        ):
+            is_inside = (one != 0) | (other != 0)
+            self._n_pairs[axis] += np.count_nonzero(is_inside)
+            self._n_equal[axis] += np.count_nonzero(is_inside & (one == other))
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all voxels have one value, which may be a label, as in a mask of no organ."""
+        return self.has_only_labels and int(np.count_nonzero(self._present)) == 1
+
+    @property
+    def looks_like_labels(self) -> bool:
+        """Whether the planes are those of a label map. One of a single value is not."""
+        n_values = int(np.count_nonzero(self._present))
+        if not self.has_only_labels or n_values < 2:
+            return False
+        is_equal = self._n_equal >= MIN_EQUAL_SHARE * self._n_pairs
+        return n_values <= MAX_FEW_LABELS or bool(is_equal.any())
