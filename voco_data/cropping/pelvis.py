@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from voco_data.cropping.body import Body, CoarseVolume, Mask
+from voco_data.cropping.body import Body
 from voco_data.cropping.bones import Femora, bone_mask, find_femora, median_femora
+from voco_data.cropping.sampling import CoarseVolume, Mask
 
 BELOW_SPINE_MM = 220.0
 """The search starts so far below the sacrum, in the thighs."""
