@@ -112,8 +112,12 @@ def find_chest(coarse: CoarseVolume, body: Body) -> Chest:
 
 def _measured_tops(measured: Mask) -> npt.NDArray[np.intp]:
     """For each column (Y, X), the first slice above the highest measured voxel."""
-    top = len(measured) - measured[::-1].argmax(axis=0)
-    return np.where(measured.any(axis=0), top, 0)
+    tops = np.full(measured.shape[1:], len(measured), np.intp)
+    ends_below = ~measured[-1]
+    columns = measured[:, ends_below]
+    top = len(measured) - columns[::-1].argmax(axis=0)
+    tops[ends_below] = np.where(columns.any(axis=0), top, 0)
+    return tops
 
 
 def _find_domes(

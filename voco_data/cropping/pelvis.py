@@ -29,6 +29,8 @@ THIGH_SLICES = 5
 """The position of the femora is the median over so many slices below."""
 PELVIS_MM, PELVIS_SHARE = 40.0, 0.7
 """Over this length above the ischium's end, this share of the slices must show it too."""
+WHOLE_MM, WHOLE_SHARE = 24.0, 0.85
+"""A slice with less than this share of the area of slices so far below is blank in part."""
 THIGH_MM2 = 4000.0
 """Least area of each of the two largest components of a slice through parted thighs."""
 THIGH_SHARE = 0.4
@@ -78,9 +80,19 @@ def find_thighs_end(coarse: CoarseVolume, body: Body) -> int | None:
 
 def is_upside_down(coarse: CoarseVolume, body: Body) -> bool:
     """Whether the scan's upper end shows thighs: a femur on each side and no bone between."""
-    bone = _bone(coarse, body, -1)
-    femora = find_femora(bone, int(body.column[-1]), coarse)
+    last = _last_whole_slice(coarse, body)
+    bone = _bone(coarse, body, last)
+    femora = find_femora(bone, int(body.column[last]), coarse)
     return femora is not None and not _has_ischium(bone, femora, coarse)
+
+
+def _last_whole_slice(coarse: CoarseVolume, body: Body) -> int:
+    """The uppermost slice of which no large part is blank: it is not smaller than those below."""
+    below = max(1, round(WHOLE_MM / coarse.slice_mm))
+    for index in range(len(body.area_mm2) - 1, below, -1):
+        if body.area_mm2[index] >= WHOLE_SHARE * body.area_mm2[index - below : index].max():
+            return index
+    return len(body.area_mm2) - 1
 
 
 def _bone(coarse: CoarseVolume, body: Body, index: int) -> Mask:

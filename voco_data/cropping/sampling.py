@@ -111,7 +111,9 @@ def sample_volume(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> CoarseVolume
     if not len(shown):
         return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, 0, clipped_at)
     first, last = int(shown[0]), int(shown[-1])
-    if len(shown) < len(sampled):
+    if len(shown) == last + 1 - first:  # none between others is blank
+        sampled, measured = sampled[first : last + 1], measured[first : last + 1]
+    else:
         below = shown[np.searchsorted(shown, np.arange(first, last + 1), side="right") - 1]
         sampled, measured = sampled[below], measured[below]
     return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, first, clipped_at)
