@@ -12,7 +12,7 @@ from scipy import ndimage
 from tests.support.abdomen_scans import TrueScan
 from voco_data.preprocessing.reorient import labels_to_canonical_grid, to_canonical_grid
 from voco_data.volumes.geometry import CANONICAL_AXES, Geometry
-from voco_data.volumes.volume import Volume
+from voco_data.volumes.volume import AIR_HU, Volume
 
 BLANKS = ("air", "noise", "padding", "zero", "half")
 """Kinds of blank slices: -1000 HU, noisy air, -2000 HU, 0 HU, and lower or upper rows of -1024."""
@@ -68,42 +68,43 @@ def tilted_geometry(scan: TrueScan, tilt_deg: float) -> Geometry:
     return Geometry(scan.hu.shape, (dz, dy, dx), origin, axes)  # type: ignore[arg-type]
 
 
-def scanned_with_tilt(scan: TrueScan, tilt_deg: float) -> tuple[Volume, npt.NDArray[np.uint16]]:
-    """What a tilted gantry sees of the patient of `scan`, and the organs, on the tilted grid.
+def straight_geometry(scan: TrueScan) -> Geometry:
+    """The grid of `scan`."""
+    first = (0.0, 0.0, scan.low_mm + scan.spacing_mm[0] / 2)
+    return Geometry(scan.hu.shape, scan.spacing_mm, first, CANONICAL_AXES)  # type: ignore[arg-type]
+
+
+def scanned_with_tilt(scan: TrueScan, tilt_deg: float) -> Volume:
+    """What a tilted gantry sees of the patient of `scan`, on the tilted grid.
 
     Above and below `scan`, the patient goes on as in its last and its first slice.
     """
-    straight = Geometry(
-        scan.hu.shape,  # type: ignore[arg-type]
-        scan.spacing_mm,
-        (0.0, 0.0, scan.low_mm + scan.spacing_mm[0] / 2),
-        CANONICAL_AXES,
-    )
     geometry = tilted_geometry(scan, tilt_deg)
-    to_straight = np.linalg.inv(straight.index_to_mm) @ geometry.index_to_mm
+    to_straight = np.linalg.inv(straight_geometry(scan).index_to_mm) @ geometry.index_to_mm
     matrix, offset = to_straight[:3, :3], to_straight[:3, 3]
     hu = ndimage.affine_transform(scan.hu, matrix, offset, order=1, mode="nearest")
-    organs = ndimage.affine_transform(scan.organs, matrix, offset, order=0, mode="nearest")
-    volume = Volume(hu=hu, geometry=geometry, instance_numbers=(), transfer_syntax="nifti")
-    return volume, organs.astype(np.uint16)
+    return Volume(hu=hu, geometry=geometry, instance_numbers=(), transfer_syntax="nifti")
 
 
 def with_tilt(scan: TrueScan, tilt_deg: float) -> TrueScan:
     """`scan` as a tilted gantry sees it, straightened, with wedges of padding."""
-    volume, organs = scanned_with_tilt(scan, tilt_deg)
-    straight = to_canonical_grid(volume)
+    straight = to_canonical_grid(scanned_with_tilt(scan, tilt_deg))
     grid = straight.geometry
-    low, high = grid.origin_mm[2], grid.origin_mm[2] + (grid.shape[0] - 1) * grid.spacing_mm[0]
+    organs = labels_to_canonical_grid(scan.organs.astype(np.uint16), straight_geometry(scan), grid)
+    organs[straight.hu == AIR_HU] = 0  # the wedges show no organ
+    tissue = (straight.hu > -300).sum(axis=(1, 2))
+    shown = np.flatnonzero(tissue > 0.05 * tissue.max())
+    low, high = (grid.origin_mm[2] + int(end) * grid.spacing_mm[0] for end in shown[[0, -1]])
     bottom, top = scan.abdomen_mm
     first = scan.low_mm + scan.spacing_mm[0] / 2
     last = first + (len(scan.hu) - 1) * scan.spacing_mm[0]
     return replace(
         scan,
         hu=straight.hu,
-        organs=labels_to_canonical_grid(organs, volume.geometry, grid).astype(np.uint8),
+        organs=organs.astype(np.uint8),
         spacing_mm=grid.spacing_mm,
-        low_mm=low - grid.spacing_mm[0] / 2,
-        # An end that the untilted scan does not show is that of the straightened grid.
+        low_mm=grid.origin_mm[2] - grid.spacing_mm[0] / 2,
+        # An end that the untilted scan does not show is that of the straightened patient.
         bottom_mm=bottom if bottom > first else low,
         top_mm=top if top < last else high,
         story=f"{scan.story}, tilted by {tilt_deg:.1f} degrees",

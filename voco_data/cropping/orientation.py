@@ -30,6 +30,8 @@ IMPLAUSIBLE_MM = 50.0
 """The same, where the lungs are implausible too."""
 SOFT_HU = (0, 180)
 """Heart, liver and spleen."""
+LIVER_SCORE = 0.1
+"""The first term of the score is lower, too: a lung full of fluid changes only the others."""
 LIVER_MM = (100.0, 10.0)
 """Liver and spleen are compared from this depth below the higher dome to this one."""
 HEART_MM = (10.0, 60.0)
@@ -102,15 +104,11 @@ def is_mirrored(coarse: CoarseVolume, body: Body, chest: Chest) -> bool:
     belly_right, belly_left = _soft_tissue(coarse, body, middle, belly)
     thorax_right, thorax_left = _soft_tissue(coarse, body, middle, thorax)
     lung_right, lung_left = chest.lung_pixels[:, thorax].sum(axis=1)
-    score = np.log(
-        (belly_right + 1)
-        / (belly_left + 1)
-        * (thorax_left + 1)
-        / (thorax_right + 1)
-        * (lung_right + 1)
-        / (lung_left + 1)
+    liver = np.log((belly_right + 1) / (belly_left + 1))
+    score = liver + np.log(
+        (thorax_left + 1) / (thorax_right + 1) * (lung_right + 1) / (lung_left + 1)
     )
-    return bool(score < MIRRORED_SCORE)
+    return bool(score < MIRRORED_SCORE and liver < LIVER_SCORE)
 
 
 def _soft_tissue(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -29,8 +31,10 @@ THIGH_SLICES = 5
 """The position of the femora is the median over so many slices below."""
 PELVIS_MM, PELVIS_SHARE = 40.0, 0.7
 """Over this length above the ischium's end, this share of the slices must show it too."""
-WHOLE_MM, WHOLE_SHARE = 24.0, 0.85
-"""A slice with less than this share of the area of slices so far below is blank in part."""
+WHOLE_MM, WHOLE_SHARE = 24.0, 0.75
+"""A slice that shows less than this share of the body of a slice so far inside is blank in part."""
+BLANK_LIMIT_MM = 100.0
+"""Slices that are blank in part are searched so far from the end of the scan."""
 THIGH_MM2 = 4000.0
 """Least area of each of the two largest components of a slice through parted thighs."""
 THIGH_SHARE = 0.4
@@ -44,9 +48,10 @@ def find_ischium(coarse: CoarseVolume, body: Body, sacrum: int) -> int | None:
     has one bone, to the first bone medial of the femora and not in front of them: vessels with
     contrast are in front.
     """
-    if sacrum * coarse.slice_mm < BELOW_SPINE_MIN_MM:
+    first = _first_whole_slice(coarse, body)
+    if (sacrum - first) * coarse.slice_mm < BELOW_SPINE_MIN_MM:
         return None
-    low = max(0, sacrum - round(BELOW_SPINE_MM / coarse.slice_mm))
+    low = max(first, sacrum - round(BELOW_SPINE_MM / coarse.slice_mm))
     high = sacrum + round(ABOVE_SPINE_MM / coarse.slice_mm)
     min_slices = max(2, round(PELVIS_MM / coarse.slice_mm))
     thighs: list[Femora] = []
@@ -65,17 +70,19 @@ def find_ischium(coarse: CoarseVolume, body: Body, sacrum: int) -> int | None:
             thighs.append(femora)
         recent = has_ischium[-min_slices:]
         if len(has_ischium) > min_slices and recent[0] and np.mean(recent) >= PELVIS_SHARE:
-            first = index - min_slices + 1
-            return first if (sacrum - first) * coarse.slice_mm < ISCHIUM_BELOW_SPINE_MM else None
+            lowest = index - min_slices + 1
+            is_near = (sacrum - lowest) * coarse.slice_mm < ISCHIUM_BELOW_SPINE_MM
+            return lowest if is_near else None
     return None
 
 
 def find_thighs_end(coarse: CoarseVolume, body: Body) -> int | None:
     """First slice above the parted thighs at the scan's lower end; None without thighs."""
-    end = 0
+    first = _first_whole_slice(coarse, body)
+    end = first
     while end < len(body.mask) and _is_two_thighs(body.mask[end], coarse.pixel_mm2):
         end += 1
-    return end if 0 < end < len(body.mask) else None
+    return end if first < end < len(body.mask) else None
 
 
 def is_upside_down(coarse: CoarseVolume, body: Body) -> bool:
@@ -86,13 +93,32 @@ def is_upside_down(coarse: CoarseVolume, body: Body) -> bool:
     return femora is not None and not _has_ischium(bone, femora, coarse)
 
 
+def _first_whole_slice(coarse: CoarseVolume, body: Body) -> int:
+    """The lowest slice above all those at the lower end of which a large part is blank."""
+    return _blank_slices(coarse, body, list(range(len(coarse.hu))))
+
+
 def _last_whole_slice(coarse: CoarseVolume, body: Body) -> int:
-    """The uppermost slice of which no large part is blank: it is not smaller than those below."""
-    below = max(1, round(WHOLE_MM / coarse.slice_mm))
-    for index in range(len(body.area_mm2) - 1, below, -1):
-        if body.area_mm2[index] >= WHOLE_SHARE * body.area_mm2[index - below : index].max():
-            return index
-    return len(body.area_mm2) - 1
+    """The uppermost slice below all those at the upper end of which a large part is blank."""
+    inward = list(range(len(coarse.hu)))[::-1]
+    return inward[_blank_slices(coarse, body, inward)]
+
+
+def _blank_slices(coarse: CoarseVolume, body: Body, inward: Sequence[int]) -> int:
+    """Number of slices, ordered from an end of the scan, up to the last that is blank in part."""
+    step, limit = (max(1, round(n / coarse.slice_mm)) for n in (WHOLE_MM, BLANK_LIMIT_MM))
+    blank = 0
+    for count, (index, inner) in enumerate(zip(inward[:limit], inward[step:], strict=False)):
+        if not _is_whole(coarse, body, index, inner):
+            blank = count + 1
+    return blank
+
+
+def _is_whole(coarse: CoarseVolume, body: Body, index: int, inner: int) -> bool:
+    """Whether a slice was measured where the body is in another slice, farther from the end."""
+    outline = body.mask[inner]
+    measured = np.count_nonzero(coarse.measured[index] & outline)
+    return bool(measured >= WHOLE_SHARE * np.count_nonzero(outline))
 
 
 def _bone(coarse: CoarseVolume, body: Body, index: int) -> Mask:

@@ -38,6 +38,8 @@ from voco_data.volumes.slice_spacing import GapPolicy
 NONE = (0.0, 0.0, 0.0)
 GROSS_MM = 60.0
 """Largest error of an end of a box with a confidence of 0.5 or more."""
+TILTED_GROSS_MM = 90.0
+"""The same after straightening a tilt, whose wedge may cut off the chest above a dome."""
 TOP_CUT_MM = 6.0
 """Depth below the top of a dome at which its section is a few square centimetres."""
 
@@ -204,7 +206,7 @@ def test_metal_beyond_the_scale_of_ct_is_bone() -> None:
     assert abs(ends(hu)[0] - ISCHIUM) <= 1
 
 
-def check(summary: Summary, errors: list[Error]) -> None:
+def check(summary: Summary, errors: list[Error], gross_mm: float = GROSS_MM) -> None:
     for end in ("top", "bottom", "pooled"):
         assert summary.median[end] <= 10, end
         assert summary.p95[end] <= 30, end
@@ -212,7 +214,7 @@ def check(summary: Summary, errors: list[Error]) -> None:
     sure = [error for error in errors if error.confidence >= 0.5]
     assert len(sure) >= 0.9 * len(errors)
     for error in sure:
-        assert max(abs(error.top_mm), abs(error.bottom_mm)) <= GROSS_MM, error.story
+        assert max(abs(error.top_mm), abs(error.bottom_mm)) <= gross_mm, error.story
 
 
 def test_measured_against_the_phantom() -> None:
@@ -248,8 +250,8 @@ def test_measured_against_200_scans_of_the_phantom(
         rows += [summarise(part).row(f"{name}, slices of {low} to {high} mm")] if part else []
     with capsys.disabled():
         print("", *rows, sep="\n")
-    for errors in found.values():
-        check(summarise(errors), errors)
+    for trouble, errors in found.items():
+        check(summarise(errors), errors, TILTED_GROSS_MM if "tilted" in trouble else GROSS_MM)
 
 
 @pytest.mark.real_ct
