@@ -15,7 +15,7 @@ from voco_data.cropping.bones import find_midline_bone, find_spine
 from voco_data.cropping.evidence import domes_disagree, shows_abdomen
 from voco_data.cropping.lungs import find_chest
 from voco_data.cropping.orientation import is_inverted, is_mirrored, is_reversed, is_trunk_spine
-from voco_data.cropping.pelvis import find_ischium, find_thighs_end, is_upside_down
+from voco_data.cropping.pelvis import find_ischium, find_thighs_end, shows_thighs_on_top
 from voco_data.cropping.sampling import CoarseVolume, sample_volume
 from voco_data.volumes import Box, Triple
 
@@ -96,7 +96,7 @@ def _abdomen_range(coarse: CoarseVolume, body: Body) -> tuple[int, int, float, b
     count = len(coarse.hu)
     bone = find_midline_bone(coarse, body)
     spine, chest = find_spine(bone.back_mm2, coarse), find_chest(coarse, body)
-    thighs_on_top = is_upside_down(coarse, body)
+    thighs_on_top = shows_thighs_on_top(coarse, body, spine)
     if (
         (thighs_on_top and is_trunk_spine(spine, coarse))  # else the scan may show legs alone
         or is_reversed(bone, spine, find_spine(bone.front_mm2, coarse), coarse)

@@ -35,6 +35,8 @@ WHOLE_MM, WHOLE_SHARE = 24.0, 0.75
 """A slice that shows less than this share of the body of a slice so far inside is blank in part."""
 BLANK_LIMIT_MM = 100.0
 """Slices that are blank in part are searched so far from the end of the scan."""
+ABOVE_THIGH_SPINE_MM = 40.0
+"""Thighs on top are further from the spine."""
 THIGH_MM2 = 4000.0
 """Least area of each of the two largest components of a slice through parted thighs."""
 THIGH_SHARE = 0.4
@@ -85,8 +87,13 @@ def find_thighs_end(coarse: CoarseVolume, body: Body) -> int | None:
     return end if first < end < len(body.mask) else None
 
 
-def is_upside_down(coarse: CoarseVolume, body: Body) -> bool:
-    """Whether the scan's upper end shows thighs: a femur on each side and no bone between."""
+def shows_thighs_on_top(coarse: CoarseVolume, body: Body, spine: tuple[int, int] | None) -> bool:
+    """Whether the scan's upper end shows thighs: a femur on each side and no bone between.
+
+    `spine`: its first and last + 1 slice. It does not reach into thighs.
+    """
+    if spine and (len(coarse.hu) - spine[1]) * coarse.slice_mm < ABOVE_THIGH_SPINE_MM:
+        return False
     last = _last_whole_slice(coarse, body)
     bone = _bone(coarse, body, last)
     femora = find_femora(bone, int(body.column[last]), coarse)
