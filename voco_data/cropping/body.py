@@ -69,7 +69,7 @@ def find_body(coarse: CoarseVolume) -> Body:
 
 def _whole_slices(coarse: CoarseVolume, stride: int) -> npt.NDArray[np.intp]:
     """The first of every `stride` slices, or the one with most pixels if that is blank in part."""
-    pixels = coarse.measured.sum(axis=(1, 2))
+    pixels = coarse.measured_pixels
     first = np.arange(0, len(pixels), stride)
     groups = np.pad(pixels, (0, len(first) * stride - len(pixels))).reshape(-1, stride)
     is_blank = groups[:, 0] < WHOLE_SHARE * groups.max(axis=1)

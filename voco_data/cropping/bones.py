@@ -72,16 +72,20 @@ def find_midline_bone(coarse: CoarseVolume, body: Body) -> MidlineBone:
     """Bone in a strip about the body's middle."""
     count, height, width = coarse.hu.shape
     half = max(1, round(SPINE_HALF_WIDTH_MM / coarse.spacing_mm[2]))
-    z, y = np.arange(count)[:, None, None], np.arange(height)[:, None]
-    x = np.clip(body.column[:, None, None] + np.arange(-half, half + 1), 0, width - 1)
-    in_body = body.mask[z, y, x]
-    per_row = (bone_mask(coarse.hu[z, y, x], coarse, body.noise_hu) & in_body).sum(axis=2)
+    size = min(2 * half + 1, width)
+    starts = np.clip(body.column - half, 0, width - size).tolist()
+    strip = np.empty((count, height, size), np.int16)
+    in_body = np.empty((count, height, size), np.bool_)
+    for z, start in enumerate(starts):
+        strip[z] = coarse.hu[z, :, start : start + size]
+        in_body[z] = body.mask[z, :, start : start + size]
+    per_row = (bone_mask(strip, coarse, body.noise_hu) & in_body).sum(axis=2)
     rows = np.arange(height)
     back = np.where(rows >= body.row[:, None], per_row, 0)
     total, total_back = per_row.sum(axis=1), back.sum(axis=1)
     has_body = in_body.any(axis=2)
-    first, size = has_body.argmax(axis=1), np.maximum(has_body.sum(axis=1), 1)
-    depth = (back @ rows / np.maximum(total_back, 1) - first) / size
+    first, depth_px = has_body.argmax(axis=1), np.maximum(has_body.sum(axis=1), 1)
+    depth = (back @ rows / np.maximum(total_back, 1) - first) / depth_px
     return MidlineBone(
         front_mm2=(total - total_back) * coarse.pixel_mm2,
         back_mm2=total_back * coarse.pixel_mm2,

@@ -57,6 +57,8 @@ class CoarseVolume:
     spacing_mm: Triple
     measured: Mask
     """(Z, Y, X): not padding. Evenly black air around the patient may count as padding."""
+    measured_pixels: npt.NDArray[np.int64]
+    """Measured pixels of each slice, on every other row and column, (Z,)."""
     first: int = 0
     """Blank slices left out at the lower end."""
     clipped_at: int | None = None
@@ -101,22 +103,24 @@ def sample_volume(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> CoarseVolume
     """Every n-th voxel along each axis; padding is raised to air, metal lowered to HIGHEST_HU."""
     sz, sy, sx = (max(1, round(COARSE_MM / s)) for s in spacing_mm)
     z, y, x = (s * n for s, n in zip(spacing_mm, (sz, sy, sx), strict=True))
-    sampled = np.clip(hu[::sz, ::sy, ::sx], AIR_HU, HIGHEST_HU)
+    sampled = hu[::sz, ::sy, ::sx].copy()
+    np.clip(sampled, AIR_HU, HIGHEST_HU, out=sampled)
     clipped_at = _find_clipping(sampled)
     tissue_hu = _tissue_hu(clipped_at)
     runs = (max(3, round(PADDING_MM / y)), max(3, round(PADDING_MM / x)))
     measured = np.ones(sampled.shape, np.bool_)
-    tissue = _mark_padding(sampled, tissue_hu, runs[0], runs[1], measured)
+    tissue, pixels = _mark_padding(sampled, tissue_hu, runs[0], runs[1], measured)
     shown = np.flatnonzero(tissue > BLANK_SHARE * tissue.max(initial=0))
     if not len(shown):
-        return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, 0, clipped_at)
+        return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, pixels, 0, clipped_at)
     first, last = int(shown[0]), int(shown[-1])
     if len(shown) == last + 1 - first:  # none between others is blank
-        sampled, measured = sampled[first : last + 1], measured[first : last + 1]
+        kept = slice(first, last + 1)
+        sampled, measured, pixels = sampled[kept], measured[kept], pixels[kept]
     else:
         below = shown[np.searchsorted(shown, np.arange(first, last + 1), side="right") - 1]
-        sampled, measured = sampled[below], measured[below]
-    return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, first, clipped_at)
+        sampled, measured, pixels = sampled[below], measured[below], pixels[below]
+    return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, pixels, first, clipped_at)
 
 
 def _tissue_hu(clipped_at: int | None) -> int:
@@ -128,7 +132,7 @@ def _find_clipping(hu: npt.NDArray[np.int16]) -> int | None:
 
     AIR_HU may be padding that was added after clipping, and does not count.
     """
-    counts = np.bincount(hu[::2, ::2, ::2].ravel() - np.int16(AIR_HU), minlength=2)[1:]
+    counts = np.bincount(hu[::4, ::2, ::2].ravel() - np.int16(AIR_HU), minlength=2)[1:]
     total = int(counts.sum())
     lowest = int(np.argmax(counts.cumsum() > BELOW_CLIP_SHARE * total))
     value = lowest + 1 + AIR_HU
@@ -139,14 +143,16 @@ def _find_clipping(hu: npt.NDArray[np.int16]) -> int | None:
 
 @numba.njit(nogil=True, cache=True)
 def _mark_padding(hu, air_hu, rows, columns, measured):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Clear `measured` where there is padding, and count the tissue pixels of each slice (Z,).
+    """Clear `measured` where there is padding; tissue and measured pixels of each slice, (Z,).
+
+    They are counted on every other row and column.
 
     Padding is a run of one value no higher than `air_hu`, from the border of the image along a row
     or a column, at least `columns` or `rows` long; or, for any value, whole rows or columns of the
     border's value from the border on.
     """
     depth, height, width = hu.shape
-    tissue = np.zeros(depth, np.int64)
+    tissue, pixels = np.zeros(depth, np.int64), np.zeros(depth, np.int64)
     for z in range(depth):
         plane, seen = hu[z], measured[z]
         for y in range(height):
@@ -187,11 +193,13 @@ def _mark_padding(hu, air_hu, rows, columns, measured):  # type: ignore[no-untyp
         seen[:, :left] = False
         right = _blank_lines(plane.T[::-1])
         seen[:, width - right :] = False
-        for y in range(height):
-            for x in range(width):
-                if seen[y, x] and plane[y, x] > air_hu:
-                    tissue[z] += 1
-    return tissue
+        for y in range(0, height, 2):
+            for x in range(0, width, 2):
+                if seen[y, x]:
+                    pixels[z] += 1
+                    if plane[y, x] > air_hu:
+                        tissue[z] += 1
+    return tissue, pixels
 
 
 @numba.njit(nogil=True, cache=True)
