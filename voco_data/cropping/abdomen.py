@@ -38,6 +38,8 @@ CLIPPED_CONFIDENCE = 0.7
 """Highest confidence if HU are clipped, so that gas of the bowel has the HU of lung."""
 BODY_CONFIDENCE = 0.9
 """Confidence of the `body` crop."""
+CLIPPED_THIGHS_MM = 40.0
+"""Least extent of thighs below the ischium, if HU are clipped: thin bone is then hardly seen."""
 MISSED_CONFIDENCE = 0.4
 """Confidence of the whole body, if the scan should show an end that was not found."""
 AMBIGUOUS_CONFIDENCE = 0.3
@@ -106,6 +108,9 @@ def _abdomen_range(coarse: CoarseVolume, body: Body) -> tuple[int, int, float, b
         return 0, count, CONTRADICTION_CONFIDENCE, True
     ischium = find_ischium(coarse, body, spine[0]) if spine else None
     bottom = find_thighs_end(coarse, body) if ischium is None else ischium
+    is_clipped = coarse.clipped_at is not None
+    if is_clipped and bottom is not None and bottom * coarse.slice_mm < CLIPPED_THIGHS_MM:
+        bottom = None
     low, high = bottom or 0, count if chest.dome is None else chest.dome
     if coarse.is_ambiguous:
         return 0, count, AMBIGUOUS_CONFIDENCE, False
@@ -130,7 +135,7 @@ def _abdomen_range(coarse: CoarseVolume, body: Body) -> tuple[int, int, float, b
         confidence = THIGHS_CONFIDENCE
     if domes_disagree(coarse, body, chest):
         confidence = min(confidence, EFFUSION_CONFIDENCE)
-    if coarse.clipped_at is not None:
+    if is_clipped:
         confidence = min(confidence, CLIPPED_CONFIDENCE)
     return low, high, confidence, False
 
