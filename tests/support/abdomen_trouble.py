@@ -65,13 +65,13 @@ def tilted_geometry(scan: TrueScan, tilt_deg: float) -> Geometry:
         scan.low_mm + dz / 2 - middle * dy * sine,
     )
     axes = (CANONICAL_AXES[0], (0.0, cosine, sine), CANONICAL_AXES[2])
-    return Geometry(scan.hu.shape, (dz, dy, dx), origin, axes)  # type: ignore[arg-type]
+    return Geometry(scan.hu.shape, (dz, dy, dx), origin, axes)
 
 
 def straight_geometry(scan: TrueScan) -> Geometry:
     """The grid of `scan`."""
     first = (0.0, 0.0, scan.low_mm + scan.spacing_mm[0] / 2)
-    return Geometry(scan.hu.shape, scan.spacing_mm, first, CANONICAL_AXES)  # type: ignore[arg-type]
+    return Geometry(scan.hu.shape, scan.spacing_mm, first, CANONICAL_AXES)
 
 
 def scanned_with_tilt(scan: TrueScan, tilt_deg: float) -> Volume:

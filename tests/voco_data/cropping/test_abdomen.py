@@ -227,13 +227,13 @@ def test_measured_against_the_phantom() -> None:
     check(summarise(errors), errors)
 
 
+TILTS_DEG = (-15.0, -8.0, -3.0, -1.2, 1.2, 3.0, 8.0, 15.0)
 TROUBLES: dict[str, Callable[[TrueScan, int], TrueScan]] = {
     "": lambda scan, _: scan,
     ", blank ends": with_blank_ends,
     ", tilted": lambda scan, number: with_tilt(scan, TILTS_DEG[number % len(TILTS_DEG)]),
     ", clipped": clipped,
 }
-TILTS_DEG = (-15.0, -8.0, -3.0, -1.2, 1.2, 3.0, 8.0, 15.0)
 
 
 @pytest.mark.slow

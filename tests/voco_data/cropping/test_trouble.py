@@ -127,9 +127,10 @@ def test_a_chest_or_thighs_alone_are_no_abdomen(number: int, low: float, high: f
         assert box_of(hu, scan.spacing_mm).confidence < 0.5
 
 
-def noisy(hu: npt.NDArray[np.generic], seed: int = 0) -> npt.NDArray[np.int16]:
+def noisy(hu: npt.NDArray[np.int64], seed: int = 0) -> npt.NDArray[np.int16]:
     rng = np.random.default_rng(seed)
-    return np.clip(hu + rng.normal(0, 15, hu.shape), -1024, 3071).astype(np.int16)
+    noise = rng.normal(0, 15, hu.shape)
+    return np.asarray(np.clip(hu + noise, -1024, 3071), np.int16)
 
 
 @pytest.mark.parametrize(("width", "depth"), [(150, 190), (170, 210), (180, 200)])

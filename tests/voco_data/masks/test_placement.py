@@ -78,10 +78,10 @@ def test_a_label_at_the_face_of_a_partial_mask_is_cut_there(flip: bool) -> None:
     axes = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
     on = Geometry(SHAPE, (5.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
     part = organ()[4:16]
-    own = Geometry(part.shape, (5.0, 2.0, 2.0), (0.0, 0.0, 20.0), axes)  # type: ignore[arg-type]
+    own = Geometry(part.shape, (5.0, 2.0, 2.0), (0.0, 0.0, 20.0), axes)
     if flip:  # slices from the top down
         axes = ((0.0, 0.0, -1.0), axes[1], axes[2])
-        own = Geometry(part.shape, (5.0, 2.0, 2.0), (0.0, 0.0, 75.0), axes)  # type: ignore[arg-type]
+        own = Geometry(part.shape, (5.0, 2.0, 2.0), (0.0, 0.0, 75.0), axes)
         part = part[::-1]
     placed = place_mask(Mask(part, own, {}), on)
     assert placed.cuts == {LabelCut(1, 0, upper=False), LabelCut(4, 0, upper=True)}
