@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.cropping.abdomen import find_box
-from voco_data.phantom.patient.model import PatientModel, scanned_abdomen_mm
+from voco_data.phantom.patient.model import PatientModel, abdomen_range_mm, scanned_abdomen_mm
 from voco_data.phantom.patient.points import F32
 from voco_data.phantom.patient.pose import Scan
 from voco_data.phantom.patient.shapes import Capsule, inside_share
@@ -40,6 +40,8 @@ class TrueScan:
     """Where the voxels of slice 0 begin; the truths are on the same scale."""
     bottom_mm: float
     top_mm: float
+    abdomen_mm: tuple[float, float]
+    """Both ends of the abdomen, whatever is scanned."""
     story: str
     """What was drawn, for whoever reads a failure."""
 
@@ -51,6 +53,30 @@ def planned_scan(seed: int, number: int, *, matrix: int = 96, slices: int = 56) 
     rendering = render_scan(plan.model, scan)
     hu = acquire(rendering, scan)
     return _with_truth(plan.model, scan, hu, rendering.organs, f"planned {seed}/{number}")
+
+
+def ranged_scan(
+    number: int, low: float, high: float, *, spacing_mm: float, matrix: int = 128
+) -> TrueScan:
+    """A scan of a patient from `low` to `high`, mm in the standard body."""
+    plan = plan_patient(CohortSpec(seed=7), number)
+    model, scan = plan.model, plan.series[0].scan
+    half = 1.2 * (model.trunk.half_width_mm + 10) * model.pose.scale[0]
+    _, dy, dz = model.pose.shift_mm
+    scale = model.pose.scale[2]
+    scan = replace(
+        scan,
+        first_z_mm=low * scale + dz,
+        spacing_mm=spacing_mm,
+        slices=int((high - low) * scale / spacing_mm) + 1,
+        pixel_mm=2 * half / matrix,
+        rows=matrix,
+        columns=matrix,
+        corner_mm=(-half, -half + dy),
+    )
+    rendering = render_scan(model, scan)
+    story = f"ranged {number}: z {low:.0f}..{high:.0f}"
+    return _with_truth(model, scan, acquire(rendering, scan), rendering.organs, story)
 
 
 def varied_scan(seed: int, number: int) -> TrueScan:
@@ -156,6 +182,7 @@ def _with_truth(
     story: str,
 ) -> TrueScan:
     bottom, top = scanned_abdomen_mm(model, scan)
+    abdomen_mm = abdomen_range_mm(model)
     return TrueScan(
         hu=hu,
         organs=organs,
@@ -163,6 +190,7 @@ def _with_truth(
         low_mm=scan.first_z_mm - scan.spacing_mm / 2,
         bottom_mm=bottom,
         top_mm=top,
+        abdomen_mm=abdomen_mm,
         story=story,
     )
 

@@ -1,4 +1,4 @@
-"""The patient in a CT volume: a coarse sample of it, and the body without couch and tubes."""
+"""The patient in a coarse volume: the body without couch and tubes."""
 
 from __future__ import annotations
 
@@ -8,44 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.cropping.components import label_components
-from voco_data.volumes import AIR_HU, Triple
+from voco_data.cropping.sampling import CoarseVolume, Mask
 
-Mask = npt.NDArray[np.bool_]
-
-COARSE_MM = 4.0
-"""Size of the voxels on which anatomy is searched."""
 BODY_SLICE_MM = 12.0
 """Distance of the slices on which the body is found: it changes slowly from slice to slice."""
-TISSUE_HU = -300
-HIGHEST_HU = 3071
-"""Higher HU, those of metal, are lowered to it."""
 OPENING_MM = 20.0
 """Width of the opening that removes couch, blankets and tubes."""
 LIMB_SHARE = 0.5
 """A component with more than this share of the largest one's voxels is body too."""
+WHOLE_SHARE = 0.8
+"""A slice with less than this share of the measured pixels of its neighbours is blank in part."""
 NORMAL_QUARTILE = 0.6745
 """Half of a normal distribution is within so many standard deviations of its mean."""
-
-
-@dataclass(frozen=True, slots=True)
-class CoarseVolume:
-    """A volume (z, y, x) sampled to about COARSE_MM, not averaged: thin bone keeps its HU."""
-
-    hu: npt.NDArray[np.int16]
-    """(Z, Y, X)."""
-    step: tuple[int, int, int]
-    """Voxels of the volume from one sample to the next."""
-    spacing_mm: Triple
-
-    @property
-    def pixel_mm2(self) -> float:
-        """Area of a pixel."""
-        return self.spacing_mm[1] * self.spacing_mm[2]
-
-    @property
-    def slice_mm(self) -> float:
-        """Distance between slices."""
-        return self.spacing_mm[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +27,7 @@ class Body:
     """The body in a coarse volume."""
 
     mask: Mask
-    """(Z, Y, X), holes filled: lungs and gas are inside."""
+    """(Z, Y, X), holes filled: lungs and gas are inside, padding is not."""
     area_mm2: npt.NDArray[np.float64]
     """Area of each slice, shape (Z,)."""
     column: npt.NDArray[np.intp]
@@ -64,14 +38,6 @@ class Body:
     """Standard deviation of the noise in soft tissue."""
 
 
-def sample_volume(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> CoarseVolume:
-    """Every n-th voxel along each axis; padding is raised to air, metal lowered to HIGHEST_HU."""
-    sz, sy, sx = (max(1, round(COARSE_MM / s)) for s in spacing_mm)
-    z, y, x = spacing_mm
-    sampled = np.clip(hu[::sz, ::sy, ::sx], AIR_HU, HIGHEST_HU)
-    return CoarseVolume(sampled, (sz, sy, sx), (z * sz, y * sy, x * sx))
-
-
 def find_body(coarse: CoarseVolume) -> Body:
     """The largest component of tissue after filling holes and opening in the plane.
 
@@ -79,7 +45,8 @@ def find_body(coarse: CoarseVolume) -> Body:
     is empty.
     """
     stride = max(1, round(BODY_SLICE_MM / coarse.slice_mm))
-    tissue = fill_holes(coarse.hu[::stride] > TISSUE_HU)
+    sampled = _whole_slices(coarse, stride)
+    tissue = fill_holes((coarse.hu[sampled] > coarse.tissue_hu) & coarse.measured[sampled])
     _, y_mm, x_mm = coarse.spacing_mm
     components, count = label_components(
         _open_in_plane(tissue, OPENING_MM / y_mm, OPENING_MM / x_mm)
@@ -89,15 +56,24 @@ def find_body(coarse: CoarseVolume) -> Body:
     keep = sizes >= LIMB_SHARE * sizes.max()
     keep[0] = False
     is_body = keep[components]
-    mask = np.asarray(np.repeat(is_body, stride, axis=0)[: len(coarse.hu)], bool)
+    mask = np.repeat(is_body, stride, axis=0)[: len(coarse.hu)] & coarse.measured
     columns, rows = mask.sum(axis=1), mask.sum(axis=2)
     return Body(
         mask=mask,
         area_mm2=columns.sum(axis=1) * coarse.pixel_mm2,
         column=_median_index(columns),
         row=_median_index(rows),
-        noise_hu=_noise_hu(coarse.hu[::stride], mask[::stride]),
+        noise_hu=_noise_hu(coarse.hu[sampled], mask[sampled], coarse.tissue_hu),
     )
+
+
+def _whole_slices(coarse: CoarseVolume, stride: int) -> npt.NDArray[np.intp]:
+    """The first of every `stride` slices, or the one with most pixels if that is blank in part."""
+    pixels = coarse.measured_pixels
+    first = np.arange(0, len(pixels), stride)
+    groups = np.pad(pixels, (0, len(first) * stride - len(pixels))).reshape(-1, stride)
+    is_blank = groups[:, 0] < WHOLE_SHARE * groups.max(axis=1)
+    return np.asarray(first + np.where(is_blank, groups.argmax(axis=1), 0), np.intp)
 
 
 def fill_holes(mask: Mask) -> Mask:
@@ -110,10 +86,10 @@ def fill_holes(mask: Mask) -> Mask:
     return np.asarray(~outside[labels], bool)
 
 
-def _noise_hu(hu: npt.NDArray[np.int16], mask: Mask) -> float:
+def _noise_hu(hu: npt.NDArray[np.int16], mask: Mask, tissue_hu: int) -> float:
     """Noise from the median difference of pixels two columns apart, which edges hardly change."""
     near, far = hu[:, ::4, :-2:2], hu[:, ::4, 2::2]
-    soft = mask[:, ::4, :-2:2] & (near > TISSUE_HU) & (far > TISSUE_HU)
+    soft = mask[:, ::4, :-2:2] & (near > tissue_hu) & (far > tissue_hu)
     if not soft.any():
         return 0.0
     return float(np.median(np.abs(near[soft] - far[soft])) / (NORMAL_QUARTILE * np.sqrt(2.0)))

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from voco_data.cropping.body import HIGHEST_HU, Body, CoarseVolume, Mask
+from voco_data.cropping.body import Body
+from voco_data.cropping.sampling import HIGHEST_HU, CoarseVolume, Mask
 
 BONE_HU = 150
 MUSCLE_HU = 60
@@ -52,18 +53,53 @@ def bone_mask(hu: npt.NDArray[np.int16], coarse: CoarseVolume, noise_hu: float) 
     return np.asarray(total > 9 * max(BONE_HU, MUSCLE_HU + 1.5 * noise_hu), bool)
 
 
-def find_spine(coarse: CoarseVolume, body: Body) -> tuple[int, int] | None:
-    """First and last + 1 slice of the spine, sacrum included; None without a spine.
+Areas = npt.NDArray[np.float64]
 
-    The spine is the longest run of slices with bone at the back of the body's middle.
-    """
+
+@dataclass(frozen=True, slots=True)
+class MidlineBone:
+    """Bone in a strip about the body's middle, for each slice, (Z,)."""
+
+    front_mm2: Areas
+    """Area in the front half of the body."""
+    back_mm2: Areas
+    """Area in the back half."""
+    back_depth: Areas
+    """Mean depth of that in the back half: 0 at the front of the strip's body, 1 at the back."""
+
+
+def find_midline_bone(coarse: CoarseVolume, body: Body) -> MidlineBone:
+    """Bone in a strip about the body's middle."""
     count, height, width = coarse.hu.shape
     half = max(1, round(SPINE_HALF_WIDTH_MM / coarse.spacing_mm[2]))
-    z, y = np.arange(count)[:, None, None], np.arange(height)[:, None]
-    x = np.clip(body.column[:, None, None] + np.arange(-half, half + 1), 0, width - 1)
-    bone = bone_mask(coarse.hu[z, y, x], coarse, body.noise_hu) & body.mask[z, y, x]
-    bone &= y >= body.row[:, None, None]
-    has_bone = bone.sum(axis=(1, 2)) * coarse.pixel_mm2 > SPINE_MIN_MM2
+    size = min(2 * half + 1, width)
+    starts = np.clip(body.column - half, 0, width - size).tolist()
+    strip = np.empty((count, height, size), np.int16)
+    in_body = np.empty((count, height, size), np.bool_)
+    for z, start in enumerate(starts):
+        strip[z] = coarse.hu[z, :, start : start + size]
+        in_body[z] = body.mask[z, :, start : start + size]
+    per_row = (bone_mask(strip, coarse, body.noise_hu) & in_body).sum(axis=2)
+    rows = np.arange(height)
+    back = np.where(rows >= body.row[:, None], per_row, 0)
+    total, total_back = per_row.sum(axis=1), back.sum(axis=1)
+    has_body = in_body.any(axis=2)
+    first, depth_px = has_body.argmax(axis=1), np.maximum(has_body.sum(axis=1), 1)
+    depth = (back @ rows / np.maximum(total_back, 1) - first) / depth_px
+    return MidlineBone(
+        front_mm2=(total - total_back) * coarse.pixel_mm2,
+        back_mm2=total_back * coarse.pixel_mm2,
+        back_depth=np.where(total_back > 0, depth, 0.0),
+    )
+
+
+def find_spine(bone_mm2: Areas, coarse: CoarseVolume) -> tuple[int, int] | None:
+    """First and last + 1 slice of the spine, sacrum included; None without a spine.
+
+    The spine is the longest run of slices with bone in the back half of the body's middle.
+    """
+    count = len(bone_mm2)
+    has_bone = bone_mm2 > SPINE_MIN_MM2
     gap = max(1, round(SPINE_GAP_MM / coarse.slice_mm))
     runs, n_runs = ndimage.label(ndimage.binary_closing(np.pad(has_bone, gap), np.ones(gap + 1)))
     if n_runs == 0:

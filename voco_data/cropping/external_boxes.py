@@ -72,7 +72,9 @@ class GivenBox:
             raise SeriesRefused(Reason.BOX_OUTSIDE, f"the box of {self.made_by} misses the scan")
         a, b, c = start.tolist()
         d, e, f = stop.tolist()
-        return Box((a, b, c), (d, e, f), f"given:{self.made_by}", self.confidence)
+        return Box(
+            (a, b, c), (d, e, f), f"given:{self.made_by}", self.confidence, profile_box.doubts
+        )
 
 
 def read_boxes(path: Path) -> dict[str, GivenBox]:
@@ -138,8 +140,9 @@ def include_organs(
 
     The box contains all abdominal organs of the mask, with `margin_mm`. If it has liver and spleen,
     the top is that of the highest organ. No organ marks the floor of the pelvis, so the bottom is
-    that of `profile_box` if it is trusted, else that of the bowel. Unless both ends are known, the
-    box is only enlarged. Without an abdominal organ it is `profile_box`.
+    that of `profile_box` if it is trusted, else that of the bowel. An organ that goes on beyond its
+    mask gives no end, nor does any in a scan whose orientation is doubted. Unless both ends are
+    known, the box is only enlarged. Without an abdominal organ it is `profile_box`.
     """
     abdominal = [bounds for name, bounds in organs.items() if name in ABDOMINAL_ORGANS]
     if not abdominal:
@@ -150,11 +153,17 @@ def include_organs(
     start, stop = np.minimum(profile_box.start, low), np.maximum(profile_box.stop, high)
     is_trusted = profile_box.confidence >= TRUSTED_CONFIDENCE
     # FLARE's masks are partial: the spleen alone does not give the dome over the liver.
-    knows_both_ends = organs.keys() >= SUBDIAPHRAGMATIC_ORGANS and (is_trusted or "bowel" in organs)
+    knows_top = organs.keys() >= SUBDIAPHRAGMATIC_ORGANS and not any(
+        bounds.goes_on_above for bounds in abdominal
+    )
+    knows_bottom = "bowel" in organs and not any(bounds.goes_on_below for bounds in abdominal)
+    knows_both_ends = (
+        knows_top and (is_trusted or knows_bottom) and not profile_box.doubts
+    )  # a mirrored or upside-down scan has the wrong end on top
     if knows_both_ends:
         stop[0] = high[0]
         start[0] = start[0] if is_trusted else low[0]
     a, b, c = start.tolist()
     d, e, f = stop.tolist()
     confidence = MASK_CONFIDENCE if knows_both_ends else profile_box.confidence
-    return Box((a, b, c), (d, e, f), "mask", confidence)
+    return Box((a, b, c), (d, e, f), "mask", confidence, profile_box.doubts)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from voco_data.cropping.body import Body, CoarseVolume, Mask
+from voco_data.cropping.body import Body
 from voco_data.cropping.components import label_components
+from voco_data.cropping.sampling import CoarseVolume, Mask
 
-LUNG_MAX_HU = -450
 LUNG_MEDIAN_HU = (-960, -550)
 """Gas in the bowel is darker."""
 LUNG_MIN_ML = 100.0
@@ -31,6 +31,8 @@ MEDIAL_MM = 40.0
 """Heart and great vessels are nearer to the middle than this, the top of a dome is not."""
 HEART_MM = 60.0
 """The heart reaches this far to the left. The left dome is searched beyond it and behind it."""
+RECESS_PERCENTILE = 5
+"""This part of a lung's columns may reach lower than its depth."""
 RECESS_MM = 200.0
 """Largest depth of lung below the dome."""
 CUT_MM, CUT_SHARE = 15.0, 0.1
@@ -51,6 +53,16 @@ class Chest:
     """Number of slices with one lung only."""
     implausible: bool = False
     """Whether the lungs reach too far below the dome or out of the image for a chest."""
+    domes: tuple[int, int] = (-1, -1)
+    """The same slice as `dome` for the right and the left half; -1 where it was not found."""
+    either_dome: int = -1
+    """The lower of two results: `max(domes)`, and the same with right and left exchanged."""
+    recesses: tuple[float, float] = (0.0, 0.0)
+    """Depth of the right and the left lung below its own dome, in slices."""
+    share: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """Share of lung in the body of each slice, shape (Z,)."""
+    lung_pixels: npt.NDArray[np.intp] = field(default_factory=lambda: np.zeros((2, 0), np.intp))
+    """Pixels of lung in the right and the left half of each slice, shape (2, Z)."""
 
 
 def find_chest(coarse: CoarseVolume, body: Body) -> Chest:
@@ -63,40 +75,82 @@ def find_chest(coarse: CoarseVolume, body: Body) -> Chest:
     stride = max(1, round(PIXEL_MM / coarse.spacing_mm[1]))
     pixel_mm = (coarse.spacing_mm[1] * stride, coarse.spacing_mm[2] * stride)
     lung = _lung_mask(coarse, body, stride)
-    middle = _fitted_middle(body) / stride
+    middle = fitted_middle(body) / stride
     right = np.arange(lung.shape[2]) < middle[:, None]  # (Z, X)
     per_column = lung.sum(axis=1)
     min_pixels = CHEST_SHARE * body.area_mm2 / (pixel_mm[0] * pixel_mm[1])
-    has_right = (per_column * right).sum(axis=1) > min_pixels
-    has_left = (per_column * ~right).sum(axis=1) > min_pixels
+    pixels = np.stack([(per_column * half).sum(axis=1) for half in (right, ~right)])
+    has_right, has_left = pixels > min_pixels
+    lung_mm2 = pixels.sum(axis=0) * pixel_mm[0] * pixel_mm[1]
+    share = np.where(has_right | has_left, lung_mm2 / np.maximum(body.area_mm2, 1.0), 0.0)
     both, one = has_right & has_left, has_right ^ has_left
     if not both.any() or not _is_posterior(lung[both], body.row[both] / stride):
         is_cut = _cuts_lung(coarse, body, slice(None))
-        return Chest(None, 0, int(one.sum() + both.sum()), is_cut)
-    dome = _find_dome(lung, middle, float(np.median(body.row[both])) / stride, pixel_mm[1])
+        return Chest(None, 0, int(one.sum() + both.sum()), is_cut, share=share, lung_pixels=pixels)
+    half_depth = float(np.median(body.row[both])) / stride
+    tops = _measured_tops(coarse.measured[:, ::stride, ::stride])
+    floor = _lung_floor(lung, middle)
+    domes = _find_domes(floor, tops, middle, half_depth, pixel_mm[1])
+    dome = max(domes)
+    mirrored = _find_domes(
+        floor[:, ::-1], tops[:, ::-1], floor.shape[1] - 1 - middle, half_depth, pixel_mm[1]
+    )
+    either = min(dome, max(mirrored))
+    recesses = _recesses(floor, middle, domes)
     with_lung = np.flatnonzero(has_right | has_left)
     first, last = int(with_lung[0]), int(with_lung[-1]) + 1
     if dome < 0 or (last - dome) * coarse.slice_mm < ABOVE_DOME_MM:
-        return Chest(None, int(both.sum()), int(one.sum()))
+        return Chest(
+            None, int(both.sum()), int(one.sum()), False, domes, either, recesses, share, pixels
+        )
     too_deep = (dome - np.flatnonzero(both)[0]) * coarse.slice_mm > RECESS_MM
     implausible = bool(too_deep) or _cuts_lung(coarse, body, slice(first, last))
-    return Chest(dome, int(both.sum()), int(one.sum()), implausible)
+    return Chest(
+        dome, int(both.sum()), int(one.sum()), implausible, domes, either, recesses, share, pixels
+    )
 
 
-def _find_dome(
-    lung: Mask, middle: npt.NDArray[np.float64], half_depth: float, column_mm: float
-) -> int:
-    """Slice of the higher dome: -1 without one, len(lung) where its top is above the scan."""
-    floor = _lung_floor(lung, middle)
+def _measured_tops(measured: Mask) -> npt.NDArray[np.intp]:
+    """For each column (Y, X), the first slice above the highest measured voxel."""
+    tops = np.full(measured.shape[1:], len(measured), np.intp)
+    ends_below = ~measured[-1]
+    columns = measured[:, ends_below]
+    top = len(measured) - columns[::-1].argmax(axis=0)
+    tops[ends_below] = np.where(columns.any(axis=0), top, 0)
+    return tops
+
+
+def _find_domes(
+    floor: npt.NDArray[np.intp],
+    tops: npt.NDArray[np.intp],
+    middle: npt.NDArray[np.float64],
+    half_depth: float,
+    column_mm: float,
+) -> tuple[int, int]:
+    """Slice of the right and the left dome: -1 without one, `tops` where it is above the scan."""
     chest = np.flatnonzero((floor >= 0).any(axis=0))
     scale = (chest[-1] - chest[0] + 1) * column_mm / CHEST_MM
-    left_mm = (np.arange(lung.shape[2]) - middle.mean()) * column_mm / scale
-    behind = np.arange(lung.shape[1])[:, None] > half_depth
-    liver_dome = _highest_ridge(floor[:, left_mm < -MEDIAL_MM], len(lung))
+    left_mm = (np.arange(floor.shape[1]) - middle.mean()) * column_mm / scale
+    behind = np.arange(len(floor))[:, None] > half_depth
+    is_right, is_left = left_mm < -MEDIAL_MM, left_mm > HEART_MM
+    liver_dome = _highest_ridge(floor[:, is_right], tops[:, is_right])
     spleen_dome = _highest_ridge(
-        np.where(behind, floor, -1)[:, left_mm > HEART_MM][:, ::-1], len(lung)
+        np.where(behind, floor, -1)[:, is_left][:, ::-1], tops[:, is_left][:, ::-1]
     )
-    return max(liver_dome, spleen_dome)
+    return liver_dome, spleen_dome
+
+
+def _recesses(
+    floor: npt.NDArray[np.intp], middle: npt.NDArray[np.float64], domes: tuple[int, int]
+) -> tuple[float, float]:
+    """How far the right and the left lung reach below their own dome, in slices."""
+    is_right = np.arange(floor.shape[1]) < middle.mean()
+    depths = []
+    for half, dome in zip((floor[:, is_right], floor[:, ~is_right]), domes, strict=True):
+        lung = half[half >= 0]
+        lowest = float(np.percentile(lung, RECESS_PERCENTILE)) if len(lung) else float(dome)
+        depths.append(dome - lowest)
+    return depths[0], depths[1]
 
 
 def _cuts_lung(coarse: CoarseVolume, body: Body, chest: slice) -> bool:
@@ -111,14 +165,14 @@ def _cuts_lung(coarse: CoarseVolume, body: Body, chest: slice) -> bool:
     return False
 
 
-def _highest_ridge(floor: npt.NDArray[np.intp], top: int) -> int:
+def _highest_ridge(floor: npt.NDArray[np.intp], tops: npt.NDArray[np.intp]) -> int:
     """Highest broad ridge of one lung's floor, its columns ordered from lateral to medial.
 
     A column without lung, medial of one with lung, is over a dome whose top is above the scan: its
-    floor is `top`, the scan's upper end.
+    floor is that of `tops`, where the scan of this column ends.
     """
     within = np.logical_or.accumulate(floor >= 0, axis=1)
-    completed = np.where(within & (floor < 0), top, floor)
+    completed = np.where(within & (floor < 0), tops, floor)
     if min(completed.shape) < 3:
         return -1
     return int(ndimage.grey_opening(completed, footprint=DOME_FOOTPRINT).max())
@@ -127,17 +181,17 @@ def _highest_ridge(floor: npt.NDArray[np.intp], top: int) -> int:
 def _lung_mask(coarse: CoarseVolume, body: Body, stride: int) -> Mask:
     """Large connected components of aerated tissue in the body, on every `stride`-th pixel."""
     hu = coarse.hu[:, ::stride, ::stride]
-    components, count = label_components((hu < LUNG_MAX_HU) & body.mask[:, ::stride, ::stride])
+    components, count = label_components((hu < coarse.lung_hu) & body.mask[:, ::stride, ::stride])
     voxel_ml = coarse.pixel_mm2 * stride**2 * coarse.slice_mm / 1000.0
     keep = np.bincount(components.ravel(), minlength=count + 1) * voxel_ml >= LUNG_MIN_ML
     keep[0] = False
     low, high = LUNG_MEDIAN_HU
     for number in np.flatnonzero(keep):
-        keep[number] = low < np.median(hu[components == number]) < high
+        keep[number] = low < np.median(hu[components == number]) < max(high, coarse.lung_hu)
     return np.asarray(keep[components], bool)
 
 
-def _fitted_middle(body: Body) -> npt.NDArray[np.float64]:
+def fitted_middle(body: Body) -> npt.NDArray[np.float64]:
     """The body's middle column, fitted by a straight line over the slices, shape (Z,)."""
     index = np.arange(len(body.column))
     trunk = body.area_mm2 > 0.5 * body.area_mm2.max()

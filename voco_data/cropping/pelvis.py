@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
-from voco_data.cropping.body import Body, CoarseVolume, Mask
+from voco_data.cropping.body import Body
 from voco_data.cropping.bones import Femora, bone_mask, find_femora, median_femora
+from voco_data.cropping.sampling import CoarseVolume, Mask
 
 BELOW_SPINE_MM = 220.0
 """The search starts so far below the sacrum, in the thighs."""
@@ -28,6 +31,12 @@ THIGH_SLICES = 5
 """The position of the femora is the median over so many slices below."""
 PELVIS_MM, PELVIS_SHARE = 40.0, 0.7
 """Over this length above the ischium's end, this share of the slices must show it too."""
+WHOLE_MM, WHOLE_SHARE = 24.0, 0.75
+"""A slice that shows less than this share of the body of a slice so far inside is blank in part."""
+BLANK_LIMIT_MM = 100.0
+"""Slices that are blank in part are searched so far from the end of the scan."""
+ABOVE_THIGH_SPINE_MM = 40.0
+"""Thighs on top are further from the spine."""
 THIGH_MM2 = 4000.0
 """Least area of each of the two largest components of a slice through parted thighs."""
 THIGH_SHARE = 0.4
@@ -41,9 +50,10 @@ def find_ischium(coarse: CoarseVolume, body: Body, sacrum: int) -> int | None:
     has one bone, to the first bone medial of the femora and not in front of them: vessels with
     contrast are in front.
     """
-    if sacrum * coarse.slice_mm < BELOW_SPINE_MIN_MM:
+    first = _first_whole_slice(coarse, body)
+    if (sacrum - first) * coarse.slice_mm < BELOW_SPINE_MIN_MM:
         return None
-    low = max(0, sacrum - round(BELOW_SPINE_MM / coarse.slice_mm))
+    low = max(first, sacrum - round(BELOW_SPINE_MM / coarse.slice_mm))
     high = sacrum + round(ABOVE_SPINE_MM / coarse.slice_mm)
     min_slices = max(2, round(PELVIS_MM / coarse.slice_mm))
     thighs: list[Femora] = []
@@ -62,24 +72,60 @@ def find_ischium(coarse: CoarseVolume, body: Body, sacrum: int) -> int | None:
             thighs.append(femora)
         recent = has_ischium[-min_slices:]
         if len(has_ischium) > min_slices and recent[0] and np.mean(recent) >= PELVIS_SHARE:
-            first = index - min_slices + 1
-            return first if (sacrum - first) * coarse.slice_mm < ISCHIUM_BELOW_SPINE_MM else None
+            lowest = index - min_slices + 1
+            is_near = (sacrum - lowest) * coarse.slice_mm < ISCHIUM_BELOW_SPINE_MM
+            return lowest if is_near else None
     return None
 
 
 def find_thighs_end(coarse: CoarseVolume, body: Body) -> int | None:
     """First slice above the parted thighs at the scan's lower end; None without thighs."""
-    end = 0
+    first = _first_whole_slice(coarse, body)
+    end = first
     while end < len(body.mask) and _is_two_thighs(body.mask[end], coarse.pixel_mm2):
         end += 1
-    return end if 0 < end < len(body.mask) else None
+    return end if first < end < len(body.mask) else None
 
 
-def is_upside_down(coarse: CoarseVolume, body: Body) -> bool:
-    """Whether the scan's upper end shows thighs: a femur on each side and no bone between."""
-    bone = _bone(coarse, body, -1)
-    femora = find_femora(bone, int(body.column[-1]), coarse)
+def shows_thighs_on_top(coarse: CoarseVolume, body: Body, spine: tuple[int, int] | None) -> bool:
+    """Whether the scan's upper end shows thighs: a femur on each side and no bone between.
+
+    `spine`: its first and last + 1 slice. It does not reach into thighs.
+    """
+    if spine and (len(coarse.hu) - spine[1]) * coarse.slice_mm < ABOVE_THIGH_SPINE_MM:
+        return False
+    last = _last_whole_slice(coarse, body)
+    bone = _bone(coarse, body, last)
+    femora = find_femora(bone, int(body.column[last]), coarse)
     return femora is not None and not _has_ischium(bone, femora, coarse)
+
+
+def _first_whole_slice(coarse: CoarseVolume, body: Body) -> int:
+    """The lowest slice above all those at the lower end of which a large part is blank."""
+    return _blank_slices(coarse, body, list(range(len(coarse.hu))))
+
+
+def _last_whole_slice(coarse: CoarseVolume, body: Body) -> int:
+    """The uppermost slice below all those at the upper end of which a large part is blank."""
+    inward = list(range(len(coarse.hu)))[::-1]
+    return inward[_blank_slices(coarse, body, inward)]
+
+
+def _blank_slices(coarse: CoarseVolume, body: Body, inward: Sequence[int]) -> int:
+    """Number of slices, ordered from an end of the scan, up to the last that is blank in part."""
+    step, limit = (max(1, round(n / coarse.slice_mm)) for n in (WHOLE_MM, BLANK_LIMIT_MM))
+    blank = 0
+    for count, (index, inner) in enumerate(zip(inward[:limit], inward[step:], strict=False)):
+        if not _is_whole(coarse, body, index, inner):
+            blank = count + 1
+    return blank
+
+
+def _is_whole(coarse: CoarseVolume, body: Body, index: int, inner: int) -> bool:
+    """Whether a slice was measured where the body is in another slice, farther from the end."""
+    outline = body.mask[inner]
+    measured = np.count_nonzero(coarse.measured[index] & outline)
+    return bool(measured >= WHOLE_SHARE * np.count_nonzero(outline))
 
 
 def _bone(coarse: CoarseVolume, body: Body, index: int) -> Mask:

@@ -241,6 +241,6 @@ def _make_record(
         hu_p95=histogram.tissue_percentile(95),
         organs={name: bounds.in_mm(canonical) for name, bounds in sorted(prepared.organs.items())},
         instance_numbers=numbers,
-        flags=prepared.flags,
+        flags=(*prepared.flags, *box.doubts),
         versions=VERSIONS,
     )

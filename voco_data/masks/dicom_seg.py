@@ -66,7 +66,7 @@ def read_seg(path: Path) -> Mask:
         origin_mm=_triple(lowest.tolist()),
         axes=(normal, _triple(along_column), _triple(along_row)),
     )
-    return Mask(labels, geometry, _organ_names(values))
+    return Mask(labels, geometry, _organ_names(values), omits_empty_slices=True)
 
 
 def _numbers(values: DatasetValues, keyword: str, count: int) -> tuple[float, ...]:

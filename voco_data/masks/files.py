@@ -18,7 +18,14 @@ from voco_data.masks.dicom_seg import read_seg
 from voco_data.masks.nrrd import read_nrrd
 from voco_data.masks.organ_files import organ_of_file
 from voco_data.masks.organs import VOCABULARIES
-from voco_data.masks.placement import Labels, Mask, MaskMisplacedError, PlacedMask, place_mask
+from voco_data.masks.placement import (
+    LabelCut,
+    Labels,
+    Mask,
+    MaskMisplacedError,
+    PlacedMask,
+    place_mask,
+)
 from voco_data.nifti import read_label_map
 from voco_data.reasons import Reason
 from voco_data.volumes import Geometry
@@ -76,7 +83,7 @@ def _labels(values: npt.NDArray[np.generic]) -> Labels:
 
 def _join_masks(first: PlacedMask, second: PlacedMask) -> PlacedMask:
     """Both in one map. A label of `second` gets the number of its name in `first`, or a new one."""
-    labels, names = first.labels.copy(), dict(first.names)
+    labels, names, cuts = first.labels.copy(), dict(first.names), set(first.cuts)
     last_number = int(max(labels.max(), *names, 0))
     for number in np.unique(second.labels[second.labels > 0]).tolist():
         name = second.names.get(number, f"label_{number}")
@@ -84,4 +91,7 @@ def _join_masks(first: PlacedMask, second: PlacedMask) -> PlacedMask:
         target = same_name[0] if same_name else (last_number := last_number + 1)
         names[target] = name
         labels[(second.labels == number) & (labels == 0)] = target
-    return PlacedMask(labels, names)
+        cuts |= {
+            LabelCut(target, cut.axis, cut.upper) for cut in second.cuts if cut.label == number
+        }
+    return PlacedMask(labels, names, frozenset(cuts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,19 +72,35 @@ class OrganBounds:
 
     start: Index
     stop: Index
+    goes_on_below: bool = False
+    """Whether it reaches the lower face of its mask, and the scan goes on: no end along z."""
+    goes_on_above: bool = False
+    """The same for the upper face."""
 
     def in_mm(self, canonical: Canonical) -> tuple[Triple, Triple]:
         """Lowest and highest LPS coordinate (z, y, x), voxel edges included."""
         return canonical.edge_mm(self.start), canonical.edge_mm(self.stop)
 
 
-def find_organs(labels: npt.NDArray[np.integer], names: dict[int, str]) -> dict[str, OrganBounds]:
-    """Bounds of every label of a canonical label map (z, y, x), by name; `label_7` without one."""
+def find_organs(
+    labels: npt.NDArray[np.integer],
+    names: dict[int, str],
+    *,
+    below: Set[int] = frozenset(),
+    above: Set[int] = frozenset(),
+) -> dict[str, OrganBounds]:
+    """Bounds of every label of a canonical label map (z, y, x), by name; `label_7` without one.
+
+    Labels of `below` and `above` reach the lower and the upper face of their mask inside the scan.
+    """
     organs: dict[str, OrganBounds] = {}
     for number, bounds in enumerate(ndimage.find_objects(labels), start=1):
         if bounds is not None:
             z, y, x = bounds
             organs[names.get(number, f"label_{number}")] = OrganBounds(
-                (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
+                (z.start, y.start, x.start),
+                (z.stop, y.stop, x.stop),
+                goes_on_below=number in below,
+                goes_on_above=number in above,
             )
     return organs

@@ -30,6 +30,20 @@ class Mask:
     geometry: Geometry
     names: dict[int, str]
     """Organ by label, of the labels whose organ is known."""
+    omits_empty_slices: bool = False
+    """Whether slices without labels may be absent, as in DICOM SEG (PS3.3 C.8.20.3.1). The first
+    and the last slice are then no border of what was marked."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCut:
+    """A label that reaches a face of its mask's grid where the series goes on."""
+
+    label: int
+    axis: int
+    """Axis of the series, in the scanner's order."""
+    upper: bool
+    """Whether it is the face at the axis' upper end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +52,17 @@ class PlacedMask:
 
     labels: Labels
     names: dict[int, str]
+    cuts: frozenset[LabelCut] = frozenset()
+    """Where organs may go on beyond the mask."""
 
     @property
     def digest(self) -> str:
-        """XXH3-128 over voxels and names."""
+        """XXH3-128 over voxels, names and cuts."""
         state = xxhash.xxh3_128(np.ascontiguousarray(self.labels).data)
         for number, name in sorted(self.names.items()):
             state.update(f"\0{number}={name}".encode())
+        for cut in sorted((cut.label, cut.axis, cut.upper) for cut in self.cuts):
+            state.update(f"\0cut={cut}".encode())
         return state.hexdigest()
 
 
@@ -78,4 +96,16 @@ def place_mask(mask: Mask, geometry: Geometry) -> PlacedMask:
     covered = tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))
     labels = np.zeros(geometry.shape, np.uint16)
     labels[covered] = mask.labels.transpose(order)[flip]
-    return PlacedMask(labels, mask.names)
+    free = {int(np.flatnonzero(order == 0)[0])} if mask.omits_empty_slices else set()
+    cuts = {
+        LabelCut(label, axis, upper)
+        for axis in set(range(3)) - free
+        for upper, index, border in (
+            (False, low[axis], 0),
+            (True, high[axis], geometry.shape[axis] - 1),
+        )
+        if index != border
+        for label in np.unique(labels.take(index, axis)).tolist()
+        if label
+    }
+    return PlacedMask(labels, mask.names, frozenset(cuts))

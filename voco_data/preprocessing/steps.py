@@ -125,8 +125,14 @@ def _find_organs(mask: PlacedMask, volume: Volume, canonical: Canonical) -> dict
     labels = mask.labels
     if canonical.native is not volume.geometry:
         labels = labels_to_canonical_grid(labels, volume.geometry, canonical.native)
+    # The faces of a tilted or oblique mask count as those of the nearest canonical axis.
+    native = volume.geometry.nearest_canonical()
+    along_z = [cut for cut in mask.cuts if cut.axis == native.permutation[0]]
     return find_organs(
-        np.ascontiguousarray(canonical.to_canonical(labels), dtype=np.uint16), mask.names
+        np.ascontiguousarray(canonical.to_canonical(labels), dtype=np.uint16),
+        mask.names,
+        below={cut.label for cut in along_z if cut.upper == native.flips[0]},
+        above={cut.label for cut in along_z if cut.upper != native.flips[0]},
     )
 
 

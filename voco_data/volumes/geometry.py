@@ -215,6 +215,8 @@ class Box:
     `given:` and the name of its maker."""
     confidence: float
     """0 to 1; below 0.5 the box is a fallback that may contain more than the abdomen."""
+    doubts: tuple[str, ...] = ()
+    """Flags for the ledger: what the search for the box found wrong with the scan."""
 
     def __post_init__(self) -> None:
         if not all(0 <= a < b for a, b in zip(self.start, self.stop, strict=True)):

@@ -60,6 +60,29 @@ def test_without_profiles_the_bowel_is_the_bottom() -> None:
     assert (box.start[0], box.stop[0], box.confidence) == (0, 60, 0.0)
 
 
+def test_an_organ_that_goes_on_beyond_its_mask_gives_no_end() -> None:
+    """The mask ends at slice 40, within the liver, and at slice 8, within the bowel."""
+    liver = OrganBounds((25, 30, 20), (40, 80, 70), goes_on_above=True)
+    spleen = OrganBounds((25, 30, 20), (38, 80, 70))
+    bowel = OrganBounds((8, 30, 20), (30, 80, 70), goes_on_below=True)
+    box = boxed(PROFILE, liver=liver, spleen=spleen, bowel=bowel)
+    assert (box.start[0], box.stop[0], box.confidence) == (5, 50, 0.9)
+    whole = Box((0, 0, 0), SHAPE, "whole", 0.0)
+    box = boxed(whole, liver=spleen, spleen=spleen, bowel=bowel)
+    assert (box.start[0], box.stop[0], box.confidence) == (0, 60, 0.0)
+    box = boxed(PROFILE, liver=spleen, spleen=spleen, bowel=bowel)  # its bottom is that of HU
+    assert (box.start[0], box.stop[0], box.confidence) == (5, 40, 1.0)
+
+
+def test_organs_do_not_clear_a_doubt() -> None:
+    doubted = Box((0, 0, 0), SHAPE, "body", 0.2, ("orientation_doubted",))
+    liver, bowel = OrganBounds((25, 30, 20), (40, 80, 70)), OrganBounds((8, 30, 20), (30, 80, 70))
+    box = boxed(doubted, liver=liver, spleen=liver, bowel=bowel)
+    assert (box.confidence, box.doubts) == (0.2, ("orientation_doubted",))
+    assert (box.start[0], box.stop[0]) == (0, 60)
+    assert given().to_voxels(CANONICAL, doubted).doubts == ("orientation_doubted",)
+
+
 def test_no_abdominal_organ_changes_nothing() -> None:
     assert boxed(PROFILE, aorta=OrganBounds((0, 0, 0), SHAPE)) is PROFILE
 

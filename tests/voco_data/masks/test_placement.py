@@ -21,7 +21,13 @@ from voco_data.dicom.series.reader import read_series
 from voco_data.masks.dicom_seg import read_seg
 from voco_data.masks.files import read_masks
 from voco_data.masks.organs import RATIC_ORGANS, find_organs, match_organ
-from voco_data.masks.placement import Mask, MaskMisplacedError, place_mask
+from voco_data.masks.placement import (
+    LabelCut,
+    Mask,
+    MaskMisplacedError,
+    PlacedMask,
+    place_mask,
+)
 from voco_data.phantom.plan import CohortSpec, plan_patient
 from voco_data.phantom.ratic import write_patient
 from voco_data.phantom.render import render_scan
@@ -64,6 +70,30 @@ def test_any_order_and_direction_of_axes_lands_on_the_same_voxels(
     own = Geometry(turned.shape, spacing, tuple(origin.tolist()), tuple(axes))  # type: ignore[arg-type]
     placed = place_mask(Mask(turned, own, {}), on)
     assert np.array_equal(placed.labels, organ())
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_label_at_the_face_of_a_partial_mask_is_cut_there(flip: bool) -> None:
+    """The mask covers slices 4 to 15: label 1 fills 3..8, label 4 fills 15..16."""
+    axes = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+    on = Geometry(SHAPE, (5.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
+    part = organ()[4:16]
+    own = Geometry(part.shape, (5.0, 2.0, 2.0), (0.0, 0.0, 20.0), axes)
+    if flip:  # slices from the top down
+        axes = ((0.0, 0.0, -1.0), axes[1], axes[2])
+        own = Geometry(part.shape, (5.0, 2.0, 2.0), (0.0, 0.0, 75.0), axes)
+        part = part[::-1]
+    placed = place_mask(Mask(part, own, {}), on)
+    assert placed.cuts == {LabelCut(1, 0, upper=False), LabelCut(4, 0, upper=True)}
+    assert placed.digest != PlacedMask(placed.labels, {}).digest
+    sparse = place_mask(Mask(part, own, {}, omits_empty_slices=True), on)
+    assert sparse.cuts == frozenset()
+
+
+def test_a_mask_of_the_whole_series_cuts_nothing() -> None:
+    axes = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+    on = Geometry(SHAPE, (5.0, 2.0, 2.0), (0.0, 0.0, 0.0), axes)
+    assert place_mask(Mask(np.ones(SHAPE, np.uint16), on, {}), on).cuts == frozenset()
 
 
 @pytest.mark.parametrize(
