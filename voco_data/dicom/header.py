@@ -203,17 +203,19 @@ class SliceIds:
     series_uid: str
     rows: int
     columns: int
+    frames: int
 
 
 def find_slice_ids(dataset: Dataset) -> SliceIds | None:
     """The ids of an object of CT, whatever else is wrong with it; None if they do not parse.
 
-    For an object that `parse_header` refuses. Rows and columns are 0 if they do not parse.
+    For an object that `parse_header` refuses. Rows and columns are 0 if they do not parse, and
+    frames are 1.
     """
     values = DatasetValues(dataset)
     try:
         sop_class, modality = values.text("SOPClassUID"), values.text("Modality").upper()
-        is_ct = not sop_class or sop_class in CT_SOP_CLASSES or _is_ct_by_meta(dataset)
+        is_ct = not sop_class or CT_SOP_CLASSES & {sop_class, _class_of_meta(dataset)}
         if modality not in ("", "CT") or not is_ct:
             return None
         ids = [values.text(name) for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")]
@@ -221,9 +223,10 @@ def find_slice_ids(dataset: Dataset) -> SliceIds | None:
         return None
     try:
         rows, columns = values.integer("Rows", 0), values.integer("Columns", 0)
+        frames = values.integer("NumberOfFrames", 1)
     except SeriesRefused:
-        rows = columns = 0
-    return SliceIds(ids[0], ids[1], ids[2], rows, columns)
+        rows, columns, frames = 0, 0, 1
+    return SliceIds(ids[0], ids[1], ids[2], rows, columns, min(max(frames, 1), MAX_FRAMES))
 
 
 def describe_modality(value: str) -> str:
@@ -293,14 +296,7 @@ def parse_header(dataset: Dataset, path: Path) -> Header:
 
 def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
     """The header of every frame; one for a single-frame image. Raises as `parse_header`."""
-    try:
-        frames = _check_object(DatasetValues(dataset))
-    except SeriesRefused as refusal:
-        if refusal.reason == Reason.NOT_AN_IMAGE and _is_ct_by_meta(dataset):
-            raise SeriesRefused(
-                Reason.UNREADABLE, "a CT image that ends before its rows and columns"
-            ) from refusal
-        raise
+    frames = _check_object(DatasetValues(dataset), _class_of_meta(dataset))
     per_frame = DatasetValues.for_frames(dataset, frames)
     headers = [
         _header(values, dataset, path, frames, frame) for frame, values in enumerate(per_frame)
@@ -313,20 +309,20 @@ def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
     return headers
 
 
-def _is_ct_by_meta(dataset: Dataset) -> bool:
-    """Whether the file meta information says that the object is CT; the data set may be torn."""
+def _class_of_meta(dataset: Dataset) -> str:
+    """The SOP class by the file meta information, which a file torn in its data set still has."""
     meta = getattr(dataset, "file_meta", None)
-    return meta is not None and str(meta.get("MediaStorageSOPClassUID")) in CT_SOP_CLASSES
+    return "" if meta is None else str(meta.get("MediaStorageSOPClassUID", ""))
 
 
-def _check_object(values: DatasetValues) -> int:
+def _check_object(values: DatasetValues, class_of_meta: str) -> int:
     """Return the number of frames. Raises SeriesRefused for an object that is not CT."""
     sop_class, modality = values.text("SOPClassUID"), values.text("Modality").upper()
     description = f"modality {describe_modality(modality)}, {describe_uid(sop_class)}"
     if "LOCALIZER" in values.codes("ImageType"):
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
     if not values.has("Rows") or not values.has("Columns"):
-        if sop_class in CT_SOP_CLASSES:
+        if CT_SOP_CLASSES & {sop_class, class_of_meta}:
             raise SeriesRefused(
                 Reason.UNREADABLE, "a CT image that ends before its rows and columns"
             )

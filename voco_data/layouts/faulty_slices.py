@@ -40,7 +40,7 @@ DICOM_SUFFIXES = frozenset({"dcm", "dicom", "ima"})
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS faulty (
     file INTEGER PRIMARY KEY, path BLOB, grp INTEGER, has_ids INTEGER, n_rows INTEGER,
-    n_columns INTEGER, reason TEXT, detail TEXT
+    n_columns INTEGER, frames INTEGER, reason TEXT, detail TEXT
 );
 """
 
@@ -65,9 +65,9 @@ class FaultySlices:
         self, file: int, path: str, refusal: SeriesRefused, ids: SliceIds | None, group: int | None
     ) -> None:
         """Add a file. `ids` and `group` are None if its header does not give them."""
-        size = (0, 0) if ids is None else (ids.rows, ids.columns)
+        size = (0, 0, 1) if ids is None else (ids.rows, ids.columns, ids.frames)
         self._sql.execute(
-            "INSERT INTO faulty VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO faulty VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 file,
                 os.fsencode(path),
@@ -86,9 +86,8 @@ class FaultySlices:
             self._sql.execute("CREATE INDEX IF NOT EXISTS faulty_grp ON faulty (grp)")
         made: dict[Ids, int] = {}
         # SQLite sorts these rows without an index, so it reads all of them before the first update.
-        for file, path, group, has_ids, n_rows, n_columns, reason, detail in self._sql.execute(
-            "SELECT * FROM faulty ORDER BY path"
-        ):
+        rows = self._sql.execute("SELECT * FROM faulty ORDER BY path")
+        for file, path, group, has_ids, n_rows, n_columns, frames, reason, detail in rows:
             series = self._series_of_group(group, n_rows, n_columns) if group is not None else None
             if series is not None and reason == Reason.BURNED_IN:
                 series = None  # a picture of text beside the slices, such as a dose sheet
@@ -106,7 +105,7 @@ class FaultySlices:
                 if not has_ids:
                     self._flag_folder(path)
             else:
-                self._table.add_slice(file, series, ids=group)
+                self._table.add_slice(file, series, frames=frames, ids=group)
 
     def _ids(self, group: int) -> Ids:
         patient, uid, folder = self._sql.execute(

@@ -121,6 +121,7 @@ def test_frames_without_positions_have_no_geometry(tmp_path: Path) -> None:
     row = only_row(tmp_path / "archive")
     assert (row.status, row.reason) == ("refused", "missing_geometry")
     assert "12 frames" in row.detail
+    assert row.n_slices == 12
 
 
 @pytest.mark.parametrize("keep", [200, 2000, -1])
