@@ -40,6 +40,10 @@ COPIED_COLUMNS = (
 )
 """Columns that a ledger row takes from the catalogue as they are."""
 
+EARLIER_VOLUME = "earlier_volume"
+"""The flag of a refused series of which a store has a volume: the files have changed since, or it
+is from a copy of them."""
+
 _MAX_CACHED_ORIGINALS = 1024
 """Contents whose original is in memory."""
 
@@ -117,7 +121,7 @@ def ledger_rows(
     for series in cohort:
         verdict, other = keys.verdict(series.head.number) or (None, -1)
         if verdict == "conflict":
-            yield _conflict_row(series, cohort[other])
+            yield _conflict_row(series, cohort[other], stores)
         else:
             found = _results_of(series, verdict, results, groups, seen_files)
             yield _series_row(series, found, stores, originals, is_copy=verdict == "copy")
@@ -173,7 +177,9 @@ def _names(series: NamedSeries) -> _SeriesNames:
     }
 
 
-def _conflict_row(series: NamedSeries, other: NamedSeries) -> LedgerRow:
+def _conflict_row(
+    series: NamedSeries, other: NamedSeries, stores: Sequence[StoreWriter]
+) -> LedgerRow:
     """The row of a series whose ids another series of the archive has, too."""
     return LedgerRow(
         **_names(series),
@@ -184,6 +190,7 @@ def _conflict_row(series: NamedSeries, other: NamedSeries) -> LedgerRow:
             "remove one of the two, or give it ids of its own"
         ),
         n_slices=series.head.n_slices if series.head.kind == "dicom" else None,
+        flags=_earlier_volume(series, stores),
     )
 
 
@@ -199,12 +206,14 @@ def _series_row(
     names = _names(series)
     for result in results:
         if result.reason is not None:
+            is_refused_by_all = all(other.reason is not None for other in results)
             return LedgerRow(
                 **names,
                 status=_refusal_status(result.reason),
                 reason=result.reason,
                 detail=result.detail,
                 n_slices=series.head.n_slices if series.head.kind == "dicom" else None,
+                flags=_earlier_volume(series, stores) if is_refused_by_all else "",
             )
     for result in results:
         if result.committed is not None:
@@ -220,6 +229,12 @@ def _series_row(
     )
     line = next(filter(None, lines), None)
     return _volume_row(names, "cached", line, series, originals, is_copy=is_copy)
+
+
+def _earlier_volume(series: NamedSeries, stores: Sequence[StoreWriter]) -> str:
+    """EARLIER_VOLUME if a store has a volume of the series, else empty."""
+    has_volume = any(store.index.has_series(series.identity) for store in stores)
+    return EARLIER_VOLUME if has_volume else ""
 
 
 def _refusal_status(reason: Reason) -> Status:

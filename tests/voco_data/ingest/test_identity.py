@@ -185,6 +185,7 @@ def test_one_identity_with_two_contents_is_refused_and_overwrites_nothing(bench:
         counts, table = bench.run(keep_ids=True, **options)
         assert counts == (0, 0, 2)
         assert set(table["reason"]) == {"identity_conflict"}
+        assert set(table["flags"]) == {"earlier_volume"}
         details = table.set_index("source")["detail"]
         assert details["p/scan.nii"].startswith("p/scan.nii.gz has the same")
         assert details["p/scan.nii.gz"].startswith("p/scan.nii has the same")
@@ -192,6 +193,22 @@ def test_one_identity_with_two_contents_is_refused_and_overwrites_nothing(bench:
     assert (told.to_do, told.cached, told.refused) == (0, 0, 2)
     (bench.archive / "p" / "scan.nii.gz").unlink()
     assert bench.run(keep_ids=True)[0] == (1, 0, 0)
+    bench.check(rows=1)
+
+
+def test_a_refused_series_whose_volume_stays_is_flagged(bench: Bench) -> None:
+    path = bench.archive / "p" / "scan.nii"
+    write_nifti(path, seed=1)
+    whole = path.read_bytes()
+    for data, counts, flags in (
+        (whole[:-5000], (0, 0, 1), ""),
+        (whole, (1, 0, 0), ""),
+        (whole[:-5000], (0, 0, 1), "earlier_volume"),
+        (whole[:-5000], (0, 0, 1), "earlier_volume"),
+    ):
+        path.write_bytes(data)
+        found, table = bench.run(keep_ids=True)
+        assert (found, table["flags"].tolist()) == (counts, [flags])
     bench.check(rows=1)
 
 
