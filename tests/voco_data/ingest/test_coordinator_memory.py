@@ -38,6 +38,7 @@ def outcome(task):
             content_digest=digest,
             stat_digest=task.entry.stat_digest,
             patient_id=task.patient_id,
+            study_uid=task.study_uid,
             series_uid=task.series_uid,
             source=task.source,
             instance_numbers=tuple(range(300)),
