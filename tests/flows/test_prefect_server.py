@@ -220,7 +220,8 @@ def test_parameters_reach_the_form(site: Site) -> None:
     schema = site.deployment("preprocess")["parameter_openapi_schema"]
     assert schema["required"] == ["source", "root"]
     layout = schema["properties"]["layout"]
-    assert layout["enum"] == ["auto", "ratic", "flare", "dicom", "nifti"]
+    assert {"auto", "ratic", "flare", "dicom", "nifti", "totalsegmentator"} <= {*layout["enum"]}
+    assert {"ids", "prune", "yes"} <= {*schema["properties"]}
     assert "laid out" in layout["description"]
 
 

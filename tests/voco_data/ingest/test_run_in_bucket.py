@@ -160,6 +160,7 @@ def test_a_bucket_ends_up_with_what_a_folder_does(bench: Bench) -> None:
     assert {key.partition("/")[0] for key in there} == {
         *(f".{spec.name}.lock" for spec in (SMALL, OTHER)),
         *(spec.name for spec in (SMALL, OTHER)),
+        *("archives.lock", "archives.parquet", "ids.mode", "ids.mode.lock"),
         *("freshness.lock", "freshness.parquet", "previews", "runs"),
     }
     assert counts(bench.run(bench.url)) == (0, SERIES, 0)
