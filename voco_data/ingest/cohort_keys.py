@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from voco_data.ingest.named_cohort import NamedCohort
 from voco_data.storage import scratch_db
 
-Verdict: TypeAlias = Literal["copy", "conflict", "refused"]
+Exclusion: TypeAlias = Literal["copy", "conflict", "refused"]
 """Why a series that shares its ids with another one does not get their row:
 
 `copy`: the other one has the same contents; `conflict`: it has other contents, so neither is
@@ -23,7 +23,7 @@ stored; `refused`: this one cannot become a volume.
 _SCHEMA = """
 CREATE TABLE series (number INTEGER PRIMARY KEY, key TEXT);
 CREATE INDEX by_key ON series (key, number);
-CREATE TABLE verdicts (number INTEGER PRIMARY KEY, verdict TEXT, other INTEGER);
+CREATE TABLE exclusions (number INTEGER PRIMARY KEY, exclusion TEXT, other INTEGER);
 """
 
 
@@ -60,15 +60,15 @@ class CohortKeys:
             )
             yield key, [number for (number,) in numbers]
 
-    def set_verdict(self, number: int, verdict: Verdict, other: int) -> None:
+    def exclude(self, number: int, exclusion: Exclusion, other: int) -> None:
         """Exclude a series from its key's row; `other` is another series of the key."""
         self._table.execute(
-            "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (number, verdict, other)
+            "INSERT OR REPLACE INTO exclusions VALUES (?, ?, ?)", (number, exclusion, other)
         )
 
-    def verdict(self, number: int) -> tuple[Verdict, int] | None:
+    def exclusion(self, number: int) -> tuple[Exclusion, int] | None:
         """Why a series is excluded, and another series of its key; None if it is not excluded."""
         row = self._table.execute(
-            "SELECT verdict, other FROM verdicts WHERE number = ?", (number,)
+            "SELECT exclusion, other FROM exclusions WHERE number = ?", (number,)
         ).fetchone()
         return None if row is None else (row[0], row[1])

@@ -23,7 +23,7 @@ from voco_data.ingest.disk_space import free_bytes, needed_bytes
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries, open_cohort
 from voco_data.ingest.options import IngestOptions, choose_specs, with_changes
 from voco_data.ingest.plan import IngestPlan, earlier_results, group_by_rules
-from voco_data.ingest.repeated_ids import judge_repeated_ids
+from voco_data.ingest.repeated_ids import exclude_repeated_ids
 from voco_data.ingest.root_ids import check_ids
 from voco_data.ingest.seen_files import SeenFiles
 from voco_data.storage import Storage, open_storage
@@ -102,7 +102,7 @@ def estimate(
             seen_files.add_digests(store.index.digests(), store.spec)
         trusted = None if options.deep else seen_files
         # What no run has read counts as equal: series of the same ids mostly are.
-        judge_repeated_ids(root_storage, named_cohort, keys, stores, trusted, lambda _: ())
+        exclude_repeated_ids(root_storage, named_cohort, keys, stores, trusted, lambda _: ())
         plan = IngestPlan(root_storage, named_cohort, keys, stores, trusted)
         stack.enter_context(closing(plan))
         refused = _count_refused(named_cohort, keys, stores, trusted, plan)
@@ -178,8 +178,8 @@ def _count_refused(
     groups = group_by_rules(stores)
 
     def is_refused(series: NamedSeries) -> bool:
-        verdict, _ = keys.verdict(series.head.number) or (None, -1)
-        return verdict == "conflict" or any(
+        exclusion, _ = keys.exclusion(series.head.number) or (None, -1)
+        return exclusion == "conflict" or any(
             seen is not None and seen.reason is not None
             for _, _, seen in earlier_results(series, groups, seen_files)
         )

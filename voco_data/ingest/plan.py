@@ -199,7 +199,7 @@ class IngestPlan:
         """(number, key, key in seen files, stores as bits) of every series to read."""
         groups = group_by_rules(stores)
         for series in cohort:
-            if self._keys.verdict(series.head.number) is not None:
+            if self._keys.exclusion(series.head.number) is not None:
                 continue
             for group, key, seen in earlier_results(series, groups, seen_files):
                 lacking = self._stores_lacking(series, group, seen)

@@ -26,7 +26,7 @@ def own_key(key: str, number: int) -> str:
     return f"{key} {number}"
 
 
-def judge_repeated_ids(
+def exclude_repeated_ids(
     root: Storage,
     cohort: NamedCohort,
     keys: CohortKeys,
@@ -34,7 +34,7 @@ def judge_repeated_ids(
     seen_files: SeenFiles | None,
     read: ReadTasks,
 ) -> None:
-    """Set the verdict of every series of `cohort` that shares its key with another.
+    """Exclude the series of `cohort` that share their key with another and cannot have its row.
 
     `read` is called once, with a task for each series, and each set of rules, of which
     `seen_files` has no result.
@@ -56,21 +56,21 @@ def judge_repeated_ids(
     for outcome in read(_DigestTasks(root, cohort, unknown)):
         results[number_of[outcome.key]].append(outcome.input_digest)
     for _, repeated in keys.repeated():
-        _judge(keys, {number: frozenset(results[number]) for number in repeated})
+        _exclude(keys, {number: frozenset(results[number]) for number in repeated})
 
 
-def _judge(keys: CohortKeys, digests: dict[int, frozenset[str]]) -> None:
-    """Set the verdicts of the series of one key, by number: their digests, "" for a refusal."""
+def _exclude(keys: CohortKeys, digests: dict[int, frozenset[str]]) -> None:
+    """Exclude series of one key. `digests`: those of each series by number, "" for a refusal."""
     readable = [number for number, found in digests.items() if "" not in found]
     is_conflict = len({digests[number] for number in readable}) > 1
     for number in digests:
         other = next((one for one in [*readable, *digests] if one != number), number)
         if number not in readable:
-            keys.set_verdict(number, "refused", other)
+            keys.exclude(number, "refused", other)
         elif is_conflict:
-            keys.set_verdict(number, "conflict", other)
+            keys.exclude(number, "conflict", other)
         elif number != readable[0]:
-            keys.set_verdict(number, "copy", readable[0])
+            keys.exclude(number, "copy", readable[0])
 
 
 class _DigestTasks(Sequence[SeriesTask]):

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Literal, TypedDict
 
 from voco_data.executors import SeriesOutcome
-from voco_data.ingest.cohort_keys import CohortKeys, Verdict
+from voco_data.ingest.cohort_keys import CohortKeys, Exclusion
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries
 from voco_data.ingest.plan import StoreGroup, earlier_results, group_by_rules
 from voco_data.ingest.repeated_ids import own_key
@@ -119,12 +119,12 @@ def ledger_rows(
     groups = group_by_rules(stores)
     originals = _Originals(keys, stores)
     for series in cohort:
-        verdict, other = keys.verdict(series.head.number) or (None, -1)
-        if verdict == "conflict":
+        exclusion, other = keys.exclusion(series.head.number) or (None, -1)
+        if exclusion == "conflict":
             yield _conflict_row(series, cohort[other], stores)
         else:
-            found = _results_of(series, verdict, results, groups, seen_files)
-            yield _series_row(series, found, stores, originals, is_copy=verdict == "copy")
+            found = _results_of(series, exclusion, results, groups, seen_files)
+            yield _series_row(series, found, stores, originals, is_copy=exclusion == "copy")
     for source, file in cohort.odd_files():
         yield LedgerRow(
             kind="file",
@@ -139,20 +139,20 @@ def ledger_rows(
 
 def _results_of(
     series: NamedSeries,
-    verdict: Verdict | None,
+    exclusion: Exclusion | None,
     results: RunResults,
     groups: Sequence[StoreGroup],
     seen_files: SeenFiles,
 ) -> list[Result]:
     """The results of this run, and of earlier runs over the same files."""
-    if verdict is None:
+    if exclusion is None:
         found = results.get(series.key)
     else:
         found = results.get(own_key(series.key, series.head.number))
     for _, _, seen in earlier_results(series, groups, seen_files):
         if seen is not None:
             found.append(Result(seen.input_digest, seen.reason, seen.detail, None))
-    if verdict == "copy":  # the series that was to be stored may have been refused after all
+    if exclusion == "copy":  # the series that was to be stored may have been refused after all
         found += [result for result in results.get(series.key) if result.reason is not None]
     return found
 

@@ -22,7 +22,9 @@ def check_ids(root: Storage, cohort: Cohort, options: IngestOptions) -> None:
         pseudonyms.load(root)
 
 
-def name_giver(root: Storage, cohort: Cohort, options: IngestOptions) -> Pseudonymiser | None:
+def open_pseudonymiser(
+    root: Storage, cohort: Cohort, options: IngestOptions
+) -> Pseudonymiser | None:
     """What makes the pseudonyms of a run; None if it keeps the ids. Sets the root's id mode."""
     if cohort.public_ids:
         return None

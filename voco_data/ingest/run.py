@@ -32,9 +32,9 @@ from voco_data.ingest.pruning import (
     release_gone_series,
     remove_gone_series,
 )
-from voco_data.ingest.repeated_ids import judge_repeated_ids
+from voco_data.ingest.repeated_ids import exclude_repeated_ids
 from voco_data.ingest.results import RunResults, ledger_rows
-from voco_data.ingest.root_ids import check_ids, name_giver
+from voco_data.ingest.root_ids import check_ids, open_pseudonymiser
 from voco_data.ingest.seen_files import EarlierResult, SeenFiles
 from voco_data.qc import ledger, render_report
 from voco_data.reasons import TRANSIENT
@@ -127,7 +127,7 @@ def preprocess(
         check_disk_space(root_storage, min_new)
         stack.enter_context(translate_unwritable(root_storage))
         stack.enter_context(root_in_use(root_storage))
-        pseudonymiser = name_giver(root_storage, cohort, options)
+        pseudonymiser = open_pseudonymiser(root_storage, cohort, options)
         by_spec = _open_stores(stack, root_storage, specs, options)
         stores = [by_spec[spec] for spec in specs]
         named_cohort = NamedCohort(cohort, pseudonymiser, boxes)
@@ -147,7 +147,7 @@ def preprocess(
                 _record_outcome(outcome, results, stores, seen_files)
                 yield outcome
 
-        judge_repeated_ids(
+        exclude_repeated_ids(
             root_storage, named_cohort, keys, stores, trusted, lambda tasks: read(tasks, {})
         )
         plan = IngestPlan(root_storage, named_cohort, keys, stores, trusted)
