@@ -112,6 +112,39 @@ pytest -m slow tests/gone/test_gone.py
     assert {path for path in named if exists(path)} == {"voco_data/store/"}
 
 
+TROUBLE = (ROOT / "docs" / "real-world-data.md").read_text()
+TROUBLE_ROWS = [line for line in TROUBLE.splitlines() if line.startswith("| ")]
+
+
+def test_every_trouble_has_a_test_that_exists() -> None:
+    """The last cell of a row names tests: `file.py::test`, with the folder if it must be told."""
+    rows = [row for row in TROUBLE_ROWS if row != "| trouble | what voco does | test |"]
+    assert len(rows) > 100
+    for row in rows:
+        assert row.count("|") == 4, row
+        cell = row.split("|")[3].strip()
+        assert re.fullmatch(r"`[^`]+\.py::\w+`(, `[^`]+\.py::\w+`)*", cell), row
+        for file, test in re.findall(r"`([^`]+\.py)::(\w+)`", cell):
+            found = list((ROOT / "tests").glob(file if "/" in file else f"**/{file}"))
+            assert len(found) == 1, f"{file}: {found}"
+            assert re.search(rf"^(async )?def {test}\(", found[0].read_text(), re.MULTILINE), row
+
+
+def test_every_reason_and_flag_has_its_trouble() -> None:
+    flags = (ROOT / "docs" / "ledger.md").read_text().split("## Flags")[1]
+    names = {
+        name for row in re.findall(r"^\| (`.+?) \|", flags, re.MULTILINE) for name in code(row)
+    }
+    assert len(names) > 10
+    said = {name for row in TROUBLE_ROWS for name in code(row.split("|")[2])}
+    assert {*names, *(reason.value for reason in Reason)} - said == set()
+
+
+def code(text: str) -> list[str]:
+    """The back-quoted spans of a text."""
+    return re.findall(r"`([^`]+)`", text)
+
+
 def test_contributing_lists_the_packages_in_their_order() -> None:
     drawing = FENCE.findall((ROOT / "CONTRIBUTING.md").read_text())[1]
     for floor, rooms in ROOMS.items():

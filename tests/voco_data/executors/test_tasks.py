@@ -149,6 +149,24 @@ def test_who_dies_before_a_record_has_left_its_preview(
     assert len(list(tmp_path.glob("ct/previews/*/*.jpg"))) == 1
 
 
+def test_a_lost_file_and_a_bug_refuse_their_series_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("Doe^Jane")
+
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
+        lost, other = tasks(tmp_path / "ct", writer.storage, 2)
+        (tmp_path / "ct" / lost.entry.files[3]).unlink()
+        known = {writer.storage.name: InputDigests()}
+        assert fill_series(lost, known).reason == Reason.IO_ERROR
+        monkeypatch.setattr("voco_data.executors.worker.prepare_series", fail)
+        found = fill_series(other, known)
+    assert found.reason == Reason.INTERNAL_ERROR
+    assert "test_tasks.py" in found.detail
+    assert "Doe" not in found.detail
+
+
 def test_a_dask_worker_ends_a_batch_that_nobody_waits_for(tmp_path: Path) -> None:
     from dask.distributed import Client, LocalCluster
 

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
 from tests.support.ct_files import body, write_slices
@@ -122,6 +123,17 @@ def test_a_fault_in_every_header_is_one_refused_series(
     assert (bad["patient_id"], bad["n_slices"]) == ("LOST", 24)
     summary = table.attrs["summary"]
     assert (summary.stored, summary.refused, summary.refused_files) == (1, 1, 0)
+
+
+def test_one_slice_without_position_refuses_its_series(tmp_path: Path, run: Run) -> None:
+    path = write_slices(tmp_path / "in", body())[11]
+    dataset = pydicom.dcmread(path)
+    del dataset.ImagePositionPatient
+    dataset.save_as(path)
+    (row,) = run().to_dict("records")
+    assert (row["status"], row["reason"]) == ("refused", "missing_geometry")
+    assert row["detail"].startswith("file 12 of 24: ")
+    assert row["n_slices"] == 24
 
 
 def test_an_empty_and_a_torn_last_file_are_the_same(tmp_path: Path, run: Run) -> None:

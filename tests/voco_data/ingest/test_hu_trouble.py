@@ -18,7 +18,9 @@ import pandas as pd
 import pydicom
 import pytest
 
+from tests.support.abdomen_scans import ranged_scan
 from tests.support.ct_files import body, write_slices
+from tests.voco_data.deidentification.test_burned_in import write_text
 from voco_data.ingest.run import preprocess
 from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
@@ -139,6 +141,30 @@ def test_one_slice_is_one_slice(tmp_path: Path) -> None:
     write_slices(tmp_path / "archive", body()[:1])
     row = only_row(tmp_path / "archive")
     assert (row.reason, row.detail) == ("too_few_slices", "1 slice, at least 8 are needed")
+
+
+def test_a_thin_slab_is_too_thin(tmp_path: Path) -> None:
+    write_slices(tmp_path / "archive", body((12, 60, 60)), spacing_mm=(1.0, 2.0, 2.0))
+    row = only_row(tmp_path / "archive")
+    assert (row.status, row.reason) == ("refused", "too_thin")
+    assert "12.0 mm" in row.detail
+
+
+def test_text_in_the_pixels_is_refused(tmp_path: Path) -> None:
+    hu = body((24, 256, 256))
+    write_text(hu, "DOE JANE 1970", 18, 1500, slice(None))
+    write_slices(tmp_path / "archive", hu)
+    row = only_row(tmp_path / "archive")
+    assert (row.status, row.reason) == ("refused", "burned_in")
+    assert "DOE" not in row.detail
+
+
+def test_a_scan_that_is_upside_down_is_stored_with_a_flag(tmp_path: Path) -> None:
+    scan = ranged_scan(0, -330, 380, spacing_mm=5.0)
+    write_slices(tmp_path / "archive", scan.hu[::-1], spacing_mm=scan.spacing_mm)
+    row = only_row(tmp_path / "archive")
+    assert (row.status, row["flags"]) == ("stored", "orientation_doubted")
+    assert row.box_confidence < 0.5
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {

@@ -209,6 +209,23 @@ def test_a_localizer_inside_costs_itself_only(tmp_path: Path) -> None:
     assert reasons(odd) == {"scout": "localizer"}
 
 
+def test_objects_that_are_no_ct_slices_are_rows_of_their_own(tmp_path: Path) -> None:
+    write_stack(tmp_path, 8)
+    rt_structure_set = "1.2.840.10008.5.1.4.1.1.481.3"
+    write_header(tmp_path / "rt", SOPClassUID=rt_structure_set, Modality="RTSTRUCT", Rows=None)
+    write_header(tmp_path / "mr", Modality="MR")
+    write_header(tmp_path / "shot", ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"])
+    write_header(tmp_path / "colour", SamplesPerPixel=3)
+    entries, odd = indexed(tmp_path)
+    assert [(e.series_uid, len(e.files)) for e in entries] == [("1.2", 8)]
+    assert reasons(odd) == {
+        "rt": "not_an_image",
+        "mr": "not_ct",
+        "shot": "derived",
+        "colour": "derived",
+    }
+
+
 def test_empty_uids_folder_study_and_geometry_stand_in(tmp_path: Path) -> None:
     blank = {"SeriesInstanceUID": "", "PatientID": "", "StudyInstanceUID": ""}
     write_stack(tmp_path / "a", 4, **blank)

@@ -204,6 +204,14 @@ def test_a_mask_file_that_does_not_read_leaves_the_series_alone(tmp_path: Path) 
     assert flags == ("mask", "mask_unreadable")
 
 
+def test_a_mask_that_lies_elsewhere_is_a_flag(tmp_path: Path) -> None:
+    volume = series(tmp_path / "ct", origin_mm=(-60.0, -60.0, -97.5))  # half a slice higher
+    placed, flags = read_masks(
+        tmp_path, [write_nifti(tmp_path / "m.nii", organ())], volume.geometry
+    )
+    assert (placed, flags) == (None, ("mask_misplaced",))
+
+
 def test_two_masks_share_one_map(tmp_path: Path) -> None:
     volume = series(tmp_path / "ct")
     liver, kidney = organ(), organ()

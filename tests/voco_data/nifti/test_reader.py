@@ -72,6 +72,18 @@ def test_labels_with_an_ignored_class_and_normalised_values_are_not_ct(tmp_path:
         check_hu(volume.hu)
 
 
+def test_affines_that_disagree_or_are_not_set_are_refused(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(body().transpose(2, 1, 0), np.diag([-2.0, -2.0, 5.0, 1.0]))
+    image.set_sform(np.diag([-2.0, -2.0, 5.0, 1.0]), code=1)
+    image.set_qform(np.diag([-2.0, -2.0, 5.5, 1.0]), code=1)
+    nibabel.save(image, tmp_path / "both.nii.gz")
+    assert refusal(tmp_path / "both.nii.gz") == Reason.AFFINES_DISAGREE
+    image.set_sform(None, code=0)
+    image.set_qform(None, code=0)
+    nibabel.save(image, tmp_path / "none.nii.gz")
+    assert refusal(tmp_path / "none.nii.gz") == Reason.MISSING_GEOMETRY
+
+
 def test_a_file_that_goes_on_and_on_is_unreadable(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii.gz", body().transpose(2, 1, 0), np.eye(4))
     with gzip.open(path, "ab") as file:

@@ -169,6 +169,45 @@ def test_what_is_not_a_ct_volume_has_a_reason(
     assert refusal(write_slices(tmp_path, body(), tags=tags)) == reason
 
 
+@pytest.mark.parametrize("syntax", [b"1.2.840.10008.1.9.9", b"1.2.3.4.5.6.7.8.9.0"])
+def test_a_transfer_syntax_without_a_decoder_is_refused(tmp_path: Path, syntax: bytes) -> None:
+    paths = write_slices(tmp_path, body())
+    for path in paths:
+        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1", syntax, 1))
+    assert refusal(paths) == Reason.UNSUPPORTED_SYNTAX
+
+
+@pytest.mark.parametrize(
+    ("tags", "flag"),
+    [
+        ({"LossyImageCompression": "01"}, "lossy"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "monochrome1"),
+    ],
+)
+def test_remarks_of_the_header_are_flags_and_hu_stay(
+    tmp_path: Path, tags: dict[str, Any], flag: str
+) -> None:
+    hu = body()
+    volume = read(write_slices(tmp_path, hu, tags=tags))
+    assert volume.flags == (flag,)
+    assert np.array_equal(volume.hu, hu)
+
+
+def test_near_lossless_frames_are_read_with_a_flag(tmp_path: Path) -> None:
+    hu = body()
+    paths = write_slices(tmp_path, hu)
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        frame = imagecodecs.jpegls_encode(dataset.pixel_array, level=2)
+        dataset.PixelData = encapsulate([frame])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.81"
+        dataset.save_as(path)
+    volume = read(paths)
+    assert volume.flags == ("lossy",)
+    assert np.abs(volume.hu - hu).max() == 2
+
+
 def test_a_truncated_file_is_unreadable(tmp_path: Path) -> None:
     paths = write_slices(tmp_path, body())
     paths[4].write_bytes(paths[4].read_bytes()[:-100])
