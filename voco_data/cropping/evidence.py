@@ -35,6 +35,9 @@ RIGHT_HIGHER_MM, LEFT_HIGHER_MM = 62.0, 40.0
 fluid it was 24 mm lower to 35 mm higher, and 53 mm in a large body."""
 RECESS_MM = 20.0
 """Least depth of lung beside and behind a dome. In real scans it is 35 mm or more."""
+BACK_MM = 8.0
+"""Least depth of the right lung below its dome, at the back of the chest. In real scans it is 15 mm
+or more. Fluid behind both lungs lifts their floor there, and the domes are then equally high."""
 BELOW_DOME_MM = 60.0
 """Least extent of the scan below a dome for the depth of the lung to be known."""
 
@@ -61,7 +64,7 @@ def shows_abdomen(coarse: CoarseVolume, body: Body, chest: Chest, bone: MidlineB
 def domes_disagree(coarse: CoarseVolume, body: Body, chest: Chest) -> bool:
     """Whether a found dome may be fluid or collapse at the base of a lung.
 
-    Then it is much higher than the other one, or the lung ends flat: none is beside and behind it.
+    Then it is much higher than the other one, or the lung ends flat: none is beside or behind it.
     """
     if chest.dome is None or min(chest.domes) < 0:
         return False
@@ -71,7 +74,10 @@ def domes_disagree(coarse: CoarseVolume, body: Body, chest: Chest) -> bool:
         return True
     if min(chest.domes) * coarse.slice_mm < BELOW_DOME_MM * scale:
         return False
-    return bool(min(chest.recesses) * coarse.slice_mm < RECESS_MM * scale)
+    return bool(
+        min(chest.recesses) * coarse.slice_mm < RECESS_MM * scale
+        or chest.depth_at_back * coarse.slice_mm < BACK_MM * scale
+    )
 
 
 def _aspect(coarse: CoarseVolume, body: Body) -> float:

@@ -35,6 +35,8 @@ RECESS_PERCENTILE = 5
 """This part of a lung's columns may reach lower than its depth."""
 RECESS_MM = 200.0
 """Largest depth of lung below the dome."""
+LUNG_COLUMN_PIXELS = 3
+"""Columns of fewer pixels of lung, from front to back, say nothing of the back of the chest."""
 CUT_MM, CUT_SHARE = 15.0, 0.1
 """Extent of lung at the border, and share of slices with it, at which the image cuts the lung."""
 ABOVE_DOME_MM = 12.0
@@ -59,6 +61,8 @@ class Chest:
     """The lower of two results: `max(domes)`, and the same with right and left exchanged."""
     recesses: tuple[float, float] = (0.0, 0.0)
     """Depth of the right and the left lung below its own dome, in slices."""
+    depth_at_back: float = np.inf
+    """Depth of the right lung below its own dome, at its back, in slices."""
     share: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     """Share of lung in the body of each slice, shape (Z,)."""
     lung_pixels: npt.NDArray[np.intp] = field(default_factory=lambda: np.zeros((2, 0), np.intp))
@@ -97,16 +101,34 @@ def find_chest(coarse: CoarseVolume, body: Body) -> Chest:
     )
     either = min(dome, max(mirrored))
     recesses = _recesses(floor, middle, domes)
+    at_back = _depth_at_back(floor[:, np.arange(floor.shape[1]) < middle.mean()], domes[0])
     with_lung = np.flatnonzero(has_right | has_left)
     first, last = int(with_lung[0]), int(with_lung[-1]) + 1
     if dome < 0 or (last - dome) * coarse.slice_mm < ABOVE_DOME_MM:
         return Chest(
-            None, int(both.sum()), int(one.sum()), False, domes, either, recesses, share, pixels
+            dome=None,
+            slices=int(both.sum()),
+            one_sided=int(one.sum()),
+            domes=domes,
+            either_dome=either,
+            recesses=recesses,
+            depth_at_back=at_back,
+            share=share,
+            lung_pixels=pixels,
         )
     too_deep = (dome - np.flatnonzero(both)[0]) * coarse.slice_mm > RECESS_MM
     implausible = bool(too_deep) or _cuts_lung(coarse, body, slice(first, last))
     return Chest(
-        dome, int(both.sum()), int(one.sum()), implausible, domes, either, recesses, share, pixels
+        dome=dome,
+        slices=int(both.sum()),
+        one_sided=int(one.sum()),
+        implausible=implausible,
+        domes=domes,
+        either_dome=either,
+        recesses=recesses,
+        depth_at_back=at_back,
+        share=share,
+        lung_pixels=pixels,
     )
 
 
@@ -151,6 +173,19 @@ def _recesses(
         lowest = float(np.percentile(lung, RECESS_PERCENTILE)) if len(lung) else float(dome)
         depths.append(dome - lowest)
     return depths[0], depths[1]
+
+
+def _depth_at_back(floor: npt.NDArray[np.intp], dome: int) -> float:
+    """How far a lung reaches below its dome where it touches the back of the chest, in slices.
+
+    The median over columns (x) of more than a few pixels of lung; infinite without any.
+    """
+    backmost = [
+        column[np.flatnonzero(column >= 0)[-2]]
+        for column in floor.T
+        if np.count_nonzero(column >= 0) > LUNG_COLUMN_PIXELS
+    ]
+    return float(dome - np.median(backmost)) if backmost else np.inf
 
 
 def _cuts_lung(coarse: CoarseVolume, body: Body, chest: slice) -> bool:

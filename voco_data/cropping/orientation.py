@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from voco_data.cropping.body import Body
 from voco_data.cropping.bones import MidlineBone
+from voco_data.cropping.liver import find_solid_tissue
 from voco_data.cropping.lungs import Chest, fitted_middle
 from voco_data.cropping.sampling import CoarseVolume
 
@@ -41,6 +42,12 @@ HEART_MIN_MM = 10.0
 MIRRORED_SCORE = -0.35
 """A scan with a lower score is mirrored. In real scans the score was 0.7 to 1.6, and -0.03 in one
 with a lung full of tumour."""
+BODY_MM2 = 60_000.0
+"""Area of an adult's body; the next length is for it."""
+LIVER_OFFSET_MM, LIVER_SHARE, LIVER_ML, LIVER_ML_WITHOUT_DOME = 30.0, 0.58, 90.0, 200.0
+"""The liver is on a side if the largest solid part of the upper abdomen is so far from the middle
+and has this volume, and this half of the body has this share of all. In real scans the part was 11
+to 82 mm to the right. Without a dome it may be muscle of the hip, and needs a larger volume."""
 
 
 def is_trunk_spine(spine: tuple[int, int] | None, coarse: CoarseVolume) -> bool:
@@ -84,22 +91,50 @@ def is_inverted(coarse: CoarseVolume, body: Body, chest: Chest) -> bool:
 
 
 def is_mirrored(coarse: CoarseVolume, body: Body, chest: Chest) -> bool:
-    """Whether right and left are exchanged, by the sizes of liver, heart and lungs.
+    """Whether right and left are exchanged, by the chest and by the place of the liver.
 
-    The score is the sum of the logarithms of three ratios: soft tissue below the domes, right to
-    left; soft tissue above them, left to right; lung above them, right to left. It is 0 for a
-    symmetric body. Without both domes and some chest above them nothing can be told.
+    Fluid in the left lung makes the chest look mirrored, and the liver is then still on the right.
+    """
+    score, liver = _chest_scores(coarse, body, chest)
+    side = _side_of_liver(coarse, body, chest)
+    if score < MIRRORED_SCORE and liver < LIVER_SCORE:
+        return side != "right"
+    return side == "left" and score <= -MIRRORED_SCORE
+
+
+def _side_of_liver(coarse: CoarseVolume, body: Body, chest: Chest) -> str:
+    """`right` or `left`, or empty if no organ is large enough or it is near the middle."""
+    solid = find_solid_tissue(coarse, body, chest)
+    scale = np.sqrt(np.median(body.area_mm2) / BODY_MM2)
+    least_ml = LIVER_ML if chest.either_dome >= 0 else LIVER_ML_WITHOUT_DOME
+    if (
+        solid.largest_ml < least_ml * scale**3
+        or abs(solid.largest_left_mm) < LIVER_OFFSET_MM * scale
+    ):
+        return ""
+    side, share = (
+        ("left", solid.left_share) if solid.largest_left_mm > 0 else ("right", 1 - solid.left_share)
+    )
+    return side if share > LIVER_SHARE else ""
+
+
+def _chest_scores(coarse: CoarseVolume, body: Body, chest: Chest) -> tuple[float, float]:
+    """How much the sizes of liver, heart and lungs are those of a scan that is not mirrored.
+
+    The sum of the logarithms of three ratios, and the first of them: soft tissue below the domes,
+    right to left; soft tissue above them, left to right; lung above them, right to left. Both are 0
+    for a symmetric body, and without both domes and some chest above them.
     """
     dome, count = chest.either_dome, len(coarse.hu)
     if dome < 0:
-        return False
+        return 0.0, 0.0
     deep, shallow, near, far = (
         round(length / coarse.slice_mm) for length in (*LIVER_MM, *HEART_MM)
     )
     belly = slice(max(0, dome - deep), max(0, dome - shallow))
     thorax = slice(min(count, dome + near), min(count, dome + far))
     if (thorax.stop - thorax.start) * coarse.slice_mm < HEART_MIN_MM or belly.stop == belly.start:
-        return False
+        return 0.0, 0.0
     middle = fitted_middle(body)
     belly_right, belly_left = _soft_tissue(coarse, body, middle, belly)
     thorax_right, thorax_left = _soft_tissue(coarse, body, middle, thorax)
@@ -108,7 +143,7 @@ def is_mirrored(coarse: CoarseVolume, body: Body, chest: Chest) -> bool:
     score = liver + np.log(
         (thorax_left + 1) / (thorax_right + 1) * (lung_right + 1) / (lung_left + 1)
     )
-    return bool(score < MIRRORED_SCORE and liver < LIVER_SCORE)
+    return float(score), float(liver)
 
 
 def _soft_tissue(

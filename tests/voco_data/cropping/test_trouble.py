@@ -181,6 +181,49 @@ def test_fluid_over_one_dome_lowers_the_confidence(side: str, number: int) -> No
     assert box.stop[0] >= plain.stop[0]
 
 
+@pytest.mark.parametrize("sides", ["right", "left", "both"])
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_fluid_at_the_back_lowers_the_confidence(sides: str, number: int) -> None:
+    """Fluid lies behind a level in the lungs, up to 90 mm above the domes, of a supine patient."""
+    scan = ranged_scan(number, *FULL, spacing_mm=5.0)
+    plain = box_of(scan.hu, scan.spacing_mm)
+    hu = scan.hu.copy()
+    width, depth = hu.shape[2], hu.shape[1]
+    part = hu[: plain.stop[0] + round(90 / 5)]
+    lung = (part < -500) & (part > -950)
+    lung[:, : depth // 8] = lung[:, -depth // 8 :] = False
+    rows = np.flatnonzero(lung[plain.stop[0] :].any(axis=(0, 2)))
+    lung[:, : round(0.4 * rows[0] + 0.6 * rows[-1])] = False
+    if sides == "right":
+        lung[:, :, width // 2 :] = False
+    elif sides == "left":
+        lung[:, :, : width // 2] = False
+    part[lung] = 10
+    box = box_of(hu, scan.spacing_mm)
+    assert plain.confidence == 0.95
+    assert box.confidence < 0.8
+    assert not box.doubts
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 5])
+def test_a_mirrored_scan_without_a_chest_is_told_by_its_liver(number: int) -> None:
+    scan = ranged_scan(number, -60.0, 170.0, spacing_mm=4.0)
+    plain = box_of(scan.hu, scan.spacing_mm)
+    mirrored = box_of(scan.hu[:, :, ::-1], scan.spacing_mm)
+    assert plain.doubts == ()
+    assert plain.confidence >= 0.5
+    assert mirrored.doubts == (ORIENTATION_DOUBTED,)
+    assert mirrored.confidence < 0.5
+
+
+def test_hips_are_no_liver() -> None:
+    """Scans below the liver: neither they nor their mirror images are doubted."""
+    for number in range(8):
+        scan = ranged_scan(number, -200.0, 10.0, spacing_mm=4.0)
+        for hu in (scan.hu, scan.hu[:, :, ::-1]):
+            assert box_of(hu, scan.spacing_mm).doubts == ()
+
+
 def test_a_padded_scan_is_measured_as_before() -> None:
     scans = [ranged_scan(number, *FULL, spacing_mm=4.0) for number in range(4)]
     for make in (with_blank_ends, clipped):
