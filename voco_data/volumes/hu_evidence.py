@@ -69,6 +69,30 @@ EMPTY_HU = (-780, -250)
 EMPTY_WIDTH_HU = 40
 MAX_EMPTY_SHARE = 0.2
 """Largest share of all voxels in a part of EMPTY_HU of that width: more is air on another scale."""
+LIGHTEST_SHARE = 0.002
+"""Of the voxels that are not padding, the lightest."""
+MISPLACED_HU = (-850, -250)
+MISPLACED_WIDTH_HU = 150
+MAX_MISPLACED_SHARE = 0.15
+"""If the lightest voxels lie in MISPLACED_HU, with more than this share of all voxels in
+MISPLACED_WIDTH_HU from there on, they are air on another scale. Lung has lighter voxels too."""
+MAX_ABOVE_CLIP_SHARE = 0.1
+"""The same for a frequent value, with the EMPTY_WIDTH_HU above it: HU that were clipped leave few
+there, and air on another scale has noise."""
+FAT_HU, FAT_WIDTH_HU, MAX_FAT_SHARE = (-250, -60), 10, 0.12
+"""In a file without air, no FAT_WIDTH_HU of FAT_HU hold more of the voxels: fat has noise. In real
+scans it was 0.07 or less. Air with a tenth of its slope has more."""
+LOWEST_AIR_HU = -1110
+"""The median of air, of noise too, is above."""
+MIN_AIR_SHARE = 0.15
+"""Of the voxels that are not padding, air, for its median to tell the intercept."""
+MIN_PEAK_WIDTH_HU, WATER_HU = 12, 20
+"""In a file without air, the highest peak of tissue, at half of its height, is wider, or farther
+from 0 HU. In real scans it was 27 HU wide or more. With a tenth of the slope its width is that of
+the smoothing, _SMOOTHED_HU, and all tissue is near 0 HU."""
+PEAK_HU = (-150, 250)
+"""Where that peak is searched."""
+INT8 = (-128, 127)
 MIN_LIKENESS = 0.1
 """1 for neighbours that are equal, 0 for noise without any object."""
 MAX_SLICE_SHARE = 0.25
@@ -221,8 +245,29 @@ class HuEvidence:
     def _scale_faults(self) -> Iterator[str]:
         """A slope or an intercept with which soft tissue is not where it must be."""
         n_tissue = int(self.tissue.sum())
-        if self._densest_share() > MAX_EMPTY_SHARE:
+        if self._densest_share(EMPTY_HU, EMPTY_WIDTH_HU) > MAX_EMPTY_SHARE:
             yield "a peak between lung and fat, where no tissue lies: the slope is wrong"
+        lightest = self._lightest_hu()
+        if MISPLACED_HU[0] < lightest < MISPLACED_HU[1] and self._holds_air(lightest):
+            yield f"air lies at {lightest} HU: slope or intercept is wrong"
+        air = self.measured[: LUNG_HU - _INT16.min]
+        if air.sum() > MIN_AIR_SHARE * self.n_measured:
+            median = int(np.searchsorted(np.cumsum(air), air.sum() / 2)) + _INT16.min
+            if median < LOWEST_AIR_HU:
+                yield f"air lies at {median} HU: slope or intercept is wrong"
+        present = np.flatnonzero(self.measured) + _INT16.min
+        if (present[0], present[-1]) == INT8 and self._is_clipped(INT8[0]):
+            yield "the values fill 8 bits: it is a window, or parts of values"
+        fat_share = self._densest_share(FAT_HU, FAT_WIDTH_HU)
+        if (
+            lightest > MISPLACED_HU[1]
+            and not self._is_clipped(lightest)
+            and fat_share > MAX_FAT_SHARE
+        ):
+            yield f"{fat_share:.0%} lie in {FAT_WIDTH_HU} HU where fat lies: the slope is wrong"
+        peak, width = self._soft_peak()
+        if lightest > MISPLACED_HU[1] and width < MIN_PEAK_WIDTH_HU and abs(peak) < WATER_HU:
+            yield f"soft tissue lies at {peak} HU, in {width} HU: the slope is wrong"
         if _count(self.tissue, DENSE_HU + 1, _INT16.max) > MAX_DENSE_OF_TISSUE * n_tissue:
             yield f"much of the tissue is above {DENSE_HU} HU, denser than bone"
         n_shifted = _count(self.tissue, *SHIFTED_HU)
@@ -284,15 +329,51 @@ class HuEvidence:
                 )
         return ""
 
-    def _densest_share(self) -> float:
-        """Largest share of voxels in EMPTY_WIDTH_HU of EMPTY_HU; a clipped value does not count."""
-        low, high = (value - _INT16.min for value in EMPTY_HU)
+    def _lightest_hu(self) -> int:
+        """Upper end of the lightest LIGHTEST_SHARE of the voxels that are not padding."""
+        cumulative = np.cumsum(self.measured)
+        return int(np.searchsorted(cumulative, LIGHTEST_SHARE * cumulative[-1])) + _INT16.min
+
+    def _holds_air(self, hu: int) -> bool:
+        """Whether so many voxels are above `hu` that it is no value at which HU were clipped."""
+        if self._is_clipped(hu):
+            return self.share(hu + 1, hu + EMPTY_WIDTH_HU) > MAX_ABOVE_CLIP_SHARE
+        return self.share(hu, hu + MISPLACED_WIDTH_HU) > MAX_MISPLACED_SHARE
+
+    def _is_clipped(self, hu: int) -> bool:
+        """Whether a value is so frequent, beside its neighbours, that HU were clipped there."""
+        value = hu - _INT16.min
+        return bool(self._spikes[value] and self.counts[value] >= MIN_CLIPPED_SHARE * self.n)
+
+    def _soft_peak(self) -> tuple[int, int]:
+        """Place of the highest peak of tissue in PEAK_HU, and its width at half of its height.
+
+        Counts are smoothed. The width is that of the range without enough tissue.
+        """
+        low, high = (hu - _INT16.min for hu in PEAK_HU)
+        present = np.flatnonzero(self.tissue[low:high])
+        tissue = self.tissue[low:high].copy()
+        tissue[present[:1]] = tissue[present[-1:]] = 0  # HU may be clipped there
+        if tissue.sum() < _MIN_PAIRS:
+            return 0, high - low
+        smoothed = np.convolve(tissue, np.ones(_SMOOTHED_HU), "same")
+        peak = int(smoothed.argmax())
+        is_low = smoothed <= smoothed[peak] / 2
+        before, after = np.flatnonzero(is_low[:peak]), np.flatnonzero(is_low[peak:])
+        start = int(before[-1]) if before.size else -1
+        stop = peak + int(after[0]) if after.size else len(smoothed)
+        return peak + PEAK_HU[0], stop - start - 1
+
+    def _densest_share(self, bounds: tuple[int, int], width_hu: int) -> float:
+        """Largest share of voxels in `width_hu` within bounds; clipped values do not count."""
+        low, high = (value - _INT16.min for value in bounds)
         inside = np.where(self._spikes[low:high], 0, self.counts[low:high])
         cumulative = np.concatenate(([0], np.cumsum(inside)))
-        return float((cumulative[EMPTY_WIDTH_HU:] - cumulative[:-EMPTY_WIDTH_HU]).max()) / self.n
+        return float((cumulative[width_hu:] - cumulative[:-width_hu]).max()) / self.n
 
 
 _PEAK_HU = 20
+_SMOOTHED_HU = 9
 
 
 def _count(counts: Counts, low: float, high: float) -> int:
