@@ -25,6 +25,7 @@ from voco_data.dicom.input_limits import (
 )
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused, unreadable_error
+from voco_data.limits import check_scanner_range
 from voco_data.reasons import Reason
 from voco_data.volumes import Triple
 
@@ -323,9 +324,7 @@ def _check_object(values: DatasetValues, class_of_meta: str) -> int:
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
     if not values.has("Rows") or not values.has("Columns"):
         if CT_SOP_CLASSES & {sop_class, class_of_meta}:
-            raise SeriesRefused(
-                Reason.UNREADABLE, "a CT image that ends before its rows and columns"
-            )
+            raise SeriesRefused(Reason.UNREADABLE, _describe_missing_matrix(values))
         raise SeriesRefused(Reason.NOT_AN_IMAGE, f"an object without an image: {description}")
     if (modality and modality != "CT") or (sop_class and sop_class not in CT_SOP_CLASSES):
         raise SeriesRefused(Reason.NOT_CT, description)
@@ -340,6 +339,14 @@ def _check_object(values: DatasetValues, class_of_meta: str) -> int:
     if not 1 <= frames <= MAX_FRAMES:
         raise SeriesRefused(Reason.UNREADABLE, f"NumberOfFrames is {frames}")
     return frames
+
+
+def _describe_missing_matrix(values: DatasetValues) -> str:
+    """Say that a CT image lacks Rows or Columns, or ends before them; tags ascend (PS3.5 7.1)."""
+    if not values.has_after("Columns"):
+        return "a CT image that ends before its rows and columns"
+    missing = [name for name in ("Rows", "Columns") if not values.has(name)]
+    return f"no {', '.join(missing)} in the header"
 
 
 def _header(values: DatasetValues, dataset: Dataset, path: Path, frames: int, frame: int) -> Header:
@@ -361,6 +368,8 @@ def _header(values: DatasetValues, dataset: Dataset, path: Path, frames: int, fr
             if value is None
         ]
         raise SeriesRefused(Reason.MISSING_GEOMETRY, f"no {', '.join(missing)} in the header")
+    check_scanner_range("PixelSpacing", spacing)
+    check_scanner_range("ImagePositionPatient", position)
     return Header(
         path=path,
         patient_id=values.text("PatientID"),

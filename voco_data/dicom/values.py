@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from voco_data.errors import SeriesRefused
@@ -77,6 +78,12 @@ class DatasetValues:
     def has(self, keyword: str) -> bool:
         """Whether the top level of the data set has the attribute."""
         return keyword in self._dataset
+
+    def has_after(self, keyword: str) -> bool:
+        """Whether the top level has an element after the place of this attribute."""
+        tag = tag_for_keyword(keyword)
+        assert tag is not None, keyword
+        return max(self._dataset.keys(), default=tag) > tag
 
     def is_of_frame(self, keyword: str) -> bool:
         """Whether the functional groups of this frame alone have the attribute."""
