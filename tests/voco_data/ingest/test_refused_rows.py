@@ -44,7 +44,7 @@ def test_a_refused_nifti_has_the_number_of_slices_of_its_header(
     files = {
         "few.nii.gz": (upright[:, :, :3], affine),
         "thin.nii.gz": (upright, np.diag([-2.0, -2, 0.5, 1])),
-        "labels.nii.gz": ((upright > 0).astype(np.int16), affine),
+        "areas.nii.gz": ((upright > 0).astype(np.int16), affine),
         "noise.nii.gz": (hu.transpose(1, 0, 2) * 9, sagittal),
         "far.nii.gz": (upright, np.diag([-2.0, -2, 5e30, 1])),
     }
@@ -56,7 +56,7 @@ def test_a_refused_nifti_has_the_number_of_slices_of_its_header(
     assert table["reason"].to_dict() == {
         "few.nii.gz": "too_few_slices",
         "thin.nii.gz": "too_thin",
-        "labels.nii.gz": "not_ct",
+        "areas.nii.gz": "not_ct",
         "noise.nii.gz": "not_hu",
         "far.nii.gz": "bad_geometry",
         "torn.nii.gz": "unreadable",
@@ -66,7 +66,7 @@ def test_a_refused_nifti_has_the_number_of_slices_of_its_header(
     assert counts == {
         "few.nii.gz": 3,
         "thin.nii.gz": 24,
-        "labels.nii.gz": 24,
+        "areas.nii.gz": 24,
         "noise.nii.gz": 24,
         "torn.nii.gz": 24,
     }
