@@ -324,7 +324,7 @@ def _check_object(values: DatasetValues, class_of_meta: str) -> int:
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
     if not values.has("Rows") or not values.has("Columns"):
         if CT_SOP_CLASSES & {sop_class, class_of_meta}:
-            raise SeriesRefused(Reason.UNREADABLE, _describe_missing_matrix(values))
+            raise SeriesRefused(Reason.UNREADABLE, values.describe_missing_matrix())
         raise SeriesRefused(Reason.NOT_AN_IMAGE, f"an object without an image: {description}")
     if (modality and modality != "CT") or (sop_class and sop_class not in CT_SOP_CLASSES):
         raise SeriesRefused(Reason.NOT_CT, description)
@@ -341,14 +341,6 @@ def _check_object(values: DatasetValues, class_of_meta: str) -> int:
     return frames
 
 
-def _describe_missing_matrix(values: DatasetValues) -> str:
-    """Say that a CT image lacks Rows or Columns, or ends before them; tags ascend (PS3.5 7.1)."""
-    if not values.has_after("Columns"):
-        return "a CT image that ends before its rows and columns"
-    missing = [name for name in ("Rows", "Columns") if not values.has(name)]
-    return f"no {', '.join(missing)} in the header"
-
-
 def _header(values: DatasetValues, dataset: Dataset, path: Path, frames: int, frame: int) -> Header:
     _check_hu(values)
     rows, columns = values.integer("Rows", 0), values.integer("Columns", 0)
@@ -358,15 +350,9 @@ def _header(values: DatasetValues, dataset: Dataset, path: Path, frames: int, fr
     position = values.numbers("ImagePositionPatient", 3)
     orientation = values.numbers("ImageOrientationPatient", 6)
     if spacing is None or position is None or orientation is None:
-        missing = [
-            name
-            for name, value in (
-                ("PixelSpacing", spacing),
-                ("ImagePositionPatient", position),
-                ("ImageOrientationPatient", orientation),
-            )
-            if value is None
-        ]
+        names = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
+        found = zip(names, (spacing, position, orientation), strict=True)
+        missing = [name for name, value in found if value is None]
         raise SeriesRefused(Reason.MISSING_GEOMETRY, f"no {', '.join(missing)} in the header")
     check_scanner_range("PixelSpacing", spacing)
     check_scanner_range("ImagePositionPatient", position)
