@@ -122,12 +122,11 @@ MAX_PIXELS = 8192 * 8192
 MAX_FRAMES = 20_000
 """Largest number of frames of one object."""
 
-MODALITIES = frozenset(
-    (
-        "CR CT DX ECG ES FID HC IO KO MG MR NM OP OT PR PT "
-        "PX REG RF RG RTDOSE RTIMAGE RTPLAN RTRECORD RTSTRUCT RWV SC SEG SM SR US XA XC"
-    ).split()
+_MODALITY_TERMS = (
+    "CR CT DX ECG ES FID HC IO KO MG MR NM OP OT PR PT PX REG RF RG "
+    "RTDOSE RTIMAGE RTPLAN RTRECORD RTSTRUCT RWV SC SEG SM SR US XA XC"
 )
+MODALITIES = frozenset(_MODALITY_TERMS.split())
 """Defined terms of Modality (PS3.3 C.7.3.1.1.1) that an archive of CT is likely to hold."""
 
 
