@@ -79,7 +79,8 @@ class SeriesHead:
     source: str
     n_files: int
     n_slices: int
-    """More than `n_files` where files have several frames. 1 for NIfTI."""
+    """More than `n_files` where files have several frames. Of NIfTI, the voxels along the patient's
+    z by its header; 0 if that does not parse."""
     stat_digest: str
     flag_text: str = ""
     """Remarks of the index for the ledger, separated by blanks."""
@@ -92,6 +93,8 @@ class OddFile:
     path: str
     reason: Reason
     detail: str
+    is_lost: bool = False
+    """Whether it may be a slice that cannot be read: its name and folder say of which series."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,7 @@ def _conflict_row(
             f"{other.source} has the same patient, study and series ids and other contents; "
             "remove one of the two, or give it ids of its own"
         ),
-        n_slices=series.head.n_slices if series.head.kind == "dicom" else None,
+        n_slices=series.head.n_slices or None,
         flags=_earlier_volume(series, stores),
     )
 
@@ -212,7 +212,7 @@ def _series_row(
                 status=_refusal_status(result.reason),
                 reason=result.reason,
                 detail=result.detail,
-                n_slices=series.head.n_slices if series.head.kind == "dicom" else None,
+                n_slices=series.head.n_slices or None,
                 flags=_earlier_volume(series, stores) if is_refused_by_all else "",
             )
     for result in results:

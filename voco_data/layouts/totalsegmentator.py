@@ -50,7 +50,7 @@ def index(base: Path, table: IndexTable, advance: Advance) -> str:
             if organ_of_file(path):
                 cases.add_mask(number, path, root="", case=case, labels="file_name")
             else:
-                cases.add_unused_mask(path)
+                cases.add_unused_mask(number, path, root="", case=case)
         else:
             cases.add_other(path, TOTALSEGMENTATOR.title)
     if not cases.n_images:

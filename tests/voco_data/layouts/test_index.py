@@ -77,8 +77,8 @@ def test_pipes_sockets_devices_and_links_are_rows_and_never_opened(tmp_path: Pat
         "up": "not_medical",
         "null": "not_medical",
         "to-pipe": "not_medical",
-        "loop": "unreadable",
-        "nowhere": "unreadable",
+        "loop": "io_error",
+        "nowhere": "io_error",
     }
 
 
@@ -114,8 +114,8 @@ def test_what_cannot_be_read_is_a_row(tmp_path: Path, monkeypatch: pytest.Monkey
     entries, odd = indexed(tmp_path)
     assert [entry.source for entry in entries] == ["good"]
     assert reasons(odd) == {
-        "closed": "unreadable",
-        "gone.dcm": "unreadable",
+        "closed": "io_error",
+        "gone.dcm": "io_error",
         "pipe.dcm": "unreadable",
     }
     assert "Permission denied" in next(file.detail for file in odd if file.path == "closed")
