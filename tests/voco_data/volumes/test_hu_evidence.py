@@ -62,7 +62,7 @@ WRONG: dict[str, tuple[Callable[[Hu], npt.ArrayLike], str]] = {
     "a tenth of the slope": (lambda hu: hu * 0.1, "slope is wrong"),
     "half of the slope, much noise": (
         lambda hu: (hu + np.random.default_rng(0).normal(0, 60, hu.shape)) * 0.5,
-        "air lies at",
+        "slope is wrong",
     ),
     "two thirds of the slope": (lambda hu: hu * 0.67, "slope is wrong"),
     "shifted by 250": (lambda hu: hu + 250.0, "slope is wrong"),
