@@ -98,7 +98,7 @@ def rewrite_without_patient(
     ):
         for batch in file.iter_batches():
             kept = batch.filter(pc.invert(_patient_rows(batch, ids, sources, matcher)))
-            writer.write_batch(_without_duplicate_marks(kept, series))
+            writer.write_batch(_without_duplicate_marks(kept, series, ids))
     with run.as_file(ledger.KEY) as path:
         run.write(REPORT, report.render_report(title, path, root).encode())
 
@@ -124,12 +124,14 @@ def _patient_rows(
     )
 
 
-def _without_duplicate_marks(batch: pa.RecordBatch, series: Collection[str]) -> pa.RecordBatch:
-    """Rows that no longer name one of `series` as what they duplicate."""
-    removed = frozenset(series)
+def _without_duplicate_marks(
+    batch: pa.RecordBatch, series: Collection[str], ids: Collection[str]
+) -> pa.RecordBatch:
+    """Rows that no longer name one of `series`, or one of the patient `ids`, as their original."""
+    removed, patients = frozenset(series), tuple(f"{patient}/" for patient in ids)
     rows = batch.to_pylist()
     for row in rows:
-        if row["duplicate_of"] in removed:
+        if row["duplicate_of"] in removed or row["duplicate_of"].startswith(patients):
             row["duplicate_of"] = ""
             row["flags"] = " ".join(flag for flag in row["flags"].split() if flag != "duplicate")
     return pa.RecordBatch.from_pylist(rows, batch.schema)

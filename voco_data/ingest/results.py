@@ -277,9 +277,19 @@ class _Originals:
         self._find = lru_cache(_MAX_CACHED_ORIGINALS)(self._find_uncached)
 
     def duplicated_series(self, content_digest: str, series: NamedSeries) -> str:
-        """The id of the series that `series` duplicates; empty if it is the original itself."""
+        """The id of the series that `series` duplicates; empty if it is the original itself.
+
+        The patient id stands before it if the series ids are equal, and the study id between them
+        if the patient ids are equal, too.
+        """
         original = self._find(content_digest)
-        return "" if original == series.identity else original.series_uid
+        if original == series.identity:
+            return ""
+        if original.series_uid != series.series_uid:
+            return original.series_uid
+        if original.patient_id != series.patient_id:
+            return f"{original.patient_id}/{original.series_uid}"
+        return "/".join(original)
 
     def _find_uncached(self, content_digest: str) -> SeriesIdentity:
         return min(

@@ -248,8 +248,8 @@ def test_the_patient_of_a_nifti_is_its_name_or_its_folder(tmp_path: Path) -> Non
         touch(tmp_path / "set" / case / "ct.nii.gz", tmp_path / "set" / case / "masks" / "l.nii")
     touch(tmp_path / "set" / "s0002" / "late.nii.gz")
     assert patients(tmp_path) == {
-        "a/p1.nii.gz": "a",
-        "a/p2.nii": "a",
+        "a/p1.nii.gz": "p1",
+        "a/p2.nii": "p2",
         "P3.NII.GZ": "P3",
         "set/s0001/ct.nii.gz": "set/s0001",
         "set/s0002/ct.nii.gz": "set/s0002",
