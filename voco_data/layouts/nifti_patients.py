@@ -19,8 +19,7 @@ MAX_ROUNDS = 50
 """Steps from folder to folder over shared names that make one set."""
 
 _TABLES = (
-    "CREATE TEMP TABLE shared_names (name TEXT, folder BLOB, PRIMARY KEY (name, folder))"
-    " WITHOUT ROWID",
+    "CREATE TEMP TABLE shared_names (name TEXT, folder BLOB, PRIMARY KEY (name, folder))",
     "CREATE TEMP TABLE sharing_folders (folder BLOB PRIMARY KEY, set_of BLOB) WITHOUT ROWID",
 )
 
@@ -32,9 +31,7 @@ def name_patients(sql: sqlite3.Connection, base: Path) -> None:
     their names repeat, until it is known what the folders of a set are.
     """
     sql.execute("CREATE INDEX IF NOT EXISTS series_patient ON series (kind, patient)")
-    repeated = (
-        "FROM series WHERE kind = 'nifti' GROUP BY patient HAVING COUNT(DISTINCT folder) > 1"
-    )
+    repeated = "FROM series WHERE kind = 'nifti' GROUP BY patient HAVING COUNT(DISTINCT folder) > 1"
     if sql.execute(f"SELECT 1 {repeated} LIMIT 1").fetchone() is None:
         return
     for statement in _TABLES:
