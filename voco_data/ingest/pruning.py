@@ -111,8 +111,8 @@ def find_gone_series(
 ) -> list[GoneSeries]:
     """Series that the stores have, that came from `archive` alone, and that `keys` lacks.
 
-    An archive at a path that leads to SOURCE by now is this one. With `--layout dicom` or `nifti` only rows of this kind are compared. Sorted by key; the list is
-    in memory, about 1 kB a series.
+    An archive at a path that leads to SOURCE by now is this one. With `--layout dicom` or `nifti`
+    only rows of this kind are compared. Sorted by key; the list is in memory, about 1 kB a series.
     """
     gone_keys = {
         key

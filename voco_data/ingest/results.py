@@ -208,8 +208,9 @@ def _elsewhere_row(series: NamedSeries) -> LedgerRow:
         status=_refusal_status(Reason.IDENTITY_CONFLICT),
         reason=Reason.IDENTITY_CONFLICT,
         detail=(
-            "another archive of this root holds other contents under the same ids, which stand on"
-            " a path; give the folder above both archives as SOURCE, or other ids with --ids"
+            "another archive of this root holds other contents under the same ids, and the files"
+            " name no patient or series; give the folder above both archives as SOURCE, or"
+            " patients with --ids"
         ),
         n_slices=series.head.n_slices if series.head.kind == "dicom" else None,
     )
