@@ -75,7 +75,8 @@ class FormerStacks:
             return
         for store in self._stores:
             store.compact()
-        log.info("former stacks of %d series were replaced", len(self.removed))
+        rows = "row of a former stack" if len(self.removed) == 1 else "rows of former stacks"
+        log.info("%d %s replaced", len(self.removed), rows)
         if {store.storage.name for store in self._stores} >= set(store_names(root)):
             self._archives.remove(self._archive, self.removed)
 
