@@ -114,7 +114,7 @@ def test_a_source_whose_series_cannot_be_told_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="--yes goes with --prune"):
         run(folder, "a", yes=True)
     (folder / "a" / "three").symlink_to(folder / "a" / "three")  # cannot be opened
-    with pytest.raises(InputError, match="1 files or folders cannot be opened"):
+    with pytest.raises(InputError, match="1 file or folder cannot be opened"):
         run(folder, "a", **given)
     for patient in ("one", "two"):
         shutil.rmtree(folder / "a" / patient)

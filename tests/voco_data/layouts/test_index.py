@@ -12,8 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tests.support.headers import indexed, reasons, touch, write_header, write_stack
 from voco_data.errors import InputError, VocoError
