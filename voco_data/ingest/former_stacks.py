@@ -75,8 +75,9 @@ class FormerStacks:
             return
         for store in self._stores:
             store.compact()
-        rows = "row of a former stack" if len(self.removed) == 1 else "rows of former stacks"
-        log.info("%d %s replaced", len(self.removed), rows)
+        is_one = len(self.removed) == 1
+        rows = "row of a former stack was" if is_one else "rows of former stacks were"
+        log.info("%d %s removed", len(self.removed), rows)
         if {store.storage.name for store in self._stores} >= set(store_names(root)):
             self._archives.remove(self._archive, self.removed)
 

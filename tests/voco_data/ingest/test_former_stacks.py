@@ -166,7 +166,7 @@ def test_a_killed_replacement_is_completed_in_every_store(
         bench.run(profile)
     add_kernel(bench)
 
-    def die(self: StoreWriter, row: int) -> None:
+    def die(self: StoreWriter, rows: object, keys: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.chaos_archive import write_nifti
 from tests.support.ct_files import body, write_slices
+from voco_data.ingest.estimation import Estimate, estimate
 from voco_data.ingest.run import preprocess
 from voco_data.maintenance.verification import verify_store
 from voco_data.store.reader import Store
@@ -56,6 +57,10 @@ class Root:
         self.table = pd.read_parquet(summary.ledger)
         return (summary.stored, summary.cached, summary.refused)
 
+    def estimate(self, archive: str) -> Estimate:
+        given = {"spec_file": self.folder / "spec.json", "workers": 1, "keep_ids": self.keep_ids}
+        return estimate(self.folder / archive, self.folder / "root", **given)
+
     def digests(self) -> list[str]:
         """What the rows hold."""
         store = self.folder / "root" / SMALL.name
@@ -76,6 +81,8 @@ def test_archives_with_equal_paths_do_not_overwrite_each_other(root: Root, write
     before = root.digests()
     for options in ({}, {"deep": True}):
         assert root.run("b", **options) == (0, 0, 1)
+        told = root.estimate("b")
+        assert (told.to_do, told.cached, told.refused) == (0, 0, 1)
         assert root.table["reason"].tolist() == ["identity_conflict"]
         assert root.table["detail"].str.contains("another archive").all()
         assert root.run("a", **options) == (0, 1, 0)
