@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.support.headers import indexed, reasons, touch, write_header, write_stack
 from voco_data.errors import InputError, VocoError
@@ -288,6 +288,7 @@ def test_folders_are_patients_where_few_names_repeat(
     assert [found[f"{path}.nii.gz"] for path in paths] == expected
 
 
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sets(st.tuples(st.sampled_from("abcd"), st.sampled_from("vwxyz")), min_size=1))
 def test_a_file_that_shares_no_name_changes_no_patient(pairs: set[tuple[str, str]]) -> None:
     with TemporaryDirectory() as folder:
