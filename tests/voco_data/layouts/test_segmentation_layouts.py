@@ -146,6 +146,17 @@ def test_unscaled_bytes_are_told_by_the_header_alone(
     assert not holds_unscaled_bytes(tmp_path / "missing.nii")
 
 
+def test_cases_of_totalsegmentator_in_a_folder_keep_their_names(tmp_path: Path) -> None:
+    for case in ("one/s0001", "one/s0002"):
+        ct(tmp_path / case / "ct.nii.gz")
+        labels(tmp_path / case / "segmentations" / "liver.nii.gz", (1,))
+    assert {patient for patient, _ in found(tmp_path).values()} == {"s0001", "s0002"}
+    ct(tmp_path / "two" / "s0001" / "ct.nii.gz")
+    both = found(tmp_path)
+    assert {patient for patient, _ in both.values()} == {"one/s0001", "s0002", "two/s0001"}
+    assert both["one/s0001/ct.nii.gz"][1] == ["one/s0001/segmentations/liver.nii.gz"]
+
+
 def test_segmentations_beside_a_folder_of_slices(tmp_path: Path) -> None:
     write_stack(tmp_path / "p" / "dicom", 9)
     for organ in ("liver", "spleen", "rib_left_1"):
