@@ -51,7 +51,7 @@ def index(base: Path, table: IndexTable, advance: Advance) -> str:
                     number, path, root=match["root"], case=match["case"], labels="file_name"
                 )
             else:
-                cases.add_unused_mask(number, path, root="", case=case)
+                cases.add_unused_mask(number, path, root=match["root"], case=match["case"])
         else:
             cases.add_other(path, TOTALSEGMENTATOR.title)
     if not cases.n_images:
