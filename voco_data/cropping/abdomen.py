@@ -124,9 +124,12 @@ def _abdomen_range(coarse: CoarseVolume, body: Body) -> tuple[int, int, float, b
     dome_missed = chest.dome is None and lung_mm > LUNG_END_MM
     pelvis_missed = bottom is None and (spine is None or spine[0] * coarse.slice_mm > SPINE_END_MM)
     shows_no_end = bottom is None and chest.dome is None
+    # Below a dome is some abdomen without lung. Else the scan is of a chest, or upside down.
+    is_lung_lowest = chest.dome is not None and bool(chest.share[0] > 0)
     if (
         dome_missed
         or pelvis_missed
+        or is_lung_lowest
         or (shows_no_end and not shows_abdomen(coarse, body, chest, bone))
     ):
         return 0, count, MISSED_CONFIDENCE, False

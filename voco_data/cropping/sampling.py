@@ -31,6 +31,13 @@ CLIPPED_SHARE = 0.03
 """If more of the voxels than this have the lowest HU of the file, it is clipped there."""
 BELOW_CLIP_SHARE = 0.002
 """Fewer voxels than this are below the HU at which a file is clipped."""
+FLOOR_HU, FLOOR_SHARE, FLOOR_RATIO = 20, 0.15, 3
+"""A file that was resampled or compressed after clipping has this share of its voxels in the lowest
+FLOOR_HU, and FLOOR_RATIO times as many as in the next ones. Fat without air rises slowly."""
+FLOOR_ERROR_SHARE = 0.1
+"""Share of the voxels that resampling may leave below the HU at which a file was clipped."""
+FLOOR_PERCENTAGE = 95
+"""Of the voxels in the lowest FLOOR_HU, those that are air."""
 ABOVE_CLIP_HU = 10
 """Tissue of a clipped file is at least so far above its lowest HU."""
 FAT_HU = -140
@@ -130,15 +137,29 @@ def _tissue_hu(clipped_at: int | None) -> int:
 def _find_clipping(hu: npt.NDArray[np.int16]) -> int | None:
     """The lowest HU of the file, if many voxels have it and it is not that of air; else None.
 
+    After resampling or compression it is the upper end of the values that were the lowest.
     AIR_HU may be padding that was added after clipping, and does not count.
     """
     counts = np.bincount(hu[::4, ::2, ::2].ravel() - np.int16(AIR_HU), minlength=2)[1:]
     total = int(counts.sum())
     lowest = int(np.argmax(counts.cumsum() > BELOW_CLIP_SHARE * total))
+    most_frequent = int(counts.argmax())
+    is_floor = (
+        counts[: most_frequent + 1].sum() <= FLOOR_ERROR_SHARE * total + counts[most_frequent]
+    )
+    if is_floor and counts[most_frequent] > FLOOR_SHARE * total:
+        lowest = most_frequent  # resampling by splines leaves lower values at edges
+    floor = counts[lowest : lowest + FLOOR_HU]
+    n_floor = int(floor.sum())
+    if floor[:1].sum() < n_floor / 2:
+        n_next = int(counts[lowest + FLOOR_HU : lowest + 2 * FLOOR_HU].sum())
+        if n_floor <= FLOOR_SHARE * total or n_floor < FLOOR_RATIO * n_next:
+            return None
+        lowest += int(np.searchsorted(floor.cumsum(), n_floor * FLOOR_PERCENTAGE / 100))
+    elif n_floor <= CLIPPED_SHARE * total:
+        return None
     value = lowest + 1 + AIR_HU
-    if total and counts[lowest] > CLIPPED_SHARE * total and AIR_MAX_HU < value <= FILL_HU:
-        return value
-    return None
+    return value if total and AIR_MAX_HU < value <= FILL_HU else None
 
 
 @numba.njit(nogil=True, cache=True)

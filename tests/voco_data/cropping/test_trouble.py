@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import ndimage
 
 from tests.support.abdomen_figure import DOME, SPACING_MM, patient
 from tests.support.abdomen_scans import TrueScan, measure, ranged_scan, summarise
@@ -80,6 +81,35 @@ def test_clipped_hu_give_the_same_box(full: TrueScan, window: int) -> None:
     assert 0.5 <= box.confidence < plain.confidence
     assert np.abs(np.subtract(box.start, plain.start)).max() <= 4
     assert np.abs(np.subtract(box.stop, plain.stop)).max() <= 4
+
+
+@pytest.mark.parametrize("window_hu", [(-160, 240), (-200, 300)])
+@pytest.mark.parametrize("change", ["noise of 3 HU", "splines"])
+def test_clipped_hu_that_were_changed_after_clipping_give_the_same_box(
+    full: TrueScan, window_hu: tuple[int, int], change: str
+) -> None:
+    """Lossy compression and resampling leave more than one value where air was clipped."""
+    plain = box_of(full.hu, full.spacing_mm)
+    hu, spacing_mm = np.clip(full.hu, *window_hu), full.spacing_mm
+    if change == "splines":
+        zoomed = ndimage.zoom(hu.astype(np.float32), (1, 0.9, 0.9), order=3)
+        hu = np.rint(zoomed).astype(np.int16)
+        spacing_mm = (spacing_mm[0], spacing_mm[1] / 0.9, spacing_mm[2] / 0.9)
+    else:
+        hu = hu + np.random.default_rng(0).integers(-3, 4, hu.shape, np.int16)
+    box = box_of(hu, spacing_mm)
+    assert 0.5 <= box.confidence < plain.confidence
+    assert abs(box.start[0] - plain.start[0]) * spacing_mm[0] <= 50
+    assert abs(box.stop[0] - plain.stop[0]) * spacing_mm[0] <= 20
+
+
+@pytest.mark.parametrize("blank", [0, 1, 2, 3])
+def test_a_chest_upside_down_with_blank_ends_keeps_the_whole_scan(blank: int) -> None:
+    """Lungs to the lower end of the scan, and 100 mm of trunk above: no dome is one."""
+    scan = ranged_scan(2, 60.0, 330.0, spacing_mm=2.5)
+    hu = np.pad(scan.hu[::-1], ((blank, blank), (0, 0), (0, 0)), constant_values=-1024)
+    assert box_of(scan.hu, scan.spacing_mm).confidence >= 0.5
+    assert box_of(hu, scan.spacing_mm).confidence < 0.5
 
 
 @pytest.mark.parametrize("low_hu", [-135, -100, -60])
