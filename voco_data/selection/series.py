@@ -123,9 +123,9 @@ def held_out_mask(
     patients = series["patient_id"].astype(str)
     links = patients_sharing_volumes(patients, series["content_digest"])
     family_of = find_families(patients, links)
-    held = set(held_out)
+    held, placed = set(held_out), set(grouped)
     families = {family_of[patient] for patient in held & family_of.keys()}
-    alone = {p for p, family in family_of.items() if family in families and p not in set(grouped)}
+    alone = {p for p, family in family_of.items() if family in families and p not in placed}
     mine = patients.isin(held | alone).to_numpy(np.bool_)
     shared = series["content_digest"].isin(set(series["content_digest"][mine]))
     return mine | shared.to_numpy(np.bool_)

@@ -60,7 +60,7 @@ PAPER_TABLE_1 = (
     PaperRow("EfficientNetV2-S", "2D-VoCo", 0.3925, 60.13, 63.84, 49.09),
     PaperRow("EfficientNetV2-S", "2D-VoCo, RATIC and FLARE23", 0.3817, 61.91, 66.47, 54.88),
 )
-"""Chen and Chiu, arXiv 2601.14593, Table 1."""
+"""Chiu and Chen, arXiv 2601.14593, Table 1."""
 
 
 def make_sections(
