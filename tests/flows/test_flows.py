@@ -236,7 +236,7 @@ def test_retrain_hands_each_stage_what_the_last_one_made(
     assert calls.order == ["preprocess", "update_split", "pretrain", "finetune", "evaluate"]
     split = runs / "split.json"
     assert calls["update_split"] == {
-        "store": tmp_path / FINETUNE.name,
+        "store": str(tmp_path / FINETUNE.name),
         "out": split,
         "labels": labels,
         "n_folds": FINETUNE_RECIPES["tiny"].n_folds,

@@ -387,3 +387,63 @@ def test_runs_of_older_versions_are_evaluated_and_resumed(root: Root, tmp_path: 
     (run / "split.json").write_text(json.dumps(old, sort_keys=True, separators=(",", ":")))
     assert finetune(root.finetune, root.labels, run, resume=True, **QUICK_FINETUNE).finished
     assert checkpoint.read_run(run)["split"] == root.patients.digest
+
+
+def test_a_pretraining_of_an_older_version_resumes(root: Root, tmp_path: Path) -> None:
+    run, options = tmp_path / "run", {"recipe": QUICK, "device": "cpu"}
+    pretrain([root.pretrain.path], run, max_steps=2, **options)
+    saved = checkpoint.load(run / checkpoint.CHECKPOINT)
+    del saved["provenance"]["selection"]
+    checkpoint.save(run / checkpoint.CHECKPOINT, saved)
+    (run / "patients.json").unlink()
+    summary = pretrain([root.pretrain.path], run, max_steps=3, resume=True, **options)
+    assert summary.last_step == 3
+    assert len(seen_ids(run)) == RATIC + FLARE
+    with pytest.raises(InputError, match="cannot resume: split was None"):
+        pretrain([root.pretrain.path], run, split=root.split, resume=True, **options)
+
+
+def test_weights_hold_for_training_alone(root: Root, tmp_path: Path) -> None:
+    ids = sorted(root.finetune.catalogue["patient_id"])
+    labels = write_labels(tmp_path / "train.csv", ids, grades_of(RATIC + FLARE))
+    recipes = [
+        dataclasses.replace(RATIC_ONLY, selection=Selection(weights=weights))
+        for weights in ({}, {"flare": 4.0})
+    ]
+    tables = []
+    for number, recipe in enumerate(recipes):
+        run = tmp_path / f"run-{number}"
+        summary = finetune(root.finetune, labels, run, recipe=recipe, device="cpu")
+        assert summary.finished
+        tables.append(pd.read_parquet(run / "predictions.parquet"))
+    names = ["split", "patient_id", "series_uid"]
+    names = [name for name in names if name in tables[0]]
+    pd.testing.assert_frame_equal(tables[0][names], tables[1][names])
+    assert not tables[0].equals(tables[1])
+
+
+def test_two_ids_of_one_patient_are_held_out_together(root: Root, tmp_path: Path) -> None:
+    """A store has a patient under the id and under its pseudonym, with different scans."""
+
+    def rename(record: Record) -> Record:
+        hidden = record.row % 2  # rows 0 and 1 are of one patient, 2 and 3, ...
+        name = f"{'hidden' if hidden else 'plain'}-{record.row // 2:02d}"
+        return dataclasses.replace(record, patient_id=name)
+
+    def pseudonymise(patient: str) -> str:
+        return patient.replace("plain", "hidden")
+
+    store = make_store(tmp_path, random_volumes(24, GRID), change=rename)
+    ids = [f"plain-{number:02d}" for number in range(12)]
+    labels = write_labels(tmp_path / "train.csv", ids, grades_of(12))
+    file = tmp_path / "split.json"
+    update_split(store, file, labels, n_folds=2, pseudonymise=pseudonymise)
+    split = read_split(file)
+    assert all(split.groups[name] == split.groups[pseudonymise(name)] for name in ids)
+    chosen = select_pretraining_series([store], Selection(), split, transductive=False)
+    assert len(chosen.series) == 24 - len(split.test)
+    plain = dataclasses.replace(RECIPE, epochs=1)
+    plan = make_plan(store, labels, plain, init="scratch", split=split, pseudonymise=pseudonymise)
+    held_out = plan.series.select(plan.split.test)
+    assert len(held_out) == len(split.test)
+    assert set(held_out.rows).isdisjoint(plan.training_series(0).rows)
