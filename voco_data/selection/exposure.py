@@ -48,14 +48,13 @@ class SeenPatients:
     @classmethod
     def of_series(cls, stores: Sequence[Store], series: pd.DataFrame) -> SeenPatients:
         """The patients of `series`, a table of `list_series` of these stores."""
-        return cls(
-            tuple(
-                StorePatients(
-                    _root_digest(store), contents_of_patients(series[series["store"] == position])
-                )
-                for position, store in enumerate(stores)
+        parts = [
+            StorePatients(
+                _root_digest(store), contents_of_patients(series[series["store"] == position])
             )
-        )
+            for position, store in enumerate(stores)
+        ]
+        return cls(tuple(part for part in parts if part.contents))
 
     @property
     def digest(self) -> str:

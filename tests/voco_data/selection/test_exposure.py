@@ -97,6 +97,14 @@ def test_one_unknown_store_makes_none_unknown_but_not_some(tmp_path: Path) -> No
     assert exposure(seen, one, 0, 3).seen == 1
 
 
+def test_a_store_of_which_nothing_was_learnt_leaves_nothing_unknown(tmp_path: Path) -> None:
+    one = make_store(tmp_path / "a", random_volumes(4, GRID))
+    other = make_store(tmp_path / "b", random_volumes(4, GRID, seed=9), **renamed("x"))
+    both = list_series([one, other])
+    seen = SeenPatients.of_series([one, other], both[both["store"] == 0].query("row < 2"))
+    assert exposure(seen, one, 2, 3).seen == 0
+
+
 def test_two_ids_of_a_patient_are_one(store: Store) -> None:
     ids = {"patient-000": ["patient-000", "patient-005"]}
     found = measure_exposure(seen_by(store, 5), store, list_series([store]), ids)
