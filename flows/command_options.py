@@ -34,6 +34,17 @@ class PrintVersion(argparse.Action):
         parser.exit()
 
 
+def share(text: str) -> float:
+    """A number between 0 and 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r}")
+    return number
+
+
 def positive_int(text: str) -> int:
     """An integer of at least 1."""
     try:
@@ -83,6 +94,7 @@ def build_parser() -> OneLineParser:
     _add_demo(commands)
     _add_preprocess(commands)
     _add_store(commands)
+    _add_split(commands)
     _add_pretrain(commands)
     _add_finetune(commands)
     _add_evaluate(commands)
@@ -220,6 +232,31 @@ def _add_removal(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_split(commands: Any) -> None:
+    about = "a test set and folds by patient: make the file, or append new patients to it"
+    split = _command(commands, "split", about)
+    split.add_argument("store", type=path_or_url, metavar="STORE")
+    patients = split.add_mutually_exclusive_group()
+    patients.add_argument(
+        "--labels", type=Path, metavar="FILE", help="split the patients of this label table only"
+    )
+    patients.add_argument(
+        "--all", action="store_true", help="split all patients of the store (without --labels)"
+    )
+    split.add_argument("--out", type=local, required=True, metavar="SPLIT", help="the split file")
+    split.add_argument(
+        "--test-share", type=share, metavar="F", help="share of test patients in a new file (0.2)"
+    )
+    split.add_argument(
+        "--folds",
+        type=positive_int,
+        dest="n_folds",
+        metavar="N",
+        help="folds of the other patients in a new file (5)",
+    )
+    split.add_argument("--seed", type=whole_number, metavar="N", help="seed of a new file (0)")
+
+
 def _add_training(parser: argparse.ArgumentParser) -> None:
     """The options that both training stages share."""
     parser.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
@@ -236,6 +273,14 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         dest="changes",
         metavar="NAME=VALUE",
         help="change an option of the recipe, repeatable; docs/recipes.md lists them",
+    )
+    parser.add_argument(
+        "--split", type=local, metavar="SPLIT", help="file of voco split: who is held out"
+    )
+    parser.add_argument(
+        "--transductive",
+        action="store_true",
+        help="let pretraining see test patients; every score then says so",
     )
     parser.add_argument(
         "--max-steps", type=positive_int, metavar="N", help="stop there; the schedule stays"

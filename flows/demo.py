@@ -17,6 +17,7 @@ from flows.evaluate import evaluate
 from flows.finetune import finetune
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
+from flows.split import update_split
 from flows.summary import Summary
 from voco_data.storage import REPORT, RUNS_FOLDER
 
@@ -78,14 +79,11 @@ def demo(root: Path = Path("demo"), seed: int | None = None) -> Summary:
     cohort = write_cohort(folder / "cohort", seed)
     labelled = preprocess(cohort["ratic"], stores, layout="ratic")
     unlabelled = preprocess(cohort["flare"], stores, layout="flare", specs=("pretrain",))
-    pretrain([labelled["stores"]["pretrain"]], run / "pretrain", recipe=TINY.pretrain)
-    finetune(
-        labelled["stores"]["finetune"],
-        cohort["labels"],
-        run / "finetune",
-        init=str(run / "pretrain"),
-        recipe=TINY.finetune,
-    )
+    store, labels = labelled["stores"]["finetune"], cohort["labels"]
+    split = update_split(store, labels, folder / "split.json", TINY.finetune)
+    pretrain([labelled["stores"]["pretrain"]], run / "pretrain", recipe=TINY.pretrain, split=split)
+    init = str(run / "pretrain")
+    finetune(store, labels, run / "finetune", init=init, recipe=TINY.finetune, split=split)
     scores = evaluate(run / "finetune")
     ledgers = {"RATIC": labelled["ledger"], "FLARE23": unlabelled["ledger"]}
     report = write_report(run, seed, stores, ledgers)

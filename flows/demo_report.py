@@ -14,7 +14,7 @@ from voco_data.qc import ENVIRONMENT, Section, ingest_sections, render_page
 from voco_data.storage import open_storage
 from voco_models.evaluation import Line, line_chart, report
 from voco_models.stages import finetune_recipe
-from voco_models.training import read_history
+from voco_models.training import checkpoint, read_history
 
 RECIPE: Final = ENVIRONMENT.from_string("""
 <p>This cohort is made up: bodies are drawn from a seed, some organs are injured, and the scans are
@@ -27,7 +27,8 @@ about patients.</p>
 PRETRAINING: Final = ENVIRONMENT.from_string("""
 <figure>
 {{ chart }}
-<figcaption>2D-VoCo on all scans, without labels: the loss and its parts.</figcaption>
+<figcaption>2D-VoCo on {{ volumes }} scans, without labels: the loss and its parts. {{ left_out }}
+scans of test patients are left out.</figcaption>
 </figure>
 """)
 
@@ -60,4 +61,6 @@ def _pretraining(run: Path) -> str:
     parts = ("loss", "intra", "inter", "reg")
     lines = [Line(part, steps, [row[part] for row in rows]) for part in parts]
     chart = line_chart(lines, title="Pretraining loss", x_label="step", y_label="loss")
-    return PRETRAINING.render(chart=Markup(chart))
+    selection = checkpoint.read_run(run)["provenance"]["selection"]
+    left_out = selection["left_out"].get("test", 0)
+    return PRETRAINING.render(chart=Markup(chart), volumes=selection["volumes"], left_out=left_out)

@@ -35,6 +35,8 @@ def finetune(
     init: str = "scratch",
     recipe: str = "default",
     changes: tuple[str, ...] = (),
+    split: Path | None = None,
+    transductive: bool = False,
     max_steps: int | None = None,
     resume: bool = False,
     allow_unlabelled: bool = False,
@@ -49,6 +51,8 @@ def finetune(
         init: scratch, imagenet, or the folder of a pretraining run.
         recipe: Name of a fine-tuning recipe, or the path of a .toml file.
         changes: Changes of the recipe, each NAME=VALUE, such as lr=1e-3.
+        split: File of voco split; without it the run makes a split.
+        transductive: Accept a backbone that was pretrained on test patients.
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
         allow_unlabelled: Leave out patients without labels instead of refusing the store.
@@ -61,6 +65,8 @@ def finetune(
         init=init,
         recipe=recipe,
         changes=changes,
+        split=split,
+        transductive=transductive,
         max_steps=max_steps,
         resume=resume or was_interrupted(out / FINETUNED),
         allow_unlabelled=allow_unlabelled,

@@ -29,6 +29,8 @@ def pretrain(
     out: Path,
     recipe: str = "default",
     changes: tuple[str, ...] = (),
+    split: Path | None = None,
+    transductive: bool = False,
     max_steps: int | None = None,
     resume: bool = False,
     resident: Literal["none", "ram", "device"] = "none",
@@ -40,6 +42,8 @@ def pretrain(
         out: Run folder to make, or to go on in.
         recipe: Name of a pretraining recipe, or the path of a .toml file.
         changes: Changes of the recipe, each NAME=VALUE, such as fit.lr=1e-3.
+        split: File of voco split, whose test patients are left out.
+        transductive: Keep the test patients in; scores on them are then transductive.
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
         resident: Keep all volumes in memory, in RAM or on the device.
@@ -50,6 +54,8 @@ def pretrain(
         out,
         recipe=recipe,
         changes=changes,
+        split=split,
+        transductive=transductive,
         max_steps=max_steps,
         resume=resume,
         resident=resident,

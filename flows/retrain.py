@@ -14,8 +14,12 @@ from flows.parameter_types import StoreLocation
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.retries import FINETUNED, PRETRAINED
+from flows.split import update_split
 from flows.summary import Summary
 from voco_data.ingest import LayoutName
+
+SPLIT = "split.json"
+"""The one split file of all retrainings, in the folder of their runs."""
 
 
 def run_folder(runs: Path) -> Path:
@@ -35,6 +39,7 @@ def retrain(
     finetune_recipe: str = "default",
     pretrain_changes: tuple[str, ...] = (),
     finetune_changes: tuple[str, ...] = (),
+    split: Path | None = None,
     allow_unlabelled: bool = False,
     wait: float = 3600.0,
 ) -> Summary:
@@ -50,16 +55,19 @@ def retrain(
         finetune_recipe: Name of a fine-tuning recipe, or the path of a .toml file.
         pretrain_changes: Changes of the pretraining recipe, each NAME=VALUE.
         finetune_changes: Changes of the fine-tuning recipe, each NAME=VALUE.
+        split: Split file, to which new patients are appended; by default split.json in runs.
         allow_unlabelled: Leave out patients without labels instead of refusing the store.
         wait: Seconds to wait for a store that another run is filling.
     """
-    run = run_folder(runs)
+    run, split = run_folder(runs), split or runs / SPLIT
     stores = preprocess(source, root, layout=layout, wait=wait)["stores"]
+    update_split(stores["finetune"], labels, split, finetune_recipe, finetune_changes)
     pretrain(
         [stores["pretrain"]],
         run / "pretrain",
         recipe=pretrain_recipe,
         changes=pretrain_changes,
+        split=split,
         resume=(run / "pretrain" / PRETRAINED).exists(),
     )
     finetune(
@@ -69,6 +77,7 @@ def retrain(
         init=str(run / "pretrain"),
         recipe=finetune_recipe,
         changes=finetune_changes,
+        split=split,
         resume=(run / "finetune" / FINETUNED).exists(),
         allow_unlabelled=allow_unlabelled,
     )

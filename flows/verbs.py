@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from flows.ids import patient_pseudonymiser
-from voco_data import erasure, ingest, maintenance
+from voco_data import erasure, ingest, maintenance, selection
 from voco_data.ingest import IngestOptions
 from voco_models import stages
 
@@ -78,6 +78,19 @@ def _forget(args: argparse.Namespace) -> Mapping[str, object]:
     return erasure.forget_patient(args.root, args.patient, yes=args.yes, wait=args.wait).to_json()
 
 
+def split(args: argparse.Namespace) -> Mapping[str, object]:
+    """Make a split file, or append the patients that it lacks."""
+    return selection.update_split(
+        args.store,
+        args.out,
+        args.labels,
+        test_share=args.test_share,
+        n_folds=args.n_folds,
+        seed=args.seed,
+        pseudonymise=patient_pseudonymiser(args.store),
+    ).to_json()
+
+
 def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
     """Pretrain a backbone on stores."""
     return stages.pretrain(
@@ -85,6 +98,8 @@ def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
         args.out,
         recipe=args.recipe,
         changes=tuple(args.changes),
+        split=args.split,
+        transductive=args.transductive,
         max_steps=args.max_steps,
         resume=args.resume,
         resident=args.resident,
@@ -100,6 +115,8 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
         init=args.init,
         recipe=args.recipe,
         changes=tuple(args.changes),
+        split=args.split,
+        transductive=args.transductive,
         max_steps=args.max_steps,
         resume=args.resume,
         allow_unlabelled=args.allow_unlabelled,
@@ -138,6 +155,7 @@ VERBS: Final[dict[str, Verb]] = {
     "demo": demo,
     "preprocess": preprocess,
     "store": store,
+    "split": split,
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,

@@ -25,9 +25,11 @@ from flows.command_options import RESIDENCES
 from flows.retries import PRETRAINED
 from flows.summary import flatten, to_json_values
 from tests.support.project import PROJECT
+from tests.support.small_finetune import grades_of, write_labels
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
+from voco_data.selection.split_file import read_split
 from voco_data.storage.local import LocalStorage
 from voco_models.data.resident import Residence
 from voco_models.training import checkpoint
@@ -185,6 +187,84 @@ def test_finetune_options_reach_the_stage(replace: Replace) -> None:
     assert (seen["max_steps"], seen["resume"], seen["allow_unlabelled"]) == (7, True, True)
 
 
+def test_split_options_reach_the_stage(replace: Replace) -> None:
+    seen = replace("voco_data.selection", "update_split")
+    words = "split a.zarr --labels train.csv --out s.json --test-share 0.3 --folds 4 --seed 7"
+    assert main(words.split()) == 0
+    assert seen == {
+        "store": Path("a.zarr"),
+        "out": Path("s.json"),
+        "labels": Path("train.csv"),
+        "test_share": 0.3,
+        "n_folds": 4,
+        "seed": 7,
+        "pseudonymise": None,
+    }
+    for words in ("split a.zarr --out s.json", "split a.zarr --all --out s.json"):
+        assert main(words.split()) == 0
+        assert (seen["labels"], seen["n_folds"]) == (None, None)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_who_is_held_out_reaches_the_stage(replace: Replace, stage: str) -> None:
+    seen = replace("voco_models.stages", stage)
+    words = [stage, "a.zarr", "--out", "run"] + ["--labels", "l"] * (stage == "finetune")
+    assert main(words) == 0
+    assert (seen["split"], seen["transductive"]) == (None, False)
+    assert main([*words, "--split", "s.json", "--transductive"]) == 0
+    assert (seen["split"], seen["transductive"]) == (Path("s.json"), True)
+
+
+def test_split_makes_a_file_and_appends_to_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path / "stores", random_volumes(20, (2, 4, 4)))
+    ids = sorted(store.catalogue["patient_id"])
+    out, some = tmp_path / "split.json", tmp_path / "some.csv"
+    write_labels(some, ids[:15], grades_of(15))
+    words = ["split", str(store.path), "--out", str(out), "--json"]
+    assert main([*words, "--labels", str(some)]) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (first["patients"], first["added"], first["split"]) == (15, 15, str(out))
+    groups = read_split(out).groups
+    assert main(words) == 0
+    second = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (second["patients"], second["added"]) == (20, 5)
+    assert groups.items() <= read_split(out).groups.items()
+
+
+@pytest.mark.parametrize(
+    ("words", "about"),
+    [
+        ("split none.zarr --out s.json", "none.zarr"),
+        ("split STORE --labels none.csv --out s.json", "cannot read the label table"),
+        ("split STORE --folds 1 --out s.json", "at least 2 folds"),
+        ("split STORE --folds 9 --out s.json", "4 patients are too few"),
+        ("pretrain STORE --recipe tiny --split none.json --out run", "cannot read the split"),
+        ("pretrain STORE --recipe tiny --transductive --out run", "give --split"),
+        ("pretrain STORE --recipe tiny --set selection.layouts=['x'] --out run", "the layout x"),
+        ("pretrain STORE --recipe tiny --set selection.weights={a=0.0} --out run", "above 0"),
+        ("pretrain STORE --recipe tiny --set selection.weights=3 --out run", "a table of numbers"),
+    ],
+)
+def test_a_bad_split_or_selection_is_one_line_and_exit_code_2(
+    words: str,
+    about: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = make_store(tmp_path / "stores", random_volumes(4, (2, 48, 48)))
+    monkeypatch.chdir(tmp_path)
+    assert main(words.replace("STORE", str(store.path)).split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert about in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "s.json").exists()
+
+
 def test_labels_join_through_the_key_of_the_stores_root(replace: Replace, tmp_path: Path) -> None:
     seen = replace("voco_models.stages", "finetune")
     words = ["finetune", str(tmp_path / "a.zarr"), "--labels", "l", "--out", "run"]
@@ -220,6 +300,9 @@ def test_evaluate_options_reach_the_stage(replace: Replace) -> None:
         ("store export s", "ROW"),
         ("store export s 1.5", "whole number"),
         ("store forget r", "PATIENT"),
+        ("split a.zarr", "--out"),
+        ("split a.zarr --out s --test-share 1", "between 0 and 1"),
+        ("split a.zarr --out s --labels l --all", "not allowed with"),
         ("pretrain --out run", "STORE"),
         ("pretrain a.zarr --out run --max-steps 0", "--max-steps"),
         ("finetune a.zarr --out run", "--labels"),

@@ -39,10 +39,15 @@ from tests.support.project import PROJECT
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
 from voco_data.ingest.options import IngestOptions
+from voco_data.selection.exposure import SeenPatients
+from voco_data.selection.series import Selection
+from voco_data.selection.split_file import read_split
 from voco_data.storage.local import LocalStorage
+from voco_data.store.reader import Store
 from voco_data.store.spec import FINETUNE, PRETRAIN
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
+from voco_models.stages.pretrain_series import select_pretraining_series
 
 pytestmark = pytest.mark.xdist_group("embedded prefect")  # one server for the whole file
 
@@ -56,6 +61,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
 }
 STAGES = {
     "preprocess": "voco_data.ingest",
+    "update_split": "voco_data.selection",
     "pretrain": "voco_models.stages",
     "finetune": "voco_models.stages",
     "evaluate": "voco_models.stages",
@@ -91,6 +97,7 @@ class Calls(dict[str, dict[str, Any]]):
                 "ledger": str(root / "ledger.parquet"),
                 "report": str(root / "report.html"),
             },
+            "update_split": {"added": 1},
             "pretrain": {"loss": 0.5},
             "finetune": {"folds": 2},
             "evaluate": {"report": str(root / "scores.html"), "scores": {"x": float("nan")}},
@@ -167,6 +174,8 @@ def test_training_flows_call_their_stages(tmp_path: Path, calls: Calls) -> None:
         "out": tmp_path / "run",
         "recipe": "tiny",
         "changes": ("fit.lr=1e-3",),
+        "split": None,
+        "transductive": False,
         "max_steps": 3,
         "resume": False,
         "resident": "none",
@@ -174,6 +183,10 @@ def test_training_flows_call_their_stages(tmp_path: Path, calls: Calls) -> None:
     finetune(tmp_path / "a", tmp_path / "l.csv", tmp_path / "run", init="imagenet", resume=True)
     assert calls["finetune"]["init"] == "imagenet"
     assert calls["finetune"]["resume"] is True
+    options: dict[str, Any] = {"split": tmp_path / "split.json", "transductive": True}
+    pretrain([tmp_path / "a"], tmp_path / "run", **options)
+    finetune(tmp_path / "a", tmp_path / "l.csv", tmp_path / "run", **options)
+    assert all(calls[stage].items() >= options.items() for stage in ("pretrain", "finetune"))
     found = artifacts()
     for stage in ("pretrain", "finetune"):
         assert found[f"{stage}-summary"][0] == "table"
@@ -220,7 +233,16 @@ def test_retrain_hands_each_stage_what_the_last_one_made(
         finetune_changes=("seed=1",),
     )
     run = runs / "retrain-20260301-030000"
-    assert calls.order == ["preprocess", "pretrain", "finetune", "evaluate"]
+    assert calls.order == ["preprocess", "update_split", "pretrain", "finetune", "evaluate"]
+    split = runs / "split.json"
+    assert calls["update_split"] == {
+        "store": str(tmp_path / FINETUNE.name),
+        "out": split,
+        "labels": labels,
+        "n_folds": FINETUNE_RECIPES["tiny"].n_folds,
+        "pseudonymise": None,
+    }
+    assert (calls["pretrain"]["split"], calls["finetune"]["split"]) == (split, split)
     assert calls["pretrain"]["stores"] == [tmp_path / PRETRAIN.name]
     assert calls["pretrain"]["out"] == run / "pretrain"
     assert calls["finetune"]["store"] == tmp_path / FINETUNE.name
@@ -231,6 +253,16 @@ def test_retrain_hands_each_stage_what_the_last_one_made(
     assert calls["finetune"]["changes"] == ("seed=1",)
     assert calls["evaluate"] == {"run": run / "finetune", "out": run / "evaluate"}
     assert (calls["pretrain"]["resume"], calls["finetune"]["resume"]) == (False, False)
+
+
+def test_retrain_takes_a_split_of_another_place(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.retrain.flow_run", DUE)
+    split = tmp_path / "elsewhere" / "split.json"
+    retrain(tmp_path / "a", tmp_path, tmp_path / "l.csv", tmp_path / "runs", split=split)
+    assert calls["update_split"]["out"] == split
+    assert (calls["pretrain"]["split"], calls["finetune"]["split"]) == (split, split)
 
 
 def test_a_stopped_retraining_goes_on(
@@ -287,12 +319,33 @@ def test_the_demo_ends_in_a_report_and_its_second_run_reuses_the_stores(tmp_path
         assert f"<h2>{heading}" in page
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+    _check_held_out(tmp_path / "seed-0", Path(first["run"]), first["evaluate"], page)
     second = demo(tmp_path)
     assert second["stored"] == 0
     assert second["cached"] == first["stored"]
     assert second["run"] != first["run"]
     assert Path(first["report"]).exists()
     assert artifacts()["demo-link"][1].count(Path(second["report"]).as_uri())
+
+
+def _check_held_out(folder: Path, run: Path, scores: dict[str, Any], page: str) -> None:
+    """The demo pretrains on both archives, and on none of its test patients."""
+    split = read_split(folder / "split.json")
+    (pretrain_store,) = (folder / "stores").glob("pretrain-*.zarr")
+    store = Store.open(pretrain_store)
+    seen = SeenPatients.read(run / "pretrain")
+    assert seen is not None
+    everyone = set(store.catalogue["patient_id"])
+    assert set(seen.stores[0].contents) == everyone - set(split.test)
+    assert len(split.groups) == 12
+    assert (scores["transductive"], scores["pretrained_on_test_patients"]) == (False, 0)
+    assert f"pretrained on none of the {len(split.test)} test patients" in " ".join(page.split())
+    for layouts in (("ratic",), ("flare",), ("ratic", "flare")):  # the paper's arms, of one root
+        arm = select_pretraining_series(
+            [store], Selection(layouts=layouts), split, transductive=False
+        )
+        assert set(arm.series["layout"]) == set(layouts)
+        assert set(arm.series["patient_id"]).isdisjoint(split.test)
 
 
 # --- retries -----------------------------------------------------------------------------------
@@ -341,7 +394,7 @@ def test_the_shorter_words_mean_flow_and_deployment() -> None:
     assert full_name("preprocess/nightly") == "preprocess/nightly"
 
 
-@pytest.mark.parametrize("name", sorted(STAGES.keys() - {"preprocess"}))
+@pytest.mark.parametrize("name", sorted(STAGES.keys() - {"preprocess", "update_split"}))
 def test_flow_offers_what_the_stage_takes(name: str) -> None:
     """Same parameters, same defaults; what only a caller in Python can use is left out.
 

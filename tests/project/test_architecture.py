@@ -196,7 +196,7 @@ def import_without(modules: str, hidden: str) -> subprocess.CompletedProcess[str
         ),
         ("voco_data", "torch,torchvision,timm,prefect,voco_models,flows"),
         (
-            "voco_data.store.reader,voco_data.store.catalogue,voco_data.labels.table,voco_data.labels.splits",
+            "voco_data.store.reader,voco_data.store.catalogue,voco_data.labels.table,voco_data.selection.split_file",
             "zarr,pydicom,SimpleITK,numba,dask,distributed,scipy,imagecodecs,PIL,torch,obstore,prefect",
         ),
     ],

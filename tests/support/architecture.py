@@ -30,6 +30,7 @@ ROOMS = {
         "masks",
         "store",
         "labels",
+        "selection",
         "deidentification",
         "cropping",
         "preprocessing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,12 @@ def make_store(
     profile: str = "small",
     level_hu: float = 50.0,
     compression: Compression = "none",
+    change: Callable[[Record], Record] = lambda record: record,
 ) -> Store:
-    """A store under `root` with the rows of `volumes` (N, Z, Y, X), and their type of voxels."""
+    """A store under `root` with the rows of `volumes` (N, Z, Y, X), and their type of voxels.
+
+    `change` makes another record of each.
+    """
     grid = volumes.shape[1:]
     spec = StoreSpec(
         profile,
@@ -83,7 +88,7 @@ def make_store(
     with open_for_writing(LocalStorage(root), spec) as writer:
         writer.assign_rows(names)
         for name, volume in zip(names, volumes, strict=True):
-            record = make_record(writer.row_of(name), volume, spec, name)
+            record = change(make_record(writer.row_of(name), volume, spec, name))
             commit_volume(writer.storage, record, volume, compression)
             writer.add_record(record)
         writer.compact()

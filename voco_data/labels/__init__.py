@@ -1,10 +1,9 @@
-"""Injury labels of patients, the table of targets, and splits by patient.
+"""Injury labels of patients, and the table of targets.
 
 Key types
 ---------
 Labels : a label table as arrays, one row a patient.
 TargetTable, TargetGroup : groups, classes and weights that heads, losses and metrics read.
-Split : a held-out test set, and folds over the other patients.
 """
 
 import lazy_loader

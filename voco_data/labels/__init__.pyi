@@ -1,8 +1,3 @@
-from .splits import (
-    Split as Split,
-    make_split as make_split,
-    patients_sharing_volumes as patients_sharing_volumes,
-)
 from .table import Labels as Labels, join_labels as join_labels, read_labels as read_labels
 from .targets import (
     ORGAN_TARGETS as ORGAN_TARGETS,

@@ -55,6 +55,9 @@ class Loader:
     batch_size : volumes in a batch.
     seed : seed of the order and of the seeds in batches.
     device : device of the batches.
+    weights : how often each item is drawn, relative to the others: (len(items),), above 0; equally
+        often if None. An epoch has as many batches as without weights. An item with a weight above
+        the mean comes several times in an epoch, in different batches where this is possible.
     targets : tensors by name, each with one row per item; a batch carries the rows of its items.
     rank, world : index of this process, and the number of processes that share the items.
     threads : reader threads.
@@ -69,7 +72,7 @@ class Loader:
     ------
     InputError : for too few items, for stores of different grids or types, and for resident
         volumes that do not fit in memory.
-    ValueError : for targets with another number of rows, and for another dtype.
+    ValueError : for targets or weights of another number of items, and for another dtype.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Loader:
         batch_size: int,
         seed: int,
         device: torch.device,
+        weights: npt.NDArray[np.float64] | None = None,
         targets: Mapping[str, Tensor] | None = None,
         rank: int = 0,
         world: int = 1,
@@ -86,7 +90,9 @@ class Loader:
         resident: Residence | ResidentVolumes | None = "none",
         dtype: torch.dtype | None = None,
     ) -> None:
-        self._order = BatchOrder(len(items), batch_size, seed, rank, world)
+        if weights is not None and (len(weights) != len(items) or not (weights > 0).all()):
+            raise ValueError(f"expected {len(items)} weights above 0")
+        self._order = BatchOrder(len(items), batch_size, seed, rank, world, weights)
         self.grid, stored = common_layout({item.store for item in items})
         for name, values in (targets or {}).items():
             if len(values) != len(items):

@@ -32,13 +32,76 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
     return int(mixed[0] >> np.uint64(1))
 
 
+def weighted_epoch_order(
+    weights: npt.NDArray[np.float64], seed: int, epoch: int, block: int
+) -> npt.NDArray[np.int64]:
+    """Indices of N items in the order of `epoch`, drawn by their `weights` (N,); int64 (N,).
+
+    With c = N * weight / sum(weights), an item comes floor(c) or ceil(c) times, and c times in the
+    mean over epochs (systematic sampling: Madow, Ann. Math. Stat. 20, 333, 1949). Its copies are
+    spread over the epoch. Each `block` of successive indices, which is a batch of all ranks, has
+    no item twice, unless an item comes more often than there are blocks.
+    """
+    n = len(weights)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
+    shuffled = rng.permutation(n)
+    bounds = np.cumsum(weights[shuffled]) * (n / weights.sum())
+    bounds[-1] = n  # not a rounding error less
+    ends = np.floor(bounds - (1.0 - rng.random())).astype(np.int64) + 1
+    counts = np.diff(ends, prepend=0)
+    copies = np.repeat(shuffled, counts)
+    number = np.arange(n) - np.repeat(ends - counts, counts)
+    places = (number + rng.random(n)) / np.repeat(counts, counts)
+    order: npt.NDArray[np.int64] = copies[np.argsort(places, kind="stable")]
+    _spread_repeats(order, block)
+    return order
+
+
+def _spread_repeats(order: npt.NDArray[np.int64], block: int) -> None:
+    """Exchange items of blocks in place, so that no block has one twice, where this is possible."""
+    n_blocks = len(order) // block  # the rest is left out of the epoch
+    blocks = order[: n_blocks * block].reshape(n_blocks, block)
+    members = [set(items) for items in blocks.tolist()]
+    for b, items in enumerate(blocks):
+        if len(members[b]) == block:
+            continue
+        first: set[int] = set()
+        for position, item in enumerate(items.tolist()):
+            if item not in first:
+                first.add(item)
+                continue
+            for step in range(1, n_blocks):
+                other = (b + step) % n_blocks
+                if item in members[other]:
+                    continue
+                counts = blocks[other].tolist()
+                place = next((i for i, theirs in enumerate(counts) if theirs not in members[b]), -1)
+                if place < 0:
+                    continue
+                theirs = counts[place]
+                items[position], blocks[other, place] = theirs, item
+                members[b].add(theirs)
+                first.add(theirs)
+                members[other] = set(blocks[other].tolist())
+                break
+
+
 class BatchOrder:
     """The items of every batch, epoch after epoch: full batches of `size` out of `n` items.
 
+    With `weights` (n,), items are drawn as by `weighted_epoch_order`; without, each comes once.
     Raises InputError if a rank cannot fill one batch.
     """
 
-    def __init__(self, n: int, size: int, seed: int, rank: int, world: int) -> None:
+    def __init__(
+        self,
+        n: int,
+        size: int,
+        seed: int,
+        rank: int,
+        world: int,
+        weights: npt.NDArray[np.float64] | None = None,
+    ) -> None:
         if size < 1 or n // world < size:
             raise InputError(
                 f"expected at least batch size x processes = {size * world} volumes "
@@ -48,14 +111,23 @@ class BatchOrder:
         self._key = (n, seed)
         self._shard = (rank, world)
         self._size = size
+        self._weights = weights
         self._epoch = 0
         """The epoch of `_epoch_order`."""
-        self._epoch_order = epoch_order(*self._key, 0, *self._shard)
+        self._epoch_order = self._make_order(0)
 
     def indices_at(self, step: int) -> npt.NDArray[np.int64]:
         """Items of batch number `step`; int64 (size,)."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._epoch_order = epoch_order(*self._key, epoch, *self._shard)
+            self._epoch_order = self._make_order(epoch)
             self._epoch = epoch
         return self._epoch_order[batch * self._size : (batch + 1) * self._size]
+
+    def _make_order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Items of this rank in `epoch`, in order."""
+        (n, seed), (rank, world) = self._key, self._shard
+        if self._weights is None:
+            return epoch_order(n, seed, epoch, rank, world)
+        order = weighted_epoch_order(self._weights, seed, epoch, self._size * world)
+        return order[rank::world][: n // world]

@@ -13,11 +13,15 @@ from markupsafe import Markup
 from voco_data.errors import InputError
 from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_data.qc import Section
+from voco_data.selection import Exposure
 from voco_models.evaluation.markup import Line, line_chart, render
 from voco_models.training import checkpoint, read_history
 
 METRICS, REPORT = "metrics.json", "report.html"
-LEAD = "A slice-sequence classifier, scored on patients that it has never seen. Research use only."
+LEAD = (
+    "A slice-sequence classifier, scored on {count} held-out patients. {pretraining} "
+    "Research use only."
+)
 
 _SCORE_LABELS = {
     "rsna_organ_3": ("rsna_organ_3", "↓"),
@@ -56,7 +60,7 @@ PAPER_TABLE_1 = (
     PaperRow("EfficientNetV2-S", "2D-VoCo", 0.3925, 60.13, 63.84, 49.09),
     PaperRow("EfficientNetV2-S", "2D-VoCo, RATIC and FLARE23", 0.3817, 61.91, 66.47, 54.88),
 )
-"""Chen and Chiu, arXiv 2601.14593, Table 1."""
+"""Chiu and Chen, arXiv 2601.14593, Table 1."""
 
 
 def make_sections(
@@ -78,6 +82,22 @@ def make_sections(
     ]
 
 
+def make_lead(exposure: Exposure) -> str:
+    """The first line of the page."""
+    return LEAD.format(count=exposure.test_patients, pretraining=exposure.sentence)
+
+
+def exposure_of(description: dict[str, Any], test_patients: int) -> Exposure:
+    """How many test patients pretraining has seen, from a run's description.
+
+    Runs of older versions did not record it: it is unknown for those that start from a run.
+    """
+    if (recorded := description.get("exposure")) is not None:
+        return Exposure.from_json(recorded)
+    pretrained = str(description.get("init", "")).startswith("run:")
+    return Exposure(pretrained, test_patients, None if pretrained else 0)
+
+
 def read_results(folder: Path) -> dict[str, Any]:
     """Read `metrics.json` of an evaluation. Raises InputError if there is none."""
     path = folder / METRICS
@@ -91,6 +111,7 @@ def _render_scores(numbers: dict[str, Any], description: dict[str, Any]) -> str:
     rsna = [name for name in numbers["scores"] if name.startswith("rsna_")]
     return render(
         "scores.html",
+        exposure=exposure_of(description, numbers["test_patients"]).sentence,
         test_patients=numbers["test_patients"],
         folds=description["recipe"]["n_folds"],
         percent=f"{100 * numbers['level']:g}",
@@ -176,11 +197,20 @@ def _render_facts(numbers: dict[str, Any], description: dict[str, Any]) -> str:
         ("Commit", description["commit"] or "unknown"),
         ("torch, timm", f"{description['torch']}, {description['timm']}"),
     )
-    return render("run.html", facts=facts, pretraining=_describe_pretraining(description))
+    return render(
+        "run.html",
+        facts=facts,
+        pretraining=_describe_pretraining(description),
+        exposure=exposure_of(description, numbers["test_patients"]).sentence,
+    )
 
 
 def _describe_pretraining(description: dict[str, Any]) -> str | None:
     provenance = description["pretraining"]
     if provenance is None:
         return None
-    return ", ".join(f"{s['name']} ({s['volumes']} volumes)" for s in provenance["stores"])
+    stores = ", ".join(f"{s['name']} ({s['volumes']} volumes)" for s in provenance["stores"])
+    selection = provenance.get("selection")
+    if selection is None:
+        return stores
+    return f"{selection['volumes']} volumes of {selection['patients']} patients of {stores}"

@@ -7,6 +7,7 @@ OUT/report.html     the report, a self-contained page
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from voco_models.evaluation import (
 from voco_models.stages.finetuning import LABELS, STAGE
 from voco_models.training import checkpoint
 
+log = logging.getLogger(__name__)
+
 BOOTSTRAP_SEED = 20260101
 """Fixed, so that a run always has the same intervals."""
 
@@ -58,6 +61,10 @@ class EvaluateSummary:
     report: Path
     metrics: Path
     test_patients: int
+    pretrained_on_test_patients: int | None
+    """How many of them the pretraining of the backbone has seen; None if unknown."""
+    transductive: bool | None
+    """Whether it has seen any; None if unknown, and without pretraining."""
     scores: dict[str, Interval]
     """RSNA scores, mAP, macro precision and recall."""
     gain: Interval
@@ -93,11 +100,16 @@ def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
             "voco finetune ... --resume, or give another folder"
         )
     results = compute_results(folder)
+    exposure = report.exposure_of(description, results["test_patients"])
+    results["pretraining"] = exposure.to_json() | {"text": exposure.sentence}
+    if exposure.transductive:
+        log.warning("%s", exposure.sentence)
     try:
         target.mkdir(parents=True, exist_ok=True)
         atomic.write_text(target / report.METRICS, json.dumps(results, indent=2) + "\n")
         title = f"Injury classifier: {description['recipe']['name']}"
-        text = html.render_page(title, report.make_sections(folder, results), lead=report.LEAD)
+        lead = report.make_lead(exposure)
+        text = html.render_page(title, report.make_sections(folder, results), lead=lead)
         atomic.write_text(target / report.REPORT, text)
     except OSError as error:
         raise VocoError(f"{target}: cannot write the evaluation ({error.strerror})") from error
@@ -106,6 +118,8 @@ def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
         report=target / report.REPORT,
         metrics=target / report.METRICS,
         test_patients=int(results["test_patients"]),
+        pretrained_on_test_patients=exposure.seen,
+        transductive=exposure.transductive,
         scores={name: Interval(**value) for name, value in results["scores"].items()},
         gain=Interval(**results["gains"]["training_prior"][ORGAN_SCORE]),
     )

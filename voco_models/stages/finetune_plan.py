@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
@@ -19,18 +22,28 @@ from voco_data.errors import InputError
 from voco_data.labels import (
     ORGAN_TARGETS,
     Labels,
-    Split,
     TargetTable,
     join_labels,
-    make_split,
-    patients_sharing_volumes,
     read_labels,
+)
+from voco_data.selection import (
+    Exposure,
+    SeenPatients,
+    Split,
+    contents_of_patients,
+    describe_series,
+    family_links,
+    list_series,
+    measure_exposure,
+    now,
 )
 from voco_data.store import Store
 from voco_models.data import InputWindow, Item, ReducedVolumes, VolumeSource, input_window
 from voco_models.networks import Backbone, create_backbone
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.training import checkpoint, make_provenance
+
+log = logging.getLogger(__name__)
 
 SCRATCH, IMAGENET = "scratch", "imagenet"
 
@@ -43,15 +56,25 @@ class Series:
     uids: list[str]
     patients: list[str]
     """Patient ids as in the split and the labels."""
+    layouts: list[str]
+    """Layouts of the archives."""
+    contents: list[str]
+    """Content digests of the volumes."""
 
-    def select(self, patients: Sequence[str]) -> Series:
-        """The series of `patients`, in row order."""
+    def select(self, patients: Sequence[str], *, without: Set[str] = frozenset()) -> Series:
+        """The series of `patients`, in row order; no volume with a content digest in `without`."""
         members = set(patients)
-        selected = [i for i, patient in enumerate(self.patients) if patient in members]
+        selected = [
+            i
+            for i, patient in enumerate(self.patients)
+            if patient in members and self.contents[i] not in without
+        ]
         return Series(
             rows=[self.rows[i] for i in selected],
             uids=[self.uids[i] for i in selected],
             patients=[self.patients[i] for i in selected],
+            layouts=[self.layouts[i] for i in selected],
+            contents=[self.contents[i] for i in selected],
         )
 
     def __len__(self) -> int:
@@ -69,6 +92,8 @@ class InitialWeights:
     """State dict of the backbone; None for random weights in each fold."""
     provenance: dict[str, Any] | None
     """Provenance of the pretraining run, if any."""
+    seen: SeenPatients | None
+    """Patients of the pretraining run; None if they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +105,16 @@ class FinetunePlan:
     labels: Labels
     """Labels of the store's patients."""
     series: Series
+    contents: Mapping[str, frozenset[str]]
+    """Patient to the content digests of all volumes in the store, also of those not selected."""
     window: InputWindow
     split: Split
+    """Of the patients of this run."""
+    whole_split: Split
+    """With patients of other stores and labels, as in its file."""
     initial: InitialWeights
+    exposure: Exposure
+    """How many of the test patients pretraining has seen."""
     provenance: dict[str, Any]
     targets: TargetTable = ORGAN_TARGETS
     """The target groups of the classifier, with the class weights of the score."""
@@ -96,9 +128,24 @@ class FinetunePlan:
         classes = self.labels.groups(series.patients)
         return {name: torch.from_numpy(classes[name]) for name in self.targets.names}
 
+    def training_series(self, fold: int) -> Series:
+        """Series that the model of a fold trains on.
+
+        These are the series of its training patients, without volumes that a patient of the test
+        set or of the fold has too. Patients who share a volume are in one group, unless the volume
+        came later than their split.
+        """
+        held_out = (*self.split.test, *self.split.folds[fold])
+        contents = frozenset().union(*(self.contents[patient] for patient in held_out))
+        return self.series.select(self.split.training(fold), without=contents)
+
+    def weights_of(self, series: Series) -> npt.NDArray[np.float64] | None:
+        """How often each of N `series` is drawn in training, (N,); None if equally often."""
+        return self.recipe.selection.weights_of(series.layouts)
+
     def count_steps(self, fold: int) -> int:
         """Number of optimiser steps of a fold."""
-        series = self.series.select(self.split.training(fold))
+        series = self.training_series(fold)
         return self.recipe.epochs * (len(series) // self.recipe.batch_size)
 
 
@@ -108,49 +155,116 @@ def make_plan(
     recipe: FinetuneRecipe,
     *,
     init: str | Path,
+    split: Split | None = None,
+    transductive: bool = False,
     allow_unlabelled: bool = False,
     pseudonymise: Callable[[str], str] | None = None,
 ) -> FinetunePlan:
-    """Check that the inputs fit together, and plan a run. Raises InputError if they do not."""
+    """Check that the inputs fit together, and plan a run. Raises InputError if they do not.
+
+    Without a `split` a new one is made of the labelled patients.
+    """
     recipe.view.check_grid(store.grid)
+    every = list_series([store])
+    selected = recipe.selection.mask(every)
+    if not selected.any():
+        raise InputError(
+            f"selection: none of the {len(every)} volumes is left; select more of them"
+        )
     joined = join_labels(
         read_labels(labels),
-        store.catalogue["patient_id"].tolist(),
+        every["patient_id"][selected].tolist(),
         allow_unlabelled=allow_unlabelled,
         pseudonymise=pseudonymise,
     )
-    table = store.catalogue.assign(
-        person=[joined.label_ids.get(str(p), str(p)) for p in store.catalogue["patient_id"]]
-    )
-    split = make_split(
-        joined.labels.patient_ids,
-        joined.labels.organs,
-        n_folds=recipe.n_folds,
-        seed=recipe.seed,
-        linked=patients_sharing_volumes(table["person"], table["content_digest"]),
-    )
+    named = every.assign(person=[joined.label_ids.get(str(p), str(p)) for p in every["patient_id"]])
+    table = named[selected]
+    whole_split = split or _new_split(store, joined.label_ids, recipe)
+    run_split = _split_of_run(whole_split, joined.labels.patient_ids, recipe)
     initial = load_initial_weights(init, recipe)
+    exposure = _measure_exposure(initial, store, every, joined.label_ids, run_split)
+    _check_exposure(exposure, Path(init), transductive=transductive)
     averages = recipe.view.reduce == "average"
     plan = FinetunePlan(
         recipe=recipe,
         volumes=ReducedVolumes(store, recipe.view.shape) if averages else store,
         labels=joined.labels,
+        contents=contents_of_patients(named.assign(patient_id=named["person"])),
         window=input_window(recipe.window_hu, store.spec),
         series=_labelled_series(table, joined.labels),
-        split=split,
+        split=run_split,
+        whole_split=whole_split,
         initial=initial,
+        exposure=exposure,
         provenance=make_provenance(
-            "finetune", recipe.to_json(), [store], split=split.digest, init=initial.name
+            "finetune",
+            recipe.to_json(),
+            [store],
+            split=run_split.digest,
+            init=initial.name,
+            selection=describe_series(table[table["person"].isin(joined.labels.patient_ids)]),
         ),
     )
     for fold in range(recipe.n_folds):
         if plan.count_steps(fold) == 0:
-            series = plan.series.select(split.training(fold))
+            series = plan.training_series(fold)
             raise InputError(
                 f"fold {fold} would train on {len(series)} series, "
                 f"fewer than the recipe's batch of {recipe.batch_size}; label more patients"
             )
     return plan
+
+
+def _new_split(store: Store, label_ids: Mapping[str, str], recipe: FinetuneRecipe) -> Split:
+    """A split of the labelled patients, as `voco split` makes it."""
+    linked = [*family_links(store), *label_ids.items()]
+    return Split(seed=recipe.seed, n_folds=recipe.n_folds).add(label_ids, linked=linked, when=now())
+
+
+def _split_of_run(split: Split, patients: Sequence[str], recipe: FinetuneRecipe) -> Split:
+    """The split of the labelled `patients` alone. Raises InputError if it lacks one."""
+    if split.n_folds != recipe.n_folds:
+        raise InputError(
+            f"split: it has {split.n_folds} folds, the recipe {recipe.n_folds}; give "
+            f"--set n_folds={split.n_folds}, or another split"
+        )
+    groups = split.groups
+    missing = sum(patient not in groups for patient in patients)
+    if missing:
+        raise InputError(
+            f"split: it lacks {missing} of the store's {len(patients)} labelled patients; append "
+            "them with voco split STORE --labels FILE --out SPLIT"
+        )
+    return split.restrict(patients)
+
+
+def _measure_exposure(
+    initial: InitialWeights,
+    store: Store,
+    every: pd.DataFrame,
+    label_ids: Mapping[str, str],
+    split: Split,
+) -> Exposure:
+    """How many test patients the initial weights have seen."""
+    if initial.name in (SCRATCH, IMAGENET):
+        return Exposure(pretrained=False, test_patients=len(split.test), seen=0)
+    ids: dict[str, list[str]] = {patient: [] for patient in split.test}
+    for stored, patient in label_ids.items():
+        if patient in ids:
+            ids[patient].append(stored)
+    return measure_exposure(initial.seen, store, every, ids)
+
+
+def _check_exposure(exposure: Exposure, init: Path, *, transductive: bool) -> None:
+    """Raise InputError if pretraining has seen test patients, unless `transductive`."""
+    if exposure.transductive and not transductive:
+        raise InputError(
+            f"init: {init} was pretrained on {exposure.seen} of the {exposure.test_patients} test "
+            "patients; pretrain with --split SPLIT and give the same SPLIT here, or give "
+            "--transductive"
+        )
+    if exposure.pretrained and exposure.transductive is not False:
+        log.warning("%s", exposure.sentence)
 
 
 def load_initial_weights(init: str | Path, recipe: FinetuneRecipe) -> InitialWeights:
@@ -160,10 +274,10 @@ def load_initial_weights(init: str | Path, recipe: FinetuneRecipe) -> InitialWei
     """
     if init == SCRATCH:
         create_backbone(recipe.backbone)
-        return InitialWeights(SCRATCH, None, None)
+        return InitialWeights(SCRATCH, None, None, None)
     if init == IMAGENET:
         backbone = create_backbone(recipe.backbone, pretrained=True)
-        return InitialWeights(IMAGENET, backbone.state_dict(), None)
+        return InitialWeights(IMAGENET, backbone.state_dict(), None, None)
     run = Path(init)
     file = run / checkpoint.BACKBONE
     if not file.is_file():
@@ -174,7 +288,16 @@ def load_initial_weights(init: str | Path, recipe: FinetuneRecipe) -> InitialWei
     backbone, provenance = checkpoint.load_backbone(run)
     _check_backbone(backbone, recipe, run)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    return InitialWeights(f"run:{digest}", backbone.state_dict(), provenance)
+    return InitialWeights(
+        f"run:{digest}", backbone.state_dict(), provenance, _seen_patients(run, provenance)
+    )
+
+
+def _seen_patients(run: Path, provenance: Mapping[str, Any]) -> SeenPatients | None:
+    """The patients of a pretraining run; None if its folder does not tell, or tells of others."""
+    seen = SeenPatients.read(run)
+    recorded = (provenance.get("selection") or {}).get("patients_digest")
+    return seen if seen is not None and seen.digest == recorded else None
 
 
 def _check_backbone(backbone: Backbone, recipe: FinetuneRecipe, run: Path) -> None:
@@ -192,4 +315,6 @@ def _labelled_series(catalogue: pd.DataFrame, labels: Labels) -> Series:
         rows=[int(row) for row in table["row"]],
         uids=[str(uid) for uid in table["series_uid"]],
         patients=table["person"].tolist(),
+        layouts=[str(layout) for layout in table["layout"]],
+        contents=[str(digest) for digest in table["content_digest"]],
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voco_data.errors import InputError
+from voco_data.selection import Selection
 from voco_models.data import Augmentation, VolumeView, X, Y, Z
 from voco_models.networks import (
     BILSTM,
@@ -67,7 +68,7 @@ class FinetuneRecipe:
     clip_norm: float | None = None
     """Largest norm of the gradient, or no limit."""
     n_folds: int = 5
-    """Folds of the cross-validation; each trains a classifier."""
+    """Folds of the cross-validation, as in the split; each trains a classifier."""
     flips: tuple[tuple[int, ...], ...] = ((),)
     """Test-time views: axes of (B, Z, Y, X) to flip; predictions are averaged."""
     patient: Literal["mean", "max"] = "mean"
@@ -83,9 +84,11 @@ class FinetuneRecipe:
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
     seed: int = 0
-    """Seed of the split, the initial weights, the order of the series, and all random draws."""
+    """Seed of the split, if the run makes one, and of weights, order and all random draws."""
     optimizer: Optimizer = field(default_factory=AdamW, metadata=WHEN_CHANGED)
     """The optimiser and its options."""
+    selection: Selection = field(default_factory=Selection, metadata=WHEN_CHANGED)
+    """Series of the store that are trained and tested on."""
 
     def __post_init__(self) -> None:
         at_least_one = ("epochs", "batch_size", "hidden", "layers", "log_every", "checkpoint_every")

@@ -1,7 +1,8 @@
 """The stage of fine-tuning: one classifier per fold, and a prediction for every patient.
 
 RUN/run.json              recipe, provenance, digest of the labels, whether it is finished
-RUN/split.json            test patients, and validation patients of each fold
+RUN/split.json            the split: test patients, and validation patients of each fold
+RUN/patients.json         patients of the backbone's pretraining, if known; see `SeenPatients`
 RUN/labels.parquet        labels of the run's patients, under the store's ids
 RUN/fold-<i>/             checkpoint.pt, history.csv; predictions.parquet of a finished fold
 RUN/predictions.parquet   out-of-fold and test; one line per series and one per patient
@@ -17,8 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 
@@ -35,11 +34,13 @@ from voco_models.data import (
     make_resident,
     step_seed,
 )
-from voco_models.evaluation import fit_decision, predictions, write_decision
+from voco_models.evaluation import predictions
 from voco_models.networks import SliceSequenceClassifier, create_backbone
-from voco_models.objectives import ClassificationObjective, loss_weights, predict
+from voco_models.objectives import ClassificationObjective, loss_weights
 from voco_models.stages.finetune_plan import FinetunePlan, Series, make_plan
+from voco_models.stages.finetune_predictions import predict_fold, write_run_predictions
 from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
+from voco_models.stages.run_split import find_split, keep_split
 from voco_models.training import (
     FitConfig,
     HistoryRow,
@@ -53,7 +54,7 @@ from voco_models.training import (
 
 log = logging.getLogger(__name__)
 
-SPLIT, LABELS = "split.json", "labels.parquet"
+LABELS = "labels.parquet"
 STAGE = "finetune"
 
 
@@ -73,6 +74,10 @@ class FinetuneSummary:
     """Optimiser steps done, over all folds and calls."""
     total_steps: int
     finished: bool
+    transductive: bool | None
+    """Whether pretraining has seen test patients; None if unknown, and without pretraining."""
+    pretrained_on_test_patients: int | None
+    """How many of the test patients pretraining has seen; None if unknown."""
     seconds: float
     """Duration of this call."""
 
@@ -89,6 +94,8 @@ def finetune(
     init: str | Path = "scratch",
     recipe: str | Path | FinetuneRecipe = "default",
     changes: Sequence[str] = (),
+    split: str | Path | None = None,
+    transductive: bool = False,
     max_steps: int | None = None,
     resume: bool = False,
     allow_unlabelled: bool = False,
@@ -107,6 +114,9 @@ def finetune(
     init : `scratch`, `imagenet`, or the folder of a pretraining run.
     recipe : a name, a `.toml` file, or a recipe.
     changes : `name=value` each, with the dotted name of an option.
+    split : file of `voco split`. Without it the run makes a split, by the same rule. A resumed run
+        has its own.
+    transductive : accept a backbone that was pretrained on test patients.
     max_steps : step at which to stop, counted over all folds from the beginning of the run. It does
         not change the schedule.
     resume : keep finished folds, and continue the unfinished one from its checkpoint.
@@ -129,6 +139,8 @@ def finetune(
         Path(labels),
         finetune_recipe(recipe, changes),
         init=init,
+        split=find_split(split, run, resume=resume),
+        transductive=transductive,
         allow_unlabelled=allow_unlabelled,
         pseudonymise=pseudonymise,
     )
@@ -153,7 +165,7 @@ def finetune(
         tables.append(table)
     finished = len(tables) == plan.recipe.n_folds
     if finished:
-        _write_predictions(run, plan, tables)
+        write_run_predictions(run, plan, tables)
         checkpoint.write_run(run, _describe_run(plan, finished=True))
     return FinetuneSummary(
         run=run,
@@ -167,6 +179,8 @@ def finetune(
         steps=steps,
         total_steps=sum(plan.count_steps(fold) for fold in range(plan.recipe.n_folds)),
         finished=finished,
+        transductive=plan.exposure.transductive,
+        pretrained_on_test_patients=plan.exposure.seen,
         seconds=time.perf_counter() - start,
     )
 
@@ -192,7 +206,7 @@ def _run_fold(
     started = (folder / checkpoint.CHECKPOINT).exists()
     if max_steps is not None and max_steps <= 0 and not started:
         return 0, None
-    series = plan.series.select(plan.split.training(fold))
+    series = plan.training_series(fold)
     objective = _build_objective(plan, fold, series)
     summary = fit(
         objective,
@@ -201,6 +215,7 @@ def _run_fold(
             batch_size=plan.recipe.batch_size,
             seed=step_seed(plan.recipe.seed, fold),
             device=device,
+            weights=plan.weights_of(series),
             targets=plan.classes_of(series),
             resident=resident,
         ),
@@ -215,7 +230,7 @@ def _run_fold(
     )
     if not summary.finished:
         return summary.last_step, None
-    table = _predict_fold(plan, fold, objective.classifier, device, resident)
+    table = predict_fold(plan, fold, objective.classifier, device, resident)
     predictions.write_predictions(folder / predictions.FILE, table, plan.targets)
     return summary.last_step, table
 
@@ -262,73 +277,6 @@ def _make_fit_config(plan: FinetunePlan, fold: int) -> FitConfig:
     )
 
 
-def _predict_fold(
-    plan: FinetunePlan,
-    fold: int,
-    classifier: SliceSequenceClassifier,
-    device: torch.device,
-    resident: ResidentVolumes | None,
-) -> pd.DataFrame:
-    """Predictions of the fold's model for its validation series and for the test series."""
-    patients_by_split = {"oof": plan.split.folds[fold], "test": plan.split.test}
-    tables = []
-    for split, patients in patients_by_split.items():
-        series = plan.series.select(patients)
-        tables.append(
-            predictions.make_series_table(
-                split=split,
-                fold=fold,
-                patients=series.patients,
-                series=series.uids,
-                probabilities=_predict_series(plan, series, classifier, device, resident),
-                truths={name: c.numpy() for name, c in plan.classes_of(series).items()},
-                targets=plan.targets,
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
-
-
-def _predict_series(
-    plan: FinetunePlan,
-    series: Series,
-    classifier: SliceSequenceClassifier,
-    device: torch.device,
-    resident: ResidentVolumes | None,
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Probabilities (N, C) by group, in the order of the N `series`."""
-    size = min(plan.recipe.batch_size, len(series))
-    loader = Loader(
-        plan.items_of(series), batch_size=size, seed=0, device=device, resident=resident
-    )
-    classifier.eval()
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        batches = [
-            predict(classifier, plan.recipe.view, batch.volumes, plan.window, plan.recipe.flips)
-            for batch in loader.ordered_batches()
-        ]
-    return {
-        name: torch.cat([probabilities[name] for probabilities in batches]).cpu().numpy()
-        for name in plan.targets.names
-    }
-
-
-def _write_predictions(run: Path, plan: FinetunePlan, tables: list[pd.DataFrame]) -> None:
-    """Write the predictions of the run, and the decision fitted on its out-of-fold lines.
-
-    Test lines are the mean over the models of all folds.
-    """
-    oof = [table[table["split"] == "oof"] for table in tables]
-    test = [table[table["split"] == "test"].reset_index(drop=True) for table in tables]
-    targets = plan.targets
-    series = pd.concat([*oof, predictions.average_folds(test, targets)], ignore_index=True)
-    patients = predictions.to_patients(series, plan.recipe.patient, targets)
-    predictions.write_predictions(
-        run / predictions.FILE, pd.concat([series, patients], ignore_index=True), targets
-    )
-    out_of_fold = predictions.patient_lines(patients, "oof")
-    write_decision(run, fit_decision(out_of_fold, targets, calibrate=plan.recipe.calibrate))
-
-
 def _check_run(run: Path, plan: FinetunePlan, *, resume: bool) -> None:
     """Raise InputError unless `run` can be written and is new, or has the same plan to resume."""
     check_run_folder(run, resume=False)
@@ -351,9 +299,11 @@ def _write_plan(run: Path, plan: FinetunePlan) -> None:
     """Write the description, split and labels of a run; the same again when it is resumed."""
     if not (run / checkpoint.RUN_FILE).exists():
         checkpoint.write_run(run, _describe_run(plan, finished=False))
-    atomic.write_text(run / SPLIT, plan.split.to_json() + "\n")
+    keep_split(plan.whole_split, run)
     with atomic.replacing(run / LABELS) as temporary:
         make_labels_table(plan.labels).to_parquet(temporary, index=False)
+    if plan.initial.seen is not None:
+        plan.initial.seen.write(run)
 
 
 def _describe_run(plan: FinetunePlan, *, finished: bool) -> dict[str, Any]:
@@ -363,6 +313,7 @@ def _describe_run(plan: FinetunePlan, *, finished: bool) -> dict[str, Any]:
         "patients": len(plan.labels),
         "series": len(plan.series),
         "pretraining": plan.initial.provenance,
+        "exposure": plan.exposure.to_json(),
         "finished": finished,
     }
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from voco_data.errors import InputError
+from voco_data.selection import Selection
 from voco_models.networks import DEFAULT_BACKBONE, TINY_BACKBONE
 from voco_models.objectives import Voco2dConfig
 from voco_models.stages import recipe_options
-from voco_models.training import FitConfig
+from voco_models.training import WHEN_CHANGED, FitConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class PretrainRecipe:
     """Volumes per step."""
     compile: bool = True
     """Compile the backbones, on CUDA only."""
+    selection: Selection = field(default_factory=Selection, metadata=WHEN_CHANGED)
+    """Series of the stores that are learnt from."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 2 and self.voco.loss.inter != "off":

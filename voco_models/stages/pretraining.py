@@ -12,13 +12,16 @@ import torch
 
 from voco_data.errors import InputError
 from voco_data.maintenance import pins
+from voco_data.selection import SeenPatients
 from voco_data.storage import is_url
 from voco_data.store import Store, StoreSpec
-from voco_models.data import Loader, Residence, input_window, items_of, step_seed
+from voco_models.data import Item, Loader, Residence, input_window, step_seed
 from voco_models.networks import create_encoder
 from voco_models.objectives import CollapseWatch, Voco2d, constant_cosine_losses
 from voco_models.stages import recipe_options
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
+from voco_models.stages.pretrain_series import select_pretraining_series
+from voco_models.stages.run_split import find_split, keep_split
 from voco_models.training import (
     HistoryRow,
     Monitor,
@@ -45,6 +48,11 @@ class PretrainSummary:
     device: str
     stores: tuple[str, ...]
     volumes: int
+    patients: int
+    left_out: dict[str, int]
+    """Volumes of the stores that are not learnt from, by reason."""
+    transductive: bool
+    """Whether test patients of the split are kept in. False without a split."""
     first_step: int
     last_step: int
     total_steps: int
@@ -72,13 +80,17 @@ def pretrain(
     *,
     recipe: str | Path | PretrainRecipe = "default",
     changes: Sequence[str] = (),
+    split: str | Path | None = None,
+    transductive: bool = False,
     max_steps: int | None = None,
     resume: bool = False,
     device: str | torch.device | None = None,
     resident: Residence = "none",
     monitors: Sequence[Monitor] = (),
 ) -> PretrainSummary:
-    """Pretrain a backbone with 2D-VoCo on every volume of `stores`; write the run to `out`.
+    """Pretrain a backbone with 2D-VoCo on volumes of `stores`; write the run to `out`.
+
+    It learns from all volumes that the recipe selects, without those of the split's test patients.
 
     Parameters
     ----------
@@ -86,6 +98,8 @@ def pretrain(
     out : folder of the run.
     recipe : a name, a `.toml` file, or a recipe.
     changes : `name=value` each, with the dotted name of an option.
+    split : file of `voco split`, whose test patients are left out. A resumed run has its own.
+    transductive : keep the test patients in. What is scored on them later is then transductive.
     max_steps : step at which to stop, counted from the beginning of the run. It does not change the
         schedule.
     resume : continue the run in `out`.
@@ -96,8 +110,9 @@ def pretrain(
     Raises
     ------
     InputError : before anything is written, for a folder that is no store, an empty store, stores
-        that do not fit together or to the recipe, an unknown recipe, and a folder `out` that cannot
-        be written, has a run already, or has none to resume.
+        that do not fit together or to the recipe, an unknown recipe, a selection that names test
+        patients or leaves no volume, and a folder `out` that cannot be written, has a run already,
+        or has none to resume.
     Diverged : if a loss or a weight is not finite.
     """
     name = recipe_options.recipe_label(recipe, changes)
@@ -106,10 +121,14 @@ def pretrain(
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
     chosen_device = choose_device(device)
     opened = open_stores(stores)
-    items = items_of(opened)
+    run = Path(out)
+    frozen = find_split(split, run, resume=resume)
+    chosen = select_pretraining_series(
+        opened, requested.selection, frozen, transductive=transductive
+    )
+    items = [Item(opened[position], row) for position, row in chosen.positions]
     adapted, notes = adapt_recipe(requested, len(items))
     objective = build_objective(adapted, opened[0].spec)
-    run = Path(out)
     check_run_folder(run, resume=resume)  # before volumes are read
     loader = Loader(
         # Batch norm needs two rows, so a single volume is repeated, with different random crops.
@@ -117,6 +136,7 @@ def pretrain(
         batch_size=adapted.batch_size,
         seed=adapted.fit.seed,
         device=chosen_device,
+        weights=chosen.weights,
         resident=resident,
     )
     watch = CollapseWatch(
@@ -125,11 +145,20 @@ def pretrain(
 
     for note in notes:
         log.warning("%s", note)
-    provenance = make_provenance(STAGE, values_to_record(adapted), opened)
+    provenance = make_provenance(
+        STAGE,
+        values_to_record(adapted),
+        opened,
+        split=chosen.split_digest,
+        selection=chosen.describe(),
+    )
     if not resume:
         checkpoint.write_run(
             run, {"stage": STAGE, "recipe_name": name, "notes": notes, "provenance": provenance}
         )
+        keep_split(frozen, run)
+    if not resume or not SeenPatients.is_written(run):  # as in runs of older versions
+        SeenPatients.of_series(opened, chosen.series).write(run)
     for store in opened:
         pins.pin_store(store, run, STAGE)
     if adapted.compile and chosen_device.type == "cuda":
@@ -167,6 +196,9 @@ def pretrain(
         device=str(chosen_device),
         stores=tuple(str(store.storage) for store in opened),
         volumes=len(items),
+        patients=chosen.count_patients(),
+        left_out=chosen.left_out,
+        transductive=chosen.transductive,
         first_step=summary.first_step,
         last_step=summary.last_step,
         total_steps=summary.total_steps,

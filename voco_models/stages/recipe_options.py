@@ -122,6 +122,8 @@ def options_of(cls: type, prefix: str = "") -> Iterator[Option]:
 def describe_type(hint: Any) -> str:
     """A type in words, such as `a whole number`."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is dict:
+        return f"a table of {describe_type(arguments[1]).removeprefix('a ')}s by name"
     if origin is Literal:
         return _join_with_or([str(choice) for choice in arguments])
     if origin in (Union, types.UnionType):
@@ -234,6 +236,8 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         (member,) = (part for part in arguments if part is not types.NoneType)
         if _has_type(value, member):
             return _convert(value, member, name)
+    elif origin is dict and isinstance(value, Mapping):
+        return {key: _convert(item, arguments[1], f"{name}.{key}") for key, item in value.items()}
     elif origin is tuple and isinstance(value, list | tuple):
         any_length = arguments[-1] is Ellipsis
         if any_length or len(value) == len(arguments):

@@ -13,8 +13,11 @@ import torch
 
 from voco_data.store import Store
 
-COMPARED_ENTRIES = ("stage", "recipe", "stores", "split", "init")
+COMPARED_ENTRIES = ("stage", "recipe", "stores", "split", "init", "selection")
 """Entries that must be equal to resume a run. Versions are recorded, and may differ."""
+ADDED_ENTRIES = ("selection",)
+"""Entries that runs of older versions lack, which can still be resumed. Recipe, stores and split
+determine them."""
 
 
 def make_provenance(
@@ -24,11 +27,12 @@ def make_provenance(
     *,
     split: str | None = None,
     init: str | None = None,
+    selection: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The provenance of a run as plain values, for every file of the run.
 
-    `recipe` is the recipe as a dictionary, `split` the digest of the patient split, and `init` the
-    name of the initial weights.
+    `recipe` is the recipe as a dictionary, `split` the digest of the patient split, `init` the name
+    of the initial weights, and `selection` the patients and volumes that the run uses.
     """
     return {
         "stage": stage,
@@ -36,6 +40,7 @@ def make_provenance(
         "stores": [describe_store(store) for store in stores],
         "split": split,
         "init": init,
+        "selection": to_plain(selection),
         "voco": _version("voco"),
         "torch": str(torch.__version__),
         "timm": _version("timm"),
@@ -62,6 +67,7 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     return [
         f"{path} was {old!r}, is {new!r}"
         for name in COMPARED_ENTRIES
+        if name in before or name not in ADDED_ENTRIES
         for path, old, new in _changes(name, before.get(name), now.get(name))
     ]
 

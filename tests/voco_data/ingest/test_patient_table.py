@@ -19,7 +19,7 @@ from voco_data.errors import InputError
 from voco_data.ingest.named_cohort import open_cohort
 from voco_data.ingest.options import IngestOptions
 from voco_data.ingest.run import preprocess
-from voco_data.labels.splits import make_split
+from voco_data.selection.split import Split
 from voco_data.storage.local import LocalStorage
 from voco_data.store.spec import StoreSpec
 
@@ -153,7 +153,7 @@ def test_both_phases_of_a_patient_stay_on_one_side_of_a_split(tmp_path: Path) ->
     assert sorted(by_patient) == [2, 2, 2, 2, 2, 3], "the DICOM series has a patient of the table"
     pseudonym = pseudonyms.load_or_make(LocalStorage(tmp_path / "root"))
     assert set(by_patient.index) == {pseudonym("patient", f"patient {k}") for k in range(6)}
-    split = make_split(sorted(by_patient.index), np.zeros((6, 1), np.int8), n_folds=2, seed=0)
+    split = Split(n_folds=2).add(by_patient.index)
     sides = [set(split.test), *map(set, split.folds)]
     for _, rows in ledger.groupby("patient_id"):
         assert sum(bool(set(rows["patient_id"]) & side) for side in sides) == 1

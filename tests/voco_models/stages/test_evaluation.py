@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,24 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     checkpoint.write_run(tmp_path, {"stage": "pretrain", "finished": True})
     with pytest.raises(InputError, match="finished fine-tuning run"):
         evaluate(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("init", "text"),
+    [
+        ("run:0123456789ab", "It is unknown whether the backbone was pretrained on any of the"),
+        ("scratch", "The backbone was not pretrained on scans."),
+    ],
+)
+def test_runs_of_older_versions_do_not_tell_what_pretraining_saw(
+    run: Path, tmp_path: Path, init: str, text: str
+) -> None:
+    older = tmp_path / "run"
+    shutil.copytree(run, older)
+    description = checkpoint.read_run(older) | {"init": init}
+    del description["exposure"]
+    checkpoint.write_run(older, description)
+    summary = evaluate(older).to_json()
+    assert summary["transductive"] is None
+    assert summary["pretrained_on_test_patients"] == (None if init != "scratch" else 0)
+    assert text in " ".join((older / "report.html").read_text().split())

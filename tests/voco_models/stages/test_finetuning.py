@@ -21,8 +21,8 @@ from tests.support.small_finetune import (
 )
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import InputError
-from voco_data.labels.splits import Split
 from voco_data.labels.targets import ORGAN_TARGETS
+from voco_data.selection.split import Split
 from voco_data.store.reader import Store
 from voco_models.evaluation.predictions import (
     probability_columns,

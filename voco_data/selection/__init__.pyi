@@ -1,0 +1,21 @@
+from .exposure import (
+    Exposure as Exposure,
+    SeenPatients as SeenPatients,
+    contents_of_patients as contents_of_patients,
+    measure_exposure as measure_exposure,
+)
+from .families import patients_sharing_volumes as patients_sharing_volumes
+from .series import (
+    Selection as Selection,
+    describe_series as describe_series,
+    held_out_mask as held_out_mask,
+    list_series as list_series,
+)
+from .split import Split as Split
+from .split_file import (
+    family_links as family_links,
+    now as now,
+    read_split as read_split,
+    update_split as update_split,
+    write_split as write_split,
+)
