@@ -48,6 +48,7 @@ ROOMS = {
         "training",
         "objectives",
         "evaluation",
+        "probes",
         "stages",
         "bench",
     ),
