@@ -296,7 +296,7 @@ def _add_probe(commands: Any) -> None:
     add("--domains", type=Path, metavar="FILE", help="CSV with patient_id and domain")
     add("--by-domain", action="store_true", help="leave out one domain after the other")
     add("--folds", type=positive_int, default=5, metavar="N", help="folds of patients (5)")
-    add("--crops", type=positive_int, default=24, metavar="N", help="crops per volume (24)")
+    add("--crops", type=positive_int, default=16, metavar="N", help="crops per volume (16)")
     add("--max-volumes", type=positive_int, default=200, metavar="N", help="read at most N (200)")
     add("--seed", type=whole_number, default=0, help="of crops, folds and random weights (0)")
 

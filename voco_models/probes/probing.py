@@ -31,16 +31,16 @@ class ProbeOptions:
 
     crop_px: int = 64
     """Side of a crop, in pixels of the store's plane."""
-    crops: int = 24
+    crops: int = 16
     """Crops per volume, at random places."""
     crop_slice_stride: int = 4
     """A crop's features are averaged over every n-th slice, as in pretraining at level `volume`."""
-    position_slice_stride: int = 2
+    position_slice_stride: int = 4
     """Every n-th slice is asked for its position; 0 leaves the question out."""
     neighbours: int = 5
     ridge: float = 0.01
     """Strength of the ridge, see `predictors.ridge_predict`."""
-    norm_images: int = 2048
+    norm_images: int = 1024
     """Batch norm is re-estimated on at most about so many crops, and as many pixels of slices."""
     seed: int = 0
 

@@ -39,7 +39,7 @@ RANDOM, IMAGENET = "random:", "imagenet:"
 DEFAULT_FOLDS = 5
 MAX_VOLUMES = 200
 """Read at most so many volumes, unless another number is given: the features stay in memory."""
-CROPS = 24
+CROPS = 16
 STORED, REESTIMATED = "stored", "re-estimated"
 Row = dict[str, object]
 
