@@ -59,7 +59,7 @@ class ProbeSummary:
     """A row for each backbone, kind of batch norm statistics and probe."""
     ranks: list[Row]
     differences: list[Row]
-    """Each backbone minus the random one of its architecture, batch norm re-estimated for both."""
+    """Each row of a backbone minus each of the random backbone of its architecture."""
     by_patient: dict[str, dict[str, dict[str, float]]]
     """`BACKBONE / STATISTICS` to probe to patient to error."""
     notes: tuple[str, ...]
@@ -156,10 +156,17 @@ def probe_backbones(
             for (name, statistics), table in tables.items()
         ],
         differences=[
-            {"backbone": name, "minus": randoms[name]} | row
+            {
+                "backbone": name,
+                "batch_norm": statistics,
+                "minus": randoms[name],
+                "minus_batch_norm": control,
+            }
+            | row
             for (name, statistics), table in tables.items()
-            if statistics == REESTIMATED and name != randoms[name]
-            for row in _rows(difference(table, tables[randoms[name], REESTIMATED], options.seed))
+            if name != randoms[name]
+            for control in (STORED, REESTIMATED)
+            for row in _rows(difference(table, tables[randoms[name], control], options.seed))
         ],
         by_patient={
             f"{name} / {statistics}": {key: dict(values) for key, values in t.by_patient.items()}

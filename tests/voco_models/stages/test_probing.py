@@ -70,7 +70,12 @@ def test_a_run_is_compared_with_random_weights_of_its_architecture(
     assert {(row["backbone"], row["minus"]) for row in summary.differences} == {
         (str(tmp_path), f"random:{TINY}")
     }
-    shown = {str(row["probe"]): float(str(row["value"])) for row in summary.differences}
+    shown = {
+        str(row["probe"]): float(str(row["value"]))
+        for row in summary.differences
+        if row["batch_norm"] == row["minus_batch_norm"] == "re-estimated"
+    }
+    assert len(summary.differences) == 4 * len(shown)
     mine = summary.by_patient[f"{tmp_path} / re-estimated"]["crop_knn_map"]
     theirs = summary.by_patient[f"random:{TINY} / re-estimated"]["crop_knn_map"]
     mean = sum(mine[patient] - theirs[patient] for patient in mine) / len(mine)
