@@ -98,6 +98,7 @@ def build_parser() -> OneLineParser:
     _add_pretrain(commands)
     _add_finetune(commands)
     _add_evaluate(commands)
+    _add_probe(commands)
     _add_bench(commands)
     return parser
 
@@ -322,6 +323,27 @@ def _add_evaluate(commands: Any) -> None:
     evaluate = _command(commands, "evaluate", "scores, intervals and plots of one run")
     evaluate.add_argument("run", type=Path, metavar="RUN")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where to write (inside RUN)")
+
+
+def _add_probe(commands: Any) -> None:
+    probe = _command(commands, "probe", "what frozen backbones know about place, beside controls")
+    add = probe.add_argument
+    add("stores", type=path_or_url, nargs="+", metavar="STORE")
+    add(
+        "--backbone",
+        action="append",
+        default=[],
+        dest="backbones",
+        metavar="RUN|FILE|random:NAME|imagenet:NAME",
+        help="a run, its backbone.pt, or a timm model; repeatable (random:tf_efficientnet_lite0)",
+    )
+    add("--split", type=Path, metavar="SPLIT", help="fit outside its test set, measure inside it")
+    add("--domains", type=Path, metavar="FILE", help="CSV with patient_id and domain")
+    add("--by-domain", action="store_true", help="leave out one domain after the other")
+    add("--folds", type=positive_int, default=5, metavar="N", help="folds of patients (5)")
+    add("--crops", type=positive_int, default=16, metavar="N", help="crops per volume (16)")
+    add("--max-volumes", type=positive_int, default=200, metavar="N", help="read at most N (200)")
+    add("--seed", type=whole_number, default=0, help="of crops, folds and random weights (0)")
 
 
 def _add_bench(commands: Any) -> None:

@@ -130,6 +130,21 @@ def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
     return stages.evaluate(args.run, args.out).to_json()
 
 
+def probe(args: argparse.Namespace) -> Mapping[str, object]:
+    """Probe frozen backbones and their controls on patients left out."""
+    return stages.probe_backbones(
+        args.stores,
+        args.backbones or ["random:tf_efficientnet_lite0"],
+        split=args.split,
+        domains=args.domains,
+        by_domain=args.by_domain,
+        n_folds=args.folds,
+        max_volumes=args.max_volumes,
+        crops=args.crops,
+        seed=args.seed,
+    ).to_json()
+
+
 def bench(args: argparse.Namespace) -> Mapping[str, object]:
     """Measure, and print medians and ratios."""
     if args.table == "loader":
@@ -159,5 +174,6 @@ VERBS: Final[dict[str, Verb]] = {
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,
+    "probe": probe,
     "bench": bench,
 }

@@ -15,6 +15,7 @@ from selenium import webdriver
 import voco_models  # noqa: F401  sets how OpenMP waits, before any test imports torch
 from tests.support import azure_server as azure, browser, s3_server as s3
 from tests.support.azure_server import AzureServer
+from tests.support.ct_learning import ct_learning_folder, make_ct_learning_store
 from tests.support.object_server import ObjectServer
 from tests.support.s3_server import S3Server
 
@@ -39,6 +40,13 @@ def real_ct() -> Path:
     if not (folder / "EXPECTED.json").is_file():
         pytest.skip(f"no real CT files at {folder}; set VOCO_REAL_CT to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ct_learning_store(real_ct: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the real volumes to learn from, with their patients; one a test process."""
+    folder = ct_learning_folder(real_ct)
+    return make_ct_learning_store(folder, tmp_path_factory.mktemp("ct-learning"))
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,7 @@ ROOMS = {
         "training",
         "objectives",
         "evaluation",
+        "probes",
         "stages",
         "bench",
     ),

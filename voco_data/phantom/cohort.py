@@ -2,6 +2,7 @@
 
 <root>/ratic/train_images/<patient>/<series>/<instance>.dcm, segmentations/, tables
 <root>/flare/unlabeledTr1800/FLARE23_<number>_0000.nii.gz
+<root>/domains.csv                       the domain of each scan, if the cohort has domains
 <root>/phantom.json                      the parameters, and whether the cohort is complete
 """
 
@@ -28,6 +29,7 @@ __all__ = ["CohortPaths", "CohortSpec", "write_cohort"]
 PHANTOM_VERSION = 1
 """Increase it if the same parameters would give other bytes."""
 _MARKER = "phantom.json"
+DOMAINS_FILE = "domains.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +58,34 @@ def write_cohort(spec: CohortSpec, root: Path, *, workers: int = 1) -> CohortPat
         run_all = map if pool is None else partial(pool.map, chunksize=2)
         volumes = run_all(partial(_write_unlabelled, spec, paths.flare), range(spec.unlabelled))
         patients = run_all(partial(_write_labelled, spec, paths.ratic), range(spec.patients))
-        write_tables(list(patients), paths.ratic)
+        rows = list(patients)
+        write_tables(rows, paths.ratic)
         for _ in volumes:
             pass
+    if spec.domains:
+        _write_domains(spec, rows, root)
     _write_marker(spec, root, whole=True)
     return paths
 
 
 def _write_labelled(spec: CohortSpec, root: Path, number: int) -> PatientRows:
     return write_patient(plan_patient(spec, number), root)
+
+
+def _write_domains(spec: CohortSpec, patients: list[PatientRows], root: Path) -> None:
+    """Write `domains.csv`: a line a scan, with the ids that the layouts give it."""
+    lines = ["patient_id,series_id,domain"]
+    lines += [
+        f"{row['patient_id']},{row['series_id']},{row['domain']}"
+        for rows in patients
+        for row in rows.series
+    ]
+    for number in range(spec.unlabelled):
+        domain = spec.domain_of(number)
+        assert domain is not None
+        name = f"FLARE23_{number + 1:04d}"
+        lines.append(f"{name},{name}_0000,{domain.name}")
+    write_text(root / DOMAINS_FILE, "\n".join(lines) + "\n")
 
 
 def _write_unlabelled(spec: CohortSpec, root: Path, number: int) -> None:
@@ -86,7 +107,15 @@ def _process_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
 
 
 def _marker_state(spec: CohortSpec, *, whole: bool) -> dict[str, object]:
-    return {"version": PHANTOM_VERSION, "whole": whole, **asdict(spec)}
+    values = asdict(spec)
+    # Written as before where no domains are asked for, so that a cohort of then is still known.
+    domains = list(values.pop("domains"))
+    return {
+        "version": PHANTOM_VERSION,
+        "whole": whole,
+        **values,
+        **({"domains": domains} if domains else {}),
+    }
 
 
 def _write_marker(spec: CohortSpec, root: Path, *, whole: bool) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from voco_data.errors import InputError
+from voco_data.phantom.domains import Domain, find_domains
 from voco_data.phantom.patient.model import Extent, PatientModel, make_patient, organ_extents
 from voco_data.phantom.patient.pose import PhaseName, Scan
 from voco_data.phantom.protocol import Coverage, make_scan
@@ -38,6 +39,9 @@ class CohortSpec:
     segmentation_fraction: float = 0.2
     """Share of the series with an organ segmentation."""
     seed: int = 0
+    domains: tuple[str, ...] = ()
+    """Names of `voco_data.phantom.domains.DOMAINS`; patients take them in turn. None: the plain
+    phantom."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.patients <= MAX_PATIENTS or not 0 <= self.unlabelled <= 9999:
@@ -54,6 +58,12 @@ class CohortSpec:
             raise InputError("cohort: prevalence and fraction must be from 0 to 1")
         if self.seed < 0:
             raise InputError(f"cohort: seed must be 0 or more, got {self.seed}")
+        find_domains(self.domains)
+
+    def domain_of(self, number: int) -> Domain | None:
+        """The domain of the patient or unlabelled volume `number`; None in the plain phantom."""
+        domains = find_domains(self.domains)
+        return domains[number % len(domains)] if domains else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,7 @@ class PatientPlan:
     patient_id: int
     model: PatientModel
     series: tuple[SeriesPlan, ...]
+    domain: Domain | None = None
 
 
 def _generator(spec: CohortSpec, stream: int, number: int) -> np.random.Generator:
@@ -85,16 +96,20 @@ def plan_patient(spec: CohortSpec, number: int) -> PatientPlan:
     """The patient `number` (from 0), the same for any number of patients in the cohort."""
     rng = _generator(spec, _RATIC_STREAM, number)
     patient_id = 10004 + 37 * number + int(rng.integers(30))
-    model = make_patient(rng, injury_prevalence=spec.injury_prevalence)
+    domain = spec.domain_of(number)
+    model = make_patient(rng, injury_prevalence=spec.injury_prevalence, domain=domain)
     phases: list[PhaseName] = ["arterial", "portal"]
     if rng.random() >= SECOND_SERIES_CHANCE:
         phases = [phases[int(rng.random() < 0.7)]]
+    if domain is not None:
+        order = rng.permutation(len(domain.phases))[: len(phases)]
+        phases = [domain.phases[index] for index in order]
     extents = organ_extents(model)
     series = [
-        _plan_series(rng, spec, model, extents, patient_id, 2 * number + i, phase)
+        _plan_series(rng, spec, model, extents, patient_id, 2 * number + i, phase, domain)
         for i, phase in enumerate(phases)
     ]
-    return PatientPlan(patient_id, model, tuple(series))
+    return PatientPlan(patient_id, model, tuple(series), domain)
 
 
 def _plan_series(
@@ -105,6 +120,7 @@ def _plan_series(
     patient_id: int,
     ordinal: int,
     phase: PhaseName,
+    domain: Domain | None,
 ) -> SeriesPlan:
     # An odd step modulo 2^16 visits every id once, in an order that looks random.
     series_id = (21057 + 7919 * ordinal) % 2**16
@@ -112,7 +128,13 @@ def _plan_series(
     if rng.random() < _SHORT_CHANCE:
         coverage = "short"
     scan = make_scan(
-        rng, model, matrix=spec.matrix, slices=spec.slices, coverage=coverage, phase=phase
+        rng,
+        model,
+        matrix=spec.matrix,
+        slices=spec.slices,
+        coverage=coverage,
+        phase=phase,
+        domain=domain,
     )
     two_windows = rng.random() < 0.3
     style = DicomStyle(
@@ -147,10 +169,19 @@ def _is_incomplete(extents: dict[str, Extent], scan: Scan) -> bool:
 def plan_unlabelled(spec: CohortSpec, number: int) -> tuple[PatientModel, Scan]:
     """The unlabelled volume `number` (from 0)."""
     rng = _generator(spec, _FLARE_STREAM, number)
-    model = make_patient(rng, injury_prevalence=spec.injury_prevalence)
+    domain = spec.domain_of(number)
+    model = make_patient(rng, injury_prevalence=spec.injury_prevalence, domain=domain)
     coverage: Coverage = "abdomen" if rng.random() < 0.6 else "chest_to_thigh"
     phase: PhaseName = "portal" if rng.random() < 0.7 else "arterial"
+    if domain is not None:
+        phase = domain.phases[int(rng.integers(len(domain.phases)))]
     scan = make_scan(
-        rng, model, matrix=spec.matrix, slices=spec.slices, coverage=coverage, phase=phase
+        rng,
+        model,
+        matrix=spec.matrix,
+        slices=spec.slices,
+        coverage=coverage,
+        phase=phase,
+        domain=domain,
     )
     return model, scan

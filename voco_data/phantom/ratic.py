@@ -76,7 +76,7 @@ def _series_row(plan: PatientPlan, series: SeriesPlan) -> Row:
         "series_id": series.series_id,
         "aortic_hu": round(series.scan.phase.aorta + series.scan.offset_hu, 1),
         "incomplete_organ": int(series.incomplete_organ),
-    }
+    } | ({} if plan.domain is None else {"domain": plan.domain.name})
 
 
 def _image_rows(plan: PatientPlan, series: SeriesPlan, rendering: Rendering) -> list[Row]:

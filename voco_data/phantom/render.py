@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voco_data.phantom.image_effects import reconstruct
 from voco_data.phantom.patient.bowel import GAS_HU, WALL_MM, Loop
 from voco_data.phantom.patient.model import PatientModel
 from voco_data.phantom.patient.points import F32, Bounds, Points, grow
-from voco_data.phantom.patient.pose import Phase, Scan
+from voco_data.phantom.patient.pose import Phase, Pose, Scan
 from voco_data.phantom.patient.shapes import (
     Capsule,
     ClippedShape,
-    Ellipsoid,
     OffsetShape,
     Shape,
     inside_share,
@@ -53,6 +53,8 @@ class Layer:
     """Label of the voxels that are at least half inside; 0 keeps the labels below."""
     finding: str = ""
     """The injury whose mask gets these voxels; empty for none."""
+    level: bool = False
+    """Whether the shape does not turn with the patient, as a couch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +66,24 @@ class Rendering:
     """`ORGAN_LABELS`; an injury inside an organ keeps the organ's label."""
     findings: dict[str, NDArray[np.bool_]]
     """Masks of injuries: any of kidney, liver, spleen, bowel, extravasation."""
+    streak_sources_mm: tuple[tuple[float, float], ...] = ()
+    """(x, y) of metal and of the bones of arms, in the scanner's frame."""
 
 
 def render_scan(patient: PatientModel, scan: Scan) -> Rendering:
     """The noise-free image of `patient` on `scan`."""
-    points = patient.pose.points(scan)
+    poses = {False: patient.pose, True: replace(patient.pose, turn_rad=0.0)}
+    points = {level: pose.points(scan) for level, pose in poses.items()}
     scale = float(np.mean(patient.pose.scale))
     width = scan.pixel_mm / scale
     hu = np.full(scan.shape, AIR_HU, np.float32)
     organs = np.zeros(scan.shape, np.uint8)
     findings: dict[str, NDArray[np.bool_]] = {}
     for layer in _layers(patient, scan.phase):
-        block = _block(patient, scan, grow(layer.shape.bounds(), width))
+        block = _block(poses[layer.level], scan, grow(layer.shape.bounds(), width))
         if block is None:
             continue
-        here = points.crop(*block)
+        here = points[layer.level].crop(*block)
         distance = layer.shape.distance(here)
         share = inside_share(distance, width)
         value = layer.hu(here, distance) if callable(layer.hu) else np.float32(layer.hu)
@@ -89,14 +94,23 @@ def render_scan(patient: PatientModel, scan: Scan) -> Rendering:
         if layer.finding:
             mask = findings.setdefault(layer.finding, np.zeros(scan.shape, np.bool_))
             mask[block] |= share >= 0.5
-    return Rendering(hu, organs, findings)
+    sources = [
+        patient.pose.to_scanner((x, y, 0.0))[:2] for x, y in patient.surroundings.streak_sources_mm
+    ]
+    return Rendering(hu, organs, findings, tuple(sources))
 
 
 def acquire(rendering: Rendering, scan: Scan) -> NDArray[np.int16]:
     """HU as a scanner measures them: with noise and offset, rounded, in LOWEST_HU..HIGHEST_HU.
 
-    The noise is white, then blurred in the plane with (1, 2, 1), and scaled to `scan.noise_hu`.
+    The noise is white, then blurred in the plane with (1, 2, 1), and scaled to `scan.noise_hu`. For
+    the image of a scan with a `scanner`, see `image_effects.reconstruct`.
     """
+    if scan.scanner is not None:
+        measured = reconstruct(rendering.hu, scan, rendering.streak_sources_mm)
+        measured += np.float32(scan.offset_hu)
+        np.rint(measured, out=measured)
+        return np.clip(measured, LOWEST_HU, HIGHEST_HU).astype(np.int16)
     rng = np.random.default_rng(scan.noise_seed)
     noise = rng.standard_normal(scan.shape, dtype=np.float32)
     for axis in (1, 2):
@@ -109,9 +123,9 @@ def acquire(rendering: Rendering, scan: Scan) -> NDArray[np.int16]:
     return np.clip(noise, LOWEST_HU, HIGHEST_HU).astype(np.int16)
 
 
-def _block(patient: PatientModel, scan: Scan, bounds: Bounds) -> tuple[slice, slice, slice] | None:
+def _block(pose: Pose, scan: Scan, bounds: Bounds) -> tuple[slice, slice, slice] | None:
     """Index ranges (z, y, x) of the voxels inside a box of the standard body."""
-    low, high = patient.pose.box_to_scanner(bounds)
+    low, high = pose.box_to_scanner(bounds)
     first = (scan.corner_mm[0], scan.corner_mm[1], scan.first_z_mm)
     steps = (scan.pixel_mm, scan.pixel_mm, scan.spacing_mm)
     sizes = (scan.columns, scan.rows, scan.slices)
@@ -128,9 +142,14 @@ def _block(patient: PatientModel, scan: Scan, bounds: Bounds) -> tuple[slice, sl
 
 def _layers(patient: PatientModel, phase: Phase) -> Iterator[Layer]:
     """All layers, the lowest first."""
+    around = patient.surroundings
+    for thing in around.outside:
+        yield Layer(thing.shape, thing.hu)
     yield from _trunk(patient, phase)
     yield from _chest(patient, phase)
     yield from _bones(phase)
+    for thing in around.inside:
+        yield Layer(thing.shape, thing.hu)
     for injury in patient.injuries:
         if injury.pool is not None:
             yield Layer(injury.pool, injury.hu + 6)
@@ -150,7 +169,10 @@ def _trunk(patient: PatientModel, phase: Phase) -> Iterator[Layer]:
         hu: F32 = np.float32(FAT_HU) + sheet * np.float32(phase.muscle - FAT_HU)
         return hu
 
-    yield Layer(Couch(trunk), -120.0)
+    if patient.surroundings.couch is None:
+        yield Layer(Couch(trunk), -120.0)
+    for thing in patient.surroundings.couch or ():
+        yield Layer(thing.shape, thing.hu, level=True)
     yield Layer(Wall(trunk, 0, fat=1), -15.0)
     yield Layer(Wall(trunk, -2, fat=1), FAT_HU - 5)
     yield Layer(Wall(trunk), phase.muscle)
@@ -196,7 +218,7 @@ def _gut(patient: PatientModel, phase: Phase) -> Iterator[Layer]:
     for loop in patient.colon:
         yield from _loop(loop, phase.bowel_wall - 15)
     yield Layer(viscera.stomach, phase.bowel_wall)
-    yield Layer(OffsetShape(viscera.stomach, -4.0), _stomach_hu(viscera.stomach))
+    yield Layer(OffsetShape(viscera.stomach, -4.0), _stomach_hu(patient))
     if injury is not None:
         for number in injury.thick:
             loop = patient.small_bowel[number]
@@ -211,12 +233,14 @@ def _loop(loop: Loop, wall_hu: float) -> Iterator[Layer]:
     yield Layer(OffsetShape(loop.outer, -WALL_MM), loop.lumen_hu)
 
 
-def _stomach_hu(stomach: Ellipsoid) -> Texture:
+def _stomach_hu(patient: PatientModel) -> Texture:
+    stomach, oral = patient.viscera.stomach, patient.surroundings.oral_contrast_hu
+    content = np.float32(25 if oral is None else oral)
     level = np.float32(stomach.centre[1] - 0.35 * stomach.radii[1])
 
     def hu(p: Points, _distance: F32) -> F32:
         gas: F32 = np.clip((level - p.y) * np.float32(1 / 3) + np.float32(0.5), 0, 1)
-        value: F32 = np.float32(25) + gas * np.float32(GAS_HU - 25)
+        value: F32 = content + gas * (np.float32(GAS_HU) - content)
         return value
 
     return hu

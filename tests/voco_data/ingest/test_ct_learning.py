@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.support.ct_learning import ct_learning_folder, write_patient_table
 from voco_data.ingest.run import preprocess
 from voco_data.layouts.index import index_archive
 
@@ -19,10 +20,7 @@ IMAGE_OF_MASK = "019_LIDC-IDRI_0001.nii.gz"
 
 @pytest.fixture
 def scans(real_ct: Path) -> Path:
-    folder = real_ct.parent / "ct-learning"
-    if not (folder / "MANIFEST.csv").is_file():
-        pytest.skip(f"no real CT files for learning at {folder}")
-    return folder
+    return ct_learning_folder(real_ct)
 
 
 def patients(scans: Path) -> dict[str, str]:
@@ -44,11 +42,8 @@ def test_every_scan_is_a_series_and_the_label_volume_the_mask_of_its_own(scans: 
 
 @pytest.mark.slow
 def test_all_scans_are_stored_under_their_patients(scans: Path, tmp_path: Path) -> None:
-    table = tmp_path / "ids.csv"
+    table = write_patient_table(scans, tmp_path / "ids.csv")
     owners = patients(scans)
-    pd.DataFrame({"series": owners.keys(), "patient_id": owners.values()}).to_csv(
-        table, index=False
-    )
     summary = preprocess(
         scans, tmp_path / "root", ids=table, keep_ids=True, specs=("pretrain",), workers=2
     )

@@ -13,6 +13,8 @@ from voco_data.phantom.patient.trunk import Cavity
 
 WALL_MM = 3.0
 GAS_HU = -900.0
+GAS_CHANCE = 0.15
+"""Chance that a loop of small bowel holds gas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,11 @@ _COLON: tuple[Vector, ...] = (
 )
 
 
-def make_colon(rng: np.random.Generator) -> tuple[Loop, ...]:
-    """From the caecum to the rectum."""
+def make_colon(rng: np.random.Generator, looseness: float = 1.0) -> tuple[Loop, ...]:
+    """From the caecum to the rectum; `looseness` is a factor of the spread about its path."""
+    k = looseness
     path = [
-        (x + rng.uniform(-5, 5), y + rng.uniform(-4, 4), z + rng.uniform(-7, 7))
+        (x + k * rng.uniform(-5, 5), y + k * rng.uniform(-4, 4), z + k * rng.uniform(-7, 7))
         for x, y, z in _COLON
     ]
     width = rng.uniform(0.85, 1.15)
@@ -80,8 +83,10 @@ def make_colon(rng: np.random.Generator) -> tuple[Loop, ...]:
     return tuple(loops)
 
 
-def make_small_bowel(rng: np.random.Generator, loops: int = 26) -> tuple[Loop, ...]:
-    """`loops` short loops in the middle of the belly."""
+def make_small_bowel(
+    rng: np.random.Generator, loops: int = 26, gas_chance: float = GAS_CHANCE
+) -> tuple[Loop, ...]:
+    """`loops` short loops in the middle of the belly; each holds gas with `gas_chance`."""
     small_bowel = []
     for _ in range(loops):
         centre = rng.uniform((-70, -62, -95), (72, -6, 62))
@@ -90,7 +95,7 @@ def make_small_bowel(rng: np.random.Generator, loops: int = 26) -> tuple[Loop, .
         small_bowel.append(
             Loop(
                 Capsule(_point(centre - half), _point(centre + half), rng.uniform(9.5, 13)),
-                gas_level=float(rng.choice([-1.2, -0.3], p=[0.85, 0.15])),
+                gas_level=float(rng.choice([-1.2, -0.3], p=[1 - gas_chance, gas_chance])),
                 content_hu=rng.uniform(8, 35),
                 stool=make_ripple(rng, 8, 18),
             )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from voco_data.phantom.patient.bowel import Loop, make_colon, make_small_bowel
+from voco_data.phantom.domains import Domain
+from voco_data.phantom.patient.bowel import GAS_CHANCE, Loop, make_colon, make_small_bowel
 from voco_data.phantom.patient.injury import (
     ORGAN_GROUPS,
     Bleed,
@@ -22,6 +23,7 @@ from voco_data.phantom.patient.injury import (
 from voco_data.phantom.patient.points import Vector, lattice
 from voco_data.phantom.patient.pose import Pose, Scan
 from voco_data.phantom.patient.skeleton import ISCHIUM_BOTTOM_MM
+from voco_data.phantom.patient.surroundings import PLAIN, Surroundings, make_surroundings
 from voco_data.phantom.patient.trunk import Trunk
 from voco_data.phantom.patient.viscera import SOLID_ORGANS, Viscera, make_viscera
 
@@ -59,6 +61,7 @@ class PatientModel:
     injuries: tuple[Injury, ...]
     bowel_injury: BowelInjury | None
     bleed: Bleed | None
+    surroundings: Surroundings = PLAIN
 
     def grade(self, organ: OrganGroup) -> Literal["healthy", "low", "high"]:
         """The class of an organ."""
@@ -73,22 +76,30 @@ class PatientModel:
         return bool(self.injuries or self.bowel_injury or self.bleed)
 
 
-def make_patient(rng: np.random.Generator, *, injury_prevalence: float = 0.35) -> PatientModel:
-    """Draw a patient. Each organ is injured with `injury_prevalence`, low or high alike."""
+def make_patient(
+    rng: np.random.Generator, *, injury_prevalence: float = 0.35, domain: Domain | None = None
+) -> PatientModel:
+    """Draw a patient. Each organ is injured with `injury_prevalence`, low or high alike.
+
+    A patient of a `domain` has its build, pose, looseness of organs and surroundings.
+    """
+    looseness = 1.0 if domain is None else domain.looseness
     trunk = Trunk(
-        fat_mm=rng.uniform(11, 36),
+        fat_mm=rng.uniform(*((11, 36) if domain is None else domain.fat_mm)),
         right_dome_mm=rng.uniform(198, 214),
         left_dome_mm=rng.uniform(186, 200),
         mediastinum_mm=rng.uniform(32, 40),
     )
     pose = _make_pose(rng)
-    viscera = make_viscera(rng, trunk)
-    colon, small_bowel = make_colon(rng), make_small_bowel(rng)
+    viscera = make_viscera(rng, trunk, looseness)
+    gas_chance = GAS_CHANCE if domain is None else domain.gas_chance
+    colon = make_colon(rng, looseness)
+    small_bowel = make_small_bowel(rng, gas_chance=gas_chance)
     injuries = _make_injuries(rng, viscera, trunk, injury_prevalence)
     hurt_bowel = rng.random() < BOWEL_PREVALENCE
     shifts = np.clip(rng.normal(0, 4, size=3), -MAX_SHIFT_HU, MAX_SHIFT_HU)
     kidney, liver, spleen = (float(v) for v in shifts)
-    return PatientModel(
+    patient = PatientModel(
         sex="F" if rng.random() < 0.5 else "M",
         age=int(rng.integers(18, 86)),
         pose=pose,
@@ -101,6 +112,37 @@ def make_patient(rng: np.random.Generator, *, injury_prevalence: float = 0.35) -
         bowel_injury=make_bowel_injury(rng, small_bowel) if hurt_bowel else None,
         bleed=_draw_bleed(rng, injuries),
     )
+    return patient if domain is None else _in_domain(rng, patient, domain)
+
+
+def _in_domain(rng: np.random.Generator, patient: PatientModel, domain: Domain) -> PatientModel:
+    """The patient with the build, the turn and the surroundings of a domain."""
+    width = rng.uniform(*domain.width_scale)
+    x, y, z = patient.pose.scale
+    turn = np.deg2rad(rng.uniform(*domain.turn_deg)) * rng.choice([-1, 1])
+    pose = replace(
+        patient.pose,
+        scale=(x * width, y * width**-0.5, z),
+        turn_rad=float(turn),
+    )
+    surroundings = make_surroundings(rng, patient.trunk, domain)
+    oral = surroundings.oral_contrast_hu
+    return replace(
+        patient,
+        pose=pose,
+        surroundings=surroundings,
+        colon=_with_contrast(rng, patient.colon, oral),
+        small_bowel=_with_contrast(rng, patient.small_bowel, oral),
+    )
+
+
+def _with_contrast(
+    rng: np.random.Generator, loops: tuple[Loop, ...], hu: float | None
+) -> tuple[Loop, ...]:
+    """The loops, half of them with oral contrast of `hu`; all as they are if it is None."""
+    if hu is None:
+        return loops
+    return tuple(replace(p, content_hu=hu) if rng.random() < 0.5 else p for p in loops)
 
 
 def _make_pose(rng: np.random.Generator) -> Pose:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from voco_data.phantom.patient.points import Bounds, Points, Vector
 
-PhaseName = Literal["arterial", "portal"]
+PhaseName = Literal["arterial", "portal", "plain"]
+"""`plain` is a scan without contrast medium in the vessels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,24 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class Scanner:
+    """What a scanner and its reconstruction do to an image."""
+
+    blur_mm: float = 0.5
+    """Standard deviation of the kernel in the plane."""
+    sharpening: float = 0.0
+    """Share of the lost detail that the kernel gives back, and more: edges overshoot above 0."""
+    grain_mm: float = 0.5
+    """Standard deviation of the blur of the noise in the plane."""
+    streaks_hu: float = 0.0
+    """Standard deviation of streaks at their source."""
+    cupping_hu: float = 0.0
+    """How much darker the middle of the body is."""
+    round_field: bool = False
+    """Whether the image has no data outside a circle."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
     """Planes, phase and noise of one axial scan. Arrays are (z, y, x), all axes growing in LPS.
 
@@ -100,6 +119,8 @@ class Scan:
     offset_hu: float
     """Constant error of the scanner's calibration."""
     noise_seed: int
+    scanner: Scanner | None = None
+    """None for the plain phantom's: white noise with a short blur."""
 
     def __post_init__(self) -> None:
         if (

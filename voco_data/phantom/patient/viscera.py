@@ -77,30 +77,34 @@ class KidneyTexture:
         return hu
 
 
-def make_viscera(rng: np.random.Generator, trunk: Trunk) -> Viscera:
-    """Draw all organs for a trunk; they do not overlap."""
-    left = _kidney(rng, side=1)
-    right = _kidney(rng, side=-1)
+def make_viscera(rng: np.random.Generator, trunk: Trunk, looseness: float = 1.0) -> Viscera:
+    """Draw all organs for a trunk; they do not overlap.
+
+    `looseness` is a factor of the spread of places about those of the standard body.
+    """
+    k = looseness
+    left = _kidney(rng, 1, k)
+    right = _kidney(rng, -1, k)
     stomach = Ellipsoid(
-        _jittered_position(rng, (44, -26, 140), 5),
+        _jittered_position(rng, (44, -26, 140), 5 * k),
         (42 * rng.uniform(0.8, 1.1), 36 * rng.uniform(0.85, 1.15), 40 * rng.uniform(0.8, 1.1)),
         roll=0.35,
         yaw=-0.3,
     )
-    gallbladder = Ellipsoid(_jittered_position(rng, (-46, -38, 62), 4), (13, 15, 22), pitch=0.5)
+    gallbladder = Ellipsoid(_jittered_position(rng, (-46, -38, 62), 4 * k), (13, 15, 22), pitch=0.5)
     return Viscera(
-        liver=_liver(rng, trunk, right, gallbladder),
-        spleen=_spleen(rng, trunk, left, stomach),
+        liver=_liver(rng, trunk, right, gallbladder, k),
+        spleen=_spleen(rng, trunk, left, stomach, k),
         left_kidney=left,
         right_kidney=right,
         stomach=stomach,
         gallbladder=gallbladder,
         bladder=Ellipsoid((0, -24, -122), _jittered_radii(rng, (34, 27, 28), 0.7, 1.15)),
-        pancreas=_pancreas(rng),
+        pancreas=_pancreas(rng, k),
         heart=Union(
             (
                 Ellipsoid(
-                    _jittered_position(rng, (26, -28, 246), 4), (56, 38, 44), roll=-0.5, yaw=0.3
+                    _jittered_position(rng, (26, -28, 246), 4 * k), (56, 38, 44), roll=-0.5, yaw=0.3
                 ),
                 Ellipsoid((4, -6, 278), (40, 36, 42)),
             ),
@@ -124,9 +128,9 @@ def _jittered_radii(rng: np.random.Generator, radii: Vector, low: float, high: f
     return (a, b, c)
 
 
-def _kidney(rng: np.random.Generator, side: int) -> Shape:
+def _kidney(rng: np.random.Generator, side: int, k: float) -> Shape:
     """A bean: an ellipsoid, upper pole to the middle, less a hilum on the inner side."""
-    x, y, z = _jittered_position(rng, (side * 58.0, 29.0, 98.0 if side > 0 else 88.0), 4)
+    x, y, z = _jittered_position(rng, (side * 58.0, 29.0, 98.0 if side > 0 else 88.0), 4 * k)
     body = Ellipsoid(
         (x, y, z),
         _jittered_radii(rng, (29, 26, 54), 0.88, 1.12),
@@ -138,20 +142,20 @@ def _kidney(rng: np.random.Generator, side: int) -> Shape:
 
 
 def _liver(
-    rng: np.random.Generator, trunk: Trunk, right_kidney: Shape, gallbladder: Shape
+    rng: np.random.Generator, trunk: Trunk, right_kidney: Shape, gallbladder: Shape, k: float
 ) -> Shape:
     """Two lobes under the right dome, hollowed below by kidney, gut and gallbladder."""
     right = Ellipsoid(
-        _jittered_position(rng, (-72, -4, 122), 3),
+        _jittered_position(rng, (-72, -4, 122), 3 * k),
         _jittered_radii(rng, (76, 82, 92), 0.95, 1.08),
         roll=-0.1,
     )
     left = Ellipsoid(
-        _jittered_position(rng, (6, -44, 152), 5),
+        _jittered_position(rng, (6, -44, 152), 5 * k),
         _jittered_radii(rng, (72, 34, 38), 0.85, 1.15),
         roll=0.35,
     )
-    hollow = Ellipsoid(_jittered_position(rng, (14, 22, 62), 4), (74, 66, 92), roll=0.25)
+    hollow = Ellipsoid(_jittered_position(rng, (14, 22, 62), 4 * k), (74, 66, 92), roll=0.25)
     back = Ellipsoid((6, 62, 130), (52, 52, 140))
     lobes = OffsetShape(Union((right, left), blend_mm=22), 0.0, make_ripple(rng, 3, 90))
     return ClippedShape(
@@ -161,10 +165,12 @@ def _liver(
     )
 
 
-def _spleen(rng: np.random.Generator, trunk: Trunk, left_kidney: Shape, stomach: Shape) -> Shape:
+def _spleen(
+    rng: np.random.Generator, trunk: Trunk, left_kidney: Shape, stomach: Shape, k: float
+) -> Shape:
     """A curved wedge at the left back, below the left dome."""
     body = Ellipsoid(
-        _jittered_position(rng, (100, 20, 152), 3),
+        _jittered_position(rng, (100, 20, 152), 3 * k),
         _jittered_radii(rng, (44, 58, 58), 0.88, 1.12),
         yaw=-0.3,
         pitch=0.25,
@@ -176,10 +182,10 @@ def _spleen(rng: np.random.Generator, trunk: Trunk, left_kidney: Shape, stomach:
     )
 
 
-def _pancreas(rng: np.random.Generator) -> Shape:
+def _pancreas(rng: np.random.Generator, k: float) -> Shape:
     head, body = (
-        _jittered_position(rng, (-22, -16, 84), 3),
-        _jittered_position(rng, (14, -26, 98), 3),
+        _jittered_position(rng, (-22, -16, 84), 3 * k),
+        _jittered_position(rng, (14, -26, 98), 3 * k),
     )
     return OffsetShape(
         Union((Capsule(head, body, 13, 9), Capsule(body, (62, 4, 122), 9, 7)), blend_mm=6),

