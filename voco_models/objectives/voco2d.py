@@ -28,6 +28,7 @@ from voco_models.objectives.losses import (
     inter_loss,
     reg_loss,
 )
+from voco_models.objectives.signals import AgreementSignals
 from voco_models.training import Objective
 
 
@@ -118,6 +119,8 @@ class Voco2d(Objective):
         self.student = encoder
         self.teacher = Teacher(self.student, legacy=config.teacher == "legacy")
         self.register_buffer("base_corners", self.plan.base_boxes().corners, persistent=False)
+        self.signals = AgreementSignals()
+        """Of the steps since they were last taken, for `CollapseWatch`."""
 
     def compile_backbones(self) -> None:
         """Compile both backbones in place. Names in checkpoints do not change."""
@@ -142,6 +145,8 @@ class Voco2d(Objective):
         if cosine.dim() > target.dim():  # an embedding per slice: (B, Z, n, m)
             target = target[:, None].expand_as(cosine)
         intra = agreement_loss(cosine, target, options)
+        if torch.is_grad_enabled():  # not in a monitor
+            self.signals.add(cosine, target, teacher_base)
 
         inter = reg = cosine.new_zeros(())
         if options.inter != "off":

@@ -16,7 +16,7 @@ from voco_data.storage import is_url
 from voco_data.store import Store, StoreSpec
 from voco_models.data import Loader, Residence, input_window, items_of, step_seed
 from voco_models.networks import create_encoder
-from voco_models.objectives import CollapseWatch, Voco2d, constant_cosine_losses
+from voco_models.objectives import CollapseWatch, Voco2d, WeightMovement, constant_cosine_losses
 from voco_models.stages import recipe_options
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.training import (
@@ -34,6 +34,8 @@ from voco_models.training import (
 log = logging.getLogger(__name__)
 
 STAGE = "pretrain"
+ALARMS = "alarms"
+"""Entry of `run.json`: the alarms of the run so far, over all resumes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class PretrainSummary:
     notes: tuple[str, ...]
     """Deviations from the recipe, with reasons."""
     alarms: tuple[str, ...]
-    """Signs of collapse, from `CollapseWatch`."""
+    """Signs that the network learns nothing, or has collapsed; from `CollapseWatch`."""
     seconds: float
     """Time in training, over all resumes."""
     checkpoint: Path
@@ -120,8 +122,12 @@ def pretrain(
         resident=resident,
     )
     watch = CollapseWatch(
-        constant_cosine_losses(objective.plan, adapted.voco.target, adapted.voco.loss)
+        constant_cosine_losses(objective.plan, adapted.voco.target, adapted.voco.loss),
+        warmup_steps=adapted.fit.warmup_steps,
+        alarms=checkpoint.read_run(run).get(ALARMS, ()) if resume else (),
     )
+    student = objective.student
+    movement = WeightMovement({"backbone": student.backbone, "projector": student.projector})
 
     for note in notes:
         log.warning("%s", note)
@@ -136,7 +142,7 @@ def pretrain(
         objective.compile_backbones()
 
     def on_log(row: HistoryRow) -> None:
-        watch(row)
+        watch(row, signals=objective.signals.take(), movement=movement.measure())
         log.info(
             "step %d of %d: loss %.4f (intra %.4f, inter %.4f, reg %.4f), rank %.1f, %.0f s",
             row["step"],
@@ -161,6 +167,7 @@ def pretrain(
         on_log=on_log,
         monitors=monitors,
     )
+    checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: watch.alarms})
     return PretrainSummary(
         run=run,
         recipe=name,
