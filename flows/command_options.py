@@ -222,7 +222,6 @@ def _add_removal(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     """The options that both training stages share."""
-    parser.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
     parser.add_argument(
         "--recipe",
         default="default",
@@ -251,7 +250,14 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_pretrain(commands: Any) -> None:
     pretrain = _command(commands, "pretrain", "2D-VoCo pretraining on one or more stores")
-    pretrain.add_argument("stores", type=path_or_url, nargs="+", metavar="STORE")
+    pretrain.add_argument("stores", type=path_or_url, nargs="*", metavar="STORE")
+    pretrain.add_argument("--out", type=local, metavar="RUN", help="run folder")
+    pretrain.add_argument(
+        "--replay",
+        type=Path,
+        metavar="FILE",
+        help="take the step of RUN/nonfinite.pt again, and name what is not finite; no STORE",
+    )
     _add_training(pretrain)
 
 
@@ -261,6 +267,7 @@ def _add_finetune(commands: Any) -> None:
     finetune.add_argument(
         "--labels", type=Path, required=True, metavar="FILE", help="train.csv of RATIC's form"
     )
+    finetune.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
     finetune.add_argument(
         "--init",
         default="scratch",

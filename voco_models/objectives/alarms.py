@@ -21,12 +21,12 @@ LOSS_TOLERANCE = 0.02
 """An intra loss this close to that of constant cosines, as a fraction of it, is a sign."""
 RANK_ALARM = 1.5
 """An effective rank below this is a sign: all embeddings have nearly the same direction."""
-CORRELATION_ALARM = 0.2
+CORRELATION_ALARM = 0.1
 """A correlation of cosines with targets below this is a sign; `docs/method.md` has usual values."""
 MOVEMENT_ALARM = 1e-3
 """Weights that have moved by less than this fraction of their norm are a sign."""
-MOVEMENT_STEPS = 50
-"""Steps, and half of the warm-up, before the movement of weights is judged."""
+JUDGED_FROM = 50
+"""Steps, and half of the warm-up, before movement and correlation are judged."""
 MIN_CROPS = 64
 """Random crops in the last rows below which a correlation is not judged."""
 PATIENCE = 5
@@ -48,7 +48,7 @@ class CollapseWatch:
             f"all cosines at 0 give {losses.at_zero:.3f}": losses.at_zero,
             f"all cosines at {losses.best_cosine:.2f} give {losses.lowest:.3f}": losses.lowest,
         }
-        self._movement_from = max(MOVEMENT_STEPS, warmup_steps // 2)
+        self._judged_from = max(JUDGED_FROM, warmup_steps // 2)
         self._recent: deque[Mapping[str, float]] = deque(maxlen=PATIENCE)
         self._recent_sums: deque[Tensor] = deque(maxlen=PATIENCE)
         self.alarms: list[str] = list(alarms)
@@ -68,7 +68,8 @@ class CollapseWatch:
             row = {**row, "teacher_rank": signals.teacher_rank}
             self._recent_sums.append(signals.sums)
         self._recent.append(row)
-        if movement is not None and row["step"] >= self._movement_from:
+        is_judged = row["step"] >= self._judged_from
+        if movement is not None and is_judged:
             self._check_movement(row, movement)
         if len(self._recent) < PATIENCE:
             return
@@ -82,7 +83,8 @@ class CollapseWatch:
                     f"the embeddings of the {name} have an effective rank below {RANK_ALARM}: "
                     "they hardly depend on the crop",
                 )
-        self._check_correlation(row)
+        if is_judged:
+            self._check_correlation(row)
 
     def _check_movement(self, row: Mapping[str, float], movement: Mapping[str, float]) -> None:
         for part, moved in movement.items():

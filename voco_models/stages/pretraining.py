@@ -14,7 +14,7 @@ from voco_data.errors import InputError
 from voco_data.maintenance import pins
 from voco_data.storage import is_url
 from voco_data.store import Store, StoreSpec
-from voco_models.data import Loader, Residence, input_window, items_of, step_seed
+from voco_models.data import Item, Loader, Residence, input_window, items_of, step_seed
 from voco_models.networks import create_encoder
 from voco_models.objectives import CollapseWatch, Voco2d, WeightMovement, constant_cosine_losses
 from voco_models.stages import recipe_options
@@ -100,7 +100,7 @@ def pretrain(
     InputError : before anything is written, for a folder that is no store, an empty store, stores
         that do not fit together or to the recipe, an unknown recipe, and a folder `out` that cannot
         be written, has a run already, or has none to resume.
-    Diverged : if a loss or a weight is not finite.
+    Diverged : if a loss or a weight is not finite. The step is in RUN/nonfinite.pt; see `replay`.
     """
     name = recipe_options.recipe_label(recipe, changes)
     requested = pretrain_recipe(recipe, changes)
@@ -166,6 +166,7 @@ def pretrain(
         provenance=provenance,
         on_log=on_log,
         monitors=monitors,
+        name_items=lambda indices: name_items(loader.items, indices),
     )
     checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: watch.alarms})
     return PretrainSummary(
@@ -185,6 +186,17 @@ def pretrain(
         backbone=checkpoint.save_backbone(run, objective.student.backbone, provenance),
         history=summary.history,
     )
+
+
+def name_items(items: Sequence[Item], indices: Sequence[int]) -> list[str]:
+    """Row, store and series of items, with the ids that the store has."""
+    names = []
+    for item in (items[index] for index in indices):
+        assert isinstance(item.store, Store)
+        table = item.store.catalogue
+        (series,) = table.loc[table["row"] == item.row, "series_uid"]
+        names.append(f"{series} (row {item.row} of {item.store.storage.name})")
+    return names
 
 
 def open_stores(paths: Sequence[str | Path]) -> list[Store]:

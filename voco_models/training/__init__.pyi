@@ -1,4 +1,5 @@
 from . import checkpoint as checkpoint
+from .capture import Capture as Capture, load_capture as load_capture
 from .engine import (
     FitConfig as FitConfig,
     check_run_folder as check_run_folder,
@@ -12,6 +13,7 @@ from .optimizers import AdamW as AdamW, Optimizer as Optimizer
 from .provenance import (
     list_differences as list_differences,
     make_provenance as make_provenance,
+    read_specs as read_specs,
     to_plain as to_plain,
 )
 from .recorded_options import (

@@ -23,12 +23,13 @@ from torch import nn
 from voco_data.errors import InputError
 from voco_models.data import Batch, step_seed
 from voco_models.training import checkpoint
+from voco_models.training.capture import CAPTURE, NameItems, capture_step
 from voco_models.training.history import HISTORY, History
 from voco_models.training.hooks import Interruption, Monitor, call_monitors
 from voco_models.training.objective import BatchSource, Objective
 from voco_models.training.optimizers import AdamW, Optimizer
 from voco_models.training.recorded_options import WHEN_CHANGED
-from voco_models.training.train_state import HistoryRow, TrainState
+from voco_models.training.train_state import Diverged, HistoryRow, Snapshot, TrainState
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ def fit(
     provenance: dict[str, Any],
     on_log: Callable[[HistoryRow], None] | None = None,
     monitors: Sequence[Monitor] = (),
+    name_items: NameItems | None = None,
 ) -> FitSummary:
     """Train `objective` up to step min(max_steps, total_steps); write checkpoint and history.
 
@@ -154,13 +156,15 @@ def fit(
     provenance : the experiment, saved in every checkpoint.
     on_log : called with each row of the history.
     monitors : observe the state between steps; see `Monitor`.
+    name_items : names of items of the batches, for the message of a step that is not finite.
 
     Raises
     ------
     InputError : before anything is written, if `out` has a checkpoint and `resume` is false, has
         none and `resume` is true, or has one of another experiment.
     VocoError : if the disk has no space for a checkpoint.
-    Diverged : if a loss or a weight is not finite.
+    Diverged : if a loss or a weight is not finite. It names the batch, and the step is in
+        `out`/nonfinite.pt; see `capture.py`.
     """
     check_run_folder(out, resume=resume)
     saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
@@ -173,7 +177,11 @@ def fit(
     first, loss = state.step, None
     stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
     if first < stop:
-        loss = _train(state, batches, config, stop, out, provenance, on_log, monitors)
+        state.row_start = Snapshot(state)
+        try:
+            loss = _train(state, batches, config, stop, out, provenance, on_log, monitors)
+        except Diverged as error:
+            raise _capture(error, state, batches, config, out, provenance, name_items) from error
     return FitSummary(
         first_step=first,
         last_step=state.step,
@@ -249,12 +257,45 @@ def _train(
                 if on_log is not None:
                     on_log(row)
             if ends_row:
-                state.window.clear()
+                state.start_row()
             if is_last or state.step % config.checkpoint_every == 0:
                 state.save(out, provenance)
             call_monitors(monitors, state)
             if is_last:
                 return means["loss"]
+
+
+def _capture(
+    error: Diverged,
+    state: TrainState,
+    batches: BatchSource,
+    config: FitConfig,
+    out: Path,
+    provenance: dict[str, Any],
+    name_items: NameItems | None,
+) -> Diverged:
+    """Write the step that was not finite to a file. Returns the error that names its batch."""
+    device = next(state.objective.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        capture = capture_step(
+            state,
+            batches,
+            lambda state, batch: _step(state, batch, config, device),
+            last=error.step,
+            out=out,
+            provenance=provenance,
+            name_items=name_items,
+        )
+    text = str(error).partition(": ")[2]
+    if capture is None:
+        return Diverged(error.step, f"{text}; it was finite when the step was taken again")
+    batch = ", ".join(capture.names) or f"items {capture.items.tolist()}"
+    first = (
+        "" if capture.step == error.step else f"; first, at step {capture.step}, {capture.cause}"
+    )
+    return Diverged(
+        error.step, f"{text}{first}; batch of step {capture.step}: {batch}; see {out / CAPTURE}"
+    )
 
 
 def _step(state: TrainState, batch: Batch, config: FitConfig, device: torch.device) -> float:
