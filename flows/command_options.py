@@ -223,6 +223,12 @@ def _add_removal(parser: argparse.ArgumentParser) -> None:
 def _add_training(parser: argparse.ArgumentParser) -> None:
     """The options that both training stages share."""
     parser.add_argument(
+        "--init",
+        default="scratch",
+        metavar="scratch|imagenet|FILE|RUN",
+        help="where the backbone's weights come from: a timm state dict, or a run (scratch)",
+    )
+    parser.add_argument(
         "--recipe",
         default="default",
         metavar="NAME|FILE",
@@ -268,12 +274,6 @@ def _add_finetune(commands: Any) -> None:
         "--labels", type=Path, required=True, metavar="FILE", help="train.csv of RATIC's form"
     )
     finetune.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
-    finetune.add_argument(
-        "--init",
-        default="scratch",
-        metavar="scratch|imagenet|RUN",
-        help="where the backbone's weights come from (scratch)",
-    )
     finetune.add_argument(
         "--allow-unlabelled", action="store_true", help="leave out patients without labels"
     )

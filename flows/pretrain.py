@@ -32,6 +32,7 @@ def pretrain(
     max_steps: int | None = None,
     resume: bool = False,
     resident: Literal["none", "ram", "device"] = "none",
+    init: str = "scratch",
 ) -> Summary:
     """Pretrain a 2D backbone on CT volumes without labels (2D-VoCo).
 
@@ -43,6 +44,7 @@ def pretrain(
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
         resident: Keep all volumes in memory, in RAM or on the device.
+        init: First weights of the backbone: scratch, imagenet, a file, or the folder of a run.
     """
     resume = resume or was_interrupted(out / PRETRAINED)
     summary = pretrain_backbone(
@@ -53,6 +55,7 @@ def pretrain(
         max_steps=max_steps,
         resume=resume,
         resident=resident,
+        init=init,
     )
     publish("pretrain", summary, link=out)
     return summary

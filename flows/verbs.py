@@ -88,6 +88,7 @@ def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
     return stages.pretrain(
         args.stores,
         args.out,
+        init=args.init,
         recipe=args.recipe,
         changes=tuple(args.changes),
         max_steps=args.max_steps,

@@ -42,6 +42,10 @@ class Backbone(nn.Module):
         where the network is three-dimensional.
         """
 
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Weights by the names of the library that publishes the network, for export."""
+        return dict(self.state_dict())
+
     @torch.no_grad()
     def feature_shape(self, size_px: int | tuple[int, ...]) -> tuple[int, ...]:
         """(F, h, w) of the feature map of images of `size_px` = (height, width) in pixels.

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +27,9 @@ from voco_data.labels import (
 )
 from voco_data.store import Store
 from voco_models.data import InputWindow, Item, ReducedVolumes, VolumeSource, input_window
-from voco_models.networks import Backbone, create_backbone
 from voco_models.stages.finetune_recipes import FinetuneRecipe
-from voco_models.training import checkpoint, make_provenance
-
-SCRATCH, IMAGENET = "scratch", "imagenet"
+from voco_models.stages.initial_weights import InitialWeights, load_initial_weights
+from voco_models.training import make_provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +54,6 @@ class Series:
     def __len__(self) -> int:
         """How many series."""
         return len(self.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class InitialWeights:
-    """The initial weights of the backbone."""
-
-    name: str
-    """`scratch`, `imagenet`, or `run:` and the digest of the file of weights."""
-    weights: dict[str, Tensor] | None
-    """State dict of the backbone; None for random weights in each fold."""
-    provenance: dict[str, Any] | None
-    """Provenance of the pretraining run, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +114,7 @@ def make_plan(
         seed=recipe.seed,
         linked=patients_sharing_volumes(table["person"], table["content_digest"]),
     )
-    initial = load_initial_weights(init, recipe)
+    initial = load_initial_weights(init, recipe.backbone)
     averages = recipe.view.reduce == "average"
     plan = FinetunePlan(
         recipe=recipe,
@@ -141,7 +126,8 @@ def make_plan(
         initial=initial,
         provenance=make_provenance(
             "finetune", recipe.to_json(), [store], split=split.digest, init=initial.name
-        ),
+        )
+        | {"initial_weights": initial.to_json()},
     )
     for fold in range(recipe.n_folds):
         if plan.count_steps(fold) == 0:
@@ -151,38 +137,6 @@ def make_plan(
                 f"fewer than the recipe's batch of {recipe.batch_size}; label more patients"
             )
     return plan
-
-
-def load_initial_weights(init: str | Path, recipe: FinetuneRecipe) -> InitialWeights:
-    """The weights of `init`: `scratch`, `imagenet`, or the folder of a pretraining run.
-
-    Raises InputError if there are none, or if they are of another backbone than the recipe's.
-    """
-    if init == SCRATCH:
-        create_backbone(recipe.backbone)
-        return InitialWeights(SCRATCH, None, None)
-    if init == IMAGENET:
-        backbone = create_backbone(recipe.backbone, pretrained=True)
-        return InitialWeights(IMAGENET, backbone.state_dict(), None)
-    run = Path(init)
-    file = run / checkpoint.BACKBONE
-    if not file.is_file():
-        raise InputError(
-            f"init: expected {SCRATCH}, {IMAGENET} or the folder of a finished pretraining run "
-            f"with {checkpoint.BACKBONE}, got {init}"
-        )
-    backbone, provenance = checkpoint.load_backbone(run)
-    _check_backbone(backbone, recipe, run)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    return InitialWeights(f"run:{digest}", backbone.state_dict(), provenance)
-
-
-def _check_backbone(backbone: Backbone, recipe: FinetuneRecipe, run: Path) -> None:
-    if backbone.name != recipe.backbone or backbone.in_chans != 1:
-        raise InputError(
-            f"init: {run} holds {backbone.name} with {backbone.in_chans} channels, the recipe "
-            f"{recipe.name} needs {recipe.backbone} with 1; use the recipe that fits the run"
-        )
 
 
 def _labelled_series(catalogue: pd.DataFrame, labels: Labels) -> Series:

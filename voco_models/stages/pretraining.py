@@ -18,6 +18,7 @@ from voco_models.data import Item, Loader, Residence, input_window, items_of, st
 from voco_models.networks import create_encoder
 from voco_models.objectives import CollapseWatch, Voco2d, WeightMovement, constant_cosine_losses
 from voco_models.stages import recipe_options
+from voco_models.stages.initial_weights import SCRATCH, InitialWeights, load_initial_weights
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.training import (
     HistoryRow,
@@ -25,6 +26,7 @@ from voco_models.training import (
     check_run_folder,
     checkpoint,
     choose_device,
+    export_backbone,
     fit,
     make_provenance,
     to_plain,
@@ -60,6 +62,8 @@ class PretrainSummary:
     """Time in training, over all resumes."""
     checkpoint: Path
     backbone: Path
+    export: Path
+    """The backbone for other programs, `backbone.safetensors`; its card is `backbone.json`."""
     history: Path
 
     def to_json(self) -> dict[str, object]:
@@ -72,6 +76,7 @@ def pretrain(
     stores: Sequence[str | Path],
     out: str | Path,
     *,
+    init: str | Path = SCRATCH,
     recipe: str | Path | PretrainRecipe = "default",
     changes: Sequence[str] = (),
     max_steps: int | None = None,
@@ -86,6 +91,7 @@ def pretrain(
     ----------
     stores : folders or URLs of stores of one grid and window.
     out : folder of the run.
+    init : `scratch`, `imagenet`, a file of weights, or the folder of a pretraining run.
     recipe : a name, a `.toml` file, or a recipe.
     changes : `name=value` each, with the dotted name of an option.
     max_steps : step at which to stop, counted from the beginning of the run. It does not change the
@@ -110,7 +116,8 @@ def pretrain(
     opened = open_stores(stores)
     items = items_of(opened)
     adapted, notes = adapt_recipe(requested, len(items))
-    objective = build_objective(adapted, opened[0].spec)
+    initial = load_initial_weights(init, adapted.backbone)
+    objective = build_objective(adapted, opened[0].spec, initial)
     run = Path(out)
     check_run_folder(run, resume=resume)  # before volumes are read
     loader = Loader(
@@ -131,7 +138,13 @@ def pretrain(
 
     for note in notes:
         log.warning("%s", note)
-    provenance = make_provenance(STAGE, values_to_record(adapted), opened)
+    provenance = make_provenance(
+        STAGE,
+        values_to_record(adapted),
+        opened,
+        init=None if initial.name == SCRATCH else initial.name,  # as runs before `init` recorded it
+    )
+    provenance["initial_weights"] = initial.to_json()
     if not resume:
         checkpoint.write_run(
             run, {"stage": STAGE, "recipe_name": name, "notes": notes, "provenance": provenance}
@@ -169,6 +182,7 @@ def pretrain(
         name_items=lambda indices: name_items(loader.items, indices),
     )
     checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: watch.alarms})
+    export = export_backbone(run, student.backbone, provenance, step=summary.last_step)
     return PretrainSummary(
         run=run,
         recipe=name,
@@ -184,6 +198,7 @@ def pretrain(
         seconds=summary.seconds,
         checkpoint=summary.checkpoint,
         backbone=checkpoint.save_backbone(run, objective.student.backbone, provenance),
+        export=export,
         history=summary.history,
     )
 
@@ -249,11 +264,18 @@ def adapt_recipe(recipe: PretrainRecipe, volumes: int) -> tuple[PretrainRecipe, 
     return dataclasses.replace(recipe, batch_size=2, voco=voco), notes
 
 
-def build_objective(recipe: PretrainRecipe, spec: StoreSpec) -> Voco2d:
-    """The objective for stores of `spec`, with fresh weights, a function of the recipe's seed."""
+def build_objective(
+    recipe: PretrainRecipe, spec: StoreSpec, initial: InitialWeights | None = None
+) -> Voco2d:
+    """The objective for stores of `spec`; its fresh weights are a function of the recipe's seed.
+
+    The backbones of student and teacher start from `initial`.
+    """
     plane = spec.grid[1], spec.grid[2]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(recipe.fit.seed, 0))
         crop_px = recipe.voco.crop_plan(plane).size
         encoder = create_encoder(recipe.backbone, crop_px, recipe.voco.encoder_options)
+        if initial is not None and initial.weights is not None:
+            encoder.backbone.load_state_dict(initial.weights, strict=True)
         return Voco2d(encoder, plane, recipe.voco, input_window(None, spec))

@@ -6,6 +6,7 @@ from .engine import (
     choose_device as choose_device,
     fit as fit,
 )
+from .export import export_backbone as export_backbone
 from .history import read_history as read_history
 from .hooks import Monitor as Monitor
 from .objective import Objective as Objective

@@ -53,7 +53,8 @@ def test_it_writes_a_run_that_another_stage_can_start_from(store: Store, tmp_pat
     run = tmp_path / "run"
     summary = pretrain([store.path], run, recipe=QUICK, device="cpu")
     assert sorted(path.name for path in run.iterdir()) == [
-        "backbone.pt", "checkpoint.pt", "history.csv", "run.json",
+        "backbone.json", "backbone.pt", "backbone.safetensors", "checkpoint.pt", "history.csv",
+        "run.json",
     ]  # fmt: skip
     description = checkpoint.read_run(run)
     assert description["stage"] == "pretrain"
