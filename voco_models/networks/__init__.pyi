@@ -1,4 +1,8 @@
-from .backbones import DEFAULT_BACKBONE as DEFAULT_BACKBONE, TINY_BACKBONE as TINY_BACKBONE
+from .backbones import (
+    DEFAULT_BACKBONE as DEFAULT_BACKBONE,
+    LARGER_BACKBONE as LARGER_BACKBONE,
+    TINY_BACKBONE as TINY_BACKBONE,
+)
 from .classifier import (
     FeatureNorm as FeatureNorm,
     SlicePooling as SlicePooling,

@@ -20,6 +20,8 @@ from voco_models.networks.weight_files import read_weights
 
 DEFAULT_BACKBONE = "efficientnetv2_rw_t"
 """EfficientNetV2-T, the paper's smaller backbone."""
+LARGER_BACKBONE = "efficientnetv2_rw_s"
+"""EfficientNetV2-S, the paper's larger backbone."""
 TINY_BACKBONE = "test_byobnet"
 """For demos and tests: 0.2 M parameters, the fastest step on a CPU among timm's CNNs."""
 
@@ -44,6 +46,19 @@ class TimmBackbone(Backbone):
     def plain_weights(self) -> dict[str, Tensor]:
         """The state dict of the timm model."""
         return dict(self.network.state_dict())
+
+    def set_recompute(self, enabled: bool) -> None:
+        """Compute activations again in the backward pass, block by block, or keep them.
+
+        The statistics of batch norm then change in the backward pass too. Raises InputError for a
+        network of which timm cannot do it.
+        """
+        try:
+            self.network.set_grad_checkpointing(enabled)  # type: ignore[operator]
+        except (AssertionError, AttributeError) as error:
+            raise InputError(
+                f"backbone {self.name}: timm cannot recompute its activations; set recompute=false"
+            ) from error
 
     def forward(self, images: Tensor) -> Tensor:
         """Feature map (B, F, h, w) of float images (B, C, H, W)."""

@@ -5,6 +5,7 @@ from .classification import (
     predict as predict,
 )
 from .collapse import constant_cosine_losses as constant_cosine_losses
+from .losses import LossOptions as LossOptions
 from .signals import (
     WeightMovement as WeightMovement,
     within_correlation as within_correlation,

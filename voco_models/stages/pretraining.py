@@ -127,6 +127,7 @@ def pretrain(
         seed=adapted.fit.seed,
         device=chosen_device,
         resident=resident,
+        shuffle=adapted.shuffle,
     )
     watch = CollapseWatch(
         constant_cosine_losses(objective.plan, adapted.voco.target, adapted.voco.loss),
@@ -278,4 +279,6 @@ def build_objective(
         encoder = create_encoder(recipe.backbone, crop_px, recipe.voco.encoder_options)
         if initial is not None and initial.weights is not None:
             encoder.backbone.load_state_dict(initial.weights, strict=True)
-        return Voco2d(encoder, plane, recipe.voco, input_window(None, spec))
+        objective = Voco2d(encoder, plane, recipe.voco, input_window(None, spec))
+    objective.set_recompute(recipe.recompute)
+    return objective

@@ -9,7 +9,8 @@ RUN/nonfinite.pt     the state before that step, and its batch; see `Capture`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,8 @@ _ENTRIES = frozenset(
      "optimizer", "provenance")
 )  # fmt: skip
 
-TakeStep = Callable[[TrainState, Batch], object]
-"""Takes one step of the optimiser, and adds its scalars to the state's window."""
+TakeStep = Callable[[TrainState, Sequence[Batch]], Sequence[Mapping[str, Tensor]]]
+"""Takes one step of the optimiser, and returns the scalars of each of its batches."""
 NameItems = Callable[[Sequence[int]], Sequence[str]]
 """Names of a loader's items, as the store writes them: ids and rows, no other text of a file."""
 
@@ -81,6 +82,7 @@ def capture_step(
     batches: BatchSource,
     take_step: TakeStep,
     *,
+    accumulate: int,
     last: int,
     out: Path,
     provenance: dict[str, Any],
@@ -93,15 +95,16 @@ def capture_step(
     """
     assert state.row_start is not None
     state.row_start.restore(state)
-    with closing(batches.batches_from(state.step)) as stream:
+    with closing(batches.batches_from(state.step * accumulate)) as stream:
         while state.step < last:
-            batch, before = next(stream), Snapshot(state)
-            state.window.clear()
-            take_step(state, batch)
-            losses = {name: float(value) for name, value in state.window[-1].items()}
-            cause = _find_cause(state, losses)
+            group, before = [next(stream) for _ in range(accumulate)], Snapshot(state)
+            parts = [{n: float(v) for n, v in s.items()} for s in take_step(state, group)]
+            failed = [i for i, losses in enumerate(parts) if not math.isfinite(losses["loss"])]
+            cause = "the loss" if failed else _find_cause(state)
             if cause is None:
                 continue
+            chosen = failed[0] if failed else 0
+            batch, losses = group[chosen], parts[chosen]
             names = [] if name_items is None else list(name_items(batch.items.tolist()))
             capture = Capture(
                 step=before.step + 1,
@@ -121,10 +124,8 @@ def capture_step(
     return None
 
 
-def _find_cause(state: TrainState, losses: dict[str, float]) -> str | None:
-    """What is not finite after a step: the loss, a gradient, or a weight; None if nothing is."""
-    if not torch.tensor(losses["loss"]).isfinite():
-        return "the loss"
+def _find_cause(state: TrainState) -> str | None:
+    """What is not finite after a step: a gradient or a weight; None if nothing is."""
     for name, parameter in state.objective.named_parameters():
         if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
             return f"the gradient of {name}"

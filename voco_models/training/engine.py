@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from voco_data.errors import InputError
 from voco_models.data import Batch, step_seed
@@ -58,6 +58,8 @@ class FitConfig:
     """Seed of the initial weights, the order of the volumes, and all random draws."""
     amp: bool = True
     """bf16 autocast, on CUDA only."""
+    accumulate: int = field(default=1, metadata=WHEN_CHANGED)
+    """Batches per step: their gradients are averaged. Losses and batch norm see one batch each."""
     optimizer: Optimizer = field(default_factory=AdamW, metadata=WHEN_CHANGED)
     """The optimiser and its options."""
 
@@ -67,6 +69,8 @@ class FitConfig:
                 "recipe: total_steps, log_every and checkpoint_every must be >= 1, got "
                 f"{self.total_steps}, {self.log_every} and {self.checkpoint_every}"
             )
+        if self.accumulate < 1:
+            raise InputError(f"recipe: accumulate must be >= 1, got {self.accumulate}")
         if not 0 <= self.warmup_steps <= self.total_steps:
             raise InputError(
                 f"recipe: warmup_steps must be from 0 to total_steps, {self.total_steps}, got "
@@ -243,10 +247,11 @@ def _train(
     with (
         Interruption() as interruption,
         torch.random.fork_rng(devices=cuda),
-        closing(batches.batches_from(state.step)) as stream,
+        closing(batches.batches_from(state.step * config.accumulate)) as stream,
     ):
         while True:
-            lr = _step(state, next(stream), config, device)
+            lr = _set_learning_rate(state, config)
+            _step(state, [next(stream) for _ in range(config.accumulate)], config, device)
             is_last = state.step == stop or interruption.signal_number is not None
             ends_row = state.step % config.log_every == 0 or state.step == config.total_steps
             if ends_row or is_last:
@@ -276,11 +281,17 @@ def _capture(
 ) -> Diverged:
     """Write the step that was not finite to a file. Returns the error that names its batch."""
     device = next(state.objective.parameters()).device
+
+    def take_step(state: TrainState, group: Sequence[Batch]) -> list[dict[str, Tensor]]:
+        _set_learning_rate(state, config)
+        return _step(state, group, config, device)
+
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         capture = capture_step(
             state,
             batches,
-            lambda state, batch: _step(state, batch, config, device),
+            take_step,
+            accumulate=config.accumulate,
             last=error.step,
             out=out,
             provenance=provenance,
@@ -298,29 +309,46 @@ def _capture(
     )
 
 
-def _step(state: TrainState, batch: Batch, config: FitConfig, device: torch.device) -> float:
-    """Take one step of the optimiser. Returns the learning rate."""
-    factor = warmup_cosine(
+def _set_learning_rate(state: TrainState, config: FitConfig) -> float:
+    """Set the learning rate of the next step, and return it."""
+    lr = config.lr * warmup_cosine(
         state.step,
         total=config.total_steps,
         warmup=config.warmup_steps,
         final_fraction=config.final_lr_fraction,
     )
     for group in state.optimizer.param_groups:
-        group["lr"] = config.lr * factor * group.get("lr_scale", 1.0)
-    torch.manual_seed(step_seed(config.seed, state.step))
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+    return lr
+
+
+def _step(
+    state: TrainState, batches: Sequence[Batch], config: FitConfig, device: torch.device
+) -> list[dict[str, Tensor]]:
+    """Take one step of the optimiser. Returns the scalars of each of its batches."""
     autocast = config.amp and device.type == "cuda"
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-        losses = state.objective(batch)
+    scalars = []
     state.optimizer.zero_grad(set_to_none=True)
-    losses["loss"].backward()
+    for number, batch in enumerate(batches, start=state.step * len(batches)):
+        torch.manual_seed(step_seed(config.seed, number))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+            losses = state.objective(batch)
+        (losses["loss"] / len(batches)).backward()
+        scalars.append({name: value.detach() for name, value in losses.items()})
     if config.clip_norm is not None:
         nn.utils.clip_grad_norm_(state.objective.parameters(), config.clip_norm)
     state.optimizer.step()
     state.step += 1
     state.objective.after_step(state.step / config.total_steps)
-    state.window.append({name: value.detach() for name, value in losses.items()})
-    return config.lr * factor
+    state.window.append(_mean(scalars))
+    return scalars
+
+
+def _mean(scalars: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of the scalars of several batches."""
+    if len(scalars) == 1:
+        return scalars[0]
+    return {n: torch.stack([s[n].double() for s in scalars]).mean() for n in scalars[0]}
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, final_fraction: float = 0.0) -> float:
