@@ -27,24 +27,24 @@ def pretrain_backbone(stores: list[StoreLocation], out: Path, **options: Any) ->
 def pretrain(
     stores: list[StoreLocation],
     out: Path,
+    init: str = "scratch",
     recipe: str = "default",
     changes: tuple[str, ...] = (),
     max_steps: int | None = None,
     resume: bool = False,
     resident: Literal["none", "ram", "device"] = "none",
-    init: str = "scratch",
 ) -> Summary:
     """Pretrain a 2D backbone on CT volumes without labels (2D-VoCo).
 
     Args:
         stores: Stores of one spec: folders or URLs.
         out: Run folder to make, or to go on in.
+        init: First weights of the backbone: scratch, imagenet, a file, or the folder of a run.
         recipe: Name of a pretraining recipe, or the path of a .toml file.
         changes: Changes of the recipe, each NAME=VALUE, such as fit.lr=1e-3.
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
         resident: Keep all volumes in memory, in RAM or on the device.
-        init: First weights of the backbone: scratch, imagenet, a file, or the folder of a run.
     """
     resume = resume or was_interrupted(out / PRETRAINED)
     summary = pretrain_backbone(

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from flows.ids import patient_pseudonymiser
 from voco_data import erasure, ingest, maintenance
-from voco_data.errors import InputError
 from voco_data.ingest import IngestOptions
 from voco_models import stages
 
@@ -83,8 +82,6 @@ def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
     """Pretrain a backbone on stores, or take a captured step again."""
     if args.replay is not None:
         return stages.replay(args.replay).to_json()
-    if not args.stores or args.out is None:
-        raise InputError("expected STORE and --out RUN, or --replay FILE; see voco pretrain --help")
     return stages.pretrain(
         args.stores,
         args.out,

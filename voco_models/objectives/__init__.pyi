@@ -5,8 +5,10 @@ from .classification import (
     predict as predict,
 )
 from .collapse import constant_cosine_losses as constant_cosine_losses
+from .held_out import HeldOutProbe as HeldOutProbe
 from .losses import LossOptions as LossOptions
 from .signals import (
+    AgreementSignals as AgreementSignals,
     WeightMovement as WeightMovement,
     within_correlation as within_correlation,
 )

@@ -146,6 +146,11 @@ class Voco2d(Objective):
         the effective `rank` of the embeddings of base crops.
         """
         self._restore_statistics()
+        # A monitor, which has no gradients, must not add to the signals of training.
+        return self.measure(batch, self.signals if torch.is_grad_enabled() else None)
+
+    def measure(self, batch: Batch, signals: AgreementSignals | None) -> dict[str, Tensor]:
+        """The scalars of `forward`; the step is added to `signals`."""
         options = self.config.loss
         crops, target = self.crops_and_targets(batch)
         sizes = [self.config.n_random, self.config.grid**2]
@@ -160,8 +165,8 @@ class Voco2d(Objective):
         if cosine.dim() > target.dim():  # an embedding per slice: (B, Z, n, m)
             target = target[:, None].expand_as(cosine)
         intra = agreement_loss(cosine, target, options)
-        if torch.is_grad_enabled():  # not in a monitor
-            self.signals.add(cosine, target, teacher_base)
+        if signals is not None:
+            signals.add(cosine, target, teacher_base)
 
         inter = reg = cosine.new_zeros(())
         if options.inter != "off":

@@ -38,7 +38,17 @@ class PretrainRecipe:
     recompute: bool = field(default=False, metadata=WHEN_CHANGED)
     """Compute the activations of the student's backbone again in the backward pass: less memory."""
 
+    probe_every: int = field(default=0, metadata=WHEN_CHANGED)
+    """Steps between two probes of the pretext on held-out patients; 0 holds out nobody."""
+    probe_fraction: float = field(default=0.1, metadata=WHEN_CHANGED)
+    """Fraction of the patients that is not trained on, if `probe_every` is not 0."""
+
     def __post_init__(self) -> None:
+        if self.probe_every < 0 or not 0 < self.probe_fraction < 1:
+            raise InputError(
+                "recipe: probe_every must be >= 0 and probe_fraction between 0 and 1, got "
+                f"{self.probe_every} and {self.probe_fraction}"
+            )
         if self.batch_size < 2 and self.voco.loss.inter != "off":
             raise InputError(
                 "recipe: the inter-volume loss needs batch_size >= 2, or inter off, got "

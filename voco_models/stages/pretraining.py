@@ -16,13 +16,24 @@ from voco_data.storage import is_url
 from voco_data.store import Store, StoreSpec
 from voco_models.data import Item, Loader, Residence, input_window, items_of, step_seed
 from voco_models.networks import create_encoder
-from voco_models.objectives import CollapseWatch, Voco2d, WeightMovement, constant_cosine_losses
+from voco_models.objectives import (
+    CollapseWatch,
+    HeldOutProbe,
+    Voco2d,
+    WeightMovement,
+    constant_cosine_losses,
+    within_correlation,
+)
 from voco_models.stages import recipe_options
+from voco_models.stages.held_out_patients import hold_out_patients
 from voco_models.stages.initial_weights import SCRATCH, InitialWeights, load_initial_weights
+from voco_models.stages.pretrain_page import PAGE, write_page
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.training import (
     HistoryRow,
     Monitor,
+    ProbeMonitor,
+    SpeedMonitor,
     check_run_folder,
     checkpoint,
     choose_device,
@@ -31,11 +42,14 @@ from voco_models.training import (
     make_provenance,
     to_plain,
     values_to_record,
+    write_tensorboard,
 )
 
 log = logging.getLogger(__name__)
 
 STAGE = "pretrain"
+PROBE_BATCHES = 8
+"""Batches of held-out volumes that a probe looks at."""
 ALARMS = "alarms"
 """Entry of `run.json`: the alarms of the run so far, over all resumes."""
 
@@ -65,6 +79,8 @@ class PretrainSummary:
     export: Path
     """The backbone for other programs, `backbone.safetensors`; its card is `backbone.json`."""
     history: Path
+    report: Path
+    """The page of the run: alarms, losses, ranks, probes, speed."""
 
     def to_json(self) -> dict[str, object]:
         """The summary as plain JSON values."""
@@ -114,7 +130,9 @@ def pretrain(
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
     chosen_device = choose_device(device)
     opened = open_stores(stores)
-    items = items_of(opened)
+    items, probed = items_of(opened), list[Item]()
+    if requested.probe_every:
+        items, probed = hold_out_patients(opened, items, requested.probe_fraction)
     adapted, notes = adapt_recipe(requested, len(items))
     initial = load_initial_weights(init, adapted.backbone)
     objective = build_objective(adapted, opened[0].spec, initial)
@@ -155,8 +173,15 @@ def pretrain(
     if adapted.compile and chosen_device.type == "cuda":
         objective.compile_backbones()
 
+    signals: dict[str, float] = {}
+
     def on_log(row: HistoryRow) -> None:
-        watch(row, signals=objective.signals.take(), movement=movement.measure())
+        taken, moved = objective.signals.take(), movement.measure()
+        watch(row, signals=taken, movement=moved)
+        signals.update({f"movement_{part}": value for part, value in moved.items()})
+        if taken is not None:
+            signals["teacher_rank"] = taken.teacher_rank
+            signals["correlation"] = within_correlation(taken.sums)
         log.info(
             "step %d of %d: loss %.4f (intra %.4f, inter %.4f, reg %.4f), rank %.1f, %.0f s",
             row["step"],
@@ -169,6 +194,17 @@ def pretrain(
             row["seconds"],
         )
 
+    own_monitors: list[Monitor] = [
+        SpeedMonitor(
+            run,
+            lambda: signals,
+            every=adapted.fit.log_every,
+            crops_per_step=count_crops(adapted, opened[0].grid),
+            last=adapted.fit.total_steps,
+        )
+    ]
+    if probed:
+        own_monitors.append(make_probe_monitor(run, probed, adapted, chosen_device))
     summary = fit(
         objective,
         loader,
@@ -179,10 +215,12 @@ def pretrain(
         resume=resume,
         provenance=provenance,
         on_log=on_log,
-        monitors=monitors,
+        monitors=[*own_monitors, *monitors],
         name_items=lambda indices: name_items(loader.items, indices),
     )
     checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: watch.alarms})
+    tables = write_page(run)
+    write_tensorboard(run, tables)
     export = export_backbone(run, student.backbone, provenance, step=summary.last_step)
     return PretrainSummary(
         run=run,
@@ -201,7 +239,27 @@ def pretrain(
         backbone=checkpoint.save_backbone(run, objective.student.backbone, provenance),
         export=export,
         history=summary.history,
+        report=run / PAGE,
     )
+
+
+def count_crops(recipe: PretrainRecipe, grid: tuple[int, int, int]) -> int:
+    """Slice images of crops that a step trains on."""
+    stride = min(recipe.voco.slice_stride, grid[0])
+    columns = recipe.voco.grid**2 + recipe.voco.n_random
+    return recipe.fit.accumulate * recipe.batch_size * columns * -(-grid[0] // stride)
+
+
+def make_probe_monitor(
+    run: Path, items: Sequence[Item], recipe: PretrainRecipe, device: torch.device
+) -> ProbeMonitor:
+    """The probe of the pretext on the held-out `items`, at most `PROBE_BATCHES` batches of them."""
+    size = min(len(items), recipe.batch_size)
+    # The inter-volume loss and batch norm need two volumes.
+    repeated = list(items) if size > 1 else list(items) * 2
+    loader = Loader(repeated, batch_size=max(2, size), seed=recipe.fit.seed, device=device)
+    probe = HeldOutProbe(loader, min(PROBE_BATCHES, loader.steps_per_epoch))
+    return ProbeMonitor(run, [probe], every=recipe.probe_every)
 
 
 def name_items(items: Sequence[Item], indices: Sequence[int]) -> list[str]:

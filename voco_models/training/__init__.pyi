@@ -7,6 +7,14 @@ from .engine import (
     fit as fit,
 )
 from .export import export_backbone as export_backbone
+from .health import (
+    HEALTH as HEALTH,
+    PROBES as PROBES,
+    Probe as Probe,
+    ProbeMonitor as ProbeMonitor,
+    SpeedMonitor as SpeedMonitor,
+    write_tensorboard as write_tensorboard,
+)
 from .history import read_history as read_history
 from .hooks import Monitor as Monitor
 from .objective import Objective as Objective

@@ -179,6 +179,7 @@ def fit(
     if saved is not None:
         state.restore(saved, provenance)
     first, loss = state.step, None
+    state.first_step, state.first_seconds = state.step, state.seconds
     stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
     if first < stop:
         state.row_start = Snapshot(state)
@@ -251,7 +252,10 @@ def _train(
     ):
         while True:
             lr = _set_learning_rate(state, config)
-            _step(state, [next(stream) for _ in range(config.accumulate)], config, device)
+            began = time.perf_counter()
+            group = [next(stream) for _ in range(config.accumulate)]
+            state.wait_seconds += time.perf_counter() - began
+            _step(state, group, config, device)
             is_last = state.step == stop or interruption.signal_number is not None
             ends_row = state.step % config.log_every == 0 or state.step == config.total_steps
             if ends_row or is_last:

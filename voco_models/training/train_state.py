@@ -55,6 +55,12 @@ class TrainState:
     """Number of steps done."""
     seconds: float = 0.0
     """Time spent in `fit`, over all resumes."""
+    first_step: int = 0
+    """Number of steps done before this call of `fit`."""
+    first_seconds: float = 0.0
+    """Time spent in `fit` before this call."""
+    wait_seconds: float = 0.0
+    """Time spent waiting for batches, in this call of `fit`."""
     window: list[dict[str, Tensor]] = field(default_factory=list)
     """Scalars of the steps since the last row of the history."""
     row_start: Snapshot | None = None

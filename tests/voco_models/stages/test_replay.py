@@ -138,11 +138,15 @@ def test_the_command_replays(
     assert summary["step"] == 1
     assert len(summary["series"]) == RECIPE.batch_size
     assert main(["pretrain", "--replay", str(run / "history.csv")]) == 2
-    assert main(["pretrain", "--out", str(run)]) == 2
-    assert main(["pretrain", str(store.path)]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if line.startswith("voco pretrain: error: ")] == lines
-    assert len(lines) == 3
+    capsys.readouterr()
+    store_words = [str(store.path), "--replay", "capture"]
+    for words in (["--out", str(run)], [str(store.path)], store_words):
+        with pytest.raises(SystemExit) as caught:
+            main(["pretrain", *words])
+        assert caught.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("voco pretrain: error: ")
+        assert "--replay" in line
 
 
 def test_what_is_no_capture_is_refused(tmp_path: Path, store: Store) -> None:
