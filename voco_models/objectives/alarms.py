@@ -6,6 +6,7 @@ Every sign is judged over the last `PATIENCE` rows of the history and reported o
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 
@@ -37,17 +38,24 @@ ALARM = "alarm: %s"
 class CollapseWatch:
     """Checks the rows of the history and warns of each sign once. `alarms` are the warnings so far.
 
-    `warmup_steps` are those of the schedule. `alarms` of an earlier part of the run are not
-    repeated.
+    `warmup_steps` and `total_steps` are those of the schedule. `alarms` of an earlier part of the
+    run are not repeated.
     """
 
     def __init__(
-        self, losses: ConstantCosineLosses, *, warmup_steps: int = 0, alarms: Iterable[str] = ()
+        self,
+        losses: ConstantCosineLosses,
+        *,
+        warmup_steps: int = 0,
+        total_steps: int | None = None,
+        alarms: Iterable[str] = (),
     ) -> None:
         self._constant_losses = {
             f"all cosines at 0 give {losses.at_zero:.3f}": losses.at_zero,
             f"all cosines at {losses.best_cosine:.2f} give {losses.lowest:.3f}": losses.lowest,
         }
+        self._lowest = losses.lowest
+        self._half = math.inf if total_steps is None else total_steps / 2
         self._judged_from = max(JUDGED_FROM, warmup_steps // 2)
         self._recent: deque[Mapping[str, float]] = deque(maxlen=PATIENCE)
         self._recent_sums: deque[Tensor] = deque(maxlen=PATIENCE)
@@ -85,6 +93,14 @@ class CollapseWatch:
                 )
         if is_judged:
             self._check_correlation(row)
+        if row["step"] >= max(self._half, self._judged_from) and all(
+            r["intra"] > self._lowest for r in self._recent
+        ):
+            self._warn(
+                row,
+                "after half of the steps the intra loss is still above that of equal cosines "
+                f"({self._lowest:.3f})",
+            )
 
     def _check_movement(self, row: Mapping[str, float], movement: Mapping[str, float]) -> None:
         for part, moved in movement.items():

@@ -150,6 +150,7 @@ def pretrain(
     watch = CollapseWatch(
         constant_cosine_losses(objective.plan, adapted.voco.target, adapted.voco.loss),
         warmup_steps=adapted.fit.warmup_steps,
+        total_steps=adapted.fit.total_steps,
         alarms=checkpoint.read_run(run).get(ALARMS, ()) if resume else (),
     )
     student = objective.student
