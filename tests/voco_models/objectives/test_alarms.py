@@ -151,7 +151,7 @@ def targets_of_other_crops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def targets_of_other_base_crops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another order of the base crops in each step. (One fixed order is a task that can be learnt.)"""
+    """Another order of the base crops in each step; a fixed order could be learnt."""
     overlap_targets = voco2d.overlap_targets
     generator = torch.Generator().manual_seed(0)
 
