@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -18,6 +19,19 @@ INGEST_OPTIONS = {option.name: option for option in list_options()}
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
+
+    find_problem: Callable[[argparse.Namespace], str | None] | None = None
+    """What is wrong with options that are possible one by one, if anything."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as usual, then look for a problem of the options together."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        problem = self.find_problem(parsed) if self.find_problem else None
+        if problem is not None:
+            self.error(problem)
+        return parsed, rest
 
     def error(self, message: str) -> NoReturn:
         """Print the error and how to get help; exit code 2."""
@@ -103,9 +117,9 @@ def build_parser() -> OneLineParser:
     return parser
 
 
-def _command(commands: Any, name: str, help_line: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, help_line: str) -> OneLineParser:
     """Add a subcommand that prints text, or with `--json` one object as the last line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: OneLineParser = commands.add_parser(
         name, help=help_line, description=help_line, allow_abbrev=False
     )
     parser.add_argument(
@@ -260,7 +274,12 @@ def _add_split(commands: Any) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     """The options that both training stages share."""
-    parser.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--init",
+        default="scratch",
+        metavar="scratch|imagenet|FILE|RUN",
+        help="where the backbone's weights come from: a timm state dict, or a run (scratch)",
+    )
     parser.add_argument(
         "--recipe",
         default="default",
@@ -297,8 +316,26 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_pretrain(commands: Any) -> None:
     pretrain = _command(commands, "pretrain", "2D-VoCo pretraining on one or more stores")
-    pretrain.add_argument("stores", type=path_or_url, nargs="+", metavar="STORE")
+    pretrain.add_argument("stores", type=path_or_url, nargs="*", metavar="STORE")
+    pretrain.add_argument("--out", type=local, metavar="RUN", help="run folder")
+    pretrain.add_argument(
+        "--replay",
+        type=Path,
+        metavar="FILE",
+        help="take the step of RUN/nonfinite.pt again, and name what is not finite; no STORE",
+    )
     _add_training(pretrain)
+    pretrain.find_problem = _find_pretrain_problem
+
+
+def _find_pretrain_problem(args: argparse.Namespace) -> str | None:
+    """What is missing in, or too much for, a pretraining or a replay."""
+    if args.replay is not None:
+        return "--replay takes no STORE" if args.stores else None
+    missing = [name for name, value in (("STORE", args.stores), ("--out", args.out)) if not value]
+    if missing:
+        return f"the following arguments are required: {', '.join(missing)} (or --replay FILE)"
+    return None
 
 
 def _add_finetune(commands: Any) -> None:
@@ -307,12 +344,7 @@ def _add_finetune(commands: Any) -> None:
     finetune.add_argument(
         "--labels", type=Path, required=True, metavar="FILE", help="train.csv of RATIC's form"
     )
-    finetune.add_argument(
-        "--init",
-        default="scratch",
-        metavar="scratch|imagenet|RUN",
-        help="where the backbone's weights come from (scratch)",
-    )
+    finetune.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
     finetune.add_argument(
         "--allow-unlabelled", action="store_true", help="leave out patients without labels"
     )

@@ -27,6 +27,7 @@ def pretrain_backbone(stores: list[StoreLocation], out: Path, **options: Any) ->
 def pretrain(
     stores: list[StoreLocation],
     out: Path,
+    init: str = "scratch",
     recipe: str = "default",
     changes: tuple[str, ...] = (),
     split: Path | None = None,
@@ -40,6 +41,7 @@ def pretrain(
     Args:
         stores: Stores of one spec: folders or URLs.
         out: Run folder to make, or to go on in.
+        init: First weights of the backbone: scratch, imagenet, a file, or the folder of a run.
         recipe: Name of a pretraining recipe, or the path of a .toml file.
         changes: Changes of the recipe, each NAME=VALUE, such as fit.lr=1e-3.
         split: File of voco split, whose test patients are left out.
@@ -59,6 +61,7 @@ def pretrain(
         max_steps=max_steps,
         resume=resume,
         resident=resident,
+        init=init,
     )
     publish("pretrain", summary, link=out)
     return summary

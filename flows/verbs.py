@@ -92,10 +92,13 @@ def split(args: argparse.Namespace) -> Mapping[str, object]:
 
 
 def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
-    """Pretrain a backbone on stores."""
+    """Pretrain a backbone on stores, or take a captured step again."""
+    if args.replay is not None:
+        return stages.replay(args.replay).to_json()
     return stages.pretrain(
         args.stores,
         args.out,
+        init=args.init,
         recipe=args.recipe,
         changes=tuple(args.changes),
         split=args.split,

@@ -171,6 +171,7 @@ def test_training_flows_call_their_stages(tmp_path: Path, calls: Calls) -> None:
     )
     assert calls["pretrain"] == {
         "stores": [tmp_path / "a"],
+        "init": "scratch",
         "out": tmp_path / "run",
         "recipe": "tiny",
         "changes": ("fit.lr=1e-3",),

@@ -56,6 +56,15 @@ class SeenPatients:
         ]
         return cls(tuple(part for part in parts if part.contents))
 
+    def union(self, other: SeenPatients) -> SeenPatients:
+        """The patients of both, root by root."""
+        roots: dict[str, dict[str, frozenset[str]]] = {}
+        for store in (*self.stores, *other.stores):
+            merged = roots.setdefault(store.root, {})
+            for patient, contents in store.contents.items():
+                merged[patient] = merged.get(patient, frozenset()) | contents
+        return SeenPatients(tuple(StorePatients(root, merged) for root, merged in roots.items()))
+
     @property
     def digest(self) -> str:
         """The `patients_digest` of all patients."""

@@ -1,4 +1,5 @@
 from .augment_crops import IntensityAugment as IntensityAugment
+from .augment_planes import VolumeAugment as VolumeAugment
 from .augment_volumes import (
     Augmentation as Augmentation,
     X as X,

@@ -67,6 +67,7 @@ class Loader:
     dtype : the stores' own type (None), or float32. Readers then convert the stored values, which
         is faster where batches are used on the CPU. Floats of one-byte voxels take four times the
         memory, and four times the transfer to a device.
+    shuffle : shuffle each epoch; without it, every epoch has the order of the items.
 
     Raises
     ------
@@ -89,10 +90,15 @@ class Loader:
         threads: int = READER_THREADS,
         resident: Residence | ResidentVolumes | None = "none",
         dtype: torch.dtype | None = None,
+        shuffle: bool = True,
     ) -> None:
         if weights is not None and (len(weights) != len(items) or not (weights > 0).all()):
             raise ValueError(f"expected {len(items)} weights above 0")
-        self._order = BatchOrder(len(items), batch_size, seed, rank, world, weights)
+        if weights is not None and not shuffle:
+            raise ValueError("weights need shuffle")
+        self._order = BatchOrder(
+            len(items), batch_size, seed, rank, world, weights, shuffle=shuffle
+        )
         self.grid, stored = common_layout({item.store for item in items})
         for name, values in (targets or {}).items():
             if len(values) != len(items):

@@ -12,18 +12,19 @@ from voco_data.errors import InputError
 
 
 def epoch_order(
-    n: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    n: int, seed: int, epoch: int, rank: int = 0, world: int = 1, *, shuffle: bool = True
 ) -> npt.NDArray[np.int64]:
     """Indices, of `n` items, that this rank visits in `epoch`, in order; int64 (n // world,).
 
     Every rank gets the same number of items, and no item comes twice. Up to world - 1 items are
-    left out, others in each epoch. Raises InputError if there are fewer items than ranks.
+    left out, others in each epoch. Without `shuffle`, every epoch has the order of the items.
+    Raises InputError if there are fewer items than ranks.
     """
     if n < world:
         raise InputError(f"expected at least one volume for each of {world} processes, got {n}")
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
-    shuffled: npt.NDArray[np.int64] = rng.permutation(n)
-    return shuffled[rank::world][: n // world]
+    order: npt.NDArray[np.int64] = rng.permutation(n) if shuffle else np.arange(n)
+    return order[rank::world][: n // world]
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
@@ -89,7 +90,8 @@ def _spread_repeats(order: npt.NDArray[np.int64], block: int) -> None:
 class BatchOrder:
     """The items of every batch, epoch after epoch: full batches of `size` out of `n` items.
 
-    With `weights` (n,), items are drawn as by `weighted_epoch_order`; without, each comes once.
+    With `weights` (n,), items are drawn as by `weighted_epoch_order`; without, each comes once,
+    in the order of the items without `shuffle`.
     Raises InputError if a rank cannot fill one batch.
     """
 
@@ -101,6 +103,8 @@ class BatchOrder:
         rank: int,
         world: int,
         weights: npt.NDArray[np.float64] | None = None,
+        *,
+        shuffle: bool = True,
     ) -> None:
         if size < 1 or n // world < size:
             raise InputError(
@@ -114,6 +118,7 @@ class BatchOrder:
         self._weights = weights
         self._epoch = 0
         """The epoch of `_epoch_order`."""
+        self._shuffle = shuffle
         self._epoch_order = self._make_order(0)
 
     def indices_at(self, step: int) -> npt.NDArray[np.int64]:
@@ -128,6 +133,6 @@ class BatchOrder:
         """Items of this rank in `epoch`, in order."""
         (n, seed), (rank, world) = self._key, self._shard
         if self._weights is None:
-            return epoch_order(n, seed, epoch, rank, world)
+            return epoch_order(n, seed, epoch, rank, world, shuffle=self._shuffle)
         order = weighted_epoch_order(self._weights, seed, epoch, self._size * world)
         return order[rank::world][: n // world]

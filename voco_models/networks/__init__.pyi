@@ -1,4 +1,8 @@
-from .backbones import DEFAULT_BACKBONE as DEFAULT_BACKBONE, TINY_BACKBONE as TINY_BACKBONE
+from .backbones import (
+    DEFAULT_BACKBONE as DEFAULT_BACKBONE,
+    LARGER_BACKBONE as LARGER_BACKBONE,
+    TINY_BACKBONE as TINY_BACKBONE,
+)
 from .classifier import (
     FeatureNorm as FeatureNorm,
     SlicePooling as SlicePooling,
@@ -24,3 +28,4 @@ from .sequence_models import (
     SequenceModel as SequenceModel,
 )
 from .teacher import Teacher as Teacher, cosine_schedule as cosine_schedule
+from .weight_files import read_header as read_header, write_safetensors as write_safetensors

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import difflib
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
+import huggingface_hub
 import timm
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
 from voco_models.networks.encoder import Backbone
+from voco_models.networks.weight_files import read_weights
 
 DEFAULT_BACKBONE = "efficientnetv2_rw_t"
 """EfficientNetV2-T, the paper's smaller backbone."""
+LARGER_BACKBONE = "efficientnetv2_rw_s"
+"""EfficientNetV2-S, the paper's larger backbone."""
 TINY_BACKBONE = "test_byobnet"
 """For demos and tests: 0.2 M parameters, the fastest step on a CPU among timm's CNNs."""
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Names of the file of weights in timm's repositories, the first choice first."""
+CONNECT_SECONDS = 5.0
+RGB = 3
+_ADVICE = "give a downloaded file of weights with --init FILE"
 
 
 class TimmBackbone(Backbone):
@@ -28,6 +42,23 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, network: nn.Module, in_chans: int) -> None:
         super().__init__(name, in_chans, int(network.num_features))  # type: ignore[arg-type]
         self.network = network.to(memory_format=torch.channels_last)
+
+    def plain_weights(self) -> dict[str, Tensor]:
+        """The state dict of the timm model."""
+        return dict(self.network.state_dict())
+
+    def set_recompute(self, enabled: bool) -> None:
+        """Compute activations again in the backward pass, block by block, or keep them.
+
+        The statistics of batch norm then change in the backward pass too. Raises InputError for a
+        network of which timm cannot do it.
+        """
+        try:
+            self.network.set_grad_checkpointing(enabled)  # type: ignore[operator]
+        except (AssertionError, AttributeError) as error:
+            raise InputError(
+                f"backbone {self.name}: timm cannot recompute its activations; set recompute=false"
+            ) from error
 
     def forward(self, images: Tensor) -> Tensor:
         """Feature map (B, F, h, w) of float images (B, C, H, W)."""
@@ -42,39 +73,102 @@ def create_timm_backbone(
     """A timm CNN by name, for images of `in_chans` channels.
 
     `pretrained=True` fetches timm's ImageNet weights; a path reads them from that file instead
-    (.safetensors or .pth as timm publishes them). timm sums the RGB stem to `in_chans`. Raises
-    InputError for an unknown name, and for weights that cannot be loaded.
+    (.safetensors or .pth as timm publishes them). An RGB stem is summed to `in_chans`.
+    Raises InputError for an unknown name, for weights that cannot be had, and for weights of
+    another network.
     """
     if not timm.is_model(name):
         similar = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(similar)}?" if similar else ""
         raise InputError(f"backbone: expected the name of a timm model, got {name!r}{hint}")
-    network = (
-        timm.create_model(name, in_chans=in_chans, num_classes=0)
-        if pretrained is False
-        else _create_pretrained(name, in_chans, pretrained)
-    )
+    network = timm.create_model(name, in_chans=in_chans, num_classes=0)
+    if pretrained is not False:
+        file = pretrained if isinstance(pretrained, Path) else fetch_imagenet_weights(name)
+        load_weights(network, name, read_weights(file), file)
     return TimmBackbone(name, network, in_chans)
 
 
-def _create_pretrained(name: str, in_chans: int, pretrained: bool | Path) -> nn.Module:
-    overlay = None
-    if isinstance(pretrained, Path):
-        if not pretrained.is_file():
-            raise InputError(f"backbone weights: expected a file, found none at {pretrained}")
-        overlay = {"file": str(pretrained)}
+def load_weights(network: nn.Module, name: str, weights: Mapping[str, Tensor], file: Path) -> None:
+    """Load a state dict of the timm model `name` into `network`, which has no classifier.
+
+    The weights of the classifier are left out, and an RGB stem is summed to the channels of the
+    network. Raises InputError if any other name or shape differs; `file` is named in the message.
+    """
+    config = timm.get_pretrained_cfg(name)
+    own = network.state_dict()
+    classifiers = tuple(f"{prefix}." for prefix in _names(config.classifier if config else None))
+    fitted = {
+        key: tensor
+        for key, tensor in weights.items()
+        if key in own or not key.startswith(classifiers)
+    }
+    for stem in _names(config.first_conv if config else None):
+        key = f"{stem}.weight"
+        if key in own and key in fitted and fitted[key].ndim == 4 and fitted[key].shape[1] == RGB:
+            fitted[key] = adapt_input_conv(own[key].shape[1], fitted[key])
+    counters = {key for key in own if key.endswith("num_batches_tracked")}  # old files lack them
+    differences = {
+        "is missing": sorted(set(own) - set(fitted) - counters),
+        "is not of this network": sorted(set(fitted) - set(own)),
+        "has another shape": sorted(
+            key for key in set(own) & set(fitted) if own[key].shape != fitted[key].shape
+        ),
+    }
+    for what, keys in differences.items():
+        if keys:
+            more = f", and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise InputError(
+                f"{file}: expected weights of the backbone {name}, but {keys[0]} {what}{more}; "
+                "give the weights of this backbone, or another backbone"
+            )
+    network.load_state_dict({**{key: own[key] for key in counters}, **fitted}, strict=True)
+
+
+def fetch_imagenet_weights(name: str) -> Path:
+    """The file of timm's ImageNet weights: from the cache of huggingface_hub, or downloaded.
+
+    Raises InputError, within a few seconds, where there is no network.
+    """
+    config = timm.get_pretrained_cfg(name)
+    repository = config and config.hf_hub_id
+    if not repository:
+        raise InputError(f"backbone {name}: timm publishes no ImageNet weights of it; {_ADVICE}")
+    for file in WEIGHT_FILES:
+        cached = huggingface_hub.try_to_load_from_cache(repository, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    endpoint = huggingface_hub.constants.ENDPOINT
     try:
-        network: nn.Module = timm.create_model(
-            name, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=in_chans, num_classes=0
-        )
-    except Exception as error:
-        # timm, huggingface_hub, safetensors and the network each raise errors of their own.
+        # One request without retries: the library would retry for a minute, with a line each time.
+        request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310  the user's HF_ENDPOINT
+        urllib.request.urlopen(request, timeout=CONNECT_SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except OSError as error:
         raise InputError(
-            f"backbone {name}: ImageNet weights cannot be loaded ({_first_line(error)}); "
-            "connect to huggingface.co once, or give the path of a downloaded weight file"
+            f"backbone {name}: ImageNet weights are not in the cache, and {endpoint} cannot be "
+            f"reached; {_ADVICE}"
         ) from error
-    return network
+    return _download(name, repository)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+def _download(name: str, repository: str) -> Path:
+    errors = huggingface_hub.errors
+    for file in WEIGHT_FILES:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repository, file))
+        except errors.EntryNotFoundError:
+            continue
+        except (OSError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
+            raise InputError(
+                f"backbone {name}: ImageNet weights cannot be downloaded from {repository} "
+                f"({type(error).__name__}); {_ADVICE}"
+            ) from error
+    raise InputError(f"backbone {name}: {repository} has no {WEIGHT_FILES[0]}; {_ADVICE}")
+
+
+def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The names in an entry of timm's configuration: none, one, or several."""
+    if not value:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)

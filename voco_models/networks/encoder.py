@@ -42,6 +42,21 @@ class Backbone(nn.Module):
         where the network is three-dimensional.
         """
 
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Weights by the names of the library that publishes the network, for export."""
+        return dict(self.state_dict())
+
+    def set_recompute(self, enabled: bool) -> None:
+        """Compute activations again in the backward pass, or keep them, which is the default.
+
+        The statistics of batch norm may then change in the backward pass too. Raises InputError for
+        a network that cannot do it, as here.
+        """
+        if enabled:
+            raise InputError(
+                f"backbone {self.name}: it cannot recompute its activations; set recompute=false"
+            )
+
     @torch.no_grad()
     def feature_shape(self, size_px: int | tuple[int, ...]) -> tuple[int, ...]:
         """(F, h, w) of the feature map of images of `size_px` = (height, width) in pixels.

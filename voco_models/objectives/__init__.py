@@ -4,7 +4,7 @@ Key types
 ---------
 Voco2d, Voco2dConfig : slice-level self-supervision (2D-VoCo).
 ClassificationObjective : the classifier under weighted cross-entropy.
-CollapseWatch : warns when an encoder has collapsed.
+CollapseWatch : warns when a network learns nothing, or has collapsed.
 """
 
 import lazy_loader

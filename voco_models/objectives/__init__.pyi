@@ -1,10 +1,15 @@
+from .alarms import CollapseWatch as CollapseWatch
 from .classification import (
     ClassificationObjective as ClassificationObjective,
     loss_weights as loss_weights,
     predict as predict,
 )
-from .collapse import (
-    CollapseWatch as CollapseWatch,
-    constant_cosine_losses as constant_cosine_losses,
+from .collapse import constant_cosine_losses as constant_cosine_losses
+from .held_out import HeldOutProbe as HeldOutProbe
+from .losses import LossOptions as LossOptions
+from .signals import (
+    AgreementSignals as AgreementSignals,
+    WeightMovement as WeightMovement,
+    within_correlation as within_correlation,
 )
 from .voco2d import Voco2d as Voco2d, Voco2dConfig as Voco2dConfig

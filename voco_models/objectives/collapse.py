@@ -1,13 +1,12 @@
-"""Signs of collapse in pretraining: the losses of constant cosines, and the effective rank.
+"""Measures of collapse in pretraining: the losses of constant cosines, and the effective rank.
 
-A collapsed encoder gives equal embeddings for all crops, so all cosines are equal.
+A collapsed encoder gives equal embeddings for all crops, so all cosines are equal. The warnings are
+in `alarms.py`.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
-from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +15,6 @@ from torch import Tensor
 from voco_models.objectives.crops import CropPlan, TargetMode, overlap_targets
 from voco_models.objectives.losses import LossOptions, agreement_loss, cosines
 
-log = logging.getLogger(__name__)
-
-LOSS_TOLERANCE = 0.02
-"""An intra loss this close to that of constant cosines, as a fraction of it, is a sign."""
-RANK_ALARM = 1.5
-"""An effective rank below this is a sign: all embeddings have nearly the same direction."""
-PATIENCE = 5
-"""Consecutive rows of the history that must show a sign before it is reported."""
 SAMPLES = 2048
 """Volumes whose random crops are drawn to estimate the losses of constant cosines."""
 CONSTANTS = 101
@@ -70,35 +61,6 @@ def effective_rank(embeddings: Tensor) -> Tensor:
     matrix of cosines. It equals rows^2 / (sum of squared cosines).
     """
     rows = embeddings.flatten(end_dim=-2)
-    return len(rows) ** 2 / cosines(rows, rows).square().sum()
-
-
-class CollapseWatch:
-    """Checks the rows of the history and warns of each sign of collapse once.
-
-    `alarms` are the warnings so far.
-    """
-
-    def __init__(self, losses: ConstantCosineLosses) -> None:
-        self._constant_losses = {
-            f"all cosines at 0 give {losses.at_zero:.3f}": losses.at_zero,
-            f"all cosines at {losses.best_cosine:.2f} give {losses.lowest:.3f}": losses.lowest,
-        }
-        self._recent: deque[dict[str, float]] = deque(maxlen=PATIENCE)
-        self.alarms: list[str] = []
-
-    def __call__(self, row: dict[str, float]) -> None:
-        """Check a row with `step`, `intra` and `rank`, together with the rows before it."""
-        self._recent.append(row)
-        if len(self._recent) < PATIENCE:
-            return
-        for cause, loss in self._constant_losses.items():
-            if all(abs(r["intra"] - loss) <= LOSS_TOLERANCE * loss for r in self._recent):
-                self._warn(row, f"the intra loss sits where a network learns nothing ({cause})")
-        if all(r["rank"] < RANK_ALARM for r in self._recent):
-            self._warn(row, f"the embeddings have an effective rank below {RANK_ALARM}")
-
-    def _warn(self, row: dict[str, float], sign: str) -> None:
-        if not any(sign in alarm for alarm in self.alarms):
-            self.alarms.append(f"step {int(row['step'])}: {sign}")
-            log.warning("collapse? %s", self.alarms[-1])
+    squares = cosines(rows, rows).square().sum()
+    # Embeddings of length 0 have no direction. They count as collapsed, not as inf.
+    return torch.where(squares > 0, len(rows) ** 2 / squares, torch.ones_like(squares))

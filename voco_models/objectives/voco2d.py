@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.data import Batch, InputWindow, IntensityAugment, normalise
+from voco_models.data import Batch, InputWindow, IntensityAugment, VolumeAugment, normalise
 from voco_models.networks import (
     EmbeddingLevel,
     Encoder,
@@ -28,7 +28,8 @@ from voco_models.objectives.losses import (
     inter_loss,
     reg_loss,
 )
-from voco_models.training import Objective
+from voco_models.objectives.signals import AgreementSignals
+from voco_models.training import WHEN_CHANGED, Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Voco2dConfig:
     """Use every n-th slice, from a random first one. Steps are cheaper, and all slices are used."""
     loss: LossOptions = field(default_factory=LossOptions)
     augment: IntensityAugment = field(default_factory=IntensityAugment)
+    volume_augment: VolumeAugment = field(default_factory=VolumeAugment, metadata=WHEN_CHANGED)
 
     def __post_init__(self) -> None:
         if not (0 <= self.momentum <= 1 and 0 <= self.momentum_end <= 1):
@@ -118,6 +120,19 @@ class Voco2d(Objective):
         self.student = encoder
         self.teacher = Teacher(self.student, legacy=config.teacher == "legacy")
         self.register_buffer("base_corners", self.plan.base_boxes().corners, persistent=False)
+        self._recompute = False
+        self._statistics: list[tuple[Tensor, Tensor]] = []
+        """Buffers of the student's backbone, and their values after the forward pass."""
+        self.signals = AgreementSignals()
+        """Of the steps since they were last taken, for `CollapseWatch`."""
+
+    def set_recompute(self, enabled: bool) -> None:
+        """Compute the activations of the student's backbone again in the backward pass, or not.
+
+        The statistics of batch norm are kept as the forward pass left them.
+        """
+        self.student.backbone.set_recompute(enabled)
+        self._recompute = enabled
 
     def compile_backbones(self) -> None:
         """Compile both backbones in place. Names in checkpoints do not change."""
@@ -130,10 +145,18 @@ class Voco2d(Objective):
         These are `intra_student` (see `_intra_student`), the number of `nonfinite` cosines, and
         the effective `rank` of the embeddings of base crops.
         """
+        self._restore_statistics()
+        # A monitor, which has no gradients, must not add to the signals of training.
+        return self.measure(batch, self.signals if torch.is_grad_enabled() else None)
+
+    def measure(self, batch: Batch, signals: AgreementSignals | None) -> dict[str, Tensor]:
+        """The scalars of `forward`; the step is added to `signals`."""
         options = self.config.loss
         crops, target = self.crops_and_targets(batch)
         sizes = [self.config.n_random, self.config.grid**2]
         student_random, student_base = self.student(crops).split(sizes, dim=-2)
+        if self._recompute and torch.is_grad_enabled():
+            self._statistics = [(b, b.clone()) for b in self.student.backbone.buffers()]
         teacher_random, teacher_base = self.teacher(crops).split(sizes, dim=-2)
 
         cosine = cosines(student_random, teacher_base)
@@ -142,6 +165,8 @@ class Voco2d(Objective):
         if cosine.dim() > target.dim():  # an embedding per slice: (B, Z, n, m)
             target = target[:, None].expand_as(cosine)
         intra = agreement_loss(cosine, target, options)
+        if signals is not None:
+            signals.add(cosine, target, teacher_base)
 
         inter = reg = cosine.new_zeros(())
         if options.inter != "off":
@@ -173,9 +198,17 @@ class Voco2d(Objective):
 
     def after_step(self, progress: float) -> None:
         """Update the teacher by one step of the EMA."""
+        self._restore_statistics()
         config = self.config
         momentum = cosine_schedule(config.momentum, config.momentum_end, progress)
         self.teacher.update(self.student, momentum)
+
+    @torch.no_grad()
+    def _restore_statistics(self) -> None:
+        """Undo what a backward pass that recomputed activations did to batch norm statistics."""
+        for buffer, value in self._statistics:
+            buffer.copy_(value)
+        self._statistics = []
 
     @torch.no_grad()
     def crops_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -187,6 +220,9 @@ class Voco2d(Objective):
         stride = min(self.config.slice_stride, batch.volumes.shape[1])
         first_slice = int(torch.randint(stride, (), generator=cpu_generator))
         volumes = batch.volumes[:, first_slice::stride]
+        if not self.config.volume_augment.is_identity:
+            draws = self.config.volume_augment.draw(len(volumes), batch.seed)
+            volumes = draws.apply(volumes, outside=self.window.low)
         stored = torch.cat([extract_crops(volumes, random), extract_crops(volumes, base)], dim=1)
         crops = normalise(stored, self.window)
         if not self.config.augment.is_identity:

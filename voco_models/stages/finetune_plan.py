@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from voco_data.labels import (
 )
 from voco_data.selection import (
     Exposure,
-    SeenPatients,
     Split,
     contents_of_patients,
     describe_series,
@@ -39,13 +37,11 @@ from voco_data.selection import (
 )
 from voco_data.store import Store
 from voco_models.data import InputWindow, Item, ReducedVolumes, VolumeSource, input_window
-from voco_models.networks import Backbone, create_backbone
 from voco_models.stages.finetune_recipes import FinetuneRecipe
-from voco_models.training import checkpoint, make_provenance
+from voco_models.stages.initial_weights import InitialWeights, load_initial_weights
+from voco_models.training import make_provenance
 
 log = logging.getLogger(__name__)
-
-SCRATCH, IMAGENET = "scratch", "imagenet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +76,6 @@ class Series:
     def __len__(self) -> int:
         """How many series."""
         return len(self.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class InitialWeights:
-    """The initial weights of the backbone."""
-
-    name: str
-    """`scratch`, `imagenet`, or `run:` and the digest of the file of weights."""
-    weights: dict[str, Tensor] | None
-    """State dict of the backbone; None for random weights in each fold."""
-    provenance: dict[str, Any] | None
-    """Provenance of the pretraining run, if any."""
-    seen: SeenPatients | None
-    """Patients of the pretraining run; None if they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +163,7 @@ def make_plan(
     table = named[selected]
     whole_split = split or _new_split(store, joined.label_ids, recipe)
     run_split = _split_of_run(whole_split, joined.labels.patient_ids, recipe)
-    initial = load_initial_weights(init, recipe)
+    initial = load_initial_weights(init, recipe.backbone)
     exposure = _measure_exposure(initial, store, every, joined.label_ids, run_split)
     _check_exposure(exposure, Path(init), transductive=transductive)
     averages = recipe.view.reduce == "average"
@@ -203,7 +185,8 @@ def make_plan(
             split=run_split.digest,
             init=initial.name,
             selection=describe_series(table[table["person"].isin(joined.labels.patient_ids)]),
-        ),
+        )
+        | {"initial_weights": initial.to_json()},
     )
     for fold in range(recipe.n_folds):
         if plan.count_steps(fold) == 0:
@@ -246,7 +229,7 @@ def _measure_exposure(
     split: Split,
 ) -> Exposure:
     """How many test patients the initial weights have seen."""
-    if initial.name in (SCRATCH, IMAGENET):
+    if not initial.pretrained:
         return Exposure(pretrained=False, test_patients=len(split.test), seen=0)
     ids: dict[str, list[str]] = {patient: [] for patient in split.test}
     for stored, patient in label_ids.items():
@@ -265,47 +248,6 @@ def _check_exposure(exposure: Exposure, init: Path, *, transductive: bool) -> No
         )
     if exposure.pretrained and exposure.transductive is not False:
         log.warning("%s", exposure.sentence)
-
-
-def load_initial_weights(init: str | Path, recipe: FinetuneRecipe) -> InitialWeights:
-    """The weights of `init`: `scratch`, `imagenet`, or the folder of a pretraining run.
-
-    Raises InputError if there are none, or if they are of another backbone than the recipe's.
-    """
-    if init == SCRATCH:
-        create_backbone(recipe.backbone)
-        return InitialWeights(SCRATCH, None, None, None)
-    if init == IMAGENET:
-        backbone = create_backbone(recipe.backbone, pretrained=True)
-        return InitialWeights(IMAGENET, backbone.state_dict(), None, None)
-    run = Path(init)
-    file = run / checkpoint.BACKBONE
-    if not file.is_file():
-        raise InputError(
-            f"init: expected {SCRATCH}, {IMAGENET} or the folder of a finished pretraining run "
-            f"with {checkpoint.BACKBONE}, got {init}"
-        )
-    backbone, provenance = checkpoint.load_backbone(run)
-    _check_backbone(backbone, recipe, run)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    return InitialWeights(
-        f"run:{digest}", backbone.state_dict(), provenance, _seen_patients(run, provenance)
-    )
-
-
-def _seen_patients(run: Path, provenance: Mapping[str, Any]) -> SeenPatients | None:
-    """The patients of a pretraining run; None if its folder does not tell, or tells of others."""
-    seen = SeenPatients.read(run)
-    recorded = (provenance.get("selection") or {}).get("patients_digest")
-    return seen if seen is not None and seen.digest == recorded else None
-
-
-def _check_backbone(backbone: Backbone, recipe: FinetuneRecipe, run: Path) -> None:
-    if backbone.name != recipe.backbone or backbone.in_chans != 1:
-        raise InputError(
-            f"init: {run} holds {backbone.name} with {backbone.in_chans} channels, the recipe "
-            f"{recipe.name} needs {recipe.backbone} with 1; use the recipe that fits the run"
-        )
 
 
 def _labelled_series(catalogue: pd.DataFrame, labels: Labels) -> Series:

@@ -227,6 +227,7 @@ def _run_fold(
         provenance=plan.provenance | {"fold": fold},
         on_log=lambda row: _log_row(plan, fold, row),
         monitors=monitors,
+        name_items=lambda indices: [series.uids[index] for index in indices],
     )
     if not summary.finished:
         return summary.last_step, None

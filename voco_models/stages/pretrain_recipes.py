@@ -1,6 +1,9 @@
 """Recipes of pretraining: all settings of a run, frozen and named.
 
 voco pretrain STORE --out RUN --recipe default    one GPU; no score of ours measured yet
+                                       default_s  the same with EfficientNetV2-S
+                                       grid4      4 x 4 crops; grid4_s: with EfficientNetV2-S
+                                       authors    the authors' code, with its faults
 voco pretrain STORE --out RUN --recipe tiny       2 CPU cores, under a minute; for the demo
 """
 
@@ -13,8 +16,8 @@ from types import MappingProxyType
 
 from voco_data.errors import InputError
 from voco_data.selection import Selection
-from voco_models.networks import DEFAULT_BACKBONE, TINY_BACKBONE
-from voco_models.objectives import Voco2dConfig
+from voco_models.networks import DEFAULT_BACKBONE, LARGER_BACKBONE, TINY_BACKBONE
+from voco_models.objectives import LossOptions, Voco2dConfig
 from voco_models.stages import recipe_options
 from voco_models.training import WHEN_CHANGED, FitConfig
 
@@ -33,8 +36,24 @@ class PretrainRecipe:
     """Compile the backbones, on CUDA only."""
     selection: Selection = field(default_factory=Selection, metadata=WHEN_CHANGED)
     """Series of the stores that are learnt from."""
+    shuffle: bool = field(default=True, metadata=WHEN_CHANGED)
+    """Shuffle the volumes in each epoch, so that partners of the inter-volume loss change."""
+    recompute: bool = field(default=False, metadata=WHEN_CHANGED)
+    """Compute the activations of the student's backbone again in the backward pass: less memory."""
+
+    probe_every: int = field(default=0, metadata=WHEN_CHANGED)
+    """Steps between two probes of the pretext on held-out patients; 0 holds out nobody."""
+    probe_fraction: float = field(default=0.1, metadata=WHEN_CHANGED)
+    """Fraction of the patients that is not trained on, if `probe_every` is not 0."""
 
     def __post_init__(self) -> None:
+        if self.probe_every < 0 or not 0 < self.probe_fraction < 1:
+            raise InputError(
+                "recipe: probe_every must be >= 0 and probe_fraction between 0 and 1, got "
+                f"{self.probe_every} and {self.probe_fraction}"
+            )
+        if self.selection.weights and not self.shuffle:
+            raise InputError("recipe: selection.weights need shuffle = true")
         if self.batch_size < 2 and self.voco.loss.inter != "off":
             raise InputError(
                 "recipe: the inter-volume loss needs batch_size >= 2, or inter off, got "
@@ -44,20 +63,22 @@ class PretrainRecipe:
             raise InputError(f"recipe: batch_size must be >= 1, got {self.batch_size}")
 
 
+_AUTHORS_FIT = FitConfig(
+    total_steps=250_000,
+    warmup_steps=5_000,
+    lr=1e-4,
+    weight_decay=0.01,
+    amsgrad=True,
+    log_every=50,
+    checkpoint_every=1_000,
+)
+_GRID_4 = Voco2dConfig(grid=4, encode_px=64)
+"""4 x 4 base crops, resized to 64 px: 96 px crops of 384 px slices, or 48 px crops of 192 px."""
+
 PRETRAIN_RECIPES = MappingProxyType(
     {
         # The paper's network and the authors' training settings.
-        "default": PretrainRecipe(
-            fit=FitConfig(
-                total_steps=250_000,
-                warmup_steps=5_000,
-                lr=1e-4,
-                weight_decay=0.01,
-                amsgrad=True,
-                log_every=50,
-                checkpoint_every=1_000,
-            ),
-        ),
+        "default": PretrainRecipe(fit=_AUTHORS_FIT),
         # The same method with smaller sizes, and 4 of the 32 slices per step. The momentum of the
         # teacher is lower, because there are few steps.
         "tiny": PretrainRecipe(
@@ -74,6 +95,17 @@ PRETRAIN_RECIPES = MappingProxyType(
             voco=Voco2dConfig(
                 projector_width=256, embedding=128, slice_stride=8, momentum=0.5, momentum_end=0.5
             ),
+        ),
+        # The paper's larger network, and the finer grid of the authors' first version.
+        "default_s": PretrainRecipe(fit=_AUTHORS_FIT, backbone=LARGER_BACKBONE),
+        "grid4": PretrainRecipe(fit=_AUTHORS_FIT, voco=_GRID_4),
+        "grid4_s": PretrainRecipe(fit=_AUTHORS_FIT, voco=_GRID_4, backbone=LARGER_BACKBONE),
+        # What the authors' code does, for comparison; docs/method.md has the table.
+        "authors": PretrainRecipe(
+            fit=_AUTHORS_FIT,
+            backbone="efficientnet_b0",
+            voco=Voco2dConfig(teacher="legacy", loss=LossOptions(legacy_clamp=True)),
+            shuffle=False,
         ),
     }
 )

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from voco_data.errors import InputError
-from voco_data.labels import Split
+from voco_data.selection import read_split
 from voco_models.data import step_seed
 from voco_models.networks import LITE0, Backbone, create_backbone, create_imagenet_lite0
 from voco_models.probes import (
@@ -219,19 +219,12 @@ def _choose_folds(
 ) -> tuple[list[Fold], str]:
     """The folds, and in words who is left out."""
     if split is not None:
-        return held_out_fold(volumes, _read_split(Path(split)).test), "test patients of the split"
+        return held_out_fold(volumes, read_split(Path(split)).test), "test patients of the split"
     if by_domain:
         folds = domain_folds(volumes)
         return folds, f"each of {len(folds)} domains in turn"
     folds = patient_folds(volumes, n_folds, seed)
     return folds, f"each of {len(folds)} folds of patients in turn"
-
-
-def _read_split(path: Path) -> Split:
-    try:
-        return Split.from_json(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: expected a split file, cannot read it") from error
 
 
 def _with_controls(backbones: Sequence[str], notes: list[str]) -> Iterator[str]:

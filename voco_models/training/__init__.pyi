@@ -1,9 +1,19 @@
 from . import checkpoint as checkpoint
+from .capture import Capture as Capture, load_capture as load_capture
 from .engine import (
     FitConfig as FitConfig,
     check_run_folder as check_run_folder,
     choose_device as choose_device,
     fit as fit,
+)
+from .export import export_backbone as export_backbone
+from .health import (
+    HEALTH as HEALTH,
+    PROBES as PROBES,
+    Probe as Probe,
+    ProbeMonitor as ProbeMonitor,
+    SpeedMonitor as SpeedMonitor,
+    write_tensorboard as write_tensorboard,
 )
 from .history import read_history as read_history
 from .hooks import Monitor as Monitor
@@ -12,6 +22,7 @@ from .optimizers import AdamW as AdamW, Optimizer as Optimizer
 from .provenance import (
     list_differences as list_differences,
     make_provenance as make_provenance,
+    read_specs as read_specs,
     to_plain as to_plain,
 )
 from .recorded_options import (

@@ -57,6 +57,9 @@ def save(path: Path, payload: dict[str, Any]) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Read a file of `save`, on the CPU, with `weights_only`. InputError if it cannot be read."""
+    # torch reads a file that is no archive as a pickle, and fails with any exception in it.
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: expected a file of a voco run, cannot read it")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from voco_data.errors import InputError
 from voco_models.data import Batch, step_seed
 from voco_models.training import checkpoint
+from voco_models.training.capture import CAPTURE, NameItems, capture_step
 from voco_models.training.history import HISTORY, History
 from voco_models.training.hooks import Interruption, Monitor, call_monitors
 from voco_models.training.objective import BatchSource, Objective
 from voco_models.training.optimizers import AdamW, Optimizer
 from voco_models.training.recorded_options import WHEN_CHANGED
-from voco_models.training.train_state import HistoryRow, TrainState
+from voco_models.training.train_state import Diverged, HistoryRow, Snapshot, TrainState
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class FitConfig:
     """Seed of the initial weights, the order of the volumes, and all random draws."""
     amp: bool = True
     """bf16 autocast, on CUDA only."""
+    accumulate: int = field(default=1, metadata=WHEN_CHANGED)
+    """Batches per step: their gradients are averaged. Losses and batch norm see one batch each."""
     optimizer: Optimizer = field(default_factory=AdamW, metadata=WHEN_CHANGED)
     """The optimiser and its options."""
 
@@ -66,6 +69,8 @@ class FitConfig:
                 "recipe: total_steps, log_every and checkpoint_every must be >= 1, got "
                 f"{self.total_steps}, {self.log_every} and {self.checkpoint_every}"
             )
+        if self.accumulate < 1:
+            raise InputError(f"recipe: accumulate must be >= 1, got {self.accumulate}")
         if not 0 <= self.warmup_steps <= self.total_steps:
             raise InputError(
                 f"recipe: warmup_steps must be from 0 to total_steps, {self.total_steps}, got "
@@ -135,6 +140,7 @@ def fit(
     provenance: dict[str, Any],
     on_log: Callable[[HistoryRow], None] | None = None,
     monitors: Sequence[Monitor] = (),
+    name_items: NameItems | None = None,
 ) -> FitSummary:
     """Train `objective` up to step min(max_steps, total_steps); write checkpoint and history.
 
@@ -154,13 +160,15 @@ def fit(
     provenance : the experiment, saved in every checkpoint.
     on_log : called with each row of the history.
     monitors : observe the state between steps; see `Monitor`.
+    name_items : names of items of the batches, for the message of a step that is not finite.
 
     Raises
     ------
     InputError : before anything is written, if `out` has a checkpoint and `resume` is false, has
         none and `resume` is true, or has one of another experiment.
     VocoError : if the disk has no space for a checkpoint.
-    Diverged : if a loss or a weight is not finite.
+    Diverged : if a loss or a weight is not finite. It names the batch, and the step is in
+        `out`/nonfinite.pt; see `capture.py`.
     """
     check_run_folder(out, resume=resume)
     saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
@@ -171,9 +179,14 @@ def fit(
     if saved is not None:
         state.restore(saved, provenance)
     first, loss = state.step, None
+    state.first_step, state.first_seconds = state.step, state.seconds
     stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
     if first < stop:
-        loss = _train(state, batches, config, stop, out, provenance, on_log, monitors)
+        state.row_start = Snapshot(state)
+        try:
+            loss = _train(state, batches, config, stop, out, provenance, on_log, monitors)
+        except Diverged as error:
+            raise _capture(error, state, batches, config, out, provenance, name_items) from error
     return FitSummary(
         first_step=first,
         last_step=state.step,
@@ -235,10 +248,14 @@ def _train(
     with (
         Interruption() as interruption,
         torch.random.fork_rng(devices=cuda),
-        closing(batches.batches_from(state.step)) as stream,
+        closing(batches.batches_from(state.step * config.accumulate)) as stream,
     ):
         while True:
-            lr = _step(state, next(stream), config, device)
+            lr = _set_learning_rate(state, config)
+            began = time.perf_counter()
+            group = [next(stream) for _ in range(config.accumulate)]
+            state.wait_seconds += time.perf_counter() - began
+            _step(state, group, config, device)
             is_last = state.step == stop or interruption.signal_number is not None
             ends_row = state.step % config.log_every == 0 or state.step == config.total_steps
             if ends_row or is_last:
@@ -249,7 +266,7 @@ def _train(
                 if on_log is not None:
                     on_log(row)
             if ends_row:
-                state.window.clear()
+                state.start_row()
             if is_last or state.step % config.checkpoint_every == 0:
                 state.save(out, provenance)
             call_monitors(monitors, state)
@@ -257,29 +274,85 @@ def _train(
                 return means["loss"]
 
 
-def _step(state: TrainState, batch: Batch, config: FitConfig, device: torch.device) -> float:
-    """Take one step of the optimiser. Returns the learning rate."""
-    factor = warmup_cosine(
+def _capture(
+    error: Diverged,
+    state: TrainState,
+    batches: BatchSource,
+    config: FitConfig,
+    out: Path,
+    provenance: dict[str, Any],
+    name_items: NameItems | None,
+) -> Diverged:
+    """Write the step that was not finite to a file. Returns the error that names its batch."""
+    device = next(state.objective.parameters()).device
+
+    def take_step(state: TrainState, group: Sequence[Batch]) -> list[dict[str, Tensor]]:
+        _set_learning_rate(state, config)
+        return _step(state, group, config, device)
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        capture = capture_step(
+            state,
+            batches,
+            take_step,
+            accumulate=config.accumulate,
+            last=error.step,
+            out=out,
+            provenance=provenance,
+            name_items=name_items,
+        )
+    text = str(error).partition(": ")[2]
+    if capture is None:
+        return Diverged(error.step, f"{text}; it was finite when the step was taken again")
+    batch = ", ".join(capture.names) or f"items {capture.items.tolist()}"
+    first = (
+        "" if capture.step == error.step else f"; first, at step {capture.step}, {capture.cause}"
+    )
+    return Diverged(
+        error.step, f"{text}{first}; batch of step {capture.step}: {batch}; see {out / CAPTURE}"
+    )
+
+
+def _set_learning_rate(state: TrainState, config: FitConfig) -> float:
+    """Set the learning rate of the next step, and return it."""
+    lr = config.lr * warmup_cosine(
         state.step,
         total=config.total_steps,
         warmup=config.warmup_steps,
         final_fraction=config.final_lr_fraction,
     )
     for group in state.optimizer.param_groups:
-        group["lr"] = config.lr * factor * group.get("lr_scale", 1.0)
-    torch.manual_seed(step_seed(config.seed, state.step))
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+    return lr
+
+
+def _step(
+    state: TrainState, batches: Sequence[Batch], config: FitConfig, device: torch.device
+) -> list[dict[str, Tensor]]:
+    """Take one step of the optimiser. Returns the scalars of each of its batches."""
     autocast = config.amp and device.type == "cuda"
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-        losses = state.objective(batch)
+    scalars = []
     state.optimizer.zero_grad(set_to_none=True)
-    losses["loss"].backward()
+    for number, batch in enumerate(batches, start=state.step * len(batches)):
+        torch.manual_seed(step_seed(config.seed, number))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+            losses = state.objective(batch)
+        (losses["loss"] / len(batches)).backward()
+        scalars.append({name: value.detach() for name, value in losses.items()})
     if config.clip_norm is not None:
         nn.utils.clip_grad_norm_(state.objective.parameters(), config.clip_norm)
     state.optimizer.step()
     state.step += 1
     state.objective.after_step(state.step / config.total_steps)
-    state.window.append({name: value.detach() for name, value in losses.items()})
-    return config.lr * factor
+    state.window.append(_mean(scalars))
+    return scalars
+
+
+def _mean(scalars: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of the scalars of several batches."""
+    if len(scalars) == 1:
+        return scalars[0]
+    return {n: torch.stack([s[n].double() for s in scalars]).mean() for n in scalars[0]}
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, final_fraction: float = 0.0) -> float:

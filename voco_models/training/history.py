@@ -1,6 +1,6 @@
-"""The loss curve of a run, `history.csv`, with one row per `log_every` steps.
+"""Tables of a run that grow with its steps, such as the loss curve `history.csv`.
 
-A resumed run has the same rows as an uninterrupted one.
+A resumed run has rows of the same steps as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ FIRST_COLUMNS = ("step", "lr", "loss")
 LAST_COLUMNS = ("seconds",)
 
 
-def read_history(run: Path) -> list[dict[str, float]]:
-    """Rows of `RUN/history.csv`, oldest first; an empty list if there is no file.
+def read_history(run: Path, name: str = HISTORY) -> list[dict[str, float]]:
+    """Rows of `RUN/history.csv`, or of another table; oldest first; empty if there is no file.
 
     A last line without a line end is left out: it is incomplete, after a power failure.
     """
-    path = run / HISTORY
+    path = run / name
     if not path.exists():
         return []
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -27,22 +27,27 @@ def read_history(run: Path) -> list[dict[str, float]]:
 
 
 class History:
-    """Appends rows to `RUN/history.csv`. Columns: step, lr, loss, the other parts, seconds."""
+    """Appends rows to a table of a run. Columns: step, lr, loss, the others by name, seconds.
 
-    def __init__(self, run: Path, *, after: int, every: int, last: int) -> None:
+    Of the named columns, those that a table lacks are left out.
+    """
+
+    def __init__(
+        self, run: Path, *, after: int, every: int, last: int, name: str = HISTORY
+    ) -> None:
         """Continue after step `after`. A row covers `every` steps; `last` is the horizon.
 
         Removes later rows, and the row of an early stop (neither a multiple of `every` nor the
         `last` step), because an uninterrupted run would not have it.
         """
-        self._path = run / HISTORY
+        self._path = run / name
         rows = [
             row
-            for row in read_history(run)
+            for row in read_history(run, name)
             if row["step"] <= after and (row["step"] % every == 0 or row["step"] == last)
         ]
         self._columns = list(rows[0]) if rows else []
-        temporary = self._path.with_name(f".{HISTORY}.tmp")
+        temporary = self._path.with_name(f".{name}.tmp")
         with temporary.open("w", newline="") as file:
             if rows:
                 self._write(file, rows, header=True)
@@ -53,7 +58,8 @@ class History:
         is_first = not self._columns
         if is_first:
             middle = sorted(set(row) - {*FIRST_COLUMNS, *LAST_COLUMNS})
-            self._columns = [*FIRST_COLUMNS, *middle, *LAST_COLUMNS]
+            ordered = [*FIRST_COLUMNS, *middle, *LAST_COLUMNS]
+            self._columns = [column for column in ordered if column in row]
         with self._path.open("a", newline="") as file:
             self._write(file, [row], header=is_first)
 

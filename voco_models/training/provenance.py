@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from voco_data.store import Store
+from voco_data.errors import InputError
+from voco_data.store import Store, StoreSpec
 
 COMPARED_ENTRIES = ("stage", "recipe", "stores", "split", "init", "selection")
 """Entries that must be equal to resume a run. Versions are recorded, and may differ."""
@@ -32,12 +34,15 @@ def make_provenance(
     """The provenance of a run as plain values, for every file of the run.
 
     `recipe` is the recipe as a dictionary, `split` the digest of the patient split, `init` the name
-    of the initial weights, and `selection` the patients and volumes that the run uses.
+    of the initial weights, and `selection` the patients and volumes that the run uses. The specs of
+    the stores are included, so that a machine without the stores can prepare a scan in the same
+    way; see `read_specs`.
     """
     return {
         "stage": stage,
         "recipe": to_plain(recipe),
         "stores": [describe_store(store) for store in stores],
+        "specs": {store.digest: to_plain(asdict(store.spec)) for store in stores},
         "split": split,
         "init": init,
         "selection": to_plain(selection),
@@ -46,6 +51,26 @@ def make_provenance(
         "timm": _version("timm"),
         "commit": _commit(),
     }
+
+
+def read_specs(provenance: Mapping[str, Any]) -> list[StoreSpec]:
+    """The specs of the stores of a run, from its provenance.
+
+    Raises InputError if it has none, or if one does not have the digest that is recorded with it.
+    """
+    specs = {
+        digest: StoreSpec.from_mapping(dict(s)) for digest, s in provenance.get("specs", {}).items()
+    }
+    for digest, spec in specs.items():
+        if spec.digest != digest:
+            raise InputError(
+                f"provenance: the spec of {digest} has the digest {spec.digest}; the run was edited"
+            )
+    if not specs:
+        raise InputError(
+            "provenance: expected the specs of the stores; an older version made the run"
+        )
+    return list(specs.values())
 
 
 def describe_store(store: Store) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,27 @@ HistoryRow = dict[str, float]
 class Diverged(VocoError):
     """A loss or a weight is not finite. The last checkpoint is of an earlier step."""
 
+    def __init__(self, step: int, text: str) -> None:
+        super().__init__(f"step {step}: {text}")
+        self.step = step
+        """The step that was not finite; of a weight, the step at which it was found."""
+
+
+class Snapshot:
+    """A copy of weights, buffers and optimiser, on their device."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.step = state.step
+        self.objective = {name: t.clone() for name, t in state.objective.state_dict().items()}
+        self.optimizer = copy.deepcopy(state.optimizer.state_dict())
+
+    def restore(self, state: TrainState) -> None:
+        """Set the state to the copy, with an empty window."""
+        state.objective.load_state_dict(self.objective)
+        state.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+        state.step = self.step
+        state.window.clear()
+
 
 @dataclass(slots=True)
 class TrainState:
@@ -33,8 +55,21 @@ class TrainState:
     """Number of steps done."""
     seconds: float = 0.0
     """Time spent in `fit`, over all resumes."""
+    first_step: int = 0
+    """Number of steps done before this call of `fit`."""
+    first_seconds: float = 0.0
+    """Time spent in `fit` before this call."""
+    wait_seconds: float = 0.0
+    """Time spent waiting for batches, in this call of `fit`."""
     window: list[dict[str, Tensor]] = field(default_factory=list)
     """Scalars of the steps since the last row of the history."""
+    row_start: Snapshot | None = None
+    """The state at the start of the current row, from which a step that fails is taken again."""
+
+    def start_row(self) -> None:
+        """Clear the window, and keep a copy of the state."""
+        self.window.clear()
+        self.row_start = Snapshot(self)
 
     def means(self) -> HistoryRow:
         """Means over the window. Raises Diverged if a loss in it is not finite."""
@@ -47,7 +82,7 @@ class TrainState:
         weights = self.objective.state_dict()
         for name, tensor in weights.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise Diverged(f"step {self.step}: {name} is not finite; no checkpoint was saved")
+                raise Diverged(self.step, f"{name} is not finite; no checkpoint was saved")
         checkpoint.save(
             run / checkpoint.CHECKPOINT,
             {
@@ -97,7 +132,8 @@ class TrainState:
             if not math.isfinite(row["loss"]):
                 parts = ", ".join(f"{name} {value:.6g}" for name, value in row.items())
                 raise Diverged(
-                    f"step {step}: the loss is not finite ({parts}); nothing was saved since the "
-                    "last checkpoint; lower the learning rate, or set clip_norm"
+                    step,
+                    f"the loss is not finite ({parts}); nothing was saved since the "
+                    "last checkpoint; lower the learning rate, or set clip_norm",
                 )
         return rows

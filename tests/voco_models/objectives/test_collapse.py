@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from voco_models.objectives.alarms import PATIENCE, CollapseWatch
 from voco_models.objectives.collapse import (
-    PATIENCE,
-    CollapseWatch,
     ConstantCosineLosses,
     constant_cosine_losses,
     effective_rank,
@@ -42,6 +41,7 @@ def test_effective_rank_of_known_directions() -> None:
     assert effective_rank(torch.tensor([[1.0, 0], [3, 4]])).item() == pytest.approx(4 / 2.72)
     # Two directions, 3 rows in one and 1 in the other: 16 / (9 + 1).
     assert effective_rank(torch.eye(8)[[0, 0, 0, 1]]).item() == pytest.approx(1.6)
+    assert effective_rank(torch.zeros(4, 8)).item() == 1  # no direction at all
 
 
 def test_the_watch_warns_once_for_a_loss_that_stays_at_a_level(

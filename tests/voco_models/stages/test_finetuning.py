@@ -291,7 +291,13 @@ def test_bad_inputs_write_nothing(cohort: tuple[Store, Path], tmp_path: Path) ->
     refused("nothing to resume", store, labels, out, resume=True)
     refused("grid.*has fewer", store, labels, out, recipe="default")
     refused("holds mobilenetv3_small_050", store, labels, out, init=other)
-    refused("expected scratch, imagenet or the folder", store, labels, out, init="nowhere")
+    refused(
+        "expected scratch, imagenet, a file of weights, or the folder",
+        store,
+        labels,
+        out,
+        init="nowhere",
+    )
     refused("device", store, labels, out, device="abacus")
     big = dataclasses.replace(RECIPE, batch_size=10)
     refused("fewer than the recipe's batch of 10", store, labels, out, recipe=big)

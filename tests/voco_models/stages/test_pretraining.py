@@ -53,7 +53,8 @@ def test_it_writes_a_run_that_another_stage_can_start_from(store: Store, tmp_pat
     run = tmp_path / "run"
     summary = pretrain([store.path], run, recipe=QUICK, device="cpu")
     assert sorted(path.name for path in run.iterdir()) == [
-        "backbone.pt", "checkpoint.pt", "history.csv", "patients.json", "run.json",
+        "backbone.json", "backbone.pt", "backbone.safetensors", "checkpoint.pt", "health.csv",
+        "history.csv", "patients.json", "report.html", "run.json",
     ]  # fmt: skip
     description = checkpoint.read_run(run)
     assert description["stage"] == "pretrain"
@@ -236,7 +237,7 @@ def test_every_recipe_can_be_built(name: str) -> None:
     crop_px = recipe.voco.crop_plan((192, 192)).size
     encoder = SliceEncoder(backbone, crop_px, recipe.voco.encoder_options)
     objective = Voco2d(encoder, (192, 192), recipe.voco, input_window(None, PRETRAIN))
-    assert objective.plan.size == (64, 64)
+    assert objective.plan.size == (192 // recipe.voco.grid,) * 2
     assert json.loads(json.dumps(asdict(recipe)))["backbone"] == recipe.backbone
 
 

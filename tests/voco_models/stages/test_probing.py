@@ -12,7 +12,7 @@ import torch
 from flows.command import main
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import InputError
-from voco_data.labels.splits import Split
+from voco_data.selection.split import Addition, Split
 from voco_models.networks.imagenet_lite0 import PACKAGE
 from voco_models.networks.registry import create_backbone
 from voco_models.stages.probing import load_named, probe_backbones, read_domains
@@ -29,11 +29,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_split(path: Path) -> Path:
-    split = Split(
-        seed=0,
+    added = Addition(
+        when="",
         test=("patient-000", "patient-003", "patient-elsewhere"),
         folds=(("patient-001",), ("patient-002", "patient-004")),
     )
+    split = Split(seed=0, n_folds=2, additions=(added,))
     path.write_text(split.to_json())
     return path
 

@@ -19,6 +19,7 @@ from voco_models.training.optimizers import AdamW, Sgd
 from voco_models.training.recorded_options import values_to_record
 
 PRETRAIN = PRETRAIN_RECIPES["tiny"]
+NAMES = "default, tiny, default_s, grid4, grid4_s, authors"
 VOCO = PRETRAIN.voco
 FINETUNE = FINETUNE_RECIPES["tiny"]
 
@@ -199,8 +200,14 @@ def test_a_recorded_recipe_reads_back(recipe: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base = 'huge'", "mine.toml: recipe: base: expected one of default, tiny, got 'huge'"),
-        ("base = 3", "base: expected one of default, tiny, got 3"),
+        (
+            "base = 'huge'",
+            f"mine.toml: recipe: base: expected one of {NAMES}, got 'huge'",
+        ),
+        (
+            "base = 3",
+            f"base: expected one of {NAMES}, got 3",
+        ),
         ("[fit]\nlr = 0.1", "fit.total_steps: expected a whole number, got nothing"),
         ("batch_size = 3", "fit: expected a table of options, got nothing"),
         ("base = 'tiny'\n[fitt]\nlr = 0.1", "no option fitt.lr; did you mean fit.lr?"),
@@ -218,7 +225,10 @@ def test_a_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> None
 
 
 def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"one of default, tiny, or the path of a \.toml file"):
+    with pytest.raises(
+        InputError,
+        match=rf"one of {NAMES}, or the path of a \.toml file",
+    ):
         pretrain_recipe("tinny")
     with pytest.raises(InputError, match="one of default, code, tiny, or the path"):
         finetune_recipe("tinny")

@@ -449,3 +449,71 @@ def test_warmup_and_cosine_by_hand() -> None:
     assert factor(35) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.sqrt(0.5)))
     assert warmup_cosine(0, total=5, warmup=0) == 1
     assert [cosine_schedule(0.9, 1.0, p) for p in (0, 0.5, 1)] == pytest.approx([0.9, 0.95, 1.0])
+
+
+class Plain(Objective):
+    """A loss that is a mean over volumes, without batch norm and random draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(18, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+        self.updates = 0
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        x = batch.volumes.double().flatten(1) / 255
+        return {"loss": (self.net(x)[:, 0] - x.mean(1)).square().mean()}
+
+    def after_step(self, progress: float) -> None:
+        self.updates += 1
+
+
+class Halves:
+    """The batches of `ToySource`, each as two of half the size."""
+
+    def batches_from(self, step: int) -> Generator[Batch, None, None]:
+        for number, batch in enumerate(ToySource().batches_from(step // 2), start=step // 2):
+            for half in range(2):
+                if 2 * number + half >= step:
+                    volumes, items = (
+                        t[2 * half : 2 * half + 2] for t in (batch.volumes, batch.items)
+                    )
+                    yield Batch(volumes, items, batch.seed + half)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+def test_accumulated_batches_train_like_one_large_batch(
+    tmp_path: Path, clip_norm: float | None
+) -> None:
+    large, halves = Plain(), Plain()
+    config = replace(CONFIG, clip_norm=clip_norm)
+    options: dict[str, Any] = {"device": CPU, "provenance": PROVENANCE}
+    fit(large, ToySource(), config, out=tmp_path / "large", **options)
+    config = replace(config, accumulate=2)
+    for stop, resume in ((7, False), (None, True)):
+        source = Halves()
+        fit(halves, source, config, out=tmp_path / "b", max_steps=stop, resume=resume, **options)
+    assert halves.updates == large.updates == 20
+    for one, other in zip(large.parameters(), halves.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    losses = [[row["loss"] for row in curve(tmp_path / name)] for name in ("large", "b")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
+
+
+def test_a_batch_that_fails_in_an_accumulated_step_is_named(tmp_path: Path) -> None:
+    class FailsOnItem3(Plain):
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            losses = super().forward(batch)
+            fails = 3 in batch.items.tolist()
+            return {"loss": losses["loss"] * (math.nan if fails else 1)}
+
+    with pytest.raises(Diverged, match=r"batch of step 1: item-2, item-3; see"):
+        fit(
+            FailsOnItem3(), Halves(), replace(CONFIG, accumulate=2), out=tmp_path, device=CPU,
+            provenance=PROVENANCE, name_items=lambda items: [f"item-{i}" for i in items],
+        )  # fmt: skip
+
+
+def test_accumulate_is_at_least_one() -> None:
+    with pytest.raises(InputError, match="accumulate must be >= 1"):
+        replace(CONFIG, accumulate=0)

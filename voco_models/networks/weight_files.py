@@ -1,0 +1,81 @@
+"""Files of weights: safetensors, or a state dict of `torch.save`. Reading executes no code.
+
+No other module imports safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from voco_data.errors import InputError
+
+SAFETENSORS = ".safetensors"
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Entries of a training checkpoint in which timm keeps its state dict, in timm's order."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict of a file, on the CPU: `.safetensors`, or anything that `torch.save` wrote.
+
+    Raises InputError if there is no such file, or if it holds anything but tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"weights: expected a file, found none at {path}")
+    weights: Any
+    try:
+        if path.suffix == SAFETENSORS:
+            weights = safetensors.torch.load_file(path)
+        else:
+            weights = _load_torch(path)
+    except (OSError, EOFError, safetensors.SafetensorError, RuntimeError) as error:
+        raise _unreadable(path) from error
+    for name in WRAPPERS:
+        if isinstance(weights, dict) and isinstance(weights.get(name), dict):
+            weights = weights[name]
+            break
+    if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
+        raise InputError(f"{path}: expected a state dict, tensors by name, got something else")
+    return {str(name).removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def write_safetensors(path: Path, weights: Mapping[str, Tensor], text: str) -> None:
+    """Write tensors to `path`, with `text` in the header. OSError if it cannot be written."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    path.write_bytes(safetensors.torch.save(tensors, metadata={"voco": text}))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON object in the header of a file of `write_safetensors`; empty for any other file."""
+    if path.suffix != SAFETENSORS:
+        return {}
+    with safetensors.safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get("voco", "{}")
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: expected a JSON object in the header, got other text") from error
+    return header if isinstance(header, dict) else {}
+
+
+def _load_torch(path: Path) -> Any:
+    """What `torch.save` wrote, as an archive or in the older form of a pickle."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Torch's own unpickler raises any kind of exception on bytes that are no pickle.
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: Path) -> InputError:
+    return InputError(
+        f"{path}: expected weights in {SAFETENSORS} or a state dict of torch.save, cannot read it; "
+        "files with other objects are refused, as reading them could run code"
+    )

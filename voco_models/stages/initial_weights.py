@@ -1,0 +1,121 @@
+"""The first weights of a backbone: fresh, ImageNet's, those of a file, or of a pretraining run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from voco_data.errors import InputError
+from voco_data.selection import SeenPatients
+from voco_models.networks import Backbone, create_backbone, read_header
+from voco_models.training import checkpoint
+
+SCRATCH, IMAGENET = "scratch", "imagenet"
+DIGEST_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class InitialWeights:
+    """The initial weights of the backbone."""
+
+    name: str
+    """`scratch`, `imagenet`, or `run:` or `file:` and the digest of the file of weights."""
+    weights: dict[str, Tensor] | None
+    """State dict of the backbone; None for random weights."""
+    provenance: dict[str, Any] | None
+    """Provenance of the pretraining run, if any; also where a file of its export was given."""
+    digest: str | None = None
+    """SHA-256 of the weights, over the names, types, shapes and bytes of the tensors."""
+    seen: SeenPatients | None = None
+    """Patients of the pretraining run; None if they are not known."""
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the weights may come from pretraining on scans."""
+        return self.name not in (SCRATCH, IMAGENET)
+
+    def add_seen(self, own: SeenPatients) -> SeenPatients | None:
+        """The patients of these weights and of a run from them; None if they are not known."""
+        if not self.pretrained:
+            return own
+        return None if self.seen is None else self.seen.union(own)
+
+    def to_json(self) -> dict[str, Any]:
+        """Name and digest, for the provenance of a run."""
+        return {"name": self.name, "sha256": self.digest}
+
+
+def load_initial_weights(init: str | Path, backbone: str) -> InitialWeights:
+    """The weights of `init` for the backbone of this name.
+
+    `init` is `scratch`, `imagenet`, the folder of a pretraining run, or a file: a timm state dict
+    in .safetensors or .pth, or the backbone.pt of a run. Raises InputError, of one line, if there
+    are none, or if they are of another backbone.
+    """
+    if init == SCRATCH:
+        create_backbone(backbone)
+        return InitialWeights(SCRATCH, None, None)
+    if init == IMAGENET:
+        weights = create_backbone(backbone, pretrained=True).state_dict()
+        return InitialWeights(IMAGENET, weights, None, hash_weights(weights))
+    path = Path(init)
+    if path.is_dir() and (path / checkpoint.BACKBONE).is_file():
+        return _from_run(path / checkpoint.BACKBONE, path, backbone)
+    if path.is_file() and path.name == checkpoint.BACKBONE:
+        return _from_run(path, path, backbone)
+    if path.is_file():
+        weights = create_backbone(backbone, pretrained=path).state_dict()
+        provenance = read_header(path).get("provenance")
+        name = f"file:{_hash_file(path)}"
+        return InitialWeights(name, weights, provenance, hash_weights(weights))
+    raise InputError(
+        f"init: expected {SCRATCH}, {IMAGENET}, a file of weights, or the folder of a finished "
+        f"pretraining run with {checkpoint.BACKBONE}, got {init}"
+    )
+
+
+def hash_weights(weights: dict[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and bytes of tensors, in the order of the names."""
+    content = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
+
+
+def _from_run(file: Path, given: Path, name: str) -> InitialWeights:
+    backbone, provenance = checkpoint.load_backbone(file)
+    _check_backbone(backbone, name, given)
+    weights = backbone.state_dict()
+    return InitialWeights(
+        name=f"run:{_hash_file(file)}",
+        weights=weights,
+        provenance=provenance,
+        digest=hash_weights(weights),
+        seen=_seen_patients(file.parent, provenance),
+    )
+
+
+def _seen_patients(run: Path, provenance: Mapping[str, Any]) -> SeenPatients | None:
+    """The patients of a pretraining run; None if its folder does not tell, or tells of others."""
+    selected = (provenance.get("selection") or {}).get("patients_digest")
+    recorded = provenance.get("seen_patients", selected)
+    seen = SeenPatients.read(run)
+    return seen if seen is not None and seen.digest == recorded else None
+
+
+def _check_backbone(backbone: Backbone, name: str, given: Path) -> None:
+    if backbone.name != name or backbone.in_chans != 1:
+        raise InputError(
+            f"init: {given} holds {backbone.name} with {backbone.in_chans} channels, the recipe "
+            f"needs {name} with 1; use the recipe that fits the run"
+        )
+
+
+def _hash_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:DIGEST_LENGTH]
