@@ -30,13 +30,13 @@ ABDOMEN_SHARE = 0.5
 
 CUT_SHARE = 0.85
 """A side of the body is cut if it is straight along more than this share of the body's extent, in
-most slices. In real scans the share was 0.52 or less, in their halves 0.87 or more."""
+most slices. In real scans the share was 0.5 or less, in their right and left halves 0.87 or
+more."""
 
-BODY_MM2 = 60_000.0
-"""Area of an adult's body; the lengths below are for it."""
 RIGHT_HIGHER_MM, LEFT_HIGHER_MM = 62.0, 40.0
-"""The right dome is higher than the left one by less, and lower by less. In real scans without
-fluid it was 24 mm lower to 35 mm higher, and 53 mm in a large body."""
+"""In an adult, as the lengths below: the right dome is higher than the left one by less, and lower
+by less. In real scans without fluid it was 24 mm lower to 35 mm higher, and 53 mm in a large
+body."""
 RECESS_MM = 20.0
 """Least depth of lung beside and behind a dome. In real scans it is 35 mm or more."""
 BACK_MM = 8.0
@@ -95,7 +95,7 @@ def domes_disagree(coarse: CoarseVolume, body: Body, chest: Chest) -> bool:
     """
     if chest.dome is None or min(chest.domes) < 0:
         return False
-    scale = np.sqrt(np.median(body.area_mm2) / BODY_MM2)
+    scale = body.scale
     right_higher_mm = (chest.domes[0] - chest.domes[1]) * coarse.slice_mm / scale
     if right_higher_mm > RIGHT_HIGHER_MM or -right_higher_mm > LEFT_HIGHER_MM:
         return True
