@@ -51,7 +51,8 @@ class Partition:
     def rank(self) -> tuple[object, ...]:
         """Of two partitions, the one with the lower rank is tried first."""
         order = [LABELS.index(name) for name in self.labels]
-        return (self.n_parts, FOLDER in self.labels, self.time != "", len(order), order, self.time)
+        time = TIMES.index(self.time) + 1 if self.time else 0
+        return (self.n_parts, FOLDER in self.labels, time > 0, len(order), order, time)
 
     def parts(self) -> list[Indices]:
         """The slices of each part."""
