@@ -79,10 +79,23 @@ class SeriesHead:
     source: str
     n_files: int
     n_slices: int
-    """More than `n_files` where files have several frames. 1 for NIfTI."""
+    """More than `n_files` where files have several frames. Of NIfTI, the voxels along the patient's
+    z by its header; 0 if that does not parse."""
     stat_digest: str
     flag_text: str = ""
     """Remarks of the index for the ledger, separated by blanks."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesOrigin:
+    """What all stacks of one series UID have in common, as the files say it."""
+
+    series_uid: str
+    """Without the suffix of a stack. The folder and `#` if the UID is empty; NIfTI: the path."""
+    study_uids: tuple[str, ...]
+    """Those that its slices name, sorted."""
+    is_named: bool
+    """Whether the files name both patient and series, so that no path stands in for an id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,8 @@ class OddFile:
     path: str
     reason: Reason
     detail: str
+    is_lost: bool = False
+    """Whether it may be a slice that cannot be read: its name and folder say of which series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +130,10 @@ class Cohort:
         self.public_ids = public_ids
         """Whether the ids of this layout are public and kept; all others become pseudonyms."""
         self._connection = connection
+        self._has_groups = self._exists("FROM sqlite_master WHERE name = 'groups'")
+        self._has_shared_uids = self._has_groups and self._exists(
+            "FROM groups WHERE uid != '' GROUP BY uid HAVING COUNT(*) > 1"
+        )
 
     def __len__(self) -> int:
         """The number of series."""
@@ -133,6 +152,36 @@ class Cohort:
     def head(self, number: int) -> SeriesHead:
         """Return one series, without its files."""
         return SeriesHead(*self._connection.execute(f"{_HEAD} WHERE id = ?", (number,)).fetchone())
+
+    def origin(self, head: SeriesHead) -> SeriesOrigin:
+        """What a series has in common with the other stacks of its UID."""
+        if head.kind == "nifti":
+            return SeriesOrigin(head.series_uid, (), is_named=self.public_ids)
+        group = None
+        if self._has_groups:
+            group = self._connection.execute(
+                "SELECT groups.patient, uid, groups.folder FROM groups"
+                " JOIN (SELECT grp FROM series WHERE id = ?) ON groups.id = grp",
+                (head.number,),
+            ).fetchone()
+        if group is None:
+            return SeriesOrigin(head.series_uid, (head.study_uid,), is_named=self.public_ids)
+        patient, uid, folder = group
+        studies: tuple[str, ...] = (head.study_uid,)
+        if self._has_shared_uids:
+            rows = self._connection.execute(
+                "SELECT DISTINCT study FROM groups WHERE id IN"
+                " (SELECT ids FROM slices WHERE series = ? AND ids IS NOT NULL) ORDER BY study",
+                (head.number,),
+            )
+            studies = tuple(study for (study,) in rows) or studies
+        name = uid or f"{os.fsdecode(folder)}#"
+        return SeriesOrigin(name, studies, is_named=bool(patient and uid))
+
+    def _exists(self, query: str) -> bool:
+        """Whether a query, from FROM on, has a row."""
+        (is_found,) = self._connection.execute(f"SELECT EXISTS (SELECT 1 {query})").fetchone()
+        return bool(is_found)
 
     def entry(self, number: int) -> SeriesEntry:
         """Return one series with its files and masks, both sorted by path."""

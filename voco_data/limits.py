@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,6 +20,9 @@ from voco_data.reasons import Reason
 
 MAX_VOXELS = 2**31
 """4 GiB of int16: twice the largest volume of FLARE23 (796 x 512 x 2471)."""
+
+MAX_COORDINATE_MM = 1e5
+"""Largest absolute position or spacing: a hundred metres. Scanners move their tables by two."""
 
 GRACE_S = 30.0
 """Time between the limit and the end of a process that does not return from C code."""
@@ -38,6 +41,16 @@ def check_slice_count(count: int, minimum: int) -> None:
         raise SeriesRefused(
             Reason.TOO_FEW_SLICES, f"{count} {slices}, at least {minimum} are needed"
         )
+
+
+def check_scanner_range(name: str, values_mm: Iterable[float]) -> None:
+    """Raise SeriesRefused(BAD_GEOMETRY) for a position or spacing beyond MAX_COORDINATE_MM."""
+    for value in values_mm:
+        if not abs(value) <= MAX_COORDINATE_MM:
+            raise SeriesRefused(
+                Reason.BAD_GEOMETRY,
+                f"{name} is {value:.3g} mm, and no scanner goes beyond {MAX_COORDINATE_MM:g} mm",
+            )
 
 
 class _Expired(BaseException):

@@ -31,6 +31,13 @@ CLIPPED_SHARE = 0.03
 """If more of the voxels than this have the lowest HU of the file, it is clipped there."""
 BELOW_CLIP_SHARE = 0.002
 """Fewer voxels than this are below the HU at which a file is clipped."""
+FLOOR_HU, FLOOR_SHARE, FLOOR_RATIO = 20, 0.15, 3
+"""A file that was resampled or compressed after clipping has this share of its voxels in the lowest
+FLOOR_HU, and FLOOR_RATIO times as many as in the next ones. Fat without air rises slowly."""
+FLOOR_ERROR_SHARE = 0.1
+"""Share of the voxels that resampling may leave below the HU at which a file was clipped."""
+FLOOR_PERCENTAGE = 95
+"""Of the voxels in the lowest FLOOR_HU, those that are air."""
 ABOVE_CLIP_HU = 10
 """Tissue of a clipped file is at least so far above its lowest HU."""
 FAT_HU = -140
@@ -39,6 +46,9 @@ FILL_HU = -50
 """A file is not clipped above this HU: it would hold neither air nor fat."""
 BLANK_SHARE = 0.05
 """A slice with less than this share of the largest slice's tissue shows nothing of the patient."""
+PARTIAL_SHARE, PARTIAL_MM = 0.7, 60.0
+"""At an end of the scan, slices with less than this share of the tissue of the next slice are blank
+in part, or show the couch alone. Tissue changes less from slice to slice."""
 PADDING_MM = 20.0
 """Least length of a run of equal pixels, from the border of the image on, that is padding."""
 
@@ -47,7 +57,8 @@ PADDING_MM = 20.0
 class CoarseVolume:
     """A volume (z, y, x) sampled to about COARSE_MM, not averaged: thin bone keeps its HU.
 
-    Blank slices at the ends are left out. A blank slice between others is a copy of the one below.
+    Slices at the ends that are blank, or blank in part, are left out. A blank slice between others
+    is a copy of the one below.
     """
 
     hu: npt.NDArray[np.int16]
@@ -113,6 +124,8 @@ def sample_volume(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> CoarseVolume
     shown = np.flatnonzero(tissue > BLANK_SHARE * tissue.max(initial=0))
     if not len(shown):
         return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, pixels, 0, clipped_at)
+    shown = shown[_partial_slices(tissue[shown], z) : len(shown)]
+    shown = shown[: len(shown) - _partial_slices(tissue[shown[::-1]], z)]
     first, last = int(shown[0]), int(shown[-1])
     if len(shown) == last + 1 - first:  # none between others is blank
         kept = slice(first, last + 1)
@@ -123,6 +136,13 @@ def sample_volume(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> CoarseVolume
     return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, pixels, first, clipped_at)
 
 
+def _partial_slices(tissue: npt.NDArray[np.int64], slice_mm: float) -> int:
+    """Number of slices, from the first on, that are blank in part: up to a jump of the tissue."""
+    ends = tissue[: max(2, round(PARTIAL_MM / slice_mm))]
+    jumps = np.flatnonzero(ends[:-1] < PARTIAL_SHARE * ends[1:])
+    return int(jumps[-1]) + 1 if len(jumps) else 0
+
+
 def _tissue_hu(clipped_at: int | None) -> int:
     return TISSUE_HU if clipped_at is None else max(TISSUE_HU, clipped_at + ABOVE_CLIP_HU)
 
@@ -130,15 +150,29 @@ def _tissue_hu(clipped_at: int | None) -> int:
 def _find_clipping(hu: npt.NDArray[np.int16]) -> int | None:
     """The lowest HU of the file, if many voxels have it and it is not that of air; else None.
 
+    After resampling or compression it is the upper end of the values that were the lowest.
     AIR_HU may be padding that was added after clipping, and does not count.
     """
     counts = np.bincount(hu[::4, ::2, ::2].ravel() - np.int16(AIR_HU), minlength=2)[1:]
     total = int(counts.sum())
     lowest = int(np.argmax(counts.cumsum() > BELOW_CLIP_SHARE * total))
+    most_frequent = int(counts.argmax())
+    is_floor = (
+        counts[: most_frequent + 1].sum() <= FLOOR_ERROR_SHARE * total + counts[most_frequent]
+    )
+    if is_floor and counts[most_frequent] > FLOOR_SHARE * total:
+        lowest = most_frequent  # resampling by splines leaves lower values at edges
+    floor = counts[lowest : lowest + FLOOR_HU]
+    n_floor = int(floor.sum())
+    if floor[:1].sum() < n_floor / 2:
+        n_next = int(counts[lowest + FLOOR_HU : lowest + 2 * FLOOR_HU].sum())
+        if n_floor <= FLOOR_SHARE * total or n_floor < FLOOR_RATIO * n_next:
+            return None
+        lowest += int(np.searchsorted(floor.cumsum(), n_floor * FLOOR_PERCENTAGE / 100))
+    elif n_floor <= CLIPPED_SHARE * total:
+        return None
     value = lowest + 1 + AIR_HU
-    if total and counts[lowest] > CLIPPED_SHARE * total and AIR_MAX_HU < value <= FILL_HU:
-        return value
-    return None
+    return value if total and AIR_MAX_HU < value <= FILL_HU else None
 
 
 @numba.njit(nogil=True, cache=True)

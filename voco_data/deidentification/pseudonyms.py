@@ -11,6 +11,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,11 +68,14 @@ class Pseudonymiser:
 
         With one key, an id and a kind always give the same pseudonym; another kind gives another.
         """
-        message = f"{kind}\0{original.strip()}".encode(errors="surrogateescape")
-        code = hmac.new(self._key, message, hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
-        pseudonym = f"{kind[0]}{code}"
+        pseudonym = self.code(kind, original)
         self.add_pairs([(kind, pseudonym, scratch_db.escape_undecodable(original))])
         return pseudonym
+
+    def code(self, kind: str, original: str) -> str:
+        """The pseudonym of an id, which is not collected, so that the map does not name the id."""
+        message = f"{kind}\0{original.strip()}".encode(errors="surrogateescape")
+        return kind[0] + hmac.new(self._key, message, hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
 
     def close(self) -> None:
         """Remove the scratch database."""
@@ -108,8 +112,9 @@ def private_folder(root: ReadableStorage) -> Path:
 def load(root: ReadableStorage) -> Pseudonymiser | None:
     """The pseudonymiser of a root, or None where no key was made yet.
 
-    Raises VocoError for a damaged key, and InputError for a lost one: a new one would give every
-    patient a second pseudonym, and without one labels and patients are not found.
+    Raises VocoError for a damaged key, and InputError for a lost one, or for one that made none of
+    the pseudonyms of the map: another one would give every patient a second pseudonym, and without
+    one labels and patients are not found.
     """
     path = private_folder(root) / KEY_FILE
     if not path.exists():
@@ -121,7 +126,28 @@ def load(root: ReadableStorage) -> Pseudonymiser | None:
             f"{path}: expected a key of {2 * KEY_BYTES} hex digits, got something else; "
             "restore it from a copy, or choose another --root"
         )
-    return Pseudonymiser(bytes.fromhex(text))
+    pseudonymiser = Pseudonymiser(bytes.fromhex(text))
+    _check_made_map(root, pseudonymiser)
+    return pseudonymiser
+
+
+def _check_made_map(root: ReadableStorage, pseudonymiser: Pseudonymiser) -> None:
+    """Raise InputError if the map has pseudonyms, and the key has made none of them.
+
+    One is enough: the map of an older root may hold those of two keys.
+    """
+    pairs = read_map(root)
+    first = next(pairs, None)
+    if first is None:
+        return
+    if not any(
+        pseudonymiser.code(kind, original) == pseudonym
+        for kind, pseudonym, original in chain([first], pairs)
+    ):
+        raise InputError(
+            f"{private_folder(root) / KEY_FILE}: this key made none of the pseudonyms in {MAP_FILE}"
+            " beside it, and would give each patient a second name; restore the root's own key"
+        )
 
 
 def has_key_or_map(root: ReadableStorage) -> bool:

@@ -3,7 +3,12 @@ from .binary_format import (
     has_prefix as has_prefix,
     may_be_dicom as may_be_dicom,
 )
-from .dicomdir import is_dicomdir as is_dicomdir, referenced_files as referenced_files
+from .dicomdir import (
+    ListedSlice as ListedSlice,
+    is_dicomdir as is_dicomdir,
+    listed_slices as listed_slices,
+    referenced_files as referenced_files,
+)
 from .header import (
     MAX_FRAMES as MAX_FRAMES,
     MAX_PIXELS as MAX_PIXELS,

@@ -25,6 +25,7 @@ from voco_data.dicom.input_limits import (
 )
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused, unreadable_error
+from voco_data.limits import check_scanner_range
 from voco_data.reasons import Reason
 from voco_data.volumes import Triple
 
@@ -121,43 +122,11 @@ MAX_PIXELS = 8192 * 8192
 MAX_FRAMES = 20_000
 """Largest number of frames of one object."""
 
-MODALITIES = frozenset(
-    {
-        "CR",
-        "CT",
-        "DX",
-        "ECG",
-        "ES",
-        "FID",
-        "HC",
-        "IO",
-        "KO",
-        "MG",
-        "MR",
-        "NM",
-        "OP",
-        "OT",
-        "PR",
-        "PT",
-        "PX",
-        "REG",
-        "RF",
-        "RG",
-        "RTDOSE",
-        "RTIMAGE",
-        "RTPLAN",
-        "RTRECORD",
-        "RTSTRUCT",
-        "RWV",
-        "SC",
-        "SEG",
-        "SM",
-        "SR",
-        "US",
-        "XA",
-        "XC",
-    }
+_MODALITY_TERMS = (
+    "CR CT DX ECG ES FID HC IO KO MG MR NM OP OT PR PT PX REG RF RG "
+    "RTDOSE RTIMAGE RTPLAN RTRECORD RTSTRUCT RWV SC SEG SM SR US XA XC"
 )
+MODALITIES = frozenset(_MODALITY_TERMS.split())
 """Defined terms of Modality (PS3.3 C.7.3.1.1.1) that an archive of CT is likely to hold."""
 
 
@@ -323,9 +292,7 @@ def _check_object(values: DatasetValues, class_of_meta: str) -> int:
         raise SeriesRefused(Reason.LOCALIZER, "a scout image")
     if not values.has("Rows") or not values.has("Columns"):
         if CT_SOP_CLASSES & {sop_class, class_of_meta}:
-            raise SeriesRefused(
-                Reason.UNREADABLE, "a CT image that ends before its rows and columns"
-            )
+            raise SeriesRefused(Reason.UNREADABLE, values.describe_missing_matrix())
         raise SeriesRefused(Reason.NOT_AN_IMAGE, f"an object without an image: {description}")
     if (modality and modality != "CT") or (sop_class and sop_class not in CT_SOP_CLASSES):
         raise SeriesRefused(Reason.NOT_CT, description)
@@ -351,16 +318,12 @@ def _header(values: DatasetValues, dataset: Dataset, path: Path, frames: int, fr
     position = values.numbers("ImagePositionPatient", 3)
     orientation = values.numbers("ImageOrientationPatient", 6)
     if spacing is None or position is None or orientation is None:
-        missing = [
-            name
-            for name, value in (
-                ("PixelSpacing", spacing),
-                ("ImagePositionPatient", position),
-                ("ImageOrientationPatient", orientation),
-            )
-            if value is None
-        ]
+        names = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
+        found = zip(names, (spacing, position, orientation), strict=True)
+        missing = [name for name, value in found if value is None]
         raise SeriesRefused(Reason.MISSING_GEOMETRY, f"no {', '.join(missing)} in the header")
+    check_scanner_range("PixelSpacing", spacing)
+    check_scanner_range("ImagePositionPatient", position)
     return Header(
         path=path,
         patient_id=values.text("PatientID"),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from voco_data.errors import SeriesRefused
@@ -77,6 +78,15 @@ class DatasetValues:
     def has(self, keyword: str) -> bool:
         """Whether the top level of the data set has the attribute."""
         return keyword in self._dataset
+
+    def describe_missing_matrix(self) -> str:
+        """Say that an image lacks Rows or Columns, or ends before them; tags ascend (PS3.5 7.1)."""
+        tag = tag_for_keyword("Columns")
+        assert tag is not None
+        if max(self._dataset.keys(), default=tag) <= tag:
+            return "a CT image that ends before its rows and columns"
+        missing = [name for name in ("Rows", "Columns") if not self.has(name)]
+        return f"no {', '.join(missing)} in the header"
 
     def is_of_frame(self, keyword: str) -> bool:
         """Whether the functional groups of this frame alone have the attribute."""

@@ -71,6 +71,22 @@ def find_rows(
     return rows
 
 
+def has_duplicate_marks(
+    run: ReadableStorage, series: Collection[str], ids: Collection[str]
+) -> bool:
+    """Whether a row of a ledger names one of `series`, or one of the patient `ids`, as original."""
+    with run.as_file(ledger.KEY) as path, pq.ParquetFile(path) as file:
+        return any(
+            _is_duplicate_mark(text, series, ids)
+            for batch in file.iter_batches(columns=["duplicate_of"])
+            for text in filter(None, batch["duplicate_of"].to_pylist())
+        )
+
+
+def _is_duplicate_mark(text: str, series: Collection[str], ids: Collection[str]) -> bool:
+    return text in series or text.startswith(tuple(f"{patient}/" for patient in ids))
+
+
 def rewrite_without_patient(
     root: Storage,
     run_id: str,
@@ -98,7 +114,7 @@ def rewrite_without_patient(
     ):
         for batch in file.iter_batches():
             kept = batch.filter(pc.invert(_patient_rows(batch, ids, sources, matcher)))
-            writer.write_batch(_without_duplicate_marks(kept, series))
+            writer.write_batch(_without_duplicate_marks(kept, series, ids))
     with run.as_file(ledger.KEY) as path:
         run.write(REPORT, report.render_report(title, path, root).encode())
 
@@ -124,12 +140,14 @@ def _patient_rows(
     )
 
 
-def _without_duplicate_marks(batch: pa.RecordBatch, series: Collection[str]) -> pa.RecordBatch:
-    """Rows that no longer name one of `series` as what they duplicate."""
+def _without_duplicate_marks(
+    batch: pa.RecordBatch, series: Collection[str], ids: Collection[str]
+) -> pa.RecordBatch:
+    """Rows that no longer name one of `series`, or one of the patient `ids`, as their original."""
     removed = frozenset(series)
     rows = batch.to_pylist()
     for row in rows:
-        if row["duplicate_of"] in removed:
+        if _is_duplicate_mark(row["duplicate_of"], removed, ids):
             row["duplicate_of"] = ""
             row["flags"] = " ".join(flag for flag in row["flags"].split() if flag != "duplicate")
     return pa.RecordBatch.from_pylist(rows, batch.schema)

@@ -14,7 +14,12 @@ import pyarrow.parquet as pq
 
 from voco_data.deidentification import pseudonyms
 from voco_data.erasure.journal import Journal, PatientTraces
-from voco_data.erasure.run_files import IdMatcher, find_rows, runs_with_ledger
+from voco_data.erasure.run_files import (
+    IdMatcher,
+    find_rows,
+    has_duplicate_marks,
+    runs_with_ledger,
+)
 from voco_data.maintenance import scan_store, uncatalogued_records
 from voco_data.qc import ledger
 from voco_data.storage import (
@@ -68,6 +73,10 @@ def find_patient(root: ReadableStorage, patient: str) -> Journal:
             keys=[series_key(identity) for identity in identities],
         )
     )
+    series = frozenset(journal.traces.series)
+    for run in runs_with_ledger(root):
+        if run not in journal.runs and has_duplicate_marks(root / RUNS_FOLDER / run, series, ids):
+            journal.runs[run] = 0  # no row of the patient, but one that names it
     journal.known = bool(identities) or any(kind == "patient" for kind, _ in pairs)
     studies = {identity.study_uid for identity in identities}
     journal.pairs = _map_entries_of_patient_alone(root, journal, studies)

@@ -18,10 +18,13 @@ from typing import Any
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.executors import SeriesTask, run_processes
+from voco_data.ingest.archives import Archives, archive_id, archive_place
 from voco_data.ingest.cohort_keys import CohortKeys
 from voco_data.ingest.disk_space import free_bytes, needed_bytes
+from voco_data.ingest.held_elsewhere import exclude_held_elsewhere
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries, open_cohort
 from voco_data.ingest.options import IngestOptions, choose_specs, with_changes
+from voco_data.ingest.other_archives import OtherArchives
 from voco_data.ingest.plan import IngestPlan, earlier_results, group_by_rules
 from voco_data.ingest.repeated_ids import exclude_repeated_ids
 from voco_data.ingest.root_ids import check_ids
@@ -103,6 +106,12 @@ def estimate(
         trusted = None if options.deep else seen_files
         # What no run has read counts as equal: series of the same ids mostly are.
         exclude_repeated_ids(root_storage, named_cohort, keys, stores, trusted, lambda _: ())
+        archives = stack.enter_context(closing(Archives(root_storage)))
+        archive = archive_id(archive_place(Path(source), root_storage), pseudonymiser)
+        others = OtherArchives(archives, archive, Path(source), root_storage)
+        exclude_held_elsewhere(
+            root_storage, named_cohort, keys, stores, trusted, lambda _: (), others
+        )
         plan = IngestPlan(root_storage, named_cohort, keys, stores, trusted)
         stack.enter_context(closing(plan))
         refused = _count_refused(named_cohort, keys, stores, trusted, plan)
@@ -179,7 +188,7 @@ def _count_refused(
 
     def is_refused(series: NamedSeries) -> bool:
         exclusion, _ = keys.exclusion(series.head.number) or (None, -1)
-        return exclusion == "conflict" or any(
+        return exclusion in ("conflict", "elsewhere") or any(
             seen is not None and seen.reason is not None
             for _, _, seen in earlier_results(series, groups, seen_files)
         )

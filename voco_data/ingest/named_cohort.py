@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from types import MappingProxyType
 
 import xxhash
 
-from voco_data.cohort import Cohort, OddFile, SeriesHead
+from voco_data.cohort import Cohort, OddFile, SeriesHead, SeriesOrigin
 from voco_data.cropping import GivenBox, read_boxes
 from voco_data.deidentification import Pseudonymiser
 from voco_data.errors import InputError
@@ -18,6 +19,8 @@ from voco_data.ingest.options import IngestOptions
 from voco_data.ingest.patient_table import read_patients, set_patients
 from voco_data.layouts import index_archive
 from voco_data.store import SeriesIdentity, series_key
+
+_STACK = re.compile(r"#[0-9a-f]{8}$")
 
 NO_BOXES: Mapping[str, GivenBox] = MappingProxyType({})
 
@@ -110,6 +113,21 @@ class NamedCohort:
         """Return the series of this number in the index."""
         return self._name_series(self.cohort.head(number))
 
+    def uid_keys(self, series: NamedSeries, origin: SeriesOrigin) -> tuple[str, ...]:
+        """Keys of the series UID without stack, within its patient and each study of its slices.
+
+        For NIfTI the key of the path alone, because its patient depends on files beside it. All
+        stacks of one UID have such a key in common, before and after it was split in another way.
+        """
+        code = self._pseudonymiser.code if self._pseudonymiser is not None else _as_it_is
+        uid = code("series", origin.series_uid)
+        if series.head.kind == "nifti":
+            return (series_key(SeriesIdentity("", "", uid)),)
+        return tuple(
+            series_key(SeriesIdentity(series.patient_id, code("study", study), uid))
+            for study in origin.study_uids
+        )
+
     def odd_files(self) -> Iterator[tuple[str, OddFile]]:
         """Iterate over files that belong to no series, with the source that may be written."""
         for file in self.cohort.odd_files():
@@ -138,3 +156,13 @@ class NamedCohort:
             series_uid=pseudonym("series", head.series_uid),
             source=pseudonym("source", head.source),
         )
+
+
+def without_stack(source: str) -> str:
+    """The path in a source: without `#` and the 8 hex digits of one of several series there."""
+    return _STACK.sub("", source)
+
+
+def _as_it_is(_kind: str, original: str) -> str:
+    """The id itself, as a pseudonymiser would give its pseudonym."""
+    return original

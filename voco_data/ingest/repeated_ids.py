@@ -53,7 +53,7 @@ def exclude_repeated_ids(
             else:
                 results[number].append("" if seen.reason is not None else seen.input_digest)
     number_of = {own_key(cohort[number].key, number): number for number, *_ in unknown}
-    for outcome in read(_DigestTasks(root, cohort, unknown)):
+    for outcome in read(DigestTasks(root, cohort, unknown)):
         results[number_of[outcome.key]].append(outcome.input_digest)
     for _, repeated in keys.repeated():
         _exclude(keys, {number: frozenset(results[number]) for number in repeated})
@@ -73,7 +73,7 @@ def _exclude(keys: CohortKeys, digests: dict[int, frozenset[str]]) -> None:
             keys.exclude(number, "copy", readable[0])
 
 
-class _DigestTasks(Sequence[SeriesTask]):
+class DigestTasks(Sequence[SeriesTask]):
     """Tasks that read series for their input digests. A task is made when it is requested."""
 
     def __init__(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Literal, TypedDict
@@ -110,21 +110,28 @@ def ledger_rows(
     results: RunResults,
     seen_files: SeenFiles,
     stores: Sequence[StoreWriter],
+    refused_with_volume: Collection[int],
 ) -> Iterator[LedgerRow]:
     """Iterate over a row for each series, and one for each file that belongs to none.
 
-    The results of series that this run has not read are in `seen_files`. Duplicates are looked up
-    in the stores, which hold what this run has committed.
+    `refused_with_volume` are numbers of refused series of which the stores have an earlier volume
+    under other ids. The results of series that this run has not read are in `seen_files`.
+    Duplicates are looked up in the stores, which hold what this run has committed.
     """
     groups = group_by_rules(stores)
     originals = _Originals(keys, stores)
     for series in cohort:
         exclusion, other = keys.exclusion(series.head.number) or (None, -1)
         if exclusion == "conflict":
-            yield _conflict_row(series, cohort[other], stores)
+            row = _conflict_row(series, cohort[other], stores)
+        elif exclusion == "elsewhere":
+            row = _elsewhere_row(series)
         else:
-            found = _results_of(series, exclusion, results, groups, seen_files)
-            yield _series_row(series, found, stores, originals, is_copy=exclusion == "copy")
+            found = results_of(series, exclusion, results, groups, seen_files)
+            row = _series_row(series, found, stores, originals, is_copy=exclusion == "copy")
+        if series.head.number in refused_with_volume and row.status == "refused":
+            row = replace(row, flags=_join_flags(row.flags, EARLIER_VOLUME))
+        yield row
     for source, file in cohort.odd_files():
         yield LedgerRow(
             kind="file",
@@ -137,7 +144,7 @@ def ledger_rows(
         )
 
 
-def _results_of(
+def results_of(
     series: NamedSeries,
     exclusion: Exclusion | None,
     results: RunResults,
@@ -189,8 +196,37 @@ def _conflict_row(
             f"{other.source} has the same patient, study and series ids and other contents; "
             "remove one of the two, or give it ids of its own"
         ),
-        n_slices=series.head.n_slices if series.head.kind == "dicom" else None,
+        n_slices=series.head.n_slices or None,
         flags=_earlier_volume(series, stores),
+    )
+
+
+def _elsewhere_row(series: NamedSeries) -> LedgerRow:
+    """The row of a series of which another archive has the row in the stores."""
+    return LedgerRow(
+        **_names(series),
+        status=_refusal_status(Reason.IDENTITY_CONFLICT),
+        reason=Reason.IDENTITY_CONFLICT,
+        detail=(
+            "another archive of this root holds other contents under the same ids, and the files"
+            " name no patient or series; give the folder above both archives as SOURCE, or"
+            " patients with --ids"
+        ),
+        n_slices=series.head.n_slices if series.head.kind == "dicom" else None,
+    )
+
+
+def is_stored(
+    series: NamedSeries,
+    exclusion: Exclusion | None,
+    results: Sequence[Result],
+    store: StoreWriter,
+) -> bool:
+    """Whether a store has a series with the contents that it has now, by its results."""
+    return exclusion in (None, "copy") and any(
+        result.reason is None
+        and store.index.line_of_series(series.identity, result.input_digest) is not None
+        for result in results
     )
 
 
@@ -212,7 +248,7 @@ def _series_row(
                 status=_refusal_status(result.reason),
                 reason=result.reason,
                 detail=result.detail,
-                n_slices=series.head.n_slices if series.head.kind == "dicom" else None,
+                n_slices=series.head.n_slices or None,
                 flags=_earlier_volume(series, stores) if is_refused_by_all else "",
             )
     for result in results:
@@ -277,9 +313,19 @@ class _Originals:
         self._find = lru_cache(_MAX_CACHED_ORIGINALS)(self._find_uncached)
 
     def duplicated_series(self, content_digest: str, series: NamedSeries) -> str:
-        """The id of the series that `series` duplicates; empty if it is the original itself."""
+        """The id of the series that `series` duplicates; empty if it is the original itself.
+
+        The patient id stands before it if the series ids are equal, and the study id between them
+        if the patient ids are equal, too.
+        """
         original = self._find(content_digest)
-        return "" if original == series.identity else original.series_uid
+        if original == series.identity:
+            return ""
+        if original.series_uid != series.series_uid:
+            return original.series_uid
+        if original.patient_id != series.patient_id:
+            return f"{original.patient_id}/{original.series_uid}"
+        return "/".join(original)
 
     def _find_uncached(self, content_digest: str) -> SeriesIdentity:
         return min(

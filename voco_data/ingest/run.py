@@ -19,21 +19,26 @@ from voco_data.cohort import Cohort
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreCorrupt, translate_unwritable
 from voco_data.executors import KnownInputs, SeriesOutcome, SeriesTask, run_dask, run_processes
-from voco_data.ingest.archives import Archives, archive_id
+from voco_data.ingest.archives import Archives, archive_id, archive_place
 from voco_data.ingest.cohort_keys import CohortKeys
+from voco_data.ingest.damaged_files import DamagedFiles
 from voco_data.ingest.disk_space import check_disk_space
+from voco_data.ingest.former_stacks import FormerStacks
+from voco_data.ingest.held_elsewhere import exclude_held_elsewhere
 from voco_data.ingest.named_cohort import NamedCohort, open_cohort
 from voco_data.ingest.options import IngestOptions, check_options, choose_specs, with_changes
-from voco_data.ingest.plan import IngestPlan
+from voco_data.ingest.other_archives import OtherArchives
+from voco_data.ingest.plan import IngestPlan, group_by_rules
 from voco_data.ingest.pruning import (
     GoneSeries,
     check_can_prune,
     find_gone_series,
     release_gone_series,
     remove_gone_series,
+    warn_of_new_source,
 )
 from voco_data.ingest.repeated_ids import exclude_repeated_ids
-from voco_data.ingest.results import RunResults, ledger_rows
+from voco_data.ingest.results import RunResults, is_stored, ledger_rows, results_of
 from voco_data.ingest.root_ids import check_ids, open_pseudonymiser
 from voco_data.ingest.seen_files import EarlierResult, SeenFiles
 from voco_data.qc import ledger, render_report
@@ -133,9 +138,11 @@ def preprocess(
         named_cohort = NamedCohort(cohort, pseudonymiser, boxes)
         keys = stack.enter_context(closing(CohortKeys(named_cohort)))
         archives = stack.enter_context(closing(Archives(root_storage)))
-        archive = archive_id(Path(source), root_storage, pseudonymiser)
-        archives.add(archive, keys)
-        archives.save()  # before any work: what a killed run has stored came from this archive
+        place = archive_place(Path(source), root_storage)
+        archive = archive_id(place, pseudonymiser)
+        others = OtherArchives(archives, archive, Path(source), root_storage)
+        if options.prune:
+            warn_of_new_source(archives, archive, others)
         seen_files = stack.enter_context(closing(SeenFiles(root_storage)))
         for store in stores:
             seen_files.add_digests(store.index.digests(), store.spec)
@@ -147,9 +154,16 @@ def preprocess(
                 _record_outcome(outcome, results, stores, seen_files)
                 yield outcome
 
-        exclude_repeated_ids(
-            root_storage, named_cohort, keys, stores, trusted, lambda tasks: read(tasks, {})
+        def read_digests(tasks: Sequence[SeriesTask]) -> Iterator[SeriesOutcome]:
+            return read(tasks, {})
+
+        exclude_repeated_ids(root_storage, named_cohort, keys, stores, trusted, read_digests)
+        elsewhere = exclude_held_elsewhere(
+            root_storage, named_cohort, keys, stores, trusted, read_digests, others
         )
+        archives.add(archive, "" if pseudonymiser else place, keys.with_uid_keys())
+        archives.remove(archive, elsewhere)  # the rows are those of another archive
+        archives.save()  # before any work: what a killed run has stored came from this archive
         plan = IngestPlan(root_storage, named_cohort, keys, stores, trusted)
         stack.enter_context(closing(plan))
         check_disk_space(root_storage, plan.new_series)
@@ -158,24 +172,38 @@ def preprocess(
             pass
         for store in stores:
             store.compact()
+        damaged = DamagedFiles(named_cohort, root_storage, pseudonymiser)
+        stack.enter_context(closing(damaged))
+        groups = group_by_rules(stores)
+
+        def is_stored_now(number: int, store: StoreWriter) -> bool:
+            series, exclusion = named_cohort[number], (keys.exclusion(number) or (None,))[0]
+            found = results_of(series, exclusion, results, groups, seen_files)
+            return is_stored(series, exclusion, found, store)
+
+        former = FormerStacks(archives, archive, keys, stores, others, damaged, is_stored_now)
+        if not (options.include or options.exclude):
+            former.replace(root_storage)
         gone: list[GoneSeries] = []
         if options.prune:
             all_stores = list(by_spec.values())
-            gone = find_gone_series(archives, archive, keys, all_stores, options)
+            gone = find_gone_series(archives, archive, keys, all_stores, options, others, damaged)
             if options.yes:
                 remove_gone_series(gone, all_stores)
         seen_files.save()
         rows = chain(
-            ledger_rows(named_cohort, keys, results, seen_files, stores),
+            ledger_rows(
+                named_cohort, keys, results, seen_files, stores, former.refused_with_volume
+            ),
             (series.to_ledger_row(removed=options.yes) for series in gone),
         )
         listed = [entry for series in gone for entry in series.to_json(removed=options.yes)]
         summary = _write_reports(root_storage, cohort, rows, stores, listed, clock)
         if options.prune and options.yes:
-            release_gone_series(archives, archive, keys, options)
-            archives.save()
+            release_gone_series(archives, archive, keys, options, others, gone)
         elif gone:
             log.info("gone: %d series; nothing was removed; --yes removes them", len(gone))
+        archives.save()
         if pseudonymiser is not None:
             pseudonyms.merge_into_map(root_storage, pseudonymiser)
         return summary

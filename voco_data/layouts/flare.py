@@ -33,12 +33,15 @@ def index(base: Path, table: IndexTable, advance: Advance) -> str:
 
     A label map is the mask of the images of its case, in any folder.
     """
+    from voco_data.nifti import count_slices  # here: it imports nibabel
+
     has_images = False
     for number, path in table.files():
         advance()
         if is_image(path) and (match := _IMAGE.fullmatch(path)):
             case = match["case"]
-            table.add_slice(number, table.add_series("nifti", patient=case, uid=case))
+            series = table.add_series("nifti", patient=case, uid=case)
+            table.add_slice(number, series, frames=count_slices(base / path))
             has_images = True
         elif not is_own_file(path):
             table.add_odd_file(OddFile(path, Reason.NOT_MEDICAL, "not an image of FLARE23"))

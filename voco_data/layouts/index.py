@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +13,17 @@ from typing import NoReturn, Self
 from tqdm import tqdm
 
 from voco_data.cohort import ArchiveFile, Cohort, OddFile
-from voco_data.dicom import is_dicomdir, referenced_files
 from voco_data.errors import InputError
 from voco_data.layouts import registry
-from voco_data.layouts.base import COMPANION_SUFFIXES, Layout, is_companion
+from voco_data.layouts.base import COMPANION_SUFFIXES, Layout, is_companion, is_hidden
+from voco_data.layouts.dicomdir_files import (
+    MISSING,
+    listed_files,
+    missing_slices,
+    opens_as_dicomdir,
+)
 from voco_data.layouts.table import SCHEMA, IndexTable
-from voco_data.layouts.walk import is_selected, stat_file, walk
+from voco_data.layouts.walk import is_selected, walk
 from voco_data.reasons import Reason
 from voco_data.storage import scratch_tables
 
@@ -144,12 +148,43 @@ def _find_files(
         bar.update()
         if isinstance(item, OddFile):
             table.add_odd_file(item)
+            if item.is_lost:
+                table.add_lost_file(item.path)
         else:
             detector.add(item.path)
             table.add_file(item)
+            if item.path.rpartition("/")[2].lower() == "dicomdir" and not is_hidden(item.path):
+                _add_missing_slices(source, item.path, table, include, exclude)
     if source.is_file():
         table.drop_repeated_files()
     detector.add_top_files(source)
+
+
+def _add_missing_slices(
+    source: Path,
+    directory: str,
+    table: IndexTable,
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> None:
+    """Add the slices that a DICOMDIR of the archive lists and that are not there.
+
+    If the DICOMDIR is the source, they are odd files already.
+    """
+    path = source if source.is_file() else source / directory
+    folder = directory.rpartition("/")[0]
+    try:
+        if not opens_as_dicomdir(path):
+            return
+        for name, item in missing_slices(path):
+            missing = f"{folder}/{name}" if folder else name
+            if is_selected(missing, include, exclude):
+                if not source.is_file():
+                    table.add_odd_file(OddFile(missing, Reason.IO_ERROR, MISSING))
+                table.add_lost_file(missing, item.study_uid, item.series_uid)
+    except (InputError, OSError):
+        # It is a row of the ledger, and its files are indexed without it.
+        log.warning("index: a DICOMDIR does not read; whether files are missing is not known")
 
 
 def _iterate_files(
@@ -161,37 +196,14 @@ def _iterate_files(
         return
     try:
         stat = source.stat()
-        with source.open("rb") as file:
-            start = file.read(1024)
+        is_directory = opens_as_dicomdir(source)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror}); check the path") from error
     yield ArchiveFile(source.name, stat.st_size, stat.st_mtime_ns)
-    if is_dicomdir(start):
-        for listed in _listed_files(source):
+    if is_directory:
+        for listed in listed_files(source):
             if is_selected(listed.path, include, exclude):
                 yield listed
-
-
-def _listed_files(directory: Path) -> Iterator[ArchiveFile | OddFile]:
-    """Iterate over the files of a DICOMDIR. A reference out of its folder becomes an OddFile."""
-    top = os.path.realpath(directory.parent)
-    for parts in referenced_files(directory):
-        path = "/".join(parts)
-        if any(_leaves_folder(part) for part in parts):
-            detail = "the DICOMDIR refers to a place outside its folder; not read"
-            yield OddFile(path, Reason.UNREADABLE, detail)
-            continue
-        # File IDs are upper case (PS3.10 8.2); a file system may have made the names lower case.
-        names = (path, path.lower())
-        existing = next((name for name in names if os.path.lexists(f"{top}/{name}")), None)
-        if existing is None:
-            yield OddFile(path, Reason.IO_ERROR, "the DICOMDIR lists it, and it is not there")
-        else:
-            yield stat_file(existing, top)
-
-
-def _leaves_folder(part: str) -> bool:
-    return part in ("", ".", "..") or "/" in part or "\0" in part
 
 
 def _hide_unknown_names(table: IndexTable, layout: Layout) -> None:

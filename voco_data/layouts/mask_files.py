@@ -18,7 +18,7 @@ from voco_data.layouts.nifti_cases import UNUSED_STRUCTURE
 from voco_data.layouts.table import IndexTable
 from voco_data.masks import organ_of_file
 from voco_data.reasons import Reason
-from voco_data.storage import escape_undecodable
+from voco_data.storage import escape_undecodable, scratch_db
 
 MASK_WORDS = frozenset({"seg", "segmentation", "segmentations", "mask", "masks", "label", "labels"})
 MASK_FOLDER = re.compile(r"(?:segmentations|masks|labels)(?:tr|ts|te|va|val)?\d*", re.IGNORECASE)
@@ -45,13 +45,24 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS name_masks (file INTEGER PRIMARY KEY, path BLOB, kind TEXT);
 CREATE TABLE IF NOT EXISTS found_segs (file INTEGER PRIMARY KEY, path BLOB, patient TEXT);
 CREATE TABLE IF NOT EXISTS seg_series (file INTEGER, uid TEXT);
+CREATE TABLE IF NOT EXISTS slice_folders (
+    folder BLOB, above BLOB, series INTEGER, PRIMARY KEY (folder, series)
+) WITHOUT ROWID;
 """
+
+_SPREAD_SERIES = """
+SELECT DISTINCT series.id FROM series JOIN slices ON slices.series = series.id
+JOIN files ON files.id = slices.file WHERE kind = 'dicom'
+AND instr(substr(files.path, iif(length(folder), length(folder) + 2, 1)), x'2f')
+"""
+"""DICOM series with a slice below their common folder, and not directly in it."""
 
 _INDICES = """
 CREATE INDEX name_masks_path ON name_masks (path);
 CREATE INDEX series_folder ON series (folder, kind);
 CREATE INDEX series_above ON series (above, kind);
 CREATE INDEX series_first ON series (first);
+CREATE INDEX slice_folders_above ON slice_folders (above);
 CREATE INDEX seg_series_file ON seg_series (file);
 CREATE INDEX groups_uid ON groups (uid);
 """
@@ -114,6 +125,8 @@ class MaskMatcher:
         """Offer every mask to the series that it may belong to, and list it as an odd file."""
         for statement in _INDICES.split(";"):
             self._sql.execute(statement)
+        if scratch_db.exists(self._sql, "FROM name_masks"):
+            self._add_slice_folders()
         # The folder of masks of organs also has masks of a hundred other structures.
         folders: dict[bytes, bool] = {}
         for file, path, kind in self._sql.execute("SELECT * FROM name_masks ORDER BY path"):
@@ -128,6 +141,22 @@ class MaskMatcher:
             self._offer(file, path, kind, labels, self._series_by_folder(path))
         for file, path, patient in self._sql.execute("SELECT * FROM found_segs ORDER BY path"):
             self._offer(file, path, "dicom_seg", "unknown", self._series_by_uid(file, patient))
+
+    def _add_slice_folders(self) -> None:
+        """Fill `slice_folders`: the folders of series whose slices lie in several."""
+        for (series,) in self._sql.execute(_SPREAD_SERIES):
+            paths = self._sql.execute(
+                "SELECT path FROM slices JOIN files ON files.id = slices.file WHERE series = ?",
+                (series,),
+            )
+            folders = {path.rpartition(b"/")[0] for (path,) in paths}
+            self._sql.executemany(
+                "INSERT INTO slice_folders VALUES (?, ?, ?)",
+                (
+                    (folder, folder.rpartition(b"/")[0] if folder else None, series)
+                    for folder in folders
+                ),
+            )
 
     def _is_folder_of_organs(self, folder: bytes) -> bool:
         """Whether a folder holds masks that are named after several organs."""
@@ -222,9 +251,14 @@ class MaskMatcher:
                     yield int(row[0])
 
     def _series_in_folder(self, kind: str, column: str, folder: bytes) -> list[int]:
+        """Series whose files lie in a folder, or with `above`, in one directly below it.
+
+        A series over several folders lies in each of them, and in their common one.
+        """
         rows = self._sql.execute(
-            f"SELECT id FROM series WHERE {column} = ? AND kind = ? LIMIT ?",
-            (folder, kind, MAX_SERIES + 1),
+            f"SELECT id FROM series WHERE {column} = ? AND kind = ?"
+            f" UNION SELECT series FROM slice_folders WHERE {column} = ? AND ? = 'dicom' LIMIT ?",
+            (folder, kind, folder, kind, MAX_SERIES + 1),
         )
         return [number for (number,) in rows]
 

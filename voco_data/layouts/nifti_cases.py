@@ -11,7 +11,7 @@ from pathlib import Path
 
 from voco_data.cohort import MaskLabels, OddFile
 from voco_data.layouts.table import IndexTable
-from voco_data.nifti import is_label_map
+from voco_data.nifti import count_slices, holds_unscaled_bytes, is_label_map
 from voco_data.reasons import Reason
 from voco_data.storage import escape_undecodable
 
@@ -44,7 +44,7 @@ class NiftiCases:
             self._table.add_odd_file(OddFile(path, Reason.NOT_MEDICAL, "an empty file"))
             return
         series = self._table.add_series("nifti", patient=case, uid=nifti_stem(path))
-        self._table.add_slice(file, series)
+        self._table.add_slice(file, series, frames=count_slices(self._base / path))
         self._sql.execute(
             "INSERT INTO cases VALUES (?, ?, ?)",
             (series, escape_undecodable(root), escape_undecodable(case)),
@@ -77,8 +77,16 @@ class NiftiCases:
             ),
         )
 
-    def add_unused_mask(self, path: str) -> None:
-        """List a mask that is offered to no series."""
+    def add_unused_mask(self, file: int, path: str, *, root: str, case: str) -> None:
+        """List a mask that is offered to no series; a file that holds an image is one of the case.
+
+        There are a hundred such masks in a case, so the header of most decides: unscaled voxels of
+        8 bits are no HU. Of the others the voxels are read, up to the first planes that decide.
+        """
+        full = self._base / path
+        if not holds_unscaled_bytes(full) and is_label_map(full) is False:
+            self.add_image(file, path, root=root, case=case)
+            return
         self._table.add_odd_file(OddFile(path, Reason.MASK, UNUSED_STRUCTURE))
 
     def add_other_channel(self, path: str) -> None:

@@ -22,14 +22,20 @@ from voco_data.dicom import (
 )
 from voco_data.errors import SeriesRefused
 from voco_data.layouts.base import Advance, is_companion, is_hidden
-from voco_data.layouts.faulty_slices import EMPTY, FAULTS, dicom_suffix
+from voco_data.layouts.faulty_slices import (
+    EMPTY,
+    FAULTS,
+    NOT_DICOM,
+    dicom_suffix,
+    name_shape,
+)
 from voco_data.layouts.mask_files import MaskMatcher, is_nrrd, mask_kind
 from voco_data.layouts.nifti_cases import is_empty, nifti_stem
 from voco_data.layouts.nifti_patients import name_patients
 from voco_data.layouts.stacks import StackGrouper
 from voco_data.layouts.table import IndexTable
 from voco_data.limits import deadline
-from voco_data.nifti import is_label_map, is_nifti
+from voco_data.nifti import count_slices, is_label_map, is_nifti
 from voco_data.reasons import Reason
 
 _SIGNATURE_BYTES = 1024
@@ -83,7 +89,7 @@ def _add_nifti(base: Path, table: IndexTable, number: int, path: str) -> None:
         raise SeriesRefused(Reason.NOT_MEDICAL, EMPTY)
     stem = nifti_stem(path)
     series = table.add_series("nifti", patient=stem.rpartition("/")[2], uid=stem)
-    table.add_slice(number, series)
+    table.add_slice(number, series, frames=count_slices(base / path))
 
 
 HEADER_LIMIT_S = 5.0
@@ -113,8 +119,9 @@ def _add_dicom(
                 times = make_slice_times(dataset)
     except SeriesRefused as error:
         refusal = error
-        if refusal.reason == Reason.NOT_MEDICAL and dicom_suffix(path):
-            refusal = SeriesRefused(Reason.UNREADABLE, "named as DICOM, and holds no image")
+        if refusal.reason == Reason.NOT_MEDICAL and _may_be_slice(path):
+            detail = "named as DICOM, and holds no image" if dicom_suffix(path) else NOT_DICOM
+            refusal = SeriesRefused(Reason.UNREADABLE, detail)
         if not is_wanted or refusal.reason not in FAULTS:
             raise
         with deadline(HEADER_LIMIT_S):
@@ -141,8 +148,8 @@ def _scanned_header(path: Path) -> ScannedHeader | None:
 def _check_signature(path: Path, name: str, *, is_wanted: bool) -> None:
     """Raise SeriesRefused for a file whose first bytes are not those of a DICOM image.
 
-    `name` is its path in the archive. A file that is named as a slice and is none has a fault
-    (UNREADABLE): it may be a slice whose bytes are lost.
+    `name` is its path in the archive. A file that may be a slice by its name and is none has a
+    fault (UNREADABLE): its bytes may be lost. One that does not open is an IO_ERROR.
     """
     try:
         # O_NONBLOCK: opening a pipe that replaced the file must not block.
@@ -152,14 +159,14 @@ def _check_signature(path: Path, name: str, *, is_wanted: bool) -> None:
                 raise SeriesRefused(Reason.UNREADABLE, "is no regular file any more")
             start = file.read(_SIGNATURE_BYTES)
     except OSError as error:
-        raise SeriesRefused(Reason.UNREADABLE, f"cannot be opened ({error.strerror})") from error
+        raise SeriesRefused(Reason.IO_ERROR, f"cannot be opened ({error.strerror})") from error
     if not may_be_dicom(start):
         if dicom_suffix(name):
             detail = "named as DICOM, and its bytes are not" if start else EMPTY
             raise SeriesRefused(Reason.UNREADABLE, detail)
-        if not start and _may_be_slice(name):
-            raise SeriesRefused(Reason.UNREADABLE, EMPTY)
-        raise SeriesRefused(Reason.NOT_MEDICAL, "neither DICOM nor NIfTI")
+        is_candidate = is_wanted and _may_be_slice(name)
+        reason = Reason.UNREADABLE if is_candidate else Reason.NOT_MEDICAL
+        raise SeriesRefused(reason, NOT_DICOM if start else EMPTY)
     if is_dicomdir(start):
         raise SeriesRefused(Reason.NOT_AN_IMAGE, "a DICOMDIR; its files are indexed by themselves")
     if not is_wanted:
@@ -167,6 +174,5 @@ def _check_signature(path: Path, name: str, *, is_wanted: bool) -> None:
 
 
 def _may_be_slice(path: str) -> bool:
-    """Whether an empty file without a suffix of DICOM is named as slices are: with a number."""
-    name = path.rpartition("/")[2]
-    return not is_companion(path) and any(character.isdigit() for character in name)
+    """Whether a file is named as slices are: with a suffix of DICOM, or with a number."""
+    return not is_companion(path) and bool(name_shape(path.rpartition("/")[2]))

@@ -24,6 +24,7 @@ SCHEMA = """
 CREATE TABLE folders (id INTEGER PRIMARY KEY, path BLOB);
 CREATE TABLE files (id INTEGER PRIMARY KEY, path BLOB, size INTEGER, mtime_ns INTEGER);
 CREATE TABLE odd (path TEXT, reason TEXT, detail TEXT);
+CREATE TABLE lost (path BLOB, study TEXT, uid TEXT);
 CREATE TABLE series (
     id INTEGER PRIMARY KEY, kind TEXT, patient TEXT, study TEXT, uid TEXT, source TEXT,
     folder BLOB, above BLOB, n_files INTEGER, n_slices INTEGER, stat_digest TEXT,
@@ -81,6 +82,16 @@ class IndexTable:
         self.connection.execute(
             "INSERT INTO odd VALUES (?, ?, ?)",
             (escape_undecodable(file.path), file.reason, escape_undecodable(file.detail)),
+        )
+
+    def add_lost_file(self, path: str, study: str = "", uid: str = "") -> None:
+        """Add a file that may be a slice and is never opened, with the UIDs of its series if known.
+
+        It is listed as an odd file, too.
+        """
+        self.connection.execute(
+            "INSERT INTO lost VALUES (?, ?, ?)",
+            (os.fsencode(path), escape_undecodable(study), escape_undecodable(uid)),
         )
 
     def drop_repeated_files(self) -> None:

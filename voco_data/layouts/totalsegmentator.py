@@ -34,7 +34,7 @@ def is_own_file(path: str) -> bool:
 
 
 def index(base: Path, table: IndexTable, advance: Advance) -> str:
-    """Make each image a series; the path of its folder is the patient id."""
+    """Make each image a series; the name of its folder is the patient id."""
     from voco_data.layouts.nifti_cases import NiftiCases  # here: it imports nibabel
     from voco_data.masks import organ_of_file
 
@@ -44,13 +44,14 @@ def index(base: Path, table: IndexTable, advance: Advance) -> str:
         if is_hidden(path):
             cases.add_other(path, TOTALSEGMENTATOR.title)
         elif match := _IMAGE.fullmatch(path):
-            cases.add_image(number, path, root="", case=f"{match['root']}{match['case']}")
+            cases.add_image(number, path, root=match["root"], case=match["case"])
         elif match := _MASK.fullmatch(path):
-            case = f"{match['root']}{match['case']}"
             if organ_of_file(path):
-                cases.add_mask(number, path, root="", case=case, labels="file_name")
+                cases.add_mask(
+                    number, path, root=match["root"], case=match["case"], labels="file_name"
+                )
             else:
-                cases.add_unused_mask(path)
+                cases.add_unused_mask(number, path, root=match["root"], case=match["case"])
         else:
             cases.add_other(path, TOTALSEGMENTATOR.title)
     if not cases.n_images:

@@ -30,9 +30,11 @@ def walk(
     """Iterate over the files below `source`, in the file system's order.
 
     Paths are relative to `source`, and `include` and `exclude` are globs over them. Links to
-    folders are not followed, and a link to a file counts only if the file is inside the archive.
-    What cannot be read, and what is not a regular file, is an OddFile; it is never opened. Memory
-    does not grow with the archive: one folder is open at a time, the others are in `queue`.
+    folders are not followed, and a link to a file counts only if its target is inside the archive.
+    A folder that cannot be read, and what is not a regular file, is an OddFile; it is never opened.
+    A file whose status cannot be read, such as a link whose target is missing, is a file without
+    bytes: whoever opens it gets the error. Memory does not grow with the archive: one folder is
+    open at a time, the others are in `queue`.
 
     Raises InputError if `source` itself cannot be read.
     """
@@ -54,7 +56,7 @@ def walk(
                 ) from error
             if is_selected(prefix, (), exclude):
                 detail = f"the folder cannot be read ({error.strerror})"
-                yield OddFile(prefix.rstrip("/"), Reason.UNREADABLE, detail)
+                yield OddFile(prefix.rstrip("/"), Reason.IO_ERROR, detail)
 
 
 def stat_file(path: str, top: str) -> ArchiveFile | OddFile:
@@ -62,10 +64,11 @@ def stat_file(path: str, top: str) -> ArchiveFile | OddFile:
     full = os.path.join(top, path)  # noqa: PTH118
     try:
         if not _is_inside(os.path.realpath(full), top):
-            return OddFile(path, Reason.NOT_MEDICAL, "a link that leaves the archive")
+            detail = "a link that leaves the archive"
+            return OddFile(path, Reason.NOT_MEDICAL, detail, is_lost=True)
         return _regular_file(path, os.stat(full))  # noqa: PTH116
-    except OSError as error:
-        return OddFile(path, Reason.UNREADABLE, f"cannot be read ({error.strerror})")
+    except OSError:  # its reader gives the reason
+        return ArchiveFile(path, 0, 0)
 
 
 def _stat_entry(entry: os.DirEntry[str], path: str, top: str) -> ArchiveFile | OddFile | str:
@@ -76,8 +79,8 @@ def _stat_entry(entry: os.DirEntry[str], path: str, top: str) -> ArchiveFile | O
         if entry.is_symlink():
             return stat_file(path, top)
         return _regular_file(path, entry.stat(follow_symlinks=False))
-    except OSError as error:
-        return OddFile(path, Reason.UNREADABLE, f"cannot be read ({error.strerror})")
+    except OSError:  # its reader gives the reason
+        return ArchiveFile(path, 0, 0)
 
 
 def _regular_file(path: str, status: os.stat_result) -> ArchiveFile | OddFile:

@@ -1,4 +1,8 @@
-from .content import is_label_map as is_label_map
+from .content import (
+    count_slices as count_slices,
+    holds_unscaled_bytes as holds_unscaled_bytes,
+    is_label_map as is_label_map,
+)
 from .reader import (
     MAX_GZIP_RATIO as MAX_GZIP_RATIO,
     is_nifti as is_nifti,

@@ -1,4 +1,4 @@
-"""Whether a NIfTI file is a label map, by its first planes: names do not tell."""
+"""What a NIfTI file holds: by its header, and by its first planes. Names do not tell."""
 
 from __future__ import annotations
 
@@ -12,6 +12,28 @@ from voco_data.nifti.reader import OpenNifti
 
 MAX_PLANES = 3
 """Planes with more than one value that are enough to decide."""
+
+
+def count_slices(path: Path) -> int:
+    """The number of voxels nearest to the patient's z, by the header; 0 if it does not parse."""
+    try:
+        with OpenNifti(path) as file:
+            return file.geometry.nearest_canonical().shape[0]
+    except SeriesRefused:
+        return 0
+
+
+def holds_unscaled_bytes(path: Path) -> bool:
+    """Whether the header says that all voxels are whole numbers from 0 to 255.
+
+    They are no HU, because air would lie below. Such a file is a label map, or a picture of 8 bits.
+    False if the header does not parse.
+    """
+    try:
+        with OpenNifti(path) as file:
+            return file.holds_unscaled_bytes
+    except SeriesRefused:
+        return False
 
 
 def is_label_map(path: Path) -> bool | None:

@@ -16,7 +16,8 @@ MIN_LABEL = -50
 """Some label maps mark ignored voxels with -1."""
 MIN_EQUAL_SHARE = 0.6
 """Of neighbours that are not both 0, those that are equal, in a label map: along rows or columns,
-because structures may be thin in one direction."""
+because structures may be thin in one direction. Equal neighbours of the lowest and of the highest
+value do not count."""
 MAX_FEW_LABELS = 8
 """A map with no more values is one of labels, however thin its structures are."""
 
@@ -30,7 +31,10 @@ class LabelEvidence:
         self.has_only_labels = True
         """Whether all values are whole numbers from `MIN_LABEL` to `MAX_LABEL`."""
         self._present = np.zeros(_N_VALUES, bool)
-        self._n_pairs, self._n_equal = np.zeros(2, np.int64), np.zeros(2, np.int64)
+        self._n_unequal = np.zeros(2, np.int64)
+        """Neighbours that differ, along rows and along columns."""
+        self._n_equal = np.zeros((2, _N_VALUES), np.int64)
+        """Neighbours that are equal, by their value."""
 
     def add(self, plane: npt.NDArray[Any], rounded: npt.NDArray[Any]) -> None:
         """Add one plane (row, column), and the same plane rounded to whole numbers."""
@@ -47,9 +51,9 @@ class LabelEvidence:
         for axis, (one, other) in enumerate(
             ((labels[:-1], labels[1:]), (labels[:, :-1], labels[:, 1:]))
         ):
-            is_inside = (one != 0) | (other != 0)
-            self._n_pairs[axis] += np.count_nonzero(is_inside)
-            self._n_equal[axis] += np.count_nonzero(is_inside & (one == other))
+            is_equal = one == other
+            self._n_unequal[axis] += is_equal.size - np.count_nonzero(is_equal)
+            self._n_equal[axis] += np.bincount(one[is_equal] - MIN_LABEL, minlength=_N_VALUES)
 
     @property
     def is_constant(self) -> bool:
@@ -62,5 +66,11 @@ class LabelEvidence:
         n_values = int(np.count_nonzero(self._present))
         if not self.has_only_labels or n_values < 2:
             return False
-        is_equal = self._n_equal >= MIN_EQUAL_SHARE * self._n_pairs
-        return n_values <= MAX_FEW_LABELS or bool(is_equal.any())
+        if n_values <= MAX_FEW_LABELS:
+            return True
+        # 0 is the background. HU that were clipped to a window are equal at both of its ends.
+        present = np.flatnonzero(self._present)
+        is_counted = np.ones(_N_VALUES, bool)
+        is_counted[[-MIN_LABEL, present[0], present[-1]]] = False
+        n_equal = self._n_equal[:, is_counted].sum(axis=1)
+        return bool((n_equal >= MIN_EQUAL_SHARE * (n_equal + self._n_unequal)).any())

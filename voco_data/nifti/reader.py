@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.errors import SeriesRefused, unreadable_error
-from voco_data.limits import check_slice_count, check_voxels
+from voco_data.limits import check_scanner_range, check_slice_count, check_voxels
 from voco_data.nifti.label_evidence import LabelEvidence
 from voco_data.reasons import Reason
 from voco_data.volumes import ClippedVoxels, Geometry, Volume
@@ -116,6 +116,21 @@ class OpenNifti:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    @property
+    def holds_unscaled_bytes(self) -> bool:
+        """Whether voxels are unsigned 8-bit numbers, without slope and intercept."""
+        try:
+            return self._dtype == np.uint8 and self._scaling() is None
+        except nibabel.spatialimages.HeaderDataError:  # a slope that is no number
+            return False
+
+    def _scaling(self) -> tuple[float, float] | None:
+        """Slope and intercept; None if voxels are not scaled. Raises HeaderDataError."""
+        slope, intercept = self._header.get_slope_inter()
+        if slope is None or (slope, intercept) == (1.0, 0.0):
+            return None
+        return float(slope), float(intercept)
+
     def planes(self) -> Iterator[Values]:
         """Iterate over the scaled planes (row, column), then read the file to its end.
 
@@ -123,12 +138,13 @@ class OpenNifti:
         """
         rows, columns = self.geometry.shape[1:]
         try:
-            slope, intercept = self._header.get_slope_inter()
+            scaling = self._scaling()
             self._file.seek(int(self._header.get_data_offset()))
             for _ in range(self.geometry.shape[0]):
                 data = self._file.read(rows * columns * self._dtype.itemsize)
                 plane = np.frombuffer(data, self._dtype).reshape(rows, columns)
-                if slope is not None and (slope, intercept) != (1.0, 0.0):
+                if scaling is not None:
+                    slope, intercept = scaling
                     with np.errstate(over="ignore", invalid="ignore"):  # not finite, see below
                         plane = plane * slope + intercept
                 if plane.dtype.kind == "f" and not np.isfinite(plane).all():
@@ -204,6 +220,8 @@ def _geometry(header: nibabel.Nifti1Header, dtype: np.dtype[Any]) -> Geometry:
     lengths = np.linalg.norm(columns, axis=0)
     if not np.isfinite(affine).all() or lengths.min() == 0:
         raise SeriesRefused(Reason.BAD_GEOMETRY, "the affine has an axis without length")
+    check_scanner_range("the spacing", lengths)
+    check_scanner_range("the position of the first voxel", affine[:3, 3])
     x, y, z = (columns / lengths).T.tolist()
     sx, sy, sz = (float(round(n, 6)) for n in lengths)
     ox, oy, oz = (RAS_TO_LPS @ affine[:3, 3]).tolist()

@@ -80,9 +80,10 @@ def prepare_series(
     `spec` gives the rules for a volume. `given_box` is a box that another program made.
     """
     volume = _read_volume(base, entry, spec)
-    check_hu(volume.hu)
+    # Bright text beside air also looks like values that wrapped around, so text is sought first.
     if looks_like_text(volume.hu):
         raise SeriesRefused(Reason.BURNED_IN, "pixels that look like a line of text")
+    check_hu(volume.hu)
     mask, mask_flags = read_masks(base, entry.masks, volume.geometry)
     is_aligned = volume.geometry.is_aligned(spec.axis_tolerance_deg)
     aligned = volume if is_aligned else to_canonical_grid(volume)

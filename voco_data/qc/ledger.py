@@ -54,7 +54,10 @@ class LedgerRow:
     """Separated by blanks."""
     input_digest: str = ""
     duplicate_of: str = ""
-    """Id of another series with equal content, if the row is flagged `duplicate`."""
+    """Id of another series with equal content, if the row is flagged `duplicate`.
+
+    `patient/series`, or `patient/study/series`, if both have one series id.
+    """
     study_uid: str = ""
     """With `patient_id` and `series_uid` it identifies the series."""
 

@@ -178,6 +178,13 @@ class StoreIndex:
             f"intact WHERE {_IS_SERIES} AND input_digest = ?", (*_values(identity), input_digest)
         )
 
+    def lines_of_series(self, identity: SeriesIdentity) -> list[Line]:
+        """All lines of a series, damaged or not, sorted by row."""
+        rows = self._table.execute(
+            f"SELECT line FROM lines WHERE {_IS_SERIES} ORDER BY row", _values(identity)
+        )
+        return [catalogue.line_from_json(text) for (text,) in rows]
+
     def series_of_content(self, content_digest: str) -> Iterator[SeriesIdentity]:
         """The intact series with these HU, sorted by series, patient and study id."""
         lines = self._table.execute(

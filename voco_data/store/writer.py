@@ -109,6 +109,11 @@ class StoreWriter:
             raise KeyError(key)
         return row
 
+    def find_row(self, key: str) -> int | None:
+        """The row that holds a series, damaged or not; None if there is none. After `compact`."""
+        row = self._row_ids.get(key)
+        return row if row is not None and self.index.has_row(row) else None
+
     def add_record(self, record: Record) -> None:
         """Index a record that a worker committed. `compact` writes it into the catalogue.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import ndimage
 
 from tests.support.abdomen_figure import DOME, SPACING_MM, patient
 from tests.support.abdomen_scans import TrueScan, measure, ranged_scan, summarise
@@ -82,6 +83,35 @@ def test_clipped_hu_give_the_same_box(full: TrueScan, window: int) -> None:
     assert np.abs(np.subtract(box.stop, plain.stop)).max() <= 4
 
 
+@pytest.mark.parametrize("window_hu", [(-160, 240), (-200, 300)])
+@pytest.mark.parametrize("change", ["noise of 3 HU", "splines"])
+def test_clipped_hu_that_were_changed_after_clipping_give_the_same_box(
+    full: TrueScan, window_hu: tuple[int, int], change: str
+) -> None:
+    """Lossy compression and resampling leave more than one value where air was clipped."""
+    plain = box_of(full.hu, full.spacing_mm)
+    hu, spacing_mm = np.clip(full.hu, *window_hu), full.spacing_mm
+    if change == "splines":
+        zoomed = ndimage.zoom(hu.astype(np.float32), (1, 0.9, 0.9), order=3)
+        hu = np.rint(zoomed).astype(np.int16)
+        spacing_mm = (spacing_mm[0], spacing_mm[1] / 0.9, spacing_mm[2] / 0.9)
+    else:
+        hu = hu + np.random.default_rng(0).integers(-3, 4, hu.shape, np.int16)
+    box = box_of(hu, spacing_mm)
+    assert 0.5 <= box.confidence < plain.confidence
+    assert abs(box.start[0] - plain.start[0]) * spacing_mm[0] <= 50
+    assert abs(box.stop[0] - plain.stop[0]) * spacing_mm[0] <= 20
+
+
+@pytest.mark.parametrize("blank", [0, 1, 2, 3])
+def test_a_chest_upside_down_with_blank_ends_keeps_the_whole_scan(blank: int) -> None:
+    """Lungs to the lower end of the scan, and 100 mm of trunk above: no dome is one."""
+    scan = ranged_scan(2, 60.0, 330.0, spacing_mm=2.5)
+    hu = np.pad(scan.hu[::-1], ((blank, blank), (0, 0), (0, 0)), constant_values=-1024)
+    assert box_of(scan.hu, scan.spacing_mm).confidence >= 0.5
+    assert box_of(hu, scan.spacing_mm).confidence < 0.5
+
+
 @pytest.mark.parametrize("low_hu", [-135, -100, -60])
 def test_where_fat_has_the_hu_of_air_the_scan_is_kept_whole(full: TrueScan, low_hu: int) -> None:
     box = box_of(np.clip(full.hu, low_hu, 250), full.spacing_mm)
@@ -153,6 +183,38 @@ def test_one_thigh_is_no_abdomen(radius: float) -> None:
     leg = np.select([from_middle < radius - 15, from_middle < radius], [55, -100], -1000)
     hu = np.select([from_femur < 8, from_femur < 16], [-60, 1100], leg)
     assert box_of(noisy(np.repeat(hu, 40, axis=0)), (5.0, 2.0, 2.0)).confidence < 0.5
+
+
+HALVES = {
+    "right": lambda hu: hu[:, :, : hu.shape[2] // 2],
+    "left": lambda hu: hu[:, :, hu.shape[2] // 2 :],
+    "front": lambda hu: hu[:, : hu.shape[1] // 2],
+    "back": lambda hu: hu[:, hu.shape[1] // 2 :],
+    "left, padded": lambda hu: np.where(np.arange(hu.shape[2]) < hu.shape[2] // 2, -1024, hu),
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_half_a_body_is_no_abdomen(full: TrueScan, name: str) -> None:
+    half = HALVES[name](full.hu).astype(np.int16)
+    box = box_of(half, full.spacing_mm)
+    assert box.confidence < 0.5
+    assert (box.start[0], box.stop[0]) == (0, len(full.hu))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75])
+@pytest.mark.parametrize("above", [1, 2, 4, 8])
+def test_slices_that_are_air_in_part_change_nothing(
+    full: TrueScan, share: float, above: int
+) -> None:
+    """Noisy air in one half, or more, of the uppermost slices."""
+    hu = full.hu.copy()
+    part = hu[-above:, :, : round(share * hu.shape[2])]
+    part[:] = np.random.default_rng(above).normal(-1000, 20, part.shape)
+    plain, box = box_of(full.hu, full.spacing_mm), box_of(hu, full.spacing_mm)
+    assert box.confidence == plain.confidence == 0.95
+    assert abs(box.start[0] - plain.start[0]) <= 1
+    assert abs(box.stop[0] - plain.stop[0]) <= 1
 
 
 @pytest.mark.parametrize("number", range(4))

@@ -182,6 +182,22 @@ def test_a_missing_key_is_refused_and_not_replaced(
     assert len(patients(folder)) == 1
 
 
+def test_the_key_of_another_root_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder)
+    key = folder / "root" / "private" / "ids.key"
+    own = key.read_text()
+    key.write_text("0f" * 32)
+    line = ["preprocess", str(folder / "archive"), "--root", str(folder / "root")]
+    assert main([*line, "--spec-file", str(folder / "specs.json"), "--workers", "1"]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert "this key made none of the pseudonyms" in told[-1]
+    key.write_text(own)
+    run(folder)
+    assert len(patients(folder)) == 1
+
+
 def test_public_stores_need_no_key(folder: Path) -> None:
     write_ratic(folder)
     run(folder, "ratic")

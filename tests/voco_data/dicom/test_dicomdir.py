@@ -15,6 +15,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from tests.support.headers import indexed, reasons, write_header, write_stack
+from voco_data.dicom.dicomdir import listed_slices
 from voco_data.errors import InputError
 
 
@@ -113,3 +114,86 @@ def test_a_broken_dicomdir_is_one_line(tmp_path: Path) -> None:
     path.write_bytes(whole.replace(b"CS\x06\x00CT\\000", b"UN\0\0" + struct.pack("<I", 2**32 - 9)))
     with pytest.raises(InputError, match="DICOMDIR is broken"):
         indexed(path)
+
+
+def flags_of(source: Path) -> dict[str, tuple[str, ...]]:
+    return {entry.series_uid: entry.flags for entry in indexed(source)[0]}
+
+
+def files_of_series(disc: Path, uid: str) -> list[Path]:
+    files = [path for path in disc.rglob("*") if path.is_file() and path.name != "DICOMDIR"]
+    return sorted(path for path in files if pydicom.dcmread(path).SeriesInstanceUID == uid)
+
+
+@pytest.mark.parametrize("source", ["DICOMDIR", "."])
+def test_a_missing_slice_flags_the_series_of_its_record(disc: Path, source: str) -> None:
+    assert flags_of(disc / source) == {"1.2.1": (), "1.2.2": ()}
+    lost = files_of_series(disc, "1.2.2")[-1]
+    lost.unlink()
+    assert flags_of(disc / source) == {"1.2.1": (), "1.2.2": ("lost_files",)}
+    name = str(lost.relative_to(disc))
+    assert reasons(indexed(disc / source)[1]) == {"DICOMDIR": "not_an_image", name: "io_error"}
+    assert flags_of(disc.parent)["1.2.2"] == ("lost_files",), "in a folder below the source"
+
+
+def test_slices_of_one_folder_are_told_apart_by_their_records(disc: Path) -> None:
+    """Both series get names of one shape in one folder, as on many discs."""
+    data = (disc / "DICOMDIR").read_bytes()
+    for k, path in enumerate(files_of_series(disc, "1.2.1") + files_of_series(disc, "1.2.2")):
+        old = "\\".join(path.relative_to(disc).parts).encode()
+        new = f"ALL\\IM{k}".encode().ljust(len(old))
+        assert data.count(old) == 1
+        data = data.replace(old, new)
+        (disc / "ALL").mkdir(exist_ok=True)
+        path.rename(disc / "ALL" / f"IM{k}")
+    (disc / "DICOMDIR").write_bytes(data)
+    assert flags_of(disc) == {"1.2.1": (), "1.2.2": ()}
+    (disc / "ALL" / "IM5").unlink()
+    assert flags_of(disc) == flags_of(disc / "DICOMDIR") == {"1.2.1": (), "1.2.2": ("lost_files",)}
+
+
+def test_a_series_of_which_no_file_is_left_is_not_missed_in_a_folder(disc: Path) -> None:
+    for path in files_of_series(disc, "1.2.2"):
+        path.unlink()
+    assert flags_of(disc) == {"1.2.1": ()}
+    assert reasons(indexed(disc)[1]) == {"DICOMDIR": "not_an_image"}
+
+
+def test_excluded_files_are_not_missed(disc: Path) -> None:
+    lost = files_of_series(disc, "1.2.2")[-1]
+    lost.unlink()
+    (first, second), odd = indexed(disc, exclude=[str(lost.relative_to(disc))])
+    assert (first.flags, second.flags) == ((), ())
+    assert reasons(odd) == {"DICOMDIR": "not_an_image"}
+
+
+def test_a_damaged_dicomdir_in_a_folder_costs_nothing(
+    disc: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files_of_series(disc, "1.2.2")[-1].unlink()
+    whole = (disc / "DICOMDIR").read_bytes()
+    for size in range(400, len(whole), 97):
+        (disc / "DICOMDIR").write_bytes(whole[:size])
+        assert [len(entry.files) for entry in indexed(disc)[0]] == [3, 2]
+    assert "a DICOMDIR does not read" in caplog.text
+
+
+def test_offsets_that_form_a_loop_end(disc: Path) -> None:
+    whole = (disc / "DICOMDIR").read_bytes()
+    root = int(pydicom.dcmread(disc / "DICOMDIR")[0x0004, 0x1200].value)
+    at = whole.index(b"\x04\x00\x20\x14", root) + 8  # of the patient: its first study
+    loop = whole[:at] + struct.pack("<I", root) + whole[at + 4 :]
+    (disc / "DICOMDIR").write_bytes(loop)
+    with pytest.raises(InputError, match="DICOMDIR is broken"):
+        list(listed_slices(disc / "DICOMDIR"))
+
+
+def test_listed_slices_are_the_files_of_the_disc_with_their_uids(disc: Path) -> None:
+    expected = {
+        ("1.1", uid, path.relative_to(disc).parts)
+        for uid in ("1.2.1", "1.2.2")
+        for path in files_of_series(disc, uid)
+    }
+    listed = [(s.study_uid, s.series_uid, s.parts) for s in listed_slices(disc / "DICOMDIR")]
+    assert set(listed) == expected
+    assert len(listed) == 6

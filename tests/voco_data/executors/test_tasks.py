@@ -16,7 +16,7 @@ import pytest
 from tests.support.ct_files import body, write_slices
 from voco_data.batching import batched
 from voco_data.cohort import SeriesEntry
-from voco_data.executors import dask, process_pool, tasks as module
+from voco_data.executors import dask, process_pool, tasks as module, worker
 from voco_data.executors.process_pool import run_processes
 from voco_data.executors.tasks import (
     MAX_BATCH_SIZE,
@@ -87,6 +87,25 @@ def test_a_dead_worker_costs_its_series_and_no_other(tmp_path: Path) -> None:
     for index in (0, 1, 3, 4, 5):
         assert outcomes[key(index)].reason is None
         assert [record.row for record in outcomes[key(index)].records] == [index]
+
+
+def test_a_series_that_memory_is_too_small_for_is_refused_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = worker.prepare_series
+
+    def prepare_in_little_memory(base: Path, entry: SeriesEntry, *rest: Any) -> Any:
+        if entry.series_uid == "s1":
+            raise MemoryError
+        return prepare(base, entry, *rest)
+
+    monkeypatch.setattr(worker, "prepare_series", prepare_in_little_memory)
+    with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
+        known = {writer.storage.name: InputDigests()}
+        todo = tasks(tmp_path / "ct", writer.storage, 3)
+        outcomes = [fill_series(task, known) for task in todo]
+    assert [outcome.reason for outcome in outcomes] == [None, Reason.WORKER_DIED, None]
+    assert outcomes[1].detail == "out of memory"
 
 
 def test_what_a_dead_worker_committed_is_not_read_again(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from voco_data.ingest.estimation import estimate
 from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.maintenance.garbage import collect_garbage
 from voco_data.maintenance.verification import verify_store
+from voco_data.qc import ledger
 from voco_data.storage.local import LocalStorage
 from voco_data.store import catalogue
 from voco_data.store.reader import Store
@@ -164,11 +165,17 @@ def test_the_same_pixels_under_a_new_patient_id_get_a_row_of_their_own(
     assert counts == (1, 0, 0)
     assert table["flags"].tolist() == ["duplicate"]
     assert len(set(bench.lines()["patient_id"])) == 2
+    (old,) = set(bench.lines()["patient_id"]) - set(table["patient_id"])
+    assert table["duplicate_of"].tolist() == [f"{old}/{table['series_uid'].iloc[0]}"]
     bench.check(rows=2)
     capsys.readouterr()
     assert main(["store", "forget", str(bench.root), "OTHER", "--yes"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
-    for patient, left in (("NEW", 1), ("OLD", 0)):
+    for patient, left in (("OLD", 1), ("NEW", 0)):
+        if patient == "NEW":
+            tables = map(pd.read_parquet, bench.root.glob(f"runs/*/{ledger.KEY}"))
+            (row,) = pd.concat(tables).itertuples()
+            assert (row.flags, row.duplicate_of) == ("", "")
         assert main(["store", "forget", str(bench.root), patient, "--yes", "--json"]) == 0
         told = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert (told["removed"], told["series"]) == (True, 1)

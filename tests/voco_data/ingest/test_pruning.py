@@ -114,7 +114,7 @@ def test_a_source_whose_series_cannot_be_told_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="--yes goes with --prune"):
         run(folder, "a", yes=True)
     (folder / "a" / "three").symlink_to(folder / "a" / "three")  # cannot be opened
-    with pytest.raises(InputError, match="1 files or folders cannot be opened"):
+    with pytest.raises(InputError, match="1 file or folder cannot be opened"):
         run(folder, "a", **given)
     for patient in ("one", "two"):
         shutil.rmtree(folder / "a" / patient)
@@ -183,3 +183,37 @@ def test_the_command_lists_and_removes(folder: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert main([*line, "--yes"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("keep_ids", [True, False])
+@pytest.mark.parametrize("damage", [b"", b"no DICOM"])
+def test_damage_prunes_nothing(folder: Path, keep_ids: bool, damage: bytes) -> None:
+    write_slices(folder / "a" / "five", body(seed=5), tags={"PatientID": "five"})
+    run(folder, "a", keep_ids=keep_ids)
+    for path in (folder / "a" / "two").iterdir():
+        path.write_bytes(damage)
+    shutil.rmtree(folder / "a" / "five")
+    removed = run(folder, "a", keep_ids=keep_ids, prune=True, yes=True)
+    assert sorted(row["removed"] for row in removed.gone) == [False] * 2 + [True] * 2
+    table = pd.read_parquet(removed.ledger).query("kind == 'series'")
+    assert sorted(table["status"]) == ["cached", "gone", "pruned"]
+    assert "cannot be read" in table.set_index("status").loc["gone", "detail"]
+    assert len(patients(folder)) == 2
+    # The rows are still known to come from SOURCE, and go once nothing is left of their files.
+    shutil.rmtree(folder / "a" / "two")
+    assert run(folder, "a", keep_ids=keep_ids, prune=True, yes=True).pruned == 1
+
+
+def test_a_moved_archive_is_pruned_through_a_link_at_its_old_path(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(folder, "a", "small.json")
+    (folder / "a").rename(folder / "moved")
+    shutil.rmtree(folder / "moved" / "two")
+    assert run(folder, "moved", "small.json", prune=True).gone == ()
+    assert "has not seen SOURCE under this path" in caplog.text
+    (folder / "a").symlink_to(folder / "moved")
+    for archive in ("moved", "a"):  # one archive under two names
+        assert len(run(folder, archive, "small.json", prune=True).gone) == 1
+    assert run(folder, "a", "small.json", prune=True, yes=True).pruned == 1
+    assert patients(folder) == ["one"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.uid import generate_uid
 
 from tests.support.headers import indexed, reasons, write_header, write_stack
+from voco_data.layouts.faulty_slices import name_shape
 
 NO_POSITION = {"ImagePositionPatient": None}
 
@@ -126,3 +129,112 @@ def test_burned_in_text_beside_slices_is_a_row_and_alone_a_series(tmp_path: Path
     entries, odd = indexed(tmp_path)
     assert {e.series_uid: len(e.files) for e in entries} == {"1.2": 9, "1.3": 9}
     assert reasons(odd) == {"a/text.dcm": "burned_in"}
+
+
+NAMES = {
+    "numbers": "{:03d}",
+    "IM": "IM{:03d}",
+    "UIDs": "1.2.840.{}",
+    "UIDs of a modality": "CT.1.2.840.{}",
+    "another suffix": "a{:02d}.img",
+    "hashes": "{:04x}e9b1c0d5",
+    "UUIDs": "550e8400-e29b-41d4-a716-4466554400{:02x}",
+}
+
+
+@pytest.mark.parametrize("content", ["empty", "torn", "garbage", "text"])
+@pytest.mark.parametrize("names", NAMES)
+def test_a_file_named_as_its_siblings_is_one_of_them_whatever_it_holds(
+    tmp_path: Path, names: str, content: str
+) -> None:
+    files = [tmp_path / NAMES[names].format(k) for k in range(12)]
+    for k, file in enumerate(files):
+        write_header(file, ImagePositionPatient=[0, 0, 5 * k])
+    data = {"empty": b"", "torn": files[-1].read_bytes()[:100], "garbage": b"\xf0\x9d" * 2000}
+    files[-1].write_bytes(data.get(content, b"<html>404</html>"))
+    (entry,), odd = indexed(tmp_path)
+    assert (len(entry.files), entry.flags, odd) == (12, (), [])
+
+
+@pytest.mark.parametrize("slices", ["IM{:03d}", "1.2.840.{}", "{:03d}.dcm"])
+def test_texts_tables_and_pictures_beside_slices_are_none_of_them(
+    tmp_path: Path, slices: str
+) -> None:
+    for k in range(9):
+        write_header(tmp_path / slices.format(k), ImagePositionPatient=[0, 0, 5 * k])
+    others = ("README", "README2", "VERSION", "VERSION 1.2.840", "checksums", "sha256sums")
+    others += ("IM003.jpg", "IM003.txt", "1.2.840.3.xml", "report1", "LOCKFILE", "thumb_01.png")
+    for name in others:
+        (tmp_path / name).write_bytes(b"one two three")
+    (tmp_path / "empty1.log").write_bytes(b"")
+    (entry,), odd = indexed(tmp_path)
+    assert (len(entry.files), entry.flags) == (9, ())
+    assert reasons(odd) == dict.fromkeys((*others, "empty1.log"), "not_medical")
+
+
+def test_garbage_named_as_the_slices_of_two_series_flags_both(tmp_path: Path) -> None:
+    write_stack(tmp_path, 9, prefix="IM")
+    write_stack(tmp_path, 9, start=100, prefix="IM", SeriesInstanceUID="1.3")
+    write_stack(tmp_path, 9, prefix="SC", SeriesInstanceUID="1.4")
+    (tmp_path / "IM999").write_bytes(b"garbage")
+    entries, odd = indexed(tmp_path)
+    flags = {e.series_uid: e.flags for e in entries}
+    assert flags == {"1.2": ("lost_files",), "1.3": ("lost_files",), "1.4": ()}
+    assert reasons(odd) == {"IM999": "unreadable"}
+
+
+def test_a_link_to_a_missing_file_is_a_slice_of_its_series(tmp_path: Path) -> None:
+    write_dcm_stack(tmp_path, 8)
+    (tmp_path / "008.dcm").symlink_to(".git/annex/objects/x.dcm")
+    (tmp_path / "notes").symlink_to("missing")
+    (entry,), odd = indexed(tmp_path)
+    assert (len(entry.files), entry.files[-1]) == (9, "008.dcm")
+    assert reasons(odd) == {"notes": "io_error"}
+    before = entry.stat_digest
+    write_header(tmp_path / ".git/annex/objects/x.dcm", ImagePositionPatient=[0, 0, 40])
+    (entry,), _ = indexed(tmp_path)
+    assert entry.stat_digest != before
+
+
+def test_a_link_out_of_the_archive_named_as_a_slice_flags_its_series(tmp_path: Path) -> None:
+    write_dcm_stack(tmp_path / "in", 8)
+    write_header(tmp_path / "008.dcm", ImagePositionPatient=[0, 0, 40])
+    (tmp_path / "in" / "008.dcm").symlink_to(tmp_path / "008.dcm")
+    (entry,), odd = indexed(tmp_path / "in")
+    assert (len(entry.files), entry.flags) == (8, ("lost_files",))
+    assert reasons(odd) == {"008.dcm": "not_medical"}
+
+
+def test_a_slice_that_does_not_open_stays_in_its_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dcm_stack(tmp_path, 9)
+    (tmp_path / "readme").write_bytes(b"text")
+    open_ = os.open
+
+    def open_as_a_user(path: Any, *rest: Any, **options: Any) -> int:
+        if str(path).endswith(("004.dcm", "readme")):  # chmod does not stop root, who runs CI
+            raise PermissionError(13, "Permission denied")
+        return open_(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", open_as_a_user)
+    (entry,), odd = indexed(tmp_path)
+    assert len(entry.files) == 9
+    assert reasons(odd) == {"readme": "io_error"}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("IM0012", "im#"),
+        ("1.2.840.12", "#"),
+        ("ct.1.2.840.12", "ct.#"),
+        ("slice_7.IMG", "slice_#.img"),
+        ("x.DCM", ".dcm"),
+        ("deadbeef01", "#"),
+        ("facade", ""),
+        ("README", ""),
+    ],
+)
+def test_shapes_of_names(name: str, shape: str) -> None:
+    assert name_shape(name) == shape

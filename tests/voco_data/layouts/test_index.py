@@ -8,9 +8,11 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.support.headers import indexed, reasons, touch, write_header, write_stack
 from voco_data.errors import InputError, VocoError
@@ -77,8 +79,8 @@ def test_pipes_sockets_devices_and_links_are_rows_and_never_opened(tmp_path: Pat
         "up": "not_medical",
         "null": "not_medical",
         "to-pipe": "not_medical",
-        "loop": "unreadable",
-        "nowhere": "unreadable",
+        "loop": "io_error",
+        "nowhere": "io_error",
     }
 
 
@@ -114,8 +116,8 @@ def test_what_cannot_be_read_is_a_row(tmp_path: Path, monkeypatch: pytest.Monkey
     entries, odd = indexed(tmp_path)
     assert [entry.source for entry in entries] == ["good"]
     assert reasons(odd) == {
-        "closed": "unreadable",
-        "gone.dcm": "unreadable",
+        "closed": "io_error",
+        "gone.dcm": "io_error",
         "pipe.dcm": "unreadable",
     }
     assert "Permission denied" in next(file.detail for file in odd if file.path == "closed")
@@ -248,14 +250,54 @@ def test_the_patient_of_a_nifti_is_its_name_or_its_folder(tmp_path: Path) -> Non
         touch(tmp_path / "set" / case / "ct.nii.gz", tmp_path / "set" / case / "masks" / "l.nii")
     touch(tmp_path / "set" / "s0002" / "late.nii.gz")
     assert patients(tmp_path) == {
-        "a/p1.nii.gz": "a",
-        "a/p2.nii": "a",
+        "a/p1.nii.gz": "p1",
+        "a/p2.nii": "p2",
         "P3.NII.GZ": "P3",
         "set/s0001/ct.nii.gz": "set/s0001",
         "set/s0002/ct.nii.gz": "set/s0002",
         "set/s0002/late.nii.gz": "set/s0002",
     }
     assert {e.series_uid for e in indexed(tmp_path)[0]} >= {"P3", "set/s0001/ct"}
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["a/scan"], ["scan"]),
+        (["a/scan", "b/scan"], ["a", "b"]),
+        (["images/p1", "images/p2", "x/scan", "y/scan"], ["p1", "p2", "x", "y"]),
+        (
+            [f"{phase}/p{k}" for phase in ("arterial", "venous") for k in range(3)],
+            ["p0", "p1", "p2"] * 2,
+        ),
+        (
+            [f"{case}/{phase}" for case in "abc" for phase in ("arterial", "venous")],
+            ["a", "a", "b", "b", "c", "c"],
+        ),
+        (
+            ["ct/p1", "ct/p2", "ct/p3", "pet/p1", "pet/p2", "pet/p3", "x/scan", "y/scan"],
+            ["p1", "p2", "p3", "p1", "p2", "p3", "x", "y"],
+        ),
+    ],
+)
+def test_folders_are_patients_where_few_names_repeat(
+    tmp_path: Path, paths: list[str], expected: list[str]
+) -> None:
+    touch(*(tmp_path / f"{path}.nii.gz" for path in paths))
+    found = patients(tmp_path)
+    assert [found[f"{path}.nii.gz"] for path in paths] == expected
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sets(st.tuples(st.sampled_from("abcd"), st.sampled_from("vwxyz")), min_size=1))
+def test_a_file_that_shares_no_name_changes_no_patient(pairs: set[tuple[str, str]]) -> None:
+    with TemporaryDirectory() as folder:
+        touch(*(Path(folder) / name / f"{file}.nii" for name, file in pairs))
+        before = patients(Path(folder))
+        touch(Path(folder) / "other" / "unlike.nii", Path(folder) / "more" / "alone.nii")
+        after = patients(Path(folder))
+        assert before.items() <= after.items()
+        assert {after["other/unlike.nii"], after["more/alone.nii"]} == {"unlike", "alone"}
 
 
 @pytest.mark.parametrize("step", ["segmentation_reference", "parse_header", "make_stack_key"])

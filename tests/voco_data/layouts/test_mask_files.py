@@ -132,3 +132,16 @@ def test_masks_of_the_public_layouts(tmp_path: Path) -> None:
         "(another file 1).txt": "not_medical",
         "labelsTr2200/FLARE23_0001.nii.gz": "mask",
     }
+
+
+def test_a_mask_beside_some_slices_of_a_series_over_two_folders(tmp_path: Path) -> None:
+    write_stack(tmp_path / "p" / "a", 4)
+    write_stack(tmp_path / "p" / "b" / "c", 4, start=4)
+    write_stack(tmp_path / "p", 4, start=8)
+    near = ["p/a/seg.nii.gz", "p/a/masks/x.nii.gz", "p/b/c/seg.nii.gz", "p/b/seg.nrrd"]
+    near += ["p/b/masks/y.nrrd", "p/seg.nii.gz"]
+    touch(*(tmp_path / name for name in [*near, "p/d/seg.nii.gz"]))
+    (entry,), odd = indexed(tmp_path)
+    assert len(entry.files) == 12
+    assert [mask.path for mask in entry.masks] == sorted(near)
+    assert {f.path for f in odd if "no series" in f.detail} == {"p/d/seg.nii.gz"}

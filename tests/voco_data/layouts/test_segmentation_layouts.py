@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.headers import indexed, reasons, write_stack
 from voco_data.layouts.index import index_archive
-from voco_data.nifti import is_label_map
+from voco_data.nifti import holds_unscaled_bytes, is_label_map
 
 SHAPE = (10, 24, 24)
 
@@ -110,6 +110,51 @@ def test_totalsegmentator(tmp_path: Path) -> None:
     entries, odd = indexed(tmp_path)
     assert {mask.labels for e in entries for mask in e.masks} == {"file_name"}
     assert reasons(odd)["s0001/segmentations/vertebrae_L1.nii.gz"] == "mask"
+
+
+def test_a_ct_among_the_masks_of_totalsegmentator_is_a_series(tmp_path: Path) -> None:
+    case = tmp_path / "s0001"
+    ct(case / "ct.nii.gz")
+    ct(case / "segmentations" / "ct_again.nii.gz", 1)
+    ct(case / "segmentations" / "liver.nii.gz", 2)
+    labels(case / "segmentations" / "spleen.nii.gz", (1,))
+    labels(case / "segmentations" / "hip_left.nii.gz", (1,))
+    values = np.zeros(SHAPE)
+    values[2:5, 3:9, 3:9] = 1
+    write_nifti(case / "segmentations" / "rib_left_1.nii.gz", values)
+    spleen = ["s0001/segmentations/spleen.nii.gz"]
+    assert found(tmp_path) == {
+        "s0001/ct.nii.gz": ("s0001", spleen),
+        "s0001/segmentations/ct_again.nii.gz": ("s0001", spleen),
+        "s0001/segmentations/liver.nii.gz": ("s0001", spleen),
+    }
+    assert set(reasons(indexed(tmp_path)[1]).values()) == {"mask"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slope", "expected"),
+    [(np.uint8, 1, True), (np.uint8, 8, False), (np.int16, 1, False), (np.int8, 1, False)],
+)
+def test_unscaled_bytes_are_told_by_the_header_alone(
+    tmp_path: Path, dtype: type[np.generic], slope: float, expected: bool
+) -> None:
+    path = tmp_path / "x.nii"
+    image = nibabel.Nifti1Image(np.zeros(SHAPE, dtype), np.diag([2.0, 2, 5, 1]))
+    image.header.set_slope_inter(slope, 0)
+    nibabel.save(image, path)
+    assert holds_unscaled_bytes(path) is expected
+    assert not holds_unscaled_bytes(tmp_path / "missing.nii")
+
+
+def test_cases_of_totalsegmentator_in_a_folder_keep_their_names(tmp_path: Path) -> None:
+    for case in ("one/s0001", "one/s0002"):
+        ct(tmp_path / case / "ct.nii.gz")
+        labels(tmp_path / case / "segmentations" / "liver.nii.gz", (1,))
+    assert {patient for patient, _ in found(tmp_path).values()} == {"s0001", "s0002"}
+    ct(tmp_path / "two" / "s0001" / "ct.nii.gz")
+    both = found(tmp_path)
+    assert {patient for patient, _ in both.values()} == {"one/s0001", "s0002", "two/s0001"}
+    assert both["one/s0001/ct.nii.gz"][1] == ["one/s0001/segmentations/liver.nii.gz"]
 
 
 def test_segmentations_beside_a_folder_of_slices(tmp_path: Path) -> None:

@@ -23,6 +23,13 @@ def test_a_window_in_8_bits_is_an_image(low: int, width: int) -> None:
     assert not looks_like_labels(np.clip((hu - low) * 255.0 / width, 0, 255).astype(np.uint8))
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(-50, 100), (-45, 105), (-40, 160), (-25, 230), (0, 200)]
+)
+def test_hu_clipped_to_a_narrow_window_are_an_image(low: int, high: int) -> None:
+    assert not looks_like_labels(np.clip(planned_scan(5, 2).hu, low, high))
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 def test_organs_are_labels(dtype: type) -> None:
     organs = planned_scan(5, 2).organs

@@ -87,6 +87,7 @@ CLAUSES: dict[int, tuple[str, ...]] = {
         "voco_data/ingest/test_run::test_equal_pixels_of_two_patients_are_two_rows_in_any_order",
         "voco_data/ingest/test_identity::test_the_same_pixels_under_a_new_patient_id_get_a_row_of_their_own",
         "voco_data/ingest/test_identity::test_one_identity_with_two_contents_is_refused_and_overwrites_nothing",
+        "voco_data/ingest/test_two_archives::test_archives_with_equal_paths_do_not_overwrite_each_other",
     ),
     19: (
         "voco_data/ingest/test_run::test_a_file_changed_in_place_is_noticed",
@@ -200,6 +201,8 @@ CLAUSES: dict[int, tuple[str, ...]] = {
     43: (
         "voco_data/ingest/test_pruning::test_a_series_that_two_archives_held_stays_until_both_have_lost_it",
         "voco_data/ingest/test_pruning::test_rows_without_a_known_archive_stay",
+        "voco_data/ingest/test_pruning::test_damage_prunes_nothing",
+        "voco_data/ingest/test_former_stacks::test_what_is_added_to_a_series_leaves_no_old_row",
     ),
     44: ("voco_data/ingest/test_pruning::test_a_killed_removal_is_completed_by_the_next",),
     45: ("voco_data/store/test_clauses::test_an_unknown_format_is_refused",),

@@ -59,6 +59,19 @@ WRONG: dict[str, tuple[Callable[[Hu], npt.ArrayLike], str]] = {
     "wrapped at 16 bits": (lambda hu: hu.astype(int) % 65536, "beyond 16 bits"),
     "shifted by 4096": (lambda hu: hu + 4096.0, "denser than bone"),
     "shifted by 65536": (lambda hu: hu + 65536.0, "every voxel"),
+    "a tenth of the slope": (lambda hu: hu * 0.1, "slope is wrong"),
+    "half of the slope, much noise": (
+        lambda hu: (hu + np.random.default_rng(0).normal(0, 60, hu.shape)) * 0.5,
+        "slope is wrong",
+    ),
+    "two thirds of the slope": (lambda hu: hu * 0.67, "slope is wrong"),
+    "shifted by 250": (lambda hu: hu + 250.0, "slope is wrong"),
+    "shifted by -200": (lambda hu: hu - 200.0, "air lies at"),
+    "a window in signed 8 bits": (
+        lambda hu: np.clip((hu + 160) / 400 * 255, 0, 255) - 128,
+        "fill 8 bits",
+    ),
+    "low bytes of the values": (lambda hu: ((hu.astype(int) + 1024) & 255) - 128, ""),
     "inverted": (lambda hu: -hu.astype(float), ""),
     "constant": (lambda hu: np.full(hu.shape, 40), "every voxel is 40 HU"),
     "nearly constant": (

@@ -9,7 +9,6 @@ read it, and header.py gives the reason if it is refused.
 from __future__ import annotations
 
 import io
-import math
 import os
 import re
 import threading
@@ -60,6 +59,7 @@ from voco_data.dicom.stack_key import (
     time_text,
 )
 from voco_data.errors import SeriesRefused
+from voco_data.limits import MAX_COORDINATE_MM
 from voco_data.volumes import Triple
 
 FIRST_READ_BYTES = 4096
@@ -286,7 +286,7 @@ def _parse_position(text: bytes) -> Triple | None:
     if match is None:
         return None
     x, y, z = (float(part) for part in match.groups())
-    return (x, y, z) if math.isfinite(x + y + z) else None
+    return (x, y, z) if max(abs(x), abs(y), abs(z)) <= MAX_COORDINATE_MM else None
 
 
 def _parse_number(text: bytes) -> int | None:

@@ -177,6 +177,53 @@ def test_a_transfer_syntax_without_a_decoder_is_refused(tmp_path: Path, syntax: 
     assert refusal(paths) == Reason.UNSUPPORTED_SYNTAX
 
 
+def test_an_eight_bit_jpeg_is_refused(tmp_path: Path) -> None:
+    paths = write_slices(tmp_path, body())
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        frame = imagecodecs.jpeg8_encode((dataset.pixel_array >> 4).astype(np.uint8))
+        dataset.PixelData = encapsulate([frame])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
+        dataset.save_as(path)
+    assert refusal(paths) == Reason.UNSUPPORTED_SYNTAX
+
+
+def test_slices_off_a_straight_line_are_mixed(tmp_path: Path) -> None:
+    """A jump of the table to the side by 30 mm, half-way."""
+    moved = {"ImagePositionPatient": lambda k: [-60 + 30 * (k >= 12), -60, 5 * k]}
+    with pytest.raises(SeriesRefused, match="off a straight line") as caught:
+        read(write_slices(tmp_path, body(), tags=moved))
+    assert caught.value.reason == Reason.MIXED_GEOMETRY
+
+
+@pytest.mark.parametrize("missing", [["Rows"], ["Columns"], ["Rows", "Columns"]])
+def test_a_whole_file_without_a_matrix_is_not_called_torn(
+    tmp_path: Path, missing: list[str]
+) -> None:
+    paths = write_slices(tmp_path, body(), tags=dict.fromkeys(missing))
+    with pytest.raises(SeriesRefused, match=f"no {', '.join(missing)} in the header"):
+        read(paths)
+    whole = write_slices(tmp_path / "torn", body())[0]
+    data = whole.read_bytes()
+    whole.write_bytes(data[: data.index(b"\x28\x00\x10\x00")])
+    with pytest.raises(SeriesRefused, match="ends before its rows and columns"):
+        read([whole])
+
+
+@pytest.mark.parametrize("far", [1e30, -2e5, 1e308])
+def test_coordinates_beyond_any_scanner_are_bad_geometry(tmp_path: Path, far: float) -> None:
+    tags = {"ImagePositionPatient": lambda k: [-60, -60, far if k == 4 else 5 * k]}
+    with pytest.raises(SeriesRefused) as caught:
+        read(write_slices(tmp_path, body(), tags=tags))
+    assert caught.value.reason == Reason.BAD_GEOMETRY
+    assert caught.value.detail.startswith("file 5 of 24: ImagePositionPatient is ")
+    assert len(caught.value.detail) < 100
+    assert refusal(write_slices(tmp_path / "x", body(), tags={"PixelSpacing": [1, 2e5]})) == (
+        Reason.BAD_GEOMETRY
+    )
+
+
 @pytest.mark.parametrize(
     ("tags", "flag"),
     [
