@@ -113,7 +113,8 @@ def load_slices(sql: sqlite3.Connection, series: int) -> SeriesSlices:
         FOLDER: _label(paths, lambda path: path.rpartition(b"/")[0]),
     }
     for index, name in enumerate(TRAITS):
-        labels[name] = _label(traits, lambda number, at=index: trait_rows[number][at])
+        values = {number: row[index] for number, row in trait_rows.items()}
+        labels[name] = _label(traits, values.__getitem__)
     thickness = {number: _number(row[-1]) for number, row in trait_rows.items()}
     return SeriesSlices(
         files=np.array(files, np.int64),
