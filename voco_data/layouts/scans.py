@@ -30,8 +30,12 @@ from voco_data.layouts.table import path_text
 COUNTED = ("acquisition", "series_number")
 """Values that count the parts of a scan in their order: parts that follow each other are joined."""
 
-MAX_DEPTH = 4
+MAX_DEPTH = 2
 """Most times that parts are divided again."""
+
+MAX_WORK = 100_000
+"""Most comparisons for one family. Hostile headers may demand any number; parts that are not judged
+any more count as several scans."""
 
 
 class Scan(NamedTuple):
@@ -58,7 +62,13 @@ class _Division:
     """The slices without copies, and what is known about their parts."""
 
     def __init__(
-        self, slices: SeriesSlices, base: Path, *, by_folder: bool, level: int = 0
+        self,
+        slices: SeriesSlices,
+        base: Path,
+        *,
+        by_folder: bool,
+        level: int = 0,
+        work_left: int = MAX_WORK,
     ) -> None:
         everything = np.arange(len(slices))
         depths = slices.positions @ np.asarray(slices.normal(everything))
@@ -74,6 +84,7 @@ class _Division:
         self._base = base
         self._by_folder = by_folder
         self._level = level
+        self._work_left = work_left
         self._ids = (*IDS, FOLDER) if by_folder else IDS
         self._judged: dict[bytes, bool] = {}
         self._partitions = by_labels(self._slices, self._places)
@@ -90,7 +101,8 @@ class _Division:
             return self._with_copies([Scan(whole, "")])
         scans = []
         for scan in self._joined_again(self._named(found)):
-            if self._is_scan(scan.slices) or self._level >= MAX_DEPTH:
+            is_last = self._level >= MAX_DEPTH or self._work_left < 0
+            if is_last or self._is_scan(scan.slices):
                 scans.append(scan)
                 continue
             division = _Division(
@@ -98,11 +110,13 @@ class _Division:
                 self._base,
                 by_folder=self._by_folder,
                 level=self._level + 1,
+                work_left=self._work_left,
             )
             scans += [
                 Scan(scan.slices[part.slices], f"{scan.value} {part.value}".strip())
                 for part in division.scans()
             ]
+            self._work_left = division._work_left
         return self._with_copies(scans)
 
     def _with_copies(self, scans: list[Scan]) -> list[Scan]:
@@ -158,6 +172,9 @@ class _Division:
     def _is_scan(self, part: Indices) -> bool:
         key = part.tobytes()
         if key not in self._judged:
+            self._work_left -= 1 + len(self._partitions) + len(part) // 50
+            if self._work_left < 0:
+                return False
             self._judged[key] = self._find_whether_scan(part)
         return self._judged[key]
 
