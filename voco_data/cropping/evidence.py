@@ -14,9 +14,9 @@ from voco_data.cropping.sampling import CoarseVolume, Mask
 
 TRUNK_MM2 = 22_000.0
 """Least median area of a trunk."""
-TRUNK_ASPECT = 1.12
-"""A trunk is wider than deep by this factor. In real scans it is 1.2 or more; a thigh is round,
-and a head is deeper than wide."""
+TRUNK_ASPECT = (1.12, 1.85)
+"""Width of a trunk, divided by its depth. In real scans it is 1.16 to 1.64; a thigh is round, a
+head is deeper than wide, and shoulders are flatter."""
 SPINE_DEPTH = (0.6, 0.9)
 """Depth of the spine in the body, as a share from front to back. In real scans it is 0.66 to 0.83.
 A femur is in the middle of a thigh, the back of a skull is at the skin."""
@@ -52,7 +52,9 @@ def shows_abdomen(coarse: CoarseVolume, body: Body, chest: Chest, bone: MidlineB
     Its slices must be those of a trunk. There must be the base of a lung, with trunk below it; or,
     without lung, the spine at the back, and fat.
     """
-    if np.median(body.area_mm2) < TRUNK_MM2 or _aspect(coarse, body) < TRUNK_ASPECT:
+    roundest, flattest = TRUNK_ASPECT
+    is_trunk = roundest <= _aspect(coarse, body) <= flattest
+    if np.median(body.area_mm2) < TRUNK_MM2 or not is_trunk:
         return False
     with_lung = np.flatnonzero(chest.share > 0)
     if len(with_lung):

@@ -185,6 +185,25 @@ def test_one_thigh_is_no_abdomen(radius: float) -> None:
     assert box_of(noisy(np.repeat(hu, 40, axis=0)), (5.0, 2.0, 2.0)).confidence < 0.5
 
 
+@pytest.mark.parametrize("width", [360, 420, 460])
+def test_shoulders_are_no_abdomen(width: float) -> None:
+    _, y, x = np.ogrid[:40, -64.0:64.0, -64.0:64.0]
+
+    def within(
+        half_width: float, half_depth: float, x_mm: float = 0, y_mm: float = 0
+    ) -> npt.NDArray[np.bool_]:
+        return ((4 * x - x_mm) / half_width) ** 2 + ((3 * y - y_mm) / half_depth) ** 2 < 1
+
+    humeri = within(24, 24, width / 2 - 45) | within(24, 24, 45 - width / 2)
+    spine, trachea = within(22, 20, 0, 35), within(9, 8, 0, 5)
+    hu = np.select(
+        [trachea, humeri, spine, within(width / 2 - 20, 80), within(width / 2, 95)],
+        [-980, 600, 500, 50, -90],
+        -1000,
+    )
+    assert box_of(noisy(np.repeat(hu, 40, axis=0)), (5.0, 3.0, 4.0)).confidence < 0.5
+
+
 HALVES = {
     "right": lambda hu: hu[:, :, : hu.shape[2] // 2],
     "left": lambda hu: hu[:, :, hu.shape[2] // 2 :],
