@@ -131,9 +131,6 @@ class Cohort:
         """Whether the ids of this layout are public and kept; all others become pseudonyms."""
         self._connection = connection
         self._has_groups = self._exists("FROM sqlite_master WHERE name = 'groups'")
-        self._has_shared_uids = self._has_groups and self._exists(
-            "FROM groups WHERE uid != '' GROUP BY uid HAVING COUNT(*) > 1"
-        )
 
     def __len__(self) -> int:
         """The number of series."""
@@ -157,26 +154,30 @@ class Cohort:
         """What a series has in common with the other stacks of its UID."""
         if head.kind == "nifti":
             return SeriesOrigin(head.series_uid, (), is_named=self.public_ids)
-        group = None
-        if self._has_groups:
-            group = self._connection.execute(
-                "SELECT groups.patient, uid, groups.folder FROM groups"
-                " JOIN (SELECT grp FROM series WHERE id = ?) ON groups.id = grp",
-                (head.number,),
-            ).fetchone()
-        if group is None:
+        groups = self._groups_of(head.number) if self._has_groups else []
+        if not groups:
             return SeriesOrigin(head.series_uid, (head.study_uid,), is_named=self.public_ids)
-        patient, uid, folder = group
-        studies: tuple[str, ...] = (head.study_uid,)
-        if self._has_shared_uids:
-            rows = self._connection.execute(
-                "SELECT DISTINCT study FROM groups WHERE id IN"
-                " (SELECT ids FROM slices WHERE series = ? AND ids IS NOT NULL) ORDER BY study",
-                (head.number,),
-            )
-            studies = tuple(study for (study,) in rows) or studies
+        folder = min(folder for *_, folder in groups)
+        patient, _, uid, _ = groups[0]
+        studies = tuple(sorted({study for _, study, _, _ in groups}))
         name = uid or f"{os.fsdecode(folder)}#"
         return SeriesOrigin(name, studies, is_named=bool(patient and uid))
+
+    def _groups_of(self, number: int) -> list[tuple[str, str, str, bytes]]:
+        """Patient, study, series UID and folder that the slices of a series name, in this order."""
+        order = "ORDER BY patient = '', patient, study = '', study"
+        rows: list[tuple[str, str, str, bytes]] = self._connection.execute(
+            "SELECT patient, study, uid, folder FROM groups"
+            f" WHERE family = (SELECT grp FROM series WHERE id = ?) {order}",
+            (number,),
+        ).fetchall()
+        if len(rows) < 2:  # usually, and at little cost
+            return rows
+        return self._connection.execute(
+            "SELECT patient, study, uid, folder FROM groups WHERE id IN"
+            f" (SELECT ids FROM slices WHERE series = ? AND ids IS NOT NULL) {order}",
+            (number,),
+        ).fetchall()
 
     def _exists(self, query: str) -> bool:
         """Whether a query, from FROM on, has a row."""

@@ -50,8 +50,8 @@ def at_change(chaos: Chaos, state: State, number: int) -> bool:
     return code == -9
 
 
-CHANGES = 160
-"""More than the coordinator makes."""
+CHANGES = 180
+"""More than the coordinator makes, on a busy machine too."""
 
 
 @pytest.mark.parametrize("number", range(7, CHANGES, 10))

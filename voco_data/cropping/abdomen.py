@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from voco_data.cropping.body import Body, find_body
 from voco_data.cropping.bones import find_midline_bone, find_spine
-from voco_data.cropping.evidence import domes_disagree, shows_abdomen
+from voco_data.cropping.evidence import domes_disagree, is_cut, shows_abdomen
 from voco_data.cropping.lungs import find_chest
 from voco_data.cropping.orientation import is_inverted, is_mirrored, is_reversed, is_trunk_spine
 from voco_data.cropping.pelvis import find_ischium, find_thighs_end, shows_thighs_on_top
@@ -130,6 +130,7 @@ def _abdomen_range(coarse: CoarseVolume, body: Body) -> tuple[int, int, float, b
         dome_missed
         or pelvis_missed
         or is_lung_lowest
+        or is_cut(body)
         or (shows_no_end and not shows_abdomen(coarse, body, chest, bone))
     ):
         return 0, count, MISSED_CONFIDENCE, False

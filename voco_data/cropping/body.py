@@ -18,6 +18,8 @@ LIMB_SHARE = 0.5
 """A component with more than this share of the largest one's voxels is body too."""
 WHOLE_SHARE = 0.8
 """A slice with less than this share of the measured pixels of its neighbours is blank in part."""
+ADULT_MM2 = 60_000.0
+"""Area of an adult's body in a slice."""
 NORMAL_QUARTILE = 0.6745
 """Half of a normal distribution is within so many standard deviations of its mean."""
 
@@ -36,6 +38,11 @@ class Body:
     """For each slice, the row with half the body in front and half behind; shape (Z,)."""
     noise_hu: float
     """Standard deviation of the noise in soft tissue."""
+
+    @property
+    def scale(self) -> float:
+        """Size of the body, as a factor of lengths: 1 for the area of an adult."""
+        return float(np.sqrt(np.median(self.area_mm2) / ADULT_MM2))
 
 
 def find_body(coarse: CoarseVolume) -> Body:

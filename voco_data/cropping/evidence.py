@@ -10,13 +10,13 @@ import numpy as np
 from voco_data.cropping.body import Body
 from voco_data.cropping.bones import MidlineBone
 from voco_data.cropping.lungs import Chest
-from voco_data.cropping.sampling import CoarseVolume
+from voco_data.cropping.sampling import CoarseVolume, Mask
 
 TRUNK_MM2 = 22_000.0
 """Least median area of a trunk."""
-TRUNK_ASPECT = 1.12
-"""A trunk is wider than deep by this factor. In real scans it is 1.2 or more; a thigh is round,
-and a head is deeper than wide."""
+TRUNK_ASPECT = (1.12, 1.85)
+"""Width of a trunk, divided by its depth. In real scans it is 1.16 to 1.64; a thigh is round, a
+head is deeper than wide, and shoulders are flatter."""
 SPINE_DEPTH = (0.6, 0.9)
 """Depth of the spine in the body, as a share from front to back. In real scans it is 0.66 to 0.83.
 A femur is in the middle of a thigh, the back of a skull is at the skin."""
@@ -28,11 +28,15 @@ BELOW_LUNG_MM = 30.0
 ABDOMEN_SHARE = 0.5
 """At least so many slices of a scan without lung must look like abdomen."""
 
-BODY_MM2 = 60_000.0
-"""Area of an adult's body; the lengths below are for it."""
+CUT_SHARE = 0.85
+"""A side of the body is cut if it is straight along more than this share of the body's extent, in
+most slices. In real scans the share was 0.5 or less, in their right and left halves 0.87 or
+more."""
+
 RIGHT_HIGHER_MM, LEFT_HIGHER_MM = 62.0, 40.0
-"""The right dome is higher than the left one by less, and lower by less. In real scans without
-fluid it was 24 mm lower to 35 mm higher, and 53 mm in a large body."""
+"""In an adult, as the lengths below: the right dome is higher than the left one by less, and lower
+by less. In real scans without fluid it was 24 mm lower to 35 mm higher, and 53 mm in a large
+body."""
 RECESS_MM = 20.0
 """Least depth of lung beside and behind a dome. In real scans it is 35 mm or more."""
 BACK_MM = 8.0
@@ -48,7 +52,9 @@ def shows_abdomen(coarse: CoarseVolume, body: Body, chest: Chest, bone: MidlineB
     Its slices must be those of a trunk. There must be the base of a lung, with trunk below it; or,
     without lung, the spine at the back, and fat.
     """
-    if np.median(body.area_mm2) < TRUNK_MM2 or _aspect(coarse, body) < TRUNK_ASPECT:
+    roundest, flattest = TRUNK_ASPECT
+    is_trunk = roundest <= _aspect(coarse, body) <= flattest
+    if np.median(body.area_mm2) < TRUNK_MM2 or not is_trunk:
         return False
     with_lung = np.flatnonzero(chest.share > 0)
     if len(with_lung):
@@ -61,6 +67,29 @@ def shows_abdomen(coarse: CoarseVolume, body: Body, chest: Chest, bone: MidlineB
     return bool(np.mean(is_abdomen) >= ABDOMEN_SHARE)
 
 
+def is_cut(body: Body) -> bool:
+    """Whether a side of the body is a straight line: the image shows a half, or a part, of it."""
+    mask = body.mask[::2]
+    return any(
+        _straight_share(side) > CUT_SHARE
+        for plane in (mask, mask.transpose(0, 2, 1))
+        for side in (plane, plane[:, :, ::-1])
+    )
+
+
+def _straight_share(mask: Mask) -> float:
+    """Median share of the lines of a slice that begin at the column where the first one begins.
+
+    Neighbouring columns count too.
+    """
+    has_body = mask.any(axis=2)
+    begin = np.where(has_body, mask.argmax(axis=2), mask.shape[2])
+    is_straight = has_body & (begin <= begin.min(axis=1, keepdims=True) + 1)
+    n_lines = has_body.sum(axis=1)
+    shown = n_lines > 0
+    return float(np.median(is_straight.sum(axis=1)[shown] / n_lines[shown])) if shown.any() else 0.0
+
+
 def domes_disagree(coarse: CoarseVolume, body: Body, chest: Chest) -> bool:
     """Whether a found dome may be fluid or collapse at the base of a lung.
 
@@ -68,7 +97,7 @@ def domes_disagree(coarse: CoarseVolume, body: Body, chest: Chest) -> bool:
     """
     if chest.dome is None or min(chest.domes) < 0:
         return False
-    scale = np.sqrt(np.median(body.area_mm2) / BODY_MM2)
+    scale = body.scale
     right_higher_mm = (chest.domes[0] - chest.domes[1]) * coarse.slice_mm / scale
     if right_higher_mm > RIGHT_HIGHER_MM or -right_higher_mm > LEFT_HIGHER_MM:
         return True

@@ -29,6 +29,11 @@ OPTIONAL = ("y_low_mm", "y_high_mm", "x_low_mm", "x_high_mm")
 _MAKER_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 MASK_CONFIDENCE = 1.0
 """Confidence of a box whose ends are set by organs."""
+DOME_CONFIDENCE = 0.8
+"""A box from HU of this confidence shows at least one end."""
+MAX_DISAGREEMENT_MM = 40.0
+"""Above the organs, a dome found in HU is nearer than this. Else one of the two is wrong: labels
+that end inside an organ, a stray voxel of a label, or fluid, which lowers the confidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +146,9 @@ def include_organs(
     The box contains all abdominal organs of the mask, with `margin_mm`. If it has liver and spleen,
     the top is that of the highest organ. No organ marks the floor of the pelvis, so the bottom is
     that of `profile_box` if it is trusted, else that of the bowel. An organ that goes on beyond its
-    mask gives no end, nor does any in a scan whose orientation is doubted. Unless both ends are
-    known, the box is only enlarged. Without an abdominal organ it is `profile_box`.
+    mask gives no end, nor does any in a scan whose orientation is doubted, nor organs whose top is
+    far from a dome that was found. Unless both ends are known, the box is only enlarged. Without an
+    abdominal organ it is `profile_box`.
     """
     abdominal = [bounds for name, bounds in organs.items() if name in ABDOMINAL_ORGANS]
     if not abdominal:
@@ -160,6 +166,9 @@ def include_organs(
     knows_both_ends = (
         knows_top and (is_trusted or knows_bottom) and not profile_box.doubts
     )  # a mirrored or upside-down scan has the wrong end on top
+    disagreement_mm = abs(int(high[0]) - profile_box.stop[0]) * spacing_mm[0]
+    if profile_box.confidence >= DOME_CONFIDENCE and disagreement_mm > MAX_DISAGREEMENT_MM:
+        knows_both_ends = False
     if knows_both_ends:
         stop[0] = high[0]
         start[0] = start[0] if is_trusted else low[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -104,31 +104,22 @@ def find_chest(coarse: CoarseVolume, body: Body) -> Chest:
     at_back = _depth_at_back(floor[:, np.arange(floor.shape[1]) < middle.mean()], domes[0])
     with_lung = np.flatnonzero(has_right | has_left)
     first, last = int(with_lung[0]), int(with_lung[-1]) + 1
-    if dome < 0 or (last - dome) * coarse.slice_mm < ABOVE_DOME_MM:
-        return Chest(
-            dome=None,
-            slices=int(both.sum()),
-            one_sided=int(one.sum()),
-            domes=domes,
-            either_dome=either,
-            recesses=recesses,
-            depth_at_back=at_back,
-            share=share,
-            lung_pixels=pixels,
-        )
-    too_deep = (dome - np.flatnonzero(both)[0]) * coarse.slice_mm > RECESS_MM
-    implausible = bool(too_deep) or _cuts_lung(coarse, body, slice(first, last))
-    return Chest(
+    chest = Chest(
         dome=dome,
         slices=int(both.sum()),
         one_sided=int(one.sum()),
-        implausible=implausible,
         domes=domes,
         either_dome=either,
         recesses=recesses,
         depth_at_back=at_back,
         share=share,
         lung_pixels=pixels,
+    )
+    if dome < 0 or (last - dome) * coarse.slice_mm < ABOVE_DOME_MM:
+        return replace(chest, dome=None)
+    too_deep = (dome - np.flatnonzero(both)[0]) * coarse.slice_mm > RECESS_MM
+    return replace(
+        chest, implausible=bool(too_deep) or _cuts_lung(coarse, body, slice(first, last))
     )
 
 

@@ -46,6 +46,9 @@ FILL_HU = -50
 """A file is not clipped above this HU: it would hold neither air nor fat."""
 BLANK_SHARE = 0.05
 """A slice with less than this share of the largest slice's tissue shows nothing of the patient."""
+PARTIAL_SHARE, PARTIAL_MM = 0.7, 60.0
+"""At an end of the scan, slices with less than this share of the tissue of the next slice are blank
+in part, or show the couch alone. Tissue changes less from slice to slice."""
 PADDING_MM = 20.0
 """Least length of a run of equal pixels, from the border of the image on, that is padding."""
 
@@ -54,7 +57,8 @@ PADDING_MM = 20.0
 class CoarseVolume:
     """A volume (z, y, x) sampled to about COARSE_MM, not averaged: thin bone keeps its HU.
 
-    Blank slices at the ends are left out. A blank slice between others is a copy of the one below.
+    Slices at the ends that are blank, or blank in part, are left out. A blank slice between others
+    is a copy of the one below.
     """
 
     hu: npt.NDArray[np.int16]
@@ -120,6 +124,8 @@ def sample_volume(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> CoarseVolume
     shown = np.flatnonzero(tissue > BLANK_SHARE * tissue.max(initial=0))
     if not len(shown):
         return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, pixels, 0, clipped_at)
+    shown = shown[_partial_slices(tissue[shown], z) : len(shown)]
+    shown = shown[: len(shown) - _partial_slices(tissue[shown[::-1]], z)]
     first, last = int(shown[0]), int(shown[-1])
     if len(shown) == last + 1 - first:  # none between others is blank
         kept = slice(first, last + 1)
@@ -128,6 +134,13 @@ def sample_volume(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> CoarseVolume
         below = shown[np.searchsorted(shown, np.arange(first, last + 1), side="right") - 1]
         sampled, measured, pixels = sampled[below], measured[below], pixels[below]
     return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, pixels, first, clipped_at)
+
+
+def _partial_slices(tissue: npt.NDArray[np.int64], slice_mm: float) -> int:
+    """Number of slices, from the first on, that are blank in part: up to a jump of the tissue."""
+    ends = tissue[: max(2, round(PARTIAL_MM / slice_mm))]
+    jumps = np.flatnonzero(ends[:-1] < PARTIAL_SHARE * ends[1:])
+    return int(jumps[-1]) + 1 if len(jumps) else 0
 
 
 def _tissue_hu(clipped_at: int | None) -> int:

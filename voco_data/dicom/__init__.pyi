@@ -28,6 +28,7 @@ from .pixels.hu_kernels import (
 )
 from .series.fast_reader import SliceDecoder as SliceDecoder
 from .series.header_scan import ScannedHeader as ScannedHeader, header_scanner as header_scanner
+from .series.pixel_digest import pixel_digest as pixel_digest
 from .series.reader import read_series as read_series
 from .stack_key import (
     SEGMENTATION_CLASS as SEGMENTATION_CLASS,

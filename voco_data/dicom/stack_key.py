@@ -30,6 +30,8 @@ _TEMPORAL_POSITION = 0x00200100
 _CARDIAC_PHASE = 0x00209241
 _ACQUISITION_TIME = 0x00080032
 _CONTENT_TIME = 0x00080033
+_ACQUISITION_DATETIME = 0x0008002A
+_TRIGGER_TIME = 0x00181060
 
 
 class StackKey(NamedTuple):
@@ -63,10 +65,12 @@ TRAIT_NAMES = {
     "series_number": "SeriesNumber",
     "acquisition_time": "AcquisitionTime",
     "content_time": "ContentTime",
+    "acquisition_datetime": "AcquisitionDateTime",
+    "trigger_time": "TriggerTime",
 }
 """Keywords of the values that may tell stacks apart, in the order in which they are tried.
 
-The first are fields of StackKey, the last two of SliceTimes.
+The first are fields of StackKey, the last four of SliceTimes.
 """
 
 
@@ -77,6 +81,10 @@ class SliceTimes(NamedTuple):
     """AcquisitionTime (0008,0032)."""
     content_time: str
     """ContentTime (0008,0033)."""
+    acquisition_datetime: str
+    """AcquisitionDateTime (0008,002A)."""
+    trigger_time: str
+    """TriggerTime (0018,1060): milliseconds after the peak of the R wave."""
 
 
 def make_stack_key(dataset: Dataset) -> StackKey:
@@ -95,7 +103,12 @@ def make_stack_key(dataset: Dataset) -> StackKey:
 
 def make_slice_times(dataset: Dataset) -> SliceTimes:
     """The times of one image; a missing one is empty."""
-    return SliceTimes(_text(dataset, _ACQUISITION_TIME), _text(dataset, _CONTENT_TIME))
+    return SliceTimes(
+        _text(dataset, _ACQUISITION_TIME),
+        _text(dataset, _CONTENT_TIME),
+        _text(dataset, _ACQUISITION_DATETIME),
+        _text(dataset, _TRIGGER_TIME),
+    )
 
 
 def time_text(value: bytes) -> str:

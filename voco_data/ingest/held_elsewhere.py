@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from voco_data.batching import batched
-from voco_data.executors import Target
 from voco_data.ingest.cohort_keys import CohortKeys
+from voco_data.ingest.input_results import ReadTasks, input_results
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries, without_stack
 from voco_data.ingest.other_archives import OtherArchives
-from voco_data.ingest.plan import PlannedStore, StoreGroup, earlier_results, group_by_rules
-from voco_data.ingest.repeated_ids import DigestTasks, ReadTasks, own_key
+from voco_data.ingest.plan import PlannedStore, StoreGroup
 from voco_data.ingest.seen_files import SeenFiles
 from voco_data.storage import Storage
 from voco_data.store import SeriesIdentity
@@ -97,31 +96,19 @@ def _exclude(
     numbers: Sequence[int],
 ) -> Iterator[str]:
     """Exclude those of the series `numbers` whose contents are not those of the row."""
-    groups = group_by_rules(stores)
     differing: set[int] = set()
-    unknown: list[tuple[int, str, tuple[Target, ...]]] = []
-    group_of: dict[tuple[int, str], StoreGroup] = {}
-    for number in numbers:
-        series = cohort[number]
-        for group, seen_key, seen in earlier_results(series, groups, seen_files):
-            if seen is None:
-                targets = tuple(Target(store.storage, store.spec, row=0) for store in group)
-                unknown.append((number, seen_key, targets))
-                group_of[number, seen_key] = group
-            elif seen.reason is None and _differs(group, series.identity, seen.input_digest):
-                differing.add(number)
-    number_of = {own_key(cohort[number].key, number): number for number, *_ in unknown}
-    for outcome in read(DigestTasks(root, cohort, unknown)):
-        number = number_of[outcome.key]
-        if outcome.reason is None:
-            group = group_of[number, outcome.seen_key]
-            if _differs(group, cohort[number].identity, outcome.input_digest):
-                differing.add(number)
-        elif keys.numbers_of_key(outcome.key.partition(" ")[0]) == [number]:
+    for found in input_results(root, cohort, numbers, stores, seen_files, read):
+        series = cohort[found.number]
+        if found.reason is None:
+            if _differs(found.group, series.identity, found.digest):
+                differing.add(found.number)
+        elif not found.is_new:
+            continue
+        elif keys.numbers_of_key(series.key) == [found.number]:
             # It is not read again: another try, which succeeds, would replace the row.
-            keys.exclude(number, "refused", number)
+            keys.exclude(found.number, "refused", found.number)
         else:
-            differing.add(number)
+            differing.add(found.number)
     for number in sorted(differing):
         key = cohort[number].key
         for one in keys.numbers_of_key(key):

@@ -10,9 +10,9 @@ from typing import Literal, TypedDict
 
 from voco_data.executors import SeriesOutcome
 from voco_data.ingest.cohort_keys import CohortKeys, Exclusion
+from voco_data.ingest.input_results import own_key
 from voco_data.ingest.named_cohort import NamedCohort, NamedSeries
 from voco_data.ingest.plan import StoreGroup, earlier_results, group_by_rules
-from voco_data.ingest.repeated_ids import own_key
 from voco_data.ingest.seen_files import SeenFiles
 from voco_data.qc import LedgerRow, Status
 from voco_data.reasons import SKIPPED, Reason

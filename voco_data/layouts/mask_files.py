@@ -264,9 +264,11 @@ class MaskMatcher:
 
     def _series_by_uid(self, file: int, patient: str) -> list[int]:
         """Series of the UIDs that a SEG refers to, of its patient if both headers name one."""
+        self._sql.execute("CREATE INDEX IF NOT EXISTS slices_ids ON slices (ids)")
         rows = self._sql.execute(
-            "SELECT series.id FROM seg_series JOIN groups ON groups.uid = seg_series.uid"
-            " JOIN series ON series.grp = groups.id WHERE seg_series.file = ?"
+            "SELECT DISTINCT slices.series FROM seg_series"
+            " JOIN groups ON groups.uid = seg_series.uid"
+            " JOIN slices ON slices.ids = groups.id WHERE seg_series.file = ?"
             " AND (groups.patient = ? OR groups.patient = '' OR ? = '') LIMIT ?",
             (file, patient, patient, MAX_SERIES + 1),
         )

@@ -1,12 +1,16 @@
-"""Whether parts of slices are one scan: by their positions alone.
+"""Whether slices are one scan: by their positions, and by their thickness.
 
-Parts may be interleaved (every second slice) or follow each other (halves). Whatever split them, if
-their positions complete each other, each part alone would be half a scan.
+Slices are one scan if no two share a position, all lie on one straight line, and their distances
+are even, up to missing slices. Two scans half a step apart pass this test too. So slices that
+something divides into interleaved stacks are several scans, unless they are as thick as their
+common distance: then each stack alone would have gaps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +36,31 @@ MIN_EVEN_GAPS = 0.8
 MAX_MISSING = 3
 """Most slices that may be missing in a row."""
 
+CONTIGUOUS = (0.9, 1.5)
+"""Thickness of slices without gaps, as a multiple of their distance; below 2, two steps apart."""
+
+MIN_THINNING = 0.75
+"""Stacks with missing slices are interleaved if their common distance is below this share of
+their own: otherwise one fills the gaps of the other."""
+
 Positions = npt.NDArray[np.float64]
 """(n, 3) positions of slices, LPS mm."""
 
+Depths = npt.NDArray[np.float64]
+"""(n,) positions along the normal, ascending, mm."""
+
+
+class Thickness(NamedTuple):
+    """Range of the SliceThickness of slices, mm. All of them must have a value."""
+
+    least: float
+    most: float
+
 
 def are_one_scan(parts: Sequence[Positions], normal: Triple) -> bool:
-    """Whether the slices of all parts together are one scan.
+    """Whether the slices of all parts together are one scan, by their positions.
 
-    They are if no two slices share a position, all lie on one straight line, and the distances
-    along `normal` are one step, up to missing slices. Parts of a few slices each are one scan
-    whatever their distances: nobody scans single slices.
+    Parts of a few slices each are one scan whatever their distances: nobody scans single slices.
     """
     joined = np.concatenate(parts)
     if len(joined) < MIN_STACK_SLICES or not np.isfinite(joined).all():
@@ -49,15 +68,14 @@ def are_one_scan(parts: Sequence[Positions], normal: Triple) -> bool:
     depths = joined @ np.asarray(normal)
     order = np.argsort(depths)
     joined, depths = joined[order], depths[order]
-    gaps = np.diff(depths)
-    if gaps.min() < SAME_POSITION_MM or _deviation_mm(joined, depths) > STRAIGHTNESS_MM:
+    if np.diff(depths).min() < SAME_POSITION_MM or _deviation_mm(joined, depths) > STRAIGHTNESS_MM:
         return False
     are_fragments = np.median([len(part) for part in parts]) < MIN_STACK_SLICES
-    return bool(are_fragments) or _are_steps(gaps)
+    return bool(are_fragments) or has_even_steps(depths)
 
 
-def is_evenly_spaced(depths_mm: npt.NDArray[np.float64]) -> bool:
-    """Whether ascending, distinct depths are at least MIN_STACK_SLICES at even distances."""
+def is_evenly_spaced(depths_mm: Depths) -> bool:
+    """Whether distinct depths are at least MIN_STACK_SLICES at even distances."""
     if len(depths_mm) < MIN_STACK_SLICES or not np.isfinite(depths_mm).all():
         return False
     try:
@@ -67,8 +85,9 @@ def is_evenly_spaced(depths_mm: npt.NDArray[np.float64]) -> bool:
     return True
 
 
-def _are_steps(gaps_mm: npt.NDArray[np.float64]) -> bool:
-    """Whether most gaps are one step, and the others a few steps."""
+def has_even_steps(depths_mm: Depths) -> bool:
+    """Whether most gaps between distinct depths are one step, and the others a few steps."""
+    gaps_mm = np.diff(depths_mm)
     step = float(np.median(gaps_mm))
     counts = np.rint(gaps_mm / step)
     allowed = max(SPLIT_POLICY.tolerance * step, ROUNDING_MM)
@@ -80,7 +99,52 @@ def _are_steps(gaps_mm: npt.NDArray[np.float64]) -> bool:
     )
 
 
-def _deviation_mm(positions: Positions, depths: npt.NDArray[np.float64]) -> float:
+def are_interleaved_scans(
+    parts: Sequence[Depths], thickness: Thickness | None, *, if_unknown: bool
+) -> bool:
+    """Whether slices are several scans, one between the other, because `parts` are.
+
+    Two parts are interleaved if both are evenly spaced, and they share at least half of the range
+    of the shorter one. They are one scan if all slices are evenly spaced, and as thick as their
+    distance. They are several if the slices are at least as thick as the distance within the parts.
+    If the thickness decides neither, the answer is `if_unknown`.
+    """
+    stacks = [part for part in parts if len(part) >= MIN_STACK_SLICES]
+    steps = [
+        max(float(np.median(np.diff(a))), float(np.median(np.diff(b))))
+        for a, b in combinations(sorted(stacks, key=lambda part: float(part[0])), 2)
+        if b[0] < a[-1] and _are_interleaved(a, b)
+    ]
+    if not steps:
+        return False
+    if thickness is not None:
+        joined = np.sort(np.concatenate(parts))
+        step = float(np.median(np.diff(joined)))
+        low, high = CONTIGUOUS
+        is_contiguous = low * step <= thickness.least and thickness.most <= high * step
+        if is_contiguous and has_even_steps(joined):
+            return False
+        if thickness.least >= low * max(steps):
+            return True
+    return if_unknown
+
+
+def _are_interleaved(one: Depths, other: Depths) -> bool:
+    """Whether two stacks lie one between the other. `one` begins first."""
+    low, high = float(other[0]), min(float(one[-1]), float(other[-1]))
+    if 2 * (high - low) < min(one[-1] - one[0], other[-1] - other[0]):
+        return False
+    if is_evenly_spaced(one) and is_evenly_spaced(other):
+        return True
+    if not (has_even_steps(one) and has_even_steps(other)):
+        return False
+    shared = np.sort(np.concatenate([one, other]))
+    shared = shared[(shared >= low) & (shared <= high)]
+    step = min(float(np.median(np.diff(one))), float(np.median(np.diff(other))))
+    return len(shared) > 1 and float(np.diff(shared).mean()) < MIN_THINNING * step
+
+
+def _deviation_mm(positions: Positions, depths: Depths) -> float:
     """Largest distance from the line through the first and the last position."""
     along = (positions[-1] - positions[0]) / (depths[-1] - depths[0])
     line = positions[0] + (depths - depths[0])[:, None] * along

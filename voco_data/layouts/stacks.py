@@ -1,42 +1,39 @@
-"""From DICOM slices to series: by patient, study and series UID, and within these by geometry.
+"""From DICOM slices to series: by series UID and matrix, and within these by one rule.
 
-One series UID may hold several stacks: scanners put reformats and several acquisitions, kernels
-or image types under one UID, and anonymisers make UIDs equal or empty. Names of files and
-instance numbers are not used.
+One series UID may hold several scans: scanners put reformats and several acquisitions, kernels or
+image types under one UID, and anonymisers make UIDs equal or empty. One scan may also name several
+patients or studies, and round its geometry in several ways. Names of files and instance numbers are
+not used.
 
-1. Slices with one patient, study and series UID are a group. Where the series UID is empty, the
-   folder is used instead. Groups of one series UID are joined if their slices are one scan
-   (`shared_uids.py`).
-2. A group is split where matrix, pixel spacing or orientation differ by more than a tolerance.
-3. Where two slices of a stack still lie at one position, the first of the traits in which they
-   differ splits the stack, unless that would leave mostly single slices; then the next one is tried
-   on the parts. A trait also splits a stack into evenly spaced, interleaved parts: two phases would
-   look like one volume of thin slices. Parts that follow each other (step and shoot) stay together
-   (`stack_traits.py`).
-4. Stacks of a group that differ only by the rounding of their geometry are joined again if they are
-   one scan. Its reader accepts or refuses it, as a whole.
-5. Slices with a fault in their header join the series that they belong to (`faulty_slices.py`).
+1. Slices with one series UID are a family. Where it is empty, those of one folder or of one patient
+   are (`families.py`).
+2. A family is split where matrix, pixel spacing or orientation differ by more than rounding.
+3. The rest is one rule (`scans.py`). Slices are divided by the values in which they differ into the
+   fewest parts that are all one scan, by their positions and their thickness. A value never divides
+   what is one scan, and never leaves together what is not. An ordinary series has one value of
+   all, and slices as thick as their distance: it is not looked at further.
+4. Slices with a fault in their header join the series that they belong to (`faulty_slices.py`).
 
-The id of a series is its UID. If a group has several stacks, each gets `#` and 8 hex digits: the
-XXH3-64 of its matrix, spacing, orientation and of the values that split it.
+The id of a series is its UID. If patient, study and UID name several series, each gets `#` and 8
+hex digits: the XXH3-64 of its matrix, spacing, orientation and of the values that divide it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from itertools import combinations
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import xxhash
 
 from voco_data.dicom import Header, SliceIds, SliceTimes, StackKey
 from voco_data.errors import SeriesRefused
+from voco_data.layouts.families import find_families
 from voco_data.layouts.faulty_slices import FAULTY, FaultySlices
-from voco_data.layouts.one_scan import are_one_scan
-from voco_data.layouts.shared_uids import join_groups
+from voco_data.layouts.scans import find_scans
+from voco_data.layouts.series_slices import load_slices
 from voco_data.layouts.stack_geometry import (
     ROUNDED,
     Geometry,
@@ -44,15 +41,20 @@ from voco_data.layouts.stack_geometry import (
     merge_close_values,
     normal_of,
 )
-from voco_data.layouts.stack_traits import TRAITS, TraitSplitter
 from voco_data.layouts.table import IndexTable, common_folder, path_text
 from voco_data.storage import escape_undecodable
 
 DEPTH_DECIMALS = 2
 """Slices with equal depth along the normal, rounded to 0.01 mm, have one position."""
 
-_MAX_PAIRED = 16
-"""Stacks of almost one geometry that are compared two by two."""
+MAX_SLICES = 20_000
+"""Slices that are compared at once. One scan has fewer; larger families are split by their ids."""
+
+CONTIGUOUS = (0.9, 1.1)
+"""Thickness of the slices of an ordinary series, as a multiple of their distance."""
+
+_PAGE = 1000
+"""Series whose numbers are in memory."""
 
 _MAX_CACHED_IDS = 4096
 """Number of row ids in the cache."""
@@ -61,18 +63,17 @@ _KEY_COLUMNS = StackKey._fields
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS groups (
-    id INTEGER PRIMARY KEY, patient TEXT, study TEXT, uid TEXT, folder BLOB,
+    id INTEGER PRIMARY KEY, patient TEXT, study TEXT, uid TEXT, folder BLOB, family INTEGER,
     UNIQUE (patient, study, uid, folder)
 );
 CREATE TABLE IF NOT EXISTS geometries (
-    id INTEGER PRIMARY KEY, grp INTEGER, value TEXT, series INTEGER,
+    id INTEGER PRIMARY KEY, grp INTEGER, value TEXT, stack TEXT, series INTEGER,
     normal_x REAL, normal_y REAL, normal_z REAL, UNIQUE (grp, value)
 );
 CREATE TABLE IF NOT EXISTS traits (
     id INTEGER PRIMARY KEY, {", ".join(f"{name} TEXT" for name in _KEY_COLUMNS)},
     UNIQUE ({", ".join(_KEY_COLUMNS)})
 );
-CREATE TABLE IF NOT EXISTS parts (value TEXT PRIMARY KEY, part INTEGER);
 """
 
 _DEPTH = f"ROUND(x_mm * normal_x + y_mm * normal_y + z_mm * normal_z, {DEPTH_DECIMALS})"
@@ -91,7 +92,7 @@ class StackGrouper:
         self._last_shared: tuple[object | None, str] = (None, "")
         self._last_ids = (0, "", 0)
         self._faulty = FaultySlices(table)
-        self._traits = TraitSplitter(self._sql, base, self._add_part)
+        self._base = base
 
     def add(
         self,
@@ -139,53 +140,69 @@ class StackGrouper:
 
     def form_series(self) -> None:
         """Group all slices into series, still without ids."""
-        join_groups(self._sql)
+        find_families(self._sql)
         self._split_by_geometry()
-        self._traits.split_all()
-        self._rejoin_rounded()
+        for series in self._large_series():
+            self._split_large(series)
+        for series in self._unusual_series():
+            self._split_into_scans(series)
         self._faulty.attach()
+        self._sql.execute(
+            "UPDATE series SET grp = (SELECT family FROM groups WHERE groups.id = grp)"
+            " WHERE stack = ?",
+            (FAULTY,),
+        )
 
     def name_series(self) -> None:
         """Set the ids of every series. Requires `IndexTable.set_file_ranges`."""
         self._sql.execute("CREATE INDEX IF NOT EXISTS series_grp ON series (grp)")
         update = self._sql.cursor()
-        for group, patient, study, uid, group_folder in self._sql.execute("SELECT * FROM groups"):
-            stacks = update.execute(
-                "SELECT id, stack, first, last FROM series WHERE grp = ?", (group,)
+        families = self._sql.execute(
+            "SELECT family, MIN(uid) FROM groups GROUP BY family ORDER BY family"
+        )
+        for family, uid in families:
+            rows = update.execute(
+                "SELECT id, stack, first, last FROM series WHERE grp = ?", (family,)
             ).fetchall()
-            if not stacks:  # joined to another group
-                continue
-            folder = common_folder(min(row[2] for row in stacks), max(row[3] for row in stacks))
-            n_stacks = sum(stack != FAULTY for _, stack, *_ in stacks)
-            for number, stack, *_ in stacks:
+            ids = {number: self._first_ids(number) for number, *_ in rows}
+            n_series = Counter(ids[number][:2] for number, *_ in rows)
+            n_stacks = Counter(ids[number][:2] for number, stack, *_ in rows if stack != FAULTY)
+            for number, stack, first, last in rows:
+                patient, study, group_folder = ids[number]
                 # Slices of another kind that are refused do not change the id of the series.
-                if uid and (len(stacks) == 1 or (n_stacks == 1 and stack != FAULTY)):
+                is_only = n_series[patient, study] == 1 or (
+                    n_stacks[patient, study] == 1 and stack != FAULTY
+                )
+                if uid and is_only:
                     series_uid = uid
                 elif uid:
                     series_uid = f"{uid}#{_short_hash(stack)}"
                 else:
                     series_uid = f"{path_text(group_folder)}#{_short_hash(patient, study, stack)}"
-                own_patient, own_study = self._first_ids(number)
                 # Anonymisers may empty every PatientID; study or folder then distinguish patients.
                 update.execute(
                     "UPDATE series SET patient = ?, study = ?, uid = ? WHERE id = ?",
                     (
-                        own_patient or own_study or path_text(folder),
-                        own_study,
+                        patient or study or path_text(common_folder(first, last)),
+                        study,
                         series_uid,
                         number,
                     ),
                 )
 
-    def _first_ids(self, series: int) -> tuple[str, str]:
-        """Patient and study of a series: of several, the first in their order, if not empty."""
-        patient, study = self._sql.execute(
-            "SELECT patient, study FROM groups WHERE id IN"
+    def _first_ids(self, series: int) -> tuple[str, str, bytes]:
+        """Patient and study of a series: of several, the first in their order, if not empty.
+
+        The folder is the first of those that stand for an empty UID.
+        """
+        rows = self._sql.execute(
+            "SELECT patient, study, folder FROM groups WHERE id IN"
             " (SELECT DISTINCT ids FROM slices WHERE series = ? AND ids IS NOT NULL)"
-            " ORDER BY patient = '', patient, study = '', study LIMIT 1",
+            " ORDER BY patient = '', patient, study = '', study",
             (series,),
-        ).fetchone()
-        return patient, study
+        ).fetchall()
+        patient, study, _ = rows[0]
+        return patient, study, min(folder for *_, folder in rows)
 
     def _group(self, folder: str, patient_id: str, study_uid: str, series_uid: str) -> int:
         group_folder = b"" if series_uid else os.fsencode(folder)
@@ -196,31 +213,33 @@ class StackGrouper:
             (*map(escape_undecodable, ids), group_folder),
         )
 
-    def _add_part(self, series: int, value: str) -> int:
-        group, stack = self._sql.execute(
-            "SELECT grp, stack FROM series WHERE id = ?", (series,)
-        ).fetchone()
-        return self._table.add_series("dicom", grp=group, stack=f"{stack} {value}")
-
     def _split_by_geometry(self) -> None:
         update = self._sql.cursor()
-        for (group,) in self._sql.execute("SELECT id FROM groups"):
+        families = self._sql.execute("SELECT DISTINCT family FROM groups ORDER BY family")
+        for (family,) in families:
             rows = update.execute(
-                "SELECT id, value FROM geometries WHERE grp = ?", (group,)
+                "SELECT geometries.id, value FROM groups JOIN geometries ON grp = groups.id"
+                " WHERE family = ? ORDER BY geometries.id",
+                (family,),
             ).fetchall()
-            if not rows:  # joined to another group, or only slices with a fault
+            if not rows:  # only slices with a fault
                 continue
-            series_of: dict[Geometry, int] = {}
-            for (geometry, _), merged in zip(
-                rows, merge_close_values([json.loads(value) for _, value in rows]), strict=True
-            ):
-                if merged not in series_of:
-                    stack = json.dumps(merged)
-                    series_of[merged] = self._table.add_series("dicom", grp=group, stack=stack)
-                update.execute(
-                    "UPDATE geometries SET series = ?, normal_x = ?, normal_y = ?, normal_z = ?"
-                    " WHERE id = ?",
-                    (series_of[merged], *normal_of(merged), geometry),
+            values = [tuple(json.loads(value)) for _, value in rows]
+            equal = merge_close_values(values)
+            stacks: dict[Geometry, list[int]] = {}
+            for index, rounded in enumerate(merge_close_values(values, ROUNDED)):
+                stacks.setdefault(rounded, []).append(index)
+            for members in stacks.values():
+                stack = min(json.dumps(equal[index]) for index in members)
+                series = self._table.add_series("dicom", grp=family, stack=stack)
+                normal = normal_of(min(equal[index] for index in members))
+                update.executemany(
+                    "UPDATE geometries SET stack = ?, series = ?, normal_x = ?, normal_y = ?,"
+                    " normal_z = ? WHERE id = ?",
+                    (
+                        (json.dumps(equal[index]), series, *normal, rows[index][0])
+                        for index in members
+                    ),
                 )
         # All slices of a stack use one normal: their own normals differ by rounding, which far from
         # the origin would change their depths.
@@ -230,73 +249,102 @@ class StackGrouper:
         )
         self._sql.execute("CREATE INDEX IF NOT EXISTS slices_series ON slices (series)")
 
-    def _rejoin_rounded(self) -> None:
-        """Join series of one group that differ by rounding only, and are one scan."""
-        groups = self._sql.execute(
-            "SELECT grp FROM series WHERE grp IS NOT NULL GROUP BY grp HAVING COUNT(*) > 1"
-        ).fetchall()
-        for (group,) in groups:
-            rows = self._sql.execute(
-                "SELECT id, stack FROM series WHERE grp = ? ORDER BY stack", (group,)
-            ).fetchall()
-            decoder = json.JSONDecoder()
-            decoded = [decoder.raw_decode(stack) for _, stack in rows]
-            rounded = merge_close_values([value for value, _ in decoded], ROUNDED)
-            alike: dict[tuple[Geometry, str], list[int]] = {}
-            for (series, stack), (_, end), geometry in zip(rows, decoded, rounded, strict=True):
-                alike.setdefault((geometry, stack[end:]), []).append(series)
-            for (geometry, _), members in sorted(alike.items()):
-                self._join_one_scan(members, geometry)
+    def _large_series(self) -> list[int]:
+        rows = self._sql.execute(
+            "SELECT series FROM slices WHERE series IS NOT NULL GROUP BY series"
+            " HAVING COUNT(*) > ? ORDER BY series",
+            (MAX_SLICES,),
+        )
+        return [series for (series,) in rows]
 
-    def _join_one_scan(self, members: Sequence[int], geometry: Geometry) -> None:
-        """Join all of these series if they are one scan, else any two that are."""
-        if len(members) < 2:
-            return
-        if self._is_one_scan(members, geometry):
-            self._join(members)
-            return
-        joined: set[int] = set()
-        for pair in combinations(members[:_MAX_PAIRED], 2):
-            if joined.isdisjoint(pair) and self._is_one_scan(pair, geometry):
-                self._join(pair)
-                joined.update(pair)
+    def _split_large(self, series: int) -> None:
+        """Split a series with too many slices by patient, then by study, then by folder."""
+        self._sql.create_function("folder_of", 1, _folder_of, deterministic=True)
+        pending = [series]
+        for value in ("patient", "study", "folder_of(path)"):
+            large, pending = pending, []
+            for number in large:
+                pending += [n for n in self._split_by(number, value) if self._is_large(n)]
 
-    def _is_one_scan(self, members: Sequence[int], geometry: Geometry) -> bool:
-        if any(self._tells_apart(trait, members) for trait in TRAITS):
-            return False
-        parts = [
-            np.array(
-                self._sql.execute(
-                    "SELECT x_mm, y_mm, z_mm FROM slices WHERE series = ?", (series,)
-                ).fetchall()
+    def _is_large(self, series: int) -> bool:
+        (count,) = self._sql.execute(
+            "SELECT COUNT(*) FROM slices WHERE series = ?", (series,)
+        ).fetchone()
+        return bool(count > MAX_SLICES)
+
+    def _split_by(self, series: int, value: str) -> list[int]:
+        """Give the slices with each value of an SQL expression a series of their own."""
+        self._sql.execute("CREATE TEMP TABLE values_of (file INTEGER PRIMARY KEY, value)")
+        self._sql.execute(
+            f"INSERT INTO values_of SELECT file, {value} FROM slices"
+            " JOIN files ON files.id = file JOIN groups ON groups.id = ids WHERE series = ?",
+            (series,),
+        )
+        self._sql.execute("CREATE INDEX values_of_value ON values_of (value)")
+        values = self._sql.execute("SELECT DISTINCT value FROM values_of ORDER BY value").fetchall()
+        parts = [series]
+        for (found,) in values[1:]:
+            named = f" folder={path_text(found)}" if isinstance(found, bytes) else ""
+            parts.append(self._add_part(series, named))
+            self._sql.execute(
+                "UPDATE slices SET series = ?"
+                " WHERE file IN (SELECT file FROM values_of WHERE value = ?)",
+                (parts[-1], found),
             )
-            for series in members
-        ]
-        return are_one_scan(parts, normal_of(geometry))
+        self._sql.execute("DROP TABLE values_of")
+        return parts
 
-    def _tells_apart(self, trait: str, members: Sequence[int]) -> bool:
-        """Whether no two of the series share a value of a trait."""
-        seen: set[str] = set()
-        for series in members:
-            values = {
-                value
-                for (value,) in self._sql.execute(
-                    f"SELECT DISTINCT {trait} FROM slices JOIN traits ON traits.id = slices.traits"
-                    " WHERE series = ?",
-                    (series,),
-                )
-            }
-            if seen & values:
-                return False
-            seen |= values
-        return True
+    def _unusual_series(self) -> Iterator[int]:
+        """Series that may be several scans: all but those of one contiguous stack of one kind."""
+        last = -1
+        while True:
+            # Each page is read to its end, because the caller changes slices between rows.
+            rows = self._sql.execute(
+                "SELECT series, n, n_depths, low, high, has_one_value, thickness FROM"
+                " (SELECT series, COUNT(*) AS n, COUNT(DISTINCT depth_mm) AS n_depths,"
+                " MIN(depth_mm) AS low, MAX(depth_mm) AS high, MIN(traits) AS kind,"
+                " MIN(geometry) = MAX(geometry) AND MIN(ids) = MAX(ids)"
+                " AND MIN(traits) = MAX(traits) AS has_one_value"
+                " FROM slices WHERE series > ? AND geometry IS NOT NULL"
+                " GROUP BY series ORDER BY series LIMIT ?)"
+                " JOIN traits ON traits.id = kind ORDER BY series",
+                (last, _PAGE),
+            ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            for series, count, n_depths, low, high, has_one_value, thickness in rows:
+                is_plain = bool(has_one_value) and n_depths == count
+                if 1 < count <= MAX_SLICES and not (
+                    is_plain and _is_contiguous(thickness, (high - low) / (count - 1))
+                ):
+                    yield series
 
-    def _join(self, members: Sequence[int]) -> None:
-        """Put the slices of several series into the first one."""
-        target, *others = members
-        for series in others:
-            self._sql.execute("UPDATE slices SET series = ? WHERE series = ?", (target, series))
-            self._sql.execute("DELETE FROM series WHERE id = ?", (series,))
+    def _split_into_scans(self, series: int) -> None:
+        slices = load_slices(self._sql, series)
+        (by_folder,) = self._sql.execute(
+            "SELECT groups.uid = '' FROM series JOIN groups ON groups.id = grp WHERE series.id = ?",
+            (series,),
+        ).fetchone()
+        scans = find_scans(slices, self._base, by_folder=bool(by_folder))
+        if len(scans) < 2:
+            return
+        for scan in scans:
+            geometry = slices.labels["geometry"]
+            codes = set(geometry.codes[scan.slices].tolist())
+            stack = min(json.dumps(geometry.values[code]) for code in codes)
+            part = self._add_part(series, f" {scan.value}" if scan.value else "", stack)
+            self._sql.executemany(
+                "UPDATE slices SET series = ? WHERE file = ?",
+                ((part, file) for file in slices.files[scan.slices].tolist()),
+            )
+        self._sql.execute("DELETE FROM series WHERE id = ?", (series,))
+
+    def _add_part(self, series: int, value: str, stack: str | None = None) -> int:
+        family, whole = self._sql.execute(
+            "SELECT grp, stack FROM series WHERE id = ?", (series,)
+        ).fetchone()
+        return self._table.add_series("dicom", grp=family, stack=f"{stack or whole}{value}")
 
     def _row_id(self, table: str, columns: Sequence[str], values: tuple[object, ...]) -> int:
         """The id of the row with these values, which is added if it is missing."""
@@ -316,6 +364,18 @@ class StackGrouper:
             self._cached_ids.clear()
         self._cached_ids[(table, *values)] = number
         return int(number)
+
+
+def _is_contiguous(thickness: str, distance_mm: float) -> bool:
+    low, high = CONTIGUOUS
+    try:
+        return low * distance_mm <= float(thickness) <= high * distance_mm
+    except ValueError:
+        return False
+
+
+def _folder_of(path: bytes) -> bytes:
+    return path.rpartition(b"/")[0]
 
 
 def _short_hash(*values: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -32,7 +33,8 @@ CREATE TABLE series (
 CREATE TABLE slices (
     file INTEGER PRIMARY KEY, series INTEGER, frames INTEGER, geometry INTEGER, traits INTEGER,
     x_mm REAL, y_mm REAL, z_mm REAL, depth_mm REAL,
-    ids INTEGER, acquisition_time TEXT, content_time TEXT
+    ids INTEGER, acquisition_time TEXT, content_time TEXT, acquisition_datetime TEXT,
+    trigger_time TEXT
 );
 CREATE TABLE masks (
     series INTEGER, file INTEGER, kind TEXT, labels TEXT, PRIMARY KEY (series, file)
@@ -143,12 +145,12 @@ class IndexTable:
         position_mm: Triple | None = None,
         frames: int = 1,
         ids: int | None = None,
-        times: Sequence[str] = ("", ""),
+        times: Sequence[str] = ("", "", "", ""),
     ) -> None:
-        """Add a file to a series. `times` are those of acquisition and content."""
+        """Add a file to a series. `times` are those of `SliceTimes`."""
         position = position_mm or (None, None, None)
         self.connection.execute(
-            "INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?)",
+            "INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)",
             (file, series, frames, geometry, traits, *position, ids, *times),
         )
 
@@ -213,8 +215,9 @@ class IndexTable:
     def tell_sources_apart(self) -> None:
         """Add `#` and 8 hex digits to the source of DICOM series that share a folder.
 
-        The digits are those of the series id, if it has some, else a hash of the ids. One file
-        alone in a series is named instead. Requires ids and file ranges.
+        The digits are those of the series id, if it has some, else a hash of the ids; also where
+        two patients or studies have one series id. One file alone in a series is named instead.
+        Requires ids and file ranges.
         """
         update = self.connection.cursor()
         update.execute("CREATE INDEX IF NOT EXISTS series_source ON series (source)")
@@ -223,9 +226,10 @@ class IndexTable:
             " WHERE kind = 'dicom' AND source IN"
             " (SELECT source FROM series GROUP BY source HAVING COUNT(*) > 1) ORDER BY id"
         ).fetchall()
+        n_named = Counter((source, uid) for *_, uid, source, _, _ in rows)
         for number, patient, study, uid, source, n_files, first in rows:
             tail = uid.rpartition("#")[2]
-            if len(tail) != 8 or "#" not in uid:
+            if len(tail) != 8 or "#" not in uid or n_named[source, uid] > 1:
                 tail = xxhash.xxh3_64_hexdigest(f"{patient}\0{study}\0{uid}".encode())[:8]
             name = path_text(first) if n_files == 1 else f"{source}#{tail}"
             update.execute("UPDATE series SET source = ? WHERE id = ?", (name, number))

@@ -21,7 +21,7 @@ from voco_data.volumes import VOXEL_TYPE, GapPolicy, Quantisation, Voxel, VoxelT
 FORMAT = 1
 """Version of the layout on disk that this code reads and writes."""
 
-ALGORITHM_VERSION = 4
+ALGORITHM_VERSION = 5
 """Increase it if the same spec would give other pixels: tests compare the hashes of pixels."""
 
 DIGEST_LENGTH = 12

@@ -83,6 +83,11 @@ MIN_PEAK_WIDTH_HU, WATER_HU = 12, 20
 """In a file without air, the highest peak of tissue, at half of its height, is wider, or farther
 from 0 HU. In real scans it was 27 HU wide or more. With a tenth of the slope its width is that of
 the smoothing (`HuSample.soft_peak`), and all tissue is near 0 HU."""
+STRETCHED_HU = (700, 1500)
+"""Highest value of a window that was stretched, as of one to -1000 and 1000."""
+BELOW_SOFT_HU, FAT_OF_LIGHT_HU, MIN_FAT_OF_LIGHT = (-800, -30), (-200, -30), 0.48
+"""In a stretched window, fat lies lower: it is a smaller share of what is below soft tissue. Real
+scans with as little fat, and much lung, have hardly any voxel at their highest value."""
 INT8 = (-128, 127)
 MIN_LIKENESS = 0.1
 """1 for neighbours that are equal, 0 for noise without any object."""
@@ -109,8 +114,8 @@ def check_hu(hu: npt.NDArray[np.int16]) -> None:
 
 def find_fault(sample: HuSample) -> str:
     """Why the values cannot be HU; empty if they can."""
-    faults = itertools.chain(_range_faults(sample), _scale_faults(sample), _noise_faults(sample))
-    return next(faults, "")
+    kinds = (_range_faults, _window_faults, _scale_faults, _noise_faults)
+    return next(itertools.chain.from_iterable(kind(sample) for kind in kinds), "")
 
 
 def _range_faults(sample: HuSample) -> Iterator[str]:
@@ -151,9 +156,6 @@ def _scale_faults(sample: HuSample) -> Iterator[str]:
         median = int(np.searchsorted(np.cumsum(air), air.sum() / 2)) + INT16.min
         if median < LOWEST_AIR_HU:
             yield f"air lies at {median} HU: slope or intercept is wrong"
-    present = np.flatnonzero(sample.measured) + INT16.min
-    if (present[0], present[-1]) == INT8 and sample.is_clipped(INT8[0]):
-        yield "the values fill 8 bits: it is a window, or parts of values"
     fat_share = sample.densest_share(FAT_HU, FAT_WIDTH_HU)
     if lightest > MISPLACED_HU[1] and not sample.is_clipped(lightest) and fat_share > MAX_FAT_SHARE:
         yield f"{fat_share:.0%} lie in {FAT_WIDTH_HU} HU where fat lies: the slope is wrong"
@@ -174,6 +176,17 @@ def _scale_faults(sample: HuSample) -> Iterator[str]:
         MIN_SOFT_OF_TISSUE * n_tissue,
     ):
         yield "too little soft tissue: slope or intercept is wrong, or it is not a body"
+
+
+def _window_faults(sample: HuSample) -> Iterator[str]:
+    """A window that was mapped to other values."""
+    lowest, highest = (np.flatnonzero(sample.measured)[[0, -1]] + INT16.min).tolist()
+    if (lowest, highest) == INT8 and sample.is_clipped(lowest):
+        yield "the values fill 8 bits: it is a window, or parts of values"
+    is_stretched = STRETCHED_HU[0] <= highest <= STRETCHED_HU[1] and sample.is_clipped(highest)
+    n_fat = count_hu(sample.measured, *FAT_OF_LIGHT_HU)
+    if is_stretched and n_fat < MIN_FAT_OF_LIGHT * count_hu(sample.measured, *BELOW_SOFT_HU):
+        yield f"many voxels are {highest} HU, and few are fat: a window was stretched"
 
 
 def _noise_faults(sample: HuSample) -> Iterator[str]:

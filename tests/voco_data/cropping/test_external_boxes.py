@@ -70,8 +70,22 @@ def test_an_organ_that_goes_on_beyond_its_mask_gives_no_end() -> None:
     whole = Box((0, 0, 0), SHAPE, "whole", 0.0)
     box = boxed(whole, liver=spleen, spleen=spleen, bowel=bowel)
     assert (box.start[0], box.stop[0], box.confidence) == (0, 60, 0.0)
-    box = boxed(PROFILE, liver=spleen, spleen=spleen, bowel=bowel)  # its bottom is that of HU
-    assert (box.start[0], box.stop[0], box.confidence) == (5, 40, 1.0)
+    whole_spleen = OrganBounds((25, 30, 20), (41, 80, 70))
+    box = boxed(PROFILE, liver=whole_spleen, spleen=whole_spleen, bowel=bowel)
+    assert (box.start[0], box.stop[0], box.confidence) == (5, 43, 1.0)  # the bottom is that of HU
+
+
+@pytest.mark.parametrize(("top", "stop"), [(36, 50), (59, 60)])
+def test_organs_far_from_the_dome_give_no_end(top: int, stop: int) -> None:
+    """Labels that end inside the liver, or a stray voxel at the top of the scan."""
+    liver, spleen = (
+        OrganBounds((25, 30, 20), (top, 80, 70)),
+        OrganBounds((25, 30, 80), (36, 70, 99)),
+    )
+    box = boxed(PROFILE, liver=liver, spleen=spleen)
+    assert (box.start[0], box.stop[0], box.confidence) == (5, stop, 0.9)
+    doubted = Box(PROFILE.start, PROFILE.stop, "profile", 0.55)  # fluid: the dome may be higher
+    assert boxed(doubted, liver=liver, spleen=spleen).confidence == 1.0
 
 
 def test_organs_do_not_clear_a_doubt() -> None:

@@ -185,6 +185,57 @@ def test_one_thigh_is_no_abdomen(radius: float) -> None:
     assert box_of(noisy(np.repeat(hu, 40, axis=0)), (5.0, 2.0, 2.0)).confidence < 0.5
 
 
+@pytest.mark.parametrize("width", [360, 420, 460])
+def test_shoulders_are_no_abdomen(width: float) -> None:
+    _, y, x = np.ogrid[:40, -64.0:64.0, -64.0:64.0]
+
+    def within(
+        half_width: float, half_depth: float, x_mm: float = 0, y_mm: float = 0
+    ) -> npt.NDArray[np.bool_]:
+        return ((4 * x - x_mm) / half_width) ** 2 + ((3 * y - y_mm) / half_depth) ** 2 < 1
+
+    humeri = within(24, 24, width / 2 - 45) | within(24, 24, 45 - width / 2)
+    spine, trachea = within(22, 20, 0, 35), within(9, 8, 0, 5)
+    hu = np.select(
+        [trachea, humeri, spine, within(width / 2 - 20, 80), within(width / 2, 95)],
+        [-980, 600, 500, 50, -90],
+        -1000,
+    )
+    assert box_of(noisy(np.repeat(hu, 40, axis=0)), (5.0, 3.0, 4.0)).confidence < 0.5
+
+
+HALVES = {
+    "right": lambda hu: hu[:, :, : hu.shape[2] // 2],
+    "left": lambda hu: hu[:, :, hu.shape[2] // 2 :],
+    "front": lambda hu: hu[:, : hu.shape[1] // 2],
+    "back": lambda hu: hu[:, hu.shape[1] // 2 :],
+    "left, padded": lambda hu: np.where(np.arange(hu.shape[2]) < hu.shape[2] // 2, -1024, hu),
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_half_a_body_is_no_abdomen(full: TrueScan, name: str) -> None:
+    half = HALVES[name](full.hu).astype(np.int16)
+    box = box_of(half, full.spacing_mm)
+    assert box.confidence < 0.5
+    assert (box.start[0], box.stop[0]) == (0, len(full.hu))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75])
+@pytest.mark.parametrize("above", [1, 2, 4, 8])
+def test_slices_that_are_air_in_part_change_nothing(
+    full: TrueScan, share: float, above: int
+) -> None:
+    """Noisy air in one half, or more, of the uppermost slices."""
+    hu = full.hu.copy()
+    part = hu[-above:, :, : round(share * hu.shape[2])]
+    part[:] = np.random.default_rng(above).normal(-1000, 20, part.shape)
+    plain, box = box_of(full.hu, full.spacing_mm), box_of(hu, full.spacing_mm)
+    assert box.confidence == plain.confidence == 0.95
+    assert abs(box.start[0] - plain.start[0]) <= 1
+    assert abs(box.stop[0] - plain.stop[0]) <= 1
+
+
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize(("low", "high"), [(-120, 120), (-60, 90), (20, 170)])
 def test_an_abdomen_that_shows_neither_end_is_known(number: int, low: float, high: float) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from tests.support.small_stores import make_record
-from voco_data.ingest import run
+from voco_data.ingest import open_run, run
 from voco_data.store.writer import commit_volume
 from voco_data.batching import batched
 from voco_data.executors.tasks import SeriesOutcome
@@ -58,7 +58,7 @@ def simulated(tasks, known, workers):
 
 
 if __name__ == "__main__":
-    run.run_processes = simulated
+    open_run.run_processes = simulated
     began = time.monotonic()
     summary = run.preprocess(sys.argv[1], sys.argv[2], spec_file=sys.argv[3])
     print(json.dumps({

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from pydicom.uid import RLELossless
 
 from tests.support.ct_files import body, write_slices
 from voco_data.ingest.run import preprocess
@@ -80,6 +81,57 @@ def test_a_study_for_each_slice_is_stored_whole(tmp_path: Path, run: Run) -> Non
     assert (row["status"], row["n_slices"]) == ("stored", 24)
     (again,) = run().to_dict("records")
     assert (again["status"], again["series_uid"]) == ("cached", row["series_uid"])
+
+
+def test_a_study_for_each_slice_and_rounded_spacings_are_one_row(tmp_path: Path, run: Run) -> None:
+    tags = {"StudyInstanceUID": lambda k: f"1.7.{k}", "PixelSpacing": alternate([2, 2], [2.006, 2])}
+    write_slices(tmp_path / "in", body(), tags=tags)
+    (row,) = run().to_dict("records")
+    assert (row["status"], row["reason"], row["n_slices"]) == ("refused", "mixed_geometry", 24)
+
+
+@pytest.mark.parametrize("divide", [alternate, halves])
+def test_two_patients_without_a_series_uid_are_one_refused_row(
+    tmp_path: Path, run: Run, divide: Callable[..., Any]
+) -> None:
+    tags = {"SeriesInstanceUID": "", "PatientID": divide("p", "q")}
+    write_slices(tmp_path / "in", body(), tags=tags)
+    (row,) = run().to_dict("records")
+    assert (row["status"], row["reason"], row["n_slices"]) == ("refused", "mixed_patients", 24)
+
+
+def compressed(path: Path) -> None:
+    dataset = pydicom.dcmread(path)
+    dataset.compress(RLELossless, encoding_plugin="pydicom")
+    dataset.save_as(path)
+
+
+def padded(path: Path) -> None:
+    dataset = pydicom.dcmread(path)
+    dataset.add_new(0xFFFCFFFC, "OB", bytes(64))  # Data Set Trailing Padding
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize("change", [compressed, padded])
+def test_a_copy_that_is_encoded_otherwise_is_dropped(
+    tmp_path: Path, run: Run, change: Callable[[Path], None]
+) -> None:
+    tags = {"SeriesInstanceUID": "1.9"}
+    write_slices(tmp_path / "in" / "a", body(seed=3), tags=tags)
+    for path in write_slices(tmp_path / "in" / "b", body(seed=3), tags=tags):
+        change(path)
+    (row,) = run().to_dict("records")
+    assert (row["status"], row["n_slices"], row["series_uid"]) == ("stored", 24, "1.9")
+    assert row["flags"] == "dropped_duplicates"
+
+
+def test_two_scans_and_a_copy_of_one_that_share_all_ids(tmp_path: Path, run: Run) -> None:
+    for folder, seed in (("a", 3), ("b", 3), ("c", 4)):
+        write_slices(tmp_path / "in" / folder, body(seed=seed), tags={"SeriesInstanceUID": "1.9"})
+    table = run()
+    assert table["status"].tolist() == ["stored", "stored"]
+    assert table["n_slices"].tolist() == [24, 24]
+    assert sorted(table["flags"]) == ["", "dropped_duplicates"]
 
 
 def test_phases_told_apart_by_percentage_are_two_volumes(tmp_path: Path, run: Run) -> None:

@@ -24,7 +24,7 @@ SPACING_MM = (8.0, 3.0, 3.0)
 
 UPRIGHT = ("47e29ead302b75d4f53340171d0842d0", "e6215cc1f4676510577d7154048313f2")
 GOLDEN = {
-    4: {
+    5: {
         "rle": UPRIGHT,
         "feet_first": UPRIGHT,
         "nifti": UPRIGHT,

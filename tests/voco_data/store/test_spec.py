@@ -28,7 +28,7 @@ OTHER = {
     "spacing_tolerance": 0.1,
     "uneven_slices": "resample",
     "axis_tolerance_deg": 4.0,
-    "algorithm_version": 4,
+    "algorithm_version": 6,
 }
 ONLY_VALUE = {"resampling", "quantisation"}
 

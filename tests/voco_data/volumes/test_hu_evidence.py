@@ -71,6 +71,14 @@ WRONG: dict[str, tuple[Callable[[Hu], npt.ArrayLike], str]] = {
         lambda hu: np.clip((hu + 160) / 400 * 255, 0, 255) - 128,
         "fill 8 bits",
     ),
+    "a window stretched to -1000 and 1000": (
+        lambda hu: (np.clip(hu, -160, 240) + 160) * 5.0 - 1000,
+        "a window was stretched",
+    ),
+    "a wider window stretched to -1024 and 1023": (
+        lambda hu: (np.clip(hu, -200, 300) + 200) / 500 * 2047 - 1024,
+        "a window was stretched",
+    ),
     "low bytes of the values": (lambda hu: ((hu.astype(int) + 1024) & 255) - 128, ""),
     "inverted": (lambda hu: -hu.astype(float), ""),
     "constant": (lambda hu: np.full(hu.shape, 40), "every voxel is 40 HU"),

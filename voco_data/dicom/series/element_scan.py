@@ -27,8 +27,10 @@ from voco_data.dicom.binary_format import (
 
 TRANSFER_SYNTAX = 0x00020010
 SPECIFIC_CHARACTER_SET = 0x00080005
+ACQUISITION_DATETIME = 0x0008002A
 ACQUISITION_TIME = 0x00080032
 CONTENT_TIME = 0x00080033
+TRIGGER_TIME = 0x00181060
 INSTANCE_NUMBER = 0x00200013
 IMAGE_POSITION = 0x00200032
 PIXEL_DATA = 0x7FE00010
@@ -38,6 +40,7 @@ READ_ELEMENTS = {
     SPECIFIC_CHARACTER_SET: "SpecificCharacterSet",
     0x00080008: "ImageType",
     0x00080016: "SOPClassUID",
+    ACQUISITION_DATETIME: "AcquisitionDateTime",
     ACQUISITION_TIME: "AcquisitionTime",
     CONTENT_TIME: "ContentTime",
     0x00080060: "Modality",
@@ -45,6 +48,7 @@ READ_ELEMENTS = {
     0x00100020: "PatientID",
     0x00180050: "SliceThickness",
     0x00180086: "EchoNumbers",
+    TRIGGER_TIME: "TriggerTime",
     0x00181210: "ConvolutionKernel",
     0x0020000D: "StudyInstanceUID",
     0x0020000E: "SeriesInstanceUID",
@@ -92,21 +96,22 @@ IRREGULAR, TRUNCATED, COMPLETE = 0, 1, 2
 
 ELEMENT_START, VALUE_START, VALUE_END = 0, 1, 2
 """Columns of ElementScanner.elements: byte offsets in the file."""
-(
-    ELEMENT_COUNT,
-    KEY_LENGTH,
-    PIXELS_START,
-    PIXELS_LENGTH,
-    POSITION_ROW,
-    NUMBER_ROW,
-    ACQUISITION_TIME_ROW,
-    CONTENT_TIME_ROW,
-) = range(8)
+ELEMENT_COUNT, KEY_LENGTH, PIXELS_START, PIXELS_LENGTH, POSITION_ROW, NUMBER_ROW = range(6)
+ACQUISITION_TIME_ROW, CONTENT_TIME_ROW, ACQUISITION_DATETIME_ROW, TRIGGER_TIME_ROW = range(6, 10)
 """Indices into ElementScanner.summary.
 
-PIXELS_START and PIXELS_LENGTH give the value of PixelData. The rows are those of
-ImagePositionPatient, InstanceNumber, AcquisitionTime and ContentTime in `elements`, or ABSENT.
+PIXELS_START and PIXELS_LENGTH give the value of PixelData. The rows are those of VARYING_ELEMENTS
+in `elements`, or ABSENT.
 """
+VARYING_ELEMENTS = {
+    IMAGE_POSITION: POSITION_ROW,
+    INSTANCE_NUMBER: NUMBER_ROW,
+    ACQUISITION_TIME: ACQUISITION_TIME_ROW,
+    CONTENT_TIME: CONTENT_TIME_ROW,
+    ACQUISITION_DATETIME: ACQUISITION_DATETIME_ROW,
+    TRIGGER_TIME: TRIGGER_TIME_ROW,
+}
+"""Tags of the values that vary from slice to slice, and their indices into the summary."""
 ABSENT = -1
 
 MAX_ELEMENTS = 10_000
@@ -127,8 +132,8 @@ class ElementScanner:
     def __init__(self) -> None:
         self.elements = np.zeros((len(READ_ELEMENTS), 3), np.int64)
         """(n, 3) int64: offsets of each of READ_ELEMENTS that the file has, in its order."""
-        self.summary = np.zeros(8, np.int64)
-        """(8,) int64: results of a COMPLETE scan, by the indices above."""
+        self.summary = np.zeros(10, np.int64)
+        """(10,) int64: results of a COMPLETE scan, by the indices above."""
         self._key = np.empty(MAX_KEY_BYTES, np.uint8)
         self._key_view = self._key.data
 
@@ -138,10 +143,9 @@ class ElementScanner:
 
     @property
     def key(self) -> bytes:
-        """The bytes of READ_ELEMENTS, without the four values that vary from slice to slice.
+        """The bytes of READ_ELEMENTS, without the values of VARYING_ELEMENTS.
 
-        Files with equal keys differ only in ImagePositionPatient, InstanceNumber, AcquisitionTime
-        and ContentTime, as far as their READ_ELEMENTS go.
+        Files with equal keys differ only in those, as far as their READ_ELEMENTS go.
         """
         return bytes(self._key_view[: self.summary[KEY_LENGTH]])
 
@@ -163,6 +167,7 @@ for _vr, _size in LENGTH_FIELD_BYTES.items():
 
 _READ_TAGS = np.array(list(READ_ELEMENTS), np.int64)
 _DECLINED_TAGS = np.array(list(DECLINED_ELEMENTS), np.int64)
+_VARYING_ROWS = np.array([VARYING_ELEMENTS.get(tag, -1) for tag in READ_ELEMENTS], np.int64)
 _FIRST_DATASET_GROUP = 0x0008
 """Lower groups are command and meta groups, and that of a DICOMDIR."""
 _D, _I, _C, _M = PREFIX
@@ -313,8 +318,7 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
     last_tag = np.int64(-1)
     encoding = np.int64(_UNKNOWN)  # until the transfer syntax is read
     count, key_length = 0, 0
-    summary[POSITION_ROW] = summary[NUMBER_ROW] = ABSENT
-    summary[ACQUISITION_TIME_ROW] = summary[CONTENT_TIME_ROW] = ABSENT
+    summary[POSITION_ROW:] = ABSENT
     next_read, next_declined = 0, 0  # indices of the next tags that the file may have
     for _ in range(MAX_ELEMENTS):
         start = at
@@ -371,15 +375,7 @@ def _scan(data, size, elements, key, summary):  # type: ignore[no-untyped-def]  
                 encoding = _encoding(data, at, end)
                 if encoding == _UNKNOWN:
                     return IRREGULAR
-            varies_row = -1
-            if tag == IMAGE_POSITION:
-                varies_row = POSITION_ROW
-            elif tag == INSTANCE_NUMBER:
-                varies_row = NUMBER_ROW
-            elif tag == ACQUISITION_TIME:
-                varies_row = ACQUISITION_TIME_ROW
-            elif tag == CONTENT_TIME:
-                varies_row = CONTENT_TIME_ROW
+            varies_row = _VARYING_ROWS[next_read]
             varies = varies_row >= 0
             # Of an element that varies, the key has tag and VR, but neither length nor value.
             key_end = start + (4 if encoding == _IMPLICIT else 6) if varies else end

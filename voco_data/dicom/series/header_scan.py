@@ -1,6 +1,6 @@
-"""Headers of plain files without parsing each: slices of one series differ in four values only.
+"""Headers of plain files without parsing each: slices of one series differ in six values only.
 
-The element scan finds the elements whose values are read. All but four of them have the same bytes
+The element scan finds the elements whose values are read. All but six of them have the same bytes
 in every slice of a series. So pydicom parses them once, from a small file made of these elements
 alone, and the result is cached by their bytes. For any other file the result is None: pydicom must
 read it, and header.py gives the reason if it is refused.
@@ -35,6 +35,7 @@ from voco_data.dicom.pixels.decode import PixelFormat
 from voco_data.dicom.pixels.modality import ModalityTransform, parse_modality_transforms
 from voco_data.dicom.series.element_scan import (
     ABSENT,
+    ACQUISITION_DATETIME_ROW,
     ACQUISITION_TIME_ROW,
     COMPLETE,
     CONTENT_TIME_ROW,
@@ -44,6 +45,7 @@ from voco_data.dicom.series.element_scan import (
     PIXELS_LENGTH,
     PIXELS_START,
     POSITION_ROW,
+    TRIGGER_TIME_ROW,
     TRUNCATED,
     VALUE_END,
     VALUE_START,
@@ -92,6 +94,8 @@ _OFFSET_BYTES = 4
 _EXCLUDED_UIDS = (DEFLATED_UID, DIRECTORY_CLASS)
 """pydicom must read a file whose first bytes contain one of these, in any element."""
 _FILE_START = bytes(PREAMBLE_BYTES) + PREFIX
+_TIME_ROWS = (ACQUISITION_TIME_ROW, CONTENT_TIME_ROW, ACQUISITION_DATETIME_ROW, TRIGGER_TIME_ROW)
+"""In the order of the fields of SliceTimes."""
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -171,10 +175,10 @@ class HeaderScanner:
         They vary from slice to slice, and only the index needs them.
         """
         times = []
-        for index in (ACQUISITION_TIME_ROW, CONTENT_TIME_ROW):
-            row = int(self._elements.summary[index])
-            element = self._elements.elements[row]
-            times.append("" if row == ABSENT else time_text(_value(self._last_data, element)))
+        summary, elements = self._elements.summary.tolist(), self._elements.elements
+        for index in _TIME_ROWS:
+            row = summary[index]
+            times.append("" if row == ABSENT else time_text(_value(self._last_data, elements[row])))
         return SliceTimes(*times)
 
     def scan_slice(self, data: Bytes, size: int, path: Path) -> ScannedSlice | None:

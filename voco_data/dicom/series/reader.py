@@ -169,8 +169,8 @@ def _distinct_slices(slices: Sequence[_Slice]) -> list[int]:
             if not is_same_position or not np.array_equal(slices[index].hu(), slices[last].hu()):
                 raise SeriesRefused(
                     Reason.DUPLICATE_POSITIONS,
-                    f"two different slices at {depths[index]:.2f} mm along the normal; none of "
-                    f"{', '.join(TRAIT_NAMES.values())} tells them apart",
+                    f"two different slices at {depths[index]:.2f} mm along the normal; neither ids "
+                    f"nor folders nor {', '.join(TRAIT_NAMES.values())} give whole scans",
                 )
             continue
         distinct.append(index)

@@ -27,11 +27,13 @@ PLAIN: list[Element] = [
     (0x00080005, "CS", b"ISO_IR 100"),
     (0x00080008, "CS", b"ORIGINAL\\PRIMARY\\AXIAL "),
     (0x00080016, "UI", b"1.2.840.10008.5.1.4.1.1.2\0"),
+    (0x0008002A, "DT", b"20240229120000.25 "),
     (0x00080032, "TM", b"120000.25 "),
     (0x00080033, "TM", b"120001"),
     (0x00080060, "CS", b"CT"),
     (0x00100010, "PN", b"Doe^Jane"),
     (0x00100020, "LO", b"patient "),
+    (0x00181060, "DS", b"612.5 "),
     (0x00181210, "SH", b"B30f"),
     (0x0020000D, "UI", b"1.2.3\0"),
     (0x0020000E, "UI", b"1.2.3.4\0"),
@@ -106,7 +108,7 @@ def test_a_plain_header_is_scanned(tmp_path: Path, syntax: str) -> None:
     assert (header.patient_id, header.instance_number) == ("patient", 17)
     assert header.position_mm == (-120.5, -99.25, 100.0)
     assert key.image_type == "ORIGINAL\\PRIMARY\\AXIAL"
-    assert times == ("120000.25", "120001")
+    assert times == ("120000.25", "120001", "20240229120000.25", "612.5")
 
 
 def nested(depth: int) -> st.SearchStrategy[bytes]:
@@ -243,13 +245,13 @@ def test_a_sequence_that_is_cut_or_too_long_is_left_to_pydicom(tmp_path: Path) -
     elements = [encode(e) for e in PLAIN]
     item = struct.pack("<HHI", 0xFFFE, 0xE000, 400) + encode((0x00081150, "UI", b"1.2\0"))
     head = struct.pack("<HH", 0x0008, 0x1140) + b"SQ\0\0" + struct.pack("<I", 0xFFFFFFFF)
-    assert not agree(tmp_path / "a", dicom([*elements[:6], head + item, *elements[6:]]))
+    assert not agree(tmp_path / "a", dicom([*elements[:7], head + item, *elements[7:]]))
 
 
 def test_a_header_longer_than_the_first_read(tmp_path: Path) -> None:
     elements = [encode(e) for e in PLAIN]
     long = encode((0x00091001, "UN", bytes(100_000)))
-    assert agree(tmp_path / "a", dicom([*elements[:6], long, *elements[6:]]))
+    assert agree(tmp_path / "a", dicom([*elements[:7], long, *elements[7:]]))
 
 
 def test_headers_without_pixels_are_left_to_pydicom(tmp_path: Path) -> None:
@@ -258,14 +260,23 @@ def test_headers_without_pixels_are_left_to_pydicom(tmp_path: Path) -> None:
     assert thorough(tmp_path / "a") is not None
 
 
-def test_slices_of_one_kind_differ_in_position_and_number_alone(tmp_path: Path) -> None:
-    paths = write_slices(tmp_path, body((8, 12, 12)))
+def test_slices_of_one_kind_differ_in_position_number_and_times_alone(tmp_path: Path) -> None:
+    times = {
+        "AcquisitionTime": lambda k: f"12000{k}",
+        "ContentTime": lambda k: f"12010{k}",
+        "AcquisitionDateTime": lambda k: f"2024022912000{k}",
+        "TriggerTime": lambda k: 600 + k,
+    }
+    paths = write_slices(tmp_path, body((8, 12, 12)), tags=times)
     reader = HeaderScanner()
+    shared = set()
     for number, path in enumerate(paths, start=1):
         found = reader.read_header(path)
         assert found is not None
+        shared.add(id(found.shared))
         assert (found.header, found.shared.stack_key, reader.last_times()) == thorough(path)
         assert found.header.instance_number == number
+    assert len(shared) == 1
 
 
 def test_damaged_files_give_none_or_pydicoms(tmp_path: Path) -> None:
