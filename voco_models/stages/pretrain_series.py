@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +13,16 @@ import pandas as pd
 
 from voco_data.errors import InputError
 from voco_data.selection import (
+    Exposure,
     Selection,
     Split,
     describe_series,
     held_out_mask,
     list_series,
+    measure_exposure,
 )
 from voco_data.store import Store
+from voco_models.stages.initial_weights import InitialWeights
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +93,39 @@ def select_pretraining_series(
         split_digest=None if split is None else split.digest,
         transductive=split is not None and transductive,
     )
+
+
+def check_initial_weights(
+    initial: InitialWeights,
+    init: str | Path,
+    stores: Sequence[Store],
+    split: Split | None,
+    *,
+    transductive: bool,
+) -> None:
+    """Raise InputError if a run that gave the first weights has seen test patients of `split`.
+
+    With `transductive`, or if its patients are not known, it is a warning.
+    """
+    if split is None or not initial.pretrained:
+        return
+    ids = {patient: [patient] for patient in split.test}
+    series = list_series(stores)
+    parts = [
+        measure_exposure(initial.seen, store, series[series["store"] == position], ids)
+        for position, store in enumerate(stores)
+    ]
+    known = [part.seen for part in parts if part.seen is not None]
+    count = min(sum(known), len(split.test))
+    if count and not transductive:
+        raise InputError(
+            f"init: {init} has learnt from {count} of the split's {len(split.test)} test patients; "
+            "give weights that have not, or --transductive"
+        )
+    if count or len(known) < len(parts):
+        seen = count if count else None
+        exposure = Exposure(pretrained=True, test_patients=len(split.test), seen=seen)
+        log.warning("init: %s", exposure.sentence)
 
 
 def _refuse_named_test_patients(selection: Selection, split: Split) -> None:

@@ -30,7 +30,7 @@ from voco_models.stages.held_out_patients import hold_out_patients
 from voco_models.stages.initial_weights import SCRATCH, InitialWeights, load_initial_weights
 from voco_models.stages.pretrain_page import PAGE, write_page
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
-from voco_models.stages.pretrain_series import select_pretraining_series
+from voco_models.stages.pretrain_series import check_initial_weights, select_pretraining_series
 from voco_models.stages.run_split import find_split, keep_split
 from voco_models.training import (
     HistoryRow,
@@ -135,8 +135,8 @@ def pretrain(
     ------
     InputError : before anything is written, for a folder that is no store, an empty store, stores
         that do not fit together or to the recipe, an unknown recipe, a selection that names test
-        patients or leaves no volume, and a folder `out` that cannot be written, has a run already,
-        or has none to resume.
+        patients or leaves no volume, first weights that have seen test patients, and a folder `out`
+        that cannot be written, has a run already, or has none to resume.
     Diverged : if a loss or a weight is not finite. The step is in RUN/nonfinite.pt; see `replay`.
     """
     name = recipe_options.recipe_label(recipe, changes)
@@ -156,6 +156,7 @@ def pretrain(
         items, probed, weights = hold_out_patients(opened, items, requested.probe_fraction, weights)
     adapted, notes = adapt_recipe(requested, len(items))
     initial = load_initial_weights(init, adapted.backbone)
+    check_initial_weights(initial, init, opened, frozen, transductive=transductive)
     objective = build_objective(adapted, opened[0].spec, initial)
     check_run_folder(run, resume=resume)  # before volumes are read
     loader = Loader(

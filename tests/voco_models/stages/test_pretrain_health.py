@@ -165,7 +165,6 @@ def test_the_page_names_no_probe_that_was_not_made(store: Store, tmp_path: Path)
 
 
 def test_tensorboard_files_hold_the_tables(run: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     rows = read_history(run)

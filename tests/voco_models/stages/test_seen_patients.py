@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from tests.voco_models.stages.test_pretraining import GRID, QUICK
 from voco_data.errors import InputError
 from voco_data.selection.exposure import FILE, SeenPatients
 from voco_data.selection.series import Selection
+from voco_data.selection.split import Addition, Split
+from voco_data.selection.split_file import now, write_split
 from voco_data.store.reader import Store
 from voco_models.data.items import items_of
 from voco_models.stages.held_out_patients import hold_out_patients
@@ -69,6 +72,26 @@ def test_a_list_of_other_patients_is_not_believed(store: Store, tmp_path: Path) 
     pretrain_on(store, other, 3)
     (first / FILE).write_bytes((other / FILE).read_bytes())
     assert load_initial_weights(first, QUICK.backbone).seen is None
+
+
+def test_weights_that_have_seen_test_patients_are_refused(store: Store, tmp_path: Path) -> None:
+    first, split = tmp_path / "first", tmp_path / "split.json"
+    pretrain_on(store, first, 0)
+    added = Addition(
+        when=now(),
+        test=("patient-001", "patient-004"),
+        folds=(("patient-000", "patient-003"), ("patient-002", "patient-005")),
+    )
+    write_split(split, Split(n_folds=2, additions=(added,)))
+    call = partial(
+        pretrain, [store.path], recipe=QUICK, device="cpu", max_steps=1, init=first, split=split
+    )
+    with pytest.raises(InputError, match="has learnt from 1 of the split's 2 test patients"):
+        call(tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+    call(tmp_path / "third", transductive=True)
+    (first / FILE).unlink()
+    call(tmp_path / "fourth")  # it is not known: a warning
 
 
 def test_weights_follow_the_items_that_are_trained_on(store: Store) -> None:
