@@ -329,9 +329,8 @@ class StackGrouper:
             last = rows[-1][0]
             for row in rows:
                 series, count, n_frames, n_depths, n_numbers, low, high, is_one, thickness = row
-                is_plain = bool(is_one) and n_depths == count == n_frames
                 # Numbers are distinct, or there are none: they do not begin anew.
-                is_plain = is_plain and n_numbers in (1, count)
+                is_plain = is_one and n_depths == count == n_frames and n_numbers in (1, count)
                 if (
                     count > 1
                     and n_frames <= MAX_SLICES
