@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,18 @@ def write_header(path: Path, **tags: Any) -> None:
             setattr(dataset, keyword, value)
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
+
+
+def write_multi_frame(path: Path, depths: Sequence[float], **tags: Any) -> None:
+    """An object with a frame at each z, mm."""
+    groups = []
+    for depth in depths:
+        position, group = Dataset(), Dataset()
+        position.ImagePositionPatient = [0, 0, depth]
+        group.PlanePositionSequence = [position]
+        groups.append(group)
+    frames = {"NumberOfFrames": len(groups), "PerFrameFunctionalGroupsSequence": groups}
+    write_header(path, **frames, **tags)
 
 
 def write_stack(folder: Path, count: int, *, start: int = 0, prefix: str = "", **tags: Any) -> None:

@@ -95,7 +95,8 @@ def check_finished(root: Path) -> None:
         for name in ("volumes", "valid"):
             size = json.loads((store / name / "zarr.json").read_text())["shape"][0]
             assert size == max(rows.records, default=-1) + 1
-    assert leftovers(root) == []
+    left = leftovers(root)
+    assert not left, left
 
 
 def stores(root: Path) -> list[Path]:

@@ -14,8 +14,8 @@ from voco_data.cropping.sampling import CoarseVolume, Mask
 
 TRUNK_MM2 = 22_000.0
 """Least median area of a trunk."""
-TRUNK_ASPECT = (1.12, 1.85)
-"""Width of a trunk, divided by its depth. In real scans it is 1.16 to 1.64; a thigh is round, a
+TRUNK_ASPECT = (1.12, 2.1)
+"""Width of a trunk, divided by its depth. In real scans it is 1.16 to 1.9; a thigh is round, a
 head is deeper than wide, and shoulders are flatter."""
 SPINE_DEPTH = (0.6, 0.9)
 """Depth of the spine in the body, as a share from front to back. In real scans it is 0.66 to 0.83.

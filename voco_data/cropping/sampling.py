@@ -49,6 +49,9 @@ BLANK_SHARE = 0.05
 PARTIAL_SHARE, PARTIAL_MM = 0.7, 60.0
 """At an end of the scan, slices with less than this share of the tissue of the next slice are blank
 in part, or show the couch alone. Tissue changes less from slice to slice."""
+PADDED_SHARE = 0.9
+"""A slice of which less was measured, of the median of the slices, is padding in part. Such slices
+at an end, as of a straightened tilt, may show organs; others that are left out show air."""
 PADDING_MM = 20.0
 """Least length of a run of equal pixels, from the border of the image on, that is padding."""
 
@@ -71,7 +74,10 @@ class CoarseVolume:
     measured_pixels: npt.NDArray[np.int64]
     """Measured pixels of each slice, on every other row and column, (Z,)."""
     first: int = 0
-    """Blank slices left out at the lower end."""
+    """Slices left out at the lower end."""
+    outer: tuple[int, int] = (0, 0)
+    """First and last + 1 sample of the scan that may show an organ. Of the slices left out they
+    contain those that are padding in part, such as the ends of a straightened tilt."""
     clipped_at: int | None = None
     """The HU of air, if the file's HU were clipped above those of air."""
 
@@ -103,11 +109,17 @@ class CoarseVolume:
     def range_in_volume(self, bottom: int, top: int) -> tuple[int, int]:
         """Slices of the volume from coarse slice `bottom` to `top` (exclusive).
 
-        Slices between the last blank sample and the first measured one may show the patient.
+        At an end of the scan, they are those of `outer`. Slices between the last blank sample and
+        the first measured one may show the patient.
         """
         step = self.step[0]
-        low = (self.first + bottom) * step
-        return (low - step + 1 if bottom == 0 < self.first else low), (self.first + top) * step
+        low, high = self.first + bottom, self.first + top
+        if bottom == 0:
+            low = self.outer[0]
+        if top == len(self.hu):
+            high = self.outer[1]
+        is_below_blank = bottom == 0 < low
+        return (low * step - step + 1 if is_below_blank else low * step), high * step
 
 
 def sample_volume(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> CoarseVolume:
@@ -122,18 +134,26 @@ def sample_volume(hu: npt.NDArray[np.int16], spacing_mm: Triple) -> CoarseVolume
     measured = np.ones(sampled.shape, np.bool_)
     tissue, pixels = _mark_padding(sampled, tissue_hu, runs[0], runs[1], measured)
     shown = np.flatnonzero(tissue > BLANK_SHARE * tissue.max(initial=0))
+    step, spacing = (sz, sy, sx), (z, y, x)
     if not len(shown):
-        return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, pixels, 0, clipped_at)
-    shown = shown[_partial_slices(tissue[shown], z) : len(shown)]
-    shown = shown[: len(shown) - _partial_slices(tissue[shown[::-1]], z)]
+        whole = (0, len(sampled))
+        return CoarseVolume(sampled, step, spacing, measured, pixels, 0, whole, clipped_at)
+    n_below = _partial_slices(tissue[shown], z)
+    n_above = _partial_slices(tissue[shown[::-1]], z)
+    shown = shown[n_below : len(shown) - n_above]
     first, last = int(shown[0]), int(shown[-1])
+    is_padded = (tissue > 0) & (pixels < PADDED_SHARE * np.median(pixels[shown]))
+    outer = (
+        first - _run_length(is_padded[:first][::-1]),
+        last + 1 + _run_length(is_padded[last + 1 :]),
+    )
     if len(shown) == last + 1 - first:  # none between others is blank
         kept = slice(first, last + 1)
         sampled, measured, pixels = sampled[kept], measured[kept], pixels[kept]
     else:
         below = shown[np.searchsorted(shown, np.arange(first, last + 1), side="right") - 1]
         sampled, measured, pixels = sampled[below], measured[below], pixels[below]
-    return CoarseVolume(sampled, (sz, sy, sx), (z, y, x), measured, pixels, first, clipped_at)
+    return CoarseVolume(sampled, step, spacing, measured, pixels, first, outer, clipped_at)
 
 
 def _partial_slices(tissue: npt.NDArray[np.int64], slice_mm: float) -> int:
@@ -141,6 +161,11 @@ def _partial_slices(tissue: npt.NDArray[np.int64], slice_mm: float) -> int:
     ends = tissue[: max(2, round(PARTIAL_MM / slice_mm))]
     jumps = np.flatnonzero(ends[:-1] < PARTIAL_SHARE * ends[1:])
     return int(jumps[-1]) + 1 if len(jumps) else 0
+
+
+def _run_length(values: npt.NDArray[np.bool_]) -> int:
+    """Number of values, from the first on, that are true."""
+    return int(np.argmin(np.append(values, False)))
 
 
 def _tissue_hu(clipped_at: int | None) -> int:

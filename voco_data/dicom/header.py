@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -276,6 +277,17 @@ def parse_frames(dataset: Dataset, path: Path) -> list[Header]:
             Reason.MISSING_GEOMETRY, f"{frames} frames, and no position of each in the header"
         )
     return headers
+
+
+def end_frames(frames: Sequence[Header]) -> tuple[Header, Triple]:
+    """The frame of an object at one end of its normal, and the position of that at the other."""
+    (a, b, c), (d, e, f) = frames[0].along_row, frames[0].along_column
+    normal = (b * f - c * e, c * d - a * f, a * e - b * d)
+
+    def depth(frame: Header) -> float:
+        return sum(n * x for n, x in zip(normal, frame.position_mm, strict=True))
+
+    return min(frames, key=depth), max(frames, key=depth).position_mm
 
 
 def _class_of_meta(dataset: Dataset) -> str:

@@ -19,6 +19,9 @@ DIRECTORY_CLASS = b"1.2.840.10008.1.3.10"
 """Media Storage Directory Storage: a DICOMDIR (PS3.10 8.6)."""
 
 _IMAGE_TYPE = 0x00080008
+_ACQUISITION_DATE = 0x00080022
+_DESCRIPTION = 0x0008103E
+_KVP = 0x00180060
 _SOP_CLASS = 0x00080016
 _MODALITY = 0x00080060
 _ECHO_NUMBERS = 0x00180086
@@ -51,8 +54,14 @@ class StackKey(NamedTuple):
     """NominalPercentageOfCardiacPhase (0020,9241)."""
     series_number: str
     """SeriesNumber (0020,0011)."""
+    kvp: str
+    """KVP (0018,0060)."""
+    acquisition_date: str
+    """AcquisitionDate (0008,0022)."""
+    description: str
+    """SeriesDescription (0008,103E)."""
     thickness: str
-    """SliceThickness (0018,0050). It tells no stacks apart; it says whether slices leave gaps."""
+    """SliceThickness (0018,0050). It also says whether slices leave gaps."""
 
 
 TRAIT_NAMES = {
@@ -63,6 +72,10 @@ TRAIT_NAMES = {
     "temporal_position": "TemporalPositionIdentifier",
     "cardiac_phase": "NominalPercentageOfCardiacPhase",
     "series_number": "SeriesNumber",
+    "kvp": "KVP",
+    "acquisition_date": "AcquisitionDate",
+    "description": "SeriesDescription",
+    "thickness": "SliceThickness",
     "acquisition_time": "AcquisitionTime",
     "content_time": "ContentTime",
     "acquisition_datetime": "AcquisitionDateTime",
@@ -97,6 +110,9 @@ def make_stack_key(dataset: Dataset) -> StackKey:
         temporal_position=_text(dataset, _TEMPORAL_POSITION),
         cardiac_phase=_text(dataset, _CARDIAC_PHASE),
         series_number=_text(dataset, _SERIES_NUMBER),
+        kvp=_text(dataset, _KVP),
+        acquisition_date=_text(dataset, _ACQUISITION_DATE),
+        description=_text(dataset, _DESCRIPTION),
         thickness=_text(dataset, _SLICE_THICKNESS),
     )
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from voco_data.errors import SeriesRefused
 from voco_data.reasons import Reason
@@ -97,8 +98,10 @@ class DatasetValues:
         )
 
     def text(self, keyword: str) -> str:
-        """The value as text, stripped; empty if it is missing."""
+        """The value as text, stripped; empty if it is missing. Backslashes separate values."""
         value = self._find(keyword)
+        if isinstance(value, MultiValue):
+            return "\\".join(str(item).strip() for item in value)
         return "" if value is None else str(value).strip()
 
     def codes(self, keyword: str) -> set[str]:

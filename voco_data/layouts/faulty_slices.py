@@ -2,7 +2,9 @@
 
 A slice without a position, or with decimal commas, still names its series. It joins that series,
 and the reader of the series refuses it as a whole: a scan without one of its slices would be
-shorter, or have a gap. A series of which every slice has a fault is one series too, and refused.
+shorter, or have a gap. If several scans share its ids, then study, traits and folder of the slice
+choose one; if they do not, it is a row of its own, and all of them get the flag LOST_FILES. If
+every slice of a series has a fault, it is one series too, and refused.
 
 A file that is empty, torn in its header, no DICOM, or cannot be opened, names nothing. It joins the
 series of its folder whose slices have names like its own (`name_shape`), if there is one. If there
@@ -19,7 +21,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 from voco_data.cohort import LOST_FILES, OddFile
 from voco_data.dicom import SliceIds
@@ -40,7 +44,7 @@ FAULTS = frozenset(
 """Reasons to refuse a slice that leave it a slice of its series."""
 
 FAULTY = "faulty"
-"""`series.stack` of a series of which every slice has a fault."""
+"""The first word of `series.stack` of a series of which every slice has a fault."""
 
 MIN_SLICES = 3
 """Least files in a folder that make a series of it, and not a collection of single files."""
@@ -64,14 +68,30 @@ _MAX_CACHED = 4096
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS faulty (
-    file INTEGER PRIMARY KEY, path BLOB, grp INTEGER, has_ids INTEGER, n_rows INTEGER,
-    n_columns INTEGER, frames INTEGER, reason TEXT, detail TEXT
+    file INTEGER PRIMARY KEY, path BLOB, grp INTEGER, traits INTEGER, has_ids INTEGER,
+    n_rows INTEGER, n_columns INTEGER, frames INTEGER, reason TEXT, detail TEXT
 );
 """
 
 
+LASTING = ("kernel", "image_type", "series_number", "kvp", "description")
+"""Traits that rarely vary within a scan."""
+
 Ids = tuple[str, str, bytes]
 """Patient, series UID, and the folder where that is empty."""
+
+
+Lasting = tuple[str, ...]
+"""Study and LASTING traits of a slice."""
+
+
+class _ScanOfIds(NamedTuple):
+    """What the slices of a series have."""
+
+    series: int
+    lasting: set[Lasting]
+    traits: set[int]
+    folders: set[bytes]
 
 
 class FaultySlices:
@@ -82,21 +102,30 @@ class FaultySlices:
         self._sql = table.connection
         self._sql.execute(_SCHEMA)
         # One query for all files of a series, and of a folder.
-        self._series_of_ids = lru_cache(_MAX_CACHED)(self._find_series_of_ids)
+        self._scans_of_ids = lru_cache(_MAX_CACHED)(self._find_scans_of_ids)
+        self._lasting = lru_cache(_MAX_CACHED)(self._find_lasting)
+        self._n_alike = lru_cache(_MAX_CACHED)(self._count_alike)
         self._series_in_folder = lru_cache(_MAX_CACHED)(self._find_series_in_folder)
         self._is_series = lru_cache(_MAX_CACHED)(self._find_whether_series)
 
     def add(
-        self, file: int, path: str, refusal: SeriesRefused, ids: SliceIds | None, group: int | None
+        self,
+        file: int,
+        path: str,
+        refusal: SeriesRefused,
+        ids: SliceIds | None,
+        group: int | None,
+        traits: int | None,
     ) -> None:
-        """Add a file. `ids` and `group` are None if its header does not give them."""
+        """Add a file. `ids`, `group` and `traits` are None if its header does not give them."""
         size = (0, 0, 1) if ids is None else (ids.rows, ids.columns, ids.frames)
         self._sql.execute(
-            "INSERT INTO faulty VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO faulty VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 file,
                 os.fsencode(path),
                 group,
+                traits,
                 bool(ids and ids.series_uid),
                 *size,
                 refusal.reason,
@@ -113,27 +142,30 @@ class FaultySlices:
         if scratch_db.exists(self._sql, "FROM faulty"):
             self._sql.execute("CREATE INDEX IF NOT EXISTS slices_ids ON slices (ids)")
             self._sql.execute("CREATE INDEX IF NOT EXISTS faulty_grp ON faulty (grp)")
-        made: dict[Ids, int] = {}
+        made: dict[tuple[Ids, Lasting], int] = {}
         # SQLite sorts these rows without an index, so it reads all of them before the first update.
         rows = self._sql.execute("SELECT * FROM faulty ORDER BY path")
-        for file, path, group, has_ids, n_rows, n_columns, frames, reason, detail in rows:
-            series = self._series_of_group(group, n_rows, n_columns) if group is not None else None
-            if series is not None and reason == Reason.BURNED_IN:
-                series = None  # a picture of text beside the slices, such as a dose sheet
-            elif series is None and not has_ids:
-                alike = self._series_alike(path)
-                series = alike[0] if len(alike) == 1 else None
-            if series is None and self._forms_series(group, has_ids, reason):
-                ids = self._ids(group)
-                if ids not in made:
-                    made[ids] = self._table.add_series("dicom", grp=group, stack=FAULTY)
-                series = made[ids]
+        for file, path, group, traits, has_ids, n_rows, n_columns, frames, reason, detail in rows:
+            candidates: list[int] = []
+            if group is not None and reason != Reason.BURNED_IN:  # else a picture, as of doses
+                folder = path.rpartition(b"/")[0]
+                candidates = self._series_of_slice(group, traits, folder, (n_rows, n_columns))
+            if not candidates and not has_ids and reason != Reason.BURNED_IN:
+                candidates = self._series_alike(path)
+            series = candidates[0] if len(candidates) == 1 else None
+            if not candidates and self._forms_series(group, has_ids, reason):
+                key = self._ids_of_series(group, traits)
+                if key not in made:
+                    stack = " ".join((FAULTY, *key[1]))
+                    made[key] = self._table.add_series("dicom", grp=group, stack=stack)
+                series = made[key]
             if series is None:
-                alike = [] if has_ids else self._series_alike(path)
-                if detail in (EMPTY, NOT_DICOM) and not alike:
+                if not candidates and not has_ids:
+                    candidates = self._series_alike(path)
+                if detail in (EMPTY, NOT_DICOM) and not candidates:
                     reason = Reason.NOT_MEDICAL  # beside no series
                 self._table.add_odd_file(OddFile(os.fsdecode(path), Reason(reason), detail))
-                self._flag(alike)  # it may be a slice of any of them
+                self._flag(candidates)  # it may be a slice of any of them
             else:
                 self._table.add_slice(file, series, frames=frames, ids=group)
 
@@ -143,20 +175,66 @@ class FaultySlices:
         ).fetchone()
         return patient, uid, folder
 
-    def _series_of_group(self, group: int, n_rows: int, n_columns: int) -> int | None:
-        """The largest series of the same patient and series UID with the same matrix, if any."""
-        return self._series_of_ids(self._ids(group), n_rows, n_columns)
+    def _series_of_slice(
+        self, group: int, traits: int, folder: bytes, matrix: tuple[int, int]
+    ) -> list[int]:
+        """The series of the same patient, series UID and matrix that a slice may belong to.
 
-    def _find_series_of_ids(self, ids: Ids, n_rows: int, n_columns: int) -> int | None:
-        row = self._sql.execute(
-            "SELECT slices.series FROM groups JOIN slices ON slices.ids = groups.id"
+        Of several, those with slices of the same study and lasting traits; of these, those with
+        slices of the same traits; of these, those with slices in the same folder. None if no series
+        has slices of these lasting traits, and several slices with a fault have them.
+        """
+        ids, lasting = self._ids(group), self._lasting(group, traits)
+        scans = self._scans_of_ids(ids, matrix)
+        is_new = not any(lasting in scan.lasting for scan in scans)
+        if is_new and self._n_alike(ids)[lasting] >= MIN_SLICES:
+            return []
+        criteria: list[Callable[[_ScanOfIds], bool]] = [
+            lambda scan: lasting in scan.lasting,
+            lambda scan: traits in scan.traits,
+            lambda scan: folder in scan.folders,
+        ]
+        for agrees in criteria:
+            scans = [scan for scan in scans if agrees(scan)] or scans
+        return [scan.series for scan in scans]
+
+    def _ids_of_series(self, group: int, traits: int) -> tuple[Ids, Lasting]:
+        """What tells series of slices with a fault apart: lasting traits, if several share them."""
+        ids, lasting = self._ids(group), self._lasting(group, traits)
+        return ids, lasting if self._n_alike(ids)[lasting] >= MIN_SLICES else ()
+
+    def _find_scans_of_ids(self, ids: Ids, matrix: tuple[int, int]) -> list[_ScanOfIds]:
+        rows = self._sql.execute(
+            "SELECT slices.series, slices.ids, slices.traits, path FROM groups"
+            " JOIN slices ON slices.ids = groups.id JOIN files ON files.id = slices.file"
             " JOIN geometries ON geometries.id = slices.geometry"
             " WHERE groups.patient = ? AND groups.uid = ? AND groups.folder = ?"
-            " AND (? = 0 OR json_extract(value, '$[0]') = ? AND json_extract(value, '$[1]') = ?)"
-            " GROUP BY slices.series ORDER BY COUNT(*) DESC, slices.series LIMIT 1",
-            (*ids, n_rows * n_columns, n_rows, n_columns),
+            " AND (? = 0 OR json_extract(value, '$[0]') = ? AND json_extract(value, '$[1]') = ?)",
+            (*ids, matrix[0] * matrix[1], *matrix),
+        ).fetchall()
+        found: dict[int, _ScanOfIds] = {}
+        for series, group, traits, path in rows:
+            scan = found.setdefault(series, _ScanOfIds(series, set(), set(), set()))
+            scan.lasting.add(self._lasting(group, traits))
+            scan.traits.add(traits)
+            scan.folders.add(path.rpartition(b"/")[0])
+        return [found[series] for series in sorted(found)]
+
+    def _find_lasting(self, group: int, traits: int) -> Lasting:
+        (study,) = self._sql.execute("SELECT study FROM groups WHERE id = ?", (group,)).fetchone()
+        values = self._sql.execute(
+            f"SELECT {', '.join(LASTING)} FROM traits WHERE id = ?", (traits,)
         ).fetchone()
-        return None if row is None else int(row[0])
+        return (study, *values)
+
+    def _count_alike(self, ids: Ids) -> Counter[Lasting]:
+        """How many slices with a fault have these ids, by their study and lasting traits."""
+        rows = self._sql.execute(
+            "SELECT faulty.grp, faulty.traits FROM faulty JOIN groups ON groups.id = faulty.grp"
+            " WHERE patient = ? AND uid = ? AND folder = ?",
+            ids,
+        ).fetchall()
+        return Counter(self._lasting(group, traits) for group, traits in rows)
 
     def _forms_series(self, group: int | None, has_ids: bool, reason: Reason) -> bool:
         """Whether the files of a group are a series, though every one has a fault."""

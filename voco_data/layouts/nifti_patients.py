@@ -3,13 +3,15 @@
 A name that occurs in one folder is a patient of its own. Folders that share names (`s0001/ct`,
 `s0002/ct`) form a set, and each set is decided by itself. If it has more shared names than folders
 (`arterial/p1` to `arterial/p9`, and the same in `venous`), the names are those of patients, else
-the folders are. So a file changes no patient of a folder that shares no name with its own.
+the folders are. So a file changes no patient of a folder that shares no name with its own, and a
+label map changes none at all.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from voco_data.layouts.table import path_text
@@ -45,13 +47,15 @@ def name_patients(sql: sqlite3.Connection, base: Path) -> None:
     sets = sql.execute(
         "SELECT set_of, COUNT(*) FROM sharing_folders GROUP BY set_of ORDER BY set_of"
     )
-    named_by_folder = (
-        (set_of,) for set_of, n_folders in sets if _are_patients(sql, base, set_of, n_folders)
-    )
     sql.execute("CREATE INDEX IF NOT EXISTS nifti_folder ON series (folder)")
+    named_by_folder = [
+        (folder,)
+        for set_of, n_folders in sets
+        if _are_patients(sql, base, set_of, n_folders)
+        for folder in _folders_of_images(sql, base, set_of)
+    ]
     sql.executemany(
-        "UPDATE series SET patient = path_text(folder) WHERE kind = 'nifti' AND folder != x''"
-        " AND folder IN (SELECT folder FROM sharing_folders WHERE set_of = ?)",
+        "UPDATE series SET patient = path_text(folder) WHERE kind = 'nifti' AND folder = ?",
         named_by_folder,
     )
     for name in ("shared_names", "sharing_folders"):
@@ -101,6 +105,28 @@ def _are_patients(sql: sqlite3.Connection, base: Path, set_of: bytes, n_folders:
         if n_shared and len(names) <= n_folders:
             return True
     return n_shared > 0
+
+
+def _folders_of_images(sql: sqlite3.Connection, base: Path, set_of: bytes) -> Iterator[bytes]:
+    """The folders of a set that share the name of an image, and not that of a label map alone.
+
+    Files are opened only in folders with other names.
+    """
+    folders = sql.execute(
+        "SELECT folder FROM sharing_folders WHERE set_of = ? AND folder != x''", (set_of,)
+    ).fetchall()
+    for (folder,) in folders:
+        rows = sql.execute(
+            "SELECT first, EXISTS (SELECT 1 FROM shared_names WHERE name = patient"
+            " AND shared_names.folder = series.folder) FROM series"
+            " WHERE kind = 'nifti' AND folder = ? ORDER BY first",
+            (folder,),
+        ).fetchall()
+        shared = [path for path, is_shared in rows if is_shared]
+        if len(shared) == len(rows) or any(
+            not is_label_map(base / os.fsdecode(path)) for path in shared
+        ):
+            yield folder
 
 
 def _is_name_of_two_images(sql: sqlite3.Connection, base: Path, patient: str) -> bool:

@@ -2,8 +2,10 @@
 
 Slices are one scan if no two share a position, all lie on one straight line, and their distances
 are even, up to missing slices. Two scans half a step apart pass this test too. So slices that
-something divides into interleaved stacks are several scans, unless they are as thick as their
-common distance: then each stack alone would have gaps.
+something divides into interleaved stacks may be several scans. Their numbers (InstanceNumber)
+decide first: they ascend or descend along one scan, and begin anew in the next. Where numbers do
+not tell, thickness does: slices as thick as their common distance are one scan, because each stack
+alone would have gaps.
 """
 
 from __future__ import annotations
@@ -49,12 +51,30 @@ Positions = npt.NDArray[np.float64]
 Depths = npt.NDArray[np.float64]
 """(n,) positions along the normal, ascending, mm."""
 
+Numbers = npt.NDArray[np.int64]
+"""(n,) InstanceNumber of slices; -1 if it is missing."""
+
 
 class Thickness(NamedTuple):
     """Range of the SliceThickness of slices, mm. All of them must have a value."""
 
     least: float
     most: float
+
+
+def run_through(numbers: Numbers, depths: Depths) -> bool:
+    """Whether the numbers of slices ascend or descend along the normal. False if one is unknown."""
+    steps = np.diff(numbers[np.argsort(depths)])
+    return bool(numbers.min() >= 0 and ((steps > 0).all() or (steps < 0).all()))
+
+
+def begin_anew(parts: Sequence[Numbers]) -> bool:
+    """Whether the numbers of one part are those of another: most of the shorter one of two."""
+    for one, other in combinations(parts, 2):
+        n_shared = len(np.intersect1d(one[one >= 0], other[other >= 0]))
+        if 2 * n_shared > min(len(one), len(other)):
+            return True
+    return False
 
 
 def are_one_scan(parts: Sequence[Positions], normal: Triple) -> bool:
@@ -100,14 +120,15 @@ def has_even_steps(depths_mm: Depths) -> bool:
 
 
 def are_interleaved_scans(
-    parts: Sequence[Depths], thickness: Thickness | None, *, if_unknown: bool
+    parts: Sequence[Depths], thickness: Thickness | None, *, are_numbered: bool, if_unknown: bool
 ) -> bool:
     """Whether slices are several scans, one between the other, because `parts` are.
 
     Two parts are interleaved if both are evenly spaced, and they share at least half of the range
-    of the shorter one. They are one scan if all slices are evenly spaced, and as thick as their
-    distance. They are several if the slices are at least as thick as the distance within the parts.
-    If the thickness decides neither, the answer is `if_unknown`.
+    of the shorter one. They are several scans if their numbers say so (`are_numbered`). They are
+    one scan if all slices are evenly spaced, and as thick as their distance. They are several if
+    the slices are at least as thick as the distance within the parts. If the thickness decides
+    neither, the answer is `if_unknown`.
     """
     stacks = [part for part in parts if len(part) >= MIN_STACK_SLICES]
     steps = [
@@ -117,6 +138,8 @@ def are_interleaved_scans(
     ]
     if not steps:
         return False
+    if are_numbered:
+        return True
     if thickness is not None:
         joined = np.sort(np.concatenate(parts))
         step = float(np.median(np.diff(joined)))

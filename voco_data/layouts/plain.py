@@ -10,13 +10,15 @@ from pathlib import Path
 from voco_data.cohort import OddFile
 from voco_data.dicom import (
     ScannedHeader,
+    StackKey,
+    end_frames,
     find_slice_ids,
     header_scanner,
     is_dicomdir,
     make_slice_times,
     make_stack_key,
     may_be_dicom,
-    parse_header,
+    parse_frames,
     read_dataset,
     segmentation_reference,
 )
@@ -108,6 +110,7 @@ def _add_dicom(
         stacks.add(number, folder, scanned.header, shared.stack_key, times, shared=shared)
         return True
     dataset = None
+    faulty_key: StackKey | None = None
     try:
         _check_signature(full, path, is_wanted=is_wanted)
         with deadline(HEADER_LIMIT_S):
@@ -115,8 +118,8 @@ def _add_dicom(
             dataset = read_dataset(full, pixels=False)
             reference = segmentation_reference(dataset)
             if reference is None:
-                header, key = parse_header(dataset, full), make_stack_key(dataset)
-                times = make_slice_times(dataset)
+                header, end_mm = end_frames(parse_frames(dataset, full))
+                key, times = make_stack_key(dataset), make_slice_times(dataset)
     except SeriesRefused as error:
         refusal = error
         if refusal.reason == Reason.NOT_MEDICAL and _may_be_slice(path):
@@ -126,14 +129,16 @@ def _add_dicom(
             raise
         with deadline(HEADER_LIMIT_S):
             ids = None if dataset is None else find_slice_ids(dataset)
+            if dataset is not None and ids is not None:
+                faulty_key = make_stack_key(dataset)
         if dataset is not None and ids is None:  # another object than CT
             raise
-        stacks.add_faulty(number, path, refusal, ids)
+        stacks.add_faulty(number, path, refusal, ids, faulty_key)
         return ids is not None
     if reference is not None:
         masks.add_segmentation(number, path, reference)
         return False
-    stacks.add(number, folder, header, key, times)
+    stacks.add(number, folder, header, key, times, end_mm=end_mm)
     return True
 
 

@@ -10,6 +10,7 @@ the fewest parts is taken whose parts are all one scan. The undivided slices are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +22,13 @@ from voco_data.layouts.one_scan import (
     SAME_POSITION_MM,
     are_interleaved_scans,
     are_one_scan,
+    begin_anew,
     has_even_steps,
+    run_through,
 )
 from voco_data.layouts.partitions import Partition, by_labels, by_times, in_order_of
 from voco_data.layouts.series_slices import FOLDER, IDS, TIMES, Indices, SeriesSlices
-from voco_data.layouts.table import path_text
+from voco_data.layouts.table import common_folder, path_text
 
 COUNTED = ("acquisition", "series_number")
 """Values that count the parts of a scan in their order: parts that follow each other are joined."""
@@ -78,6 +81,9 @@ class _Division:
             slices = merge_copied_folders(slices, places, base)
             self._first = first_of_copies(slices, places)
         self._kept = np.unique(self._first)
+        folders = slices.labels[FOLDER].values
+        # Names of folders do not depend on the folder that is SOURCE.
+        self._n_common = len(common_folder(min(folders) + b"/", max(folders) + b"/"))
         self._slices = slices.take(self._kept)
         self._depths = depths[self._kept]
         self._places = places[self._kept]
@@ -92,7 +98,9 @@ class _Division:
     def scans(self) -> list[Scan]:
         whole = np.arange(len(self._kept))
         if self._is_scan(whole):
-            return self._with_copies([Scan(whole, "")])
+            numbered = self._coarsest_by_numbers(whole)
+            scans = [Scan(whole, "")] if numbered is None else self._named(numbered)
+            return self._with_copies(scans)
         found = self._coarsest()
         if found is not None:
             return self._with_copies(self._joined_again(self._named(found)))
@@ -141,15 +149,37 @@ class _Division:
                 return partition
         return found
 
+    def _coarsest_by_numbers(self, whole: Indices) -> Partition | None:
+        """The partition of what may be one scan into parts whose numbers begin anew; None if none.
+
+        Scans that follow each other, or lie apart, do not show in their positions. Numbers that
+        begin anew in each acquisition are those of one scan.
+        """
+        if len(np.unique(self._slices.numbers)) == len(whole):
+            return None
+        for partition in self._partitions:
+            if set(partition.labels) <= {"acquisition", *TIMES}:
+                continue
+            parts = partition.parts()
+            if self._are_numbered(parts) and self._is_valid(partition):
+                return partition
+        return None
+
+    def _are_numbered(self, parts: Sequence[Indices]) -> bool:
+        """Whether the numbers of slices run through each part, and begin anew in the next."""
+        numbers = [self._slices.numbers[part] for part in parts]
+        return begin_anew(numbers) and all(
+            len(part) >= MIN_STACK_SLICES and run_through(values, self._depths[part])
+            for part, values in zip(parts, numbers, strict=True)
+        )
+
     def _best(self) -> Partition | None:
         """The partition that makes most slices part of a scan, else that by ids; None if neither.
 
-        Folders are left out unless they stand for the series UID.
+        Folders are tried last unless they stand for the series UID.
         """
         best, most = None, 0
         for partition in self._partitions:
-            if FOLDER in partition.labels and not self._by_folder:
-                continue
             count = sum(len(part) for part in partition.parts() if self._is_scan(part))
             if count > most:
                 best, most = partition, count
@@ -201,6 +231,8 @@ class _Division:
         """Whether a value or the order of times divides a part into interleaved scans."""
         if len(part) < 2 * MIN_STACK_SLICES:
             return False
+        if run_through(self._slices.numbers[part], self._depths[part]):
+            return False
         thickness = self._slices.thickness_of(part)
         divisions = [
             ([part[codes == code] for code in np.unique(codes)], partition.is_told)
@@ -214,7 +246,10 @@ class _Division:
         ]
         return any(
             are_interleaved_scans(
-                [np.sort(self._depths[chunk]) for chunk in chunks], thickness, if_unknown=is_told
+                [np.sort(self._depths[chunk]) for chunk in chunks],
+                thickness,
+                are_numbered=self._are_numbered(chunks),
+                if_unknown=is_told,
             )
             for chunks, is_told in divisions
         )
@@ -235,7 +270,8 @@ class _Division:
                 label = self._slices.labels[name]
                 value = label.values[label.codes[part[0]]]
                 if name == FOLDER and not self._by_folder:
-                    values.append(f"folder={path_text(value)}")
+                    folder = value[self._n_common :].removeprefix(b"/")
+                    values.append(f"folder={path_text(folder)}")
                 elif name not in self._ids:
                     values.append(f"{name}={value}")
             if partition.time:
@@ -279,7 +315,7 @@ class _Division:
         return [
             tuple(str(label.values[code]) for code in np.unique(label.codes[scan.slices]))
             for name, label in self._slices.labels.items()
-            if name not in (*COUNTED, FOLDER)
+            if name not in (*COUNTED, *TIMES, FOLDER)
         ]
 
 

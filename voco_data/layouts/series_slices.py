@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,11 @@ IDS = ("patient", "study", "geometry")
 
 FOLDER = "folder"
 
-LABELS = (*IDS, *TRAITS, FOLDER)
-"""All values but times, in the order in which they are tried."""
+LABELS = (*IDS, *TRAITS, *TIMES, FOLDER)
+"""All values, in the order in which they are tried."""
+
+MIN_SLICES_OF_TIME = 8
+"""Times are labels if in the mean so many slices share one. Otherwise only their order counts."""
 
 Indices = npt.NDArray[np.int64]
 """Indices of slices, or a number for each slice."""
@@ -44,13 +47,18 @@ class Labels:
 
 @dataclass(frozen=True)
 class SeriesSlices:
-    """Slices in the order of their paths; arrays have one row for each."""
+    """Slices in the order of their paths; arrays have one row for each.
+
+    Frames of one object are slices with one file.
+    """
 
     files: Indices
     """Ids of the files."""
     paths: tuple[bytes, ...]
     positions: npt.NDArray[np.float64]
     """(n, 3) LPS mm."""
+    numbers: Indices
+    """InstanceNumber; -1 if it is missing, and for frames."""
     thickness: npt.NDArray[np.float64]
     """SliceThickness, mm; NaN if it is missing."""
     labels: dict[str, Labels]
@@ -69,6 +77,7 @@ class SeriesSlices:
             files=self.files[chosen],
             paths=tuple(self.paths[index] for index in chosen.tolist()),
             positions=self.positions[chosen],
+            numbers=self.numbers[chosen],
             thickness=self.thickness[chosen],
             labels={n: Labels(v.codes[chosen], v.values) for n, v in self.labels.items()},
             times={n: Labels(v.codes[chosen], v.values) for n, v in self.times.items()},
@@ -87,23 +96,26 @@ class SeriesSlices:
         return normal_of(tuple(min(numbers) for numbers in zip(*used, strict=True)))
 
     def thickness_of(self, chosen: Indices) -> Thickness | None:
-        """The thickness of some slices; None if one has none."""
+        """The thickness of some slices; None if most have none."""
         values = self.thickness[chosen]
-        if not (np.isfinite(values).all() and (values > 0).all()):
+        known = values[np.isfinite(values) & (values > 0)]
+        if 2 * len(known) <= len(values):
             return None
-        return Thickness(float(values.min()), float(values.max()))
+        return Thickness(float(known.min()), float(known.max()))
 
 
 def load_slices(sql: sqlite3.Connection, series: int) -> SeriesSlices:
     """The slices of a series that have a geometry."""
     rows = sql.execute(
-        "SELECT file, path, x_mm, y_mm, z_mm, geometry, traits, ids,"
-        f" {', '.join(TIMES)} FROM slices JOIN files ON files.id = slices.file"
+        "SELECT file, path, frames, number, x_mm, y_mm, z_mm, end_x_mm, end_y_mm, end_z_mm,"
+        f" geometry, traits, ids, {', '.join(TIMES)}"
+        " FROM slices JOIN files ON files.id = slices.file"
         " WHERE series = ? AND geometry IS NOT NULL ORDER BY path",
         (series,),
     ).fetchall()
-    files, paths, x, y, z, geometries, traits, ids, *times = zip(*rows, strict=True)
-    trait_rows = _lookup(sql, f"SELECT {', '.join(TRAITS)}, thickness FROM traits", traits)
+    rows = [slice_row for row in rows for slice_row in _frames(row)]
+    files, paths, numbers, positions, geometries, traits, ids, *times = zip(*rows, strict=True)
+    trait_rows = _lookup(sql, f"SELECT {', '.join(TRAITS)} FROM traits", traits)
     id_rows = _lookup(sql, "SELECT patient, study FROM groups", ids)
     geometry_rows = _lookup(sql, "SELECT stack FROM geometries", geometries)
     labels = {
@@ -115,16 +127,38 @@ def load_slices(sql: sqlite3.Connection, series: int) -> SeriesSlices:
     for index, name in enumerate(TRAITS):
         values = {number: row[index] for number, row in trait_rows.items()}
         labels[name] = _label(traits, values.__getitem__)
-    thickness = {number: _number(row[-1]) for number, row in trait_rows.items()}
+    by_time = {name: _time(name, values) for name, values in zip(TIMES, times, strict=True)}
+    labels |= {name: _coarse(time) for name, time in by_time.items()}
+    column = TRAITS.index("thickness")
+    thickness = {number: _number(row[column]) for number, row in trait_rows.items()}
     return SeriesSlices(
         files=np.array(files, np.int64),
         paths=paths,
-        positions=np.array([x, y, z], np.float64).T,
+        positions=np.array(positions, np.float64),
+        numbers=np.array(numbers, np.int64),
         thickness=np.array([thickness[number] for number in traits]),
         labels=labels,
-        times={name: _time(name, values) for name, values in zip(TIMES, times, strict=True)},
+        times=by_time,
         rows={"ids": np.array(ids, np.int64), "traits": np.array(traits, np.int64)},
     )
+
+
+def _frames(row: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """A row for each frame of an object: its frames lie on a line, at even distances."""
+    file, path, frames, number, *values = row
+    first, end, rest = values[:3], values[3:6], values[6:]
+    if frames == 1:
+        yield (file, path, number, tuple(first), *rest)
+        return
+    for position in np.linspace(first, end, frames).tolist():
+        yield (file, path, -1, tuple(position), *rest)
+
+
+def _coarse(time: Labels) -> Labels:
+    """A time as a label, if each value is that of several slices; else one label for all."""
+    if MIN_SLICES_OF_TIME * len(time.values) <= len(time.codes):
+        return time
+    return Labels(np.zeros_like(time.codes), ("",))
 
 
 def _lookup(

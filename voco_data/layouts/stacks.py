@@ -2,8 +2,7 @@
 
 One series UID may hold several scans: scanners put reformats and several acquisitions, kernels or
 image types under one UID, and anonymisers make UIDs equal or empty. One scan may also name several
-patients or studies, and round its geometry in several ways. Names of files and instance numbers are
-not used.
+patients or studies, and round its geometry in several ways. Names of files are not used.
 
 1. Slices with one series UID are a family. Where it is empty, those of one folder or of one patient
    are (`families.py`).
@@ -11,7 +10,7 @@ not used.
 3. The rest is one rule (`scans.py`). Slices are divided by the values in which they differ into the
    fewest parts that are all one scan, by their positions and their thickness. A value never divides
    what is one scan, and never leaves together what is not. An ordinary series has one value of
-   all, and slices as thick as their distance: it is not looked at further.
+   all, a number for each slice, and slices as thick as their distance: it is not looked at further.
 4. Slices with a fault in their header join the series that they belong to (`faulty_slices.py`).
 
 The id of a series is its UID. If patient, study and UID name several series, each gets `#` and 8
@@ -26,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
 from voco_data.dicom import Header, SliceIds, SliceTimes, StackKey
@@ -43,6 +43,7 @@ from voco_data.layouts.stack_geometry import (
 )
 from voco_data.layouts.table import IndexTable, common_folder, path_text
 from voco_data.storage import escape_undecodable
+from voco_data.volumes import Triple
 
 DEPTH_DECIMALS = 2
 """Slices with equal depth along the normal, rounded to 0.01 mm, have one position."""
@@ -103,10 +104,13 @@ class StackGrouper:
         times: SliceTimes,
         *,
         shared: object | None = None,
+        end_mm: Triple | None = None,
     ) -> None:
         """Add the slice of a file in `folder`, a path relative to the archive.
 
-        Headers with one `shared` object differ in position and number only.
+        Headers with one `shared` object differ in position and number only. Of an object of
+        several frames, `header` is that of the frame at one end, and `end_mm` is the position of
+        the frame at the other.
         """
         last, last_folder = self._last_shared
         if shared is None or shared is not last or folder != last_folder:
@@ -126,17 +130,25 @@ class StackGrouper:
             frames=header.frames,
             ids=group,
             times=times,
+            number=header.instance_number,
+            end_mm=end_mm,
         )
 
     def add_faulty(
-        self, file: int, path: str, refusal: SeriesRefused, ids: SliceIds | None
+        self,
+        file: int,
+        path: str,
+        refusal: SeriesRefused,
+        ids: SliceIds | None,
+        key: StackKey | None,
     ) -> None:
         """Add a file of DICOM whose header has a fault; without ids, its folder decides."""
         folder = path.rpartition("/")[0]
-        group = None
-        if ids is not None:
+        group = traits = None
+        if ids is not None and key is not None:
             group = self._group(folder, ids.patient_id, ids.study_uid, ids.series_uid)
-        self._faulty.add(file, path, refusal, ids, group)
+            traits = self._row_id("traits", _KEY_COLUMNS, tuple(map(escape_undecodable, key)))
+        self._faulty.add(file, path, refusal, ids, group, traits)
 
     def form_series(self) -> None:
         """Group all slices into series, still without ids."""
@@ -149,8 +161,8 @@ class StackGrouper:
         self._faulty.attach()
         self._sql.execute(
             "UPDATE series SET grp = (SELECT family FROM groups WHERE groups.id = grp)"
-            " WHERE stack = ?",
-            (FAULTY,),
+            " WHERE stack LIKE ?",
+            (f"{FAULTY}%",),
         )
 
     def name_series(self) -> None:
@@ -166,12 +178,13 @@ class StackGrouper:
             ).fetchall()
             ids = {number: self._first_ids(number) for number, *_ in rows}
             n_series = Counter(ids[number][:2] for number, *_ in rows)
-            n_stacks = Counter(ids[number][:2] for number, stack, *_ in rows if stack != FAULTY)
+            faulty = {number for number, stack, *_ in rows if stack.startswith(FAULTY)}
+            n_stacks = Counter(ids[number][:2] for number, *_ in rows if number not in faulty)
             for number, stack, first, last in rows:
                 patient, study, group_folder = ids[number]
                 # Slices of another kind that are refused do not change the id of the series.
                 is_only = n_series[patient, study] == 1 or (
-                    n_stacks[patient, study] == 1 and stack != FAULTY
+                    n_stacks[patient, study] == 1 and number not in faulty
                 )
                 if uid and is_only:
                     series_uid = uid
@@ -252,7 +265,7 @@ class StackGrouper:
     def _large_series(self) -> list[int]:
         rows = self._sql.execute(
             "SELECT series FROM slices WHERE series IS NOT NULL GROUP BY series"
-            " HAVING COUNT(*) > ? ORDER BY series",
+            " HAVING SUM(frames) > ? ORDER BY series",
             (MAX_SLICES,),
         )
         return [series for (series,) in rows]
@@ -268,7 +281,7 @@ class StackGrouper:
 
     def _is_large(self, series: int) -> bool:
         (count,) = self._sql.execute(
-            "SELECT COUNT(*) FROM slices WHERE series = ?", (series,)
+            "SELECT SUM(frames) FROM slices WHERE series = ?", (series,)
         ).fetchone()
         return bool(count > MAX_SLICES)
 
@@ -300,8 +313,9 @@ class StackGrouper:
         while True:
             # Each page is read to its end, because the caller changes slices between rows.
             rows = self._sql.execute(
-                "SELECT series, n, n_depths, low, high, has_one_value, thickness FROM"
-                " (SELECT series, COUNT(*) AS n, COUNT(DISTINCT depth_mm) AS n_depths,"
+                "SELECT series, n, n_frames, n_depths, n_numbers, low, high, has_one_value,"
+                " thickness FROM (SELECT series, COUNT(*) AS n, SUM(frames) AS n_frames,"
+                " COUNT(DISTINCT depth_mm) AS n_depths, COUNT(DISTINCT number) AS n_numbers,"
                 " MIN(depth_mm) AS low, MAX(depth_mm) AS high, MIN(traits) AS kind,"
                 " MIN(geometry) = MAX(geometry) AND MIN(ids) = MAX(ids)"
                 " AND MIN(traits) = MAX(traits) AS has_one_value"
@@ -313,10 +327,14 @@ class StackGrouper:
             if not rows:
                 return
             last = rows[-1][0]
-            for series, count, n_depths, low, high, has_one_value, thickness in rows:
-                is_plain = bool(has_one_value) and n_depths == count
-                if 1 < count <= MAX_SLICES and not (
-                    is_plain and _is_contiguous(thickness, (high - low) / (count - 1))
+            for row in rows:
+                series, count, n_frames, n_depths, n_numbers, low, high, is_one, thickness = row
+                # Numbers are distinct, or there are none: they do not begin anew.
+                is_plain = is_one and n_depths == count == n_frames and n_numbers in (1, count)
+                if (
+                    count > 1
+                    and n_frames <= MAX_SLICES
+                    and not (is_plain and _is_contiguous(thickness, (high - low) / (count - 1)))
                 ):
                     yield series
 
@@ -336,7 +354,7 @@ class StackGrouper:
             part = self._add_part(series, f" {scan.value}" if scan.value else "", stack)
             self._sql.executemany(
                 "UPDATE slices SET series = ? WHERE file = ?",
-                ((part, file) for file in slices.files[scan.slices].tolist()),
+                ((part, file) for file in np.unique(slices.files[scan.slices]).tolist()),
             )
         self._sql.execute("DELETE FROM series WHERE id = ?", (series,))
 

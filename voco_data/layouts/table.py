@@ -33,8 +33,8 @@ CREATE TABLE series (
 CREATE TABLE slices (
     file INTEGER PRIMARY KEY, series INTEGER, frames INTEGER, geometry INTEGER, traits INTEGER,
     x_mm REAL, y_mm REAL, z_mm REAL, depth_mm REAL,
-    ids INTEGER, acquisition_time TEXT, content_time TEXT, acquisition_datetime TEXT,
-    trigger_time TEXT
+    ids INTEGER, number INTEGER, end_x_mm REAL, end_y_mm REAL, end_z_mm REAL,
+    acquisition_time TEXT, content_time TEXT, acquisition_datetime TEXT, trigger_time TEXT
 );
 CREATE TABLE masks (
     series INTEGER, file INTEGER, kind TEXT, labels TEXT, PRIMARY KEY (series, file)
@@ -146,12 +146,29 @@ class IndexTable:
         frames: int = 1,
         ids: int | None = None,
         times: Sequence[str] = ("", "", "", ""),
+        number: int = -1,
+        end_mm: Triple | None = None,
     ) -> None:
-        """Add a file to a series. `times` are those of `SliceTimes`."""
-        position = position_mm or (None, None, None)
+        """Add a file to a series. `times` are those of `SliceTimes`.
+
+        Of an object of several frames, `position_mm` and `end_mm` are those of the frames at its
+        two ends. `number` is its InstanceNumber; one beyond 32 bits counts as missing.
+        """
+        none = (None, None, None)
         self.connection.execute(
-            "INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)",
-            (file, series, frames, geometry, traits, *position, ids, *times),
+            "INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                file,
+                series,
+                frames,
+                geometry,
+                traits,
+                *(position_mm or none),
+                ids,
+                number if abs(number) < 1 << 31 else -1,
+                *(end_mm or position_mm or none),
+                *times,
+            ),
         )
 
     def add_mask(self, series: int, file: int, kind: MaskKind, labels: MaskLabels) -> None:

@@ -236,6 +236,22 @@ TROUBLES: dict[str, Callable[[TrueScan, int], TrueScan]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("make", "number"),
+    [
+        (planned_scan, 54),
+        (planned_scan, 57),
+        (varied_scan, 2),
+        (varied_scan, 14),
+        (varied_scan, 42),
+    ],
+)
+def test_the_wedges_of_a_straightened_tilt_are_kept_where_they_show_organs(
+    make: Callable[[int, int], TrueScan], number: int
+) -> None:
+    assert measure(TROUBLES[", tilted"](make(104, number), number)).cut == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"), [("protocols", planned_scan), ("any range", varied_scan)]

@@ -185,7 +185,7 @@ def test_one_thigh_is_no_abdomen(radius: float) -> None:
     assert box_of(noisy(np.repeat(hu, 40, axis=0)), (5.0, 2.0, 2.0)).confidence < 0.5
 
 
-@pytest.mark.parametrize("width", [360, 420, 460])
+@pytest.mark.parametrize("width", [420, 460])
 def test_shoulders_are_no_abdomen(width: float) -> None:
     _, y, x = np.ogrid[:40, -64.0:64.0, -64.0:64.0]
 

@@ -49,6 +49,55 @@ def test_one_study_for_each_slice_without_positions_is_one_series(tmp_path: Path
     assert [len(e.files) for e in indexed(tmp_path)[0]] == [9]
 
 
+SHARED_UID = [
+    {"ConvolutionKernel": ("B30f", "B70f")},
+    {"SeriesNumber": (1, 2)},
+    {"StudyInstanceUID": ("1.1", "1.9")},
+    {},
+]
+
+
+@pytest.mark.parametrize("place", [0, 4, 8])
+@pytest.mark.parametrize("value", SHARED_UID, ids=lambda value: next(iter(value), "folder"))
+def test_a_slice_without_position_joins_its_own_scan_of_a_shared_uid(
+    tmp_path: Path, value: dict[str, Any], place: int
+) -> None:
+    for k, folder in enumerate("ab"):
+        tags = {key: values[k] for key, values in value.items()}
+        for number in range(9):
+            position = [0, 0, 5 * number + 2.5 * k]
+            write_header(
+                tmp_path / folder / f"{number}.dcm",
+                ImagePositionPatient=None if (folder, number) == ("b", place) else position,
+                SliceThickness=5,
+                **tags,
+            )
+    entries, odd = indexed(tmp_path)
+    assert sorted((e.source, len(e.files)) for e in entries) == [("a", 9), ("b", 9)]
+    assert odd == []
+
+
+def test_a_slice_that_may_belong_to_two_scans_flags_both(tmp_path: Path) -> None:
+    for time in ("100000", "100500"):
+        for number in range(9):
+            write_header(
+                tmp_path / f"{time}-{number}.dcm",
+                ImagePositionPatient=[0, 0, 5 * number],
+                AcquisitionTime=time,
+            )
+    write_header(tmp_path / "x.dcm", **NO_POSITION)
+    entries, odd = indexed(tmp_path)
+    assert [(len(entry.files), entry.flags) for entry in entries] == [(9, ("lost_files",))] * 2
+    assert reasons(odd) == {"x.dcm": "missing_geometry"}
+
+
+def test_a_scan_without_positions_is_not_part_of_another_scan(tmp_path: Path) -> None:
+    write_dcm_stack(tmp_path / "a", 9, SeriesNumber=1)
+    write_dcm_stack(tmp_path / "b", 9, SeriesNumber=2, **NO_POSITION)
+    found = [(entry.source, len(entry.files)) for entry in indexed(tmp_path)[0]]
+    assert sorted(found) == [("a", 9), ("b", 9)]
+
+
 @pytest.mark.parametrize("place", [0, 4, 8])
 def test_one_slice_without_position_stays_in_its_series(tmp_path: Path, place: int) -> None:
     write_dcm_stack(tmp_path, 9)

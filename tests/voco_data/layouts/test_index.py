@@ -300,7 +300,7 @@ def test_a_file_that_shares_no_name_changes_no_patient(pairs: set[tuple[str, str
         assert {after["other/unlike.nii"], after["more/alone.nii"]} == {"unlike", "alone"}
 
 
-@pytest.mark.parametrize("step", ["segmentation_reference", "parse_header", "make_stack_key"])
+@pytest.mark.parametrize("step", ["segmentation_reference", "parse_frames", "make_stack_key"])
 def test_a_header_that_converts_for_ever_costs_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

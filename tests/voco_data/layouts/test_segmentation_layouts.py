@@ -244,3 +244,13 @@ def test_an_image_with_blank_slices_first_is_no_label_map(tmp_path: Path) -> Non
     assert is_label_map(tmp_path / "x.nii") is False
     (tmp_path / "x.nii").write_bytes(b"")
     assert is_label_map(tmp_path / "x.nii") is None
+
+
+def test_a_label_map_changes_no_patient(tmp_path: Path) -> None:
+    for seed, path in enumerate(("s1/ct.nii.gz", "s2/ct.nii.gz", "s4/other.nii.gz")):
+        ct(tmp_path / path, seed)
+    before = {source: patient for source, (patient, _) in found(tmp_path).items()}
+    assert before == {"s1/ct.nii.gz": "s1", "s2/ct.nii.gz": "s2", "s4/other.nii.gz": "other"}
+    labels(tmp_path / "s4" / "ct.nii.gz")
+    after = {source: patient for source, (patient, _) in found(tmp_path).items()}
+    assert before.items() <= after.items()

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from pydicom.dataset import Dataset
 
-from tests.support.headers import indexed, reasons, write_header, write_stack
+from tests.support.headers import indexed, reasons, write_header, write_multi_frame, write_stack
 from voco_data.layouts.index import index_archive
 from voco_data.layouts.stacks import merge_close_values
 
@@ -167,13 +166,7 @@ def test_depths_are_along_one_normal_for_a_stack(tmp_path: Path) -> None:
 
 
 def test_a_multi_frame_object_counts_its_frames(tmp_path: Path) -> None:
-    groups = []
-    for frame in range(7):
-        position, group = Dataset(), Dataset()
-        position.ImagePositionPatient = [0, 0, 5 * frame]
-        group.PlanePositionSequence = [position]
-        groups.append(group)
-    write_header(tmp_path / "one", NumberOfFrames=7, PerFrameFunctionalGroupsSequence=groups)
+    write_multi_frame(tmp_path / "one", [5.0 * frame for frame in range(7)])
     with index_archive(tmp_path) as cohort:
         assert [(head.n_files, head.n_slices) for head in cohort.heads()] == [(1, 7)]
 
