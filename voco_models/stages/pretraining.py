@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,24 +12,20 @@ import torch
 from voco_data.errors import InputError
 from voco_data.maintenance import pins
 from voco_data.selection import SeenPatients
-from voco_data.storage import is_url
-from voco_data.store import Store, StoreSpec
-from voco_models.data import Item, Loader, Residence, input_window, step_seed
-from voco_models.networks import create_encoder
+from voco_data.store import Store
+from voco_models.data import Item, Loader, Residence
 from voco_models.objectives import (
     CollapseWatch,
     HeldOutProbe,
-    Voco2d,
     WeightMovement,
     constant_cosine_losses,
     within_correlation,
 )
 from voco_models.stages import recipe_options
-from voco_models.stages.held_out_patients import hold_out_patients
-from voco_models.stages.initial_weights import SCRATCH, InitialWeights, load_initial_weights
+from voco_models.stages.initial_weights import SCRATCH
 from voco_models.stages.pretrain_page import PAGE, write_page
+from voco_models.stages.pretrain_plan import STAGE, PretrainPlan, make_plan
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
-from voco_models.stages.pretrain_series import check_initial_weights, select_pretraining_series
 from voco_models.stages.run_split import find_split, keep_split
 from voco_models.training import (
     HistoryRow,
@@ -42,15 +37,12 @@ from voco_models.training import (
     choose_device,
     export_backbone,
     fit,
-    make_provenance,
     to_plain,
-    values_to_record,
     write_tensorboard,
 )
 
 log = logging.getLogger(__name__)
 
-STAGE = "pretrain"
 PROBE_BATCHES = 8
 """Batches of held-out volumes that a probe looks at."""
 ALARMS = "alarms"
@@ -144,80 +136,130 @@ def pretrain(
     if max_steps is not None and max_steps < 1:
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
     chosen_device = choose_device(device)
-    opened = open_stores(stores)
     run = Path(out)
     frozen = find_split(split, run, resume=resume)
-    chosen = select_pretraining_series(
-        opened, requested.selection, frozen, transductive=transductive
-    )
-    items = [Item(opened[position], row) for position, row in chosen.positions]
-    weights, probed = chosen.weights, list[Item]()
-    if requested.probe_every:
-        items, probed, weights = hold_out_patients(opened, items, requested.probe_fraction, weights)
-    adapted, notes = adapt_recipe(requested, len(items))
-    initial = load_initial_weights(init, adapted.backbone)
-    check_initial_weights(initial, init, opened, frozen, transductive=transductive)
-    objective = build_objective(adapted, opened[0].spec, initial)
+    plan = make_plan(stores, requested, init=init, split=frozen, transductive=transductive)
     check_run_folder(run, resume=resume)  # before volumes are read
-    loader = Loader(
-        # Batch norm needs two rows, so a single volume is repeated, with different random crops.
-        items if len(items) > 1 else items * adapted.batch_size,
-        batch_size=adapted.batch_size,
-        seed=adapted.fit.seed,
-        device=chosen_device,
-        weights=weights if len(items) > 1 else None,
-        resident=resident,
-        shuffle=adapted.shuffle,
-    )
-    watch = CollapseWatch(
-        constant_cosine_losses(objective.plan, adapted.voco.target, adapted.voco.loss),
-        warmup_steps=adapted.fit.warmup_steps,
-        total_steps=adapted.fit.total_steps,
-        alarms=checkpoint.read_run(run).get(ALARMS, ()) if resume else (),
-    )
-    student = objective.student
-    movement = WeightMovement({"backbone": student.backbone, "projector": student.projector})
-
-    for note in notes:
+    loader = make_loader(plan, chosen_device, resident)
+    watch = _Watch(plan, checkpoint.read_run(run).get(ALARMS, ()) if resume else ())
+    for note in plan.notes:
         log.warning("%s", note)
-    provenance = make_provenance(
-        STAGE,
-        values_to_record(adapted),
-        opened,
-        split=chosen.split_digest,
-        init=None if initial.name == SCRATCH else initial.name,  # as runs before `init` recorded it
-        selection=chosen.describe(),
+    _begin_run(run, plan, name, resume=resume)
+    if plan.recipe.compile and chosen_device.type == "cuda":
+        plan.objective.compile_backbones()
+    summary = fit(
+        plan.objective,
+        loader,
+        plan.recipe.fit,
+        out=run,
+        device=chosen_device,
+        max_steps=max_steps,
+        resume=resume,
+        provenance=plan.provenance,
+        on_log=watch,
+        monitors=[*_own_monitors(run, plan, watch, chosen_device), *monitors],
+        name_items=lambda indices: name_items(loader.items, indices),
     )
-    provenance["initial_weights"] = initial.to_json()
-    # With the patients held out for probes: choices are made by what is measured on them.
-    seen = initial.add_seen(SeenPatients.of_series(opened, chosen.series))
-    provenance["seen_patients"] = None if seen is None else seen.digest
+    checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: watch.alarms})
+    write_tensorboard(run, write_page(run))
+    backbone, provenance = plan.objective.student.backbone, plan.provenance
+    return PretrainSummary(
+        run=run,
+        recipe=name,
+        device=str(chosen_device),
+        stores=tuple(str(store.storage) for store in plan.stores),
+        volumes=len(plan.items),
+        patients=plan.series.count_patients(),
+        left_out=plan.series.left_out,
+        transductive=plan.series.transductive,
+        first_step=summary.first_step,
+        last_step=summary.last_step,
+        total_steps=summary.total_steps,
+        loss=summary.loss,
+        notes=plan.notes,
+        alarms=tuple(watch.alarms),
+        seconds=summary.seconds,
+        checkpoint=summary.checkpoint,
+        backbone=checkpoint.save_backbone(run, backbone, provenance),
+        export=export_backbone(run, backbone, provenance, step=summary.last_step),
+        history=summary.history,
+        report=run / PAGE,
+    )
+
+
+def make_loader(plan: PretrainPlan, device: torch.device, resident: Residence) -> Loader:
+    """The loader of the volumes to learn from."""
+    items, recipe = plan.items, plan.recipe
+    return Loader(
+        # Batch norm needs two rows, so a single volume is repeated, with different random crops.
+        items if len(items) > 1 else items * recipe.batch_size,
+        batch_size=recipe.batch_size,
+        seed=recipe.fit.seed,
+        device=device,
+        weights=plan.weights if len(items) > 1 else None,
+        resident=resident,
+        shuffle=recipe.shuffle,
+    )
+
+
+def _begin_run(run: Path, plan: PretrainPlan, name: str, *, resume: bool) -> None:
+    """Write what is known before the first step: provenance, split, patients and pins."""
     if not resume:
         checkpoint.write_run(
-            run, {"stage": STAGE, "recipe_name": name, "notes": notes, "provenance": provenance}
+            run,
+            {
+                "stage": STAGE,
+                "recipe_name": name,
+                "notes": list(plan.notes),
+                "provenance": plan.provenance,
+            },
         )
-        keep_split(frozen, run)
+        keep_split(plan.split, run)
     # Runs of older versions lack the file; and without it, the patients count as unknown.
-    if seen is not None and not (resume and SeenPatients.is_written(run)):
-        seen.write(run)
-    for store in opened:
+    if plan.seen is not None and not (resume and SeenPatients.is_written(run)):
+        plan.seen.write(run)
+    for store in plan.stores:
         pins.pin_store(store, run, STAGE)
-    if adapted.compile and chosen_device.type == "cuda":
-        objective.compile_backbones()
 
-    signals: dict[str, float] = {}
 
-    def on_log(row: HistoryRow) -> None:
-        taken, moved = objective.signals.take(), movement.measure()
-        watch(row, signals=taken, movement=moved)
-        signals.update({f"movement_{part}": value for part, value in moved.items()})
+class _Watch:
+    """Looks at each row of the history: alarms, signals of health, and a line in the log."""
+
+    def __init__(self, plan: PretrainPlan, alarms: Sequence[str]) -> None:
+        """`alarms` are those of the run before it was resumed."""
+        recipe, objective = plan.recipe, plan.objective
+        self._objective = objective
+        self._total_steps = recipe.fit.total_steps
+        self._collapse = CollapseWatch(
+            constant_cosine_losses(objective.plan, recipe.voco.target, recipe.voco.loss),
+            warmup_steps=recipe.fit.warmup_steps,
+            total_steps=recipe.fit.total_steps,
+            alarms=alarms,
+        )
+        student = objective.student
+        self._movement = WeightMovement(
+            {"backbone": student.backbone, "projector": student.projector}
+        )
+        self.signals: dict[str, float] = {}
+        """The last signals, by the columns of `health.csv`."""
+
+    @property
+    def alarms(self) -> list[str]:
+        """The alarms so far."""
+        return self._collapse.alarms
+
+    def __call__(self, row: HistoryRow) -> None:
+        """Look at a row, when it is written."""
+        taken, moved = self._objective.signals.take(), self._movement.measure()
+        self._collapse(row, signals=taken, movement=moved)
+        self.signals.update({f"movement_{part}": value for part, value in moved.items()})
         if taken is not None:
-            signals["teacher_rank"] = taken.teacher_rank
-            signals["correlation"] = within_correlation(taken.sums)
+            self.signals["teacher_rank"] = taken.teacher_rank
+            self.signals["correlation"] = within_correlation(taken.sums)
         log.info(
             "step %d of %d: loss %.4f (intra %.4f, inter %.4f, reg %.4f), rank %.1f, %.0f s",
             row["step"],
-            adapted.fit.total_steps,
+            self._total_steps,
             row["loss"],
             row["intra"],
             row["inter"],
@@ -226,56 +268,20 @@ def pretrain(
             row["seconds"],
         )
 
-    own_monitors: list[Monitor] = [
-        SpeedMonitor(
-            run,
-            lambda: signals,
-            every=adapted.fit.log_every,
-            crops_per_step=count_crops(adapted, opened[0].grid),
-            last=adapted.fit.total_steps,
-        )
-    ]
-    if probed:
-        own_monitors.append(make_probe_monitor(run, probed, adapted, chosen_device))
-    summary = fit(
-        objective,
-        loader,
-        adapted.fit,
-        out=run,
-        device=chosen_device,
-        max_steps=max_steps,
-        resume=resume,
-        provenance=provenance,
-        on_log=on_log,
-        monitors=[*own_monitors, *monitors],
-        name_items=lambda indices: name_items(loader.items, indices),
+
+def _own_monitors(
+    run: Path, plan: PretrainPlan, watch: _Watch, device: torch.device
+) -> list[Monitor]:
+    """The monitors of speed and signals, and of the volumes held out."""
+    recipe = plan.recipe
+    speed = SpeedMonitor(
+        run,
+        lambda: watch.signals,
+        every=recipe.fit.log_every,
+        crops_per_step=count_crops(recipe, plan.stores[0].grid),
+        last=recipe.fit.total_steps,
     )
-    checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: watch.alarms})
-    tables = write_page(run)
-    write_tensorboard(run, tables)
-    export = export_backbone(run, student.backbone, provenance, step=summary.last_step)
-    return PretrainSummary(
-        run=run,
-        recipe=name,
-        device=str(chosen_device),
-        stores=tuple(str(store.storage) for store in opened),
-        volumes=len(items),
-        patients=chosen.count_patients(),
-        left_out=chosen.left_out,
-        transductive=chosen.transductive,
-        first_step=summary.first_step,
-        last_step=summary.last_step,
-        total_steps=summary.total_steps,
-        loss=summary.loss,
-        notes=tuple(notes),
-        alarms=tuple(watch.alarms),
-        seconds=summary.seconds,
-        checkpoint=summary.checkpoint,
-        backbone=checkpoint.save_backbone(run, objective.student.backbone, provenance),
-        export=export,
-        history=summary.history,
-        report=run / PAGE,
-    )
+    return [speed, *([make_probe_monitor(run, plan.probed, recipe, device)] if plan.probed else [])]
 
 
 def count_crops(recipe: PretrainRecipe, grid: tuple[int, int, int]) -> int:
@@ -306,72 +312,3 @@ def name_items(items: Sequence[Item], indices: Sequence[int]) -> list[str]:
         (series,) = table.loc[table["row"] == item.row, "series_uid"]
         names.append(f"{series} (row {item.row} of {item.store.storage.name})")
     return names
-
-
-def open_stores(paths: Sequence[str | Path]) -> list[Store]:
-    """Open stores for one training.
-
-    Raises InputError if they differ in grid, window or voxel type, if one is empty, and if one is
-    given twice.
-    """
-    if not paths:
-        raise InputError("stores: expected at least one store, got none")
-    if len({path if is_url(path) else Path(path).resolve() for path in paths}) < len(paths):
-        raise InputError("stores: the same store was given twice; give each store once")
-    stores = [Store.open(path) for path in paths]
-    first = stores[0]
-    for store in stores:
-        if not len(store):
-            raise InputError(
-                f"{store.storage}: the store holds no volumes; preprocess series into it"
-            )
-        for name, expected, actual in (
-            ("grid", first.grid, store.grid),
-            ("window level", first.spec.window_level_hu, store.spec.window_level_hu),
-            ("window width", first.spec.window_width_hu, store.spec.window_width_hu),
-            ("quantisation", first.spec.quantisation, store.spec.quantisation),
-        ):
-            if expected != actual:
-                raise InputError(
-                    f"{store.storage}: {name} {actual} differs from {expected} of {first.storage}; "
-                    "give stores of one spec"
-                )
-    return stores
-
-
-def adapt_recipe(recipe: PretrainRecipe, volumes: int) -> tuple[PretrainRecipe, list[str]]:
-    """The recipe for a number of volumes, and a note on each change. Usually it is unchanged.
-
-    A batch has at most as many volumes as there are. For a single volume, the inter-volume loss is
-    off, and the batch is this volume twice with different random crops.
-    """
-    if volumes >= max(2, recipe.batch_size):
-        return recipe, []
-    if volumes > 1:
-        note = f"only {volumes} volumes: the batch size is {volumes} instead of {recipe.batch_size}"
-        return dataclasses.replace(recipe, batch_size=volumes), [note]
-    notes = ["only 1 volume: every batch is that volume twice, with different random crops"]
-    voco = recipe.voco
-    if voco.loss.inter != "off":
-        notes.append("only 1 volume: the inter-volume loss is off, it needs two")
-        voco = dataclasses.replace(voco, loss=dataclasses.replace(voco.loss, inter="off"))
-    return dataclasses.replace(recipe, batch_size=2, voco=voco), notes
-
-
-def build_objective(
-    recipe: PretrainRecipe, spec: StoreSpec, initial: InitialWeights | None = None
-) -> Voco2d:
-    """The objective for stores of `spec`; its fresh weights are a function of the recipe's seed.
-
-    The backbones of student and teacher start from `initial`.
-    """
-    plane = spec.grid[1], spec.grid[2]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(recipe.fit.seed, 0))
-        crop_px = recipe.voco.crop_plan(plane).size
-        encoder = create_encoder(recipe.backbone, crop_px, recipe.voco.encoder_options)
-        if initial is not None and initial.weights is not None:
-            encoder.backbone.load_state_dict(initial.weights, strict=True)
-        objective = Voco2d(encoder, plane, recipe.voco, input_window(None, spec))
-    objective.set_recompute(recipe.recompute)
-    return objective

@@ -30,7 +30,7 @@ from voco_models.probes import (
     probe,
     read_volumes,
 )
-from voco_models.stages.pretraining import open_stores
+from voco_models.stages.pretrain_plan import open_stores
 from voco_models.training import checkpoint, choose_device
 
 log = logging.getLogger(__name__)

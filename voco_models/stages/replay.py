@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from voco_data.errors import InputError
 from voco_models.objectives import Voco2d
 from voco_models.stages import recipe_options
+from voco_models.stages.pretrain_plan import STAGE, build_objective
 from voco_models.stages.pretrain_recipes import PretrainRecipe
-from voco_models.stages.pretraining import STAGE, build_objective
 from voco_models.training import (
     Capture,
     choose_device,

@@ -24,8 +24,9 @@ from voco_models.networks.encoder import SliceEncoder
 from voco_models.networks.registry import create_backbone
 from voco_models.objectives.losses import LossOptions
 from voco_models.objectives.voco2d import Voco2d, Voco2dConfig
+from voco_models.stages.pretrain_plan import adapt_recipe
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe, pretrain_recipe
-from voco_models.stages.pretraining import adapt_recipe, pretrain
+from voco_models.stages.pretraining import pretrain
 from voco_models.training import checkpoint
 from voco_models.training.engine import FitConfig
 from voco_models.training.history import read_history
@@ -54,7 +55,7 @@ def test_it_writes_a_run_that_another_stage_can_start_from(store: Store, tmp_pat
     summary = pretrain([store.path], run, recipe=QUICK, device="cpu")
     assert sorted(path.name for path in run.iterdir()) == [
         "backbone.json", "backbone.pt", "backbone.safetensors", "checkpoint.pt", "health.csv",
-        "history.csv", "patients.json", "report.html", "run.json",
+        "history.csv", "patients.json", "report.html", "run.json", "tensorboard",
     ]  # fmt: skip
     description = checkpoint.read_run(run)
     assert description["stage"] == "pretrain"
@@ -204,7 +205,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(store: Store, tmp_path: Pa
 def test_a_run_is_not_overwritten_nor_mixed(store: Store, tmp_path: Path) -> None:
     run = tmp_path / "run"
     pretrain([store.path], run, recipe=QUICK, device="cpu", max_steps=2)
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="already holds a run"):
         pretrain([store.path], run, recipe=QUICK, device="cpu")
     with pytest.raises(InputError, match=r"recipe\.batch_size was 3, is 2"):
@@ -212,7 +213,7 @@ def test_a_run_is_not_overwritten_nor_mixed(store: Store, tmp_path: Path) -> Non
     grown = make_store(store.path.parent.parent / "grown", random_volumes(4, GRID))
     with pytest.raises(InputError, match="cannot resume: stores was"):
         pretrain([grown.path], run, recipe=QUICK, device="cpu", resume=True)
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_a_corrupt_volume_ends_the_run_and_is_named(store: Store, tmp_path: Path) -> None:
