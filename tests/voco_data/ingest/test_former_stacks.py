@@ -103,8 +103,11 @@ def test_moved_folders_that_tell_scans_apart_leave_no_old_rows(bench: Bench) -> 
     (bench.archive / "new").mkdir()
     for folder in "ab":
         (bench.archive / folder).rename(bench.archive / "new" / folder)
+    assert bench.run().cached == 2  # their names within the folder above are the same
+    for folder, name in ("ac", "bd"):
+        (bench.archive / "new" / folder).rename(bench.archive / "new" / name)
     assert bench.run().stored == 2
-    assert sorted(bench.rows()["source"]) == ["new/a", "new/b"]
+    assert sorted(bench.rows()["source"]) == ["new/c", "new/d"]
 
 
 def test_a_new_nifti_that_renames_a_patient_leaves_no_old_row(bench: Bench) -> None:
