@@ -10,7 +10,7 @@ WORKERS ?= 2
 
 help:
 	@echo "make demo      set up, run the pipeline on a made-up cohort, print the path of the report"
-	@echo "make test      set up, lint, type check, and run the tests (about 10 minutes on 2 cores)"
+	@echo "make test      set up, lint, type check, and run the tests (about 15 minutes on 2 cores)"
 	@echo "make test-all  the same, with the slow tests"
 	@echo "make check     check style, types and container files"
 	@echo "make format    format the code"
