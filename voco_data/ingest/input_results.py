@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 from voco_data.executors import SeriesOutcome, SeriesTask, Target
 from voco_data.ingest.named_cohort import NamedCohort
 from voco_data.ingest.plan import (
+    LazyTasks,
     PlannedStore,
     StoreGroup,
     earlier_results,
@@ -75,7 +76,7 @@ def input_results(
         yield InputResult(number, group, outcome.input_digest, outcome.reason, is_new=True)
 
 
-class _DigestTasks(Sequence[SeriesTask]):
+class _DigestTasks(LazyTasks):
     """Tasks that read series for their input digests. A task is made when it is requested."""
 
     def __init__(
@@ -93,20 +94,7 @@ class _DigestTasks(Sequence[SeriesTask]):
         """The number of tasks."""
         return len(self._series)
 
-    @overload
-    def __getitem__(self, index: int) -> SeriesTask: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[SeriesTask]: ...
-
-    def __getitem__(self, index: int | slice) -> SeriesTask | list[SeriesTask]:
-        """Return one task, or a list of them."""
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        number, seen_key, targets = self._series[index]
+    def _task(self, position: int) -> SeriesTask:
+        number, seen_key, targets = self._series[position]
         task = make_task(self._root, self._cohort, self._cohort[number], targets)
         return replace(task, key=own_key(task.key, number), seen_key=seen_key, writes=False)
-
-    def __iter__(self) -> Iterator[SeriesTask]:
-        """Iterate over the tasks."""
-        return (self[position] for position in range(len(self)))

@@ -12,6 +12,7 @@ Two questions decide whether a series is read for a store:
 from __future__ import annotations
 
 import sqlite3
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -97,7 +98,27 @@ CREATE INDEX by_number ON to_read (number);
 """`to_read.stores` has a bit for each store for which the series is read."""
 
 
-class Tasks(Sequence[SeriesTask]):
+class LazyTasks(Sequence[SeriesTask], ABC):
+    """Tasks, each of which is made when it is requested."""
+
+    @overload
+    def __getitem__(self, index: int) -> SeriesTask: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[SeriesTask]: ...
+
+    def __getitem__(self, index: int | slice) -> SeriesTask | list[SeriesTask]:
+        """Return one task, or a list of them."""
+        if isinstance(index, slice):
+            return [self._task(position) for position in range(*index.indices(len(self)))]
+        return self._task(range(len(self))[index])
+
+    @abstractmethod
+    def _task(self, position: int) -> SeriesTask:
+        """Make the task at a position from 0 on."""
+
+
+class Tasks(LazyTasks):
     """The series to read. A task, with its list of files, is made when it is requested."""
 
     def __init__(
@@ -116,18 +137,6 @@ class Tasks(Sequence[SeriesTask]):
     def __len__(self) -> int:
         """The number of tasks."""
         return int(self._count)
-
-    @overload
-    def __getitem__(self, index: int) -> SeriesTask: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[SeriesTask]: ...
-
-    def __getitem__(self, index: int | slice) -> SeriesTask | list[SeriesTask]:
-        """Return one task, or a list of them."""
-        if isinstance(index, slice):
-            return [self._task(position) for position in range(*index.indices(len(self)))]
-        return self._task(range(len(self))[index])
 
     def _task(self, position: int) -> SeriesTask:
         number, key, bits = self._table.execute(
