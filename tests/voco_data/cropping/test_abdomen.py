@@ -238,13 +238,7 @@ TROUBLES: dict[str, Callable[[TrueScan, int], TrueScan]] = {
 
 @pytest.mark.parametrize(
     ("make", "number"),
-    [
-        (planned_scan, 54),
-        (planned_scan, 57),
-        (varied_scan, 2),
-        (varied_scan, 14),
-        (varied_scan, 42),
-    ],
+    [(planned_scan, n) for n in (54, 57)] + [(varied_scan, n) for n in (2, 10, 14, 42, 73)],
 )
 def test_the_wedges_of_a_straightened_tilt_are_kept_where_they_show_organs(
     make: Callable[[int, int], TrueScan], number: int
