@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-all check format clean
+.PHONY: help setup demo learning test test-all check format clean
 
 help:
 	@echo "make demo      set up, run the pipeline on a made-up cohort, print the path of the report"
+	@echo "make learning  measure what pretraining learns: WORK=FOLDER CT=FOLDER IDS=TABLE (70 minutes)"
 	@echo "make test      set up, lint, type check, and run the tests (about 15 minutes on 2 cores)"
 	@echo "make test-all  the same, with the slow tests"
 	@echo "make check     check style, types and container files"
@@ -24,6 +25,9 @@ $(STAMP): pyproject.toml constraints.txt setup.sh
 
 demo: $(STAMP)
 	$(BIN)/voco demo
+
+learning: $(STAMP)
+	$(BIN)/python scripts/learning_page.py "$(WORK)" --ct "$(CT)" --ids "$(IDS)" --write
 
 test: check
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"

@@ -91,7 +91,7 @@ def first_steps(case: str, stores: Path, change: dict[str, Any] | None = None) -
         torch.set_num_threads(threads)
 
 
-VARIANTS = {"default_s", "grid4", "grid4_s", "authors"}
+VARIANTS = {"small", "default_s", "grid4", "grid4_s", "authors"}
 """Pretraining recipes without a curve. They differ from `default` in options that have tests;
 `tests/voco_models/stages/test_pretrain_recipes.py` trains with each."""
 

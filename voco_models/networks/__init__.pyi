@@ -19,6 +19,7 @@ from .encoder import (
 from .imagenet_lite0 import (
     LITE0 as LITE0,
     create_imagenet_lite0 as create_imagenet_lite0,
+    imagenet_lite0_installed as imagenet_lite0_installed,
     imagenet_lite0_weights as imagenet_lite0_weights,
 )
 from .registry import create_backbone as create_backbone, create_encoder as create_encoder

@@ -7,6 +7,7 @@ of another implementation. Its layers are those of timm's `tf_efficientnet_lite0
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 
 import torch
@@ -67,6 +68,11 @@ def create_imagenet_lite0(in_chans: int = 1) -> Backbone:
     kept = {name: value for name, value in weights.items() if not name.startswith("classifier.")}
     backbone.network.load_state_dict(kept, strict=True)
     return backbone
+
+
+def imagenet_lite0_installed() -> bool:
+    """Whether the package of these weights is installed."""
+    return importlib.util.find_spec(PACKAGE) is not None
 
 
 def weight_file() -> Path:

@@ -38,6 +38,7 @@ class HeldOutProbe:
         means = {
             column: sum(float(s[name]) for s in scalars) / len(scalars)
             for name, column in LOGGED.items()
+            if name in scalars[0]
         }
         return {
             **means,

@@ -7,7 +7,7 @@ bases. All losses are computed in float32, also under autocast.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from voco_data.errors import InputError
+from voco_models.training import WHEN_CHANGED
 
 LOG_FLOOR = 0.01
 """Below this value of 1 - |r - s|, the tangent continues -log. So a cosine of the wrong sign still
@@ -40,8 +41,17 @@ class LossOptions:
     """Cosines of student random x teacher base crops, or their mean with teacher x student."""
     inter: Literal["next", "all_pairs", "off"] = "next"
     """Pairs of the inter-volume loss: volumes i and i + 1 of the batch, or all volumes i != j."""
+    inter_target: Literal["teacher", "overlap"] = field(default="teacher", metadata=WHEN_CHANGED)
+    """Target of the inter-volume loss: the teacher's cosine (equation 2), or the overlap of the two
+    boxes, as if both crops were of one volume. The boxes of the body must then be alike."""
     reg: Literal["squared", "abs", "off"] = "squared"
     """Loss of base crops: mean ReLU(cos)^2 with one side detached, or the paper's mean |cos|."""
+
+    @property
+    def uses_one_side(self) -> bool:
+        """Whether the student's random crops and the teacher's base crops are all that is used."""
+        no_student_base = self.inter == "off" or self.inter_target == "overlap"
+        return self.direction == "one_way" and self.reg == "off" and no_student_base
 
     def __post_init__(self) -> None:
         choices = {
@@ -49,6 +59,7 @@ class LossOptions:
             "negatives": ("square", "log"),
             "direction": ("one_way", "symmetric"),
             "inter": ("next", "all_pairs", "off"),
+            "inter_target": ("teacher", "overlap"),
             "reg": ("squared", "abs", "off"),
         }
         for name, allowed in choices.items():
@@ -106,6 +117,18 @@ def inter_cosines(random: Tensor, base: Tensor, pairs: Literal["next", "all_pair
         return cosines(random, base.roll(-1, dims=0))
     all_cosines = cosines(random[:, None], base[None, :])
     return all_cosines[~torch.eye(batch, dtype=torch.bool, device=all_cosines.device)]
+
+
+def inter_targets(target: Tensor, pairs: Literal["next", "all_pairs"]) -> Tensor:
+    """Overlaps for the pairs of `inter_cosines`, from those within each volume.
+
+    All volumes have the same base crops, so random crop k of volume i overlaps base crop l of every
+    volume by `target` (B, n, m)[i, k, l].
+    Returns (B, n, m) for `next`, and (B * (B - 1), n, m) for `all_pairs`.
+    """
+    if pairs == "next":
+        return target
+    return target.repeat_interleave(len(target) - 1, dim=0)
 
 
 def inter_loss(student: Tensor, teacher: Tensor, options: LossOptions) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from voco_models.objectives.losses import (
     cosines,
     inter_cosines,
     inter_loss,
+    inter_targets,
     reg_loss,
 )
 from voco_models.objectives.signals import AgreementSignals
@@ -60,6 +61,12 @@ class Voco2dConfig:
     """Momentum of the teacher at the horizon; half a cosine in between."""
     slice_stride: int = 1
     """Use every n-th slice, from a random first one. Steps are cheaper, and all slices are used."""
+    slices: Literal["shared", "separate"] = field(default="shared", metadata=WHEN_CHANGED)
+    """Whether random and base crops show the same slices, or slices from two random first ones.
+    Crops of the same slices can be matched by their pixels; separate slices need `slice_stride`."""
+    student_crops: Literal["all", "random"] = field(default="all", metadata=WHEN_CHANGED)
+    """Crops that the student embeds. `random`: the teacher embeds the base crops, and nothing else
+    is computed; the losses must not use more."""
     loss: LossOptions = field(default_factory=LossOptions)
     augment: IntensityAugment = field(default_factory=IntensityAugment)
     volume_augment: VolumeAugment = field(default_factory=VolumeAugment, metadata=WHEN_CHANGED)
@@ -69,6 +76,23 @@ class Voco2dConfig:
             raise InputError("recipe: momentum and momentum_end must be from 0 to 1")
         if self.slice_stride < 1 or (self.encode_px is not None and self.encode_px < 1):
             raise InputError("recipe: slice_stride and encode_px must be at least 1")
+        if self.student_crops not in ("all", "random"):
+            raise InputError("recipe: student_crops must be all or random")
+        if self.student_crops == "random" and not self.loss.uses_one_side:
+            raise InputError(
+                "recipe: student_crops = random needs loss.direction one_way, reg off, and "
+                "inter off or inter_target overlap"
+            )
+        if self.slices not in ("shared", "separate"):
+            raise InputError("recipe: slices must be shared or separate")
+        if self.slices == "separate" and self.slice_stride < 2:
+            raise InputError("recipe: separate slices need slice_stride >= 2")
+        flips = self.volume_augment.flip_x or self.volume_augment.flip_y
+        if self.loss.inter_target == "overlap" and flips:
+            raise InputError(
+                "recipe: loss.inter_target = overlap compares places between volumes; set flip_x "
+                "and flip_y of volume_augment to 0"
+            )
         if self.projector_width < 1 or self.embedding < 1:
             raise InputError("recipe: projector_width and embedding must be at least 1")
         if self.target not in ("overlap", "iou") or self.level not in ("volume", "slice"):
@@ -90,6 +114,15 @@ class Voco2dConfig:
     def crop_plan(self, plane: tuple[int, int]) -> CropPlan:
         """Crops of volumes of (Y, X) pixels. InputError if the grid does not divide them."""
         return CropPlan(plane, self.grid, self.n_random)
+
+
+class _Embeddings(NamedTuple):
+    """Embeddings of one network. Those that no loss uses may be missing: (B, 0, D)."""
+
+    random: Tensor
+    """(B, n, D) of random crops; (B, Z, n, D) at level `slice`."""
+    base: Tensor
+    """(B, m, D) of base crops; (B, Z, m, D) at level `slice`."""
 
 
 class Voco2d(Objective):
@@ -142,8 +175,9 @@ class Voco2d(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars: `loss` = `intra` + `inter` + `reg`, and three that are only logged.
 
-        These are `intra_student` (see `_intra_student`), the number of `nonfinite` cosines, and
-        the effective `rank` of the embeddings of base crops.
+        These are `intra_student` (see `_intra_student`; only if the student embeds base crops), the
+        number of `nonfinite` cosines, and the effective `rank` of the student's embeddings: of base
+        crops, or of random ones if it embeds only these.
         """
         self._restore_statistics()
         # A monitor, which has no gradients, must not add to the signals of training.
@@ -153,48 +187,72 @@ class Voco2d(Objective):
         """The scalars of `forward`; the step is added to `signals`."""
         options = self.config.loss
         crops, target = self.crops_and_targets(batch)
-        sizes = [self.config.n_random, self.config.grid**2]
-        student_random, student_base = self.student(crops).split(sizes, dim=-2)
-        if self._recompute and torch.is_grad_enabled():
-            self._statistics = [(b, b.clone()) for b in self.student.backbone.buffers()]
-        teacher_random, teacher_base = self.teacher(crops).split(sizes, dim=-2)
-
-        cosine = cosines(student_random, teacher_base)
+        student, teacher = self._embed(crops)
+        cosine = cosines(student.random, teacher.base)
         if options.direction == "symmetric":
-            cosine = (cosine + cosines(teacher_random, student_base)) / 2
+            cosine = (cosine + cosines(teacher.random, student.base)) / 2
         if cosine.dim() > target.dim():  # an embedding per slice: (B, Z, n, m)
             target = target[:, None].expand_as(cosine)
-        intra = agreement_loss(cosine, target, options)
         if signals is not None:
-            signals.add(cosine, target, teacher_base)
-
-        inter = reg = cosine.new_zeros(())
-        if options.inter != "off":
-            inter = inter_loss(
-                inter_cosines(student_random, student_base, options.inter),
-                inter_cosines(teacher_random, teacher_base, options.inter),
-                options,
-            )
-        if options.reg != "off":
-            reg = reg_loss(student_base, options.reg)
-        return {
+            signals.add(cosine, target, teacher.base)
+        intra = agreement_loss(cosine, target, options)
+        inter = self._inter(student, teacher, target)
+        reg = cosine.new_zeros(()) if options.reg == "off" else reg_loss(student.base, options.reg)
+        scalars = {
             "loss": intra + inter + reg,
             "intra": intra,
             "inter": inter,
             "reg": reg,
-            "intra_student": self._intra_student(student_random, student_base, target),
             "nonfinite": (~cosine.isfinite()).sum(),
-            "rank": effective_rank(student_base),
+        }
+        if self.config.student_crops == "random":
+            return scalars | {"rank": effective_rank(student.random)}
+        return scalars | {
+            "rank": effective_rank(student.base),
+            "intra_student": self._intra_student(student, target),
         }
 
+    def _embed(self, crops: Tensor) -> tuple[_Embeddings, _Embeddings]:
+        """Embeddings of the student and of the teacher."""
+        sizes = [self.config.n_random, self.config.grid**2]
+        random_only = self.config.student_crops == "random"
+        for_student, for_teacher = crops.split(sizes, dim=1) if random_only else (crops, crops)
+        of_student = self.student(for_student)
+        if self._recompute and torch.is_grad_enabled():
+            self._statistics = [(b, b.clone()) for b in self.student.backbone.buffers()]
+        of_teacher = self.teacher(for_teacher)
+        if random_only:
+            return (
+                _Embeddings(of_student, of_student[..., :0, :]),
+                _Embeddings(of_teacher[..., :0, :], of_teacher),
+            )
+        return (
+            _Embeddings(*of_student.split(sizes, dim=-2)),
+            _Embeddings(*of_teacher.split(sizes, dim=-2)),
+        )
+
+    def _inter(self, student: _Embeddings, teacher: _Embeddings, target: Tensor) -> Tensor:
+        """The inter-volume loss; 0 if it is off."""
+        options = self.config.loss
+        if options.inter == "off":
+            return target.new_zeros(())
+        if options.inter_target == "overlap":
+            between = inter_cosines(student.random, teacher.base, options.inter)
+            return agreement_loss(between, inter_targets(target, options.inter), options)
+        return inter_loss(
+            inter_cosines(student.random, student.base, options.inter),
+            inter_cosines(teacher.random, teacher.base, options.inter),
+            options,
+        )
+
     @torch.no_grad()
-    def _intra_student(self, random: Tensor, base: Tensor, target: Tensor) -> Tensor:
+    def _intra_student(self, student: _Embeddings, target: Tensor) -> Tensor:
         """The intra loss with the student's embeddings on both sides.
 
         It falls only if the student distinguishes crops. `intra` can also fall because the
         student's embeddings move away from those of the teacher, which changes more slowly.
         """
-        return agreement_loss(cosines(random, base), target, self.config.loss)
+        return agreement_loss(cosines(student.random, student.base), target, self.config.loss)
 
     def after_step(self, progress: float) -> None:
         """Update the teacher by one step of the EMA."""
@@ -217,16 +275,26 @@ class Voco2d(Objective):
         cpu_generator = torch.Generator().manual_seed(batch.seed)
         random = self.plan.draw_boxes(len(batch.volumes), cpu_generator).to(device)
         base = Boxes(self.base_corners, self.plan.size)
-        stride = min(self.config.slice_stride, batch.volumes.shape[1])
-        first_slice = int(torch.randint(stride, (), generator=cpu_generator))
-        volumes = batch.volumes[:, first_slice::stride]
-        if not self.config.volume_augment.is_identity:
-            draws = self.config.volume_augment.draw(len(volumes), batch.seed)
-            volumes = draws.apply(volumes, outside=self.window.low)
-        stored = torch.cat([extract_crops(volumes, random), extract_crops(volumes, base)], dim=1)
+        of_random = of_base = self._draw_slices(batch, cpu_generator)
+        if self.config.slices == "separate":
+            of_base = self._draw_slices(batch, cpu_generator)
+            count = min(of_random.shape[1], of_base.shape[1])
+            of_random, of_base = of_random[:, :count], of_base[:, :count]
+        stored = torch.cat([extract_crops(of_random, random), extract_crops(of_base, base)], dim=1)
         crops = normalise(stored, self.window)
         if not self.config.augment.is_identity:
             parameters = self.config.augment.draw(tuple(crops.shape[:2]), cpu_generator)
             noise_generator = torch.Generator(device).manual_seed(batch.seed)
             crops = parameters.apply(crops, noise_generator)
         return crops, overlap_targets(random, base, self.config.target)
+
+    def _draw_slices(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Every n-th slice of the volumes, from a random first one: (B, Z', Y, X), augmented."""
+        Z = batch.volumes.shape[1]
+        stride = min(self.config.slice_stride, Z)
+        first = int(torch.randint(stride, (), generator=generator))
+        volumes = batch.volumes[:, first::stride]
+        if self.config.volume_augment.is_identity:
+            return volumes
+        draws = self.config.volume_augment.draw(len(volumes), batch.seed)
+        return draws.apply(volumes, outside=self.window.low)

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from voco_data.errors import InputError
 from voco_data.selection import SeenPatients
-from voco_models.networks import Backbone, create_backbone, read_header
+from voco_models.networks import (
+    LITE0,
+    Backbone,
+    create_backbone,
+    create_imagenet_lite0,
+    imagenet_lite0_installed,
+    read_header,
+)
 from voco_models.training import checkpoint
 
 SCRATCH, IMAGENET = "scratch", "imagenet"
@@ -61,7 +68,7 @@ def load_initial_weights(init: str | Path, backbone: str) -> InitialWeights:
         create_backbone(backbone)
         return InitialWeights(SCRATCH, None, None)
     if init == IMAGENET:
-        weights = create_backbone(backbone, pretrained=True).state_dict()
+        weights = _imagenet_backbone(backbone).state_dict()
         return InitialWeights(IMAGENET, weights, None, hash_weights(weights))
     path = Path(init)
     if path.is_dir() and (path / checkpoint.BACKBONE).is_file():
@@ -77,6 +84,13 @@ def load_initial_weights(init: str | Path, backbone: str) -> InitialWeights:
         f"init: expected {SCRATCH}, {IMAGENET}, a file of weights, or the folder of a finished "
         f"pretraining run with {checkpoint.BACKBONE}, got {init}"
     )
+
+
+def _imagenet_backbone(name: str) -> Backbone:
+    """With the weights of an installed package where there is one, else with timm's."""
+    if name == LITE0 and imagenet_lite0_installed():
+        return create_imagenet_lite0()
+    return create_backbone(name, pretrained=True)
 
 
 def hash_weights(weights: dict[str, Tensor]) -> str:

@@ -4,6 +4,7 @@ voco pretrain STORE --out RUN --recipe default    one GPU; no score of ours meas
                                        default_s  the same with EfficientNetV2-S
                                        grid4      4 x 4 crops; grid4_s: with EfficientNetV2-S
                                        authors    the authors' code, with its faults
+voco pretrain STORE --out RUN --recipe small      one CPU core, 20 minutes; scores: docs/learning.md
 voco pretrain STORE --out RUN --recipe tiny       2 CPU cores, under a minute; for the demo
 """
 
@@ -16,7 +17,8 @@ from types import MappingProxyType
 
 from voco_data.errors import InputError
 from voco_data.selection import Selection
-from voco_models.networks import DEFAULT_BACKBONE, LARGER_BACKBONE, TINY_BACKBONE
+from voco_models.data import IntensityAugment
+from voco_models.networks import DEFAULT_BACKBONE, LARGER_BACKBONE, LITE0, TINY_BACKBONE
 from voco_models.objectives import LossOptions, Voco2dConfig
 from voco_models.stages import recipe_options
 from voco_models.training import WHEN_CHANGED, FitConfig
@@ -94,6 +96,31 @@ PRETRAIN_RECIPES = MappingProxyType(
             backbone=TINY_BACKBONE,
             voco=Voco2dConfig(
                 projector_width=256, embedding=128, slice_stride=8, momentum=0.5, momentum_end=0.5
+            ),
+        ),
+        # A deep network on one CPU core, with the options against matching pixels (docs/method.md).
+        "small": PretrainRecipe(
+            fit=FitConfig(
+                total_steps=2_000,
+                warmup_steps=50,
+                lr=2e-3,
+                weight_decay=0.01,
+                amsgrad=True,
+                log_every=25,
+                checkpoint_every=250,
+            ),
+            backbone=LITE0,
+            voco=Voco2dConfig(
+                n_random=6,
+                projector_width=256,
+                embedding=128,
+                momentum=0.5,
+                momentum_end=0.5,
+                slice_stride=16,
+                slices="separate",
+                student_crops="random",
+                loss=LossOptions(inter="all_pairs", inter_target="overlap", reg="off"),
+                augment=IntensityAugment(gamma=0.3, contrast=0.3, brightness=0.2, noise=0.1),
             ),
         ),
         # The paper's larger network, and the finer grid of the authors' first version.

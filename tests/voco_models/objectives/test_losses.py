@@ -19,6 +19,7 @@ from voco_models.objectives.losses import (
     cosines,
     inter_cosines,
     inter_loss,
+    inter_targets,
     minus_log_one_minus,
     reg_loss,
 )
@@ -166,6 +167,16 @@ def test_inter_needs_two_volumes(pairs: str) -> None:
         inter_cosines(embeddings(1, 2, 7), embeddings(1, 9, 7), pairs)  # type: ignore[arg-type]
 
 
+def test_inter_targets_are_the_overlaps_of_each_pair() -> None:
+    # Volume i and cell k, l have the target 100 i + 10 k + l, whatever the other volume is.
+    i, k, cell = torch.arange(3.0), torch.arange(2.0), torch.arange(9.0)
+    target = 100 * i[:, None, None] + 10 * k[:, None] + cell
+    assert torch.equal(inter_targets(target, "next"), target)
+    pairs = inter_targets(target, "all_pairs")
+    assert pairs.shape == (6, 2, 9)  # (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)
+    assert pairs[:, 1, 4].tolist() == [14, 14, 114, 114, 214, 214]
+
+
 def test_inter_has_no_gradient_for_the_teacher() -> None:
     student, teacher = row(0.5, 0.1).requires_grad_(), row(0.75, -0.3).requires_grad_()
     loss = inter_loss(student, teacher, CODE)
@@ -192,7 +203,15 @@ def test_reg_has_no_gradient_for_the_second_crop_of_a_pair() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"form": "x"}, {"negatives": "x"}, {"direction": "x"}, {"inter": "x"}, {"reg": "x"}]
+    "wrong",
+    [
+        {"form": "x"},
+        {"negatives": "x"},
+        {"direction": "x"},
+        {"inter": "x"},
+        {"inter_target": "x"},
+        {"reg": "x"},
+    ],
 )
 def test_unknown_options_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(InputError, match="must be one of"):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from voco_data.errors import InputError
 from voco_data.store.spec import PRETRAIN
 from voco_models.data.augment_crops import IntensityAugment
+from voco_models.data.augment_planes import VolumeAugment
 from voco_models.data.loader import Batch
 from voco_models.data.window import input_window, normalise
 from voco_models.networks.backbones import TINY_BACKBONE, TimmBackbone
@@ -121,6 +122,99 @@ def test_a_stride_uses_some_slices_and_in_time_all() -> None:
         assert used in ([0, 3, 6], [1, 4], [2, 5])
         seen.update(used)
     assert seen == set(range(7))
+
+
+def test_separate_slices_are_drawn_twice_and_are_equally_many() -> None:
+    objective = objective_of(slice_stride=3, slices="separate")
+    ramp = torch.arange(7, dtype=torch.uint8)[None, :, None, None].expand(2, 7, *PLANE)
+    firsts = set()
+    for seed in range(60):
+        crops, target = objective.crops_and_targets(Batch(ramp, torch.arange(2), seed))
+        assert crops.shape == (2, 11, crops.shape[2], 32, 32)
+        assert target.shape == (2, 2, 9)
+        used = ((crops[0, :, :, 0, 0] + 1) * 255 / 2).round().int()
+        assert torch.equal(used[0], used[1])
+        assert torch.equal(used[2:], used[2].expand(9, -1))
+        firsts.add((used[0, 0].item(), used[2, 0].item()))
+    assert firsts == {(a, b) for a in range(3) for b in range(3)}
+
+
+@pytest.mark.parametrize("level", ["volume", "slice"])
+@pytest.mark.parametrize("pairs", ["next", "all_pairs"])
+def test_inter_targets_may_be_overlaps_of_places(level: str, pairs: str) -> None:
+    options = LossOptions(inter=pairs, inter_target="overlap")  # type: ignore[arg-type]
+    objective = objective_of(loss=options, level=level)
+    teacher_apart(objective)
+    batch = batch_of(3)
+    crops, target = objective.crops_and_targets(batch)
+    student, teacher = objective.student(crops), objective.teacher(crops)
+    others = [(i, (i + 1) % 3) for i in range(3)]
+    if pairs == "all_pairs":
+        others = [(i, j) for i in range(3) for j in range(3) if i != j]
+    losses = [
+        agreement_loss(
+            cosines(student[i, ..., :2, :], teacher[j, ..., 2:, :]),
+            target[i].expand(*student.shape[1:-2], 2, 9),
+            LossOptions(),
+        )
+        for i, j in others
+    ]
+    torch.testing.assert_close(objective(batch)["inter"], torch.stack(losses).mean())
+
+
+ONE_SIDE = LossOptions(inter="all_pairs", inter_target="overlap", reg="off")
+
+
+def test_the_student_may_embed_random_crops_only() -> None:
+    objective = objective_of(loss=ONE_SIDE, student_crops="random")
+    teacher_apart(objective)
+    shapes: dict[str, list[tuple[int, ...]]] = {"student": [], "teacher": []}
+    for name, network in (("student", objective.student), ("teacher", objective.teacher)):
+        network.register_forward_pre_hook(
+            lambda _module, inputs, name=name: shapes[name].append(tuple(inputs[0].shape))
+        )
+    batch = batch_of(3)
+    parts = objective(batch)
+    assert shapes == {"student": [(3, 2, 3, 32, 32)], "teacher": [(3, 9, 3, 32, 32)]}
+    crops, target = objective.crops_and_targets(batch)
+    random, base = objective.student(crops[:, :2]), objective.teacher(crops[:, 2:])
+    torch.testing.assert_close(
+        parts["intra"], agreement_loss(cosines(random, base), target, LossOptions())
+    )
+    torch.testing.assert_close(parts["loss"], parts["intra"] + parts["inter"])
+    assert parts["reg"] == 0
+    assert "intra_student" not in parts
+    assert 1 <= parts["rank"] <= 6
+    parts["loss"].backward()
+    assert all(p.grad is None for p in objective.teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        replace(ONE_SIDE, reg="squared"),
+        replace(ONE_SIDE, direction="symmetric"),
+        replace(ONE_SIDE, inter_target="teacher"),
+    ],
+)
+def test_a_loss_of_the_students_base_crops_needs_them(loss: LossOptions) -> None:
+    with pytest.raises(InputError, match="student_crops = random needs"):
+        Voco2dConfig(loss=loss, student_crops="random")
+    Voco2dConfig(loss=replace(ONE_SIDE, inter="off"), student_crops="random")
+
+
+def test_places_of_flipped_volumes_cannot_be_compared() -> None:
+    between = LossOptions(inter_target="overlap")
+    with pytest.raises(InputError, match="set flip_x"):
+        Voco2dConfig(loss=between, volume_augment=VolumeAugment(flip_x=0.5))
+    Voco2dConfig(loss=between, volume_augment=VolumeAugment(flip_z=0.5, rotate_deg=10))
+
+
+def test_separate_slices_need_a_stride() -> None:
+    with pytest.raises(InputError, match="slice_stride >= 2"):
+        Voco2dConfig(slices="separate")
+    with pytest.raises(InputError, match="shared or separate"):
+        Voco2dConfig(slices="other")  # type: ignore[arg-type]
 
 
 def test_a_stride_longer_than_the_volume_leaves_a_slice() -> None:

@@ -19,6 +19,7 @@ from voco_data.errors import InputError
 from voco_data.store.reader import Store
 from voco_models.networks import backbones
 from voco_models.networks.backbones import TINY_BACKBONE
+from voco_models.networks.imagenet_lite0 import LITE0, PACKAGE, imagenet_lite0_weights
 from voco_models.stages.initial_weights import load_initial_weights
 from voco_models.stages.pretraining import pretrain
 from voco_models.training import checkpoint
@@ -149,6 +150,16 @@ def test_weights_in_the_cache_need_no_network(
     initial = load_initial_weights("imagenet", TINY_BACKBONE)
     assert initial.name == "imagenet"
     assert initial.digest == load_initial_weights(file, TINY_BACKBONE).digest
+
+
+def test_the_installed_weights_of_lite0_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(PACKAGE)
+    monkeypatch.setattr(backbones.huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    initial = load_initial_weights("imagenet", LITE0)
+    assert initial.name == "imagenet"
+    assert initial.weights is not None
+    published = imagenet_lite0_weights()
+    assert torch.equal(initial.weights["network.conv_head.weight"], published["conv_head.weight"])
 
 
 def test_pretraining_starts_from_a_file_and_records_it(store: Store, tmp_path: Path) -> None:
