@@ -214,9 +214,9 @@ class Voco2d(Objective):
 
     def _embed(self, crops: Tensor) -> tuple[_Embeddings, _Embeddings]:
         """Embeddings of the student and of the teacher."""
-        sizes = [self.config.n_random, self.config.grid**2]
+        n = self.config.n_random
         random_only = self.config.student_crops == "random"
-        for_student, for_teacher = crops.split(sizes, dim=1) if random_only else (crops, crops)
+        for_student, for_teacher = (crops[:, :n], crops[:, n:]) if random_only else (crops, crops)
         of_student = self.student(for_student)
         if self._recompute and torch.is_grad_enabled():
             self._statistics = [(b, b.clone()) for b in self.student.backbone.buffers()]
@@ -227,8 +227,8 @@ class Voco2d(Objective):
                 _Embeddings(of_teacher[..., :0, :], of_teacher),
             )
         return (
-            _Embeddings(*of_student.split(sizes, dim=-2)),
-            _Embeddings(*of_teacher.split(sizes, dim=-2)),
+            _Embeddings(of_student[..., :n, :], of_student[..., n:, :]),
+            _Embeddings(of_teacher[..., :n, :], of_teacher[..., n:, :]),
         )
 
     def _inter(self, student: _Embeddings, teacher: _Embeddings, target: Tensor) -> Tensor:
