@@ -28,6 +28,7 @@ from voco_data.selection.split import Addition
 from voco_data.store import Store
 from voco_models.networks import LITE0
 from voco_models.probes import Estimate, ProbeTable, difference, patient_folds, read_volumes
+from voco_models.training import read_history
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "learning.md"
@@ -199,16 +200,15 @@ def render(work: Work) -> str:
 def _facts(work: Work) -> Iterator[str]:
     run = json.loads((work.run("scratch", 0) / "run.json").read_text())["provenance"]
     seconds = [
-        float(list(csv.DictReader((work.run(arm, group) / "history.csv").open()))[-1]["seconds"])
-        for arm in ARMS
-        for group in range(GROUPS)
+        read_history(work.run(arm, group))[-1]["seconds"] for arm in ARMS for group in range(GROUPS)
     ]
     steps = run["recipe"]["fit"]["total_steps"]
+    changes = "".join(f", `{change}`" for change in work.changes)
     sizes = {kind: len(Store.open(work.store(kind))) for kind in work.crops}
     yield (
-        f"Commit {run['commit'][:12]}, torch {run['torch']}, timm {run['timm']}, "
+        f"Commit {(run['commit'] or 'unknown')[:12]}, torch {run['torch']}, timm {run['timm']}, "
         f"{platform.machine()}, {os.cpu_count()} cores. {sizes['real']} real and "
-        f"{sizes['phantom']} made-up volumes. Recipe `{work.recipe}`, {steps} steps; "
+        f"{sizes['phantom']} made-up volumes. Recipe `{work.recipe}`{changes}, {steps} steps; "
         f"{min(seconds) / 60:.0f} to {max(seconds) / 60:.0f} minutes for each run, on one thread.\n"
     )
 
