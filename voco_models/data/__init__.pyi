@@ -1,7 +1,11 @@
-from .augment_crops import IntensityAugment as IntensityAugment
-from .augment_planes import VolumeAugment as VolumeAugment
+from .augment_crops import (
+    IntensityAugment as IntensityAugment,
+    IntensityParameters as IntensityParameters,
+)
+from .augment_planes import VolumeAugment as VolumeAugment, VolumeDraws as VolumeDraws
 from .augment_volumes import (
     Augmentation as Augmentation,
+    AugmentationDraws as AugmentationDraws,
     X as X,
     Y as Y,
     Z as Z,
@@ -23,6 +27,7 @@ from .resident import (
 )
 from .sampling import step_seed as step_seed
 from .slice_loader import SliceLoader as SliceLoader
+from .transfer import copy_to_device as copy_to_device
 from .volume_view import VolumeView as VolumeView
 from .window import (
     InputWindow as InputWindow,

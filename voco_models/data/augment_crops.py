@@ -9,12 +9,14 @@ parameters, because the crop column has one embedding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
+from voco_models.data.transfer import copy_to_device
 from voco_models.data.window import centre, uncentre
 
 
@@ -61,17 +63,29 @@ class IntensityParameters:
     brightness: Tensor
     noise: Tensor
 
-    def apply(self, crops: Tensor, generator: torch.Generator) -> Tensor:
-        """Change normalised `crops` (..., Z, h, w); the result is clamped to [-1, 1].
+    @staticmethod
+    def stack(parts: Sequence[IntensityParameters]) -> IntensityParameters:
+        """The parameters of all `parts`, with a new first axis."""
+        return IntensityParameters(
+            *(torch.stack([getattr(part, name) for part in parts]) for name in _PARAMETERS)
+        )
 
-        The order is gamma, contrast, brightness, noise. The noise is drawn from `generator`, which
-        must be on the device of the crops.
+    def apply(self, crops: Tensor, noise_seeds: Sequence[int]) -> Tensor:
+        """Change normalised `crops` (B, ..., Z, h, w); the result is clamped to [-1, 1].
+
+        The order is gamma, contrast, brightness, noise. The noise of each of the B volumes is a
+        function of its seed and of the device.
         """
+        together = torch.stack([getattr(self, name) for name in _PARAMETERS])
+        columns = copy_to_device(together, crops.device)[..., None, None, None]
+        gamma, contrast, brightness, noise = columns
+        unit = uncentre(crops).clamp(0, 1) ** gamma
+        changed = centre(unit) * contrast + brightness
+        white = torch.empty_like(crops)
+        generator = torch.Generator(crops.device)
+        for volume, seed in zip(white, noise_seeds, strict=True):
+            volume.normal_(generator=generator.manual_seed(seed))
+        return (changed + noise * white).clamp(-1, 1)
 
-        def column(values: Tensor) -> Tensor:
-            return values.to(crops.device)[..., None, None, None]
 
-        unit = uncentre(crops).clamp(0, 1) ** column(self.gamma)
-        changed = centre(unit) * column(self.contrast) + column(self.brightness)
-        white = torch.randn(crops.shape, generator=generator, device=crops.device)
-        return (changed + column(self.noise) * white).clamp(-1, 1)
+_PARAMETERS = ("gamma", "contrast", "brightness", "noise")

@@ -9,6 +9,7 @@ changes are off by default.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from voco_data.errors import InputError
-
-_SEED = 0x5EED
-"""Mixed into the seed of a batch, so that the draws of crops stay as they are without this."""
+from voco_models.data.transfer import copy_to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +44,12 @@ class VolumeAugment:
         """Whether nothing is changed."""
         return not (self.flip_x or self.flip_y or self.flip_z or self.rotate_deg)
 
-    def draw(self, count: int, seed: int) -> VolumeDraws:
-        """Random parameters of `count` volumes, a function of the seed."""
-        generator = torch.Generator().manual_seed(seed ^ _SEED)
+    def draw(self, count: int, generator: torch.Generator) -> VolumeDraws:
+        """Random parameters of `count` volumes, from a CPU generator."""
         u = torch.rand(4, count, generator=generator)
         chances = torch.tensor([self.flip_z, self.flip_y, self.flip_x])
         return VolumeDraws(
-            flips=u[:3] < chances[:, None],
+            flips=tuple(map(tuple, (u[:3] < chances[:, None]).T.tolist())),
             angles_rad=(2 * u[3] - 1) * math.radians(self.rotate_deg) if self.rotate_deg else None,
         )
 
@@ -60,10 +58,19 @@ class VolumeAugment:
 class VolumeDraws:
     """The drawn parameters of B volumes, on the CPU."""
 
-    flips: Tensor
-    """bool (3, B): whether to flip along z, y and x."""
+    flips: tuple[tuple[bool, ...], ...]
+    """Of each volume, whether to flip along z, y and x."""
     angles_rad: Tensor | None
     """float (B,): in-plane turn, from x towards y; None for none."""
+
+    @staticmethod
+    def join(parts: Sequence[VolumeDraws]) -> VolumeDraws:
+        """The parameters of the volumes of all `parts`, which are of one `VolumeAugment`."""
+        angles = [part.angles_rad for part in parts if part.angles_rad is not None]
+        return VolumeDraws(
+            flips=tuple(flips for part in parts for flips in part.flips),
+            angles_rad=torch.cat(angles) if angles else None,
+        )
 
     def apply(self, volumes: Tensor, *, outside: float) -> Tensor:
         """Changed copies of stored `volumes` (B, Z, Y, X): flipped, then turned.
@@ -71,10 +78,10 @@ class VolumeDraws:
         Flips keep the type. A turn interpolates linearly and gives float32; what comes from outside
         the slice is `outside`.
         """
-        for axis, flags in enumerate(self.flips, start=1):
-            if bool(flags.any()):
-                chosen = flags.to(volumes.device)[:, None, None, None]
-                volumes = torch.where(chosen, volumes.flip(axis), volumes)
+        axes = [[axis for axis, flip in enumerate(flips) if flip] for flips in self.flips]
+        if any(axes):
+            pairs = zip(volumes, axes, strict=True)
+            volumes = torch.stack([volume.flip(those) for volume, those in pairs])
         return volumes if self.angles_rad is None else _turn(volumes, self.angles_rad, outside)
 
 
@@ -85,7 +92,7 @@ def _turn(volumes: Tensor, angles_rad: Tensor, outside: float) -> Tensor:
     zero = torch.zeros_like(cos)
     # The place in the source, in units of half a side, of each place in the result.
     rows = [torch.stack([cos, sin * Y / X, zero], 1), torch.stack([-sin * X / Y, cos, zero], 1)]
-    theta = torch.stack(rows, dim=1).to(volumes.device)
+    theta = copy_to_device(torch.stack(rows, dim=1), volumes.device)
     grid = functional.affine_grid(theta, list(volumes.shape), align_corners=False)
     lifted = volumes.float() - outside  # so that the zeros outside become `outside`
     return functional.grid_sample(lifted, grid, align_corners=False) + outside

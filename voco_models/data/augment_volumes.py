@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from voco_data.errors import InputError
+from voco_models.data.transfer import copy_to_device
 
 Z, Y, X = 1, 2, 3
 """Axes of a batch of volumes (B, Z, Y, X)."""
@@ -60,7 +62,7 @@ class Augmentation:
         """Whether slices are interpolated."""
         return bool(self.rotate_deg or self.log_scale or self.shift)
 
-    def draw(self, count: int, generator: torch.Generator) -> Draws:
+    def draw(self, count: int, generator: torch.Generator) -> AugmentationDraws:
         """Random parameters for `count` volumes, from a CPU generator.
 
         The number of random numbers does not depend on the fields, so a change of one augmentation
@@ -74,7 +76,7 @@ class Augmentation:
             return 2 * uniform(*shape) - 1
 
         chance = torch.tensor([self.flip_z, self.flip_y, self.flip_x])
-        return Draws(
+        return AugmentationDraws(
             flips=uniform(3) < chance,
             quarter_turns=(uniform() < self.rot90) * (1 + (3 * uniform()).long()),
             gamma=torch.exp(symmetric() * self.log_gamma),
@@ -91,7 +93,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class AugmentationDraws:
     """Drawn parameters of B volumes; tensors on the CPU with leading axis B."""
 
     flips: Tensor
@@ -107,15 +109,29 @@ class Draws:
     shift_z: Tensor
     resamples: bool
 
+    @staticmethod
+    def join(parts: Sequence[AugmentationDraws]) -> AugmentationDraws:
+        """The parameters of the volumes of all `parts`, which are of one `Augmentation`."""
+        values = {
+            field.name: [getattr(part, field.name) for part in parts]
+            for field in fields(AugmentationDraws)
+        }
+        return AugmentationDraws(
+            **{
+                name: torch.cat(column) if isinstance(column[0], Tensor) else column[0]
+                for name, column in values.items()
+            }
+        )
 
-def apply_draws(volumes: Tensor, draws: Draws) -> Tensor:
+
+def apply_draws(volumes: Tensor, draws: AugmentationDraws) -> Tensor:
     """Augmented copies of float volumes (B, Z, Y, X) with values in 0..1."""
     volumes = torch.stack([_rearrange(v, draws, i) for i, v in enumerate(volumes)])
     if draws.resamples:
         volumes = _warp(volumes, draws)
     device = volumes.device
-    gamma = draws.gamma.to(device)[:, None, None, None]
-    brightness = draws.brightness.to(device)[:, None, None, None]
+    intensity = copy_to_device(torch.stack([draws.gamma, draws.brightness]), device)
+    gamma, brightness = intensity[..., None, None, None]
     volumes = (volumes.clamp(0, 1) ** gamma + brightness).clamp(0, 1)
     for i in draws.cutout.nonzero().flatten().tolist():
         volumes[i][
@@ -124,7 +140,7 @@ def apply_draws(volumes: Tensor, draws: Draws) -> Tensor:
     return volumes
 
 
-def _rearrange(volume: Tensor, draws: Draws, i: int) -> Tensor:
+def _rearrange(volume: Tensor, draws: AugmentationDraws, i: int) -> Tensor:
     """Shift one volume (Z, Y, X) along z, flip it, and turn it by quarter turns."""
     offset = round(float(draws.shift_z[i]) * len(volume))
     if offset:
@@ -136,12 +152,12 @@ def _rearrange(volume: Tensor, draws: Draws, i: int) -> Tensor:
     return torch.rot90(volume, turns, (1, 2)) if turns else volume
 
 
-def _warp(volumes: Tensor, draws: Draws) -> Tensor:
+def _warp(volumes: Tensor, draws: AugmentationDraws) -> Tensor:
     """Apply one in-plane affine map per volume to all its slices; zero outside the volume."""
     cos, sin = torch.cos(draws.angle_rad) / draws.zoom, torch.sin(draws.angle_rad) / draws.zoom
     dy, dx = 2 * draws.shift[:, 0], 2 * draws.shift[:, 1]
     rows = [torch.stack([cos, -sin, dx], dim=1), torch.stack([sin, cos, dy], dim=1)]
-    theta = torch.stack(rows, dim=1).to(volumes)
+    theta = copy_to_device(torch.stack(rows, dim=1), volumes.device).to(volumes.dtype)
     grid = functional.affine_grid(theta, list(volumes.shape), align_corners=False)
     return functional.grid_sample(volumes, grid, align_corners=False)
 

@@ -21,6 +21,7 @@ from voco_models.data.items import Item, choose_dtype, common_layout
 from voco_models.data.prefetch import READER_THREADS, HostBuffer, HostBuffers, read_ahead
 from voco_models.data.resident import Residence, ResidentVolumes, make_resident
 from voco_models.data.sampling import BatchOrder, step_seed
+from voco_models.data.transfer import copy_to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Batch:
     items: Tensor
     """int64 (B,), on the CPU: index of each volume in the loader's items."""
     seed: int
-    """Seed of this step and rank, for all random draws of an objective."""
+    """Seed of this step, alike for all processes. Draws for one volume also use its item."""
     targets: Mapping[str, Tensor] = field(default_factory=dict)
     """Targets by name, (B, ...) each, on the device: rows of the loader's targets."""
 
@@ -201,8 +202,8 @@ class Loader:
         return Batch(
             volumes=volumes,
             items=items,
-            seed=step_seed(self.seed, step, self.rank),
-            targets={name: rows[items].to(self.device) for name, rows in self.targets.items()},
+            seed=step_seed(self.seed, step),
+            targets={n: copy_to_device(t[items], self.device) for n, t in self.targets.items()},
         )
 
 

@@ -27,9 +27,9 @@ def epoch_order(
     return order[rank::world][: n // world]
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A 63-bit seed for one step of one rank. Neighbouring steps have unrelated seeds."""
-    mixed = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+def step_seed(seed: int, step: int, stream: int = 0) -> int:
+    """A 63-bit seed for one stream of one step. Neighbouring steps have unrelated seeds."""
+    mixed = np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)
     return int(mixed[0] >> np.uint64(1))
 
 

@@ -55,12 +55,12 @@ class VolumeView:
         last_z, last_y, last_x = self._last_starts(volumes)
         return self._cut(volumes, [(last_z // 2, last_y // 2, last_x // 2)] * len(volumes))
 
-    def make_random_view(self, volumes: Tensor, generator: torch.Generator) -> Tensor:
-        """The view of a training step, (B, *`shape`); `generator` is a CPU generator."""
+    def make_random_view(self, volumes: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """The view of a training step, (B, *`shape`), from a CPU generator for each volume."""
         if self.reduce == "average" or tuple(volumes.shape[1:]) == self.shape:
             return self.make_middle_view(volumes)
         last = torch.tensor(self._last_starts(volumes))
-        draws = torch.rand(len(volumes), 3, generator=generator, dtype=torch.float64)
+        draws = torch.stack([torch.rand(3, generator=g, dtype=torch.float64) for g in generators])
         starts = (draws * (last + 1)).long().tolist()
         return self._cut(volumes, starts)
 

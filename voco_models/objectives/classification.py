@@ -11,11 +11,13 @@ from torch.nn import functional
 from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_models.data import (
     Augmentation,
+    AugmentationDraws,
     Batch,
     InputWindow,
     VolumeView,
     apply_draws,
     centre,
+    step_seed,
 )
 from voco_models.networks import SliceSequenceClassifier
 from voco_models.training import Objective
@@ -77,9 +79,13 @@ class ClassificationObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars: `loss`, and the loss of each group under its name."""
-        generator = torch.Generator().manual_seed(batch.seed)
-        views = self.view.make_random_view(batch.volumes, generator)
-        draws = self.augmentation.draw(len(views), generator)
+        # A generator for each volume: draws do not depend on the other volumes of the batch.
+        generators = [
+            torch.Generator().manual_seed(step_seed(batch.seed, item))
+            for item in batch.items.tolist()
+        ]
+        views = self.view.make_random_view(batch.volumes, generators)
+        draws = AugmentationDraws.join([self.augmentation.draw(1, each) for each in generators])
         volumes = centre(apply_draws(self.window.to_unit(views), draws))
         logits = {group: z.float() for group, z in self.classifier(volumes).items()}
         losses = weighted_cross_entropy(logits, batch.targets, self.get_buffer("weights"))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
+from voco_models.data import copy_to_device
 
 TargetMode = Literal["overlap", "iou"]
 """The target of a cosine: intersection / crop area (the code), or / union (the paper)."""
@@ -34,7 +35,7 @@ class Boxes:
 
     def to(self, device: torch.device) -> Boxes:
         """The same boxes on `device`."""
-        return Boxes(self.corners.to(device, non_blocking=True), self.size)
+        return Boxes(copy_to_device(self.corners, device), self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,13 @@ def overlap_targets(random: Boxes, base: Boxes, mode: TargetMode = "overlap") ->
     sums to 1. `iou` is intersection / union; for equal sizes it is o / (2 - o) of the overlap o.
     """
     low = torch.maximum(random.corners[..., :, None, :], base.corners[..., None, :, :])
-    ends = [boxes.corners + boxes.corners.new_tensor(boxes.size) for boxes in (random, base)]
-    high = torch.minimum(ends[0][..., :, None, :], ends[1][..., None, :, :])
-    intersection = (high - low).clamp(min=0).prod(dim=-1).float()
+    sides = []
+    for axis in (0, 1):  # y, x; sizes are numbers, which need no copy to the device
+        random_end = random.corners[..., :, None, axis] + random.size[axis]
+        base_end = base.corners[..., None, :, axis] + base.size[axis]
+        shared = torch.minimum(random_end, base_end) - low[..., axis]
+        sides.append(shared.clamp(min=0))
+    intersection = (sides[0] * sides[1]).float()
     area = float(random.size[0] * random.size[1])
     if mode == "overlap":
         return intersection / area

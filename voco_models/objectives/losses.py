@@ -96,8 +96,8 @@ def agreement_loss(cosine: Tensor, target: Tensor, options: LossOptions) -> Tens
 def minus_log_one_minus(distance: Tensor) -> Tensor:
     """-log(1 - d) for distances d in [0, 2]; its tangent where 1 - d is below `LOG_FLOOR`."""
     similarity = 1 - distance
-    floor = similarity.new_tensor(LOG_FLOOR)
-    return (floor - similarity).clamp(min=0) / floor - similarity.clamp(min=LOG_FLOOR).log()
+    below = (LOG_FLOOR - similarity).clamp(min=0) / LOG_FLOOR
+    return below - similarity.clamp(min=LOG_FLOOR).log()
 
 
 def inter_cosines(random: Tensor, base: Tensor, pairs: Literal["next", "all_pairs"]) -> Tensor:
@@ -115,8 +115,11 @@ def inter_cosines(random: Tensor, base: Tensor, pairs: Literal["next", "all_pair
         )
     if pairs == "next":
         return cosines(random, base.roll(-1, dims=0))
-    all_cosines = cosines(random[:, None], base[None, :])
-    return all_cosines[~torch.eye(batch, dtype=torch.bool, device=all_cosines.device)]
+    pairs_of_volumes = cosines(random[:, None], base[None, :]).flatten(end_dim=1)
+    # Without the first of every B + 1 pairs, the diagonal. A mask would wait for the device, because
+    # the shape of its result depends on its values.
+    rows = pairs_of_volumes[1:].unflatten(0, (batch - 1, batch + 1))
+    return rows[:, :-1].flatten(end_dim=1)
 
 
 def inter_targets(target: Tensor, pairs: Literal["next", "all_pairs"]) -> Tensor:

@@ -20,6 +20,7 @@ from voco_models.networks import (
 )
 from voco_models.objectives.collapse import effective_rank
 from voco_models.objectives.crops import Boxes, CropPlan, TargetMode, extract_crops, overlap_targets
+from voco_models.objectives.draws import StepChoices, StepDraws
 from voco_models.objectives.losses import (
     LossOptions,
     agreement_loss,
@@ -128,8 +129,8 @@ class _Embeddings(NamedTuple):
 class Voco2d(Objective):
     """Trains an encoder so that the cosine between the embeddings of two crops is their overlap.
 
-    All random draws are seeded with `batch.seed`, so the losses are a function of the weights and
-    the batch.
+    All random draws are a function of the batch's seed and items, so the losses are a function of
+    the weights and the batch; see `draws.py`.
     """
 
     base_corners: Tensor
@@ -268,33 +269,39 @@ class Voco2d(Objective):
             buffer.copy_(value)
         self._statistics = []
 
+    def draw(self, batch: Batch) -> StepDraws:
+        """All random choices for a batch, on the CPU; a function of its seed and items."""
+        config = self.config
+        choices = StepChoices(
+            plan=self.plan,
+            slice_stride=config.slice_stride,
+            separate_slices=config.slices == "separate",
+            intensity=config.augment,
+            volumes=config.volume_augment,
+        )
+        return choices.draw(batch.volumes.shape[1], batch.seed, batch.items)
+
     @torch.no_grad()
     def crops_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Normalised crops (B, n + m, Z', h, w), n random ones first, and targets (B, n, m)."""
-        device = batch.volumes.device
-        cpu_generator = torch.Generator().manual_seed(batch.seed)
-        random = self.plan.draw_boxes(len(batch.volumes), cpu_generator).to(device)
+        draws = self.draw(batch)
+        random = draws.random.to(batch.volumes.device)
         base = Boxes(self.base_corners, self.plan.size)
-        of_random = of_base = self._draw_slices(batch, cpu_generator)
-        if self.config.slices == "separate":
-            of_base = self._draw_slices(batch, cpu_generator)
-            count = min(of_random.shape[1], of_base.shape[1])
-            of_random, of_base = of_random[:, :count], of_base[:, :count]
+        of_random, of_base = self._choose_slices(batch.volumes, draws)
         stored = torch.cat([extract_crops(of_random, random), extract_crops(of_base, base)], dim=1)
         crops = normalise(stored, self.window)
-        if not self.config.augment.is_identity:
-            parameters = self.config.augment.draw(tuple(crops.shape[:2]), cpu_generator)
-            noise_generator = torch.Generator(device).manual_seed(batch.seed)
-            crops = parameters.apply(crops, noise_generator)
+        if draws.intensity is not None:
+            crops = draws.intensity.apply(crops, draws.noise_seeds)
         return crops, overlap_targets(random, base, self.config.target)
 
-    def _draw_slices(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Every n-th slice of the volumes, from a random first one: (B, Z', Y, X), augmented."""
-        Z = batch.volumes.shape[1]
-        stride = min(self.config.slice_stride, Z)
-        first = int(torch.randint(stride, (), generator=generator))
-        volumes = batch.volumes[:, first::stride]
-        if self.config.volume_augment.is_identity:
-            return volumes
-        draws = self.config.volume_augment.draw(len(volumes), batch.seed)
-        return draws.apply(volumes, outside=self.window.low)
+    def _choose_slices(self, volumes: Tensor, draws: StepDraws) -> tuple[Tensor, Tensor]:
+        """The slices that random and base crops show, equally many, flipped and turned."""
+        stride = min(self.config.slice_stride, volumes.shape[1])
+        first, other = (volumes[:, start::stride] for start in draws.first_slices)
+        count = min(first.shape[1], other.shape[1])
+        chosen = [first[:, :count]]
+        if draws.first_slices[0] != draws.first_slices[1]:
+            chosen.append(other[:, :count])
+        if draws.volumes is not None:
+            chosen = [draws.volumes.apply(part, outside=self.window.low) for part in chosen]
+        return chosen[0], chosen[-1]

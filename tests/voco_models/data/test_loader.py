@@ -82,7 +82,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     assert len(orders) == 4
 
 
-def test_step_seeds_differ_by_seed_step_and_rank() -> None:
+def test_step_seeds_differ_by_seed_step_and_stream() -> None:
     seeds = {step_seed(*key) for key in itertools.product(range(5), range(20), range(3))}
     assert len(seeds) == 300
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -128,10 +128,13 @@ def test_a_stream_can_start_in_the_middle_of_an_epoch(start: int, batch_size: in
         assert one.seed == other.seed
 
 
-def test_ranks_see_different_volumes_and_different_seeds() -> None:
-    ranks = [next(loader_of(12, 3, rank=rank, world=2).batches_from(0)) for rank in (0, 1)]
-    assert not set(ranks[0].items.tolist()) & set(ranks[1].items.tolist())
-    assert ranks[0].seed != ranks[1].seed
+def test_ranks_share_the_batch_of_one_process_and_its_seed() -> None:
+    for step in range(4):
+        (one,) = itertools.islice(loader_of(24, 6).batches_from(step), 1)
+        ranks = [next(loader_of(24, 3, rank=rank, world=2).batches_from(step)) for rank in (0, 1)]
+        joined = ranks[0].items.tolist() + ranks[1].items.tolist()
+        assert sorted(joined) == sorted(one.items.tolist())
+        assert ranks[0].seed == ranks[1].seed == one.seed
 
 
 def test_batches_carry_the_targets_of_their_items() -> None:
