@@ -28,15 +28,20 @@ from voco_models.stages.pretrain_plan import STAGE, PretrainPlan, make_plan
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.stages.run_split import find_split, keep_split
 from voco_models.training import (
+    HEALTH,
+    HISTORY,
+    PROBES,
     HistoryRow,
     Monitor,
     ProbeMonitor,
     SpeedMonitor,
+    TrainState,
     check_run_folder,
     checkpoint,
     choose_device,
     export_backbone,
     fit,
+    read_history,
     to_plain,
     write_tensorboard,
 )
@@ -147,21 +152,26 @@ def pretrain(
     _begin_run(run, plan, name, resume=resume)
     if plan.recipe.compile and chosen_device.type == "cuda":
         plan.objective.compile_backbones()
-    summary = fit(
-        plan.objective,
-        loader,
-        plan.recipe.fit,
-        out=run,
-        device=chosen_device,
-        max_steps=max_steps,
-        resume=resume,
-        provenance=plan.provenance,
-        on_log=watch,
-        monitors=[*_own_monitors(run, plan, watch, chosen_device), *monitors],
-        name_items=lambda indices: name_items(loader.items, indices),
-    )
-    checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: watch.alarms})
-    write_tensorboard(run, write_page(run))
+    try:
+        summary = fit(
+            plan.objective,
+            loader,
+            plan.recipe.fit,
+            out=run,
+            device=chosen_device,
+            max_steps=max_steps,
+            resume=resume,
+            provenance=plan.provenance,
+            on_log=watch,
+            monitors=[*_own_monitors(run, plan, watch, chosen_device), *monitors],
+            name_items=lambda indices: name_items(loader.items, indices),
+        )
+    except InputError:  # nothing has been written
+        raise
+    except BaseException:  # a signal, or a loss that is not finite
+        _write_health(run, watch.alarms)
+        raise
+    _write_health(run, watch.alarms)
     backbone, provenance = plan.objective.student.backbone, plan.provenance
     return PretrainSummary(
         run=run,
@@ -181,7 +191,9 @@ def pretrain(
         seconds=summary.seconds,
         checkpoint=summary.checkpoint,
         backbone=checkpoint.save_backbone(run, backbone, provenance),
-        export=export_backbone(run, backbone, provenance, step=summary.last_step),
+        export=export_backbone(
+            run, backbone, provenance, step=summary.last_step, scores=_read_scores(run)
+        ),
         history=summary.history,
         report=run / PAGE,
     )
@@ -222,6 +234,33 @@ def _begin_run(run: Path, plan: PretrainPlan, name: str, *, resume: bool) -> Non
         pins.pin_store(store, run, STAGE)
 
 
+def _write_health(run: Path, alarms: Sequence[str]) -> None:
+    """Write the alarms to `run.json`, the page, and TensorBoard's files."""
+    checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: list(alarms)})
+    write_tensorboard(run, write_page(run))
+
+
+def _read_scores(run: Path) -> dict[str, dict[str, float]] | None:
+    """The last row of each table of the run, by table, as the scores of its card."""
+    tables = {"training": HISTORY, "signals": HEALTH, "held_out": PROBES}
+    rows = {name: read_history(run, file) for name, file in tables.items()}
+    return {name: dict(found[-1]) for name, found in rows.items() if found} or None
+
+
+@dataclass(frozen=True, slots=True)
+class _HealthMonitor:
+    """Writes alarms, page and TensorBoard's files at every checkpoint."""
+
+    run: Path
+    watch: _Watch
+    every: int
+
+    def observe(self, state: TrainState) -> None:
+        """Write them."""
+        del state
+        _write_health(self.run, self.watch.alarms)
+
+
 class _Watch:
     """Looks at each row of the history: alarms, signals of health, and a line in the log."""
 
@@ -232,6 +271,7 @@ class _Watch:
         self._total_steps = recipe.fit.total_steps
         self._collapse = CollapseWatch(
             constant_cosine_losses(objective.plan, recipe.voco.target, recipe.voco.loss),
+            log_every=recipe.fit.log_every,
             warmup_steps=recipe.fit.warmup_steps,
             total_steps=recipe.fit.total_steps,
             alarms=alarms,
@@ -281,13 +321,16 @@ def _own_monitors(
         crops_per_step=count_crops(recipe, plan.stores[0].grid),
         last=recipe.fit.total_steps,
     )
-    return [speed, *([make_probe_monitor(run, plan.probed, recipe, device)] if plan.probed else [])]
+    probes = [make_probe_monitor(run, plan.probed, recipe, device)] if plan.probed else []
+    return [speed, *probes, _HealthMonitor(run, watch, recipe.fit.checkpoint_every)]
 
 
 def count_crops(recipe: PretrainRecipe, grid: tuple[int, int, int]) -> int:
-    """Slice images of crops that a step trains on."""
+    """Slice images of crops that the student trains on in a step."""
     stride = min(recipe.voco.slice_stride, grid[0])
-    columns = recipe.voco.grid**2 + recipe.voco.n_random
+    columns = recipe.voco.n_random
+    if recipe.voco.student_crops == "all":
+        columns += recipe.voco.grid**2
     return recipe.fit.accumulate * recipe.batch_size * columns * -(-grid[0] // stride)
 
 
