@@ -23,6 +23,7 @@ from voco_models.objectives import (
 )
 from voco_models.stages import recipe_options
 from voco_models.stages.initial_weights import SCRATCH
+from voco_models.stages.place_probe import PlaceProbe
 from voco_models.stages.pretrain_page import PAGE, write_page
 from voco_models.stages.pretrain_plan import STAGE, PretrainPlan, make_plan
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
@@ -33,6 +34,7 @@ from voco_models.training import (
     PROBES,
     HistoryRow,
     Monitor,
+    Probe,
     ProbeMonitor,
     SpeedMonitor,
     TrainState,
@@ -321,7 +323,7 @@ def _own_monitors(
         crops_per_step=count_crops(recipe, plan.stores[0].grid),
         last=recipe.fit.total_steps,
     )
-    probes = [make_probe_monitor(run, plan.probed, recipe, device)] if plan.probed else []
+    probes = [make_probe_monitor(run, plan, device)] if plan.probed else []
     return [speed, *probes, _HealthMonitor(run, watch, recipe.fit.checkpoint_every)]
 
 
@@ -334,16 +336,17 @@ def count_crops(recipe: PretrainRecipe, grid: tuple[int, int, int]) -> int:
     return recipe.fit.accumulate * recipe.batch_size * columns * -(-grid[0] // stride)
 
 
-def make_probe_monitor(
-    run: Path, items: Sequence[Item], recipe: PretrainRecipe, device: torch.device
-) -> ProbeMonitor:
-    """The probe of the pretext on the held-out `items`, at most `PROBE_BATCHES` batches of them."""
+def make_probe_monitor(run: Path, plan: PretrainPlan, device: torch.device) -> ProbeMonitor:
+    """The probes on held-out volumes: of the pretext, on `PROBE_BATCHES` batches, and of places."""
+    items, recipe = plan.probed, plan.recipe
     size = min(len(items), recipe.batch_size)
     # The inter-volume loss and batch norm need two volumes.
     repeated = list(items) if size > 1 else list(items) * 2
     loader = Loader(repeated, batch_size=max(2, size), seed=recipe.fit.seed, device=device)
-    probe = HeldOutProbe(loader, min(PROBE_BATCHES, loader.steps_per_epoch))
-    return ProbeMonitor(run, [probe], every=recipe.probe_every)
+    probes: list[Probe] = [HeldOutProbe(loader, min(PROBE_BATCHES, loader.steps_per_epoch))]
+    if recipe.voco.grid > 1:  # else a crop is the plane, and has one place
+        probes.append(PlaceProbe(plan.items, plan.probed))
+    return ProbeMonitor(run, probes, every=recipe.probe_every)
 
 
 def name_items(items: Sequence[Item], indices: Sequence[int]) -> list[str]:

@@ -21,6 +21,7 @@ from voco_data.errors import InputError
 from voco_data.store.reader import Store
 from voco_models.data import items_of
 from voco_models.objectives import LossOptions
+from voco_models.probes import ProbeOptions, probe, read_volumes
 from voco_models.stages.held_out_patients import hold_out_patients
 from voco_models.stages.pretraining import count_crops, pretrain
 from voco_models.training import Objective, TrainState, checkpoint, health
@@ -28,7 +29,11 @@ from voco_models.training.health import HEALTH, PROBES, ProbeMonitor, write_tens
 from voco_models.training.history import read_history
 
 PROBED = replace(QUICK, probe_every=2, probe_fraction=0.4)
-PROBE_COLUMNS = ["step", "correlation", "intra", "intra_student", "student_rank", "teacher_rank"]
+PLACES = [f"{who}_place_{how}" for who in ("student", "teacher") for how in ("knn", "ridge")]
+PROBE_COLUMNS = [
+    "step", "correlation", "intra", "intra_student", *PLACES[:2], "student_rank", *PLACES[2:],
+    "teacher_rank",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,25 @@ def test_probes_have_a_row_at_their_cadence(run: Path) -> None:
     assert all(np.isfinite(list(row.values())).all() for row in rows)
     assert rows[0]["student_rank"] != rows[0]["teacher_rank"]
     assert rows[0]["intra"] != rows[1]["intra"]
+
+
+def test_places_of_student_and_teacher_are_those_of_the_probes(store: Store, run: Path) -> None:
+    """The student after the last step is the exported backbone."""
+    items = items_of([store])
+    training, probed, _ = hold_out_patients([store], items, 0.4)
+    row = read_history(run, PROBES)[-1]
+    backbone, _ = checkpoint.load_backbone(run)
+    volumes = read_volumes([store])
+    held = frozenset(f"patient-{item.row:03d}" for item in probed)
+    assert len(volumes) == len(training) + len(probed)
+    ordered = sorted(volumes, key=lambda volume: volume.patient in held)  # as the run has them
+    options = ProbeOptions(crop_px=GRID[1] // 3, crops=8, position_slice_stride=0)
+    table = probe(backbone, ordered, [held], options, reestimate=True)
+    for question, name in (("crop_knn_map", "knn"), ("crop_ridge_map", "ridge")):
+        errors = table.by_patient[question]
+        mean = sum(errors.values()) / len(errors)
+        assert row[f"student_place_{name}"] == pytest.approx(mean, rel=1e-4)
+    assert row["student_place_knn"] < GRID[1]
 
 
 def test_probes_change_no_loss(store: Store, run: Path, tmp_path: Path) -> None:
@@ -156,7 +180,7 @@ def test_the_page_is_one_file_with_what_the_tables_hold(run: Path, store: Store)
     page = Page()
     page.feed(text)
     assert not [a for _, a in page.tags if a.get("src") or str(a.get("href", "#"))[0] != "#"]
-    assert [tag for tag, _ in page.tags].count("svg") == 12
+    assert [tag for tag, _ in page.tags].count("svg") == 14
     assert {"Alarms", "None so far.", "Held-out patients: intra loss", "6 of 6"} <= set(page.words)
     assert any(store.storage.name in word for word in page.words)
 
