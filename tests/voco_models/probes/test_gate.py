@@ -1,8 +1,8 @@
 """Whether the question can be answered: random features must not tell places, ImageNet's must.
 
 With a backbone for which random weights solve the probe, no claim of learning can be made. The
-error of chance is 32 px; a random backbone must be at 10 px or more, with re-estimated batch norm, and
-with its stored statistics, which tell more here.
+error of chance is 32 px; a random backbone must be at 10 px or more, with re-estimated batch norm,
+and with its stored statistics, which tell more here.
 """
 
 from __future__ import annotations
