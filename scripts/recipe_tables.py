@@ -120,7 +120,8 @@ def filled(page: str) -> str:
     for cls in RECIPES:
         begin, end = f"<!-- options of {cls.__name__} -->\n", "\n<!-- end -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        page, count = pattern.subn(lambda _, c=cls, b=begin, e=end: f"{b}{table(c)}{e}", page)
+        escaped = f"{begin}{table(cls)}{end}".replace("\\", r"\\")
+        page, count = pattern.subn(escaped, page)
         if count != 1:
             raise ValueError(f"{PAGE.name}: expected one place for {cls.__name__}, found {count}")
     return page

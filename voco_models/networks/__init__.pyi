@@ -29,4 +29,8 @@ from .sequence_models import (
     SequenceModel as SequenceModel,
 )
 from .teacher import Teacher as Teacher, cosine_schedule as cosine_schedule
-from .weight_files import read_header as read_header, write_safetensors as write_safetensors
+from .weight_files import (
+    SAFETENSORS as SAFETENSORS,
+    read_header as read_header,
+    write_safetensors as write_safetensors,
+)

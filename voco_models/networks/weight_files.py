@@ -53,11 +53,17 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], text: str) -> N
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The JSON object in the header of a file of `write_safetensors`; empty for any other file."""
+    """The JSON object in the header of a file of `write_safetensors`; empty for any other file.
+
+    Raises InputError if the file cannot be read.
+    """
     if path.suffix != SAFETENSORS:
         return {}
-    with safetensors.safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get("voco", "{}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("voco", "{}")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _unreadable(path) from error
     try:
         header = json.loads(text)
     except ValueError as error:

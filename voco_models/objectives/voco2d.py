@@ -33,6 +33,9 @@ from voco_models.objectives.losses import (
 from voco_models.objectives.signals import AgreementSignals
 from voco_models.training import WHEN_CHANGED, Objective
 
+MAX_TURN_DEG = 30
+"""Largest turn of volumes whose places are compared with those of others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Voco2dConfig:
@@ -88,11 +91,12 @@ class Voco2dConfig:
             raise InputError("recipe: slices must be shared or separate")
         if self.slices == "separate" and self.slice_stride < 2:
             raise InputError("recipe: separate slices need slice_stride >= 2")
-        flips = self.volume_augment.flip_x or self.volume_augment.flip_y
-        if self.loss.inter_target == "overlap" and flips:
+        between = self.loss.inter != "off" and self.loss.inter_target == "overlap"
+        turns = self.volume_augment
+        if between and (turns.flip_x or turns.flip_y or turns.rotate_deg > MAX_TURN_DEG):
             raise InputError(
                 "recipe: loss.inter_target = overlap compares places between volumes; set flip_x "
-                "and flip_y of volume_augment to 0"
+                f"and flip_y of volume_augment to 0, and rotate_deg to {MAX_TURN_DEG} at most"
             )
         if self.projector_width < 1 or self.embedding < 1:
             raise InputError("recipe: projector_width and embedding must be at least 1")

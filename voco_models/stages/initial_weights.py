@@ -78,8 +78,13 @@ def load_initial_weights(init: str | Path, backbone: str) -> InitialWeights:
     if path.is_file():
         weights = create_backbone(backbone, pretrained=path).state_dict()
         provenance = read_header(path).get("provenance")
-        name = f"file:{_hash_file(path)}"
-        return InitialWeights(name, weights, provenance, hash_weights(weights))
+        return InitialWeights(
+            name=f"file:{_hash_file(path)}",
+            weights=weights,
+            provenance=provenance,
+            digest=hash_weights(weights),
+            seen=None if provenance is None else read_seen_patients(path, provenance),
+        )
     raise InputError(
         f"init: expected {SCRATCH}, {IMAGENET}, a file of weights, or the folder of a finished "
         f"pretraining run with {checkpoint.BACKBONE}, got {init}"
@@ -111,12 +116,16 @@ def _from_run(file: Path, given: Path, name: str) -> InitialWeights:
         weights=weights,
         provenance=provenance,
         digest=hash_weights(weights),
-        seen=_seen_patients(file.parent, provenance),
+        seen=read_seen_patients(file, provenance),
     )
 
 
-def _seen_patients(run: Path, provenance: Mapping[str, Any]) -> SeenPatients | None:
-    """The patients of a pretraining run; None if its folder does not tell, or tells of others."""
+def read_seen_patients(path: Path, provenance: Mapping[str, Any]) -> SeenPatients | None:
+    """The patients of the pretraining run with this provenance, in the folder `path` or its file.
+
+    None if the folder does not tell, or tells of others.
+    """
+    run = path if path.is_dir() else path.parent
     selected = (provenance.get("selection") or {}).get("patients_digest")
     recorded = provenance.get("seen_patients", selected)
     seen = SeenPatients.read(run)

@@ -24,12 +24,16 @@ Chart: TypeAlias = tuple[str, str, dict[str, str], str]
 CHARTS: tuple[Chart, ...] = (
     ("Losses", "history",
      {"loss": "all", "intra": "intra", "inter": "inter", "reg": "reg"}, "loss"),
-    ("Intra loss, student on both sides", "history", {"intra": "intra", "intra_student": "student"},
-     "loss"),
+    ("Intra loss", "history",
+     {"intra": "student and teacher", "intra_student": "student on both sides"}, "loss"),
     ("Held-out patients: intra loss", "probes",
-     {"intra": "intra", "intra_student": "student on both sides"}, "loss"),
+     {"intra": "student and teacher", "intra_student": "student on both sides"}, "loss"),
     ("Held-out patients: effective rank", "probes",
      {"student_rank": "student", "teacher_rank": "teacher"}, "rank"),
+    ("Held-out patients: error of the place of a crop (nearest neighbours)", "probes",
+     {"student_place_knn": "student", "teacher_place_knn": "teacher"}, "px"),
+    ("Held-out patients: error of the place of a crop (ridge)", "probes",
+     {"student_place_ridge": "student", "teacher_place_ridge": "teacher"}, "px"),
     ("Effective rank: student", "history", {"rank": "student"}, "rank"),
     ("Effective rank: teacher", "health", {"teacher_rank": "teacher"}, "rank"),
     ("Correlation of cosines with targets", "health", {"correlation": "training batches"},
@@ -53,9 +57,10 @@ def write_page(run: Path) -> dict[str, Rows]:
     sections = [
         Section("Alarms", _render_alarms(description.get("alarms", []))),
         *(
-            Section(title, _render_chart(title, tables[table], columns, label))
+            Section(title, _render_chart(title, tables[table], drawn, label))
             for title, table, columns, label in (*CHARTS, *_charts_of_other_probes(tables))
-            if _has_points(tables[table], columns)
+            for drawn in [_columns_with_points(tables[table], columns)]
+            if drawn
         ),
         Section("The run", _render_facts(description, tables["history"])),
     ]
@@ -70,11 +75,13 @@ def _charts_of_other_probes(tables: Mapping[str, Rows]) -> Iterator[Chart]:
         yield f"Probe: {column}", "probes", {column: column}, column
 
 
-def _has_points(rows: Rows, columns: Mapping[str, str]) -> bool:
-    """Whether the rows have the columns, and a value that can be drawn."""
-    return all(column in row for row in rows for column in columns) and any(
-        math.isfinite(row[column]) for row in rows for column in columns
-    )
+def _columns_with_points(rows: Rows, columns: Mapping[str, str]) -> dict[str, str]:
+    """The columns that all rows have, and that have a value which can be drawn."""
+    return {
+        column: name
+        for column, name in columns.items()
+        if all(column in row for row in rows) and any(math.isfinite(row[column]) for row in rows)
+    }
 
 
 def _render_alarms(alarms: Sequence[str]) -> Markup:
@@ -91,6 +98,17 @@ def _render_chart(title: str, rows: Rows, columns: Mapping[str, str], label: str
     return Markup("<figure>{}</figure>").format(Markup(chart))
 
 
+def _describe_test_patients(provenance: Mapping[str, Any]) -> str:
+    """Whether test patients of the split were learnt from."""
+    if provenance.get("split") is None:
+        return "no split was given"
+    selection = provenance.get("selection") or {}
+    if selection.get("transductive"):
+        return f"learnt from: the run is transductive (split {provenance['split']})"
+    count = (selection.get("left_out") or {}).get("test", 0)
+    return f"left out, {count} volumes (split {provenance['split']})"
+
+
 def _render_facts(description: Mapping[str, Any], history: Rows) -> Markup:
     provenance = description["provenance"]
     recipe = provenance["recipe"]
@@ -102,6 +120,7 @@ def _render_facts(description: Mapping[str, Any], history: Rows) -> Markup:
         "Stores": stores,
         "Steps": f"{int(history[-1]['step']) if history else 0} of {recipe['fit']['total_steps']}",
         "Volumes per step": recipe["batch_size"] * recipe["fit"].get("accumulate", 1),
+        "Test patients": _describe_test_patients(provenance),
         "Notes": "; ".join(description["notes"]) or "none",
         "voco": provenance["voco"] or "not installed",
         "Commit": provenance["commit"] or "unknown",

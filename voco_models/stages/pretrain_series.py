@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pandas as pd
 from voco_data.errors import InputError
 from voco_data.selection import (
     Exposure,
+    SeenPatients,
     Selection,
     Split,
     describe_series,
@@ -109,23 +110,33 @@ def check_initial_weights(
     """
     if split is None or not initial.pretrained:
         return
-    ids = {patient: [patient] for patient in split.test}
+    exposure = measure_seen(initial.seen, stores, split.test)
+    if exposure.seen and not transductive:
+        raise InputError(
+            f"init: {init} has learnt from {exposure.seen} of the split's {len(split.test)} test "
+            "patients; give weights that have not, or --transductive"
+        )
+    if exposure.seen != 0:
+        log.warning("init: %s", exposure.sentence)
+
+
+def measure_seen(
+    seen: SeenPatients | None, stores: Sequence[Store], patients: Collection[str]
+) -> Exposure:
+    """How many of `patients`, with their ids in `stores`, pretraining has seen.
+
+    None are known to be seen, and none not to be, where a store cannot be compared.
+    """
+    ids = {patient: [patient] for patient in patients}
     series = list_series(stores)
     parts = [
-        measure_exposure(initial.seen, store, series[series["store"] == position], ids)
+        measure_exposure(seen, store, series[series["store"] == position], ids).seen
         for position, store in enumerate(stores)
     ]
-    known = [part.seen for part in parts if part.seen is not None]
-    count = min(sum(known), len(split.test))
-    if count and not transductive:
-        raise InputError(
-            f"init: {init} has learnt from {count} of the split's {len(split.test)} test patients; "
-            "give weights that have not, or --transductive"
-        )
-    if count or len(known) < len(parts):
-        seen = count if count else None
-        exposure = Exposure(pretrained=True, test_patients=len(split.test), seen=seen)
-        log.warning("init: %s", exposure.sentence)
+    known = [part for part in parts if part is not None]
+    count = min(sum(known), len(patients))
+    unknown = not count and len(known) < len(parts)
+    return Exposure(pretrained=True, test_patients=len(patients), seen=None if unknown else count)
 
 
 def _refuse_named_test_patients(selection: Selection, split: Split) -> None:

@@ -23,20 +23,27 @@ from voco_models.objectives import (
 )
 from voco_models.stages import recipe_options
 from voco_models.stages.initial_weights import SCRATCH
+from voco_models.stages.place_probe import PlaceProbe
 from voco_models.stages.pretrain_page import PAGE, write_page
 from voco_models.stages.pretrain_plan import STAGE, PretrainPlan, make_plan
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.stages.run_split import find_split, keep_split
 from voco_models.training import (
+    HEALTH,
+    HISTORY,
+    PROBES,
     HistoryRow,
     Monitor,
+    Probe,
     ProbeMonitor,
     SpeedMonitor,
+    TrainState,
     check_run_folder,
     checkpoint,
     choose_device,
     export_backbone,
     fit,
+    read_history,
     to_plain,
     write_tensorboard,
 )
@@ -147,21 +154,26 @@ def pretrain(
     _begin_run(run, plan, name, resume=resume)
     if plan.recipe.compile and chosen_device.type == "cuda":
         plan.objective.compile_backbones()
-    summary = fit(
-        plan.objective,
-        loader,
-        plan.recipe.fit,
-        out=run,
-        device=chosen_device,
-        max_steps=max_steps,
-        resume=resume,
-        provenance=plan.provenance,
-        on_log=watch,
-        monitors=[*_own_monitors(run, plan, watch, chosen_device), *monitors],
-        name_items=lambda indices: name_items(loader.items, indices),
-    )
-    checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: watch.alarms})
-    write_tensorboard(run, write_page(run))
+    try:
+        summary = fit(
+            plan.objective,
+            loader,
+            plan.recipe.fit,
+            out=run,
+            device=chosen_device,
+            max_steps=max_steps,
+            resume=resume,
+            provenance=plan.provenance,
+            on_log=watch,
+            monitors=[*_own_monitors(run, plan, watch, chosen_device), *monitors],
+            name_items=lambda indices: name_items(loader.items, indices),
+        )
+    except InputError:  # nothing has been written
+        raise
+    except BaseException:  # a signal, or a loss that is not finite
+        _write_health(run, watch.alarms)
+        raise
+    _write_health(run, watch.alarms)
     backbone, provenance = plan.objective.student.backbone, plan.provenance
     return PretrainSummary(
         run=run,
@@ -181,7 +193,9 @@ def pretrain(
         seconds=summary.seconds,
         checkpoint=summary.checkpoint,
         backbone=checkpoint.save_backbone(run, backbone, provenance),
-        export=export_backbone(run, backbone, provenance, step=summary.last_step),
+        export=export_backbone(
+            run, backbone, provenance, step=summary.last_step, scores=_read_scores(run)
+        ),
         history=summary.history,
         report=run / PAGE,
     )
@@ -222,6 +236,33 @@ def _begin_run(run: Path, plan: PretrainPlan, name: str, *, resume: bool) -> Non
         pins.pin_store(store, run, STAGE)
 
 
+def _write_health(run: Path, alarms: Sequence[str]) -> None:
+    """Write the alarms to `run.json`, the page, and TensorBoard's files."""
+    checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: list(alarms)})
+    write_tensorboard(run, write_page(run))
+
+
+def _read_scores(run: Path) -> dict[str, dict[str, float]] | None:
+    """The last row of each table of the run, by table, as the scores of its card."""
+    tables = {"training": HISTORY, "signals": HEALTH, "held_out": PROBES}
+    rows = {name: read_history(run, file) for name, file in tables.items()}
+    return {name: dict(found[-1]) for name, found in rows.items() if found} or None
+
+
+@dataclass(frozen=True, slots=True)
+class _HealthMonitor:
+    """Writes alarms, page and TensorBoard's files at every checkpoint."""
+
+    run: Path
+    watch: _Watch
+    every: int
+
+    def observe(self, state: TrainState) -> None:
+        """Write them."""
+        del state
+        _write_health(self.run, self.watch.alarms)
+
+
 class _Watch:
     """Looks at each row of the history: alarms, signals of health, and a line in the log."""
 
@@ -232,6 +273,7 @@ class _Watch:
         self._total_steps = recipe.fit.total_steps
         self._collapse = CollapseWatch(
             constant_cosine_losses(objective.plan, recipe.voco.target, recipe.voco.loss),
+            log_every=recipe.fit.log_every,
             warmup_steps=recipe.fit.warmup_steps,
             total_steps=recipe.fit.total_steps,
             alarms=alarms,
@@ -281,26 +323,30 @@ def _own_monitors(
         crops_per_step=count_crops(recipe, plan.stores[0].grid),
         last=recipe.fit.total_steps,
     )
-    return [speed, *([make_probe_monitor(run, plan.probed, recipe, device)] if plan.probed else [])]
+    probes = [make_probe_monitor(run, plan, device)] if plan.probed else []
+    return [speed, *probes, _HealthMonitor(run, watch, recipe.fit.checkpoint_every)]
 
 
 def count_crops(recipe: PretrainRecipe, grid: tuple[int, int, int]) -> int:
-    """Slice images of crops that a step trains on."""
+    """Slice images of crops that the student trains on in a step."""
     stride = min(recipe.voco.slice_stride, grid[0])
-    columns = recipe.voco.grid**2 + recipe.voco.n_random
+    columns = recipe.voco.n_random
+    if recipe.voco.student_crops == "all":
+        columns += recipe.voco.grid**2
     return recipe.fit.accumulate * recipe.batch_size * columns * -(-grid[0] // stride)
 
 
-def make_probe_monitor(
-    run: Path, items: Sequence[Item], recipe: PretrainRecipe, device: torch.device
-) -> ProbeMonitor:
-    """The probe of the pretext on the held-out `items`, at most `PROBE_BATCHES` batches of them."""
+def make_probe_monitor(run: Path, plan: PretrainPlan, device: torch.device) -> ProbeMonitor:
+    """The probes on held-out volumes: of the pretext, on `PROBE_BATCHES` batches, and of places."""
+    items, recipe = plan.probed, plan.recipe
     size = min(len(items), recipe.batch_size)
     # The inter-volume loss and batch norm need two volumes.
     repeated = list(items) if size > 1 else list(items) * 2
     loader = Loader(repeated, batch_size=max(2, size), seed=recipe.fit.seed, device=device)
-    probe = HeldOutProbe(loader, min(PROBE_BATCHES, loader.steps_per_epoch))
-    return ProbeMonitor(run, [probe], every=recipe.probe_every)
+    probes: list[Probe] = [HeldOutProbe(loader, min(PROBE_BATCHES, loader.steps_per_epoch))]
+    if recipe.voco.grid > 1:  # else a crop is the plane, and has one place
+        probes.append(PlaceProbe(plan.items, plan.probed))
+    return ProbeMonitor(run, probes, every=recipe.probe_every)
 
 
 def name_items(items: Sequence[Item], indices: Sequence[int]) -> list[str]:

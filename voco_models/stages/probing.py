@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 
 from voco_data.errors import InputError
-from voco_data.selection import read_split
+from voco_data.selection import Exposure, read_split
+from voco_data.store import Store
 from voco_models.data import step_seed
 from voco_models.networks import LITE0, Backbone, create_backbone, create_imagenet_lite0
 from voco_models.probes import (
@@ -30,7 +31,9 @@ from voco_models.probes import (
     probe,
     read_volumes,
 )
+from voco_models.stages.initial_weights import read_seen_patients
 from voco_models.stages.pretrain_plan import open_stores
+from voco_models.stages.pretrain_series import measure_seen
 from voco_models.training import checkpoint, choose_device
 
 log = logging.getLogger(__name__)
@@ -60,6 +63,8 @@ class ProbeSummary:
     ranks: list[Row]
     differences: list[Row]
     """Each row of a backbone minus each of the random backbone of its architecture."""
+    seen: dict[str, int | None]
+    """Backbone to how many of the patients it has learnt from; None if this is not known."""
     by_patient: dict[str, dict[str, dict[str, float]]]
     """`BACKBONE / STATISTICS` to probe to patient to error."""
     notes: tuple[str, ...]
@@ -90,7 +95,8 @@ def probe_backbones(
     Parameters
     ----------
     stores : folders or URLs of stores of one grid.
-    backbones : each a run folder, a `backbone.pt`, `random:NAME` or `imagenet:NAME`. Beside each,
+    backbones : each a run folder, its `backbone.pt` or `backbone.safetensors`, `random:NAME` or
+        `imagenet:NAME`. Beside each,
         random weights of its architecture are measured; and ImageNet's, where their weights are
         installed (`tf_efficientnet_lite0`). Each is measured with its own batch norm statistics,
         and with those of the volumes that the probe is fitted on.
@@ -126,8 +132,14 @@ def probe_backbones(
     target = choose_device(device)
     tables: dict[tuple[str, str], ProbeTable] = {}
     randoms: dict[str, str] = {}
+    measured = {patient for fold in folds for patient in fold}
+    exposures: dict[str, Exposure] = {}
     for name in _with_controls(backbones, notes):
         network = load_named(name, options.seed).to(target)
+        exposures[name] = _measure_exposure(name, opened, measured)
+        if exposures[name].pretrained and exposures[name].seen != 0:
+            notes.append(f"{name}: {exposures[name].sentence}")
+            log.warning("%s", notes[-1])
         randoms[name] = RANDOM + network.name
         for statistics in (STORED, REESTIMATED):
             log.info("probing %s, batch norm %s", name, statistics)
@@ -137,7 +149,7 @@ def probe_backbones(
     return ProbeSummary(
         stores=tuple(str(store.storage) for store in opened),
         volumes=len(volumes),
-        patients=len({patient for fold in folds for patient in fold}),
+        patients=len(measured),
         held_out=held_out,
         options=options,
         chance=_rows(chance_table(volumes, folds, options)),
@@ -168,6 +180,7 @@ def probe_backbones(
             for control in (STORED, REESTIMATED)
             for row in _rows(difference(table, tables[randoms[name], control], options.seed))
         ],
+        seen={name: exposure.seen for name, exposure in exposures.items()},
         by_patient={
             f"{name} / {statistics}": {key: dict(values) for key, values in t.by_patient.items()}
             for (name, statistics), t in tables.items()
@@ -177,8 +190,16 @@ def probe_backbones(
     )
 
 
+def _measure_exposure(name: str, stores: Sequence[Store], patients: Collection[str]) -> Exposure:
+    """How many of the measured patients a backbone has learnt from."""
+    if name.startswith((RANDOM, IMAGENET)):
+        return Exposure(pretrained=False, test_patients=len(patients), seen=0)
+    _, provenance = checkpoint.load_backbone(Path(name))
+    return measure_seen(read_seen_patients(Path(name), provenance), stores, patients)
+
+
 def load_named(name: str, seed: int = 0) -> Backbone:
-    """The backbone of a run folder, a `backbone.pt`, `random:NAME` or `imagenet:NAME`.
+    """The backbone of a run, its `backbone.pt` or export, `random:NAME` or `imagenet:NAME`.
 
     Raises InputError for an unknown name, and for weights that cannot be loaded.
     """

@@ -15,7 +15,7 @@ from .health import (
     SpeedMonitor as SpeedMonitor,
     write_tensorboard as write_tensorboard,
 )
-from .history import read_history as read_history
+from .history import HISTORY as HISTORY, read_history as read_history
 from .hooks import Monitor as Monitor
 from .objective import Objective as Objective
 from .optimizers import AdamW as AdamW, Optimizer as Optimizer

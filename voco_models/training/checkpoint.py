@@ -20,7 +20,7 @@ from torch import nn
 
 from voco_data.errors import InputError, VocoError
 from voco_data.storage import RUN_DESCRIPTION
-from voco_models.networks import Backbone, create_backbone
+from voco_models.networks import SAFETENSORS, Backbone, create_backbone, read_header
 
 FORMAT = 1
 """Version of the dictionaries in `checkpoint.pt` and `backbone.pt`."""
@@ -87,11 +87,14 @@ def save_backbone(run: Path, backbone: Backbone, provenance: dict[str, Any]) -> 
 
 
 def load_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
-    """The backbone of a run folder or of a `backbone.pt`, on the CPU, and its provenance.
+    """The backbone of a run folder, a `backbone.pt` or an exported file, on the CPU.
 
-    Raises InputError if there is none, or if its weights have other names or shapes.
+    The second value is its provenance. Raises InputError if there is none, or if its weights have
+    other names or shapes.
     """
     file = path / BACKBONE if path.is_dir() else path
+    if file.suffix == SAFETENSORS and file.is_file():
+        return _load_exported(file)
     payload = load(file)
     try:
         backbone = create_backbone(payload["name"], in_chans=payload["in_chans"])
@@ -99,6 +102,18 @@ def load_backbone(path: Path) -> tuple[Backbone, dict[str, Any]]:
         return backbone, payload["provenance"]
     except (KeyError, RuntimeError) as error:
         raise InputError(f"{file}: expected a backbone that voco wrote, got other keys") from error
+
+
+def _load_exported(file: Path) -> tuple[Backbone, dict[str, Any]]:
+    """The backbone of a file of `export_backbone`, by the card in its header."""
+    card = read_header(file)
+    try:
+        name, in_chans, provenance = card["architecture"], card["in_chans"], card["provenance"]
+    except KeyError as error:
+        raise InputError(
+            f"{file}: expected a backbone that voco exported, with its card in the header"
+        ) from error
+    return create_backbone(name, in_chans=in_chans, pretrained=file), provenance
 
 
 def write_run(run: Path, description: dict[str, Any]) -> None:

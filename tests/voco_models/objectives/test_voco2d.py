@@ -207,7 +207,11 @@ def test_places_of_flipped_volumes_cannot_be_compared() -> None:
     between = LossOptions(inter_target="overlap")
     with pytest.raises(InputError, match="set flip_x"):
         Voco2dConfig(loss=between, volume_augment=VolumeAugment(flip_x=0.5))
+    with pytest.raises(InputError, match="rotate_deg to 30 at most"):
+        Voco2dConfig(loss=between, volume_augment=VolumeAugment(rotate_deg=31))
     Voco2dConfig(loss=between, volume_augment=VolumeAugment(flip_z=0.5, rotate_deg=10))
+    off = replace(between, inter="off")
+    Voco2dConfig(loss=off, volume_augment=VolumeAugment(flip_x=0.5))
 
 
 def test_separate_slices_need_a_stride() -> None:

@@ -108,6 +108,10 @@ def test_pretraining_leaves_the_test_patients_out(root: Root, runs: dict[str, Pa
     assert read_split(runs["held_out"] / "split.json") == root.patients
     assert not (runs["whole"] / "split.json").exists()
     assert checkpoint.read_run(runs["transductive"])["provenance"]["selection"]["transductive"]
+    pages = {name: (run / "report.html").read_text() for name, run in runs.items()}
+    assert "learnt from: the run is transductive" in pages["transductive"]
+    assert "no split was given" in pages["whole"]
+    assert "left out, 4 volumes" in pages["held_out"]
 
 
 @pytest.mark.parametrize(

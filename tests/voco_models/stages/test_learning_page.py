@@ -14,10 +14,11 @@ from scripts import learning_page
 from scripts.learning_page import GROUPS, Work
 from tests.support.ct_learning import ct_learning_folder, write_patient_table
 from tests.support.small_stores import make_store, random_volumes
-from voco_data.selection import read_split
+from voco_data.selection import SeenPatients, read_split
 from voco_data.store.record import Record
 from voco_models.networks.imagenet_lite0 import PACKAGE
 
+HALF = ("stored", "half of random", "stored")
 N_REAL, DOMAINS = 7, {"a": 2, "b": 3, "c": 1, "d": 2, "e": 2}
 RANDOM, IMAGENET = list(learning_page.NAMES)[:2]
 ERRORS = {RANDOM: 30.0, IMAGENET: 15.0, "scratch": 10.0, "imagenet": 5.0}
@@ -60,7 +61,7 @@ def write_run(run: Path, seconds: float) -> None:
         "timm": "1.0",
         "recipe": {"fit": {"total_steps": 77}},
     }
-    (run / "run.json").write_text(json.dumps({"provenance": provenance}))
+    (run / "run.json").write_text(json.dumps({"provenance": provenance, "alarms": ["a"]}))
     (run / "history.csv").write_text(f"step,lr,loss,seconds\n1,1,1,1\n77,1,1,{seconds}\n")
 
 
@@ -123,16 +124,32 @@ def test_a_mean_counts_each_patient_once(work: Work) -> None:
 def test_differences_are_of_the_same_patients(work: Work) -> None:
     text = learning_page.render(work)
     # The group adds as much to both, so every pair differs by the same, and so do the resamples.
-    rows = [row for row in rows_of(text, "VoCo from scratch") if len(row) == 8]
-    assert [row[:5] for row in rows[:6]] == [
-        ["VoCo from scratch", "stored", "random", "stored", "-20.0 (-20.0 to -20.0)"],
-        ["VoCo from scratch", "stored", "random", "re-estimated", "-22.0 (-22.0 to -22.0)"],
-        ["VoCo from scratch", "re-estimated", "random", "re-estimated", "-20.0 (-20.0 to -20.0)"],
-        ["VoCo from scratch", "stored", "ImageNet", "stored", "-5.0 (-5.0 to -5.0)"],
-        ["VoCo from scratch", "stored", "ImageNet", "re-estimated", "-7.0 (-7.0 to -7.0)"],
-        ["VoCo from scratch", "re-estimated", "ImageNet", "re-estimated", "-5.0 (-5.0 to -5.0)"],
+    rows = [
+        row for row in rows_of(text.split("### Phantoms")[0], "VoCo from scratch") if len(row) == 8
     ]
-    assert {row[-1] for row in rows} == {"+0.00 (+0.00 to +0.00)"}
+    found = {tuple(row[1:4]): float(row[4].split()[0]) for row in rows}
+    assert found == {
+        ("stored", "random", "stored"): -20,
+        ("stored", "random", "re-estimated"): -22,
+        ("re-estimated", "random", "stored"): -18,
+        ("re-estimated", "random", "re-estimated"): -20,
+        ("stored", "ImageNet", "stored"): -5,
+        ("stored", "ImageNet", "re-estimated"): -7,
+        ("re-estimated", "ImageNet", "stored"): -3,
+        ("re-estimated", "ImageNet", "re-estimated"): -5,
+        ("stored", "half of random", "stored"): pytest.approx(found[HALF], abs=0.11),
+        ("stored", "half of random", "re-estimated"): pytest.approx(found[HALF] - 1, abs=0.11),
+        ("re-estimated", "half of random", "stored"): pytest.approx(found[HALF] + 2, abs=0.11),
+        ("re-estimated", "half of random", "re-estimated"): pytest.approx(
+            found[HALF] + 1, abs=0.11
+        ),
+    }
+    group_mean = 2 * (found[HALF] + 5)  # 10 + g - (30 + g) / 2 = -5 + g / 2
+    assert 0 < group_mean < 2
+    assert {row[4] for row in rows[:1]} == {"-20.0 (-20.0 to -20.0)"}
+    assert {row[-1] for row in rows} == {"+0.00 (+0.00 to +0.00)", ""}
+    arms = [row for row in rows_of(text, "VoCo from ImageNet") if row[2] == "VoCo from scratch"]
+    assert [row[4] for row in arms] == ["-5.0 (-5.0 to -5.0)"] * 4  # real and made-up
 
 
 def test_groups_and_domains_have_rows_of_their_own(work: Work) -> None:
@@ -148,7 +165,8 @@ def test_groups_and_domains_have_rows_of_their_own(work: Work) -> None:
 
 def test_the_facts_are_those_of_the_runs(work: Work) -> None:
     facts = learning_page.render(work).splitlines()[0]
-    for part in ("Commit 0123456789ab, torch 2.0", "7 real and 10 made-up", "77 steps; 5 to 7 min"):
+    parts = ("Commit 0123456789ab, torch 2.0", "7 real and 10 made-up", "77 steps; 5 to 7 min")
+    for part in (*parts, "6 alarms in 6 runs", "4 crops per real volume and 2"):
         assert part in facts
 
 
@@ -170,10 +188,25 @@ def test_the_command_measures_and_goes_on_where_it_was_stopped(
     learning_page.main()
     text = capsys.readouterr().out
     assert "24 real and 10 made-up volumes. Recipe `small`, 2 steps" in text
-    assert len(rows_of(text, "VoCo from scratch")) == 2 * (2 + 6)
+    assert len(rows_of(text, "VoCo from scratch")) == 2 * (2 + 8 + 4)
+    for run in (tmp_path / "work").glob("run-*"):
+        seen = SeenPatients.read(run)
+        assert seen is not None
+        learnt_from = {patient for store in seen.stores for patient in store.contents}
+        group = run.name.rpartition("-")[2]
+        assert learnt_from.isdisjoint(read_split(tmp_path / "work" / f"split-{group}.json").test)
     (tmp_path / "work" / "probe-real-1.json").unlink()
     times = {run: (run / "run.json").stat().st_mtime_ns for run in tmp_path.glob("work/run-*")}
     assert len(times) == 2 * GROUPS
     learning_page.main()
     assert capsys.readouterr().out == text
     assert {run: (run / "run.json").stat().st_mtime_ns for run in times} == times
+    monkeypatch.setattr(sys, "argv", ["learning_page.py", *words, "--set", "fit.lr=1"])
+    with pytest.raises(SystemExit, match="was made with another recipe"):
+        learning_page.main()
+
+
+def test_a_backbone_without_controls_is_refused(tmp_path: Path) -> None:
+    work = Work(tmp_path, "tiny", (), {"real": 4, "phantom": 2})
+    with pytest.raises(SystemExit, match="expected a recipe with tf_efficientnet_lite0"):
+        learning_page.check_can_measure(work)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import html.parser
 import importlib.util
-from dataclasses import replace
+import os
+import signal
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +20,20 @@ from tests.voco_models.stages.test_pretraining import GRID, QUICK, curve
 from voco_data.errors import InputError
 from voco_data.store.reader import Store
 from voco_models.data import items_of
+from voco_models.objectives import LossOptions
+from voco_models.probes import ProbeOptions, probe, read_volumes
 from voco_models.stages.held_out_patients import hold_out_patients
 from voco_models.stages.pretraining import count_crops, pretrain
-from voco_models.training import Objective, health
+from voco_models.training import Objective, TrainState, checkpoint, health
 from voco_models.training.health import HEALTH, PROBES, ProbeMonitor, write_tensorboard
 from voco_models.training.history import read_history
 
 PROBED = replace(QUICK, probe_every=2, probe_fraction=0.4)
-PROBE_COLUMNS = ["step", "correlation", "intra", "intra_student", "student_rank", "teacher_rank"]
+PLACES = [f"{who}_place_{how}" for who in ("student", "teacher") for how in ("knn", "ridge")]
+PROBE_COLUMNS = [
+    "step", "correlation", "intra", "intra_student", *PLACES[:2], "student_rank", *PLACES[2:],
+    "teacher_rank",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +60,25 @@ def test_probes_have_a_row_at_their_cadence(run: Path) -> None:
     assert all(np.isfinite(list(row.values())).all() for row in rows)
     assert rows[0]["student_rank"] != rows[0]["teacher_rank"]
     assert rows[0]["intra"] != rows[1]["intra"]
+
+
+def test_places_of_student_and_teacher_are_those_of_the_probes(store: Store, run: Path) -> None:
+    """The student after the last step is the exported backbone."""
+    items = items_of([store])
+    training, probed, _ = hold_out_patients([store], items, 0.4)
+    row = read_history(run, PROBES)[-1]
+    backbone, _ = checkpoint.load_backbone(run)
+    volumes = read_volumes([store])
+    held = frozenset(f"patient-{item.row:03d}" for item in probed)
+    assert len(volumes) == len(training) + len(probed)
+    ordered = sorted(volumes, key=lambda volume: volume.patient in held)  # as the run has them
+    options = ProbeOptions(crop_px=GRID[1] // 3, crops=8, position_slice_stride=0)
+    table = probe(backbone, ordered, [held], options, reestimate=True)
+    for question, name in (("crop_knn_map", "knn"), ("crop_ridge_map", "ridge")):
+        errors = table.by_patient[question]
+        mean = sum(errors.values()) / len(errors)
+        assert row[f"student_place_{name}"] == pytest.approx(mean, rel=1e-4)
+    assert row["student_place_knn"] < GRID[1]
 
 
 def test_probes_change_no_loss(store: Store, run: Path, tmp_path: Path) -> None:
@@ -152,9 +180,62 @@ def test_the_page_is_one_file_with_what_the_tables_hold(run: Path, store: Store)
     page = Page()
     page.feed(text)
     assert not [a for _, a in page.tags if a.get("src") or str(a.get("href", "#"))[0] != "#"]
-    assert [tag for tag, _ in page.tags].count("svg") == 12
+    assert [tag for tag, _ in page.tags].count("svg") == 14
     assert {"Alarms", "None so far.", "Held-out patients: intra loss", "6 of 6"} <= set(page.words)
     assert any(store.storage.name in word for word in page.words)
+
+
+def test_held_out_losses_are_drawn_also_without_the_students_base_crops(
+    store: Store, tmp_path: Path
+) -> None:
+    loss = LossOptions(inter="all_pairs", inter_target="overlap", reg="off")
+    voco = replace(PROBED.voco, loss=loss, student_crops="random")
+    run = tmp_path / "run"
+    pretrain([store.path], run, recipe=replace(PROBED, voco=voco), device="cpu")
+    assert list(read_history(run, PROBES)[0]) == [c for c in PROBE_COLUMNS if c != "intra_student"]
+    assert "Held-out patients: intra loss" in (run / "report.html").read_text()
+    assert count_crops(replace(PROBED, voco=voco), GRID) == 3 * 2 * 2
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Sends a signal to this process after some steps, as a terminal does."""
+
+    every: int
+
+    def observe(self, state: TrainState) -> None:
+        assert state.step == self.every
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_that_is_stopped_has_its_page_and_alarms(store: Store, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    slow = ["fit.lr=1e-12", "fit.total_steps=400", "fit.log_every=20", "fit.checkpoint_every=90"]
+    call = partial(pretrain, [store.path], run, recipe=QUICK, changes=slow, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        call(monitors=[Stop(100)])
+    alarms = checkpoint.read_run(run)["alarms"]
+    assert any("hardly moved" in alarm for alarm in alarms)
+    text = (run / "report.html").read_text()
+    assert "have hardly moved" in text
+    assert "101 of 400" in text
+    summary = call(resume=True, max_steps=120)
+    assert summary.alarms[: len(alarms)] == tuple(alarms)
+
+
+def test_the_page_is_written_at_checkpoints(store: Store, tmp_path: Path) -> None:
+    run, found = tmp_path / "run", []
+
+    @dataclass(frozen=True)
+    class Look:
+        every: int = 5
+
+        def observe(self, state: TrainState) -> None:
+            found.append((state.step, (run / "report.html").exists()))
+
+    changes = ["fit.total_steps=10", "fit.checkpoint_every=10"]
+    pretrain([store.path], run, recipe=QUICK, changes=changes, device="cpu", monitors=[Look()])
+    assert found == [(5, False), (10, True)]
 
 
 def test_the_page_names_no_probe_that_was_not_made(store: Store, tmp_path: Path) -> None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from flows.command import main
 from tests.support.small_stores import make_store, random_volumes
+from tests.voco_models.stages.test_pretraining import QUICK
 from voco_data.errors import InputError
+from voco_data.selection.series import Selection
 from voco_data.selection.split import Addition, Split
 from voco_models.networks.imagenet_lite0 import PACKAGE
 from voco_models.networks.registry import create_backbone
+from voco_models.stages.pretraining import pretrain
 from voco_models.stages.probing import load_named, probe_backbones, read_domains
 from voco_models.training import checkpoint
 
 TINY = "test_byobnet"
+SMALL_RECIPE = replace(QUICK, voco=replace(QUICK.voco, grid=2))
 GRID = (4, 80, 80)
 
 
@@ -81,6 +87,43 @@ def test_a_run_is_compared_with_random_weights_of_its_architecture(
     theirs = summary.by_patient[f"random:{TINY} / re-estimated"]["crop_knn_map"]
     mean = sum(mine[patient] - theirs[patient] for patient in mine) / len(mine)
     assert shown["crop_knn_map"] == pytest.approx(mean)
+
+
+def test_patients_that_a_backbone_has_learnt_from_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path / "root", random_volumes(6, GRID)).path
+    run, split = tmp_path / "run", write_split(tmp_path / "split.json")
+    chosen = Selection(patients=("patient-000", "patient-001"))
+    recipe = replace(SMALL_RECIPE, selection=chosen)
+    pretrain([store], run, recipe=recipe, device="cpu", max_steps=1)
+    for file in (run, run / "backbone.pt", run / "backbone.safetensors"):
+        summary = probe_backbones([store], [str(file)], split=split, crops=2)
+        assert summary.seen == {f"random:{TINY}": 0, str(file): 1}
+        (note,) = summary.notes
+        assert "was pretrained on 1 of the 2 test patients" in note
+        assert note.endswith("the scores are transductive.")
+    (run / "patients.json").unlink()
+    summary = probe_backbones([store], [str(run)], split=split, crops=2)
+    assert summary.seen[str(run)] is None
+    assert "unknown" in summary.notes[0]
+    assert main(["probe", str(store), "--backbone", str(run), "--crops", "2"]) == 0
+    assert "unknown whether the backbone was pretrained" in capsys.readouterr().out
+
+
+def test_an_export_gives_the_features_of_its_run(store: Path, tmp_path: Path) -> None:
+    pretrain([store], tmp_path / "run", recipe=SMALL_RECIPE, device="cpu", max_steps=1)
+    exported = tmp_path / "sent.safetensors"
+    exported.write_bytes((tmp_path / "run" / "backbone.safetensors").read_bytes())
+    names = [str(tmp_path / "run"), str(exported)]
+    table = probe_backbones([store], names, crops=2).by_patient
+    assert table[f"{names[0]} / stored"] == table[f"{names[1]} / stored"]
+    exported.write_bytes(b"torn")
+    with pytest.raises(InputError, match="cannot read it"):
+        load_named(str(exported))
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(InputError, match="its card in the header"):
+        load_named(str(tmp_path / "plain.safetensors"))
 
 
 def test_a_split_is_measured_on_its_test_patients_alone(store: Path, tmp_path: Path) -> None:

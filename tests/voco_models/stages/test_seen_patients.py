@@ -50,15 +50,16 @@ def test_a_run_from_a_run_has_seen_the_patients_of_both(store: Store, tmp_path: 
     assert seen_ids(load_initial_weights(first, QUICK.backbone).seen) == everyone[:3]
 
 
-@pytest.mark.parametrize("unknown", ["no list of patients", "a file of weights"])
+@pytest.mark.parametrize("unknown", ["no list of patients", "a copy of the export alone"])
 def test_from_unknown_weights_it_is_unknown_who_was_seen(
     store: Store, tmp_path: Path, unknown: str
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     pretrain_on(store, first, 0)
     init = first
-    if unknown == "a file of weights":
-        init = first / "backbone.safetensors"
+    if unknown == "a copy of the export alone":
+        init = tmp_path / "copy.safetensors"
+        init.write_bytes((first / "backbone.safetensors").read_bytes())
     else:
         (first / FILE).unlink()
     pretrain_on(store, second, 2, init=init)
@@ -86,8 +87,9 @@ def test_weights_that_have_seen_test_patients_are_refused(store: Store, tmp_path
     call = partial(
         pretrain, [store.path], recipe=QUICK, device="cpu", max_steps=1, init=first, split=split
     )
-    with pytest.raises(InputError, match="has learnt from 1 of the split's 2 test patients"):
-        call(tmp_path / "second")
+    for init in (first, first / "backbone.pt", first / "backbone.safetensors"):
+        with pytest.raises(InputError, match="has learnt from 1 of the split's 2 test patients"):
+            call(tmp_path / "second", init=init)
     assert not (tmp_path / "second").exists()
     call(tmp_path / "third", transductive=True)
     (first / FILE).unlink()
