@@ -10,7 +10,7 @@ WORKERS ?= 2
 
 help:
 	@echo "make demo      set up, run the pipeline on a made-up cohort, print the path of the report"
-	@echo "make learning  measure what pretraining learns: WORK=FOLDER CT=FOLDER IDS=TABLE (70 minutes)"
+	@echo "make learning  measure what pretraining learns: WORK=FOLDER CT=FOLDER IDS=TABLE (85 minutes)"
 	@echo "make test      set up, lint, type check, and run the tests (about 15 minutes on 2 cores)"
 	@echo "make test-all  the same, with the slow tests"
 	@echo "make check     check style, types and container files"
@@ -27,6 +27,8 @@ demo: $(STAMP)
 	$(BIN)/voco demo
 
 learning: $(STAMP)
+	@test -n "$(WORK)" && test -n "$(CT)" && test -n "$(IDS)" || \
+		{ echo "make learning: give WORK=FOLDER CT=FOLDER IDS=TABLE; docs/learning.md says what they are"; exit 2; }
 	$(BIN)/python scripts/learning_page.py "$(WORK)" --ct "$(CT)" --ids "$(IDS)" --write
 
 test: check

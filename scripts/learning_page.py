@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voco_data.selection import Split, now, write_split
+from voco_data.selection import Split, now, read_split, write_split
 from voco_data.selection.split import Addition
 from voco_data.store import Store
 from voco_models.networks import LITE0, imagenet_lite0_installed
@@ -248,29 +248,32 @@ def _facts(work: Work) -> Iterator[str]:
 
 
 def _real(work: Work) -> Iterator[str]:
-    tables = pool_groups(work, "real")
+    groups = {str(g): frozenset(read_split(work.split(g)).test) for g in range(GROUPS)}
     yield "### Real CT, patients left out\n"
-    yield from _means(tables)
-    yield from _differences(tables)
-    yield "By group, `crop_knn_map` in px, batch norm re-estimated:\n"
-    yield from _header(["group (seed)", "patients", *NAMES.values()])
-    for group in range(GROUPS):
-        left_out = frozenset(json.loads(work.split(group).read_text())["additions"][0]["test"])
-        yield from _row_of(f"{group}", pool_groups(work, "real", left_out))
-    yield ""
+    yield from _tables(work, "real", "group (seed)", groups)
 
 
 def _phantoms(work: Work) -> Iterator[str]:
-    tables = pool_groups(work, "phantom")
+    owners = read_domains(work)
+    domains = {
+        domain: frozenset(one for one, its in owners.items() if its == domain)
+        for domain in sorted(set(owners.values()))
+    }
     yield "### Phantoms, domains left out\n"
+    yield from _tables(work, "phantom", "domain", domains)
+
+
+def _tables(
+    work: Work, kind: str, part: str, patients: Mapping[str, frozenset[str]]
+) -> Iterator[str]:
+    """Means and differences over all patients, and a row for the `patients` of each part."""
+    tables = pool_groups(work, kind)
     yield from _means(tables)
     yield from _differences(tables)
-    yield "By domain, `crop_knn_map` in px, batch norm re-estimated:\n"
-    yield from _header(["domain", "patients", *NAMES.values()])
-    domains = read_domains(work)
-    for domain in sorted(set(domains.values())):
-        patients = frozenset(one for one, its in domains.items() if its == domain)
-        yield from _row_of(domain, pool_groups(work, "phantom", patients))
+    yield f"By {part.split()[0]}, `crop_knn_map` in px, batch norm re-estimated:\n"
+    yield from _header([part, "patients", *NAMES.values()])
+    for name, chosen in patients.items():
+        yield from _row_of(name, pool_groups(work, kind, chosen))
     yield ""
 
 

@@ -19,7 +19,7 @@ ENVIRONMENT = Environment(
 )
 """Environment of this package's templates. Values are escaped."""
 WIDTH, HEIGHT = 640.0, 260.0
-LEFT, RIGHT, TOP, BOTTOM = 60.0, 20.0, 14.0, 46.0
+LEFT, RIGHT, TOP, BOTTOM = 74.0, 20.0, 14.0, 46.0
 """Margins around the plotting area, in px."""
 COLOURS = ("#0b6bcb", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#0e7490")
 """Colours of the lines, in order. They also differ in lightness."""

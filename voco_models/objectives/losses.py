@@ -41,11 +41,11 @@ class LossOptions:
     """Cosines of student random x teacher base crops, or their mean with teacher x student."""
     inter: Literal["next", "all_pairs", "off"] = "next"
     """Pairs of the inter-volume loss: volumes i and i + 1 of the batch, or all volumes i != j."""
+    reg: Literal["squared", "abs", "off"] = "squared"
+    """Loss of base crops: mean ReLU(cos)^2 with one side detached, or the paper's mean |cos|."""
     inter_target: Literal["teacher", "overlap"] = field(default="teacher", metadata=WHEN_CHANGED)
     """Target of the inter-volume loss: the teacher's cosine (equation 2), or the overlap of the two
     boxes, as if both crops were of one volume. The boxes of the body must then be alike."""
-    reg: Literal["squared", "abs", "off"] = "squared"
-    """Loss of base crops: mean ReLU(cos)^2 with one side detached, or the paper's mean |cos|."""
 
     @property
     def uses_one_side(self) -> bool:

@@ -32,7 +32,9 @@ from voco_models.training import (
     HEALTH,
     HISTORY,
     PROBES,
+    FitSummary,
     HistoryRow,
+    Interruption,
     Monitor,
     Probe,
     ProbeMonitor,
@@ -154,26 +156,9 @@ def pretrain(
     _begin_run(run, plan, name, resume=resume)
     if plan.recipe.compile and chosen_device.type == "cuda":
         plan.objective.compile_backbones()
-    try:
-        summary = fit(
-            plan.objective,
-            loader,
-            plan.recipe.fit,
-            out=run,
-            device=chosen_device,
-            max_steps=max_steps,
-            resume=resume,
-            provenance=plan.provenance,
-            on_log=watch,
-            monitors=[*_own_monitors(run, plan, watch, chosen_device), *monitors],
-            name_items=lambda indices: name_items(loader.items, indices),
-        )
-    except InputError:  # nothing has been written
-        raise
-    except BaseException:  # a signal, or a loss that is not finite
-        _write_health(run, watch.alarms)
-        raise
-    _write_health(run, watch.alarms)
+    # A signal is raised again when the page is written.
+    with Interruption():
+        summary = _fit(run, plan, loader, watch, chosen_device, max_steps, resume, monitors)
     backbone, provenance = plan.objective.student.backbone, plan.provenance
     return PretrainSummary(
         run=run,
@@ -234,6 +219,40 @@ def _begin_run(run: Path, plan: PretrainPlan, name: str, *, resume: bool) -> Non
         plan.seen.write(run)
     for store in plan.stores:
         pins.pin_store(store, run, STAGE)
+
+
+def _fit(
+    run: Path,
+    plan: PretrainPlan,
+    loader: Loader,
+    watch: _Watch,
+    device: torch.device,
+    max_steps: int | None,
+    resume: bool,
+    monitors: Sequence[Monitor],
+) -> FitSummary:
+    """Train, and write the health of the run, also after an error in training."""
+    try:
+        summary = fit(
+            plan.objective,
+            loader,
+            plan.recipe.fit,
+            out=run,
+            device=device,
+            max_steps=max_steps,
+            resume=resume,
+            provenance=plan.provenance,
+            on_log=watch,
+            monitors=[*_own_monitors(run, plan, watch, device), *monitors],
+            name_items=lambda indices: name_items(loader.items, indices),
+        )
+    except InputError:  # nothing has been written
+        raise
+    except BaseException:  # such as a loss that is not finite
+        _write_health(run, watch.alarms)
+        raise
+    _write_health(run, watch.alarms)
+    return summary
 
 
 def _write_health(run: Path, alarms: Sequence[str]) -> None:

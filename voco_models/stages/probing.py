@@ -96,10 +96,10 @@ def probe_backbones(
     ----------
     stores : folders or URLs of stores of one grid.
     backbones : each a run folder, its `backbone.pt` or `backbone.safetensors`, `random:NAME` or
-        `imagenet:NAME`. Beside each,
-        random weights of its architecture are measured; and ImageNet's, where their weights are
-        installed (`tf_efficientnet_lite0`). Each is measured with its own batch norm statistics,
-        and with those of the volumes that the probe is fitted on.
+        `imagenet:NAME`. Beside each, random weights of its architecture are measured; and
+        ImageNet's, where their weights are installed (`tf_efficientnet_lite0`). Each is measured
+        with its own batch norm statistics, and with those of the volumes that the probe is fitted
+        on.
     split : a split file; the probe is fitted on all patients outside its test set, and measured on
         those in it. Without, folds of patients are left out in turn.
     domains : a table (CSV) with `patient_id` and `domain`.

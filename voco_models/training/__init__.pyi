@@ -2,6 +2,7 @@ from . import checkpoint as checkpoint
 from .capture import Capture as Capture, load_capture as load_capture
 from .engine import (
     FitConfig as FitConfig,
+    FitSummary as FitSummary,
     check_run_folder as check_run_folder,
     choose_device as choose_device,
     fit as fit,
@@ -16,7 +17,7 @@ from .health import (
     write_tensorboard as write_tensorboard,
 )
 from .history import HISTORY as HISTORY, read_history as read_history
-from .hooks import Monitor as Monitor
+from .hooks import Interruption as Interruption, Monitor as Monitor
 from .objective import Objective as Objective
 from .optimizers import AdamW as AdamW, Optimizer as Optimizer
 from .provenance import (

@@ -127,7 +127,7 @@ def test_chart_places_points_between_its_ticks() -> None:
     svg = parse(line_chart([Line("a", [0, 10], [0, 5])], title="t", x_label="x", y_label="y"))
     (curve,) = svg.iter(f"{SVG}polyline")
     (x0, y0), (x1, y1) = (map(float, pair.split(",")) for pair in curve.attrib["points"].split())
-    assert (x0, x1) == (60, 620)  # the plotting area, left to right
+    assert (x0, x1) == (74, 620)  # the plotting area, left to right
     assert (y0, y1) == (214, 14)  # and bottom to top
     labels = [text.text for text in svg.iter(f"{SVG}text")]
     assert {"0", "10", "5", "x", "y", "a"} <= set(labels)
@@ -139,6 +139,13 @@ def test_chart_breaks_at_holes_and_names_each_line() -> None:
     curves = list(svg.iter(f"{SVG}polyline"))
     assert len(curves) == 3
     assert len({curve.attrib["stroke"] for curve in curves}) == 2
+
+
+def test_a_long_name_ends_inside_the_chart() -> None:
+    svg = parse(line_chart([Line("n" * 60, [0, 1], [0, 1])], title="t", x_label="x", y_label="y"))
+    (name,) = (text for text in svg.iter(f"{SVG}text") if text.text == "n" * 60)
+    assert name.attrib["text-anchor"] == "end"
+    assert float(name.attrib["x"]) < 620
 
 
 def test_chart_escapes_names() -> None:

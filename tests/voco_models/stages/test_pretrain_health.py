@@ -199,13 +199,30 @@ def test_held_out_losses_are_drawn_also_without_the_students_base_crops(
 
 @dataclass(frozen=True)
 class Stop:
-    """Sends a signal to this process after some steps, as a terminal does."""
+    """Sends a signal to this process after some steps, as a terminal or a scheduler does."""
 
     every: int
+    number: int
 
     def observe(self, state: TrainState) -> None:
         assert state.step == self.every
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), self.number)
+
+
+def test_a_run_that_is_terminated_has_its_page_first(store: Store, tmp_path: Path) -> None:
+    run, written = tmp_path / "run", []
+
+    def on_terminate(*_: object) -> None:
+        written.append("102 of 400" in (run / "report.html").read_text())
+
+    before = signal.signal(signal.SIGTERM, on_terminate)
+    try:
+        changes = ["fit.total_steps=400", "fit.checkpoint_every=200"]
+        stop = Stop(101, signal.SIGTERM)
+        pretrain([store.path], run, recipe=QUICK, changes=changes, device="cpu", monitors=[stop])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert written == [True]
 
 
 def test_a_run_that_is_stopped_has_its_page_and_alarms(store: Store, tmp_path: Path) -> None:
@@ -213,7 +230,7 @@ def test_a_run_that_is_stopped_has_its_page_and_alarms(store: Store, tmp_path: P
     slow = ["fit.lr=1e-12", "fit.total_steps=400", "fit.log_every=20", "fit.checkpoint_every=90"]
     call = partial(pretrain, [store.path], run, recipe=QUICK, changes=slow, device="cpu")
     with pytest.raises(KeyboardInterrupt):
-        call(monitors=[Stop(100)])
+        call(monitors=[Stop(100, signal.SIGINT)])
     alarms = checkpoint.read_run(run)["alarms"]
     assert any("hardly moved" in alarm for alarm in alarms)
     text = (run / "report.html").read_text()

@@ -19,7 +19,7 @@ from voco_models.training.optimizers import AdamW, Sgd
 from voco_models.training.recorded_options import values_to_record
 
 PRETRAIN = PRETRAIN_RECIPES["tiny"]
-NAMES = "default, tiny, default_s, grid4, grid4_s, authors"
+NAMES = "default, tiny, small, default_s, grid4, grid4_s, authors"
 VOCO = PRETRAIN.voco
 FINETUNE = FINETUNE_RECIPES["tiny"]
 
