@@ -116,8 +116,8 @@ def inter_cosines(random: Tensor, base: Tensor, pairs: Literal["next", "all_pair
     if pairs == "next":
         return cosines(random, base.roll(-1, dims=0))
     pairs_of_volumes = cosines(random[:, None], base[None, :]).flatten(end_dim=1)
-    # Without the first of every B + 1 pairs, the diagonal. A mask would wait for the device, because
-    # the shape of its result depends on its values.
+    # Without the first of every B + 1 pairs, the diagonal. A mask would wait for the device: the
+    # shape of its result depends on its values.
     rows = pairs_of_volumes[1:].unflatten(0, (batch - 1, batch + 1))
     return rows[:, :-1].flatten(end_dim=1)
 

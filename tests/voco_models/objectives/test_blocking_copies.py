@@ -1,4 +1,4 @@
-"""No operation of a step waits for the device: traced without one, with tensors that hold no values.
+"""No operation of a step waits for the device: traced with tensors that hold no values.
 
 The networks and losses run on fake CUDA tensors. An operation whose result depends on values cannot
 run on them at all, and every copy from the CPU is seen.

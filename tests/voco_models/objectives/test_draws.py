@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from voco_models.data.augment_crops import IntensityAugment
 from voco_models.data.augment_planes import VolumeAugment
