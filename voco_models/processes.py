@@ -10,6 +10,7 @@ import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -86,8 +87,8 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if n_processes() == 1:
         return rows
-    parts = differentiable.all_gather(rows)  # type: ignore[no-untyped-call]
-    return torch.stack(parts, dim=1).flatten(end_dim=1)
+    gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
@@ -125,6 +126,26 @@ def share_of_batch(batch_size: int) -> int:
             f"set it to a multiple of {n_processes()}"
         )
     return batch_size // n_processes()
+
+
+class _GatherRows(torch.autograd.Function):
+    """`gather_rows`. PyTorch's own, over gloo, mixes up gradients that are not contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        """Gather the rows of all processes."""
+        del ctx
+        parts = [rows.new_empty(rows.shape) for _ in range(n_processes())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.stack(parts, dim=1).flatten(end_dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Add the gradients of all processes, and keep those of the rows of this one."""
+        del ctx
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[process_rank() :: n_processes()]
 
 
 def _number(variable: str, default: int) -> int:

@@ -7,7 +7,7 @@ from .engine import (
     choose_device as choose_device,
     fit as fit,
 )
-from .export import export_backbone as export_backbone
+from .export import WEIGHTS as WEIGHTS, export_backbone as export_backbone
 from .health import (
     HEALTH as HEALTH,
     PROBES as PROBES,

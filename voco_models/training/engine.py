@@ -4,6 +4,10 @@ All random draws of a step are seeded with (seed, step): the loader's order, the
 and torch's default generators (dropout). So a checkpoint needs no generator state, and a resumed
 run has the same losses as an uninterrupted one: bit for bit on a CPU with the same number of
 threads.
+
+Under `torchrun`, every process runs this loop with its part of each batch. PyTorch's
+DistributedDataParallel averages the gradients, so all processes keep equal weights; the first one
+writes the files. Losses in the history are means over the processes.
 """
 
 from __future__ import annotations
@@ -22,12 +26,14 @@ from torch import Tensor, nn
 
 from voco_data.errors import InputError
 from voco_models.data import Batch, step_seed
+from voco_models.processes import device_number, process_rank
 from voco_models.training import checkpoint
 from voco_models.training.capture import CAPTURE, NameItems, capture_step
 from voco_models.training.history import HISTORY, History
 from voco_models.training.hooks import Interruption, Monitor, call_monitors
 from voco_models.training.objective import BatchSource, Objective
 from voco_models.training.optimizers import AdamW, Optimizer
+from voco_models.training.parallel import distribute, keep_gradients
 from voco_models.training.recorded_options import WHEN_CHANGED
 from voco_models.training.train_state import Diverged, HistoryRow, Snapshot, TrainState
 
@@ -113,10 +119,12 @@ class FitSummary:
 def choose_device(name: str | torch.device | None = None) -> torch.device:
     """The named device; None is CUDA if available, else the CPU.
 
+    `cuda` is the device with the number of this process on its machine.
+
     Raises InputError for another device, and for CUDA where there is none.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -125,6 +133,8 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
         raise InputError(f"device: expected cpu or cuda, got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device: {name} was asked for, but no CUDA device is available; use cpu")
+    if device == torch.device("cuda"):
+        return torch.device("cuda", device_number() % torch.cuda.device_count())
     return device
 
 
@@ -145,7 +155,7 @@ def fit(
     """Train `objective` up to step min(max_steps, total_steps); write checkpoint and history.
 
     On SIGINT and SIGTERM, the step is finished, a checkpoint is saved, and the signal is raised
-    again.
+    again; in all processes, if one of them gets it.
 
     Parameters
     ----------
@@ -243,6 +253,7 @@ def _train(
     out.mkdir(parents=True, exist_ok=True)
     history = History(out, after=state.step, every=config.log_every, last=config.total_steps)
     state.objective.train()
+    network = distribute(state.objective)
     clock = time.perf_counter() - state.seconds
     cuda = [device] if device.type == "cuda" else []
     with (
@@ -255,7 +266,8 @@ def _train(
             began = time.perf_counter()
             group = [next(stream) for _ in range(config.accumulate)]
             state.wait_seconds += time.perf_counter() - began
-            _step(state, group, config, device)
+            _step(state, network, group, config, device)
+            interruption.share()
             is_last = state.step == stop or interruption.signal_number is not None
             ends_row = state.step % config.log_every == 0 or state.step == config.total_steps
             if ends_row or is_last:
@@ -285,10 +297,11 @@ def _capture(
 ) -> Diverged:
     """Write the step that was not finite to a file. Returns the error that names its batch."""
     device = next(state.objective.parameters()).device
+    network = distribute(state.objective)
 
     def take_step(state: TrainState, group: Sequence[Batch]) -> list[dict[str, Tensor]]:
         _set_learning_rate(state, config)
-        return _step(state, group, config, device)
+        return _step(state, network, group, config, device)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         capture = capture_step(
@@ -327,17 +340,25 @@ def _set_learning_rate(state: TrainState, config: FitConfig) -> float:
 
 
 def _step(
-    state: TrainState, batches: Sequence[Batch], config: FitConfig, device: torch.device
+    state: TrainState,
+    network: nn.Module,
+    batches: Sequence[Batch],
+    config: FitConfig,
+    device: torch.device,
 ) -> list[dict[str, Tensor]]:
-    """Take one step of the optimiser. Returns the scalars of each of its batches."""
+    """Take one step of the optimiser. Returns the scalars of each of its batches.
+
+    `network` is the objective, or `DistributedDataParallel` around it.
+    """
     autocast = config.amp and device.type == "cuda"
     scalars = []
     state.optimizer.zero_grad(set_to_none=True)
     for number, batch in enumerate(batches, start=state.step * len(batches)):
-        torch.manual_seed(step_seed(config.seed, number))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-            losses = state.objective(batch)
-        (losses["loss"] / len(batches)).backward()
+        torch.manual_seed(step_seed(config.seed, number, process_rank()))
+        with keep_gradients(network, is_last=batch is batches[-1]):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+                losses = network(batch)
+            (losses["loss"] / len(batches)).backward()
         scalars.append({name: value.detach() for name, value in losses.items()})
     if config.clip_norm is not None:
         nn.utils.clip_grad_norm_(state.objective.parameters(), config.clip_norm)
