@@ -6,10 +6,12 @@ writes files. Without `torchrun` there is a single process, and nothing here com
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -25,19 +27,22 @@ LOOPBACK = "lo"
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+
 def n_processes() -> int:
-    """Number of processes that train together; 1 outside `process_group`."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """Number of processes that train together; 1 before `join_processes`, and in `alone`."""
+    return dist.get_world_size() if dist.is_initialized() and not _ALONE.get() else 1
 
 
 def process_rank() -> int:
-    """Number of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    """Number of this process among `n_processes`, from 0."""
+    return dist.get_rank() if n_processes() > 1 else 0
 
 
 def is_first_process() -> bool:
-    """Whether this process writes the files of the run."""
-    return process_rank() == 0
+    """Whether this process writes the files of the run, also in `alone`."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def device_number() -> int:
@@ -45,9 +50,10 @@ def device_number() -> int:
     return _number("LOCAL_RANK", 0)
 
 
-@contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that `torchrun` started, if it did; leave them on exit.
+def join_processes(device: torch.device) -> None:
+    """Join the processes that `torchrun` started, if it did, until this process ends.
+
+    A second call has no effect: the addresses of the first stay with `torchrun`.
 
     Tensors on the CPU are exchanged by gloo, those on CUDA by NCCL, or also by gloo where processes
     share a device, which NCCL refuses. On a single machine, only the loopback interface is used,
@@ -56,7 +62,6 @@ def process_group(device: torch.device) -> Iterator[None]:
     """
     started = _number("WORLD_SIZE", 1)
     if started == 1 or dist.is_initialized():
-        yield
         return
     if "MASTER_ADDR" not in os.environ or "RANK" not in os.environ:
         raise InputError(
@@ -73,10 +78,17 @@ def process_group(device: torch.device) -> Iterator[None]:
         if on_this_machine <= torch.cuda.device_count():
             backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=TIMEOUT)
+    atexit.register(dist.destroy_process_group)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A context for code that each process executes by itself, such as a probe."""
+    token = _ALONE.set(True)
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        _ALONE.reset(token)
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -87,7 +99,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if n_processes() == 1:
         return rows
-    gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _GatherRows.apply(rows)
     return gathered
 
 

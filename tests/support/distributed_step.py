@@ -20,7 +20,7 @@ from voco_models.data.augment_crops import IntensityAugment
 from voco_models.data.augment_planes import VolumeAugment
 from voco_models.data.loader import Batch
 from voco_models.objectives.losses import LossOptions
-from voco_models.processes import n_processes, process_group, process_rank
+from voco_models.processes import join_processes, n_processes, process_rank
 from voco_models.training.parallel import distribute
 
 BATCH = 4
@@ -65,11 +65,11 @@ def main(folder: Path) -> None:
     """Take a step of every variant."""
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
-    with process_group(torch.device("cpu")):
-        torch.save(
-            {name: take_step(name) for name in VARIANTS},
-            folder / f"{n_processes()}-{process_rank()}.pt",
-        )
+    join_processes(torch.device("cpu"))
+    torch.save(
+        {name: take_step(name) for name in VARIANTS},
+        folder / f"{n_processes()}-{process_rank()}.pt",
+    )
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from voco_models.objectives import (
 )
 from voco_models.processes import (
     is_first_process,
+    join_processes,
     n_processes,
-    process_group,
     process_rank,
     share_of_batch,
     wait_for_processes,
@@ -155,24 +155,24 @@ def pretrain(
     if max_steps is not None and max_steps < 1:
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
     run, chosen_device = Path(out), choose_device(device)
-    with process_group(chosen_device):
-        frozen = find_split(split, run, resume=resume)
-        plan = make_plan(stores, requested, init=init, split=frozen, transductive=transductive)
-        check_run_folder(run, resume=resume)  # before volumes are read
-        loader = make_loader(plan, chosen_device, resident)
-        watch = _Watch(plan, checkpoint.read_run(run).get(ALARMS, ()) if resume else ())
-        for note in plan.notes:
-            log.warning("%s", note)
-        wait_for_processes()  # all have checked the folder
-        if is_first_process():
-            _begin_run(run, plan, name, resume=resume)
-        if plan.recipe.compile and chosen_device.type == "cuda":
-            plan.objective.compile_backbones()
-        # A signal is raised again when the page is written.
-        with Interruption():
-            summary = _fit(run, plan, loader, watch, chosen_device, max_steps, resume, monitors)
-        if is_first_process():
-            _write_backbone(run, plan, summary.last_step)
+    join_processes(chosen_device)
+    frozen = find_split(split, run, resume=resume)
+    plan = make_plan(stores, requested, init=init, split=frozen, transductive=transductive)
+    check_run_folder(run, resume=resume)  # before volumes are read
+    loader = make_loader(plan, chosen_device, resident)
+    watch = _Watch(plan, checkpoint.read_run(run).get(ALARMS, ()) if resume else ())
+    for note in plan.notes:
+        log.warning("%s", note)
+    wait_for_processes()  # all have checked the folder
+    if is_first_process():
+        _begin_run(run, plan, name, resume=resume)
+    if plan.recipe.compile and chosen_device.type == "cuda":
+        plan.objective.compile_backbones()
+    # A signal is raised again when the page is written.
+    with Interruption():
+        summary = _fit(run, plan, loader, watch, chosen_device, max_steps, resume, monitors)
+    if is_first_process():
+        _write_backbone(run, plan, summary.last_step)
     return PretrainSummary(
         run=run,
         recipe=name,

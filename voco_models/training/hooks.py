@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from voco_data.errors import VocoError
-from voco_models.processes import largest_of_processes
+from voco_models.processes import alone, largest_of_processes
 from voco_models.training.train_state import TrainState
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -83,10 +83,10 @@ class Interruption:
 
 
 def call_monitors(monitors: Sequence[Monitor], state: TrainState) -> None:
-    """Call the monitors that are due after this step."""
+    """Call the monitors that are due after this step, in every process."""
     for monitor in monitors:
         if state.step % monitor.every == 0:
-            with preserve_training_state(state.objective):
+            with preserve_training_state(state.objective), alone():
                 monitor.observe(state)
 
 
