@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn import functional as differentiable
 
 from voco_data.errors import InputError
 
@@ -107,7 +106,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
     """The sum of `values` of any shape over all processes. Differentiable."""
     if n_processes() == 1:
         return values
-    total: Tensor = differentiable.all_reduce(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverProcesses.apply(values)
     return total
 
 
@@ -138,6 +137,26 @@ def share_of_batch(batch_size: int) -> int:
             f"set it to a multiple of {n_processes()}"
         )
     return batch_size // n_processes()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """`sum_over_processes`. PyTorch has it in a module that is private, and in one that goes."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Add the values of all processes."""
+        del ctx
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Add the gradients of all processes: each of their sums depends on these values."""
+        del ctx
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
 
 
 class _GatherRows(torch.autograd.Function):

@@ -27,6 +27,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Steps]:
     script = str(Path(distributed_step.__file__))
     for done in (one_process([script, str(folder)]), torchrun([script, str(folder)])):
         assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
     return {path.stem: torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))}
 
 

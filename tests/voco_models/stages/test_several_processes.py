@@ -40,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torchrun([SCRIPT, "resume", str(folder)]),
     ):
         assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
     return folder
 
 
