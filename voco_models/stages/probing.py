@@ -16,7 +16,13 @@ from voco_data.errors import InputError
 from voco_data.selection import Exposure, read_split
 from voco_data.store import Store
 from voco_models.data import step_seed
-from voco_models.networks import LITE0, Backbone, create_backbone, create_imagenet_lite0
+from voco_models.networks import (
+    LITE0,
+    Backbone,
+    create_backbone,
+    create_imagenet_lite0,
+    takes_volumes,
+)
 from voco_models.probes import (
     Estimate,
     Fold,
@@ -121,6 +127,12 @@ def probe_backbones(
         raise InputError("probe: expected at least one backbone, got none")
     if split is not None and by_domain:
         raise InputError("probe: give a split or leave domains out, not both")
+    for name in backbones:
+        if takes_volumes(architecture := _architecture(name)):
+            raise InputError(
+                f"probe: {name} is {architecture}, which takes volumes, and the probes call a "
+                "backbone on slices; give backbones that take slices"
+            )
     opened = open_stores(stores)
     owners = None if domains is None else read_domains(Path(domains))
     volumes = read_volumes(opened, domains=owners, limit=max_volumes, seed=options.seed)
