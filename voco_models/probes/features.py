@@ -54,11 +54,11 @@ def _column_maps(backbone: Backbone, images: Tensor, n_slices: int) -> Tensor:
     A 3D backbone is called on the `n_slices` slices of a question together.
     """
     if takes_volumes(backbone.name):
-        volumes = images.unflatten(0, (-1, n_slices)).transpose(1, 2)  # (questions, 1, Z, h, w)
-        of_volumes: Tensor = backbone(volumes)
-        return of_volumes.float().mean(dim=2)
-    of_slices: Tensor = backbone(images.contiguous(memory_format=torch.channels_last))
-    return of_slices.float().unflatten(0, (-1, n_slices)).mean(dim=1)
+        volumes = images.reshape(-1, 1, n_slices, *images.shape[2:])
+        maps: Tensor = backbone(volumes).float()  # (questions, F, d, h, w)
+        return maps.mean(dim=2)
+    maps = backbone(images.contiguous(memory_format=torch.channels_last)).float()
+    return maps.reshape(-1, n_slices, *maps.shape[1:]).mean(dim=1)
 
 
 @torch.no_grad()
