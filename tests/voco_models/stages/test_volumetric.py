@@ -11,17 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from flows.command import main
 from tests.support.small_stores import make_store, random_volumes
 from tests.voco_models.stages.test_pretraining import curve
 from voco_data.errors import InputError
 from voco_data.store.reader import Store
+from voco_models.networks.encoder import Backbone
 from voco_models.networks.monai_backbones import MonaiEfficientNet
+from voco_models.networks.registry import FAMILIES, Family
+from voco_models.networks.volume_encoder import VolumeEncoder
 from voco_models.objectives.voco2d import Voco2dConfig
 from voco_models.stages.initial_weights import load_initial_weights
 from voco_models.stages.pretrain_recipes import PretrainRecipe
 from voco_models.stages.pretraining import pretrain
+from voco_models.stages.probing import probe_backbones
 from voco_models.training import PROBES, FitConfig, checkpoint, read_history
 
 pytest.importorskip("monai")
@@ -160,7 +165,7 @@ def refusal(words: list[str | Path], capfd: pytest.CaptureFixture[str]) -> str:
     return line
 
 
-def test_the_classifier_and_the_probes_refuse_networks_of_volumes(
+def test_the_classifier_refuses_networks_of_volumes(
     store: Store, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ids = sorted(store.catalogue["patient_id"])
@@ -178,10 +183,6 @@ def test_the_classifier_and_the_probes_refuse_networks_of_volumes(
         assert "test_byobnet, which takes slices" in line
     line = refusal([*finetune, *tiny, "--set", f"backbone={NAME}", "--init", run], capfd)
     assert f"the classifier calls its backbone on slices, and {NAME} takes volumes" in line
-    line = refusal(["probe", store.path, "--backbone", run], capfd)
-    assert f"{run} is {NAME}, which takes volumes" in line
-    line = refusal(["probe", store.path, "--backbone", "random:monai:swin_b"], capfd)
-    assert "random:monai:swin_b is monai:swin_b, which takes volumes" in line
     pretraining = ["pretrain", store.path, "--out", out, "--recipe", "tiny", "--init", run]
     line = refusal([*pretraining, "--set", "voco.grid=2"], capfd)
     assert "give a run of a backbone that takes slices" in line
@@ -206,6 +207,60 @@ def test_crops_that_the_network_cannot_take_are_refused_before_anything_is_writt
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "run").exists()
+
+
+class Corners(Backbone):
+    """A 3D network whose map is the first pixels of the first and of the last slice."""
+
+    def __init__(self, model: str, in_chans: int, pretrained: bool | Path) -> None:
+        assert pretrained is False
+        super().__init__(model, in_chans, num_features=2)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.shape[1:] == (1, 5, 64, 64)
+        return images[:, 0, [0, -1], 0, 0][..., None, None, None] * self.scale
+
+
+def test_a_network_that_knows_the_place_has_no_error_in_the_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are written into the first slice, columns into the last one."""
+    monkeypatch.setitem(FAMILIES, "corners", Family(Corners, VolumeEncoder, takes_volumes=True))
+    volumes = np.zeros((4, 5, 90, 90), np.uint8)
+    volumes[:, 0] = np.arange(90)[:, None] * 2
+    volumes[:, -1] = np.arange(90) * 2
+    store = make_store(tmp_path / "stores", volumes)
+    names = ["random:corners:2", "random:test_byobnet"]
+    summary = probe_backbones([store.path], names, crops=8, n_folds=2, device="cpu")
+    rows = {
+        str(row["probe"]): float(str(row["value"]))
+        for row in summary.rows
+        if row["backbone"] == names[0] and row["batch_norm"] == "stored"
+    }
+    (chance,) = (float(str(row["value"])) for row in summary.chance if row["probe"] == "crop")
+    assert rows["crop_ridge_map"] < 0.2 < 4 < chance
+    assert rows["side_ridge"] > 0.9
+    assert not {"slice_knn", "slice_ridge"} & set(rows)
+    assert "slice_knn" in {row["probe"] for row in summary.rows if row["backbone"] == names[1]}
+
+
+def test_a_run_is_probed_beside_random_weights(run: Path, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "stores", random_volumes(4, (32, 72, 72)))
+    summary = probe_backbones([store.path], [str(run)], crops=2, n_folds=2, device="cpu")
+    assert {row["backbone"] for row in summary.rows} == {str(run), f"random:{NAME}"}
+    assert {(row["backbone"], row["minus"]) for row in summary.differences} == {
+        (str(run), f"random:{NAME}")
+    }
+
+
+def test_crops_of_the_probe_that_the_network_cannot_take_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path / "stores", random_volumes(4, (5, 72, 72)))
+    line = refusal(["probe", store.path, "--backbone", "random:monai:swin_b"], capfd)
+    assert "expected crops with a multiple of 32 voxels" in line
+    assert "got 5 x 64 x 64" in line
 
 
 def test_imagenet_weights_are_refused(store: Store, tmp_path: Path) -> None:
