@@ -278,7 +278,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--init",
         default="scratch",
         metavar="scratch|imagenet|FILE|RUN",
-        help="where the backbone's weights come from: a state dict of timm or MONAI, or a run (scratch)",
+        help="the backbone's first weights: a state dict of timm or MONAI, or a run (scratch)",
     )
     parser.add_argument(
         "--recipe",
