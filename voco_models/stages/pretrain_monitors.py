@@ -136,7 +136,7 @@ def make_probe_monitor(run: Path, plan: PretrainPlan, device: torch.device) -> P
     repeated = list(items) if size > 1 else list(items) * 2
     loader = Loader(repeated, batch_size=max(2, size), seed=recipe.fit.seed, device=device)
     probes: list[Probe] = [HeldOutProbe(loader, min(PROBE_BATCHES, loader.steps_per_epoch))]
-    if recipe.voco.grid > 1:  # else a crop is the plane, and has one place
+    if plan.probes_places:
         probes.append(PlaceProbe(plan.items, plan.probed))
     return ProbeMonitor(run, probes, every=recipe.probe_every)
 

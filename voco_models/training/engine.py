@@ -134,7 +134,7 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device: {name} was asked for, but no CUDA device is available; use cpu")
     if device == torch.device("cuda"):
-        return torch.device("cuda", device_number() % torch.cuda.device_count())
+        return torch.device("cuda", device_number() % max(1, torch.cuda.device_count()))
     return device
 
 
