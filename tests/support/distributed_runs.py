@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tests.support.small_finetune import RECIPE, small_cohort
 from tests.support.small_stores import make_store, random_volumes
+from voco_data.errors import InputError
 from voco_models.data.augment_crops import IntensityAugment
 from voco_models.networks.backbones import TINY_BACKBONE
 from voco_models.objectives import voco2d
@@ -71,7 +72,7 @@ def _store(folder: Path) -> Path:
 
 
 def train_whole(folder: Path) -> None:
-    """Pretrain and fine-tune to the end, and pretrain a part of the way."""
+    """Pretrain and fine-tune to the end, and pretrain a part of the way; then what must fail."""
     processes = os.environ.get("WORLD_SIZE", "1")
     stores = [_store(folder / "pretrain")]
     pretrain(stores, folder / f"whole-{processes}", recipe=PRETRAIN, device="cpu")
@@ -83,6 +84,9 @@ def train_whole(folder: Path) -> None:
         recipe=FINETUNE,
         device="cpu",
     )
+    if processes != "1":
+        _divide_badly(folder)
+        _diverge(folder)
 
 
 def resume(folder: Path) -> None:
@@ -115,7 +119,16 @@ def train_long(folder: Path) -> None:
     pretrain(stores, folder / "long", recipe=LONG, device="cpu", monitors=monitors)
 
 
-def diverge(folder: Path) -> None:
+def _divide_badly(folder: Path) -> None:
+    """Pretrain with a batch that cannot be divided."""
+    recipe = dataclasses.replace(PRETRAIN, batch_size=3)
+    try:
+        pretrain([_store(folder / "pretrain")], folder / "divided", recipe=recipe, device="cpu")
+    except InputError as error:
+        (folder / f"divided-{os.environ['RANK']}.txt").write_text(str(error))
+
+
+def _diverge(folder: Path) -> None:
     """Pretrain with a crop that is infinite in one step of the second process."""
     seeds: list[int] = []
     crops_and_targets = voco2d.Voco2d.crops_and_targets
@@ -135,15 +148,13 @@ def diverge(folder: Path) -> None:
     try:
         pretrain([_store(folder / "pretrain")], folder / "diverged", recipe=recipe, device="cpu")
     except Diverged as error:
-        rank = os.environ["RANK"]
-        (folder / f"diverged-{rank}.txt").write_text(str(error))
+        (folder / f"diverged-{os.environ['RANK']}.txt").write_text(str(error))
 
 
 TASKS: dict[str, Callable[[Path], None]] = {
     "whole": train_whole,
     "resume": resume,
     "long": train_long,
-    "diverge": diverge,
 }
 
 

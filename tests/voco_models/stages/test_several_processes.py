@@ -112,29 +112,24 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(inputs: Path) -> No
     assert 2 <= saved["step"] < 100_000
 
 
-def test_a_loss_that_is_not_finite_in_one_process_ends_all_and_is_captured(inputs: Path) -> None:
-    done = torchrun([SCRIPT, "diverge", str(inputs)])
-    assert done.returncode == 0, done.stderr
-    texts = [(inputs / f"diverged-{rank}.txt").read_text() for rank in (0, 1)]
+def test_a_loss_that_is_not_finite_in_one_process_ends_all_and_is_captured(folder: Path) -> None:
+    texts = [(folder / f"diverged-{rank}.txt").read_text() for rank in (0, 1)]
     assert texts[0].startswith(f"step {POISONED_STEP}: the loss is not finite")
     assert texts[0] == texts[1]
-    capture = load_capture(inputs / "diverged" / CAPTURE)
+    capture = load_capture(folder / "diverged" / CAPTURE)
     assert capture.step == POISONED_STEP
     assert len(capture.volumes) == len(set(capture.items.tolist())) == BATCH
     assert len(capture.names) == BATCH
 
 
-def test_a_batch_that_cannot_be_divided_is_one_line_of_each_process(inputs: Path) -> None:
-    (store,) = (inputs / "pretrain").glob("*.zarr")
-    out = inputs / "run"
-    words = ["pretrain", str(store), "--out", str(out), "--recipe", "tiny", "--json"]
-    done = torchrun(["-m", "flows.command", *words, "--set", "batch_size=3"])
-    assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("voco pretrain")]
-    assert len(lines) == 2
-    for line in lines:
-        assert "batch_size 3 cannot be divided among 2 processes; set it to a multiple of 2" in line
-    assert not out.exists()
+def test_a_batch_that_cannot_be_divided_is_refused_in_all_before_anything_is_written(
+    folder: Path,
+) -> None:
+    for rank in (0, 1):
+        assert (folder / f"divided-{rank}.txt").read_text() == (
+            "recipe: batch_size 3 cannot be divided among 2 processes; set it to a multiple of 2"
+        )
+    assert not (folder / "divided").exists()
 
 
 def test_one_process_prints_the_summary(inputs: Path) -> None:
