@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import atexit
 import datetime
+import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,9 +22,12 @@ from torch import Tensor
 
 from voco_data.errors import InputError
 
+log = logging.getLogger(__name__)
+
 TIMEOUT = datetime.timedelta(minutes=30)
 """A process that waits longer for the others ends with an error. Compiling can take minutes."""
 LOOPBACK = "lo"
+_NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
@@ -52,30 +57,28 @@ def device_number() -> int:
 def join_processes(device: torch.device) -> None:
     """Join the processes that `torchrun` started, if it did, until this process ends.
 
-    A second call has no effect: the addresses of the first stay with `torchrun`.
+    A second call has no effect, also with another device: the addresses of the first stay with
+    `torchrun`.
 
     Tensors on the CPU are exchanged by gloo, those on CUDA by NCCL, or also by gloo where processes
     share a device, which NCCL refuses. On a single machine, only the loopback interface is used,
     unless the environment names another one. Raises InputError for an environment that is not
-    complete.
+    complete, and for another device than that of this process.
     """
     started = _number("WORLD_SIZE", 1)
     if started == 1 or dist.is_initialized():
         return
-    if "MASTER_ADDR" not in os.environ or "RANK" not in os.environ:
+    missing = [name for name in _NEEDED if name not in os.environ]
+    if missing or not _number("RANK", 0) < started:
         raise InputError(
-            f"WORLD_SIZE is {started}, but RANK or MASTER_ADDR is missing; start the command with "
-            "torchrun"
+            f"WORLD_SIZE is {started}, RANK {os.environ.get('RANK', 'missing')}, and "
+            f"{', '.join(missing) or 'nothing'} is missing; start the command with torchrun"
         )
-    on_this_machine = _number("LOCAL_WORLD_SIZE", started)
-    if on_this_machine == started:
+    on_this_machine = _number("LOCAL_WORLD_SIZE", 0)
+    if on_this_machine == started and LOOPBACK in dict(socket.if_nameindex()).values():
         for variable in _INTERFACES:
             os.environ.setdefault(variable, LOOPBACK)
-    backend = "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        if on_this_machine <= torch.cuda.device_count():
-            backend = "cpu:gloo,cuda:nccl"
+    backend = "gloo" if device.type == "cpu" else _choose_cuda_backend(device, on_this_machine)
     dist.init_process_group(backend, timeout=TIMEOUT)
     atexit.register(dist.destroy_process_group)
 
@@ -88,6 +91,26 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _ALONE.reset(token)
+
+
+def _choose_cuda_backend(device: torch.device, on_this_machine: int) -> str:
+    """The backend for processes on CUDA devices, of which `device` becomes the current one."""
+    devices = torch.cuda.device_count()
+    if device.index != device_number() % devices:
+        raise InputError(
+            f"device: process {device_number()} of this machine expected the device cuda, which is "
+            f"cuda:{device_number() % devices} here, got {device}; give cuda, or none"
+        )
+    torch.cuda.set_device(device)
+    if on_this_machine <= devices:
+        return "cpu:gloo,cuda:nccl"
+    log.warning(
+        "%d processes see %d GPU: they communicate by gloo, which is slow; start one process per "
+        "GPU, and let each see all GPUs",
+        on_this_machine,
+        devices,
+    )
+    return "gloo"
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -182,6 +205,6 @@ class _GatherRows(torch.autograd.Function):
 def _number(variable: str, default: int) -> int:
     """A number of the environment."""
     text = os.environ.get(variable, str(default))
-    if not text.isdecimal():
+    if not text.isdecimal() or (variable == "WORLD_SIZE" and int(text) < 1):
         raise InputError(f"{variable}: expected a number, as torchrun sets it, got {text!r}")
     return int(text)

@@ -193,10 +193,13 @@ def fit(
     stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
     if first < stop:
         state.row_start = Snapshot(state)
+        network = distribute(state.objective)
         try:
-            loss = _train(state, batches, config, stop, out, provenance, on_log, monitors)
+            loss = _train(state, network, batches, config, stop, out, provenance, on_log, monitors)
         except Diverged as error:
-            raise _capture(error, state, batches, config, out, provenance, name_items) from error
+            raise _capture(
+                error, state, network, batches, config, out, provenance, name_items
+            ) from error
     return FitSummary(
         first_step=first,
         last_step=state.step,
@@ -240,6 +243,7 @@ def _build_optimizer(
 
 def _train(
     state: TrainState,
+    network: nn.Module,
     batches: BatchSource,
     config: FitConfig,
     stop: int,
@@ -253,7 +257,6 @@ def _train(
     out.mkdir(parents=True, exist_ok=True)
     history = History(out, after=state.step, every=config.log_every, last=config.total_steps)
     state.objective.train()
-    network = distribute(state.objective)
     clock = time.perf_counter() - state.seconds
     cuda = [device] if device.type == "cuda" else []
     with (
@@ -267,8 +270,7 @@ def _train(
             group = [next(stream) for _ in range(config.accumulate)]
             state.wait_seconds += time.perf_counter() - began
             _step(state, network, group, config, device)
-            interruption.share()
-            is_last = state.step == stop or interruption.signal_number is not None
+            is_last = interruption.has_signal() or state.step == stop
             ends_row = state.step % config.log_every == 0 or state.step == config.total_steps
             if ends_row or is_last:
                 means = state.means()
@@ -289,6 +291,7 @@ def _train(
 def _capture(
     error: Diverged,
     state: TrainState,
+    network: nn.Module,
     batches: BatchSource,
     config: FitConfig,
     out: Path,
@@ -297,7 +300,6 @@ def _capture(
 ) -> Diverged:
     """Write the step that was not finite to a file. Returns the error that names its batch."""
     device = next(state.objective.parameters()).device
-    network = distribute(state.objective)
 
     def take_step(state: TrainState, group: Sequence[Batch]) -> list[dict[str, Tensor]]:
         _set_learning_rate(state, config)
