@@ -20,8 +20,11 @@ from torch import Tensor
 from voco_models.data.items import Item, choose_dtype, common_layout
 from voco_models.data.prefetch import READER_THREADS, HostBuffer, HostBuffers, read_ahead
 from voco_models.data.resident import Residence, ResidentVolumes, make_resident
-from voco_models.data.sampling import BatchOrder, step_seed
+from voco_models.data.sampling import BatchOrder, count_earlier, step_seed
 from voco_models.data.transfer import copy_to_device
+
+REPEAT = 2**40
+"""Added to an item for each earlier place in its batch; more than the items of any loader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,18 @@ class Batch:
     """Seed of this step, alike for all processes. Draws for one volume also use its item."""
     targets: Mapping[str, Tensor] = field(default_factory=dict)
     """Targets by name, (B, ...) each, on the device: rows of the loader's targets."""
+    repeats: Tensor | None = None
+    """int64 (B,), on the CPU: how often each item comes before in the batch of all processes. None
+    if `items` are the whole batch."""
+
+    def draw_keys(self) -> list[int]:
+        """A number for each volume, from which its random choices are drawn.
+
+        It is the item, and another number if the batch has the item twice.
+        """
+        items = self.items.numpy()
+        repeats = count_earlier(items) if self.repeats is None else self.repeats.numpy()
+        return [int(n) for n in items + repeats * REPEAT]
 
 
 class Loader:
@@ -134,13 +149,13 @@ class Loader:
 
         An exception of a reader, such as StoreCorrupt, is raised in the thread that iterates.
         """
-        return self._load((s, self.indices_at(s)) for s in itertools.count(step))
+        return self._load(self._step(s) for s in itertools.count(step))
 
     def ordered_batches(self) -> Generator[Batch, None, None]:
         """Batches of every item once, in order, for evaluation. The last one may be smaller."""
         indices = np.arange(len(self.items))
         starts = range(0, len(indices), self.batch_size)
-        return self._load((i, indices[i : i + self.batch_size]) for i in starts)
+        return self._load(_Step(i, indices[i : i + self.batch_size]) for i in starts)
 
     def _load(self, steps: Iterable[_Step]) -> Generator[Batch, None, None]:
         if self._resident is not None and self._resident.on_device:
@@ -152,9 +167,9 @@ class Loader:
     ) -> Generator[Batch, None, None]:
         """Batches of volumes that are on the device already."""
         assert self._resident_indices is not None
-        for step, indices in steps:
-            selected = self._resident_indices[torch.from_numpy(indices.copy())]
-            yield self._make_batch(step, indices, resident.select(selected).to(self.dtype))
+        for step in steps:
+            selected = self._resident_indices[torch.from_numpy(step.indices.copy())]
+            yield self._make_batch(step, resident.select(selected).to(self.dtype))
 
     def _read_ahead(self, steps: Iterable[_Step]) -> Generator[Batch, None, None]:
         """Batches that threads read ahead."""
@@ -162,15 +177,14 @@ class Loader:
         n_tasks = min(self.threads, self.batch_size)
 
         def start(pool: ThreadPoolExecutor, step: _Step) -> _PendingBatch:
-            number, indices = step
             buffer = buffers.acquire()
-            positions = list(enumerate(indices.tolist()))
+            positions = list(enumerate(step.indices.tolist()))
             # One task per thread: submitting a task costs a good part of the time of a read.
             reads = [
                 pool.submit(self._fill, buffer, positions[task :: self.threads])
                 for task in range(n_tasks)
             ]
-            return _PendingBatch(buffer, number, indices, reads)
+            return _PendingBatch(buffer, step, reads)
 
         return read_ahead(steps, start, self._finish, self.threads)
 
@@ -194,26 +208,35 @@ class Loader:
     def _finish(self, pending: _PendingBatch) -> Batch:
         for read in pending.reads:
             read.result()
-        volumes = pending.buffer.to_device(len(pending.indices), self.device)
-        return self._make_batch(pending.step, pending.indices, volumes)
+        volumes = pending.buffer.to_device(len(pending.step.indices), self.device)
+        return self._make_batch(pending.step, volumes)
 
-    def _make_batch(self, step: int, indices: npt.NDArray[np.int64], volumes: Tensor) -> Batch:
-        items = torch.from_numpy(indices.copy())
+    def _step(self, number: int) -> _Step:
+        repeats = self._order.repeats_at(number) if self.world > 1 else None
+        return _Step(number, self.indices_at(number), repeats)
+
+    def _make_batch(self, step: _Step, volumes: Tensor) -> Batch:
+        items = torch.from_numpy(step.indices.copy())
         return Batch(
             volumes=volumes,
             items=items,
-            seed=step_seed(self.seed, step),
+            seed=step_seed(self.seed, step.number),
             targets={n: copy_to_device(t[items], self.device) for n, t in self.targets.items()},
+            repeats=None if step.repeats is None else torch.from_numpy(step.repeats),
         )
 
 
-_Step = tuple[int, npt.NDArray[np.int64]]
-"""Number of a batch, and its items."""
+@dataclass(frozen=True, slots=True)
+class _Step:
+    number: int
+    indices: npt.NDArray[np.int64]
+    """Items of the batch."""
+    repeats: npt.NDArray[np.int64] | None = None
+    """See `Batch.repeats`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingBatch:
     buffer: HostBuffer
-    step: int
-    indices: npt.NDArray[np.int64]
+    step: _Step
     reads: list[Future[None]]

@@ -87,6 +87,13 @@ def _spread_repeats(order: npt.NDArray[np.int64], block: int) -> None:
                 break
 
 
+def count_earlier(items: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How often each of the `items` (B,) comes before its place; int64 (B,)."""
+    equal = items[:, None] == items[None, :]
+    counts: npt.NDArray[np.int64] = np.tril(equal, -1).sum(axis=1)
+    return counts
+
+
 class BatchOrder:
     """The items of every batch, epoch after epoch: full batches of `size` out of `n` items.
 
@@ -123,16 +130,31 @@ class BatchOrder:
 
     def indices_at(self, step: int) -> npt.NDArray[np.int64]:
         """Items of batch number `step`; int64 (size,)."""
+        rank, world = self._shard
+        return self._batch_of_all(step)[rank::world]
+
+    def repeats_at(self, step: int) -> npt.NDArray[np.int64]:
+        """How often each item of batch number `step` comes before in the batch of all ranks.
+
+        int64 (size,). Only weights can put an item into a batch twice.
+        """
+        if self._weights is None:
+            return np.zeros(self._size, np.int64)
+        rank, world = self._shard
+        return count_earlier(self._batch_of_all(step))[rank::world]
+
+    def _batch_of_all(self, step: int) -> npt.NDArray[np.int64]:
+        """Items of batch number `step` of all ranks; int64 (size * world,)."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch_order = self._make_order(epoch)
             self._epoch = epoch
-        return self._epoch_order[batch * self._size : (batch + 1) * self._size]
+        block = self._size * self._shard[1]
+        return self._epoch_order[batch * block : (batch + 1) * block]
 
     def _make_order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Items of this rank in `epoch`, in order."""
-        (n, seed), (rank, world) = self._key, self._shard
+        """Items of all ranks in `epoch`, in order; int64 (n,)."""
+        n, seed = self._key
         if self._weights is None:
-            return epoch_order(n, seed, epoch, rank, world, shuffle=self._shuffle)
-        order = weighted_epoch_order(self._weights, seed, epoch, self._size * world)
-        return order[rank::world][: n // world]
+            return epoch_order(n, seed, epoch, shuffle=self._shuffle)
+        return weighted_epoch_order(self._weights, seed, epoch, self._size * self._shard[1])

@@ -27,6 +27,8 @@ TINY_BACKBONE = "test_byobnet"
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of the file of weights in timm's repositories, the first choice first."""
+PROBE_PX = 64
+"""Side of the image that `unused_parameters` looks at."""
 CONNECT_SECONDS = 5.0
 RGB = 3
 _ADVICE = "give a downloaded file of weights with --init FILE"
@@ -48,6 +50,22 @@ class TimmBackbone(Backbone):
     def plain_weights(self) -> dict[str, Tensor]:
         """The state dict of the timm model."""
         return dict(self.network.state_dict())
+
+    def unused_parameters(self) -> list[nn.Parameter]:
+        """Parameters of layers after the feature map, which some timm networks keep.
+
+        Found by a backward pass of a small image, in evaluation mode.
+        """
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        image = torch.zeros(1, self.in_chans, PROBE_PX, PROBE_PX, device=parameters[0].device)
+        was_training = self.training
+        try:
+            with torch.enable_grad():
+                total = self.eval()(image).sum()
+        finally:
+            self.train(was_training)
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        return [p for p, g in zip(parameters, gradients, strict=True) if g is None]
 
     def set_recompute(self, enabled: bool) -> None:
         """Compute activations again in the backward pass, block by block, or keep them.

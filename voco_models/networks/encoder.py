@@ -56,6 +56,10 @@ class Backbone(nn.Module):
         """Weights by the names of the library that publishes the network, for export."""
         return dict(self.state_dict())
 
+    def unused_parameters(self) -> list[nn.Parameter]:
+        """Parameters that the feature map does not depend on, such as those of a classifier."""
+        return []
+
     def set_recompute(self, enabled: bool) -> None:
         """Compute activations again in the backward pass, or keep them, which is the default.
 

@@ -81,8 +81,7 @@ class ClassificationObjective(Objective):
         """Scalars: `loss`, and the loss of each group under its name."""
         # A generator for each volume: draws do not depend on the other volumes of the batch.
         generators = [
-            torch.Generator().manual_seed(step_seed(batch.seed, item))
-            for item in batch.items.tolist()
+            torch.Generator().manual_seed(step_seed(batch.seed, item)) for item in batch.draw_keys()
         ]
         views = self.view.make_random_view(batch.volumes, generators)
         draws = AugmentationDraws.join([self.augmentation.draw(1, each) for each in generators])

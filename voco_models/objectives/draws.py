@@ -6,10 +6,10 @@ crops at any place in a batch, and in any process of a training on several devic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from voco_models.data import (
     IntensityAugment,
@@ -50,15 +50,14 @@ class StepChoices:
     intensity: IntensityAugment
     volumes: VolumeAugment
 
-    def draw(self, n_slices: int, step: int, items: Tensor) -> StepDraws:
+    def draw(self, n_slices: int, step: int, numbers: Sequence[int]) -> StepDraws:
         """The choices for volumes of `n_slices` slices: `step` is the seed of the batch.
 
-        `items` (B,) are numbers that tell volumes apart, on the CPU.
+        `numbers` tell the B volumes apart; see `Batch.draw_keys`.
         """
         stride = min(self.slice_stride, n_slices)
         of_step = torch.Generator().manual_seed(step)
         first, other = torch.randint(stride, (2,), generator=of_step).tolist()
-        numbers = items.tolist()
         boxes = [self.plan.draw_boxes(1, _generator(step, n, _CROPS)).corners for n in numbers]
         intensity = volumes = None
         if not self.intensity.is_identity:

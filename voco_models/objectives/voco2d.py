@@ -305,7 +305,7 @@ class Voco2d(Objective):
             intensity=config.augment,
             volumes=config.volume_augment,
         )
-        return choices.draw(batch.volumes.shape[1], batch.seed, batch.items)
+        return choices.draw(batch.volumes.shape[1], batch.seed, batch.draw_keys())
 
     @torch.no_grad()
     def crops_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from voco_models.networks import synchronise_batch_norms
+from voco_models.networks import Backbone, synchronise_batch_norms
 from voco_models.processes import n_processes
 from voco_models.training.objective import Objective
 
@@ -19,6 +19,10 @@ def distribute(objective: Objective) -> nn.Module:
     """
     if n_processes() == 1:
         return objective
+    for module in objective.modules():
+        if isinstance(module, Backbone) and any(p.requires_grad for p in module.parameters()):
+            for parameter in module.unused_parameters():  # the wrapper would wait for gradients
+                parameter.requires_grad_(False)
     synchronise_batch_norms(objective)
     return DistributedDataParallel(objective, gradient_as_bucket_view=True)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
 from voco_models.data.augment_crops import IntensityAugment
 from voco_models.data.augment_planes import VolumeAugment
+from voco_models.data.loader import Batch
+from voco_models.data.sampling import BatchOrder
 from voco_models.objectives.crops import CropPlan
 from voco_models.objectives.draws import StepChoices, StepDraws
 
@@ -23,7 +26,7 @@ CHOICES = StepChoices(
 
 
 def draw(choices: StepChoices, step: int, items: list[int]) -> StepDraws:
-    return choices.draw(16, step, torch.tensor(items))
+    return choices.draw(16, step, items)
 
 
 def of_volume(draws: StepDraws, place: int) -> tuple[object, ...]:
@@ -80,3 +83,26 @@ def test_first_slices_are_uniform_and_separate_if_asked(separate: bool) -> None:
     assert {first for first, _ in firsts} == set(range(4))
     equal = sum(first == other for first, other in firsts)
     assert equal == 400 if not separate else 60 < equal < 140  # a quarter of 400
+
+
+def test_a_volume_that_is_twice_in_a_batch_has_other_crops_the_second_time() -> None:
+    batch = Batch(torch.zeros(4, 16, 96, 96), torch.tensor([3, 5, 3, 3]), seed=1)
+    keys = batch.draw_keys()
+    assert keys[:2] == [3, 5]
+    assert len(set(keys)) == 4
+    drawn = draw(CHOICES, batch.seed, keys).random.corners
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_processes_draw_for_a_repeated_volume_as_the_joined_batch_does() -> None:
+    weights = np.array([4.0, 1, 1, 1, 1, 1, 1, 1])
+    joined = BatchOrder(8, 4, 0, 0, 1, weights)
+    parts = [BatchOrder(8, 2, 0, rank, 2, weights) for rank in (0, 1)]
+    repeated = 0
+    for step in range(20):
+        items, repeats = joined.indices_at(step), joined.repeats_at(step)
+        for rank, part in enumerate(parts):
+            assert part.indices_at(step).tolist() == items[rank::2].tolist()
+            assert part.repeats_at(step).tolist() == repeats[rank::2].tolist()
+        repeated += int(repeats.sum())
+    assert repeated
