@@ -88,7 +88,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
 def trace(objective: Voco2d, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether the CPU waits, for each copy of a forward pass and an update of the teacher.
 
-    The backward pass needs a CUDA driver; `make gpu` takes whole steps in PyTorch's sync debug mode.
+    The backward pass needs a CUDA driver; `make gpu` takes whole steps in the sync debug mode.
     """
     batch = batch_of(3, slices=4)
     draws = objective.draw(batch)
