@@ -22,6 +22,7 @@ from voco_models.objectives import (
     within_correlation,
 )
 from voco_models.stages import recipe_options
+from voco_models.stages.compiler import check_compiler
 from voco_models.stages.initial_weights import SCRATCH
 from voco_models.stages.place_probe import PlaceProbe
 from voco_models.stages.pretrain_page import PAGE, write_page
@@ -145,6 +146,8 @@ def pretrain(
     if max_steps is not None and max_steps < 1:
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
     chosen_device = choose_device(device)
+    if requested.compiles_on(chosen_device):
+        check_compiler(chosen_device)
     run = Path(out)
     frozen = find_split(split, run, resume=resume)
     plan = make_plan(stores, requested, init=init, split=frozen, transductive=transductive)
@@ -154,7 +157,7 @@ def pretrain(
     for note in plan.notes:
         log.warning("%s", note)
     _begin_run(run, plan, name, resume=resume)
-    if plan.recipe.compile and chosen_device.type == "cuda":
+    if plan.recipe.compiles_on(chosen_device):
         plan.objective.compile_backbones()
     # A signal is raised again when the page is written.
     with Interruption():

@@ -6,6 +6,8 @@ from .engine import (
     check_run_folder as check_run_folder,
     choose_device as choose_device,
     fit as fit,
+    prepare as prepare,
+    take_step as take_step,
 )
 from .export import export_backbone as export_backbone
 from .health import (
@@ -18,9 +20,10 @@ from .health import (
 )
 from .history import HISTORY as HISTORY, read_history as read_history
 from .hooks import Interruption as Interruption, Monitor as Monitor
-from .objective import Objective as Objective
+from .objective import BatchSource as BatchSource, Objective as Objective
 from .optimizers import AdamW as AdamW, Optimizer as Optimizer
 from .provenance import (
+    current_commit as current_commit,
     list_differences as list_differences,
     make_provenance as make_provenance,
     read_specs as read_specs,

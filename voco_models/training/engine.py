@@ -215,6 +215,27 @@ def check_run_folder(out: Path, *, resume: bool) -> None:
         raise InputError(f"{out}: nothing to resume, it holds no {checkpoint.CHECKPOINT}")
 
 
+def prepare(objective: Objective, config: FitConfig, device: torch.device) -> TrainState:
+    """The state before the first step: `objective` on `device`, in training mode, as `fit` has it.
+
+    `fit` is this, `take_step` in a loop, and files. This is for programs that time or compare
+    steps.
+    """
+    objective = objective.to(device).train()
+    return TrainState(objective, _build_optimizer(objective, config, device))
+
+
+def take_step(state: TrainState, batches: Sequence[Batch], config: FitConfig) -> dict[str, Tensor]:
+    """One step of training: `config.accumulate` batches, on the device of the state.
+
+    Sets the learning rate, seeds torch's default generators, and updates weights, optimiser and
+    `after_step`. Returns the scalars, means over the batches, and does not wait for the device.
+    """
+    _set_learning_rate(state, config)
+    _step(state, batches, config, next(state.objective.parameters()).device)
+    return state.window.pop()
+
+
 def _build_optimizer(
     objective: Objective, config: FitConfig, device: torch.device
 ) -> torch.optim.Optimizer:
