@@ -28,13 +28,13 @@ if [ ! -x "$venv/bin/python" ] || ! works "$venv/bin/python"; then
 fi
 echo "setup: installing into $venv (about 6 GB; a few minutes)"
 "$venv/bin/python" -m pip install --quiet --constraint constraints.txt \
-    --editable '.[ingest,s3,train,orchestrate,dev]'
+    --editable '.[ingest,s3,train,volumetric,orchestrate,dev]'
 
 "$venv/bin/python" - <<'CHECK'
 import importlib
 import sys
 
-for name in ("torch", "torchvision", "timm", "zarr", "prefect", "pydicom", "SimpleITK", "numba"):
+for name in ("torch", "torchvision", "timm", "zarr", "prefect", "pydicom", "SimpleITK", "numba", "monai"):
     try:
         importlib.import_module(name)
     except Exception as error:

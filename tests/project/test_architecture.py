@@ -54,6 +54,7 @@ def test_modules_are_short_and_have_something_to_say() -> None:
         ("voco_models/data/loader.py", "from voco_data import ingest"),
         ("voco_models/data/loader.py", "import importlib\nimportlib.import_module('zarr.storage')"),
         ("voco_models/networks/encoder.py", "import timm"),
+        ("voco_models/networks/volume_encoder.py", "import monai"),
         ("voco_models/data/loader.py", "from monai.data import CacheDataset"),
         ("flows/demo.py", "import numpy as np"),
         # a higher floor, a higher room, a room that has no place
@@ -86,6 +87,7 @@ def test_a_planted_violation_is_found(
         ("voco_data/errors.py", "import torchlike"),
         ("voco_data/bench/peers.py", "import torch"),
         ("voco_models/networks/backbones.py", "import timm"),
+        ("voco_models/networks/monai_backbones.py", "import monai"),
         ("flows/demo.py", "from prefect import flow"),
         ("voco_data/ingest/run.py", "from voco_data.room import Thing"),
         ("voco_data/room/other.py", "from voco_data.room.inner import Thing"),
@@ -192,7 +194,10 @@ def import_without(modules: str, hidden: str) -> subprocess.CompletedProcess[str
         # PIL is missing here only because torchvision itself, under timm, needs it.
         (
             "voco_models",
-            "prefect,pydicom,SimpleITK,numba,dask,distributed,scipy,matplotlib,sklearn,obstore",
+            (
+                "prefect,pydicom,SimpleITK,numba,dask,distributed,scipy,matplotlib,sklearn,obstore,"
+                "monai,einops"
+            ),
         ),
         ("voco_data", "torch,torchvision,timm,prefect,voco_models,flows"),
         (

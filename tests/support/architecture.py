@@ -106,7 +106,7 @@ OWNERS = {
     "distributed": ("voco_data/executors/dask",),
     "timm": ("voco_models/networks/backbones",),
     "prefect": ("flows/",),
-    "monai": ("voco_models/bench/peers/", PEERS),
+    "monai": ("voco_models/networks/monai_backbones", "voco_models/bench/peers/", PEERS),
     "litdata": ("voco_models/bench/peers/",),
 }
 """Library → beginnings of the paths that may import it."""

@@ -2,7 +2,7 @@
 
 Key types
 ---------
-Backbone : images to feature maps; `create_backbone` makes one by name.
+Backbone : images to feature maps; `create_backbone` makes one by name, for slices or volumes.
 Encoder : crops to embeddings; `create_encoder` makes one by name.
 Teacher : the moving average of an encoder.
 SequenceModel : slices in the context of the others, by a name in SEQUENCE_MODELS.

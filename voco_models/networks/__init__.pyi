@@ -22,7 +22,11 @@ from .imagenet_lite0 import (
     imagenet_lite0_installed as imagenet_lite0_installed,
     imagenet_lite0_weights as imagenet_lite0_weights,
 )
-from .registry import create_backbone as create_backbone, create_encoder as create_encoder
+from .registry import (
+    create_backbone as create_backbone,
+    create_encoder as create_encoder,
+    takes_volumes as takes_volumes,
+)
 from .sequence_models import (
     BILSTM as BILSTM,
     SEQUENCE_MODELS as SEQUENCE_MODELS,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from voco_data.errors import InputError
 from voco_models.networks.encoder import Backbone
-from voco_models.networks.weight_files import read_weights
+from voco_models.networks.weight_files import load_matching, read_weights
 
 DEFAULT_BACKBONE = "efficientnetv2_rw_t"
 """EfficientNetV2-T, the paper's smaller backbone."""
@@ -39,9 +39,11 @@ class TimmBackbone(Backbone):
     memory.
     """
 
+    memory_format = torch.channels_last
+
     def __init__(self, name: str, network: nn.Module, in_chans: int) -> None:
         super().__init__(name, in_chans, int(network.num_features))  # type: ignore[arg-type]
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network.to(memory_format=self.memory_format)
 
     def plain_weights(self) -> dict[str, Tensor]:
         """The state dict of the timm model."""
@@ -62,7 +64,7 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         """Feature map (B, F, h, w) of float images (B, C, H, W)."""
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=self.memory_format)
         features: Tensor = self.network.forward_features(images)  # type: ignore[operator]
         return features
 
@@ -106,22 +108,7 @@ def load_weights(network: nn.Module, name: str, weights: Mapping[str, Tensor], f
         key = f"{stem}.weight"
         if key in own and key in fitted and fitted[key].ndim == 4 and fitted[key].shape[1] == RGB:
             fitted[key] = adapt_input_conv(own[key].shape[1], fitted[key])
-    counters = {key for key in own if key.endswith("num_batches_tracked")}  # old files lack them
-    differences = {
-        "is missing": sorted(set(own) - set(fitted) - counters),
-        "is not of this network": sorted(set(fitted) - set(own)),
-        "has another shape": sorted(
-            key for key in set(own) & set(fitted) if own[key].shape != fitted[key].shape
-        ),
-    }
-    for what, keys in differences.items():
-        if keys:
-            more = f", and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise InputError(
-                f"{file}: expected weights of the backbone {name}, but {keys[0]} {what}{more}; "
-                "give the weights of this backbone, or another backbone"
-            )
-    network.load_state_dict({**{key: own[key] for key in counters}, **fitted}, strict=True)
+    load_matching(network, name, fitted, file)
 
 
 def fetch_imagenet_weights(name: str) -> Path:

@@ -42,6 +42,16 @@ class Backbone(nn.Module):
         where the network is three-dimensional.
         """
 
+    memory_format: torch.memory_format = torch.contiguous_format
+    """Of the weights. Another one gives other rounding errors."""
+
+    def check_size(self, size_px: tuple[int, ...]) -> None:
+        """Raise InputError if the network cannot take images of this size; here it takes any.
+
+        `size_px` is (height, width), or (slices, height, width) where the network is
+        three-dimensional.
+        """
+
     def plain_weights(self) -> dict[str, Tensor]:
         """Weights by the names of the library that publishes the network, for export."""
         return dict(self.state_dict())
@@ -61,10 +71,12 @@ class Backbone(nn.Module):
     def feature_shape(self, size_px: int | tuple[int, ...]) -> tuple[int, ...]:
         """(F, h, w) of the feature map of images of `size_px` = (height, width) in pixels.
 
-        A single number is the side of a square. Runs one forward pass. Raises InputError if the
-        output is no feature map.
+        A single number is the side of a square. (F, d, h, w) of `size_px` = (slices, height, width)
+        where the network is three-dimensional. Runs one forward pass. Raises InputError if the
+        network cannot take this size, or if the output is no feature map.
         """
         size = (size_px, size_px) if isinstance(size_px, int) else size_px
+        self.check_size(size)
         parameter = next(self.parameters())
         probe = torch.zeros(1, self.in_chans, *size, device=parameter.device)
         was_training = self.training
@@ -137,6 +149,9 @@ class Encoder(nn.Module):
         self, backbone: Backbone, crop_px: tuple[int, int], options: EncoderOptions
     ) -> None:
         super().__init__()
+
+    def check_slices(self, slices: int) -> None:
+        """Raise InputError if crops of so many slices have no embedding; here all have."""
 
     @abstractmethod
     def forward(self, crops: Tensor) -> Tensor:

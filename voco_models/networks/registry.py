@@ -19,6 +19,8 @@ from voco_models.networks.encoder import (
     EncoderOptions,
     SliceEncoder,
 )
+from voco_models.networks.monai_backbones import FAMILY as MONAI, create_monai_backbone
+from voco_models.networks.volume_encoder import VolumeEncoder
 
 SEPARATOR = ":"
 TIMM = "timm"
@@ -33,10 +35,13 @@ class Family:
     """Function of MODEL, the channels of an image, and `pretrained` (see `create_backbone`)."""
     encoder: type[Encoder]
     """Class of the encoders around such a backbone."""
+    takes_volumes: bool = False
+    """Whether a backbone is three-dimensional, and cannot be called on a slice."""
 
 
 FAMILIES: dict[str, Family] = {
     TIMM: Family(create_timm_backbone, SliceEncoder),
+    MONAI: Family(create_monai_backbone, VolumeEncoder, takes_volumes=True),
 }
 
 
@@ -61,6 +66,15 @@ def create_encoder(
     """
     family, _ = _split_name(name)
     return FAMILIES[family].encoder(create_backbone(name), crop_px, options)
+
+
+def takes_volumes(name: str) -> bool:
+    """Whether the backbone of this name is three-dimensional, and cannot be called on a slice.
+
+    Builds nothing. Raises InputError for an unknown family.
+    """
+    family, _ = _split_name(name)
+    return FAMILIES[family].takes_volumes
 
 
 def _split_name(name: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from voco_data.errors import InputError
 
@@ -44,6 +44,31 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
         raise InputError(f"{path}: expected a state dict, tensors by name, got something else")
     return {str(name).removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def load_matching(network: nn.Module, name: str, weights: Mapping[str, Tensor], file: Path) -> None:
+    """Load a state dict into `network`. Counters of batches may be missing, as in old files.
+
+    Raises InputError if any other name or shape differs. The message has `file`, and `name`, that
+    of the backbone.
+    """
+    own = network.state_dict()
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    differences = {
+        "is missing": sorted(set(own) - set(weights) - counters),
+        "is not of this network": sorted(set(weights) - set(own)),
+        "has another shape": sorted(
+            key for key in set(own) & set(weights) if own[key].shape != weights[key].shape
+        ),
+    }
+    for what, keys in differences.items():
+        if keys:
+            more = f", and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise InputError(
+                f"{file}: expected weights of the backbone {name}, but {keys[0]} {what}{more}; "
+                "give the weights of this backbone, or another backbone"
+            )
+    network.load_state_dict({**{key: own[key] for key in counters}, **weights}, strict=True)
 
 
 def write_safetensors(path: Path, weights: Mapping[str, Tensor], text: str) -> None:

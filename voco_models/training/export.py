@@ -1,4 +1,6 @@
-"""A backbone for other programs: its weights as timm names them, and a card of how it was made.
+"""A backbone for other programs: its weights, and a card of how it was made.
+
+The weights have the names of the library that publishes the network, timm or MONAI.
 
 RUN/backbone.safetensors   weights; the card is in the header too
 RUN/backbone.json          the card
@@ -34,7 +36,7 @@ def export_backbone(
     """Write weights and card of a backbone to `run`; returns the path of the weights.
 
     timm loads the weights with `timm.create_model(architecture, in_chans=..., num_classes=0,
-    checkpoint_path=...)`. Raises VocoError if they cannot be written.
+    checkpoint_path=...)`; for MONAI see docs/method.md. Raises VocoError if they cannot be written.
     """
     card = make_card(backbone, provenance, step=step, scores=scores)
     text = json.dumps(card, indent=2, sort_keys=True) + "\n"
@@ -64,7 +66,7 @@ def make_card(
         "architecture": backbone.name,
         "in_chans": backbone.in_chans,
         "num_features": backbone.num_features,
-        "memory_format": "channels_last",  # another one gives other rounding errors
+        "memory_format": str(backbone.memory_format).removeprefix("torch."),
         "input": {
             "from_hu": [spec.window_low_hu, spec.window_low_hu + spec.window_width_hu],
             "to": [-1.0, 1.0],

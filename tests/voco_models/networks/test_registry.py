@@ -57,7 +57,7 @@ class ToyEncoder(Encoder):
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "toy", Family(ToyBackbone, ToyEncoder))
+    monkeypatch.setitem(FAMILIES, "toy", Family(ToyBackbone, ToyEncoder, takes_volumes=True))
 
 
 @pytest.mark.usefixtures("toy")
@@ -93,5 +93,5 @@ def test_a_name_without_a_family_is_timm_s() -> None:
 
 
 def test_an_unknown_family_is_refused() -> None:
-    with pytest.raises(InputError, match="FAMILY one of timm, got 'hub:resnet18'"):
+    with pytest.raises(InputError, match="FAMILY one of monai, timm, got 'hub:resnet18'"):
         create_backbone("hub:resnet18")
