@@ -27,20 +27,24 @@ class SyntheticBatches:
     """Batches of random volumes that are on the device already."""
 
     volumes: Tensor
-    """uint8 (`CACHED_BATCHES` * batch_size, Z, Y, X), on the device."""
+    """uint8 (batches * batch_size, Z, Y, X), on the device."""
     batch_size: int
 
     @classmethod
     def make(
-        cls, batch_size: int, grid: tuple[int, int, int], device: torch.device
+        cls,
+        batch_size: int,
+        grid: tuple[int, int, int],
+        device: torch.device,
+        batches: int = CACHED_BATCHES,
     ) -> SyntheticBatches:
-        """Batches of `batch_size` volumes of `grid`."""
-        return cls(make_volumes(CACHED_BATCHES * batch_size, grid, device), batch_size)
+        """So many different batches of `batch_size` volumes of `grid`."""
+        return cls(make_volumes(batches * batch_size, grid, device), batch_size)
 
     def batches_from(self, step: int) -> Generator[Batch, None, None]:
         """Batches number `step`, `step + 1`, ... without end."""
         for number in itertools.count(step):
-            start = number % CACHED_BATCHES * self.batch_size
+            start = number * self.batch_size % len(self.volumes)
             items = torch.arange(start, start + self.batch_size)
             yield Batch(self.volumes[start : start + self.batch_size], items, step_seed(0, number))
 

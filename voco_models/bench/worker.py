@@ -24,9 +24,10 @@ WARMUP_BATCHES = 32
 """Batches before them that are not timed: some were read ahead, and idle cores start slowly."""
 
 
-def serve(measure: Callable[[], Mapping[str, Any]]) -> None:
-    """Measure once to warm up, then once for each line of stdin, until it ends."""
-    measure()
+def serve(measure: Callable[[], Mapping[str, Any]], *, warm_up: bool = True) -> None:
+    """Measure once for each line of stdin, until it ends; before, once to warm up if `warm_up`."""
+    if warm_up:
+        measure()
     _print_result({})
     for _ in sys.stdin:
         _print_result(measure())
