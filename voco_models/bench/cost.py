@@ -42,11 +42,11 @@ DATASETS = {"hours_3779": 3_779, "hours_5910": 5_910}
 """Volumes of an epoch: the paper's training series, and these with FLARE23's unlabelled ones."""
 
 CAVEATS = (
-    "The gain over Swin-B is mostly that of a light CNN over a large transformer, not of 2D over 3D.",
+    "The gain over Swin-B is mostly that of a light CNN over a large transformer.",
     "Networks of one family, such as efficientnet_b0 in 2D and 3D, tell more about 2D against 3D.",
     "Crops, targets, losses, projector, EMA teacher, optimiser and engine are alike in all rows.",
     "A batch of one volume has no inter-volume loss, in any row.",
-    "Networks are not compiled. 2D networks use channels-last memory, 3D networks PyTorch's default.",
+    "Networks are not compiled. 2D networks use channels-last memory, 3D ones the default.",
     "Hours of an epoch are for volumes that are on the device already, without reading.",
     "Equal cost is not equal learning: no row says which network learns more from a volume.",
 )
