@@ -109,6 +109,13 @@ def extract_crops(volumes: Tensor, boxes: Boxes) -> Tensor:
     h, w = boxes.size
     corners = boxes.corners.expand(B, *boxes.corners.shape[-2:])
     device = volumes.device
+    if device.type == "cpu":  # copies of whole rows; on a device, corners would have to be read
+        return torch.stack(
+            [
+                torch.stack([volume[:, y : y + h, x : x + w] for y, x in starts])
+                for volume, starts in zip(volumes, corners.tolist(), strict=True)
+            ]
+        )
     ys = corners[..., 0, None] + torch.arange(h, device=device)  # (B, N, h)
     xs = corners[..., 1, None] + torch.arange(w, device=device)  # (B, N, w)
     bs = torch.arange(B, device=device)
