@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -36,13 +37,22 @@ class _MessageFormatter(logging.Formatter):
         return f"{record.levelname.lower()}: {message}"
 
 
+def _other_process() -> str:
+    """The number of this process, if `torchrun` started it beside a first one; else empty."""
+    number = os.environ.get("RANK", "0")
+    return number if "WORLD_SIZE" in os.environ and number != "0" else ""
+
+
 def _log_to_stderr() -> None:
-    """Show what voco logs from INFO on, and what other libraries log from WARNING on."""
+    """Show what voco logs from INFO on, and what other libraries log from WARNING on.
+
+    Of several processes, the others than the first show errors only.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_MessageFormatter())
     for name in _OUR_PACKAGES:
         logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.ERROR if _other_process() else logging.INFO)
         logger.handlers = [handler]
         logger.propagate = False
 
@@ -50,7 +60,9 @@ def _log_to_stderr() -> None:
 def _run(args: argparse.Namespace) -> int:
     """Call the stage and print its summary. A summary with problems is a failure."""
     summary = to_json_values(VERBS[args.command](args))
-    if args.json:
+    if _other_process():
+        pass
+    elif args.json:
         print(json.dumps(summary, allow_nan=False))
     else:
         print("\n".join(format_lines(summary)))
@@ -62,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     _log_to_stderr()
     name = f"voco {args.command}"
+    if _other_process():
+        name += f" (process {_other_process()})"
     try:
         return _run(args)
     except KeyboardInterrupt:

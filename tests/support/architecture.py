@@ -44,6 +44,7 @@ ROOMS = {
         "bench",
     ),
     "voco_models": (
+        "processes",
         "data",
         "networks",
         "training",

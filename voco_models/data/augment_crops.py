@@ -85,7 +85,8 @@ class IntensityParameters:
         generator = torch.Generator(crops.device)
         for volume, seed in zip(white, noise_seeds, strict=True):
             volume.normal_(generator=generator.manual_seed(seed))
-        return (changed + noise * white).clamp(-1, 1)
+        noisy: Tensor = changed + noise * white
+        return noisy.clamp(-1, 1)
 
 
 _PARAMETERS = ("gamma", "contrast", "brightness", "noise")

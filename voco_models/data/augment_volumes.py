@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,16 +113,12 @@ class AugmentationDraws:
     @staticmethod
     def join(parts: Sequence[AugmentationDraws]) -> AugmentationDraws:
         """The parameters of the volumes of all `parts`, which are of one `Augmentation`."""
-        values = {
-            field.name: [getattr(part, field.name) for part in parts]
+        joined: dict[str, Any] = {
+            field.name: torch.cat([getattr(part, field.name) for part in parts])
             for field in fields(AugmentationDraws)
+            if isinstance(getattr(parts[0], field.name), Tensor)
         }
-        return AugmentationDraws(
-            **{
-                name: torch.cat(column) if isinstance(column[0], Tensor) else column[0]
-                for name, column in values.items()
-            }
-        )
+        return replace(parts[0], **joined)
 
 
 def apply_draws(volumes: Tensor, draws: AugmentationDraws) -> Tensor:

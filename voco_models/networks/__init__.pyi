@@ -3,6 +3,7 @@ from .backbones import (
     LARGER_BACKBONE as LARGER_BACKBONE,
     TINY_BACKBONE as TINY_BACKBONE,
 )
+from .batch_norm import synchronise_batch_norms as synchronise_batch_norms
 from .classifier import (
     FeatureNorm as FeatureNorm,
     SlicePooling as SlicePooling,

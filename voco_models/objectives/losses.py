@@ -118,7 +118,7 @@ def inter_cosines(random: Tensor, base: Tensor, pairs: Literal["next", "all_pair
     pairs_of_volumes = cosines(random[:, None], base[None, :]).flatten(end_dim=1)
     # Without the first of every B + 1 pairs, the diagonal. A mask would wait for the device: the
     # shape of its result depends on its values.
-    rows = pairs_of_volumes[1:].unflatten(0, (batch - 1, batch + 1))
+    rows = pairs_of_volumes[1:].reshape(batch - 1, batch + 1, *pairs_of_volumes.shape[1:])
     return rows[:, :-1].flatten(end_dim=1)
 
 

@@ -31,6 +31,7 @@ from voco_models.objectives.losses import (
     reg_loss,
 )
 from voco_models.objectives.signals import AgreementSignals
+from voco_models.processes import gather_rows
 from voco_models.training import WHEN_CHANGED, Objective
 
 MAX_TURN_DEG = 30
@@ -129,6 +130,10 @@ class _Embeddings(NamedTuple):
     base: Tensor
     """(B, m, D) of base crops; (B, Z, m, D) at level `slice`."""
 
+    def gather(self) -> _Embeddings:
+        """Those of the volumes of all processes."""
+        return _Embeddings(gather_rows(self.random), gather_rows(self.base))
+
 
 class Voco2d(Objective):
     """Trains an encoder so that the cosine between the embeddings of two crops is their overlap.
@@ -186,13 +191,22 @@ class Voco2d(Objective):
         """
         self._restore_statistics()
         # A monitor, which has no gradients, must not add to the signals of training.
-        return self.measure(batch, self.signals if torch.is_grad_enabled() else None)
+        if torch.is_grad_enabled():
+            return self.measure(batch, self.signals, join=True)
+        return self.measure(batch, None)
 
-    def measure(self, batch: Batch, signals: AgreementSignals | None) -> dict[str, Tensor]:
-        """The scalars of `forward`; the step is added to `signals`."""
+    def measure(
+        self, batch: Batch, signals: AgreementSignals | None, *, join: bool = False
+    ) -> dict[str, Tensor]:
+        """The scalars of `forward`; the step is added to `signals`.
+
+        With `join`, they are those of the volumes of all processes, which must all call it.
+        """
         options = self.config.loss
         crops, target = self.crops_and_targets(batch)
         student, teacher = self._embed(crops)
+        if join:  # losses compare volumes of different processes
+            student, teacher, target = student.gather(), teacher.gather(), gather_rows(target)
         cosine = cosines(student.random, teacher.base)
         if options.direction == "symmetric":
             cosine = (cosine + cosines(teacher.random, student.base)) / 2

@@ -37,6 +37,14 @@ from voco_models.data import (
 from voco_models.evaluation import predictions
 from voco_models.networks import SliceSequenceClassifier, create_backbone
 from voco_models.objectives import ClassificationObjective, loss_weights
+from voco_models.processes import (
+    is_first_process,
+    n_processes,
+    process_group,
+    process_rank,
+    share_of_batch,
+    wait_for_processes,
+)
 from voco_models.stages.finetune_plan import FinetunePlan, Series, make_plan
 from voco_models.stages.finetune_predictions import predict_fold, write_run_predictions
 from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
@@ -106,6 +114,8 @@ def finetune(
 ) -> FinetuneSummary:
     """Train one classifier per fold on the store's volumes, and predict every patient once.
 
+    The processes of `torchrun` train together; each has its share of every batch of the recipe.
+
     Parameters
     ----------
     store : an open store, or its folder or URL.
@@ -133,38 +143,42 @@ def finetune(
     """
     start = time.perf_counter()
     run, chosen_device = Path(out), choose_device(device)
-    opened = store if isinstance(store, Store) else Store.open(store)
-    plan = make_plan(
-        opened,
-        Path(labels),
-        finetune_recipe(recipe, changes),
-        init=init,
-        split=find_split(split, run, resume=resume),
-        transductive=transductive,
-        allow_unlabelled=allow_unlabelled,
-        pseudonymise=pseudonymise,
-    )
-    _check_run(run, plan, resume=resume)
-    volumes = make_resident(plan.items_of(plan.series), resident, chosen_device, READER_THREADS)
-    _write_plan(run, plan)
-    pins.pin_store(opened, run, STAGE)
-    steps, tables = 0, []
-    for fold in range(plan.recipe.n_folds):
-        fold_steps, table = _run_fold(
-            run,
-            plan,
-            fold,
-            device=chosen_device,
-            max_steps=None if max_steps is None else max_steps - steps,
-            resident=volumes,
-            monitors=monitors,
+    with process_group(chosen_device):
+        opened = store if isinstance(store, Store) else Store.open(store)
+        plan = make_plan(
+            opened,
+            Path(labels),
+            finetune_recipe(recipe, changes),
+            init=init,
+            split=find_split(split, run, resume=resume),
+            transductive=transductive,
+            allow_unlabelled=allow_unlabelled,
+            pseudonymise=pseudonymise,
         )
-        steps += fold_steps
-        if table is None:
-            break
-        tables.append(table)
+        _check_run(run, plan, resume=resume)
+        share_of_batch(plan.recipe.batch_size)
+        volumes = make_resident(plan.items_of(plan.series), resident, chosen_device, READER_THREADS)
+        wait_for_processes()  # all have checked the folder
+        if is_first_process():
+            _write_plan(run, plan)
+            pins.pin_store(opened, run, STAGE)
+        is_first, steps, tables = is_first_process(), 0, []
+        for fold in range(plan.recipe.n_folds):
+            fold_steps, table = _run_fold(
+                run,
+                plan,
+                fold,
+                device=chosen_device,
+                max_steps=None if max_steps is None else max_steps - steps,
+                resident=volumes,
+                monitors=monitors,
+            )
+            steps += fold_steps
+            if table is None:
+                break
+            tables.append(table)
     finished = len(tables) == plan.recipe.n_folds
-    if finished:
+    if finished and is_first:
         write_run_predictions(run, plan, tables)
         checkpoint.write_run(run, _describe_run(plan, finished=True))
     return FinetuneSummary(
@@ -212,7 +226,9 @@ def _run_fold(
         objective,
         Loader(
             plan.items_of(series),
-            batch_size=plan.recipe.batch_size,
+            batch_size=share_of_batch(plan.recipe.batch_size),
+            rank=process_rank(),
+            world=n_processes(),
             seed=step_seed(plan.recipe.seed, fold),
             device=device,
             weights=plan.weights_of(series),
@@ -231,8 +247,10 @@ def _run_fold(
     )
     if not summary.finished:
         return summary.last_step, None
+    # In every process: no other has to wait for the first one.
     table = predict_fold(plan, fold, objective.classifier, device, resident)
-    predictions.write_predictions(folder / predictions.FILE, table, plan.targets)
+    if is_first_process():
+        predictions.write_predictions(folder / predictions.FILE, table, plan.targets)
     return summary.last_step, table
 
 

@@ -172,3 +172,14 @@ def build_objective(
         objective = Voco2d(encoder, plane, recipe.voco, input_window(None, spec))
     objective.set_recompute(recipe.recompute)
     return objective
+
+
+def name_items(items: Sequence[Item], indices: Sequence[int]) -> list[str]:
+    """Row, store and series of items, with the ids that the store has."""
+    names = []
+    for item in (items[index] for index in indices):
+        assert isinstance(item.store, Store)
+        table = item.store.catalogue
+        (series,) = table.loc[table["row"] == item.row, "series_uid"]
+        names.append(f"{series} (row {item.row} of {item.store.storage.name})")
+    return names

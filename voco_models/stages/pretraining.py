@@ -12,8 +12,7 @@ import torch
 from voco_data.errors import InputError
 from voco_data.maintenance import pins
 from voco_data.selection import SeenPatients
-from voco_data.store import Store
-from voco_models.data import Item, Loader, Residence
+from voco_models.data import Loader, Residence
 from voco_models.objectives import (
     CollapseWatch,
     HeldOutProbe,
@@ -21,18 +20,27 @@ from voco_models.objectives import (
     constant_cosine_losses,
     within_correlation,
 )
+from voco_models.processes import (
+    is_first_process,
+    n_processes,
+    process_group,
+    process_rank,
+    share_of_batch,
+    wait_for_processes,
+)
 from voco_models.stages import recipe_options
 from voco_models.stages.compiler import check_compiler
 from voco_models.stages.initial_weights import SCRATCH
 from voco_models.stages.place_probe import PlaceProbe
 from voco_models.stages.pretrain_page import PAGE, write_page
-from voco_models.stages.pretrain_plan import STAGE, PretrainPlan, make_plan
+from voco_models.stages.pretrain_plan import STAGE, PretrainPlan, make_plan, name_items
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.stages.run_split import find_split, keep_split
 from voco_models.training import (
     HEALTH,
     HISTORY,
     PROBES,
+    WEIGHTS,
     FitSummary,
     HistoryRow,
     Interruption,
@@ -116,6 +124,7 @@ def pretrain(
     """Pretrain a backbone with 2D-VoCo on volumes of `stores`; write the run to `out`.
 
     It learns from all volumes that the recipe selects, without those of the split's test patients.
+    The processes of `torchrun` train together; each has its share of every batch of the recipe.
 
     Parameters
     ----------
@@ -145,24 +154,27 @@ def pretrain(
     requested = pretrain_recipe(recipe, changes)
     if max_steps is not None and max_steps < 1:
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
-    chosen_device = choose_device(device)
+    run, chosen_device = Path(out), choose_device(device)
     if requested.compiles_on(chosen_device):
         check_compiler(chosen_device)
-    run = Path(out)
-    frozen = find_split(split, run, resume=resume)
-    plan = make_plan(stores, requested, init=init, split=frozen, transductive=transductive)
-    check_run_folder(run, resume=resume)  # before volumes are read
-    loader = make_loader(plan, chosen_device, resident)
-    watch = _Watch(plan, checkpoint.read_run(run).get(ALARMS, ()) if resume else ())
-    for note in plan.notes:
-        log.warning("%s", note)
-    _begin_run(run, plan, name, resume=resume)
-    if plan.recipe.compiles_on(chosen_device):
-        plan.objective.compile_backbones()
-    # A signal is raised again when the page is written.
-    with Interruption():
-        summary = _fit(run, plan, loader, watch, chosen_device, max_steps, resume, monitors)
-    backbone, provenance = plan.objective.student.backbone, plan.provenance
+    with process_group(chosen_device):
+        frozen = find_split(split, run, resume=resume)
+        plan = make_plan(stores, requested, init=init, split=frozen, transductive=transductive)
+        check_run_folder(run, resume=resume)  # before volumes are read
+        loader = make_loader(plan, chosen_device, resident)
+        watch = _Watch(plan, checkpoint.read_run(run).get(ALARMS, ()) if resume else ())
+        for note in plan.notes:
+            log.warning("%s", note)
+        wait_for_processes()  # all have checked the folder
+        if is_first_process():
+            _begin_run(run, plan, name, resume=resume)
+        if plan.recipe.compiles_on(chosen_device):
+            plan.objective.compile_backbones()
+        # A signal is raised again when the page is written.
+        with Interruption():
+            summary = _fit(run, plan, loader, watch, chosen_device, max_steps, resume, monitors)
+        if is_first_process():
+            _write_backbone(run, plan, summary.last_step)
     return PretrainSummary(
         run=run,
         recipe=name,
@@ -180,22 +192,22 @@ def pretrain(
         alarms=tuple(watch.alarms),
         seconds=summary.seconds,
         checkpoint=summary.checkpoint,
-        backbone=checkpoint.save_backbone(run, backbone, provenance),
-        export=export_backbone(
-            run, backbone, provenance, step=summary.last_step, scores=_read_scores(run)
-        ),
+        backbone=run / checkpoint.BACKBONE,
+        export=run / WEIGHTS,
         history=summary.history,
         report=run / PAGE,
     )
 
 
 def make_loader(plan: PretrainPlan, device: torch.device, resident: Residence) -> Loader:
-    """The loader of the volumes to learn from."""
+    """The loader of the volumes to learn from; of several processes, each has its share."""
     items, recipe = plan.items, plan.recipe
     return Loader(
         # Batch norm needs two rows, so a single volume is repeated, with different random crops.
         items if len(items) > 1 else items * recipe.batch_size,
-        batch_size=recipe.batch_size,
+        batch_size=share_of_batch(recipe.batch_size),
+        rank=process_rank(),
+        world=n_processes(),
         seed=recipe.fit.seed,
         device=device,
         weights=plan.weights if len(items) > 1 else None,
@@ -260,8 +272,17 @@ def _fit(
 
 def _write_health(run: Path, alarms: Sequence[str]) -> None:
     """Write the alarms to `run.json`, the page, and TensorBoard's files."""
+    if not is_first_process():
+        return
     checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: list(alarms)})
     write_tensorboard(run, write_page(run))
+
+
+def _write_backbone(run: Path, plan: PretrainPlan, step: int) -> None:
+    """Write the student's backbone: for other stages, and for other programs."""
+    backbone, provenance = plan.objective.student.backbone, plan.provenance
+    checkpoint.save_backbone(run, backbone, provenance)
+    export_backbone(run, backbone, provenance, step=step, scores=_read_scores(run))
 
 
 def _read_scores(run: Path) -> dict[str, dict[str, float]] | None:
@@ -369,14 +390,3 @@ def make_probe_monitor(run: Path, plan: PretrainPlan, device: torch.device) -> P
     if recipe.voco.grid > 1:  # else a crop is the plane, and has one place
         probes.append(PlaceProbe(plan.items, plan.probed))
     return ProbeMonitor(run, probes, every=recipe.probe_every)
-
-
-def name_items(items: Sequence[Item], indices: Sequence[int]) -> list[str]:
-    """Row, store and series of items, with the ids that the store has."""
-    names = []
-    for item in (items[index] for index in indices):
-        assert isinstance(item.store, Store)
-        table = item.store.catalogue
-        (series,) = table.loc[table["row"] == item.row, "series_uid"]
-        names.append(f"{series} (row {item.row} of {item.store.storage.name})")
-    return names

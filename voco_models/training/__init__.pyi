@@ -1,15 +1,13 @@
 from . import checkpoint as checkpoint
 from .capture import Capture as Capture, load_capture as load_capture
 from .engine import (
-    FitConfig as FitConfig,
     FitSummary as FitSummary,
     check_run_folder as check_run_folder,
     choose_device as choose_device,
     fit as fit,
-    prepare as prepare,
-    take_step as take_step,
 )
-from .export import export_backbone as export_backbone
+from .export import WEIGHTS as WEIGHTS, export_backbone as export_backbone
+from .fit_config import FitConfig as FitConfig
 from .health import (
     HEALTH as HEALTH,
     PROBES as PROBES,
@@ -34,4 +32,5 @@ from .recorded_options import (
     default_of as default_of,
     values_to_record as values_to_record,
 )
+from .step import prepare as prepare, take_step as take_step
 from .train_state import HistoryRow as HistoryRow, TrainState as TrainState

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from voco_data.errors import InputError
 from voco_models.data import Batch
+from voco_models.processes import gather_rows, is_first_process, mean_over_processes
 from voco_models.training import checkpoint
 from voco_models.training.objective import BatchSource
 from voco_models.training.train_state import Snapshot, TrainState
@@ -98,30 +99,44 @@ def capture_step(
     with closing(batches.batches_from(state.step * accumulate)) as stream:
         while state.step < last:
             group, before = [next(stream) for _ in range(accumulate)], Snapshot(state)
-            parts = [{n: float(v) for n, v in s.items()} for s in take_step(state, group)]
+            parts = [
+                {n: float(mean_over_processes(v)) for n, v in scalars.items()}
+                for scalars in take_step(state, group)
+            ]
             failed = [i for i, losses in enumerate(parts) if not math.isfinite(losses["loss"])]
             cause = "the loss" if failed else _find_cause(state)
             if cause is None:
                 continue
             chosen = failed[0] if failed else 0
-            batch, losses = group[chosen], parts[chosen]
+            batch, losses = _join(group[chosen]), parts[chosen]
             names = [] if name_items is None else list(name_items(batch.items.tolist()))
             capture = Capture(
                 step=before.step + 1,
                 seed=batch.seed,
                 items=batch.items,
                 names=names,
-                volumes=batch.volumes.cpu(),
-                targets={name: values.cpu() for name, values in batch.targets.items()},
+                volumes=batch.volumes,
+                targets=dict(batch.targets),
                 losses=losses,
                 cause=cause,
                 objective=_to_cpu(before.objective),
                 optimizer=_to_cpu(before.optimizer),
                 provenance=provenance,
             )
-            checkpoint.save(out / CAPTURE, {f: getattr(capture, f) for f in sorted(_ENTRIES)})
+            if is_first_process():
+                checkpoint.save(out / CAPTURE, {f: getattr(capture, f) for f in sorted(_ENTRIES)})
             return capture
     return None
+
+
+def _join(batch: Batch) -> Batch:
+    """The batch of all processes, on the CPU. One process that trains on it has the same losses."""
+    return Batch(
+        volumes=gather_rows(batch.volumes.cpu()),
+        items=gather_rows(batch.items),
+        seed=batch.seed,
+        targets={name: gather_rows(values.cpu()) for name, values in batch.targets.items()},
+    )
 
 
 def _find_cause(state: TrainState) -> str | None:

@@ -9,6 +9,8 @@ import csv
 from pathlib import Path
 from typing import TextIO
 
+from voco_models.processes import is_first_process
+
 HISTORY = "history.csv"
 FIRST_COLUMNS = ("step", "lr", "loss")
 LAST_COLUMNS = ("seconds",)
@@ -29,7 +31,8 @@ def read_history(run: Path, name: str = HISTORY) -> list[dict[str, float]]:
 class History:
     """Appends rows to a table of a run. Columns: step, lr, loss, the others by name, seconds.
 
-    Of the named columns, those that a table lacks are left out.
+    Of the named columns, those that a table lacks are left out. Only the first of several processes
+    writes.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class History:
             if row["step"] <= after and (row["step"] % every == 0 or row["step"] == last)
         ]
         self._columns = list(rows[0]) if rows else []
+        if not is_first_process():
+            return
         temporary = self._path.with_name(f".{name}.tmp")
         with temporary.open("w", newline="") as file:
             if rows:
@@ -55,6 +60,8 @@ class History:
 
     def append(self, row: dict[str, float]) -> None:
         """Append a row. All rows must have the columns of the first one."""
+        if not is_first_process():
+            return
         is_first = not self._columns
         if is_first:
             middle = sorted(set(row) - {*FIRST_COLUMNS, *LAST_COLUMNS})

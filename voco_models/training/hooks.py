@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from voco_data.errors import VocoError
+from voco_models.processes import largest_of_processes
 from voco_models.training.train_state import TrainState
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -54,6 +55,12 @@ class Interruption:
             for number in SIGNALS:
                 self._previous_handlers[number] = signal.signal(number, self._delay)
         return self
+
+    def share(self) -> None:
+        """Take over a signal that another process of the training got. All must call it."""
+        number = largest_of_processes(self.signal_number or 0)
+        if number and self.signal_number is None:
+            self._delay(number, None)
 
     def __exit__(
         self,

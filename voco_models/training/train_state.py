@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError, VocoError
+from voco_models.processes import is_first_process, mean_over_processes
 from voco_models.training import checkpoint
 from voco_models.training.objective import Objective
 from voco_models.training.provenance import list_differences
@@ -77,12 +78,17 @@ class TrainState:
         return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     def save(self, run: Path, provenance: dict[str, Any]) -> None:
-        """Write `RUN/checkpoint.pt`. Raises Diverged before writing if a value is not finite."""
+        """Write `RUN/checkpoint.pt`. Raises Diverged before writing if a value is not finite.
+
+        All processes must call it; the first one writes.
+        """
         window = self._window_rows()
         weights = self.objective.state_dict()
         for name, tensor in weights.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise Diverged(self.step, f"{name} is not finite; no checkpoint was saved")
+        if not is_first_process():
+            return
         checkpoint.save(
             run / checkpoint.CHECKPOINT,
             {
@@ -121,12 +127,15 @@ class TrainState:
         ]
 
     def _window_rows(self) -> list[HistoryRow]:
-        """The window as plain numbers. Waits for the device. Diverged if a loss is not finite."""
+        """The window as plain numbers, means over all processes, which must all call it.
+
+        Waits for the device. Raises Diverged if a loss is not finite.
+        """
         if not self.window:
             return []
         names = list(self.window[0])
         columns = [torch.stack([parts[name].double() for parts in self.window]) for name in names]
-        values = torch.stack(columns, dim=1).cpu().tolist()
+        values = mean_over_processes(torch.stack(columns, dim=1)).cpu().tolist()
         rows = [dict(zip(names, line, strict=True)) for line in values]
         for step, row in enumerate(rows, start=self.step - len(rows) + 1):
             if not math.isfinite(row["loss"]):
