@@ -160,6 +160,7 @@ def make_row(
         "median": None,
         "unit": "ms a step",
         "p90": None,
+        "processor_ms": None,
         "steps": 0,
         "warmup": setting.warmup,
         "network": setting.network,
@@ -182,12 +183,14 @@ def make_row(
     if results is None:
         return row
     seconds = [value for result in results for value in result["seconds"]]
+    processor = [value for result in results for value in result["processor"]]
     median = statistics.median(seconds)
     rate = setting.batch / median
     last = results[-1]
     return row | {
         "median": median * 1e3,
         "p90": percentile(seconds, 90) * 1e3,
+        "processor_ms": statistics.median(processor) * 1e3,
         "steps": len(seconds),
         "volumes_per_s": rate,
         **{name: volumes / rate / 3600 for name, volumes in DATASETS.items()},
@@ -206,7 +209,12 @@ def compute_ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, flo
 
     measured = [row for row in rows if row["median"] is not None]
     references = {shape(row): row for row in measured if row["network"] == REFERENCE}
-    columns = {"time": "median", "flops": "step_flops", "saved_bytes": "saved_bytes"}
+    columns = {
+        "time": "median",
+        "processor_time": "processor_ms",
+        "flops": "step_flops",
+        "saved": "saved_bytes",
+    }
     return {
         row["name"]: {
             name: row[column] / references[shape(row)][column] for name, column in columns.items()

@@ -148,8 +148,10 @@ def make_rows(
     for kind, repeats in results.items():
         if repeats is None:
             continue
-        seconds = [value for result in repeats for value in result["seconds"]]
-        waits = [value for result in repeats for value in result["waits"]]
+        seconds, waits, processor = (
+            [value for result in repeats for value in result[name]]
+            for name in ("seconds", "waits", "processor")
+        )
         median = statistics.median(seconds)
         last = repeats[-1]
         rows.append(
@@ -163,6 +165,7 @@ def make_rows(
                 "crops_per_s": last["crops"] / median,
                 "mfu": None if flops is None else flops / median / peaks[last["precision"]],
                 "precision": last["precision"],
+                "processor_ms": statistics.median(processor) * 1e3,
                 "wait_ms": statistics.median(waits) * 1e3,
                 "crops": last["crops"],
                 "step_flops": flops,

@@ -61,6 +61,8 @@ class TimedSteps:
     """Time of each step, with the wait for its batches, until the device has finished."""
     waits: list[float] = field(default_factory=list)
     """Time of each step in which it waited for its batches."""
+    processor: list[float] = field(default_factory=list)
+    """Processor time of each step, in all threads. Other load on the machine changes it less."""
 
     @classmethod
     def begin(
@@ -74,19 +76,20 @@ class TimedSteps:
         """Take `count` steps. Only times are kept."""
         for _ in range(count):
             synchronise(self.device)
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             batches = [next(self.stream) for _ in range(self.recipe.fit.accumulate)]
             waited = time.perf_counter() - began
             take_step(self.state, batches, self.recipe.fit)
             synchronise(self.device)
             self.seconds.append(time.perf_counter() - began)
+            self.processor.append(time.process_time() - used)
             self.waits.append(waited)
 
     def report(self) -> dict[str, Any]:
         """Times since the last report, and the peak memory of the process so far."""
-        found = {"seconds": self.seconds, "waits": self.waits, **peak_memory(self.device)}
-        self.seconds, self.waits = [], []
-        return found
+        times = {"seconds": self.seconds, "waits": self.waits, "processor": self.processor}
+        self.seconds, self.waits, self.processor = [], [], []
+        return times | peak_memory(self.device)
 
 
 def make_eager(state: TrainState) -> None:
