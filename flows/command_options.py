@@ -390,10 +390,8 @@ def _add_bench(commands: Any) -> None:
     )
     cost = _command(tables, "cost", "2D against 3D networks: operations, memory, time of a step")
     cost.add_argument(
-        "--quick", action="store_true", help="small networks on the CPU, fewer rows on CUDA"
-    )
-    cost.add_argument(
         "--seconds", type=seconds, metavar="SECONDS", help="begin no row after this time (no limit)"
     )
-    for table in (pretrain, cost):
+    for table, quick in ((pretrain, "a few steps"), (cost, "small networks; CUDA: fewer rows")):
+        table.add_argument("--quick", action="store_true", help=quick)
         table.add_argument("--device", choices=("cpu", "cuda"), help="CUDA if there is one, or CPU")

@@ -163,7 +163,7 @@ def _bench_loader(args: argparse.Namespace) -> Mapping[str, object]:
 def _bench_pretrain(args: argparse.Namespace) -> Mapping[str, object]:
     from voco_models.bench import pretrain
 
-    return pretrain.bench(args.recipe, args.device)
+    return pretrain.bench(args.recipe, args.device, quick=args.quick)
 
 
 def _bench_cost(args: argparse.Namespace) -> Mapping[str, object]:

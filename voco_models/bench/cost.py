@@ -199,7 +199,7 @@ def make_row(
 
 
 def compute_ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """By network and row: time, operations and saved bytes of a step over those of `REFERENCE`.
+    """By row: times, operations and saved bytes of a step over those of `REFERENCE`.
 
     Only rows with the slices, batch and precision of a row of `REFERENCE` have ratios.
     """

@@ -52,17 +52,20 @@ CUDA_EFFORT = Effort(repeats=6, steps=10)
 CPU_EFFORT = Effort(repeats=10, steps=10)
 CPU_LARGE_EFFORT = Effort(repeats=6, steps=1)
 """On the CPU, of a recipe that is measured with fewer crops than it has."""
+QUICK_EFFORT = Effort(repeats=2, steps=1)
 
 
 def bench(
     recipe: str | Path | None = None,
     device: str | torch.device | None = None,
-    effort: Effort | None = None,
+    *,
+    quick: bool = False,
 ) -> dict[str, Any]:
     """Measure; returns rows, ratios by recipe, and a description of the machine.
 
     `recipe` is a name or a file; None measures `RECIPES`. `device` is CUDA if available, if None.
-    On 2 CPU cores this takes about 10 minutes, most of them to compile.
+    `quick` takes a few steps of every candidate, and compiles nothing on the CPU: a trial.
+    On 2 CPU cores this takes about 10 minutes without `quick`, most of them to compile.
 
     Raises InputError for an unknown recipe, and for a device that is not there.
     """
@@ -80,7 +83,7 @@ def bench(
         )
         peaks = measure_peaks(chosen, Path(folder))
         for name in names:
-            results = _measure(name, chosen, effort, store, Path(folder))
+            results = _measure(name, chosen, store, Path(folder), quick=quick)
             rows += make_rows(str(name), results, peaks)
             ratios[str(name)] = compute_ratios(results)
     return {
@@ -109,16 +112,14 @@ def measure_peaks(device: torch.device, folder: Path) -> dict[str, float]:
 
 
 def _measure(
-    name: str | Path, device: torch.device, effort: Effort | None, store: Path, folder: Path
+    name: str | Path, device: torch.device, store: Path, folder: Path, *, quick: bool
 ) -> dict[str, list[Result] | None]:
     """Results of every kind of one recipe; None where it cannot be measured."""
-    if effort is None:
-        effort = CUDA_EFFORT
-        if device.type == "cpu":
-            is_smaller = bench_recipe(name, device) != pretrain_recipe(name)
-            effort = CPU_LARGE_EFFORT if is_smaller else CPU_EFFORT
-    kinds = [kind for kind in KINDS if kind != "compiled" or _compiles_apart(device)]
+    # On CUDA, the recipe itself compiles.
+    compiles_apart = device.type == "cpu" and has_cpu_compiler() and not quick
+    kinds = [kind for kind in KINDS if kind != "compiled" or compiles_apart]
     given = str(Path(name).resolve()) if Path(name).is_file() else str(name)
+    effort = QUICK_EFFORT if quick else choose_effort(name, device)
     found = run_interleaved(
         {
             kind: (STEPS, (kind, given, str(device), str(effort.steps), str(store)))
@@ -130,9 +131,12 @@ def _measure(
     return {kind: found.get(kind) for kind in KINDS}
 
 
-def _compiles_apart(device: torch.device) -> bool:
-    """Whether compiled backbones are a row of their own; on CUDA, recipes compile them."""
-    return device.type == "cpu" and has_cpu_compiler()
+def choose_effort(name: str | Path, device: torch.device) -> Effort:
+    """How many steps of a recipe are timed on `device`."""
+    if device.type == "cuda":
+        return CUDA_EFFORT
+    is_smaller = bench_recipe(name, device) != pretrain_recipe(name)
+    return CPU_LARGE_EFFORT if is_smaller else CPU_EFFORT
 
 
 def make_rows(
