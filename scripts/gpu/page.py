@@ -101,8 +101,8 @@ def make_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[
 
 def _machine_lines(machine: Mapping[str, Any]) -> Iterator[str]:
     named = [f"{name} {machine[name]}" for name in MACHINE if machine.get(name) is not None]
-    tf32 = f"TF32 in matrix products {machine.get('tf32_matmul')}, in cuDNN {machine.get('tf32_cudnn')}"
-    yield f"{'; '.join(named)}; {tf32}."
+    named += [f"{name} {machine[name]}" for name in ("tf32_matmul", "tf32_cudnn")]
+    yield f"{'; '.join(named)}."
     yield ""
 
 

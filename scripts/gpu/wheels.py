@@ -1,6 +1,6 @@
 """A folder of wheels for a machine without a package index: fill it, and install from it.
 
-    python scripts/gpu/wheels.py FOLDER [--python 3.12]      download them, on a machine with an index
+    python scripts/gpu/wheels.py FOLDER [--python 3.12]      download, on a machine with an index
 
 Nothing that the machine has is installed again, so its PyTorch and NumPy stay as they are.
 """
@@ -38,8 +38,8 @@ NAMES = (
     "pluggy",
     "pygments",
 )
-"""What voco and its checks need beside PyTorch, timm, NumPy, pandas and pyarrow, with all that these
-packages need in turn."""
+"""What voco and its checks need beside PyTorch, timm, NumPy, pandas and pyarrow, with what these
+packages need themselves."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
