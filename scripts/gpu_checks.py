@@ -65,7 +65,6 @@ CHECKS = (
         (
             "-m",
             "pytest",
-            "-q",
             "-p",
             "no:cacheprovider",
             "tests/voco_models/test_distributed_step.py",
