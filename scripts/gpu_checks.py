@@ -171,7 +171,10 @@ def read_result(done: subprocess.CompletedProcess[str], *, is_pytest: bool) -> d
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["no message"]
         return {"status": "failed", "note": f"exit code {done.returncode}: {last[0]}"}
-    found: dict[str, Any] = json.loads(lines[-1])
+    try:
+        found: dict[str, Any] = json.loads(lines[-1])
+    except json.JSONDecodeError:
+        return {"status": "failed", "note": f"expected a line of JSON, got {lines[-1]!r}"}
     return {
         "status": found.pop("status", "measured"),
         "note": found.pop("note", ""),

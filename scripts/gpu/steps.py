@@ -80,8 +80,8 @@ def losses_in_bf16(device: torch.device) -> Found:
     objective = build_objective(recipe, StoreSpec("bench", GRID)).to(device).train()
     batch = _batch(recipe, device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        rounded = float(objective(batch)["loss"])
-    return _compare([rounded], [float(objective(batch)["loss"])], BF16_TOLERANCE)
+        rounded = objective(batch)["loss"].item()
+    return _compare([rounded], [objective(batch)["loss"].item()], BF16_TOLERANCE)
 
 
 def compiled_as_eager(device: torch.device) -> Found:

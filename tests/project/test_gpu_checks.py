@@ -33,7 +33,8 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> None:
         "passes": 'print(\'noise\'); print(\'{"status": "passed", "difference": 0.25}\')',
         "fails": 'print(\'{"status": "failed", "note": "0.5 | 1"}\')',
         "breaks": "raise ValueError('no room')",
-        "hangs": "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])",
+        "says_nothing": "pass",
+        "hangs": "import subprocess; subprocess.run(['sleep', '60'])",
         "bench_cost": f"import json; print(json.dumps({bench | {'machine': {}}}))",
     }
     found = [Check(n, ("-c", code), 1 if n == "hangs" else 60) for n, code in lines.items()]
@@ -49,6 +50,7 @@ def test_one_failure_does_not_end_the_rest(tmp_path: Path) -> None:
         "passes": "passed",
         "fails": "failed",
         "breaks": "failed",
+        "says_nothing": "failed",
         "hangs": "timed out",
         "bench_cost": "measured",
         "no_cpu": "skipped",

@@ -21,6 +21,7 @@ from voco_models.bench.counting import FLOP_COUNTER
 from voco_models.bench.device import describe_device
 from voco_models.bench.pretrain import percentile
 from voco_models.bench.runner import describe_machine, run_interleaved
+from voco_models.data import free_bytes
 from voco_models.training import choose_device
 
 STEPS = "voco_models.bench.cost_steps"
@@ -51,6 +52,10 @@ CAVEATS = (
     "Equal cost is not equal learning: no row says which network learns more from a volume.",
 )
 """Printed below the rows."""
+
+NOT_INSTALLED = "not installed"
+FIRST_PEAK_BYTES = 3 * 10**9
+"""Free memory that the first row of a network needs on the CPU, at least."""
 
 Result = dict[str, Any]
 
@@ -105,10 +110,15 @@ def bench(
     stop = None if seconds is None else time.monotonic() + seconds
     settings = list_settings(chosen.type, quick=quick)
     largest: dict[tuple[str, int], int | None] = {}
+    peaks: dict[str, float] = {}
+    results = []
     with tempfile.TemporaryDirectory(prefix="voco-bench-", ignore_cleanup_errors=True) as folder:
-        results = [
-            (s, *_measure_in_time(s, chosen, Path(folder), stop, quick=quick)) for s in settings
-        ]
+        for setting in settings:
+            note = find_obstacle(setting, chosen, peaks, stop)
+            found = None if note else _measure(setting, chosen, Path(folder), quick=quick)
+            results.append((setting, found, note if note or found else NOT_INSTALLED))
+            if found and "resident_bytes" in found[-1]:
+                peaks[setting.network] = found[-1]["resident_bytes"] / setting.slices
         if chosen.type == "cuda":
             largest = dict(_find_largest(settings, chosen, Path(folder), stop))
     rows = [
@@ -125,17 +135,32 @@ def bench(
     }
 
 
-def _measure_in_time(
-    setting: Setting, device: torch.device, folder: Path, stop: float | None, *, quick: bool
-) -> tuple[list[Result] | None, str]:
-    """The results of a row, and why there are none."""
+def find_obstacle(
+    setting: Setting, device: torch.device, peaks: Mapping[str, float], stop: float | None
+) -> str:
+    """Why a row cannot be measured; empty if it can.
+
+    `peaks` are the largest bytes a slice of rows of the same network, and `stop` is a monotonic
+    time. On the CPU, a row that does not fit in memory would end other processes as well.
+    """
     if stop is not None and time.monotonic() > stop:
-        return None, "not measured: out of time"
+        return "not measured: out of time"
+    if device.type == "cpu":
+        need = peaks.get(setting.network, FIRST_PEAK_BYTES / setting.slices) * setting.slices
+        if need > free_bytes(device):
+            return f"not measured: needs about {need / 1e9:.0f} GB of free memory"
+    return ""
+
+
+def _measure(
+    setting: Setting, device: torch.device, folder: Path, *, quick: bool
+) -> list[Result] | None:
+    """The results of a row; None if its library is not installed."""
     projector = 64 if quick and device.type == "cpu" else 2048
     words = (setting.network, setting.slices, setting.batch, setting.precision, device)
     arguments = tuple(map(str, (*words, setting.steps, projector)))
     (found,) = run_interleaved({"row": (STEPS, arguments)}, folder, setting.repeats).values()
-    return found, "" if found else "not installed"
+    return found
 
 
 def _find_largest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,3 +115,14 @@ def test_rows_that_there_is_no_time_for_say_so() -> None:
     assert found["ratios"] == {}
     assert len(found["caveats"]) == len(cost.CAVEATS)
     assert found["machine"]["gpu"] == "not measured on a GPU"
+
+
+def test_a_row_that_does_not_fit_in_memory_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "free_bytes", lambda device: 12e9)
+    small, large = replace(SETTING, slices=32), replace(SETTING, slices=64)
+    peaks = {cost.REFERENCE: 0.2e9}  # bytes a slice: 6.4 GB for 32 slices
+    assert cost.find_obstacle(small, CPU, peaks, None) == ""
+    assert cost.find_obstacle(large, CPU, peaks, None) == (
+        "not measured: needs about 13 GB of free memory"
+    )
+    assert cost.find_obstacle(large, torch.device("cuda"), peaks, None) == ""
