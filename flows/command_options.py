@@ -390,7 +390,7 @@ def _add_bench(commands: Any) -> None:
     )
     cost = _command(tables, "cost", "2D against 3D networks: operations, memory, time of a step")
     cost.add_argument(
-        "--seconds", type=seconds, metavar="SECONDS", help="begin no row after this time (no limit)"
+        "--seconds", type=seconds, metavar="SECONDS", help="time no step after this (no limit)"
     )
     for table, quick in ((pretrain, "a few steps"), (cost, "small networks; CUDA: fewer rows")):
         table.add_argument("--quick", action="store_true", help=quick)

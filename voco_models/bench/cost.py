@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,9 @@ def bench(
 ) -> dict[str, Any]:
     """Measure; returns rows, ratios by network, caveats, and a description of the machine.
 
-    `quick` measures small networks on the CPU, and fewer rows on CUDA. After `seconds`, no row is
-    begun, and those that are left say so. Raises InputError for a device that is not there.
+    `quick` measures small networks on the CPU, and fewer rows on CUDA. After `seconds`, no step is
+    timed; rows that are left say so, and have their counts. Raises InputError for a device that is
+    not there.
     """
     chosen = choose_device(device)
     stop = None if seconds is None else time.monotonic() + seconds
@@ -115,7 +116,8 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="voco-bench-", ignore_cleanup_errors=True) as folder:
         for setting in settings:
             note = find_obstacle(setting, chosen, peaks, stop)
-            found = None if note else _measure(setting, chosen, Path(folder), quick=quick)
+            counted = replace(setting, repeats=1, steps=0) if note else setting
+            found = _measure(counted, chosen, Path(folder), quick=quick)
             results.append((setting, found, note if note or found else NOT_INSTALLED))
             if found and "resident_bytes" in found[-1]:
                 peaks[setting.network] = found[-1]["resident_bytes"] / setting.slices
@@ -207,11 +209,14 @@ def make_row(
     }
     if results is None:
         return row
+    last = results[-1]
+    row |= {name: last[name] for name in row if name in last}
+    if "seconds" not in last:  # it was only counted
+        return row
     seconds = [value for result in results for value in result["seconds"]]
     processor = [value for result in results for value in result["processor"]]
     median = statistics.median(seconds)
     rate = setting.batch / median
-    last = results[-1]
     return row | {
         "median": median * 1e3,
         "p90": percentile(seconds, 90) * 1e3,
@@ -219,7 +224,6 @@ def make_row(
         "steps": len(seconds),
         "volumes_per_s": rate,
         **{name: volumes / rate / 3600 for name, volumes in DATASETS.items()},
-        **{name: last[name] for name in row if name in last},
     }
 
 

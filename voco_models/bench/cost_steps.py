@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from voco_data.errors import InputError
 from voco_data.store import StoreSpec
@@ -15,6 +17,7 @@ from voco_models.bench.counting import count_flops, count_saved
 from voco_models.bench.runner import NOT_INSTALLED
 from voco_models.bench.steps import SyntheticBatches, TimedSteps, without_amp
 from voco_models.bench.worker import serve
+from voco_models.data import Batch
 from voco_models.objectives import Voco2d
 from voco_models.stages import PretrainRecipe, build_objective, pretrain_recipe
 from voco_models.training import prepare, take_step
@@ -30,11 +33,20 @@ MOST_VOLUMES = 256
 def main(
     network: str, slices: str, batch: str, precision: str, device: str, steps: str, projector: str
 ) -> None:
-    """Serve repeats of `steps` steps of one row; or the `largest` batch, if that is the batch."""
+    """Serve repeats of `steps` steps of one row; only its counts for 0 steps.
+
+    If the batch is `largest`, serve the largest one that fits.
+    """
     try:
         if batch == "largest":
             found = find_largest_batch(network, int(slices), precision, torch.device(device))
             serve(lambda: {"largest_batch": found}, warm_up=False)
+            return
+        if steps == "0":
+            counts = count_without_computing(
+                cost_recipe(network, int(batch), precision, int(projector)), int(slices)
+            )
+            serve(lambda: counts, warm_up=False)
             return
         row = Row(
             network,
@@ -111,6 +123,38 @@ class Row:
         """Take the steps of a repeat. Returns their times, the peak memory, and the counts."""
         self._timed.take(self._steps)
         return self._timed.report() | self.counts
+
+
+def count_without_computing(recipe: PretrainRecipe, slices: int) -> dict[str, Any]:
+    """The counts of a `Row`, from tensors without values: no step is computed, no memory needed."""
+    batch = recipe.batch_size
+    objective = build_objective(recipe, StoreSpec("bench", (slices, SIDE, SIDE))).train()
+    parameters = sum(weight.numel() for weight in objective.student.backbone.parameters())
+    n, m = recipe.voco.n_random, recipe.voco.grid**2
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        objective._apply(mode.from_tensor)  # type: ignore[no-untyped-call]
+        inputs = torch.zeros(batch, n + m, slices, *objective.plan.size), torch.zeros(batch, n, m)
+        crops, target = (mode.from_tensor(values) for values in inputs)
+
+        def given_crops(_: Batch) -> tuple[Tensor, Tensor]:
+            return crops, target
+
+        objective.crops_and_targets = given_crops  # type: ignore[method-assign, assignment]
+        nothing = Batch(target, torch.arange(batch), seed=0)
+
+        def compute_gradients() -> None:
+            loss = objective.measure(nothing, objective.signals)["loss"]
+            torch.autograd.backward(loss)
+
+        with count_saved(objective) as saved:
+            flops = count_flops(compute_gradients)
+        forward = count_forward(objective, slices)
+    return {
+        "parameters": parameters,
+        "forward_flops": forward,
+        "step_flops": flops / batch,
+        "saved_bytes": saved.total,
+    }
 
 
 @torch.no_grad()

@@ -10,7 +10,13 @@ import torch
 
 from voco_models.bench import cost
 from voco_models.bench.cost import Setting, compute_ratios, list_settings, make_row
-from voco_models.bench.cost_steps import Row, cost_recipe, main, search_largest
+from voco_models.bench.cost_steps import (
+    Row,
+    cost_recipe,
+    count_without_computing,
+    main,
+    search_largest,
+)
 from voco_models.bench.runner import NOT_INSTALLED
 from voco_models.networks.registry import create_backbone
 
@@ -85,6 +91,9 @@ def test_a_network_is_counted() -> None:
     assert found["parameters"] == sum(weight.numel() for weight in backbone.parameters())
     assert len(found["seconds"]) == 1
     assert found["saved_bytes"] > 2 * 11 * 2 * 64 * 64 * 4  # more than the crops themselves
+    # The same without computing.
+    counts = count_without_computing(cost_recipe("test_byobnet", 2, "fp32", 8), slices=2)
+    assert {name: found[name] for name in counts} == counts
     # Student forward and backward, and the teacher's forward; the stem needs no gradient of crops.
     assert 3.5 < found["step_flops"] / found["forward_flops"] < 4
 
@@ -112,6 +121,8 @@ def test_the_largest_batch_is_found(largest: int) -> None:
 def test_rows_that_there_is_no_time_for_say_so() -> None:
     found = cost.bench("cpu", quick=True, seconds=0)
     assert {row["note"] for row in found["rows"]} == {"not measured: out of time"}
+    assert {row["median"] for row in found["rows"]} == {None}
+    assert all(row["step_flops"] > 3 * row["forward_flops"] > 0 for row in found["rows"])
     assert found["ratios"] == {}
     assert len(found["caveats"]) == len(cost.CAVEATS)
     assert found["machine"]["gpu"] == "not measured on a GPU"
