@@ -24,6 +24,8 @@ from voco_data.errors import VocoError
 
 FAILED = 1
 INTERRUPTED = 130
+TRAINING = ("pretrain", "finetune")
+"""Subcommands that `torchrun` may start in several processes."""
 _OUR_PACKAGES = ("voco_data", "voco_models", "flows")
 
 
@@ -37,13 +39,14 @@ class _MessageFormatter(logging.Formatter):
         return f"{record.levelname.lower()}: {message}"
 
 
-def _other_process() -> str:
-    """The number of this process, if `torchrun` started it beside a first one; else empty."""
+def _other_process(command: str) -> str:
+    """The number of this process, if it trains beside a first one by `torchrun`; else empty."""
     number = os.environ.get("RANK", "0")
-    return number if "WORLD_SIZE" in os.environ and number != "0" else ""
+    trains = command in TRAINING and "WORLD_SIZE" in os.environ
+    return number if trains and number != "0" else ""
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(command: str) -> None:
     """Show what voco logs from INFO on, and what other libraries log from WARNING on.
 
     Of several processes, the others than the first show errors only.
@@ -52,7 +55,7 @@ def _log_to_stderr() -> None:
     handler.setFormatter(_MessageFormatter())
     for name in _OUR_PACKAGES:
         logger = logging.getLogger(name)
-        logger.setLevel(logging.ERROR if _other_process() else logging.INFO)
+        logger.setLevel(logging.ERROR if _other_process(command) else logging.INFO)
         logger.handlers = [handler]
         logger.propagate = False
 
@@ -60,7 +63,7 @@ def _log_to_stderr() -> None:
 def _run(args: argparse.Namespace) -> int:
     """Call the stage and print its summary. A summary with problems is a failure."""
     summary = to_json_values(VERBS[args.command](args))
-    if _other_process():
+    if _other_process(args.command):
         pass
     elif args.json:
         print(json.dumps(summary, allow_nan=False))
@@ -72,10 +75,10 @@ def _run(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code. Usage errors raise SystemExit(2)."""
     args = build_parser().parse_args(argv)
-    _log_to_stderr()
+    _log_to_stderr(args.command)
     name = f"voco {args.command}"
-    if _other_process():
-        name += f" (process {_other_process()})"
+    if _other_process(args.command):
+        name += f" (process {_other_process(args.command)})"
     try:
         return _run(args)
     except KeyboardInterrupt:

@@ -278,7 +278,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--init",
         default="scratch",
         metavar="scratch|imagenet|FILE|RUN",
-        help="where the backbone's weights come from: a timm state dict, or a run (scratch)",
+        help="the backbone's first weights: a state dict of timm or MONAI, or a run (scratch)",
     )
     parser.add_argument(
         "--recipe",
@@ -367,7 +367,7 @@ def _add_probe(commands: Any) -> None:
         default=[],
         dest="backbones",
         metavar="RUN|FILE|random:NAME|imagenet:NAME",
-        help="a run, its backbone.pt, or a timm model; repeatable (random:tf_efficientnet_lite0)",
+        help="a run, its backbone.pt, or a network; repeatable (random:tf_efficientnet_lite0)",
     )
     add("--split", type=Path, metavar="SPLIT", help="fit outside its test set, measure inside it")
     add("--domains", type=Path, metavar="FILE", help="CSV with patient_id and domain")

@@ -6,38 +6,47 @@ writes files. Without `torchrun` there is a single process, and nothing here com
 
 from __future__ import annotations
 
+import atexit
 import datetime
+import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn import functional as differentiable
 
 from voco_data.errors import InputError
+
+log = logging.getLogger(__name__)
 
 TIMEOUT = datetime.timedelta(minutes=30)
 """A process that waits longer for the others ends with an error. Compiling can take minutes."""
 LOOPBACK = "lo"
+_NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+
 def n_processes() -> int:
-    """Number of processes that train together; 1 outside `process_group`."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """Number of processes that train together; 1 before `join_processes`, and in `alone`."""
+    return dist.get_world_size() if dist.is_initialized() and not _ALONE.get() else 1
 
 
 def process_rank() -> int:
-    """Number of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    """Number of this process among `n_processes`, from 0."""
+    return dist.get_rank() if n_processes() > 1 else 0
 
 
 def is_first_process() -> bool:
-    """Whether this process writes the files of the run."""
-    return process_rank() == 0
+    """Whether this process writes the files of the run, also in `alone`."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def device_number() -> int:
@@ -45,38 +54,63 @@ def device_number() -> int:
     return _number("LOCAL_RANK", 0)
 
 
-@contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that `torchrun` started, if it did; leave them on exit.
+def join_processes(device: torch.device) -> None:
+    """Join the processes that `torchrun` started, if it did, until this process ends.
+
+    A second call has no effect, also with another device: the addresses of the first stay with
+    `torchrun`.
 
     Tensors on the CPU are exchanged by gloo, those on CUDA by NCCL, or also by gloo where processes
     share a device, which NCCL refuses. On a single machine, only the loopback interface is used,
     unless the environment names another one. Raises InputError for an environment that is not
-    complete.
+    complete, and for another device than that of this process.
     """
     started = _number("WORLD_SIZE", 1)
     if started == 1 or dist.is_initialized():
-        yield
         return
-    if "MASTER_ADDR" not in os.environ or "RANK" not in os.environ:
+    missing = [name for name in _NEEDED if name not in os.environ]
+    if missing or not _number("RANK", 0) < started:
         raise InputError(
-            f"WORLD_SIZE is {started}, but RANK or MASTER_ADDR is missing; start the command with "
-            "torchrun"
+            f"WORLD_SIZE is {started}, RANK {os.environ.get('RANK', 'missing')}, and "
+            f"{', '.join(missing) or 'nothing'} is missing; start the command with torchrun"
         )
-    on_this_machine = _number("LOCAL_WORLD_SIZE", started)
-    if on_this_machine == started:
+    on_this_machine = _number("LOCAL_WORLD_SIZE", 0)
+    if on_this_machine == started and LOOPBACK in dict(socket.if_nameindex()).values():
         for variable in _INTERFACES:
             os.environ.setdefault(variable, LOOPBACK)
-    backend = "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        if on_this_machine <= torch.cuda.device_count():
-            backend = "cpu:gloo,cuda:nccl"
+    backend = "gloo" if device.type == "cpu" else _choose_cuda_backend(device, on_this_machine)
     dist.init_process_group(backend, timeout=TIMEOUT)
+    atexit.register(dist.destroy_process_group)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A context for code that each process executes by itself, such as a probe."""
+    token = _ALONE.set(True)
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        _ALONE.reset(token)
+
+
+def _choose_cuda_backend(device: torch.device, on_this_machine: int) -> str:
+    """The backend for processes on CUDA devices, of which `device` becomes the current one."""
+    devices = torch.cuda.device_count()
+    if device.index != device_number() % devices:
+        raise InputError(
+            f"device: process {device_number()} of this machine expected the device cuda, which is "
+            f"cuda:{device_number() % devices} here, got {device}; give cuda, or none"
+        )
+    torch.cuda.set_device(device)
+    if on_this_machine <= devices:
+        return "cpu:gloo,cuda:nccl"
+    log.warning(
+        "%d processes see %d GPU: they communicate by gloo, which is slow; start one process per "
+        "GPU, and let each see all GPUs",
+        on_this_machine,
+        devices,
+    )
+    return "gloo"
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -87,7 +121,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if n_processes() == 1:
         return rows
-    gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _GatherRows.apply(rows)
     return gathered
 
 
@@ -95,7 +129,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
     """The sum of `values` of any shape over all processes. Differentiable."""
     if n_processes() == 1:
         return values
-    total: Tensor = differentiable.all_reduce(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverProcesses.apply(values)
     return total
 
 
@@ -128,6 +162,26 @@ def share_of_batch(batch_size: int) -> int:
     return batch_size // n_processes()
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """`sum_over_processes`. PyTorch has it in a module that is private, and in one that goes."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Add the values of all processes."""
+        del ctx
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Add the gradients of all processes: each of their sums depends on these values."""
+        del ctx
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
 class _GatherRows(torch.autograd.Function):
     """`gather_rows`. PyTorch's own, over gloo, mixes up gradients that are not contiguous."""
 
@@ -151,6 +205,6 @@ class _GatherRows(torch.autograd.Function):
 def _number(variable: str, default: int) -> int:
     """A number of the environment."""
     text = os.environ.get(variable, str(default))
-    if not text.isdecimal():
+    if not text.isdecimal() or (variable == "WORLD_SIZE" and int(text) < 1):
         raise InputError(f"{variable}: expected a number, as torchrun sets it, got {text!r}")
     return int(text)

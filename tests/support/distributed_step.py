@@ -1,6 +1,6 @@
 """One step of objectives in the processes of `torchrun`: losses and gradients, to a file.
 
-    python distributed_step.py FOLDER
+    python distributed_step.py FOLDER [DEVICE]
 
 Each process takes its share of a batch of `BATCH` volumes and writes FOLDER/<processes>-<rank>.pt.
 All is computed in float64: in float32, the batch norms of these small networks amplify the rounding
@@ -20,7 +20,7 @@ from voco_models.data.augment_crops import IntensityAugment
 from voco_models.data.augment_planes import VolumeAugment
 from voco_models.data.loader import Batch
 from voco_models.objectives.losses import LossOptions
-from voco_models.processes import n_processes, process_group, process_rank
+from voco_models.processes import join_processes, n_processes, process_rank
 from voco_models.training.parallel import distribute
 
 BATCH = 4
@@ -41,14 +41,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def take_step(name: str) -> dict[str, Any]:
+def take_step(name: str, device: torch.device) -> dict[str, Any]:
     """Scalars, gradients and buffers after the backward pass of a variant."""
     objective = objective_of(**VARIANTS[name])
     teacher_apart(objective)
+    objective.to(device)
     batch = batch_of(BATCH)
     mine = slice(process_rank(), None, n_processes())
     network = distribute(objective)
-    scalars = network(Batch(batch.volumes[mine], batch.items[mine], batch.seed))
+    scalars = network(Batch(batch.volumes[mine].to(device), batch.items[mine], batch.seed))
     scalars["loss"].backward()
     return {
         "scalars": {key: value.detach() for key, value in scalars.items()},
@@ -61,16 +62,16 @@ def take_step(name: str) -> dict[str, Any]:
     }
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, device: torch.device) -> None:
     """Take a step of every variant."""
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
-    with process_group(torch.device("cpu")):
-        torch.save(
-            {name: take_step(name) for name in VARIANTS},
-            folder / f"{n_processes()}-{process_rank()}.pt",
-        )
+    join_processes(device)
+    torch.save(
+        {name: take_step(name, device) for name in VARIANTS},
+        folder / f"{n_processes()}-{process_rank()}.pt",
+    )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), torch.device(sys.argv[2] if len(sys.argv) > 2 else "cpu"))

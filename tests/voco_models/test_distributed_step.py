@@ -1,6 +1,7 @@
 """A step in two processes is the step of one process with the joined batch.
 
-The processes are real: `torchrun` starts them, and they communicate by gloo.
+The processes are real: `torchrun` starts them, and they communicate by gloo. Where there is a GPU,
+the steps are also taken on it: both processes share it, which NCCL does not allow.
 """
 
 from __future__ import annotations
@@ -20,14 +21,23 @@ TOLERANCE = 1e-5
 Steps = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Steps]:
+DEVICES = ["cpu", *(["cuda:0"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def steps(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Steps]:
     """The results of one process, and of each of two."""
     folder = tmp_path_factory.mktemp("steps")
-    script = str(Path(distributed_step.__file__))
-    for done in (one_process([script, str(folder)]), torchrun([script, str(folder)])):
+    words = [str(Path(distributed_step.__file__)), str(folder), request.param]
+    for done in (one_process(words), torchrun(words)):
         assert done.returncode == 0, done.stderr
-    return {path.stem: torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))}
+        assert "Warning" not in done.stderr
+    return {
+        path.stem: torch.load(path, map_location="cpu", weights_only=True)
+        for path in sorted(folder.glob("*.pt"))
+    }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -25,6 +25,8 @@ class NcclBatchNorm(nn.SyncBatchNorm):
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalised values of the shape (B, C, ...) of `values`."""
+        if n_processes() == 1:
+            return _activate(self, _BatchNorm.forward(self, values))
         return _activate(self, super().forward(values))
 
 

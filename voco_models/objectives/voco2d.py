@@ -1,4 +1,7 @@
-"""The 2D-VoCo objective (arXiv 2601.14593): a student, an EMA teacher, and three losses."""
+"""The 2D-VoCo objective (arXiv 2601.14593): a student, an EMA teacher, and three losses.
+
+With a 3D encoder, the same crops, targets and losses are those of 3D VoCo.
+"""
 
 from __future__ import annotations
 
@@ -116,6 +119,11 @@ class Voco2dConfig:
             projector_width=self.projector_width,
             embedding=self.embedding,
         )
+
+    def slice_counts(self, slices: int) -> frozenset[int]:
+        """Numbers of slices that crops of volumes of `slices` slices can have in a step."""
+        stride = min(self.slice_stride, slices)
+        return frozenset(len(range(first, slices, stride)) for first in range(stride))
 
     def crop_plan(self, plane: tuple[int, int]) -> CropPlan:
         """Crops of volumes of (Y, X) pixels. InputError if the grid does not divide them."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from voco_models.data import InputWindow, normalise
-from voco_models.networks import Backbone
+from voco_models.networks import Backbone, takes_volumes
 from voco_models.probes.volumes import ProbedVolume
 
 PIXELS_PER_CALL = 256 * 64 * 64
@@ -48,8 +48,17 @@ def cut(volumes: Sequence[ProbedVolume], questions: Sequence[Question]) -> Itera
         yield torch.cat(images)[:, None]
 
 
-def _memory_format(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last)
+def _column_maps(backbone: Backbone, images: Tensor, n_slices: int) -> Tensor:
+    """Maps (questions, F, h, w), averaged over the slices, of images (questions x slices, 1, h, w).
+
+    A 3D backbone is called on the `n_slices` slices of a question together.
+    """
+    if takes_volumes(backbone.name):
+        volumes = images.reshape(-1, 1, n_slices, *images.shape[2:])
+        maps: Tensor = backbone(volumes).float()  # (questions, F, d, h, w)
+        return maps.mean(dim=2)
+    maps = backbone(images.contiguous(memory_format=torch.channels_last)).float()
+    return maps.reshape(-1, n_slices, *maps.shape[1:]).mean(dim=1)
 
 
 @torch.no_grad()
@@ -59,7 +68,7 @@ def run_all(
     """Call `backbone` on the images of all questions, for its batch norm statistics."""
     device = next(backbone.parameters()).device
     for images in cut(volumes, questions):
-        backbone(_memory_format(images.to(device)))
+        _column_maps(backbone, images.to(device), len(questions[0].slices))
 
 
 @torch.no_grad()
@@ -74,8 +83,7 @@ def extract(
     device = next(backbone.parameters()).device
     maps, means = [], []
     for images in cut(volumes, questions):
-        features = backbone(_memory_format(images.to(device))).float()
-        columns = features.unflatten(0, (-1, len(questions[0].slices))).mean(dim=1)
+        columns = _column_maps(backbone, images.to(device), len(questions[0].slices))
         maps.append(columns.flatten(1).cpu())
         means.append(columns.mean(dim=(2, 3)).cpu())
     return torch.cat(maps), torch.cat(means)

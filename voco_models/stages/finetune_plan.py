@@ -37,6 +37,7 @@ from voco_data.selection import (
 )
 from voco_data.store import Store
 from voco_models.data import InputWindow, Item, ReducedVolumes, VolumeSource, input_window
+from voco_models.networks import takes_volumes
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.initial_weights import InitialWeights, load_initial_weights
 from voco_models.training import make_provenance
@@ -146,6 +147,11 @@ def make_plan(
 
     Without a `split` a new one is made of the labelled patients.
     """
+    if takes_volumes(recipe.backbone):
+        raise InputError(
+            f"recipe: the classifier calls its backbone on slices, and {recipe.backbone} takes "
+            "volumes; give a timm CNN as backbone"
+        )
     recipe.view.check_grid(store.grid)
     every = list_series([store])
     selected = recipe.selection.mask(every)

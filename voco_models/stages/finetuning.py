@@ -39,8 +39,8 @@ from voco_models.networks import SliceSequenceClassifier, create_backbone
 from voco_models.objectives import ClassificationObjective, loss_weights
 from voco_models.processes import (
     is_first_process,
+    join_processes,
     n_processes,
-    process_group,
     process_rank,
     share_of_batch,
     wait_for_processes,
@@ -143,42 +143,42 @@ def finetune(
     """
     start = time.perf_counter()
     run, chosen_device = Path(out), choose_device(device)
-    with process_group(chosen_device):
-        opened = store if isinstance(store, Store) else Store.open(store)
-        plan = make_plan(
-            opened,
-            Path(labels),
-            finetune_recipe(recipe, changes),
-            init=init,
-            split=find_split(split, run, resume=resume),
-            transductive=transductive,
-            allow_unlabelled=allow_unlabelled,
-            pseudonymise=pseudonymise,
+    join_processes(chosen_device)
+    opened = store if isinstance(store, Store) else Store.open(store)
+    plan = make_plan(
+        opened,
+        Path(labels),
+        finetune_recipe(recipe, changes),
+        init=init,
+        split=find_split(split, run, resume=resume),
+        transductive=transductive,
+        allow_unlabelled=allow_unlabelled,
+        pseudonymise=pseudonymise,
+    )
+    _check_run(run, plan, resume=resume)
+    share_of_batch(plan.recipe.batch_size)
+    volumes = make_resident(plan.items_of(plan.series), resident, chosen_device, READER_THREADS)
+    wait_for_processes()  # all have checked the folder
+    if is_first_process():
+        _write_plan(run, plan)
+        pins.pin_store(opened, run, STAGE)
+    steps, tables = 0, []
+    for fold in range(plan.recipe.n_folds):
+        fold_steps, table = _run_fold(
+            run,
+            plan,
+            fold,
+            device=chosen_device,
+            max_steps=None if max_steps is None else max_steps - steps,
+            resident=volumes,
+            monitors=monitors,
         )
-        _check_run(run, plan, resume=resume)
-        share_of_batch(plan.recipe.batch_size)
-        volumes = make_resident(plan.items_of(plan.series), resident, chosen_device, READER_THREADS)
-        wait_for_processes()  # all have checked the folder
-        if is_first_process():
-            _write_plan(run, plan)
-            pins.pin_store(opened, run, STAGE)
-        is_first, steps, tables = is_first_process(), 0, []
-        for fold in range(plan.recipe.n_folds):
-            fold_steps, table = _run_fold(
-                run,
-                plan,
-                fold,
-                device=chosen_device,
-                max_steps=None if max_steps is None else max_steps - steps,
-                resident=volumes,
-                monitors=monitors,
-            )
-            steps += fold_steps
-            if table is None:
-                break
-            tables.append(table)
+        steps += fold_steps
+        if table is None:
+            break
+        tables.append(table)
     finished = len(tables) == plan.recipe.n_folds
-    if finished and is_first:
+    if finished and is_first_process():
         write_run_predictions(run, plan, tables)
         checkpoint.write_run(run, _describe_run(plan, finished=True))
     return FinetuneSummary(

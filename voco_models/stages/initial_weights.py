@@ -19,6 +19,7 @@ from voco_models.networks import (
     create_imagenet_lite0,
     imagenet_lite0_installed,
     read_header,
+    takes_volumes,
 )
 from voco_models.training import checkpoint
 
@@ -60,9 +61,9 @@ class InitialWeights:
 def load_initial_weights(init: str | Path, backbone: str) -> InitialWeights:
     """The weights of `init` for the backbone of this name.
 
-    `init` is `scratch`, `imagenet`, the folder of a pretraining run, or a file: a timm state dict
-    in .safetensors or .pth, or the backbone.pt of a run. Raises InputError, of one line, if there
-    are none, or if they are of another backbone.
+    `init` is `scratch`, `imagenet`, the folder of a pretraining run, or a file: a state dict with
+    the names of timm or MONAI in .safetensors or .pth, or the backbone.pt of a run. Raises
+    InputError, of one line, if there are none, or if they are of another backbone.
     """
     if init == SCRATCH:
         create_backbone(backbone)
@@ -76,6 +77,9 @@ def load_initial_weights(init: str | Path, backbone: str) -> InitialWeights:
     if path.is_file() and path.name == checkpoint.BACKBONE:
         return _from_run(path, path, backbone)
     if path.is_file():
+        held = read_header(path).get("architecture")
+        if held is not None and takes_volumes(held) != takes_volumes(backbone):
+            raise _refuse(path, held, backbone)
         weights = create_backbone(backbone, pretrained=path).state_dict()
         provenance = read_header(path).get("provenance")
         return InitialWeights(
@@ -133,11 +137,23 @@ def read_seen_patients(path: Path, provenance: Mapping[str, Any]) -> SeenPatient
 
 
 def _check_backbone(backbone: Backbone, name: str, given: Path) -> None:
+    if takes_volumes(backbone.name) != takes_volumes(name):
+        raise _refuse(given, backbone.name, name)
     if backbone.name != name or backbone.in_chans != 1:
         raise InputError(
             f"init: {given} holds {backbone.name} with {backbone.in_chans} channels, the recipe "
             f"needs {name} with 1; use the recipe that fits the run"
         )
+
+
+def _refuse(given: Path, held: str, name: str) -> InputError:
+    """The error for weights of a 3D network where a 2D network is needed, or the reverse."""
+    takes = {True: "takes volumes", False: "takes slices"}
+    needed = takes[takes_volumes(name)]
+    return InputError(
+        f"init: {given} holds {held}, which {takes[takes_volumes(held)]}, and the recipe needs "
+        f"{name}, which {needed}; give a run of a backbone that {needed}"
+    )
 
 
 def _hash_file(path: Path) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 
+from voco_data.errors import InputError
 from voco_data.store import Store
 from voco_models.data import Item, input_window
+from voco_models.networks import takes_volumes
 from voco_models.objectives import Voco2d
 from voco_models.probes import ProbedVolume, ProbeOptions, probe
 from voco_models.training import Objective
@@ -25,7 +28,7 @@ class PlaceProbe:
 
     It is fitted on volumes that are trained on, and measured on held-out ones; see docs/probes.md.
     Batch norm statistics are those of the volumes that it is fitted on. Crops are the same at every
-    call.
+    call. A 3D backbone gets as many slices of a crop as in training.
     """
 
     def __init__(self, fitted: Sequence[Item], held_out: Sequence[Item]) -> None:
@@ -38,9 +41,7 @@ class PlaceProbe:
         """Mean errors over the held-out patients."""
         del step
         assert isinstance(objective, Voco2d)
-        options = ProbeOptions(
-            crop_px=min(objective.plan.size), crops=CROPS, position_slice_stride=0
-        )
+        options = _choose_options(objective)
         networks = {
             "student": objective.student.backbone,
             "teacher": objective.teacher.encoder.backbone,
@@ -52,6 +53,28 @@ class PlaceProbe:
                 errors = table.by_patient[question]
                 row[f"{owner}_{name}"] = sum(errors.values()) / len(errors)
         return row
+
+
+def fits(objective: Voco2d, slices: int) -> bool:
+    """Whether the backbone takes the crops of the probe, of volumes of so many slices.
+
+    The probe cuts squares and does not resize them, so that a 3D backbone may not take them.
+    """
+    options = _choose_options(objective)
+    count = -(-slices // options.crop_slice_stride)
+    try:
+        objective.student.backbone.check_size((count, options.crop_px, options.crop_px))
+    except InputError:
+        return False
+    return True
+
+
+def _choose_options(objective: Voco2d) -> ProbeOptions:
+    crop_px, stride = min(objective.plan.size), objective.config.slice_stride
+    options = ProbeOptions(crop_px=crop_px, crops=CROPS, position_slice_stride=0)
+    if takes_volumes(objective.student.backbone.name):
+        return dataclasses.replace(options, crop_slice_stride=stride)
+    return options
 
 
 def _spread(items: Sequence[Item]) -> Sequence[Item]:

@@ -22,6 +22,7 @@ from voco_data.store import Store, StoreSpec
 from voco_models.data import Item, input_window, step_seed
 from voco_models.networks import create_encoder
 from voco_models.objectives import Voco2d
+from voco_models.stages import place_probe
 from voco_models.stages.held_out_patients import hold_out_patients
 from voco_models.stages.initial_weights import SCRATCH, InitialWeights, load_initial_weights
 from voco_models.stages.pretrain_recipes import PretrainRecipe
@@ -52,6 +53,9 @@ class PretrainPlan:
     """How often each is drawn; None if equally often."""
     probed: list[Item]
     """Volumes that probes look at, held out from training."""
+    probes_places: bool
+    """Whether the probes ask for the places of crops: not of a single place, and not of a backbone
+    that takes no crops of that size."""
     objective: Voco2d
     seen: SeenPatients | None
     """Patients that the run learns from, and those of its first weights; None if unknown."""
@@ -78,6 +82,15 @@ def make_plan(
     check_initial_weights(initial, init, opened, split, transductive=transductive)
     # With the patients held out for probes: choices are made by what is measured on them.
     seen = initial.add_seen(SeenPatients.of_series(opened, chosen.series))
+    objective = build_objective(adapted, opened[0].spec, initial)
+    # With a grid of 1 a crop is the plane, and has one place.
+    probes_places = bool(probed) and adapted.voco.grid > 1
+    if probes_places and not place_probe.fits(objective, opened[0].grid[0]):
+        probes_places = False
+        notes.append(
+            f"the probes leave out the places of crops: {adapted.backbone} does not take the "
+            "squares that they cut and do not resize"
+        )
     provenance = make_provenance(
         STAGE,
         values_to_record(adapted),
@@ -95,7 +108,8 @@ def make_plan(
         items=items,
         weights=weights,
         probed=probed,
-        objective=build_objective(adapted, opened[0].spec, initial),
+        probes_places=probes_places,
+        objective=objective,
         seen=seen,
         provenance=provenance
         | {
@@ -160,26 +174,18 @@ def build_objective(
 ) -> Voco2d:
     """The objective for stores of `spec`; its fresh weights are a function of the recipe's seed.
 
-    The backbones of student and teacher start from `initial`.
+    The backbones of student and teacher start from `initial`. Raises InputError if the backbone
+    cannot take the crops.
     """
     plane = spec.grid[1], spec.grid[2]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(recipe.fit.seed, 0))
         crop_px = recipe.voco.crop_plan(plane).size
         encoder = create_encoder(recipe.backbone, crop_px, recipe.voco.encoder_options)
+        for slices in sorted(recipe.voco.slice_counts(spec.grid[0])):
+            encoder.check_slices(slices)
         if initial is not None and initial.weights is not None:
             encoder.backbone.load_state_dict(initial.weights, strict=True)
         objective = Voco2d(encoder, plane, recipe.voco, input_window(None, spec))
     objective.set_recompute(recipe.recompute)
     return objective
-
-
-def name_items(items: Sequence[Item], indices: Sequence[int]) -> list[str]:
-    """Row, store and series of items, with the ids that the store has."""
-    names = []
-    for item in (items[index] for index in indices):
-        assert isinstance(item.store, Store)
-        table = item.store.catalogue
-        (series,) = table.loc[table["row"] == item.row, "series_uid"]
-        names.append(f"{series} (row {item.row} of {item.store.storage.name})")
-    return names

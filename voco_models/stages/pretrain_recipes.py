@@ -32,7 +32,7 @@ class PretrainRecipe:
 
     fit: FitConfig
     backbone: str = DEFAULT_BACKBONE
-    """Any timm CNN."""
+    """Any timm CNN, or a 3D network, `monai:MODEL`; see docs/method.md."""
     voco: Voco2dConfig = field(default_factory=Voco2dConfig)
     batch_size: int = 4
     """Volumes per step."""

@@ -12,18 +12,12 @@ import torch
 from voco_data.errors import InputError
 from voco_data.maintenance import pins
 from voco_data.selection import SeenPatients
-from voco_models.data import Loader, Residence
-from voco_models.objectives import (
-    CollapseWatch,
-    HeldOutProbe,
-    WeightMovement,
-    constant_cosine_losses,
-    within_correlation,
-)
+from voco_data.store import Store
+from voco_models.data import Item, Loader, Residence
 from voco_models.processes import (
     is_first_process,
+    join_processes,
     n_processes,
-    process_group,
     process_rank,
     share_of_batch,
     wait_for_processes,
@@ -31,9 +25,14 @@ from voco_models.processes import (
 from voco_models.stages import recipe_options
 from voco_models.stages.compiler import check_compiler
 from voco_models.stages.initial_weights import SCRATCH
-from voco_models.stages.place_probe import PlaceProbe
-from voco_models.stages.pretrain_page import PAGE, write_page
-from voco_models.stages.pretrain_plan import STAGE, PretrainPlan, make_plan, name_items
+from voco_models.stages.pretrain_monitors import (
+    ALARMS,
+    LearningWatch,
+    make_monitors,
+    write_health,
+)
+from voco_models.stages.pretrain_page import PAGE
+from voco_models.stages.pretrain_plan import STAGE, PretrainPlan, make_plan
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
 from voco_models.stages.run_split import find_split, keep_split
 from voco_models.training import (
@@ -42,13 +41,8 @@ from voco_models.training import (
     PROBES,
     WEIGHTS,
     FitSummary,
-    HistoryRow,
     Interruption,
     Monitor,
-    Probe,
-    ProbeMonitor,
-    SpeedMonitor,
-    TrainState,
     check_run_folder,
     checkpoint,
     choose_device,
@@ -56,15 +50,9 @@ from voco_models.training import (
     fit,
     read_history,
     to_plain,
-    write_tensorboard,
 )
 
 log = logging.getLogger(__name__)
-
-PROBE_BATCHES = 8
-"""Batches of held-out volumes that a probe looks at."""
-ALARMS = "alarms"
-"""Entry of `run.json`: the alarms of the run so far, over all resumes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,24 +145,24 @@ def pretrain(
     run, chosen_device = Path(out), choose_device(device)
     if requested.compiles_on(chosen_device):
         check_compiler(chosen_device)
-    with process_group(chosen_device):
-        frozen = find_split(split, run, resume=resume)
-        plan = make_plan(stores, requested, init=init, split=frozen, transductive=transductive)
-        check_run_folder(run, resume=resume)  # before volumes are read
-        loader = make_loader(plan, chosen_device, resident)
-        watch = _Watch(plan, checkpoint.read_run(run).get(ALARMS, ()) if resume else ())
-        for note in plan.notes:
-            log.warning("%s", note)
-        wait_for_processes()  # all have checked the folder
-        if is_first_process():
-            _begin_run(run, plan, name, resume=resume)
-        if plan.recipe.compiles_on(chosen_device):
-            plan.objective.compile_backbones()
-        # A signal is raised again when the page is written.
-        with Interruption():
-            summary = _fit(run, plan, loader, watch, chosen_device, max_steps, resume, monitors)
-        if is_first_process():
-            _write_backbone(run, plan, summary.last_step)
+    join_processes(chosen_device)
+    frozen = find_split(split, run, resume=resume)
+    plan = make_plan(stores, requested, init=init, split=frozen, transductive=transductive)
+    check_run_folder(run, resume=resume)  # before volumes are read
+    loader = make_loader(plan, chosen_device, resident)
+    watch = LearningWatch(plan, checkpoint.read_run(run).get(ALARMS, ()) if resume else ())
+    for note in plan.notes:
+        log.warning("%s", note)
+    wait_for_processes()  # all have checked the folder
+    if is_first_process():
+        _begin_run(run, plan, name, resume=resume)
+    if plan.recipe.compiles_on(chosen_device):
+        plan.objective.compile_backbones()
+    # A signal is raised again when the page is written.
+    with Interruption():
+        summary = _fit(run, plan, loader, watch, chosen_device, max_steps, resume, monitors)
+    if is_first_process():
+        _write_backbone(run, plan, summary.last_step)
     return PretrainSummary(
         run=run,
         recipe=name,
@@ -240,7 +228,7 @@ def _fit(
     run: Path,
     plan: PretrainPlan,
     loader: Loader,
-    watch: _Watch,
+    watch: LearningWatch,
     device: torch.device,
     max_steps: int | None,
     resume: bool,
@@ -258,24 +246,16 @@ def _fit(
             resume=resume,
             provenance=plan.provenance,
             on_log=watch,
-            monitors=[*_own_monitors(run, plan, watch, device), *monitors],
+            monitors=[*make_monitors(run, plan, watch, device), *monitors],
             name_items=lambda indices: name_items(loader.items, indices),
         )
     except InputError:  # nothing has been written
         raise
     except BaseException:  # such as a loss that is not finite
-        _write_health(run, watch.alarms)
+        write_health(run, watch.alarms)
         raise
-    _write_health(run, watch.alarms)
+    write_health(run, watch.alarms)
     return summary
-
-
-def _write_health(run: Path, alarms: Sequence[str]) -> None:
-    """Write the alarms to `run.json`, the page, and TensorBoard's files."""
-    if not is_first_process():
-        return
-    checkpoint.write_run(run, checkpoint.read_run(run) | {ALARMS: list(alarms)})
-    write_tensorboard(run, write_page(run))
 
 
 def _write_backbone(run: Path, plan: PretrainPlan, step: int) -> None:
@@ -292,101 +272,12 @@ def _read_scores(run: Path) -> dict[str, dict[str, float]] | None:
     return {name: dict(found[-1]) for name, found in rows.items() if found} or None
 
 
-@dataclass(frozen=True, slots=True)
-class _HealthMonitor:
-    """Writes alarms, page and TensorBoard's files at every checkpoint."""
-
-    run: Path
-    watch: _Watch
-    every: int
-
-    def observe(self, state: TrainState) -> None:
-        """Write them."""
-        del state
-        _write_health(self.run, self.watch.alarms)
-
-
-class _Watch:
-    """Looks at each row of the history: alarms, signals of health, and a line in the log."""
-
-    def __init__(self, plan: PretrainPlan, alarms: Sequence[str]) -> None:
-        """`alarms` are those of the run before it was resumed."""
-        recipe, objective = plan.recipe, plan.objective
-        self._objective = objective
-        self._total_steps = recipe.fit.total_steps
-        self._collapse = CollapseWatch(
-            constant_cosine_losses(objective.plan, recipe.voco.target, recipe.voco.loss),
-            log_every=recipe.fit.log_every,
-            warmup_steps=recipe.fit.warmup_steps,
-            total_steps=recipe.fit.total_steps,
-            alarms=alarms,
-        )
-        student = objective.student
-        self._movement = WeightMovement(
-            {"backbone": student.backbone, "projector": student.projector}
-        )
-        self.signals: dict[str, float] = {}
-        """The last signals, by the columns of `health.csv`."""
-
-    @property
-    def alarms(self) -> list[str]:
-        """The alarms so far."""
-        return self._collapse.alarms
-
-    def __call__(self, row: HistoryRow) -> None:
-        """Look at a row, when it is written."""
-        taken, moved = self._objective.signals.take(), self._movement.measure()
-        self._collapse(row, signals=taken, movement=moved)
-        self.signals.update({f"movement_{part}": value for part, value in moved.items()})
-        if taken is not None:
-            self.signals["teacher_rank"] = taken.teacher_rank
-            self.signals["correlation"] = within_correlation(taken.sums)
-        log.info(
-            "step %d of %d: loss %.4f (intra %.4f, inter %.4f, reg %.4f), rank %.1f, %.0f s",
-            row["step"],
-            self._total_steps,
-            row["loss"],
-            row["intra"],
-            row["inter"],
-            row["reg"],
-            row["rank"],
-            row["seconds"],
-        )
-
-
-def _own_monitors(
-    run: Path, plan: PretrainPlan, watch: _Watch, device: torch.device
-) -> list[Monitor]:
-    """The monitors of speed and signals, and of the volumes held out."""
-    recipe = plan.recipe
-    speed = SpeedMonitor(
-        run,
-        lambda: watch.signals,
-        every=recipe.fit.log_every,
-        crops_per_step=count_crops(recipe, plan.stores[0].grid),
-        last=recipe.fit.total_steps,
-    )
-    probes = [make_probe_monitor(run, plan, device)] if plan.probed else []
-    return [speed, *probes, _HealthMonitor(run, watch, recipe.fit.checkpoint_every)]
-
-
-def count_crops(recipe: PretrainRecipe, grid: tuple[int, int, int]) -> int:
-    """Slice images of crops that the student trains on in a step."""
-    stride = min(recipe.voco.slice_stride, grid[0])
-    columns = recipe.voco.n_random
-    if recipe.voco.student_crops == "all":
-        columns += recipe.voco.grid**2
-    return recipe.fit.accumulate * recipe.batch_size * columns * -(-grid[0] // stride)
-
-
-def make_probe_monitor(run: Path, plan: PretrainPlan, device: torch.device) -> ProbeMonitor:
-    """The probes on held-out volumes: of the pretext, on `PROBE_BATCHES` batches, and of places."""
-    items, recipe = plan.probed, plan.recipe
-    size = min(len(items), recipe.batch_size)
-    # The inter-volume loss and batch norm need two volumes.
-    repeated = list(items) if size > 1 else list(items) * 2
-    loader = Loader(repeated, batch_size=max(2, size), seed=recipe.fit.seed, device=device)
-    probes: list[Probe] = [HeldOutProbe(loader, min(PROBE_BATCHES, loader.steps_per_epoch))]
-    if recipe.voco.grid > 1:  # else a crop is the plane, and has one place
-        probes.append(PlaceProbe(plan.items, plan.probed))
-    return ProbeMonitor(run, probes, every=recipe.probe_every)
+def name_items(items: Sequence[Item], indices: Sequence[int]) -> list[str]:
+    """Row, store and series of items, with the ids that the store has."""
+    names = []
+    for item in (items[index] for index in indices):
+        assert isinstance(item.store, Store)
+        table = item.store.catalogue
+        (series,) = table.loc[table["row"] == item.row, "series_uid"]
+        names.append(f"{series} (row {item.row} of {item.store.storage.name})")
+    return names

@@ -16,7 +16,13 @@ from voco_data.errors import InputError
 from voco_data.selection import Exposure, read_split
 from voco_data.store import Store
 from voco_models.data import step_seed
-from voco_models.networks import LITE0, Backbone, create_backbone, create_imagenet_lite0
+from voco_models.networks import (
+    LITE0,
+    Backbone,
+    create_backbone,
+    create_imagenet_lite0,
+    takes_volumes,
+)
 from voco_models.probes import (
     Estimate,
     Fold,
@@ -57,6 +63,7 @@ class ProbeSummary:
     held_out: str
     """Which patients are left out together."""
     options: ProbeOptions
+    """Of backbones that take slices."""
     chance: list[Row]
     rows: list[Row]
     """A row for each backbone, kind of batch norm statistics and probe."""
@@ -99,7 +106,7 @@ def probe_backbones(
         `imagenet:NAME`. Beside each, random weights of its architecture are measured; and
         ImageNet's, where their weights are installed (`tf_efficientnet_lite0`). Each is measured
         with its own batch norm statistics, and with those of the volumes that the probe is fitted
-        on.
+        on. A 3D backbone gets all slices of a crop, and is not asked for positions of slices.
     split : a split file; the probe is fitted on all patients outside its test set, and measured on
         those in it. Without, folds of patients are left out in turn.
     domains : a table (CSV) with `patient_id` and `domain`.
@@ -112,8 +119,9 @@ def probe_backbones(
 
     Raises
     ------
-    InputError : for stores that do not fit together, no backbone, one that cannot be had, fewer
-        than two patients or domains, and a table or split that cannot be read or does not fit.
+    InputError : for stores that do not fit together, no backbone, one that cannot be had or does
+        not take the crops, fewer than two patients or domains, and a table or split that cannot be
+        read or does not fit.
     """
     started = time.monotonic()
     options = ProbeOptions(crops=crops, seed=seed)
@@ -122,6 +130,10 @@ def probe_backbones(
     if split is not None and by_domain:
         raise InputError("probe: give a split or leave domains out, not both")
     opened = open_stores(stores)
+    for architecture in sorted({_architecture(name) for name in backbones}):
+        if takes_volumes(architecture):  # 2D ones take crops of any size
+            size = (opened[0].grid[0], options.crop_px, options.crop_px)
+            create_backbone(architecture).check_size(size)
     owners = None if domains is None else read_domains(Path(domains))
     volumes = read_volumes(opened, domains=owners, limit=max_volumes, seed=options.seed)
     folds, held_out = _choose_folds(volumes, split, by_domain, n_folds, options.seed)
@@ -141,10 +153,11 @@ def probe_backbones(
             notes.append(f"{name}: {exposures[name].sentence}")
             log.warning("%s", notes[-1])
         randoms[name] = RANDOM + network.name
+        own = _options_of(network.name, options)
         for statistics in (STORED, REESTIMATED):
             log.info("probing %s, batch norm %s", name, statistics)
             tables[name, statistics] = probe(
-                network, volumes, folds, options, reestimate=statistics == REESTIMATED
+                network, volumes, folds, own, reestimate=statistics == REESTIMATED
             )
     return ProbeSummary(
         stores=tuple(str(store.storage) for store in opened),
@@ -188,6 +201,13 @@ def probe_backbones(
         notes=tuple(notes),
         seconds=round(time.monotonic() - started, 1),
     )
+
+
+def _options_of(name: str, options: ProbeOptions) -> ProbeOptions:
+    """A 3D backbone gets all slices of a crop, and is not asked for the position of a slice."""
+    if not takes_volumes(name):
+        return options
+    return dataclasses.replace(options, crop_slice_stride=1, position_slice_stride=0)
 
 
 def _measure_exposure(name: str, stores: Sequence[Store], patients: Collection[str]) -> Exposure:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from voco_data.errors import InputError
 from voco_models.data import Batch
@@ -75,7 +75,7 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device: {name} was asked for, but no CUDA device is available; use cpu")
     if device == torch.device("cuda"):
-        return torch.device("cuda", device_number() % torch.cuda.device_count())
+        return torch.device("cuda", device_number() % max(1, torch.cuda.device_count()))
     return device
 
 
@@ -134,10 +134,13 @@ def fit(
     stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
     if first < stop:
         state.row_start = Snapshot(state)
+        network = distribute(state.objective)
         try:
-            loss = _train(state, batches, config, stop, out, provenance, on_log, monitors)
+            loss = _train(state, network, batches, config, stop, out, provenance, on_log, monitors)
         except Diverged as error:
-            raise _capture(error, state, batches, config, out, provenance, name_items) from error
+            raise _capture(
+                error, state, network, batches, config, out, provenance, name_items
+            ) from error
     return FitSummary(
         first_step=first,
         last_step=state.step,
@@ -168,6 +171,7 @@ def check_run_folder(out: Path, *, resume: bool) -> None:
 
 def _train(
     state: TrainState,
+    network: nn.Module,
     batches: BatchSource,
     config: FitConfig,
     stop: int,
@@ -181,7 +185,6 @@ def _train(
     out.mkdir(parents=True, exist_ok=True)
     history = History(out, after=state.step, every=config.log_every, last=config.total_steps)
     state.objective.train()
-    network = distribute(state.objective)
     clock = time.perf_counter() - state.seconds
     cuda = [device] if device.type == "cuda" else []
     with (
@@ -195,8 +198,7 @@ def _train(
             group = [next(stream) for _ in range(config.accumulate)]
             state.wait_seconds += time.perf_counter() - began
             run_step(state, network, group, config, device)
-            interruption.share()
-            is_last = state.step == stop or interruption.signal_number is not None
+            is_last = interruption.has_signal() or state.step == stop
             ends_row = state.step % config.log_every == 0 or state.step == config.total_steps
             if ends_row or is_last:
                 means = state.means()
@@ -217,6 +219,7 @@ def _train(
 def _capture(
     error: Diverged,
     state: TrainState,
+    network: nn.Module,
     batches: BatchSource,
     config: FitConfig,
     out: Path,
@@ -225,7 +228,6 @@ def _capture(
 ) -> Diverged:
     """Write the step that was not finite to a file. Returns the error that names its batch."""
     device = next(state.objective.parameters()).device
-    network = distribute(state.objective)
 
     def take_step(state: TrainState, group: Sequence[Batch]) -> list[dict[str, Tensor]]:
         set_learning_rate(state, config)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from voco_data.errors import VocoError
-from voco_models.processes import largest_of_processes
+from voco_models.processes import alone, largest_of_processes, n_processes
 from voco_models.training.train_state import TrainState
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -32,17 +32,19 @@ class Monitor(Protocol):
     def observe(self, state: TrainState) -> None:
         """Called after every `every`-th step, without gradients. Must only read `state`.
 
-        An exception ends the training.
+        It is called in every process of the training; see `is_first_process`. An exception ends the
+        training.
         """
 
 
 class Interruption:
     """A context that delays SIGINT and SIGTERM, so that the current step can be finished.
 
-    The first signal only sets `signal_number`. A second signal goes to the previous handlers. On
-    exit, the previous handlers are restored, and a delayed signal is raised again for them, so
-    SIGINT becomes KeyboardInterrupt as usual. Outside the main thread nothing is delayed, because
-    Python delivers signals to the main thread only.
+    The first signal only sets `signal_number`. A second signal goes to the previous handlers; with
+    several processes it is ignored, because `torchrun` sends signals of its own. On exit, the
+    previous handlers are restored, and a delayed signal is raised again for them, so SIGINT becomes
+    KeyboardInterrupt as usual. Outside the main thread nothing is delayed, because Python delivers
+    signals to the main thread only.
     """
 
     def __init__(self) -> None:
@@ -56,11 +58,15 @@ class Interruption:
                 self._previous_handlers[number] = signal.signal(number, self._delay)
         return self
 
-    def share(self) -> None:
-        """Take over a signal that another process of the training got. All must call it."""
+    def has_signal(self) -> bool:
+        """Whether this or another process of the training has a signal. All must call it.
+
+        All get the same answer. A signal that arrives meanwhile counts at the next call.
+        """
         number = largest_of_processes(self.signal_number or 0)
         if number and self.signal_number is None:
-            self._delay(number, None)
+            self.signal_number = number
+        return number != 0
 
     def __exit__(
         self,
@@ -74,7 +80,8 @@ class Interruption:
 
     def _delay(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.signal_number = number
-        self._restore_handlers()
+        if n_processes() == 1:
+            self._restore_handlers()
 
     def _restore_handlers(self) -> None:
         for number, handler in self._previous_handlers.items():
@@ -83,10 +90,10 @@ class Interruption:
 
 
 def call_monitors(monitors: Sequence[Monitor], state: TrainState) -> None:
-    """Call the monitors that are due after this step."""
+    """Call the monitors that are due after this step, in every process."""
     for monitor in monitors:
         if state.step % monitor.every == 0:
-            with preserve_training_state(state.objective):
+            with preserve_training_state(state.objective), alone():
                 monitor.observe(state)
 
 

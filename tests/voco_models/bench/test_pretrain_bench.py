@@ -16,8 +16,8 @@ from voco_models.bench.device import measure_product
 from voco_models.bench.pretrain import Result, compute_ratios, make_rows, percentile
 from voco_models.bench.pretrain_steps import KINDS, Candidate, bench_recipe
 from voco_models.bench.steps import SyntheticBatches, TimedSteps, make_eager
+from voco_models.stages.pretrain_monitors import count_crops
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
-from voco_models.stages.pretraining import count_crops
 
 CPU = torch.device("cpu")
 

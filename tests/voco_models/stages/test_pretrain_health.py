@@ -23,7 +23,8 @@ from voco_models.data import items_of
 from voco_models.objectives import LossOptions
 from voco_models.probes import ProbeOptions, probe, read_volumes
 from voco_models.stages.held_out_patients import hold_out_patients
-from voco_models.stages.pretraining import count_crops, pretrain
+from voco_models.stages.pretrain_monitors import count_crops
+from voco_models.stages.pretraining import pretrain
 from voco_models.training import Objective, TrainState, checkpoint, health
 from voco_models.training.health import HEALTH, PROBES, ProbeMonitor, write_tensorboard
 from voco_models.training.history import read_history
