@@ -379,12 +379,19 @@ def _add_probe(commands: Any) -> None:
 
 
 def _add_bench(commands: Any) -> None:
-    bench = commands.add_parser(
-        "bench",
-        help="measure this machine beside other tools",
-        description="measure this machine beside other tools",
-        allow_abbrev=False,
-    )
+    about = "measure this machine beside other tools"
+    bench = commands.add_parser("bench", help=about, description=about, allow_abbrev=False)
     tables = bench.add_subparsers(dest="table", required=True, metavar="TABLE")
     _command(tables, "ingest", "one made-up series to both grids: ours, the floor, the peers")
     _command(tables, "loader", "reads for training: volumes and single slices")
+    pretrain = _command(tables, "pretrain", "a step of pretraining, beside PyTorch's defaults")
+    pretrain.add_argument(
+        "--recipe", metavar="NAME|FILE", help="only this recipe (tiny and default; CUDA: default_s)"
+    )
+    cost = _command(tables, "cost", "2D against 3D networks: operations, memory, time of a step")
+    cost.add_argument(
+        "--seconds", type=seconds, metavar="SECONDS", help="time no step after this (no limit)"
+    )
+    for table, quick in ((pretrain, "a few steps"), (cost, "small networks; CUDA: fewer rows")):
+        table.add_argument("--quick", action="store_true", help=quick)
+        table.add_argument("--device", choices=("cpu", "cuda"), help="CUDA if there is one, or CPU")

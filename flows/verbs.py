@@ -150,10 +150,30 @@ def probe(args: argparse.Namespace) -> Mapping[str, object]:
 
 def bench(args: argparse.Namespace) -> Mapping[str, object]:
     """Measure, and print medians and ratios."""
-    if args.table == "loader":
-        from voco_models.bench import loader
+    return BENCHES[args.table](args)
 
-        return loader.bench()
+
+def _bench_loader(args: argparse.Namespace) -> Mapping[str, object]:
+    del args
+    from voco_models.bench import loader
+
+    return loader.bench()
+
+
+def _bench_pretrain(args: argparse.Namespace) -> Mapping[str, object]:
+    from voco_models.bench import pretrain
+
+    return pretrain.bench(args.recipe, args.device, quick=args.quick)
+
+
+def _bench_cost(args: argparse.Namespace) -> Mapping[str, object]:
+    from voco_models.bench import cost
+
+    return cost.bench(args.device, quick=args.quick, seconds=args.seconds)
+
+
+def _bench_ingest(args: argparse.Namespace) -> Mapping[str, object]:
+    del args
     from voco_data.bench.ingest import bench_ingest
 
     return bench_ingest()
@@ -168,6 +188,12 @@ STORE_ACTIONS: Final[dict[str, Verb]] = {
     "gc": _gc,
     "export": _export,
     "forget": _forget,
+}
+BENCHES: Final[dict[str, Verb]] = {
+    "ingest": _bench_ingest,
+    "loader": _bench_loader,
+    "pretrain": _bench_pretrain,
+    "cost": _bench_cost,
 }
 VERBS: Final[dict[str, Verb]] = {
     "demo": demo,

@@ -8,9 +8,9 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from voco_models.bench.worker import RESULT
 NOT_INSTALLED = 3
 """Exit code of a candidate whose library is not installed."""
 
-LIBRARIES = ("numpy", "torch", "zarr", "monai", "litdata")
+LIBRARIES = ("numpy", "torch", "timm", "zarr", "monai", "litdata")
 """Libraries whose versions are reported."""
 
 SETTLE_S = 0.1
@@ -44,9 +44,10 @@ class Candidate:
     def __init__(self, module: str, arguments: Sequence[str], folder: Path) -> None:
         """Start `module`.main(*arguments). Its stderr goes to a log file in `folder`."""
         self.module = module
-        self._errors = folder / f"{module}-{arguments[0]}.log"
         script = _IMPORT.format(not_installed=NOT_INSTALLED)
-        with self._errors.open("wb") as log:
+        number, name = tempfile.mkstemp(prefix=f"{module}-", suffix=".log", dir=folder)
+        self._errors = Path(name)
+        with os.fdopen(number, "wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", script, module, *arguments],
                 stdin=subprocess.PIPE,
@@ -54,15 +55,16 @@ class Candidate:
                 stderr=log,
                 text=True,
                 # Libraries with caches in the home folder get a new one.
-                env=os.environ | {"HOME": str(folder)},
+                env=os.environ
+                | {"HOME": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")},
             )
 
     def wait_until_warm(self) -> bool:
         """Wait for the first repeat. Returns False if its library is not installed."""
         return self._read_result() is not None
 
-    def measure(self) -> dict[str, float]:
-        """Run one repeat. Returns seconds by name."""
+    def measure(self) -> dict[str, Any]:
+        """Run one repeat. Returns its values by name, such as seconds."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -75,11 +77,11 @@ class Candidate:
         self._process.kill()
         self._process.communicate()
 
-    def _read_result(self) -> dict[str, float] | None:
+    def _read_result(self) -> dict[str, Any] | None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(RESULT):
-                result: dict[str, float] = json.loads(line.removeprefix(RESULT))
+                result: dict[str, Any] = json.loads(line.removeprefix(RESULT))
                 return result
         if self._process.wait() == NOT_INSTALLED:
             return None
@@ -87,32 +89,50 @@ class Candidate:
         raise VocoError(f"bench: {self.module} ended: {last[0]}")
 
 
-def measure_medians(
-    candidates: dict[str, tuple[str, tuple[str, ...]]], folder: Path, repeats: int
-) -> dict[str, float | None]:
-    """Median seconds by name, over interleaved repeats; None if a library is not installed.
+Candidates = Mapping[str, tuple[str, tuple[str, ...]]]
+"""Names of candidates, each with its module and the arguments of the module's `main`."""
 
-    `candidates` maps names to modules and the arguments of their `main`.
+
+def measure_medians(candidates: Candidates, folder: Path, repeats: int) -> dict[str, float | None]:
+    """Median seconds by name, over interleaved repeats; None if a library is not installed."""
+    medians: dict[str, float | None] = {}
+    for candidate, results in run_interleaved(candidates, folder, repeats).items():
+        if results is None:
+            medians[candidate] = None
+            continue
+        for name in results[0]:
+            medians[name] = statistics.median(result[name] for result in results)
+    return medians
+
+
+def run_interleaved(
+    candidates: Candidates, folder: Path, repeats: int
+) -> dict[str, list[dict[str, Any]] | None]:
+    """The results of each candidate's repeats; None if a library is not installed.
+
+    All candidates are started and warmed up first, one after the other. Their repeats then take
+    turns. Logs of the processes are written to `folder`.
     """
-    repeated: dict[str, list[float]] = defaultdict(list)
-    missing: dict[str, float | None] = {}
-    running: list[Candidate] = []
+    results: dict[str, list[dict[str, Any]] | None] = {}
+    running: dict[str, Candidate] = {}
     try:
         for name, (module, arguments) in candidates.items():
-            candidate = Candidate(module, arguments, folder)
-            running.append(candidate)
-            if not candidate.wait_until_warm():
-                running.pop().stop()
-                missing[name] = None
+            running[name] = Candidate(module, arguments, folder)
+            if running[name].wait_until_warm():
+                results[name] = []
+            else:
+                running.pop(name).stop()
+                results[name] = None
         for _ in range(repeats):
-            for candidate in running:
+            for name, candidate in running.items():
                 time.sleep(SETTLE_S)
-                for name, value in candidate.measure().items():
-                    repeated[name].append(value)
+                measured = results[name]
+                assert measured is not None
+                measured.append(candidate.measure())
     finally:
-        for candidate in running:
+        for candidate in running.values():
             candidate.stop()
-    return missing | {name: statistics.median(values) for name, values in repeated.items()}
+    return results
 
 
 def make_row(name: str, value: float | None, unit: str, note: str = "") -> dict[str, Any]:

@@ -63,12 +63,12 @@ def make_volumes(folder: Path, volumes: int = VOLUMES, large: int = LARGE_SERIES
     (folder / SHAPE).write_text(json.dumps({"volumes": volumes, "grid": GRID}))
     with (folder / RAW).open("wb") as file:
         for index in range(volumes):
-            volume = _make_volume(index)
+            volume = make_volume(index)
             file.write(volume.data)
             np.save(folder / FOLDER_NPY / f"{index:04d}.npy", volume)
     pixels = open_memmap(folder)
-    raw = _make_store(folder, pixels, "none")
-    lz4 = _make_store(folder, pixels, "lz4")
+    raw = make_store(folder, pixels, "none")
+    lz4 = make_store(folder, pixels, "lz4")
     chunk = sum((lz4 / chunk_key(row)).stat().st_size for row in range(volumes))
     return BenchVolumes(
         folder=folder,
@@ -79,7 +79,7 @@ def make_volumes(folder: Path, volumes: int = VOLUMES, large: int = LARGE_SERIES
     )
 
 
-def _make_volume(index: int) -> Voxels:
+def make_volume(index: int) -> Voxels:
     """A bright ellipse with soft shapes and noise in black air, of the shape `GRID`."""
     rng = np.random.default_rng(index)
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in GRID), indexing="ij", sparse=True)
@@ -90,7 +90,8 @@ def _make_volume(index: int) -> Voxels:
     return volume
 
 
-def _make_store(folder: Path, volumes: Voxels, compression: Compression) -> Path:
+def make_store(folder: Path, volumes: Voxels, compression: Compression) -> Path:
+    """A store of `volumes` (N, *GRID) in `folder`. Returns its path."""
     spec = StoreSpec("bench", GRID, compression=compression)
     names = [f"{index:05d}" for index in range(len(volumes))]
     with open_for_writing(LocalStorage(folder), spec) as writer:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,9 +24,10 @@ WARMUP_BATCHES = 32
 """Batches before them that are not timed: some were read ahead, and idle cores start slowly."""
 
 
-def serve(measure: Callable[[], dict[str, float]]) -> None:
-    """Measure once to warm up, then once for each line of stdin, until it ends."""
-    measure()
+def serve(measure: Callable[[], Mapping[str, Any]], *, warm_up: bool = True) -> None:
+    """Measure once for each line of stdin, until it ends; before, once to warm up if `warm_up`."""
+    if warm_up:
+        measure()
     _print_result({})
     for _ in sys.stdin:
         _print_result(measure())
@@ -52,5 +54,5 @@ def time_batches(name: str, batches: Iterator[Tensor]) -> Callable[[], dict[str,
     return measure
 
 
-def _print_result(seconds: dict[str, float]) -> None:
-    print(RESULT, json.dumps(seconds), flush=True)
+def _print_result(values: Mapping[str, Any]) -> None:
+    print(RESULT, json.dumps(values), flush=True)

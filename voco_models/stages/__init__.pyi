@@ -1,6 +1,13 @@
+from .compiler import has_cpu_compiler as has_cpu_compiler
 from .evaluation import evaluate as evaluate
 from .finetune_recipes import finetune_recipe as finetune_recipe
 from .finetuning import finetune as finetune
+from .pretrain_monitors import count_crops as count_crops
+from .pretrain_plan import build_objective as build_objective
+from .pretrain_recipes import (
+    PretrainRecipe as PretrainRecipe,
+    pretrain_recipe as pretrain_recipe,
+)
 from .pretraining import pretrain as pretrain
 from .probing import probe_backbones as probe_backbones
 from .replay import replay as replay

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
+
 from voco_data.errors import InputError
 from voco_data.selection import Selection
 from voco_models.data import IntensityAugment
@@ -47,6 +49,9 @@ class PretrainRecipe:
     """Steps between two probes of the pretext on held-out patients; 0 holds out nobody."""
     probe_fraction: float = field(default=0.1, metadata=WHEN_CHANGED)
     """Fraction of the patients that is not trained on, if `probe_every` is not 0."""
+    compile_cpu: bool = field(default=False, metadata=WHEN_CHANGED)
+    """Compile the backbones on the CPU too. This needs a C++ compiler, and minutes before the first
+    step; losses then have other rounding errors."""
 
     def __post_init__(self) -> None:
         if self.probe_every < 0 or not 0 < self.probe_fraction < 1:
@@ -63,6 +68,10 @@ class PretrainRecipe:
             )
         if self.batch_size < 1:
             raise InputError(f"recipe: batch_size must be >= 1, got {self.batch_size}")
+
+    def compiles_on(self, device: torch.device) -> bool:
+        """Whether the backbones are compiled for training on `device`."""
+        return self.compile if device.type == "cuda" else self.compile_cpu
 
 
 _AUTHORS_FIT = FitConfig(

@@ -23,6 +23,7 @@ from voco_models.processes import (
     wait_for_processes,
 )
 from voco_models.stages import recipe_options
+from voco_models.stages.compiler import check_compiler
 from voco_models.stages.initial_weights import SCRATCH
 from voco_models.stages.pretrain_monitors import (
     ALARMS,
@@ -142,6 +143,8 @@ def pretrain(
     if max_steps is not None and max_steps < 1:
         raise InputError(f"max steps: expected at least 1, got {max_steps}")
     run, chosen_device = Path(out), choose_device(device)
+    if requested.compiles_on(chosen_device):
+        check_compiler(chosen_device)
     join_processes(chosen_device)
     frozen = find_split(split, run, resume=resume)
     plan = make_plan(stores, requested, init=init, split=frozen, transductive=transductive)
@@ -153,7 +156,7 @@ def pretrain(
     wait_for_processes()  # all have checked the folder
     if is_first_process():
         _begin_run(run, plan, name, resume=resume)
-    if plan.recipe.compile and chosen_device.type == "cuda":
+    if plan.recipe.compiles_on(chosen_device):
         plan.objective.compile_backbones()
     # A signal is raised again when the page is written.
     with Interruption():

@@ -4,7 +4,7 @@ Key types
 ---------
 Objective : networks and a loss in one module; gives the losses of a batch.
 FitConfig : settings of the optimiser and of the loop.
-fit : train an objective from a source of batches.
+fit : train an objective from a source of batches; `take_step` is one step of it.
 TrainState : everything that changes during training, saved in checkpoints.
 Monitor : observes a training run between steps.
 checkpoint : the files of a run.

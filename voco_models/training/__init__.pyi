@@ -1,13 +1,13 @@
 from . import checkpoint as checkpoint
 from .capture import Capture as Capture, load_capture as load_capture
 from .engine import (
-    FitConfig as FitConfig,
     FitSummary as FitSummary,
     check_run_folder as check_run_folder,
     choose_device as choose_device,
     fit as fit,
 )
 from .export import WEIGHTS as WEIGHTS, export_backbone as export_backbone
+from .fit_config import FitConfig as FitConfig
 from .health import (
     HEALTH as HEALTH,
     PROBES as PROBES,
@@ -18,9 +18,10 @@ from .health import (
 )
 from .history import HISTORY as HISTORY, read_history as read_history
 from .hooks import Interruption as Interruption, Monitor as Monitor
-from .objective import Objective as Objective
+from .objective import BatchSource as BatchSource, Objective as Objective
 from .optimizers import AdamW as AdamW, Optimizer as Optimizer
 from .provenance import (
+    current_commit as current_commit,
     list_differences as list_differences,
     make_provenance as make_provenance,
     read_specs as read_specs,
@@ -31,4 +32,5 @@ from .recorded_options import (
     default_of as default_of,
     values_to_record as values_to_record,
 )
+from .step import prepare as prepare, take_step as take_step
 from .train_state import HistoryRow as HistoryRow, TrainState as TrainState

@@ -12,12 +12,11 @@ writes the files. Losses in the history are means over the processes.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,75 +24,17 @@ import torch
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
-from voco_models.data import Batch, step_seed
-from voco_models.processes import device_number, process_rank
+from voco_models.data import Batch
+from voco_models.processes import device_number
 from voco_models.training import checkpoint
 from voco_models.training.capture import CAPTURE, NameItems, capture_step
+from voco_models.training.fit_config import FitConfig
 from voco_models.training.history import HISTORY, History
 from voco_models.training.hooks import Interruption, Monitor, call_monitors
 from voco_models.training.objective import BatchSource, Objective
-from voco_models.training.optimizers import AdamW, Optimizer
-from voco_models.training.parallel import distribute, keep_gradients
-from voco_models.training.recorded_options import WHEN_CHANGED
+from voco_models.training.parallel import distribute
+from voco_models.training.step import build_optimizer, run_step, set_learning_rate
 from voco_models.training.train_state import Diverged, HistoryRow, Snapshot, TrainState
-
-
-@dataclass(frozen=True, slots=True)
-class FitConfig:
-    """Settings of the optimiser and of the loop."""
-
-    total_steps: int
-    """Horizon of the schedule. Stopping early does not change it."""
-    lr: float
-    """Peak learning rate."""
-    weight_decay: float
-    """Weight decay of the optimiser."""
-    warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly to its peak."""
-    amsgrad: bool = False
-    """Use the maximum of the averages of the squared gradient; of the optimiser `adamw`."""
-    final_lr_fraction: float = 0.0
-    """Learning rate at the horizon, as a fraction of the peak."""
-    clip_norm: float | None = None
-    """Largest norm of the gradient, or no limit."""
-    log_every: int = 50
-    """Steps in a row of the history; its values are means over them."""
-    checkpoint_every: int = 1000
-    """Steps between two checkpoints."""
-    seed: int = 0
-    """Seed of the initial weights, the order of the volumes, and all random draws."""
-    amp: bool = True
-    """bf16 autocast, on CUDA only."""
-    accumulate: int = field(default=1, metadata=WHEN_CHANGED)
-    """Batches per step: their gradients are averaged. Losses and batch norm see one batch each."""
-    optimizer: Optimizer = field(default_factory=AdamW, metadata=WHEN_CHANGED)
-    """The optimiser and its options."""
-
-    def __post_init__(self) -> None:
-        if self.total_steps < 1 or self.log_every < 1 or self.checkpoint_every < 1:
-            raise InputError(
-                "recipe: total_steps, log_every and checkpoint_every must be >= 1, got "
-                f"{self.total_steps}, {self.log_every} and {self.checkpoint_every}"
-            )
-        if self.accumulate < 1:
-            raise InputError(f"recipe: accumulate must be >= 1, got {self.accumulate}")
-        if not 0 <= self.warmup_steps <= self.total_steps:
-            raise InputError(
-                f"recipe: warmup_steps must be from 0 to total_steps, {self.total_steps}, got "
-                f"{self.warmup_steps}"
-            )
-        if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.final_lr_fraction <= 1:
-            raise InputError(
-                "recipe: lr must be > 0, weight_decay >= 0, final_lr_fraction in 0..1, got "
-                f"{self.lr}, {self.weight_decay} and {self.final_lr_fraction}"
-            )
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise InputError(f"recipe: clip_norm must be > 0 or none, got {self.clip_norm}")
-        if self.amsgrad and self.optimizer.kind != "adamw":
-            raise InputError(
-                f"recipe: amsgrad needs the optimizer adamw, got {self.optimizer.kind}; "
-                "set amsgrad to false"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +126,7 @@ def fit(
     moments = config.optimizer.moments(amsgrad=config.amsgrad)
     checkpoint.check_disk_space(out, checkpoint.count_checkpoint_bytes(objective, moments=moments))
     objective = objective.to(device)
-    state = TrainState(objective, _build_optimizer(objective, config, device))
+    state = TrainState(objective, build_optimizer(objective, config, device))
     if saved is not None:
         state.restore(saved, provenance)
     first, loss = state.step, None
@@ -228,19 +169,6 @@ def check_run_folder(out: Path, *, resume: bool) -> None:
         raise InputError(f"{out}: nothing to resume, it holds no {checkpoint.CHECKPOINT}")
 
 
-def _build_optimizer(
-    objective: Objective, config: FitConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    """The recipe's optimiser of the objective's trainable parameters."""
-    return config.optimizer.build(
-        objective.parameter_groups(),
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        amsgrad=config.amsgrad,
-        device=device,
-    )
-
-
 def _train(
     state: TrainState,
     network: nn.Module,
@@ -265,11 +193,11 @@ def _train(
         closing(batches.batches_from(state.step * config.accumulate)) as stream,
     ):
         while True:
-            lr = _set_learning_rate(state, config)
+            lr = set_learning_rate(state, config)
             began = time.perf_counter()
             group = [next(stream) for _ in range(config.accumulate)]
             state.wait_seconds += time.perf_counter() - began
-            _step(state, network, group, config, device)
+            run_step(state, network, group, config, device)
             is_last = interruption.has_signal() or state.step == stop
             ends_row = state.step % config.log_every == 0 or state.step == config.total_steps
             if ends_row or is_last:
@@ -302,8 +230,8 @@ def _capture(
     device = next(state.objective.parameters()).device
 
     def take_step(state: TrainState, group: Sequence[Batch]) -> list[dict[str, Tensor]]:
-        _set_learning_rate(state, config)
-        return _step(state, network, group, config, device)
+        set_learning_rate(state, config)
+        return run_step(state, network, group, config, device)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         capture = capture_step(
@@ -326,65 +254,3 @@ def _capture(
     return Diverged(
         error.step, f"{text}{first}; batch of step {capture.step}: {batch}; see {out / CAPTURE}"
     )
-
-
-def _set_learning_rate(state: TrainState, config: FitConfig) -> float:
-    """Set the learning rate of the next step, and return it."""
-    lr = config.lr * warmup_cosine(
-        state.step,
-        total=config.total_steps,
-        warmup=config.warmup_steps,
-        final_fraction=config.final_lr_fraction,
-    )
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
-    return lr
-
-
-def _step(
-    state: TrainState,
-    network: nn.Module,
-    batches: Sequence[Batch],
-    config: FitConfig,
-    device: torch.device,
-) -> list[dict[str, Tensor]]:
-    """Take one step of the optimiser. Returns the scalars of each of its batches.
-
-    `network` is the objective, or `DistributedDataParallel` around it.
-    """
-    autocast = config.amp and device.type == "cuda"
-    scalars = []
-    state.optimizer.zero_grad(set_to_none=True)
-    for number, batch in enumerate(batches, start=state.step * len(batches)):
-        torch.manual_seed(step_seed(config.seed, number, process_rank()))
-        with keep_gradients(network, is_last=batch is batches[-1]):
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-                losses = network(batch)
-            (losses["loss"] / len(batches)).backward()
-        scalars.append({name: value.detach() for name, value in losses.items()})
-    if config.clip_norm is not None:
-        nn.utils.clip_grad_norm_(state.objective.parameters(), config.clip_norm)
-    state.optimizer.step()
-    state.step += 1
-    state.objective.after_step(state.step / config.total_steps)
-    state.window.append(_mean(scalars))
-    return scalars
-
-
-def _mean(scalars: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of the scalars of several batches."""
-    if len(scalars) == 1:
-        return scalars[0]
-    return {n: torch.stack([s[n].double() for s in scalars]).mean() for n in scalars[0]}
-
-
-def warmup_cosine(step: int, *, total: int, warmup: int, final_fraction: float = 0.0) -> float:
-    """Factor of the peak learning rate at `step` (0-based), in (0, 1].
-
-    Linear from 1/warmup to 1 over the first `warmup` steps, then half a cosine that reaches
-    `final_fraction` at step `total`.
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -49,7 +49,7 @@ def make_provenance(
         "voco": _version("voco"),
         "torch": str(torch.__version__),
         "timm": _version("timm"),
-        "commit": _commit(),
+        "commit": current_commit(),
     }
 
 
@@ -126,7 +126,7 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def current_commit() -> str | None:
     """Commit of the checkout that tracks this file; None if installed, or without git."""
     file = Path(__file__).resolve()
     command = ["git", "-C", str(file.parent)]

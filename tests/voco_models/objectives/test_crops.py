@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from voco_data.errors import InputError
-from voco_models.objectives.crops import Boxes, CropPlan, extract_crops, overlap_targets
+from voco_models.objectives.crops import (
+    Boxes,
+    CropPlan,
+    copy_crops,
+    extract_crops,
+    index_crops,
+    overlap_targets,
+)
 
 PLAN = CropPlan((192, 192))
 
@@ -91,6 +98,15 @@ def test_extract_cuts_what_slicing_cuts() -> None:
         for n in range(2):
             y, x = corners[b, n].tolist()
             assert torch.equal(crops[b, n], volumes[b, :, y : y + 10, x : x + 13])
+
+
+def test_crops_by_index_are_those_by_copy() -> None:
+    volumes = torch.arange(2 * 3 * 12 * 8, dtype=torch.int16).reshape(2, 3, 12, 8)[:, ::2]
+    corners = torch.tensor([[[0, 0], [8, 5]], [[7, 1], [3, 3]]])
+    by_index, by_copy = (cut(volumes, corners, (4, 3)) for cut in (index_crops, copy_crops))
+    assert by_index.shape == (2, 2, 2, 4, 3)
+    assert torch.equal(by_index, by_copy)
+    assert by_index[0, 1, 1, 0, 0] == volumes[0, 1, 8, 5] == 2 * 12 * 8 + 8 * 8 + 5
 
 
 def test_base_crops_put_together_are_the_volume() -> None:

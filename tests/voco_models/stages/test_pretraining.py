@@ -28,7 +28,7 @@ from voco_models.stages.pretrain_plan import adapt_recipe
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe, pretrain_recipe
 from voco_models.stages.pretraining import pretrain
 from voco_models.training import checkpoint
-from voco_models.training.engine import FitConfig
+from voco_models.training.fit_config import FitConfig
 from voco_models.training.history import read_history
 from voco_models.training.train_state import TrainState
 

@@ -23,9 +23,11 @@ from voco_models.data.loader import Batch
 from voco_models.data.sampling import step_seed
 from voco_models.networks.teacher import cosine_schedule
 from voco_models.training import checkpoint
-from voco_models.training.engine import FitConfig, FitSummary, choose_device, fit, warmup_cosine
+from voco_models.training.engine import FitSummary, choose_device, fit
+from voco_models.training.fit_config import FitConfig
 from voco_models.training.history import HISTORY, read_history
 from voco_models.training.objective import Objective
+from voco_models.training.step import warmup_cosine
 from voco_models.training.train_state import Diverged, TrainState
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from torch import nn
 
 from voco_data.errors import InputError
 from voco_models.training.checkpoint import count_checkpoint_bytes
-from voco_models.training.engine import FitConfig
+from voco_models.training.fit_config import FitConfig
 from voco_models.training.optimizers import KINDS, AdamW, Optimizer, Sgd, use_fused
 
 CPU = torch.device("cpu")
