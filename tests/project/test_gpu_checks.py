@@ -158,9 +158,9 @@ def test_a_resumed_run_passes_and_one_with_another_teacher_fails(
 def test_other_losses_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = Voco2d.measure, []
 
-    def measure(self: Voco2d, *args: Any) -> Any:
+    def measure(self: Voco2d, *args: Any, **options: Any) -> Any:
         calls.append(1)
-        found = original(self, *args)
+        found = original(self, *args, **options)
         return found | {"loss": found["loss"] * (1.01 if len(calls) > 3 else 1.0)}
 
     monkeypatch.setattr(Voco2d, "measure", measure)
