@@ -20,7 +20,7 @@ from voco_models.bench.worker import serve
 from voco_models.data import Batch
 from voco_models.objectives import Voco2d
 from voco_models.stages import PretrainRecipe, build_objective, pretrain_recipe
-from voco_models.training import prepare, take_step
+from voco_models.training import keep_freed_memory, prepare, take_step
 
 SIDE = 192
 """Rows and columns of a volume."""
@@ -102,6 +102,7 @@ class Row:
         grid = (slices, SIDE, SIDE)
         recipe = cost_recipe(network, batch, precision, projector)
         self._steps = steps
+        keep_freed_memory(device)
         source = SyntheticBatches.make(batch, grid, device)
         self._timed = TimedSteps.begin(recipe, StoreSpec("bench", grid), source, device)
         objective = self._timed.state.objective

@@ -16,7 +16,7 @@ from voco_models.bench.volumes import GRID
 from voco_models.bench.worker import serve
 from voco_models.data import Loader, items_of
 from voco_models.stages import PretrainRecipe, count_crops, pretrain_recipe
-from voco_models.training import BatchSource
+from voco_models.training import BatchSource, keep_freed_memory
 
 CPU_CROPS = 500
 """On the CPU, a recipe whose step trains on more crops is measured with fewer."""
@@ -62,6 +62,8 @@ class Candidate:
         self._steps = steps
         spec = StoreSpec("bench", GRID)
         source = _make_source(kind, recipe, device, store)
+        if kind != "eager_fp32_nchw":
+            keep_freed_memory(device)
         self._timed = TimedSteps.begin(recipe, spec, source, device)
         if kind == "eager_fp32_nchw":
             make_eager(self._timed.state)

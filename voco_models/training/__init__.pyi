@@ -18,6 +18,7 @@ from .health import (
 )
 from .history import HISTORY as HISTORY, read_history as read_history
 from .hooks import Interruption as Interruption, Monitor as Monitor
+from .host_memory import keep_freed_memory as keep_freed_memory
 from .objective import BatchSource as BatchSource, Objective as Objective
 from .optimizers import AdamW as AdamW, Optimizer as Optimizer
 from .provenance import (

@@ -31,6 +31,7 @@ from voco_models.training.capture import CAPTURE, NameItems, capture_step
 from voco_models.training.fit_config import FitConfig
 from voco_models.training.history import HISTORY, History
 from voco_models.training.hooks import Interruption, Monitor, call_monitors
+from voco_models.training.host_memory import keep_freed_memory
 from voco_models.training.objective import BatchSource, Objective
 from voco_models.training.parallel import distribute
 from voco_models.training.step import build_optimizer, run_step, set_learning_rate
@@ -125,6 +126,7 @@ def fit(
     saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
     moments = config.optimizer.moments(amsgrad=config.amsgrad)
     checkpoint.check_disk_space(out, checkpoint.count_checkpoint_bytes(objective, moments=moments))
+    keep_freed_memory(device)
     objective = objective.to(device)
     state = TrainState(objective, build_optimizer(objective, config, device))
     if saved is not None:
