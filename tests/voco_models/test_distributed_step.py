@@ -18,6 +18,8 @@ from tests.support.torchrun import one_process, torchrun
 
 TOLERANCE = 1e-5
 
+pytestmark = pytest.mark.xdist_group("a step in two processes")  # one start of them
+
 Steps = dict[str, Any]
 
 

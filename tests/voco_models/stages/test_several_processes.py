@@ -23,6 +23,8 @@ from voco_models.training.history import read_history
 SCRIPT = str(Path(distributed_runs.__file__))
 TOLERANCE = 1e-5
 
+pytestmark = pytest.mark.xdist_group("runs of two processes")  # one start of them
+
 
 def curve(run: Path, name: str = "history.csv") -> pd.DataFrame:
     table = pd.DataFrame(read_history(run, name))
