@@ -29,8 +29,6 @@ TIMEOUT = datetime.timedelta(minutes=30)
 LOOPBACK = "lo"
 _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-
-
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 
@@ -70,9 +68,10 @@ def join_processes(device: torch.device) -> None:
         return
     missing = [name for name in _NEEDED if name not in os.environ]
     if missing or not _number("RANK", 0) < started:
+        found = f"no {' and no '.join(missing)}" if missing else f"RANK {os.environ['RANK']}"
         raise InputError(
-            f"WORLD_SIZE is {started}, RANK {os.environ.get('RANK', 'missing')}, and "
-            f"{', '.join(missing) or 'nothing'} is missing; start the command with torchrun"
+            f"expected the environment of torchrun, got WORLD_SIZE {started} and {found}; start the "
+            "command with torchrun"
         )
     on_this_machine = _number("LOCAL_WORLD_SIZE", 0)
     if on_this_machine == started and LOOPBACK in dict(socket.if_nameindex()).values():
