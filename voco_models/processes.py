@@ -70,8 +70,8 @@ def join_processes(device: torch.device) -> None:
     if missing or not _number("RANK", 0) < started:
         found = f"no {' and no '.join(missing)}" if missing else f"RANK {os.environ['RANK']}"
         raise InputError(
-            f"expected the environment of torchrun, got WORLD_SIZE {started} and {found}; start the "
-            "command with torchrun"
+            f"expected the environment of torchrun, got WORLD_SIZE {started} and {found}; start "
+            "the command with torchrun"
         )
     on_this_machine = _number("LOCAL_WORLD_SIZE", 0)
     if on_this_machine == started and LOOPBACK in dict(socket.if_nameindex()).values():
