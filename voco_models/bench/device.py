@@ -47,6 +47,12 @@ def measure_product(device: torch.device, dtype: torch.dtype, side: int | None =
     return best
 
 
+def computes_in_bf16() -> bool:
+    """Whether this processor has instructions for products in bf16."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until all work of the device is done."""
     if device.type == "cuda":

@@ -19,7 +19,7 @@ import torch
 
 from voco_models.bench import volumes
 from voco_models.bench.counting import FLOP_COUNTER
-from voco_models.bench.device import describe_device
+from voco_models.bench.device import computes_in_bf16, describe_device
 from voco_models.bench.pretrain_steps import CPU_CHANGES, KINDS, bench_recipe
 from voco_models.bench.runner import describe_machine, run_interleaved
 from voco_models.stages import has_cpu_compiler, pretrain_recipe
@@ -105,7 +105,8 @@ def bench(
 
 def measure_peaks(device: torch.device, folder: Path) -> dict[str, float]:
     """FLOP/s of a matrix product in the precisions of `device`: the best of some repeats."""
-    precisions = ("fp32", "bf16") if device.type == "cuda" else ("fp32",)
+    has_bf16 = device.type == "cuda" or computes_in_bf16()
+    precisions = ("fp32", "bf16") if has_bf16 else ("fp32",)
     found = run_interleaved(
         {name: (PRODUCT, (str(device), name)) for name in precisions}, folder, repeats=3
     )
@@ -120,8 +121,12 @@ def _measure(
 ) -> dict[str, list[Result] | None]:
     """Results of every kind of one recipe; None where it cannot be measured."""
     # On CUDA, the recipe itself compiles.
-    compiles_apart = device.type == "cpu" and has_cpu_compiler() and not quick
-    kinds = [kind for kind in KINDS if kind != "compiled" or compiles_apart]
+    on_cpu = device.type == "cpu"
+    left_out = {
+        "bf16_cpu": not on_cpu or not computes_in_bf16(),
+        "compiled_cpu": not on_cpu or not has_cpu_compiler() or quick,
+    }
+    kinds = [kind for kind in KINDS if not left_out.get(kind)]
     given = str(Path(name).resolve()) if Path(name).is_file() else str(name)
     effort = QUICK_EFFORT if quick else choose_effort(name, device)
     found = run_interleaved(
@@ -193,9 +198,9 @@ def percentile(values: Sequence[float], percent: float) -> float:
 def compute_ratios(results: Mapping[str, list[Result] | None]) -> dict[str, float | None]:
     """The ratios of one recipe; None where one of the two was not measured.
 
-    `eager` and `compiled_eager` are rates over that of the baseline, `store` and `resident` over
-    that of batches on the device. `p99_loader` is the p99 of the step with the loader's threads
-    over that without.
+    `eager`, `bf16_eager` and `compiled_eager` are rates over that of the baseline, `store` and
+    `resident` over that of batches on the device. `p99_loader` is the p99 of the step with the
+    loader's threads over that without.
     """
     seconds: dict[str, list[float]] = {
         kind: [value for result in repeats for value in result["seconds"]]
@@ -210,7 +215,8 @@ def compute_ratios(results: Mapping[str, list[Result] | None]) -> dict[str, floa
 
     return {
         "eager": rate("synthetic", EAGER),
-        "compiled_eager": rate("compiled", EAGER),
+        "bf16_eager": rate("bf16_cpu", EAGER),
+        "compiled_eager": rate("compiled_cpu", EAGER),
         "store": rate("streamed", "synthetic"),
         "resident": rate("resident", "synthetic"),
         "p99_loader": percentile(seconds["streamed"], 99) / percentile(seconds["synthetic"], 99),

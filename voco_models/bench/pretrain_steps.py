@@ -11,6 +11,7 @@ import torch
 
 from voco_data.store import Store, StoreSpec
 from voco_models.bench.counting import count_flops
+from voco_models.bench.device import computes_in_bf16
 from voco_models.bench.steps import SyntheticBatches, TimedSteps, make_eager, without_amp
 from voco_models.bench.volumes import GRID
 from voco_models.bench.worker import serve
@@ -23,13 +24,18 @@ CPU_CROPS = 500
 CPU_CHANGES = ("batch_size=2", "voco.slice_stride=4")
 """How it is changed."""
 
-KINDS = ("synthetic", "streamed", "resident", "compiled", "eager_fp32_nchw")
+KINDS = ("synthetic", "streamed", "resident", "bf16_cpu", "compiled_cpu", "eager_fp32_nchw")
 """What is measured of a recipe: batches that are on the device, batches from a store that is read
-during training or is in memory, backbones compiled on the CPU, and the baseline."""
+during training or is in memory, two kinds with faster options for the CPU, and the baseline."""
 
 
-FASTEST_ON_CPU = ("compile_cpu=true", "fit.optimizer.fused=on")
-"""Options of the kind `compiled`, with other rounding errors than the recipe has."""
+def cpu_options(kind: str) -> tuple[str, ...]:
+    """Options that a kind adds to the recipe. They change the rounding errors of the losses."""
+    bf16 = ("fit.amp_cpu=true",) if computes_in_bf16() else ()
+    return {
+        "bf16_cpu": (*bf16, "fit.optimizer.fused=on"),
+        "compiled_cpu": (*bf16, "fit.optimizer.fused=on", "compile_cpu=true"),
+    }.get(kind, ())
 
 
 def bench_recipe(
@@ -56,7 +62,7 @@ class Candidate:
     def __init__(
         self, kind: str, name: str | Path, device: torch.device, steps: int, store: Path
     ) -> None:
-        recipe = bench_recipe(name, device, FASTEST_ON_CPU if kind == "compiled" else ())
+        recipe = bench_recipe(name, device, cpu_options(kind))
         if kind == "eager_fp32_nchw":
             recipe = dataclasses.replace(without_amp(recipe), compile=False)
         self._steps = steps
@@ -67,10 +73,9 @@ class Candidate:
         self._timed = TimedSteps.begin(recipe, spec, source, device)
         if kind == "eager_fp32_nchw":
             make_eager(self._timed.state)
-        amp = recipe.fit.amp and device.type == "cuda"
         self.counts: dict[str, Any] = {
             "crops": count_crops(recipe, GRID),
-            "precision": "bf16" if amp else "fp32",
+            "precision": "bf16" if recipe.fit.uses_bf16(device) else "fp32",
         }
         if recipe.compiles_on(device):
             self._timed.state.objective.compile_backbones()  # type: ignore[operator]

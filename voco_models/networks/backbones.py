@@ -15,6 +15,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
+from voco_models.networks.depthwise import replace_depthwise
 from voco_models.networks.encoder import Backbone
 from voco_models.networks.weight_files import load_matching, read_weights
 
@@ -45,7 +46,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, network: nn.Module, in_chans: int) -> None:
         super().__init__(name, in_chans, int(network.num_features))  # type: ignore[arg-type]
-        self.network = network.to(memory_format=self.memory_format)
+        self.network = replace_depthwise(network).to(memory_format=self.memory_format)
 
     def plain_weights(self) -> dict[str, Tensor]:
         """The state dict of the timm model."""

@@ -45,6 +45,8 @@ class GlooBatchNorm(_BatchNorm):
         """Normalised values of the shape (B, C, ...) of `values`."""
         if not self.training or n_processes() == 1:
             return _activate(self, super().forward(values))
+        dtype = values.dtype
+        values = values.to(torch.promote_types(dtype, torch.float32))  # bf16 is too coarse
         axes = [axis for axis in range(values.dim()) if axis != 1]
         channels = [1, -1] + [1] * (values.dim() - 2)
         mean = mean_over_processes(values.mean(axes))
@@ -54,7 +56,7 @@ class GlooBatchNorm(_BatchNorm):
         normalised = centred * (variance + self.eps).rsqrt().view(channels)
         if self.affine:
             normalised = normalised * self.weight.view(channels) + self.bias.view(channels)
-        return _activate(self, normalised)
+        return _activate(self, normalised.to(dtype))
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  PyTorch's name
         """Accept inputs of any number of dimensions from (B, C) on."""

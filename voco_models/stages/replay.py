@@ -67,11 +67,7 @@ def replay(file: str | Path, *, device: str | torch.device | None = None) -> Rep
     objective = objective.to(chosen_device).train()
     found = list(_non_finite_names("weight", objective.state_dict().items()))
     batch = capture.batch(chosen_device)
-    autocast = recipe.fit.amp and chosen_device.type == "cuda"
-    with (
-        _recorded_outputs(objective, found),
-        torch.autocast(chosen_device.type, dtype=torch.bfloat16, enabled=autocast),
-    ):
+    with _recorded_outputs(objective, found), recipe.fit.autocast(chosen_device):
         losses = objective(batch)
     found += _non_finite_names("loss", losses.items())
     losses["loss"].backward()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from voco_data.errors import InputError
 from voco_models.training.optimizers import AdamW, Optimizer
 from voco_models.training.recorded_options import WHEN_CHANGED
@@ -34,11 +36,14 @@ class FitConfig:
     seed: int = 0
     """Seed of the initial weights, the order of the volumes, and all random draws."""
     amp: bool = True
-    """bf16 autocast, on CUDA only."""
+    """bf16 autocast on CUDA; on a CPU only with `amp_cpu`."""
     accumulate: int = field(default=1, metadata=WHEN_CHANGED)
     """Batches per step: their gradients are averaged. Losses and batch norm see one batch each."""
     optimizer: Optimizer = field(default_factory=AdamW, metadata=WHEN_CHANGED)
     """The optimiser and its options."""
+    amp_cpu: bool = field(default=False, metadata=WHEN_CHANGED)
+    """bf16 autocast on a CPU too. It is faster where the processor computes in bf16 (AVX512-BF16 or
+    AMX), and slower elsewhere. Losses then have the rounding errors of bf16."""
 
     def __post_init__(self) -> None:
         if self.total_steps < 1 or self.log_every < 1 or self.checkpoint_every < 1:
@@ -48,6 +53,8 @@ class FitConfig:
             )
         if self.accumulate < 1:
             raise InputError(f"recipe: accumulate must be >= 1, got {self.accumulate}")
+        if self.amp_cpu and not self.amp:
+            raise InputError("recipe: amp_cpu needs amp=true; set amp_cpu to false, or amp to true")
         if not 0 <= self.warmup_steps <= self.total_steps:
             raise InputError(
                 f"recipe: warmup_steps must be from 0 to total_steps, {self.total_steps}, got "
@@ -65,3 +72,11 @@ class FitConfig:
                 f"recipe: amsgrad needs the optimizer adamw, got {self.optimizer.kind}; "
                 "set amsgrad to false"
             )
+
+    def uses_bf16(self, device: torch.device) -> bool:
+        """Whether forward passes on `device` are in bf16."""
+        return self.amp and (device.type == "cuda" or self.amp_cpu)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context of a forward pass on `device`."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.uses_bf16(device))

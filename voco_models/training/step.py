@@ -75,13 +75,12 @@ def run_step(
 
     `network` is the objective, or `DistributedDataParallel` around it.
     """
-    autocast = config.amp and device.type == "cuda"
     scalars = []
     state.optimizer.zero_grad(set_to_none=True)
     for number, batch in enumerate(batches, start=state.step * len(batches)):
         torch.manual_seed(step_seed(config.seed, number, process_rank()))
         with keep_gradients(network, is_last=batch is batches[-1]):
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+            with config.autocast(device):
                 losses = network(batch)
             (losses["loss"] / len(batches)).backward()
         scalars.append({name: value.detach() for name, value in losses.items()})

@@ -32,7 +32,8 @@ RESULTS: dict[str, list[Result] | None] = {
     "synthetic": [repeat(10, 20, flops=2e9), repeat(30, flops=2e9)],
     "streamed": [repeat(25, 25, 33)],
     "resident": [repeat(16)],
-    "compiled": None,
+    "bf16_cpu": [repeat(5)],
+    "compiled_cpu": None,
     "eager_fp32_nchw": [repeat(50, flops=2e9)],
 }
 
@@ -41,6 +42,7 @@ def test_ratios_of_rows_made_by_hand() -> None:
     assert compute_ratios(RESULTS) == pytest.approx(
         {
             "eager": 2.5,
+            "bf16_eager": 10.0,
             "compiled_eager": None,
             "store": 0.8,
             "resident": 1.25,
@@ -51,7 +53,8 @@ def test_ratios_of_rows_made_by_hand() -> None:
 
 def test_rows_have_rates_of_the_median_step() -> None:
     rows = make_rows("x", RESULTS, {"fp32": 1e12})
-    assert [row["name"] for row in rows] == [f"x, {kind}" for kind in KINDS if kind != "compiled"]
+    measured = [kind for kind in KINDS if kind != "compiled_cpu"]
+    assert [row["name"] for row in rows] == [f"x, {kind}" for kind in measured]
     first = rows[0]
     assert (first["median"], first["unit"], first["steps"]) == (20.0, "ms a step", 3)
     assert (first["p90"], first["p99"]) == (30.0, 30.0)
@@ -129,10 +132,18 @@ def test_a_compiled_candidate_compiles_and_counts_nothing(
         "voco_models.objectives.voco2d.Voco2d.compile_backbones",
         lambda self: compiled.append(self),
     )
-    candidate = Candidate("compiled", "tiny", CPU, 1, store)
+    candidate = Candidate("compiled_cpu", "tiny", CPU, 1, store)
     assert len(compiled) == 1
     assert candidate.counts["first_step_s"] > 0
     assert "flops" not in candidate.counts
+
+
+def test_bf16_is_measured_where_the_processor_has_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for has_bf16, precision in (True, "bf16"), (False, "fp32"):
+        monkeypatch.setattr(pretrain_steps, "computes_in_bf16", lambda has=has_bf16: has)
+        assert Candidate("bf16_cpu", "tiny", CPU, 1, store).counts["precision"] == precision
 
 
 def test_the_bench_measures_every_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -141,10 +152,11 @@ def test_the_bench_measures_every_kind(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(pretrain, "STEPS", "made_up")
     monkeypatch.setattr(pretrain, "PRODUCT", "made_up")
     monkeypatch.setattr(pretrain, "STORE_VOLUMES", 2)
+    monkeypatch.setattr(pretrain, "computes_in_bf16", lambda: True)
     found = pretrain.bench("tiny", "cpu", quick=True)
     assert set(found) == {"rows", "ratios", "machine"}
     assert [row["name"].split(", ")[1] for row in found["rows"]] == [
-        kind for kind in KINDS if kind != "compiled"
+        kind for kind in KINDS if kind != "compiled_cpu"
     ]
     assert found["rows"][0]["mfu"] == pytest.approx(8e9 / 2 / 1e12)
     assert found["ratios"]["tiny"]["eager"] == 1.0
