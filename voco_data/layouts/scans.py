@@ -4,6 +4,11 @@ A part of the slices is one scan if no two different slices share a position, an
 into interleaved stacks (`one_scan.py`). If it names several patients or studies, or its geometry is
 rounded in several ways, all its slices must also lie on one line at even distances.
 
+Patients, studies and roundings are compared by all their slices, also where a part has only some of
+them. An ImageType of every third slice may leave three slices of each patient in a part: too few to
+show that the patients are several scans. So a part never mixes ids whose slices are one scan each,
+but not together. Other values have no such weight, because they also vary inside one scan.
+
 Of all ways to divide the slices by the values in which they differ (`partitions.py`), the one with
 the fewest parts is taken whose parts are all one scan. The undivided slices are the first of them.
 """
@@ -93,6 +98,7 @@ class _Division:
         self._work_left = work_left
         self._ids = (*IDS, FOLDER) if by_folder else IDS
         self._judged: dict[bytes, bool] = {}
+        self._judged_alone: dict[bytes, bool] = {}
         self._partitions = by_labels(self._slices, self._places)
 
     def scans(self) -> list[Scan]:
@@ -202,11 +208,64 @@ class _Division:
     def _is_scan(self, part: Indices) -> bool:
         key = part.tobytes()
         if key not in self._judged:
+            is_scan = self._is_scan_alone(part) and not self._mixes_scans_of_ids(part)
+            if self._work_left < 0:
+                return False
+            self._judged[key] = is_scan
+        return self._judged[key]
+
+    def _is_scan_alone(self, part: Indices) -> bool:
+        """Whether slices are one scan, if the others are not looked at."""
+        key = part.tobytes()
+        if key not in self._judged_alone:
             self._work_left -= 1 + len(self._partitions) + len(part) // 50
             if self._work_left < 0:
                 return False
-            self._judged[key] = self._find_whether_scan(part)
-        return self._judged[key]
+            self._judged_alone[key] = self._find_whether_scan(part)
+        return self._judged_alone[key]
+
+    def _mixes_scans_of_ids(self, part: Indices) -> bool:
+        """Whether a part has some slices of several ids that are one scan each, but not together.
+
+        Ids combined with other values count where the part has one of these values.
+        """
+        for partition in self._partitions:
+            others = [name for name in partition.labels if name not in self._ids]
+            if len(others) == len(partition.labels):
+                continue
+            if any(np.ptp(self._slices.labels[name].codes[part]) for name in others):
+                continue
+            counts = np.bincount(partition.codes[part], minlength=partition.n_parts)
+            sizes = np.bincount(partition.codes)
+            stacks = np.flatnonzero((counts > 0) & (sizes >= MIN_STACK_SLICES))
+            if len(stacks) < 2 or (counts == sizes)[stacks].all():
+                continue
+            parts = partition.parts()
+            scans = [parts[number] for number in stacks]
+            if all(map(self._is_even_scan, scans)) and self._are_several(scans):
+                return True
+        return False
+
+    def _is_even_scan(self, whole: Indices) -> bool:
+        return self._is_scan_alone(whole) and has_even_steps(np.sort(self._depths[whole]))
+
+    def _are_several(self, scans: Sequence[Indices]) -> bool:
+        """Whether stacks that are one scan each are not one scan together."""
+        joined = np.sort(np.concatenate(scans))
+        self._work_left -= 1 + len(joined) // 50
+        if len(np.unique(self._places[joined])) < len(joined):
+            return True
+        positions = [self._slices.positions[scan] for scan in scans]
+        if not are_one_scan(positions, self._slices.normal(joined)):
+            return True
+        if run_through(self._slices.numbers[joined], self._depths[joined]):
+            return False
+        return are_interleaved_scans(
+            [np.sort(self._depths[scan]) for scan in scans],
+            self._slices.thickness_of(joined),
+            are_numbered=self._are_numbered(scans),
+            if_unknown=False,
+        )
 
     def _find_whether_scan(self, part: Indices) -> bool:
         if len(np.unique(self._places[part])) < len(part):

@@ -59,6 +59,28 @@ def test_two_patients_in_one_series_are_one_refused_row(
     assert "PatientID" in row["detail"]
 
 
+@pytest.mark.parametrize("tag", ["PatientID", "StudyInstanceUID"])
+def test_three_scans_a_third_of_a_step_apart_are_stored(tmp_path: Path, run: Run, tag: str) -> None:
+    """Parts by ImageType would be refused: they name several patients, or have large gaps."""
+    image_type = [[kind, "PRIMARY", "AXIAL"] for kind in ("DERIVED", "ORIGINAL", "ORIGINAL")]
+    for scan in range(3):
+        write_slices(
+            tmp_path / "in" / str(scan),
+            body((9, 60, 60), seed=scan),
+            origin_mm=(-60.0, -60.0, -100.0 + scan * 5 / 3),
+            tags={
+                "SeriesInstanceUID": "1.2",
+                "ImageType": lambda k: image_type[k % 3],
+                tag: f"1.{scan}",
+            },
+        )
+    rows = run()
+    assert rows["status"].tolist() == ["stored"] * 3
+    assert rows["n_slices"].tolist() == [9] * 3
+    assert sorted(rows["source"]) == ["0", "1", "2"]
+    assert rows["patient_id"].nunique() == (3 if tag == "PatientID" else 1)
+
+
 @pytest.mark.parametrize("divide", [alternate, halves])
 @pytest.mark.parametrize(
     ("tag", "values"),

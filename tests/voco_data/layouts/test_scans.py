@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tests.support.headers import indexed, write_header
 from voco_data.layouts import stacks
@@ -120,10 +120,21 @@ PHASES = [
         lambda phase: {"AcquisitionNumber": lambda k: 2 * phase + k // 12},
         lambda phase: {"AcquisitionNumber": lambda k: 2 * phase + k % 2},
         lambda phase: {"StudyInstanceUID": lambda k: f"1.9.{k}"},
+        lambda phase: {"StudyInstanceUID": lambda k: f"1.9.{phase}.{k % 3}"},
         lambda phase: {"StudyInstanceUID": lambda k: f"1.9.{phase}.{k}"},
         lambda phase: {"PixelSpacing": alternate([1, 1], [1.004, 1.004])},
     ],
-    ids=["plain", "shuttle", "halves", "4 halves", "4 shuttles", "study", "studies", "rounding"],
+    ids=[
+        "plain",
+        "shuttle",
+        "halves",
+        "4 halves",
+        "4 shuttles",
+        "study",
+        "6 studies",
+        "studies",
+        "rounding",
+    ],
 )
 def test_phases_are_whole_whatever_varies_inside(
     tmp_path: Path, value: dict[str, Any], inside: Callable[[int], dict[str, Any]]
@@ -150,6 +161,86 @@ def test_three_patients_a_third_of_a_step_apart(tmp_path: Path) -> None:
         write_scan(tmp_path / str(k), start=k * 5 / 3, PatientID=f"p{k}")
     found = [(e.patient_id, e.series_uid, len(e.files)) for e in indexed(tmp_path)[0]]
     assert found == [(f"p{k}", "1.2", 14) for k in range(3)]
+
+
+def thirds(k: int) -> str:
+    return "ORIGINAL" if k % 3 else "DERIVED"
+
+
+IDENTITIES = [
+    {"PatientID": ("p", "q", "r")},
+    {"StudyInstanceUID": ("1.1", "1.4", "1.9")},
+    {"PixelSpacing": ([1, 1], [1.004, 1.004], [1.008, 1.008])},
+]
+
+
+@pytest.mark.parametrize("uid", ["1.2", ""])
+@pytest.mark.parametrize("thickness", [STEP_MM, 2 * STEP_MM])
+@pytest.mark.parametrize("identity", IDENTITIES, ids=lambda value: next(iter(value)))
+def test_an_image_type_of_every_third_slice_does_not_blend_three_scans(
+    tmp_path: Path, identity: dict[str, Any], thickness: float, uid: str
+) -> None:
+    """By image type there are two parts, which are even or of three slices of each scan."""
+    ((key, values),) = identity.items()
+    tags = {"ImageType": thirds, "SliceThickness": thickness, "SeriesInstanceUID": uid}
+    for k, value in enumerate(values):
+        write_scan(tmp_path, 9, name=str(k), start=k * 5 / 3, **{key: value} | tags)
+    assert first_letters(tmp_path) == ["0" * 9, "1" * 9, "2" * 9]
+
+
+def test_a_study_for_each_slice_does_not_hide_three_patients(tmp_path: Path) -> None:
+    for k in range(3):
+        studies = [f"1.{k}.{number}" for number in range(9)]
+        tags = {"PatientID": f"p{k}", "StudyInstanceUID": studies.__getitem__, "ImageType": thirds}
+        write_scan(tmp_path, 9, name=str(k), start=k * 5 / 3, **tags)
+    assert first_letters(tmp_path) == ["0" * 9, "1" * 9, "2" * 9]
+
+
+def test_two_kernels_do_not_hide_three_patients(tmp_path: Path) -> None:
+    for k in range(3):
+        for kernel in ("soft", "bone"):
+            tags = {"PatientID": f"p{k}", "ConvolutionKernel": kernel, "ImageType": thirds}
+            write_scan(tmp_path, 9, name=f"{k}{kernel}", start=k * 5 / 3, **tags)
+    assert first_letters(tmp_path) == [str(k) * 9 for k in (0, 0, 1, 1, 2, 2)]
+
+
+@pytest.mark.parametrize("start", [5.0, 45.0, 200.0])
+def test_a_slice_of_a_fourth_patient_does_not_hide_three(tmp_path: Path, start: float) -> None:
+    for k in range(3):
+        tags = {"PatientID": f"p{k}", "ImageType": thirds}
+        write_scan(tmp_path, 9, name=str(k), start=k * 5 / 3, **tags)
+    write_scan(tmp_path, 1, name="3", start=start, PatientID="p3", ImageType="DERIVED")
+    assert first_letters(tmp_path) == ["0" * 9, "1" * 9, "2" * 9, "3"]
+
+
+def test_alternating_studies_do_not_join_scans_that_follow_each_other(tmp_path: Path) -> None:
+    for scan in range(2):
+        tags = {"StudyInstanceUID": lambda k: f"1.{k % 4}", "InstanceNumber": lambda k: k + 1}
+        start = 12 * scan * STEP_MM
+        write_scan(tmp_path, 12, name=str(scan), start=start, SeriesNumber=scan, **tags)
+    assert first_letters(tmp_path) == ["0" * 12, "1" * 12]
+
+
+@pytest.mark.parametrize("n_odd_studies", [0, 1])
+def test_an_alternating_image_type_does_not_halve_shifted_phases(
+    tmp_path: Path, n_odd_studies: int
+) -> None:
+    """By image type the slices of both phases are even stacks, too."""
+    for phase in range(2):
+        tags = {
+            "AcquisitionNumber": phase + 1,
+            "ImageType": alternate("ORIGINAL", "DERIVED"),
+            "StudyInstanceUID": lambda k: "1.9" if k < n_odd_studies else "1.1",
+        }
+        write_scan(tmp_path, 12, name=str(phase), start=phase * STEP_MM, **tags)
+    assert first_letters(tmp_path) == ["0" * 12, "1" * 12]
+
+
+def first_letters(source: Path) -> list[str]:
+    """The first letters of the names of the files of each series."""
+    entries, odd = indexed(source)
+    assert not odd
+    return sorted("".join(sorted(Path(file).name[0] for file in e.files)) for e in entries)
 
 
 def test_phases_in_folders_that_share_all_ids(tmp_path: Path) -> None:
@@ -236,24 +327,7 @@ def test_scans_are_told_apart_by_any_value_whatever_else_varies(
     telling: list[Value],
     varying: list[tuple[str, Callable[[int], Any]]],
 ) -> None:
-    assume(not is_known_fault(count, length, offset, varying))
     check_scans_are_told_apart(count, length, offset, telling, varying)
-
-
-def is_known_fault(
-    count: int, length: int, offset: float, varying: Sequence[tuple[str, Callable[[int], Any]]]
-) -> bool:
-    """Three scans of 9 slices, a third of a step apart, with every third slice DERIVED."""
-    names = [name for name, _ in varying]
-    return count == 3 and length == 9 and offset == 5 / 3 and "ImageType" in names
-
-
-@pytest.mark.xfail(strict=True, reason="divided by ImageType instead of by patient: to be mended")
-def test_three_patients_a_third_of_a_step_apart_are_told_apart() -> None:
-    patient, image_type = TELLING[1], VARYING[1]
-    assert (patient[0], image_type[0]) == ("PatientID", "ImageType")
-    assert is_known_fault(3, 9, 5 / 3, [image_type])
-    check_scans_are_told_apart(3, 9, 5 / 3, [patient], [image_type])
 
 
 def check_scans_are_told_apart(
@@ -278,3 +352,44 @@ def check_scans_are_told_apart(
     assert sorted(found.values(), key=sorted) == [{str(scan)} for scan in range(count)]
     assert len({(e.patient_id, e.study_uid, e.series_uid) for e in entries}) == count
     assert len({e.source for e in entries}) == count
+
+
+@given(
+    count=st.integers(2, 4),
+    length=st.integers(8, 16),
+    offset=st.sampled_from([0.7, 1.1, 1.25, 5 / 3, 2.5]),
+    identity=st.sampled_from([TELLING[1], TELLING[2]]),
+    varying=st.dictionaries(
+        st.sampled_from(["ImageType", "TemporalPositionIdentifier", "SeriesNumber"]),
+        st.tuples(st.booleans(), st.integers(1, 6)),
+        min_size=1,
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_patients_and_studies_are_told_apart_however_a_value_divides_their_slices(
+    count: int,
+    length: int,
+    offset: float,
+    identity: Value,
+    varying: dict[str, tuple[bool, int]],
+) -> None:
+    """A value comes again every few slices, or counts blocks of them; the scans interleave."""
+    name, values = identity
+    check_scans_are_told_apart(
+        count,
+        length,
+        offset,
+        [(name, (*values, f"{values[-1]}4"))],
+        [
+            (key, blocks(size) if in_blocks else cycle(size))
+            for key, (in_blocks, size) in varying.items()
+        ],
+    )
+
+
+def cycle(size: int) -> Callable[[int], str]:
+    return lambda k: str(k % size)
+
+
+def blocks(size: int) -> Callable[[int], str]:
+    return lambda k: str(k // size)
