@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution that stays in float32 under autocast on a CPU.
 
-    In bf16, the gradient of its weights takes several times as long as in float32. Under autocast
+    In bf16, its backward pass takes several times as long as in float32. Under autocast
     on CUDA it is an ordinary convolution.
     """
 
