@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from voco_data.errors import InputError
+from voco_models.recorded_options import values_to_record
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, FinetuneRecipe, finetune_recipe
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe, pretrain_recipe
 from voco_models.stages.recipe_options import build_recipe, describe_type, options_of, recipe_label
 from voco_models.training.optimizers import AdamW, Sgd
-from voco_models.training.recorded_options import values_to_record
 
 PRETRAIN = PRETRAIN_RECIPES["tiny"]
 NAMES = "default, tiny, small, default_s, grid4, grid4_s, authors"
@@ -58,7 +58,10 @@ def test_a_change_of_pretraining(change: str, expected: PretrainRecipe) -> None:
         (["lr=1e-2", "lr=1e-3"], {"lr": 0.001}),
         (["window_hu=[0, 100]"], {"window_hu": (0.0, 100.0)}),
         (["window_hu=none"], {"window_hu": None}),
-        (["flips=[[], [1, 2]]"], {"flips": ((), (1, 2))}),
+        (
+            ["head=bilstm", "pooling=mean", "attention_weight=0", "flips=[[], [1, 2]]"],
+            {"head": "bilstm", "pooling": "mean", "attention_weight": 0.0, "flips": ((), (1, 2))},
+        ),
         (["class_weights=[1, 2, 3.5]"], {"class_weights": (1.0, 2.0, 3.5)}),
         (["view.slices=12"], {"view": replace(FINETUNE.view, slices=12)}),
         (["optimizer.betas=[0.9, 0.95]"], {"optimizer": AdamW(betas=(0.9, 0.95))}),
