@@ -89,7 +89,7 @@ class Backbone(nn.Module):
         """
         size = (size_px, size_px) if isinstance(size_px, int) else size_px
         self.check_size(size)
-        shape = self._probe(size, self)
+        shape: tuple[int, ...] = self._probe(size, self)[0]
         if len(shape) != len(size) + 2 or shape[1] != self.num_features:
             raise InputError(
                 f"backbone {self.name}: expected a CNN with features (B, {self.num_features}, h, w)"
@@ -101,9 +101,12 @@ class Backbone(nn.Module):
     def feature_map_shapes(self, size_px: int) -> list[tuple[int, ...]]:
         """(F, h, w) of each of `feature_maps`, of square images. Runs one forward pass."""
         self.check_size((size_px, size_px))
-        return [shape[1:] for shape in self._probe((size_px, size_px), self.feature_maps)]
+        shapes = self._probe((size_px, size_px), self.feature_maps)
+        return [shape[1:] for shape in shapes]
 
-    def _probe(self, size: tuple[int, ...], function: Callable[[Tensor], Any]) -> Any:
+    def _probe(
+        self, size: tuple[int, ...], function: Callable[[Tensor], Any]
+    ) -> list[tuple[int, ...]]:
         """The shapes of what a function makes of an image, in evaluation mode."""
         probe = torch.zeros(1, self.in_chans, *size, device=next(self.parameters()).device)
         was_training = self.training
@@ -112,7 +115,7 @@ class Backbone(nn.Module):
             found = function(probe)
         finally:
             self.train(was_training)
-        return tuple(found.shape) if isinstance(found, Tensor) else [tuple(f.shape) for f in found]
+        return [tuple(one.shape) for one in ([found] if isinstance(found, Tensor) else found)]
 
 
 class Projector(nn.Module):

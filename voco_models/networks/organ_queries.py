@@ -133,14 +133,12 @@ def place_coordinates(depths_mm: Tensor, places: tuple[int, int]) -> Tensor:
     h, w = places
     B, Z = depths_mm.shape
     ys, xs = ((torch.arange(n, device=depths_mm.device) + 0.5) / n for n in (h, w))
-    return torch.stack(
-        torch.broadcast_tensors(
-            depths_mm.float()[:, :, None, None],
-            ys[None, None, :, None].expand(B, Z, h, w),
-            xs[None, None, None, :],
-        ),
-        dim=-1,
+    axes = (
+        depths_mm.float()[:, :, None, None],
+        ys[None, None, :, None],
+        xs[None, None, None, :],
     )
+    return torch.stack([axis.expand(B, Z, h, w) for axis in axes], dim=-1)
 
 
 def encode_places(places: Tensor) -> Tensor:

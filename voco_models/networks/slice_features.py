@@ -68,7 +68,8 @@ class SliceFeatures(nn.Module):
             return joined.flatten(1)
         maps = self.backbone(images)
         if self.pooling == "mean":
-            return maps.mean(dim=(2, 3))
+            mean: Tensor = maps.mean(dim=(2, 3))
+            return mean
         return functional.adaptive_max_pool2d(maps, QUADRANTS).flatten(1)
 
 

@@ -105,7 +105,6 @@ class FinetuneRecipe:
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise InputError(f"recipe: {name} must be >= 1, got {getattr(self, name)}")
-        self._check_head()
         if self.n_folds < 2:
             raise InputError(f"recipe: n_folds must be >= 2, got {self.n_folds}")
         if self.images_per_call is not None and self.images_per_call < 1:
@@ -133,6 +132,7 @@ class FinetuneRecipe:
             raise InputError(f"recipe: dropout must be from 0 to below 1, got {self.dropout}")
         if min(self.class_weights) <= 0:
             raise InputError(f"recipe: class_weights must be > 0, got {self.class_weights}")
+        self._check_head()
 
     @property
     def head_options(self) -> HeadOptions:

@@ -386,7 +386,7 @@ def test_organ_queries_train_resume_and_predict(tmp_path: Path) -> None:
     saved = checkpoint.load(tmp_path / "whole" / "fold-0" / checkpoint.CHECKPOINT)
     prior = saved["objective"]["classifier.head.prior"]
     assert prior[2].std() > 0.1  # the liver has boxes
-    assert prior[3].std() == 0  # the spleen has none
+    assert prior[3].std() < 1e-5  # the spleen has none
 
 
 def test_organ_queries_refuse_flips_and_windows_of_the_plane(
