@@ -29,8 +29,9 @@ from voco_data.selection.split import Addition
 from voco_data.store import Store
 from voco_models.networks import LITE0, imagenet_lite0_installed
 from voco_models.probes import Estimate, ProbeTable, difference, patient_folds, read_volumes
+from voco_models.recorded_options import values_to_record
 from voco_models.stages.pretrain_recipes import PretrainRecipe, pretrain_recipe
-from voco_models.training import checkpoint, read_history, values_to_record
+from voco_models.training import checkpoint, read_history
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "learning.md"

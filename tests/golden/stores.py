@@ -9,6 +9,7 @@ patient, with noise; an injured organ holds a dark lesion, larger for a high gra
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from tests.support.small_finetune import grades_of, write_labels
 from tests.support.small_stores import make_store
 from voco_data.labels.targets import ORGAN_TARGETS
+from voco_data.store.record import Record
 
 SEED = 20260101
 UNIT = 1000
@@ -49,10 +51,27 @@ def make_stores(root: Path) -> None:
     """Write every store to `root/<name>/`, and `root/labels.csv`."""
     for name, (count, grid) in STORES.items():
         grades = grades_of(count, SEED)
-        make_store(root / name, draw_volumes(grades, grid), profile="golden")
+        make_store(
+            root / name, draw_volumes(grades, grid), profile="golden", change=_with_some_organs
+        )
     patients, _ = STORES["finetune_small"]
     ids = [f"patient-{index:03d}" for index in range(patients)]
     write_labels(root / "labels.csv", ids, grades_of(patients, SEED))
+
+
+def _with_some_organs(record: Record) -> Record:
+    """Boxes of the organs in every second row, as if it had a mask; patients move in them."""
+    if record.row % 2:
+        return record
+    names = {"liver": ("liver",), "spleen": ("spleen",), "kidney": ("kidney_right", "kidney_left")}
+    organs = {}
+    for organ, parts in PARTS.items():
+        for name, (centre, half_axes, _) in zip(names[organ], parts, strict=True):
+            sides = zip(centre, half_axes, record.shape, strict=True)
+            ends = [((c - a) * n / UNIT, (c + a) * n / UNIT) for c, a, n in sides]
+            (z0, z1), (y0, y1), (x0, x1) = ends
+            organs[name] = ((z0, y0, x0), (z1, y1, x1))
+    return dataclasses.replace(record, organs=organs)
 
 
 def draw_volumes(grades: npt.NDArray[np.int64], grid: Grid) -> npt.NDArray[np.uint8]:

@@ -45,6 +45,7 @@ ROOMS = {
     ),
     "voco_models": (
         "processes",
+        "recorded_options",
         "data",
         "networks",
         "training",

@@ -10,6 +10,7 @@ from .augment_volumes import (
     Y as Y,
     Z as Z,
     apply_draws as apply_draws,
+    move as move,
 )
 from .items import (
     Item as Item,

@@ -123,9 +123,7 @@ class AugmentationDraws:
 
 def apply_draws(volumes: Tensor, draws: AugmentationDraws) -> Tensor:
     """Augmented copies of float volumes (B, Z, Y, X) with values in 0..1."""
-    volumes = torch.stack([_rearrange(v, draws, i) for i, v in enumerate(volumes)])
-    if draws.resamples:
-        volumes = _warp(volumes, draws)
+    volumes = move(volumes, draws)
     device = volumes.device
     intensity = copy_to_device(torch.stack([draws.gamma, draws.brightness]), device)
     gamma, brightness = intensity[..., None, None, None]
@@ -135,6 +133,12 @@ def apply_draws(volumes: Tensor, draws: AugmentationDraws) -> Tensor:
             _cutout_box(volumes.shape[1:], draws.cutout_corner[i], draws.cutout_fraction)
         ] = 0
     return volumes
+
+
+def move(volumes: Tensor, draws: AugmentationDraws) -> Tensor:
+    """The part of `apply_draws` that moves voxels, of float volumes (B, Z, Y, X) of any size."""
+    volumes = torch.stack([_rearrange(v, draws, i) for i, v in enumerate(volumes)])
+    return _warp(volumes, draws) if draws.resamples else volumes
 
 
 def _rearrange(volume: Tensor, draws: AugmentationDraws, i: int) -> Tensor:

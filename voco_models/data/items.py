@@ -12,7 +12,7 @@ import torch
 
 from voco_data.errors import InputError
 from voco_data.volumes import Voxel, Voxels
-from voco_models.data.volume_view import average
+from voco_models.data.volume_view import VolumeView
 
 
 class VolumeSource(Protocol):
@@ -100,20 +100,20 @@ def choose_dtype(dtype: torch.dtype | None, stored: np.dtype[Voxel]) -> torch.dt
 
 
 class ReducedVolumes:
-    """A `VolumeSource` of volumes that are averaged to `shape` and kept in memory.
+    """A `VolumeSource` of the averaging `view` of volumes, which are kept in memory.
 
     A volume is read from its source at the first request only.
     """
 
-    def __init__(self, source: VolumeSource, shape: tuple[int, int, int]) -> None:
+    def __init__(self, source: VolumeSource, view: VolumeView) -> None:
         self._source = source
-        self._shape = shape
+        self._view = view
         self._averaged: dict[int, Voxels] = {}
 
     @property
     def grid(self) -> tuple[int, int, int]:
         """Shape (Z, Y, X) after averaging."""
-        return self._shape
+        return self._view.shape
 
     @property
     def dtype(self) -> np.dtype[Voxel]:
@@ -125,7 +125,7 @@ class ReducedVolumes:
         volume = self._averaged.get(row)
         if volume is None:
             full = torch.from_numpy(self._source.read(row))
-            volume = average(full[None], self._shape)[0].numpy()
+            volume = self._view.make_middle_view(full[None])[0].numpy()
             self._averaged[row] = volume
         if out is None:
             return volume.copy()

@@ -138,7 +138,7 @@ def _render_scores(numbers: dict[str, Any], description: dict[str, Any]) -> str:
 
 
 def _format_gain(gains: dict[str, dict[str, float]] | None, name: str) -> str:
-    if gains is None:
+    if gains is None or name not in gains:  # older evaluations have no gains by organ
         return ""
     return "{value:+.4f} ({low:+.4f} to {high:+.4f})".format(**gains[name])
 
@@ -155,6 +155,7 @@ def _render_organs(numbers: dict[str, Any], targets: TargetTable) -> str:
                 "name": name,
                 "classes": classes,
                 "loss": f"{results['loss']:.4f}",
+                "gain": _format_gain(numbers["gains"]["test_best_constant"], name),
                 "precisions": [_format_precision(precisions.get(c)) for c in classes],
                 "thresholds": [f"{t:.2f}" for t in thresholds],
                 "confusion": results["confusion"],

@@ -5,8 +5,8 @@ Key types
 Backbone : images to feature maps; `create_backbone` makes one by name, for slices or volumes.
 Encoder : crops to embeddings; `create_encoder` makes one by name.
 Teacher : the moving average of an encoder.
-SequenceModel : slices in the context of the others, by a name in SEQUENCE_MODELS.
-SliceSequenceClassifier : a CNN for each slice, a sequence model, and a head for each group.
+Head : features of slices to logits, by a name in HEADS.
+SliceSequenceClassifier : a CNN for each slice, and a head.
 """
 
 import lazy_loader

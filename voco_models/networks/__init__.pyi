@@ -5,10 +5,12 @@ from .backbones import (
 )
 from .batch_norm import synchronise_batch_norms as synchronise_batch_norms
 from .classifier import (
-    FeatureNorm as FeatureNorm,
-    SlicePooling as SlicePooling,
-    SliceReduction as SliceReduction,
+    BILSTM as BILSTM,
+    HEADS as HEADS,
+    ORGAN_QUERIES as ORGAN_QUERIES,
     SliceSequenceClassifier as SliceSequenceClassifier,
+    check_pooling as check_pooling,
+    find_head as find_head,
 )
 from .encoder import (
     Backbone as Backbone,
@@ -17,22 +19,31 @@ from .encoder import (
     EncoderOptions as EncoderOptions,
     FeatureKind as FeatureKind,
 )
+from .heads import (
+    FeatureNorm as FeatureNorm,
+    Head as Head,
+    HeadOptions as HeadOptions,
+    HeadOutput as HeadOutput,
+    SliceReduction as SliceReduction,
+)
 from .imagenet_lite0 import (
     LITE0 as LITE0,
     create_imagenet_lite0 as create_imagenet_lite0,
     imagenet_lite0_installed as imagenet_lite0_installed,
     imagenet_lite0_weights as imagenet_lite0_weights,
 )
+from .organ_queries import (
+    OrganQueryHead as OrganQueryHead,
+    attention_loss as attention_loss,
+    box_masks as box_masks,
+    regions_of as regions_of,
+)
 from .registry import (
     create_backbone as create_backbone,
     create_encoder as create_encoder,
     takes_volumes as takes_volumes,
 )
-from .sequence_models import (
-    BILSTM as BILSTM,
-    SEQUENCE_MODELS as SEQUENCE_MODELS,
-    SequenceModel as SequenceModel,
-)
+from .slice_features import SlicePooling as SlicePooling
 from .teacher import Teacher as Teacher, cosine_schedule as cosine_schedule
 from .weight_files import (
     SAFETENSORS as SAFETENSORS,

@@ -87,6 +87,13 @@ class TimmBackbone(Backbone):
         features: Tensor = self.network.forward_features(images)  # type: ignore[operator]
         return features
 
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of all stages, the finest first; the last one is that of `forward`."""
+        images = images.contiguous(memory_format=self.memory_format)
+        last, maps = self.network.forward_intermediates(images)  # type: ignore[operator]
+        coarser = [one for one in maps if one.shape[2:] != last.shape[2:]]
+        return [*coarser, last]
+
 
 def create_timm_backbone(
     name: str, in_chans: int = 1, pretrained: bool | Path = False

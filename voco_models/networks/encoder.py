@@ -6,8 +6,9 @@ Objectives depend on `Encoder` only. `networks.registry` builds encoders by name
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,13 @@ class Backbone(nn.Module):
         """Feature map (B, F, h, w) of float images (B, C, H, W); (B, F, d, h, w) of (B, C, D, H, W)
         where the network is three-dimensional.
         """
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of all stages, the finest first; the last one is that of `forward`.
+
+        A network that does not show its stages has the last one only, as here.
+        """
+        return [self(images)]
 
     memory_format: torch.memory_format = torch.contiguous_format
     """Of the weights. Another one gives other rounding errors."""
@@ -81,19 +89,33 @@ class Backbone(nn.Module):
         """
         size = (size_px, size_px) if isinstance(size_px, int) else size_px
         self.check_size(size)
-        parameter = next(self.parameters())
-        probe = torch.zeros(1, self.in_chans, *size, device=parameter.device)
-        was_training = self.training
-        try:
-            shape = tuple(self.eval()(probe).shape)
-        finally:
-            self.train(was_training)
+        shape: tuple[int, ...] = self._probe(size, self)[0]
         if len(shape) != len(size) + 2 or shape[1] != self.num_features:
             raise InputError(
                 f"backbone {self.name}: expected a CNN with features (B, {self.num_features}, h, w)"
                 f", got {shape}; choose a convolutional timm model"
             )
         return shape[1:]
+
+    @torch.no_grad()
+    def feature_map_shapes(self, size_px: int) -> list[tuple[int, ...]]:
+        """(F, h, w) of each of `feature_maps`, of square images. Runs one forward pass."""
+        self.check_size((size_px, size_px))
+        shapes = self._probe((size_px, size_px), self.feature_maps)
+        return [shape[1:] for shape in shapes]
+
+    def _probe(
+        self, size: tuple[int, ...], function: Callable[[Tensor], Any]
+    ) -> list[tuple[int, ...]]:
+        """The shapes of what a function makes of an image, in evaluation mode."""
+        probe = torch.zeros(1, self.in_chans, *size, device=next(self.parameters()).device)
+        was_training = self.training
+        self.eval()
+        try:
+            found = function(probe)
+        finally:
+            self.train(was_training)
+        return [tuple(one.shape) for one in ([found] if isinstance(found, Tensor) else found)]
 
 
 class Projector(nn.Module):

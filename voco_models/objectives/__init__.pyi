@@ -1,6 +1,7 @@
 from .alarms import CollapseWatch as CollapseWatch
 from .classification import (
     ClassificationObjective as ClassificationObjective,
+    depths_of as depths_of,
     loss_weights as loss_weights,
     predict as predict,
 )

@@ -17,9 +17,10 @@ from voco_models.data import (
     VolumeView,
     apply_draws,
     centre,
+    move,
     step_seed,
 )
-from voco_models.networks import SliceSequenceClassifier
+from voco_models.networks import SliceSequenceClassifier, attention_loss, box_masks
 from voco_models.training import Objective
 
 
@@ -69,8 +70,11 @@ class ClassificationObjective(Objective):
         augmentation: Augmentation,
         weights: Tensor,
         window: InputWindow,
+        attention_weight: float = 0.0,
     ) -> None:
+        """`attention_weight` is the factor of `attention_loss` in the loss."""
         super().__init__()
+        self.attention_weight = attention_weight
         self.classifier = classifier
         self.view = view
         self.augmentation = augmentation
@@ -86,9 +90,32 @@ class ClassificationObjective(Objective):
         views = self.view.make_random_view(batch.volumes, generators)
         draws = AugmentationDraws.join([self.augmentation.draw(1, each) for each in generators])
         volumes = centre(apply_draws(self.window.to_unit(views), draws))
-        logits = {group: z.float() for group, z in self.classifier(volumes).items()}
+        depths_mm = depths_of(batch.targets, self.view)
+        output = self.classifier.classify(volumes, depths_mm)
+        logits = {group: z.float() for group, z in output.logits.items()}
         losses = weighted_cross_entropy(logits, batch.targets, self.get_buffer("weights"))
-        return {"loss": losses.mean(), **dict(zip(logits, losses, strict=True))}
+        scalars = {"loss": losses.mean(), **dict(zip(logits, losses, strict=True))}
+        if self.attention_weight:
+            assert depths_mm is not None
+            masks = self._moved_masks(batch.targets["organ_boxes"], depths_mm, draws)
+            attention = attention_loss(list(output.attention.values()), masks)
+            scalars |= {
+                "loss": scalars["loss"] + self.attention_weight * attention,
+                "attention": attention,
+            }
+        return scalars
+
+    def _moved_masks(self, boxes: Tensor, depths_mm: Tensor, draws: AugmentationDraws) -> Tensor:
+        """Masks (B, R, Z, h, w) of organs' boxes, moved as the volumes are."""
+        masks = box_masks(boxes, depths_mm, self.classifier.features.layout.places).float()
+        moved = [move(of_region, draws) for of_region in masks.unbind(dim=1)]
+        return (torch.stack(moved, dim=1) >= 0.5).float()
+
+
+def depths_of(targets: Mapping[str, Tensor], view: VolumeView) -> Tensor | None:
+    """Depths (B, Z) of the slices of a batch; None if its targets have no `z_extent_mm`."""
+    extents = targets.get("z_extent_mm")
+    return None if extents is None else view.depths_mm(extents)
 
 
 @torch.inference_mode()
@@ -98,14 +125,15 @@ def predict(
     volumes: Tensor,
     window: InputWindow,
     flips: Sequence[tuple[int, ...]] = ((),),
+    depths_mm: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Probabilities (B, C), float32, by group, of stored volumes (B, Z, Y, X).
 
     Averages over `flips`; each is a set of axes of (B, Z, Y, X) to flip, () for none. The
-    classifier must be in evaluation mode.
+    classifier must be in evaluation mode. `depths_mm` (B, Z) is for heads that need it.
     """
     inputs = centre(window.to_unit(view.make_middle_view(volumes)))
-    logits = [classifier(inputs.flip(axes) if axes else inputs) for axes in flips]
+    logits = [classifier(inputs.flip(axes) if axes else inputs, depths_mm) for axes in flips]
     return {
         group: torch.stack([z[group].float().softmax(dim=-1) for z in logits]).mean(dim=0)
         for group in logits[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from voco_data.errors import InputError
-from voco_models.training import WHEN_CHANGED
+from voco_models.recorded_options import WHEN_CHANGED
 
 LOG_FLOOR = 0.01
 """Below this value of 1 - |r - s|, the tangent continues -log. So a cosine of the wrong sign still

@@ -35,7 +35,8 @@ from voco_models.objectives.losses import (
 )
 from voco_models.objectives.signals import AgreementSignals
 from voco_models.processes import gather_rows
-from voco_models.training import WHEN_CHANGED, Objective
+from voco_models.recorded_options import WHEN_CHANGED
+from voco_models.training import Objective
 
 MAX_TURN_DEG = 30
 """Largest turn of volumes whose places are compared with those of others."""

@@ -69,6 +69,8 @@ class EvaluateSummary:
     """RSNA scores, mAP, macro precision and recall."""
     gain: Interval
     """`rsna_organ_3` of the constant training priors less the model's: positive is better."""
+    organ_gains: dict[str, Interval]
+    """By organ, the loss of the best constant for the test labels less the model's."""
 
     @property
     def beats_prior(self) -> bool:
@@ -122,6 +124,10 @@ def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
         transductive=exposure.transductive,
         scores={name: Interval(**value) for name, value in results["scores"].items()},
         gain=Interval(**results["gains"]["training_prior"][ORGAN_SCORE]),
+        organ_gains={
+            organ: Interval(**results["gains"]["test_best_constant"][organ])
+            for organ in TARGETS.names
+        },
     )
 
 
@@ -184,7 +190,7 @@ def _make_arms(
 def _score_arms(
     arms: dict[str, Probabilities], truths: Classes, predicted: Classes
 ) -> dict[str, Any]:
-    """Scores of the model, and its paired gains over the constants, with intervals."""
+    """Scores of the model, and its paired gains over constants (also by organ), with intervals."""
     terms = {name: metrics.patient_terms(arm, truths) for name, arm in arms.items()}
     constants = [name for name in arms if name not in ("model", "model_uncalibrated")]
 
@@ -200,7 +206,8 @@ def _score_arms(
         }
         for constant in constants:
             other = terms[constant].scores(counts)
-            values |= {f"{constant}/{name}": other[name] - score for name, score in scores.items()}
+            compared = (*scores, *TARGETS.names)
+            values |= {f"{constant}/{name}": other[name] - model[name] for name in compared}
         return values
 
     count = len(next(iter(predicted.values())))

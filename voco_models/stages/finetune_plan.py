@@ -37,9 +37,10 @@ from voco_data.selection import (
 )
 from voco_data.store import Store
 from voco_models.data import InputWindow, Item, ReducedVolumes, VolumeSource, input_window
-from voco_models.networks import takes_volumes
+from voco_models.networks import find_head, regions_of, takes_volumes
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.initial_weights import InitialWeights, load_initial_weights
+from voco_models.stages.series_geometry import SeriesGeometry, read_geometry
 from voco_models.training import make_provenance
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ class FinetunePlan:
     exposure: Exposure
     """How many of the test patients pretraining has seen."""
     provenance: dict[str, Any]
+    geometry: SeriesGeometry | None = None
+    """Of `series`; None if the head does not need it."""
     targets: TargetTable = ORGAN_TARGETS
     """The target groups of the classifier, with the class weights of the score."""
 
@@ -110,6 +113,13 @@ class FinetunePlan:
         """Classes of the patients of N `series`, int64 (N,), by target group."""
         classes = self.labels.groups(series.patients)
         return {name: torch.from_numpy(classes[name]) for name in self.targets.names}
+
+    def geometry_of(self, series: Series) -> dict[str, Tensor]:
+        """Tensors of `SeriesGeometry` of `series`; none if the head does not need them."""
+        if self.geometry is None:
+            return {}
+        places = {row: index for index, row in enumerate(self.series.rows)}
+        return self.geometry.select([places[row] for row in series.rows])
 
     def training_series(self, fold: int) -> Series:
         """Series that the model of a fold trains on.
@@ -173,13 +183,15 @@ def make_plan(
     exposure = _measure_exposure(initial, store, every, joined.label_ids, run_split)
     _check_exposure(exposure, Path(init), transductive=transductive)
     averages = recipe.view.reduce == "average"
+    series = _labelled_series(table, joined.labels)
     plan = FinetunePlan(
         recipe=recipe,
-        volumes=ReducedVolumes(store, recipe.view.shape) if averages else store,
+        volumes=ReducedVolumes(store, recipe.view) if averages else store,
         labels=joined.labels,
         contents=contents_of_patients(named.assign(patient_id=named["person"])),
         window=input_window(recipe.window_hu, store.spec),
-        series=_labelled_series(table, joined.labels),
+        series=series,
+        geometry=_read_geometry(recipe, store, series),
         split=run_split,
         whole_split=whole_split,
         initial=initial,
@@ -202,6 +214,19 @@ def make_plan(
                 f"fewer than the recipe's batch of {recipe.batch_size}; label more patients"
             )
     return plan
+
+
+def _read_geometry(recipe: FinetuneRecipe, store: Store, series: Series) -> SeriesGeometry | None:
+    """Depths and organs, if the head needs them. InputError for a view that it cannot place."""
+    head = find_head(recipe.head)
+    if not head.needs_geometry:
+        return None
+    if head.keeps_places and not recipe.view.shows_whole_planes(store.grid):
+        raise InputError(
+            f"recipe: the head {recipe.head} needs whole planes; set view.size_px to "
+            f"{store.grid[1]}, or view.reduce to average"
+        )
+    return read_geometry(store, series.rows, regions_of(ORGAN_TARGETS))
 
 
 def _new_split(store: Store, label_ids: Mapping[str, str], recipe: FinetuneRecipe) -> Split:

@@ -12,7 +12,7 @@ import torch
 from voco_models.data import Loader, ResidentVolumes
 from voco_models.evaluation import fit_decision, predictions, write_decision
 from voco_models.networks import SliceSequenceClassifier
-from voco_models.objectives import predict
+from voco_models.objectives import depths_of, predict
 from voco_models.stages.finetune_plan import FinetunePlan, Series
 
 
@@ -52,12 +52,25 @@ def _predict_series(
     """Probabilities (N, C) by group, in the order of the N `series`."""
     size = min(plan.recipe.batch_size, len(series))
     loader = Loader(
-        plan.items_of(series), batch_size=size, seed=0, device=device, resident=resident
+        plan.items_of(series),
+        batch_size=size,
+        seed=0,
+        device=device,
+        targets=plan.geometry_of(series),
+        resident=resident,
     )
+    recipe = plan.recipe
     classifier.eval()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
         batches = [
-            predict(classifier, plan.recipe.view, batch.volumes, plan.window, plan.recipe.flips)
+            predict(
+                classifier,
+                recipe.view,
+                batch.volumes,
+                plan.window,
+                recipe.flips,
+                depths_of(batch.targets, recipe.view),
+            )
             for batch in loader.ordered_batches()
         ]
     return {

@@ -13,13 +13,17 @@ from voco_data.selection import Selection
 from voco_models.data import Augmentation, VolumeView, X, Y, Z
 from voco_models.networks import (
     BILSTM,
-    SEQUENCE_MODELS,
+    ORGAN_QUERIES,
     FeatureNorm,
+    HeadOptions,
     SlicePooling,
     SliceReduction,
+    check_pooling,
+    find_head,
 )
+from voco_models.recorded_options import WHEN_CHANGED, values_to_record
 from voco_models.stages import recipe_options
-from voco_models.training import WHEN_CHANGED, AdamW, Optimizer, values_to_record
+from voco_models.training import AdamW, Optimizer
 
 CLASS_WEIGHTS = (1.0, 2.0, 4.0)
 """Of healthy, low and high, as in the score."""
@@ -45,20 +49,23 @@ class FinetuneRecipe:
     """Weight decay of the optimiser."""
     batch_size: int
     """Series per step."""
-    sequence: str = field(default=BILSTM, metadata=WHEN_CHANGED)
-    """Model over the slices, a name of `voco_models.networks.sequence_models.SEQUENCE_MODELS`."""
+    head: str = field(default=BILSTM, metadata=WHEN_CHANGED)
+    """Head over the features of slices, a name of `voco_models.networks.HEADS`."""
     hidden: int = 128
-    """Width of the sequence model (of an LSTM, in each direction)."""
+    """Width of the head (of an LSTM or GRU, in each direction)."""
     layers: int = 1
-    """Layers of the sequence model."""
+    """Layers of the LSTM, GRU or transformer."""
     dropout: float = 0.0
     """Probability that a feature is dropped before the heads."""
     pooling: SlicePooling = "mean"
-    """Feature map of a slice to one vector: its mean, or the maximum of each quadrant."""
+    """Feature maps of a slice to its vectors: the mean of the last map, its maximum in each
+    quadrant, or a vector for each place of all `stages` from stride 4 on."""
     feature_norm: FeatureNorm = "none"
-    """Normalisation of a slice's vector before the sequence model; `batch` helps with few data."""
+    """Normalisation of a slice's vectors before the head, and of the features of regions in
+    `organ_queries`; `batch` helps with few data.
+    """
     over_slices: SliceReduction = "max"
-    """Slices to one vector: the maximum, or the maximum and the mean concatenated."""
+    """Of the head `bilstm`: slices to one vector, the maximum, or the maximum and the mean."""
     window_hu: tuple[float, float] | None = None
     """Input window, low and high HU; none for all of the store's window."""
     warmup_fraction: float = 0.0
@@ -89,15 +96,15 @@ class FinetuneRecipe:
     """The optimiser and its options."""
     selection: Selection = field(default_factory=Selection, metadata=WHEN_CHANGED)
     """Series of the store that are trained and tested on."""
+    attention_weight: float = field(default=0.0, metadata=WHEN_CHANGED)
+    """Factor of the loss that draws the attention of `organ_queries` into the boxes of organs, in
+    series that have masks."""
 
     def __post_init__(self) -> None:
         at_least_one = ("epochs", "batch_size", "hidden", "layers", "log_every", "checkpoint_every")
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise InputError(f"recipe: {name} must be >= 1, got {getattr(self, name)}")
-        if self.sequence not in SEQUENCE_MODELS:
-            names = ", ".join(sorted(SEQUENCE_MODELS))
-            raise InputError(f"recipe: sequence must be one of {names}, got {self.sequence!r}")
         if self.n_folds < 2:
             raise InputError(f"recipe: n_folds must be >= 2, got {self.n_folds}")
         if self.images_per_call is not None and self.images_per_call < 1:
@@ -125,6 +132,33 @@ class FinetuneRecipe:
             raise InputError(f"recipe: dropout must be from 0 to below 1, got {self.dropout}")
         if min(self.class_weights) <= 0:
             raise InputError(f"recipe: class_weights must be > 0, got {self.class_weights}")
+        self._check_head()
+
+    @property
+    def head_options(self) -> HeadOptions:
+        """The fields that a head is built from."""
+        return HeadOptions(
+            hidden=self.hidden,
+            layers=self.layers,
+            dropout=self.dropout,
+            over_slices=self.over_slices,
+            norm=self.feature_norm,
+        )
+
+    def _check_head(self) -> None:
+        check_pooling(self.head, self.pooling)
+        if self.attention_weight < 0 or (self.attention_weight and self.head != ORGAN_QUERIES):
+            raise InputError(
+                f"recipe: attention_weight must be >= 0, and 0 without the head {ORGAN_QUERIES}, "
+                f"got {self.attention_weight}"
+            )
+        moved = self.augmentation
+        turns = moved.flip_z or moved.flip_y or moved.flip_x or moved.rot90 or any(self.flips)
+        if find_head(self.head).keeps_places and turns:
+            raise InputError(
+                f"recipe: the head {self.head} knows left from right; set flip_z, flip_y, flip_x "
+                "and rot90 of augmentation to 0, and flips to [[]]"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The values that a run records, as plain values."""
@@ -165,11 +199,11 @@ CODE = dataclasses.replace(
     DEFAULT, name="code", view=VolumeView(slices=48, size_px=192, reduce="subsample")
 )
 
-# voco demo: 180 made-up patients, under 2 minutes on 2 CPU cores. docs/demo.md has the scores.
+# voco demo: 180 made-up patients, some 3 minutes on 2 CPU cores. docs/demo.md has the scores.
 TINY = FinetuneRecipe(
     name="tiny",
     backbone="test_byobnet",
-    view=VolumeView(slices=24, size_px=64, reduce="average"),
+    view=VolumeView(slices=20, size_px=64, reduce="average", z_range=(0.5, 1.0)),
     augmentation=Augmentation(
         log_gamma=0.2,
         brightness=0.05,
@@ -178,13 +212,16 @@ TINY = FinetuneRecipe(
         shift=0.05,
         shift_z=0.08,
     ),
-    epochs=14,
-    lr=3e-3,
+    epochs=30,
+    lr=6e-3,
     weight_decay=0.01,
-    batch_size=4,
-    pooling="quadrants",
+    batch_size=12,
+    head=ORGAN_QUERIES,
+    hidden=64,
+    dropout=0.3,
+    pooling="stages",
     feature_norm="batch",
-    over_slices="max_mean",
+    attention_weight=0.3,
     window_hu=(0.0, 200.0),
     warmup_fraction=0.1,
     clip_norm=1.0,

@@ -35,7 +35,7 @@ from voco_models.data import (
     step_seed,
 )
 from voco_models.evaluation import predictions
-from voco_models.networks import SliceSequenceClassifier, create_backbone
+from voco_models.networks import OrganQueryHead, SliceSequenceClassifier, create_backbone
 from voco_models.objectives import ClassificationObjective, loss_weights
 from voco_models.processes import (
     is_first_process,
@@ -49,6 +49,7 @@ from voco_models.stages.finetune_plan import FinetunePlan, Series, make_plan
 from voco_models.stages.finetune_predictions import predict_fold, write_run_predictions
 from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
 from voco_models.stages.run_split import find_split, keep_split
+from voco_models.stages.series_geometry import ORGAN_BOXES
 from voco_models.training import (
     FitConfig,
     HistoryRow,
@@ -232,7 +233,7 @@ def _run_fold(
             seed=step_seed(plan.recipe.seed, fold),
             device=device,
             weights=plan.weights_of(series),
-            targets=plan.classes_of(series),
+            targets=plan.classes_of(series) | plan.geometry_of(series),
             resident=resident,
         ),
         _make_fit_config(plan, fold),
@@ -262,21 +263,26 @@ def _build_objective(plan: FinetunePlan, fold: int, series: Series) -> Classific
         backbone = create_backbone(recipe.backbone)
         classifier = SliceSequenceClassifier(
             backbone,
-            sequence=recipe.sequence,
-            hidden=recipe.hidden,
-            layers=recipe.layers,
-            dropout=recipe.dropout,
+            recipe.view.size_px,
+            head=recipe.head,
+            options=recipe.head_options,
             pooling=recipe.pooling,
             feature_norm=recipe.feature_norm,
-            over_slices=recipe.over_slices,
             images_per_call=recipe.images_per_call,
             targets=plan.targets,
         )
     if plan.initial.weights is not None:
         backbone.load_state_dict(plan.initial.weights, strict=True)
+    if isinstance(classifier.head, OrganQueryHead):
+        classifier.head.set_prior(plan.geometry_of(series)[ORGAN_BOXES])
     weights = loss_weights(plan.classes_of(series), plan.targets.reweighted(recipe.class_weights))
     return ClassificationObjective(
-        classifier, recipe.view, recipe.augmentation, weights, plan.window
+        classifier,
+        recipe.view,
+        recipe.augmentation,
+        weights,
+        plan.window,
+        recipe.attention_weight,
     )
 
 

@@ -22,6 +22,7 @@ from voco_data.store import Store, StoreSpec
 from voco_models.data import Item, input_window, step_seed
 from voco_models.networks import create_encoder
 from voco_models.objectives import Voco2d
+from voco_models.recorded_options import values_to_record
 from voco_models.stages import place_probe
 from voco_models.stages.held_out_patients import hold_out_patients
 from voco_models.stages.initial_weights import SCRATCH, InitialWeights, load_initial_weights
@@ -31,7 +32,7 @@ from voco_models.stages.pretrain_series import (
     check_initial_weights,
     select_pretraining_series,
 )
-from voco_models.training import make_provenance, values_to_record
+from voco_models.training import make_provenance
 
 STAGE = "pretrain"
 

@@ -22,8 +22,9 @@ from voco_data.selection import Selection
 from voco_models.data import IntensityAugment
 from voco_models.networks import DEFAULT_BACKBONE, LARGER_BACKBONE, LITE0, TINY_BACKBONE
 from voco_models.objectives import LossOptions, Voco2dConfig
+from voco_models.recorded_options import WHEN_CHANGED
 from voco_models.stages import recipe_options
-from voco_models.training import WHEN_CHANGED, FitConfig
+from voco_models.training import FitConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from voco_data.errors import InputError
-from voco_models.training import default_of
+from voco_models.recorded_options import default_of
 
 R = TypeVar("R")
 

@@ -9,7 +9,6 @@ TrainState : everything that changes during training, saved in checkpoints.
 Monitor : observes a training run between steps.
 checkpoint : the files of a run.
 Optimizer : an optimiser and its options, as a recipe gives them.
-WHEN_CHANGED : marks an option that was added after runs without it were made.
 """
 
 import lazy_loader

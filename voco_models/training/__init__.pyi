@@ -28,10 +28,5 @@ from .provenance import (
     read_specs as read_specs,
     to_plain as to_plain,
 )
-from .recorded_options import (
-    WHEN_CHANGED as WHEN_CHANGED,
-    default_of as default_of,
-    values_to_record as values_to_record,
-)
 from .step import prepare as prepare, take_step as take_step
 from .train_state import HistoryRow as HistoryRow, TrainState as TrainState

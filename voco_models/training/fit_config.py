@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 
 from voco_data.errors import InputError
+from voco_models.recorded_options import WHEN_CHANGED
 from voco_models.training.optimizers import AdamW, Optimizer
-from voco_models.training.recorded_options import WHEN_CHANGED
 
 
 @dataclass(frozen=True, slots=True)

@@ -313,7 +313,12 @@ def has_records(bench: Bench, least: int) -> Callable[[], bool]:
     return seen
 
 
-@in_each_bucket
+@pytest.mark.parametrize(
+    "bench",
+    ["s3_server", pytest.param("azure_server", marks=pytest.mark.slow)],
+    indirect=True,
+    ids=["s3", "azure"],
+)
 def test_a_killed_run_is_gone_on_with(bench: Bench) -> None:
     for number in range(SERIES, 12):
         bench.add(number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,32 @@ def test_random_windows_cover_every_start_and_repeat_by_seed() -> None:
     assert torch.equal(again, found[[7, 0, 199]])
 
 
+def test_a_range_of_slices_is_a_view_of_these_slices() -> None:
+    volume = torch.randint(0, 256, (2, 20, 6, 6), dtype=torch.uint8)
+    for reduce in ("average", "subsample"):
+        whole = VolumeView(slices=4, size_px=4, reduce=reduce)  # type: ignore[arg-type]
+        upper = replace(whole, z_range=(0.4, 1.0))
+        assert torch.equal(upper.make_middle_view(volume), whole.make_middle_view(volume[:, 8:]))
+        generators = [[generator(seed) for seed in (1, 2)] for _ in range(2)]
+        assert torch.equal(
+            upper.make_random_view(volume, generators[0]),
+            whole.make_random_view(volume[:, 8:], generators[1]),
+        )
+    upper.check_grid((20, 6, 6))
+    with pytest.raises(InputError, match=r"fewer in its z range 0\.4 to 1"):
+        upper.check_grid((5, 6, 6))
+    with pytest.raises(InputError, match="z_range must be"):
+        replace(upper, z_range=(0.5, 0.5))
+
+
+def test_depths_are_those_of_the_middles_of_slices_below_the_superior_end() -> None:
+    whole = VolumeView(slices=4, size_px=4, reduce="average")
+    extents = torch.tensor([400.0, 80.0])
+    assert whole.depths_mm(extents).tolist() == [[350, 250, 150, 50], [70, 50, 30, 10]]
+    upper = replace(whole, z_range=(0.5, 1.0))
+    assert upper.depths_mm(extents).tolist() == [[175, 125, 75, 25], [35, 25, 15, 5]]
+
+
 def test_a_view_larger_than_the_grid_is_refused() -> None:
     view = VolumeView(slices=4, size_px=8, reduce="average")
     view.check_grid((4, 8, 8))
@@ -50,7 +78,7 @@ def test_a_view_larger_than_the_grid_is_refused() -> None:
 def test_reduced_volumes_read_once(tmp_path: object) -> None:
     volumes = random_volumes(2, (4, 8, 8))
     store = make_store(tmp_path, volumes)  # type: ignore[arg-type]
-    reduced = ReducedVolumes(store, (2, 4, 4))
+    reduced = ReducedVolumes(store, VolumeView(slices=2, size_px=4, reduce="average"))
     expected = average(torch.from_numpy(volumes), (2, 4, 4)).numpy()
     out = np.empty((2, 4, 4), np.uint8)
     reduced.read(1, out=out)

@@ -108,9 +108,12 @@ def test_the_window_becomes_minus_one_to_one(
     assert np.abs(hu - (share * 400 - 150)).max() <= 0.5
 
 
+VIEW = VolumeView(slices=2, size_px=3, reduce="average")
+
+
 def test_smaller_volumes_keep_the_type(tmp_path: Path, volumes: npt.NDArray[np.integer]) -> None:
     store = make_store(tmp_path, volumes)
-    reduced = ReducedVolumes(store, (2, 3, 4))
+    reduced = ReducedVolumes(store, VIEW)
     assert reduced.read(0).dtype == reduced.dtype == store.dtype
     view = VolumeView(slices=2, size_px=4, reduce="subsample")
     assert view.make_middle_view(torch.from_numpy(volumes)).numpy().dtype == store.dtype

@@ -97,9 +97,15 @@ def test_report_has_a_table_for_each_set_of_classes() -> None:
         for group in RSNA_TARGETS
     }
     thresholds = {g.name: [1 / len(g.classes)] * len(g.classes) for g in RSNA_TARGETS}
-    numbers = {"organs": groups, "decision": {"thresholds": thresholds}}
+    gains = {g.name: {"value": 0.25, "low": -0.125, "high": 0.5} for g in RSNA_TARGETS}
+    numbers = {
+        "organs": groups,
+        "decision": {"thresholds": thresholds},
+        "gains": {"test_best_constant": gains},
+    }
     page = report._render_organs(numbers, RSNA_TARGETS)
     assert page.count("Weighted log loss") == 2
+    assert page.count("+0.2500 (-0.1250 to +0.5000)") == len(RSNA_TARGETS)
     assert page.count("AP injury") == 1
     assert page.count("AP high") == 1
     assert page.count("called injury") == 2

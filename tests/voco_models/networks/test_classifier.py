@@ -7,20 +7,28 @@ import torch
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
-from voco_data.labels.targets import ORGAN_TARGETS
+from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
 from voco_models.networks.backbones import TINY_BACKBONE
-from voco_models.networks.classifier import SliceSequenceClassifier
+from voco_models.networks.classifier import HEADS, SliceSequenceClassifier
+from voco_models.networks.heads import (
+    DEFAULT_OPTIONS,
+    FeatureLayout,
+    GroupHeads,
+    Head,
+    HeadOptions,
+    HeadOutput,
+)
 from voco_models.networks.registry import create_backbone
-from voco_models.networks.sequence_models import SEQUENCE_MODELS, SequenceModel
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
 
 ORGANS = ORGAN_TARGETS.names
 
 
-def small_classifier(**options: object) -> SliceSequenceClassifier:
+def small_classifier(over_slices: str = "max", **options: object) -> SliceSequenceClassifier:
     torch.manual_seed(0)
     backbone = create_backbone(TINY_BACKBONE)
-    return SliceSequenceClassifier(backbone, hidden=8, **options)  # type: ignore[arg-type]
+    settings = HeadOptions(hidden=8, over_slices=over_slices)  # type: ignore[arg-type]
+    return SliceSequenceClassifier(backbone, 64, options=settings, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "quadrants"])
@@ -34,15 +42,21 @@ def test_shapes_and_calls(pooling: str) -> None:
         torch.testing.assert_close(parts(volumes), logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("feature_norm", ["none", "batch"])
-def test_max_mean_has_a_gradient_on_every_slice(feature_norm: str) -> None:
+class Unchanged(nn.Module):
+    """In the place of an LSTM: the states are the features."""
+
+    def forward(self, features: Tensor) -> tuple[Tensor, None]:
+        return features, None
+
+
+def test_max_mean_has_a_gradient_on_every_slice() -> None:
     grown = {}
     for over in ("max", "max_mean"):
-        classifier = small_classifier(over_slices=over, feature_norm=feature_norm).eval()
-        seen = torch.rand(1, 6, classifier.sequence.num_features, requires_grad=True)
-        classifier.slice_features = lambda volumes: volumes  # type: ignore[method-assign]
-        classifier.sequence = torch.nn.Identity()  # type: ignore[assignment]
-        sum(z.sum() for z in classifier(seen).values()).backward()
+        classifier = small_classifier(over_slices=over).eval()
+        seen = torch.rand(1, 6, 1, 16, requires_grad=True)
+        head = classifier.head
+        head.lstm = Unchanged()
+        sum(z.sum() for z in head(seen).logits.values()).backward()
         assert seen.grad is not None
         grown[over] = int((seen.grad != 0).sum())
     assert grown == {"max": 16, "max_mean": 6 * 16}
@@ -60,41 +74,40 @@ def test_a_patient_does_not_depend_on_its_neighbours() -> None:
 def test_every_slice_can_decide() -> None:
     classifier = small_classifier().eval()
     volumes = torch.rand(1, 4, 64, 64, requires_grad=True)
-    classifier.slice_features(volumes).square().sum().backward()
+    classifier.features(volumes).square().sum().backward()
     assert volumes.grad is not None
     assert (volumes.grad.abs().amax(dim=(2, 3)) > 0).all()
 
 
-class BiGru(SequenceModel):
-    """A sequence model that voco does not have."""
+class MeanHead(Head):
+    """A head that voco does not have."""
 
-    def __init__(self, num_features: int, hidden: int, layers: int = 1) -> None:
-        super().__init__(num_features, hidden, layers)
-        self.gru = nn.GRU(num_features, hidden, layers, batch_first=True, bidirectional=True)
-        self.num_features = 2 * hidden
+    def __init__(
+        self, layout: FeatureLayout, targets: TargetTable, options: HeadOptions = DEFAULT_OPTIONS
+    ) -> None:
+        super().__init__(layout, targets, options)
+        self.heads = GroupHeads(layout.channels, targets)
 
-    def forward(self, features: Tensor) -> Tensor:
-        context: Tensor = self.gru(features)[0]
-        return context
+    def forward(self, features: Tensor, depths_mm: Tensor | None = None) -> HeadOutput:
+        return HeadOutput(self.heads(features.mean(dim=(1, 2))))
 
 
-def test_a_sequence_model_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SEQUENCE_MODELS, "bigru", BiGru)
-    classifier = small_classifier(sequence="bigru").eval()
-    assert isinstance(classifier.sequence, BiGru)
+def test_a_head_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HEADS, "mean", MeanHead)
+    classifier = small_classifier(head="mean").eval()
+    assert isinstance(classifier.head, MeanHead)
     logits = classifier(torch.rand(2, 4, 64, 64))
     assert {name: tuple(z.shape) for name, z in logits.items()} == dict.fromkeys(ORGANS, (2, 3))
 
 
-def test_the_bilstm_is_the_default_and_keeps_its_names() -> None:
-    names = small_classifier().state_dict()
-    assert {n.split(".")[1] for n in names if n.startswith("sequence.")} == {"lstm"}
-    assert {f"heads.heads.{organ}.weight" for organ in ORGANS} <= set(names)
+def test_an_unknown_head_is_refused() -> None:
+    with pytest.raises(InputError, match=r"expected one of bilstm, .*, got 'lstm'"):
+        small_classifier(head="lstm")
 
 
-def test_an_unknown_sequence_model_is_refused() -> None:
-    with pytest.raises(InputError, match=r"expected one of bilstm, got 'lstm'"):
-        small_classifier(sequence="lstm")
+def test_a_head_that_flattens_places_is_refused_with_all_places() -> None:
+    with pytest.raises(InputError, match="bilstm needs pooling mean or quadrants, got stages"):
+        small_classifier(pooling="stages")
 
 
 # Recipes

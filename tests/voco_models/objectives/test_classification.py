@@ -16,6 +16,7 @@ from voco_models.data.window import input_window
 from voco_models.evaluation import metrics
 from voco_models.networks.backbones import TINY_BACKBONE
 from voco_models.networks.classifier import SliceSequenceClassifier
+from voco_models.networks.heads import HeadOptions
 from voco_models.networks.registry import create_backbone
 from voco_models.objectives.classification import (
     ClassificationObjective,
@@ -33,10 +34,11 @@ def by_organ(grades: Tensor) -> dict[str, Tensor]:
     return dict(zip(ORGANS, grades.unbind(dim=1), strict=True))
 
 
-def small_classifier(**options: object) -> SliceSequenceClassifier:
+def small_classifier(over_slices: str = "max", **options: object) -> SliceSequenceClassifier:
     torch.manual_seed(0)
     backbone = create_backbone(TINY_BACKBONE)
-    return SliceSequenceClassifier(backbone, hidden=8, **options)  # type: ignore[arg-type]
+    settings = HeadOptions(hidden=8, over_slices=over_slices)  # type: ignore[arg-type]
+    return SliceSequenceClassifier(backbone, 64, options=settings, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("table", [ORGAN_TARGETS, RSNA_TARGETS])
@@ -125,9 +127,47 @@ def test_two_and_three_classes_are_trained_side_by_side() -> None:
     assert list(parts) == ["loss", *RSNA_TARGETS.names]
     assert all(
         head.weight.grad is not None and head.weight.grad.abs().sum() > 0
-        for head in classifier.heads.heads.values()
+        for head in classifier.head.heads.heads.values()
     )
     probabilities = predict(classifier.eval(), view, volumes, WINDOW)
     assert {name: p.shape[1] for name, p in probabilities.items()} == {
         "bowel": 2, "extravasation": 2, "kidney": 3, "liver": 3, "spleen": 3,
     }  # fmt: skip
+
+
+def test_attention_is_drawn_into_boxes_that_move_with_the_volumes() -> None:
+    """A shift along z moves the box by as many slices; series without boxes add nothing."""
+    torch.manual_seed(0)
+    view = VolumeView(slices=8, size_px=32, reduce="average")
+    classifier = SliceSequenceClassifier(
+        create_backbone(TINY_BACKBONE),
+        32,
+        head="organ_queries",
+        options=HeadOptions(hidden=8),
+        pooling="stages",
+    )
+    truths = {name: torch.zeros(2, dtype=torch.long) for name in ORGANS}
+    extents = torch.tensor([800.0, 800.0])
+    boxes = torch.full((2, 4, 2, 3), torch.nan)
+    boxes[0] = torch.tensor([[200.0, 0.0, 0.0], [400.0, 1.0, 1.0]])  # slices 4 and 5 of 0 to 7
+    geometry = {"z_extent_mm": extents, "organ_boxes": boxes}
+    objective = ClassificationObjective(
+        classifier, view, Augmentation(shift_z=0.4), loss_weights(truths), WINDOW, 0.5
+    )
+    depths = view.depths_mm(extents)
+    seen = set()
+    for seed in range(30):
+        draws = objective.augmentation.draw(2, torch.Generator().manual_seed(seed))
+        masks = objective._moved_masks(boxes, depths, draws)
+        moved = round(float(draws.shift_z[0]) * 8)
+        slices = masks[0, 0].amax(dim=(1, 2)).nonzero().flatten().tolist()
+        assert slices == [z for z in (4 + moved, 5 + moved) if z < 8]
+        seen.add(moved)
+        assert masks[1].sum() == 0
+    assert {-2, 0, 2} <= seen
+    volumes = torch.randint(0, 256, (2, 8, 32, 32), dtype=torch.uint8)
+    parts = objective(Batch(volumes, torch.arange(2), seed=0, targets=truths | geometry))
+    graded = torch.stack([parts[name] for name in ORGANS]).mean()
+    torch.testing.assert_close(parts["loss"], graded + 0.5 * parts["attention"])
+    parts["loss"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in objective.parameters())

@@ -92,6 +92,15 @@ def test_a_good_model_beats_every_constant(tmp_path: Path) -> None:
     assert found["scores"]["mean_average_precision"]["value"] > 0.9
 
 
+def test_gains_of_organs_are_differences_of_their_losses(tmp_path: Path) -> None:
+    found = compute_results(write_known_run(tmp_path / "run", quality=3.0))
+    for organ in ORGANS:
+        gain = found["gains"]["test_best_constant"][organ]
+        constant = found["arms"]["test_best_constant"][organ]
+        assert gain["value"] == pytest.approx(constant - found["organs"][organ]["loss"])
+        assert 0 < gain["low"] < gain["value"] < gain["high"]
+
+
 def test_a_model_that_has_learnt_nothing_beats_no_constant(tmp_path: Path) -> None:
     found = compute_results(write_known_run(tmp_path / "run", quality=0.0))
     assert found["gains"]["test_best_constant"]["rsna_organ_3"]["value"] < 0
@@ -153,6 +162,9 @@ def test_evaluating_a_real_run(run: Path, tmp_path: Path) -> None:
     assert Path(printed["report"]).is_file()
     numbers = json.loads(Path(printed["metrics"]).read_text())
     assert printed["gain"] == numbers["gains"]["training_prior"]["rsna_organ_3"]
+    assert set(printed["organ_gains"]) == set(ORGANS)
+    liver = numbers["gains"]["test_best_constant"]["liver"]
+    assert printed["organ_gains"]["liver"] == liver
     assert printed["beats_prior"] == (printed["gain"]["low"] > 0)
 
 

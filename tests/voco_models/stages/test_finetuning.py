@@ -24,6 +24,8 @@ from voco_data.errors import InputError
 from voco_data.labels.targets import ORGAN_TARGETS
 from voco_data.selection.split import Split
 from voco_data.store.reader import Store
+from voco_data.store.record import Record
+from voco_models.data.volume_view import VolumeView
 from voco_models.evaluation.predictions import (
     probability_columns,
     read_predictions,
@@ -31,10 +33,10 @@ from voco_models.evaluation.predictions import (
     truth_columns,
 )
 from voco_models.networks.registry import create_backbone
-from voco_models.networks.sequence_models import SEQUENCE_MODELS, SequenceModel
 from voco_models.stages.finetune_plan import make_plan
 from voco_models.stages.finetuning import FinetuneSummary, _build_objective, finetune
 from voco_models.training import checkpoint
+from voco_models.training.history import read_history
 from voco_models.training.train_state import TrainState
 
 ORGANS = ORGAN_TARGETS.names
@@ -264,8 +266,9 @@ def test_init_from_a_run_starts_from_its_weights(
     out = tmp_path / "run"
     finetune(*cohort, out, recipe=recipe, device="cpu", init=run, max_steps=1)
     saved = checkpoint.load(out / "fold-0" / "checkpoint.pt")["objective"]
-    key = next(k for k in saved if k.startswith("classifier.backbone") and k.endswith("weight"))
-    start = expected.state_dict()[key.removeprefix("classifier.backbone.")]
+    prefix = "classifier.features.backbone."
+    key = next(k for k in saved if k.startswith(prefix) and k.endswith("weight"))
+    start = expected.state_dict()[key.removeprefix(prefix)]
     torch.testing.assert_close(saved[key], start, rtol=0, atol=1e-9)
 
 
@@ -334,30 +337,68 @@ def test_another_experiment_does_not_resume(
         finetune(store, edited, whole[0], recipe=RECIPE, device="cpu", resume=True)
 
 
-class Gru(SequenceModel):
-    """A sequence model that the package does not have."""
-
-    def __init__(self, num_features: int, hidden: int, layers: int = 1) -> None:
-        super().__init__(num_features, hidden, layers)
-        self.gru = torch.nn.GRU(num_features, hidden, num_layers=layers, batch_first=True)
-        self.num_features = hidden
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        context: torch.Tensor = self.gru(features)[0]
-        return context
-
-
-def test_a_recipe_chooses_the_sequence_model(
-    cohort: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(SEQUENCE_MODELS, "gru", Gru)
-    recipe = dataclasses.replace(RECIPE, sequence="gru", epochs=1)
+def test_a_recipe_chooses_the_head(cohort: tuple[Store, Path], tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, head="gru_attention", epochs=1)
     finetune(*cohort, tmp_path / "run", recipe=recipe, device="cpu")
     saved = checkpoint.load(tmp_path / "run" / "fold-0" / checkpoint.CHECKPOINT)
-    assert any("sequence.gru.weight" in name for name in saved["objective"])
-    assert "sequence" not in RECIPE.to_json()  # as in runs that are older than the choice
+    assert any("head.gru.weight" in name for name in saved["objective"])
+    assert "head" not in RECIPE.to_json()  # as in runs that are older than the choice
 
 
-def test_an_unknown_sequence_model_is_refused_with_the_names_of_all() -> None:
-    with pytest.raises(InputError, match="sequence must be one of bilstm, got 'lstm'"):
-        dataclasses.replace(RECIPE, sequence="lstm")
+def test_an_unknown_head_is_refused_with_the_names_of_all() -> None:
+    with pytest.raises(InputError, match=r"head: expected one of bilstm, .*, got 'lstm'"):
+        dataclasses.replace(RECIPE, head="lstm")
+
+
+def with_organs(record: Record) -> Record:
+    """A box of 200 mm, and a liver in its upper half."""
+    return dataclasses.replace(
+        record,
+        box_low_mm=(0.0, 0.0, 0.0),
+        box_high_mm=(200.0, 100.0, 100.0),
+        organs={"liver": ((100.0, 0.0, 0.0), (200.0, 50.0, 50.0))},
+    )
+
+
+def test_organ_queries_train_resume_and_predict(tmp_path: Path) -> None:
+    volumes = random_volumes(PATIENTS, GRID)
+    store = make_store(tmp_path / "store", volumes, change=with_organs)
+    ids = sorted(store.catalogue["patient_id"])
+    labels = write_labels(tmp_path / "train.csv", ids, grades_of())
+    recipe = dataclasses.replace(
+        RECIPE,
+        head="organ_queries",
+        pooling="stages",
+        attention_weight=0.5,
+        view=VolumeView(slices=3, size_px=32, reduce="average", z_range=(0.25, 1.0)),
+    )
+    whole = finetune(store, labels, tmp_path / "whole", recipe=recipe, device="cpu")
+    assert whole.finished
+    history = read_history(tmp_path / "whole" / "fold-0")
+    assert all(row["attention"] > 0 for row in history)
+    parts = finetune(store, labels, tmp_path / "parts", recipe=recipe, device="cpu", max_steps=3)
+    assert not parts.finished
+    finetune(store, labels, tmp_path / "parts", recipe=recipe, device="cpu", resume=True)
+    tables = [
+        read_predictions(tmp_path / name / "predictions.parquet") for name in ("whole", "parts")
+    ]
+    pd.testing.assert_frame_equal(*tables)
+    saved = checkpoint.load(tmp_path / "whole" / "fold-0" / checkpoint.CHECKPOINT)
+    prior = saved["objective"]["classifier.head.prior"]
+    assert prior[2].std() > 0.1  # the liver has boxes
+    assert prior[3].std() < 1e-5  # the spleen has none
+
+
+def test_organ_queries_refuse_flips_and_windows_of_the_plane(
+    cohort: tuple[Store, Path], tmp_path: Path
+) -> None:
+    queries = {"head": "organ_queries", "pooling": "stages"}
+    with pytest.raises(InputError, match="knows left from right"):
+        dataclasses.replace(RECIPE, **queries, flips=((), (3,)))
+    with pytest.raises(InputError, match="attention_weight must be"):
+        dataclasses.replace(RECIPE, attention_weight=1.0)
+    window = VolumeView(slices=4, size_px=24, reduce="subsample")
+    recipe = dataclasses.replace(RECIPE, **queries, view=window)
+    with pytest.raises(InputError, match="needs whole planes"):
+        finetune(*cohort, tmp_path / "run", recipe=recipe, device="cpu")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,106 @@
+"""Features of slices: a 2D backbone on each slice, then one vector for each place of the slice."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from voco_data.errors import InputError
+from voco_models.networks.encoder import Backbone
+from voco_models.networks.heads import FeatureLayout, FeatureNorm
+
+SlicePooling = Literal["mean", "quadrants", "stages"]
+"""Feature maps to the vectors of a slice: the mean of the last map; its maximum in each quadrant;
+or, for each place of the map of stride `PLACE_STRIDE`, the sum of all maps that are not finer."""
+
+QUADRANTS = (2, 2)
+PLACE_STRIDE = 4
+"""Pixels of a slice between two places of the pooling `stages`."""
+
+
+class SliceFeatures(nn.Module):
+    """Volumes (B, Z, Y, X) -> features (B, Z, P, F), of P places in each slice.
+
+    The backbone gets B * Z one-channel images, `images_per_call` at a time, or all at once (None).
+    `width` is the number of features F of the pooling `stages`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        size_px: int,
+        *,
+        pooling: SlicePooling = "mean",
+        norm: FeatureNorm = "none",
+        width: int = 64,
+        images_per_call: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = pooling
+        self.images_per_call = images_per_call
+        if pooling == "stages":
+            self.stages = JoinedStages(backbone, size_px, width)
+            self.layout = FeatureLayout(width, self.stages.places)
+            self.norm: nn.Module = nn.Identity()  # the stages have their own
+            return
+        places = QUADRANTS if pooling == "quadrants" else (1, 1)
+        self.layout = FeatureLayout(backbone.num_features, places)
+        self.norm = nn.BatchNorm1d(self.layout.width) if norm == "batch" else nn.Identity()
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Features (B, Z, P, F) of volumes (B, Z, Y, X) in [-1, 1]."""
+        B, Z, Y, X = volumes.shape
+        images = volumes.reshape(B * Z, 1, Y, X)
+        chunks = torch.split(images, self.images_per_call or len(images))
+        vectors = torch.cat([self._pool(chunk) for chunk in chunks])  # (B * Z, F * P)
+        normed: Tensor = self.norm(vectors)
+        return normed.reshape(B, Z, self.layout.channels, -1).transpose(2, 3)
+
+    def _pool(self, images: Tensor) -> Tensor:
+        """The vectors of N images, (N, F * P), feature by feature."""
+        if self.pooling == "stages":
+            joined: Tensor = self.stages(self.backbone.feature_maps(images))
+            return joined.flatten(1)
+        maps = self.backbone(images)
+        if self.pooling == "mean":
+            mean: Tensor = maps.mean(dim=(2, 3))
+            return mean
+        return functional.adaptive_max_pool2d(maps, QUADRANTS).flatten(1)
+
+
+class JoinedStages(nn.Module):
+    """Feature maps of all stages from one stride on, as one map (N, width, h, w).
+
+    Each map is normalised, projected to `width` features and enlarged; their sum is rectified.
+    """
+
+    def __init__(self, backbone: Backbone, size_px: int, width: int) -> None:
+        super().__init__()
+        shapes = backbone.feature_map_shapes(size_px)
+        fine = math.ceil(size_px / PLACE_STRIDE)
+        self._first = next((i for i, s in enumerate(shapes) if max(s[1:]) <= fine), None)
+        if self._first is None:
+            raise InputError(
+                f"recipe: pooling stages needs feature maps of {fine} x {fine} places or fewer, "
+                f"backbone {backbone.name} has {shapes}; use a larger view"
+            )
+        used = shapes[self._first :]
+        self.places: tuple[int, int] = used[0][1], used[0][2]
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, width, 1))
+            for channels, _, _ in used
+        )
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """The joined map (N, width, h, w) of the maps of all stages, the finest first."""
+        used = maps[self._first :]
+        joined: Tensor = sum(
+            functional.interpolate(projection(one), self.places, mode="nearest")
+            for one, projection in zip(used, self.projections, strict=True)
+        )  # type: ignore[assignment]
+        return joined.relu()
