@@ -35,6 +35,15 @@ HEADS: dict[str, type[Head]] = {
 """Heads by the names that recipes use."""
 
 
+FORMER_NAMES = {
+    "backbone.": "features.backbone.",
+    "norm.": "features.norm.",
+    "sequence.": "head.",
+    "heads.": "head.heads.",
+}
+"""Beginnings of the names of weights in runs that are older than the choice of a head."""
+
+
 def find_head(name: str) -> type[Head]:
     """The head of a name. Raises InputError for an unknown one."""
     if name not in HEADS:
@@ -74,6 +83,7 @@ class SliceSequenceClassifier(nn.Module):
             images_per_call=images_per_call,
         )
         self.head = kind(self.features.layout, targets, options)
+        self.register_load_state_dict_pre_hook(_rename_former_weights)
 
     @property
     def backbone(self) -> Backbone:
@@ -88,6 +98,19 @@ class SliceSequenceClassifier(nn.Module):
     def forward(self, volumes: Tensor, depths_mm: Tensor | None = None) -> dict[str, Tensor]:
         """Logits (B, C) by group of volumes (B, Z, Y, X), in the order of the target table."""
         return self.classify(volumes, depths_mm).logits
+
+
+def _rename_former_weights(
+    module: nn.Module,  # noqa: ARG001  PyTorch gives these
+    state: dict[str, Tensor],
+    prefix: str,
+    *_: object,
+) -> None:
+    """Give the weights of an older run their names of today. Their order is the same."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        for former, name in FORMER_NAMES.items():
+            if key.startswith(prefix + former):
+                state[prefix + name + key.removeprefix(prefix + former)] = state.pop(key)
 
 
 def check_pooling(head: str, pooling: SlicePooling) -> None:

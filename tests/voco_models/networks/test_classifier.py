@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from voco_data.errors import InputError
 from voco_data.labels.targets import ORGAN_TARGETS, TargetTable
 from voco_models.networks.backbones import TINY_BACKBONE
-from voco_models.networks.classifier import HEADS, SliceSequenceClassifier
+from voco_models.networks.classifier import FORMER_NAMES, HEADS, SliceSequenceClassifier
 from voco_models.networks.heads import (
     DEFAULT_OPTIONS,
     FeatureLayout,
@@ -108,6 +108,31 @@ def test_an_unknown_head_is_refused() -> None:
 def test_a_head_that_flattens_places_is_refused_with_all_places() -> None:
     with pytest.raises(InputError, match="bilstm needs pooling mean or quadrants, got stages"):
         small_classifier(pooling="stages")
+
+
+def test_weights_of_older_runs_are_loaded_in_their_order() -> None:
+    """Optimisers number their parameters, so a resumed run needs them in the former order."""
+    classifier = small_classifier(feature_norm="batch")
+    today = classifier.state_dict()
+    names = {new: old for old, new in FORMER_NAMES.items()}
+    former = {}
+    for key, tensor in today.items():
+        former[_former_name(key, names)] = tensor + 1
+    assert {key.split(".")[0] for key in former} == {"backbone", "norm", "sequence", "heads"}
+    assert "heads.heads.liver.weight" in former
+    assert "sequence.lstm.weight_ih_l0" in former
+    parts = [key.split(".")[0] for key in former]
+    assert sorted(parts, key=["backbone", "norm", "sequence", "heads"].index) == parts
+    nn.ModuleDict({"classifier": classifier}).load_state_dict(
+        {f"classifier.{key}": tensor for key, tensor in former.items()}
+    )
+    for key, tensor in classifier.state_dict().items():
+        assert torch.equal(tensor, former[_former_name(key, names)]), key
+
+
+def _former_name(key: str, names: dict[str, str]) -> str:
+    new = next(n for n in sorted(names, key=len, reverse=True) if key.startswith(n))
+    return names[new] + key.removeprefix(new)
 
 
 # Recipes
