@@ -176,7 +176,7 @@ def test_the_classifier_refuses_networks_of_volumes(
     labels.write_text("\n".join([",".join(["patient_id", *columns]), *rows]) + "\n")
     out = tmp_path / "out"
     finetune = ["finetune", store.path, "--labels", labels, "--out", out, "--recipe", "tiny"]
-    tiny = ["--set", "n_folds=2", "--set", "batch_size=2"]
+    tiny = ["--set", "n_folds=2", "--set", "batch_size=2", "--set", "view.slices=16"]
     for start in (run, run / "backbone.safetensors"):
         line = refusal([*finetune, *tiny, "--init", start], capfd)
         assert f"init: {start} holds {NAME}, which takes volumes" in line
