@@ -123,7 +123,7 @@ class AugmentationDraws:
 
 def apply_draws(volumes: Tensor, draws: AugmentationDraws) -> Tensor:
     """Augmented copies of float volumes (B, Z, Y, X) with values in 0..1."""
-    volumes = move(volumes, draws)
+    volumes = move_voxels(volumes, draws)
     device = volumes.device
     intensity = copy_to_device(torch.stack([draws.gamma, draws.brightness]), device)
     gamma, brightness = intensity[..., None, None, None]
@@ -135,7 +135,7 @@ def apply_draws(volumes: Tensor, draws: AugmentationDraws) -> Tensor:
     return volumes
 
 
-def move(volumes: Tensor, draws: AugmentationDraws) -> Tensor:
+def move_voxels(volumes: Tensor, draws: AugmentationDraws) -> Tensor:
     """The part of `apply_draws` that moves voxels, of float volumes (B, Z, Y, X) of any size."""
     volumes = torch.stack([_rearrange(v, draws, i) for i, v in enumerate(volumes)])
     return _warp(volumes, draws) if draws.resamples else volumes

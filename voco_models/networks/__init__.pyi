@@ -8,6 +8,7 @@ from .classifier import (
     BILSTM as BILSTM,
     HEADS as HEADS,
     ORGAN_QUERIES as ORGAN_QUERIES,
+    TRANSFORMER as TRANSFORMER,
     SliceSequenceClassifier as SliceSequenceClassifier,
     check_pooling as check_pooling,
     find_head as find_head,
@@ -43,6 +44,7 @@ from .registry import (
     create_encoder as create_encoder,
     takes_volumes as takes_volumes,
 )
+from .sequence_heads import TRANSFORMER_HEADS as TRANSFORMER_HEADS
 from .slice_features import SlicePooling as SlicePooling
 from .teacher import Teacher as Teacher, cosine_schedule as cosine_schedule
 from .weight_files import (

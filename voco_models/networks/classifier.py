@@ -25,15 +25,15 @@ from voco_models.networks.slice_features import SliceFeatures, SlicePooling
 
 BILSTM = "bilstm"
 ORGAN_QUERIES = "organ_queries"
+TRANSFORMER = "transformer"
 HEADS: dict[str, type[Head]] = {
     BILSTM: BiLstmHead,
     "gru_attention": GruAttentionHead,
     "gated_attention": GatedAttentionHead,
-    "transformer": TransformerHead,
+    TRANSFORMER: TransformerHead,
     ORGAN_QUERIES: OrganQueryHead,
 }
 """Heads by the names that recipes use."""
-
 
 FORMER_NAMES = {
     "backbone.": "features.backbone.",
@@ -83,7 +83,8 @@ class SliceSequenceClassifier(nn.Module):
             images_per_call=images_per_call,
         )
         self.head = kind(self.features.layout, targets, options)
-        self.register_load_state_dict_pre_hook(_rename_former_weights)
+        hook = _rename_former_weights
+        self.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
 
     @property
     def backbone(self) -> Backbone:

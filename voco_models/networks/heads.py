@@ -7,7 +7,9 @@ write a subclass of `Head`, and add a line to `HEADS` in `classifier.py`.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -61,7 +63,7 @@ class HeadOutput(NamedTuple):
 
     logits: dict[str, Tensor]
     """(B, C) by group, in the order of the target table."""
-    attention: dict[str, Tensor] = {}  # noqa: RUF012  never changed
+    attention: Mapping[str, Tensor] = MappingProxyType({})
     """Weights of slices (B, Z), or of places in slices (B, Z, P), which sum to 1; by group, or by
     region of the body. Empty for a head without attention."""
 

@@ -72,10 +72,9 @@ class SliceAttention(nn.Module):
             hidden = hidden * self.gate(values).sigmoid()
         weights = self.score(hidden).float().softmax(dim=1)  # (B, Z, G)
         means = torch.einsum("bzg,bzf->bgf", weights, values.float())
-        names = enumerate(self._names)
         return (
-            {name: means[:, g] for g, name in enumerate(self._names)},
-            {name: weights[:, :, g] for g, name in names},
+            dict(zip(self._names, means.unbind(dim=1), strict=True)),
+            dict(zip(self._names, weights.unbind(dim=2), strict=True)),
         )
 
 

@@ -1,5 +1,7 @@
 from .alarms import CollapseWatch as CollapseWatch
 from .classification import (
+    ORGAN_BOXES as ORGAN_BOXES,
+    Z_EXTENT as Z_EXTENT,
     ClassificationObjective as ClassificationObjective,
     depths_of as depths_of,
     loss_weights as loss_weights,

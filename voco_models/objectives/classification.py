@@ -17,11 +17,14 @@ from voco_models.data import (
     VolumeView,
     apply_draws,
     centre,
-    move,
+    move_voxels,
     step_seed,
 )
 from voco_models.networks import SliceSequenceClassifier, attention_loss, box_masks
 from voco_models.training import Objective
+
+Z_EXTENT, ORGAN_BOXES = "z_extent_mm", "organ_boxes"
+"""Names in a batch of the lengths of the stored boxes along z, (B,), and of organs' boxes."""
 
 
 def weighted_cross_entropy(
@@ -97,7 +100,7 @@ class ClassificationObjective(Objective):
         scalars = {"loss": losses.mean(), **dict(zip(logits, losses, strict=True))}
         if self.attention_weight:
             assert depths_mm is not None
-            masks = self._moved_masks(batch.targets["organ_boxes"], depths_mm, draws)
+            masks = self._moved_masks(batch.targets[ORGAN_BOXES], depths_mm, draws)
             attention = attention_loss(list(output.attention.values()), masks)
             scalars |= {
                 "loss": scalars["loss"] + self.attention_weight * attention,
@@ -108,13 +111,13 @@ class ClassificationObjective(Objective):
     def _moved_masks(self, boxes: Tensor, depths_mm: Tensor, draws: AugmentationDraws) -> Tensor:
         """Masks (B, R, Z, h, w) of organs' boxes, moved as the volumes are."""
         masks = box_masks(boxes, depths_mm, self.classifier.features.layout.places).float()
-        moved = [move(of_region, draws) for of_region in masks.unbind(dim=1)]
+        moved = [move_voxels(of_region, draws) for of_region in masks.unbind(dim=1)]
         return (torch.stack(moved, dim=1) >= 0.5).float()
 
 
 def depths_of(targets: Mapping[str, Tensor], view: VolumeView) -> Tensor | None:
-    """Depths (B, Z) of the slices of a batch; None if its targets have no `z_extent_mm`."""
-    extents = targets.get("z_extent_mm")
+    """Depths (B, Z) of the slices of a batch; None if its targets have no `Z_EXTENT`."""
+    extents = targets.get(Z_EXTENT)
     return None if extents is None else view.depths_mm(extents)
 
 

@@ -14,6 +14,8 @@ from voco_models.data import Augmentation, VolumeView, X, Y, Z
 from voco_models.networks import (
     BILSTM,
     ORGAN_QUERIES,
+    TRANSFORMER,
+    TRANSFORMER_HEADS,
     FeatureNorm,
     HeadOptions,
     SlicePooling,
@@ -151,6 +153,16 @@ class FinetuneRecipe:
             raise InputError(
                 f"recipe: attention_weight must be >= 0, and 0 without the head {ORGAN_QUERIES}, "
                 f"got {self.attention_weight}"
+            )
+        if self.head == TRANSFORMER and self.hidden % TRANSFORMER_HEADS:
+            raise InputError(
+                f"recipe: hidden of the head {TRANSFORMER} must be a multiple of "
+                f"{TRANSFORMER_HEADS}, got {self.hidden}"
+            )
+        if self.head == ORGAN_QUERIES and self.feature_norm == "batch" and self.batch_size < 2:
+            raise InputError(
+                f"recipe: feature_norm = batch of the head {ORGAN_QUERIES} needs batch_size >= 2, "
+                f"got {self.batch_size}; set feature_norm to none"
             )
         moved = self.augmentation
         turns = moved.flip_z or moved.flip_y or moved.flip_x or moved.rot90 or any(self.flips)

@@ -36,7 +36,7 @@ from voco_models.data import (
 )
 from voco_models.evaluation import predictions
 from voco_models.networks import OrganQueryHead, SliceSequenceClassifier, create_backbone
-from voco_models.objectives import ClassificationObjective, loss_weights
+from voco_models.objectives import ORGAN_BOXES, ClassificationObjective, loss_weights
 from voco_models.processes import (
     is_first_process,
     join_processes,
@@ -49,7 +49,6 @@ from voco_models.stages.finetune_plan import FinetunePlan, Series, make_plan
 from voco_models.stages.finetune_predictions import predict_fold, write_run_predictions
 from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
 from voco_models.stages.run_split import find_split, keep_split
-from voco_models.stages.series_geometry import ORGAN_BOXES
 from voco_models.training import (
     FitConfig,
     HistoryRow,

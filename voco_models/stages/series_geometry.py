@@ -11,11 +11,9 @@ from torch import Tensor
 
 from voco_data.errors import StoreCorrupt
 from voco_data.store import Record, Store, read_record
+from voco_models.objectives import ORGAN_BOXES, Z_EXTENT
 
 THREADS = 8
-
-Z_EXTENT, ORGAN_BOXES = "z_extent_mm", "organ_boxes"
-"""Names of the two tensors in a batch."""
 
 
 @dataclass(frozen=True, slots=True)

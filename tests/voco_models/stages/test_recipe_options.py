@@ -75,6 +75,13 @@ def test_changes_of_fine_tuning(changes: list[str], expected: dict[str, Any]) ->
     assert finetune_recipe("tiny", changes) == replace(FINETUNE, **expected)
 
 
+def test_a_width_that_the_transformer_cannot_divide_is_refused() -> None:
+    changes = ["head=transformer", "pooling=mean", "attention_weight=0"]
+    assert finetune_recipe("tiny", [*changes, "hidden=12"]).hidden == 12
+    with pytest.raises(InputError, match="must be a multiple of 4, got 10"):
+        finetune_recipe("tiny", [*changes, "hidden=10"])
+
+
 def test_a_change_to_what_it_was_is_none() -> None:
     assert finetune_recipe("tiny", [f"lr={FINETUNE.lr}"]) == FINETUNE
     assert finetune_recipe("tiny", ["name=mine"]) == replace(FINETUNE, name="mine")
@@ -142,6 +149,7 @@ def test_a_bad_change_is_one_line(changes: list[str], message: str) -> None:
         ("view.reduce=crop", "view.reduce: expected average or subsample"),
         ("augmentation.flip_z=2", "probabilities of an augmentation"),
         ("images_per_call=0", "images_per_call must be >= 1 or none"),
+        ("batch_size=1", "feature_norm = batch of the head organ_queries needs batch_size >= 2"),
         ("fit.lr=1", "no option fit.lr; did you mean lr?"),
     ],
 )

@@ -12,7 +12,8 @@ from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import StoreCorrupt
 from voco_data.store.keys import record_key
 from voco_data.store.record import Record
-from voco_models.stages.series_geometry import ORGAN_BOXES, Z_EXTENT, read_geometry
+from voco_models.objectives.classification import ORGAN_BOXES, Z_EXTENT
+from voco_models.stages.series_geometry import read_geometry
 
 REGIONS = ("liver", "spleen")
 
