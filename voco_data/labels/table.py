@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,12 @@ class Labels:
         organs = {organ: self.organs[rows, i] for i, organ in enumerate(ORGAN_TARGETS.names)}
         binary = {group: values[rows] for group, values in self.binary.items()}
         return {group: values.astype(np.int64) for group, values in (organs | binary).items()}
+
+    def select(self, patient_ids: Collection[str]) -> Labels:
+        """The labels of these patients alone."""
+        kept = set(patient_ids)
+        names = {row: p for row, p in enumerate(self.patient_ids) if p in kept}
+        return self if len(names) == len(self) else _relabel(self, names)
 
 
 def read_labels(path: str | Path) -> Labels:

@@ -73,11 +73,16 @@ class TargetTable:
         """The groups that `other` does not have."""
         return tuple(group for group in self if group.name not in other)
 
-    def reweighted(self, weights: Sequence[float]) -> TargetTable:
-        """The same groups, all with these class weights. InputError if a group has other classes
-        than there are weights.
+    def with_grade_weights(self, weights: Sequence[float]) -> TargetTable:
+        """The same groups, with these weights for healthy, low and high where those are the
+        classes. The other groups keep their weights.
         """
-        return TargetTable(tuple(replace(group, weights=tuple(weights)) for group in self.groups))
+        return TargetTable(
+            tuple(
+                replace(group, weights=tuple(weights)) if group.classes == GRADES else group
+                for group in self.groups
+            )
+        )
 
     def __iter__(self) -> Iterator[TargetGroup]:
         """The groups in order."""

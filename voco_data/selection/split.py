@@ -197,6 +197,19 @@ class Split:
                 )
         return split
 
+    def keep_fraction(self, fraction: float, seed: int) -> Split:
+        """The split of the test patients and of a `fraction` of the others, for label efficiency.
+
+        Of n other patients, max(1, round(fraction * n)) are kept, in an order that follows from
+        `seed` and their ids. So a smaller fraction is a part of a larger one. Raises InputError if
+        a fold is then empty.
+        """
+        others = [patient for fold in self.folds for patient in fold]
+        count = max(1, round(fraction * len(others)))
+        # Another hash than that of `add`, by whose order patients are in the folds.
+        ordered = sorted(others, key=lambda patient: _hash(seed, f"fraction\0{patient}"))
+        return self.restrict({*self.test, *ordered[:count]})
+
     @property
     def group_names(self) -> tuple[str, ...]:
         """Names of the groups for messages, the test set first."""

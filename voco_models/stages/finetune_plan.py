@@ -18,13 +18,7 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_data.labels import (
-    ORGAN_TARGETS,
-    Labels,
-    TargetTable,
-    join_labels,
-    read_labels,
-)
+from voco_data.labels import Labels, TargetTable, join_labels, read_labels
 from voco_data.selection import (
     Exposure,
     Split,
@@ -102,8 +96,11 @@ class FinetunePlan:
     provenance: dict[str, Any]
     geometry: SeriesGeometry | None = None
     """Of `series`; None if the head does not need it."""
-    targets: TargetTable = ORGAN_TARGETS
-    """The target groups of the classifier, with the class weights of the score."""
+
+    @property
+    def targets(self) -> TargetTable:
+        """The target groups of the classifier, with the class weights of the score."""
+        return self.recipe.targets
 
     def items_of(self, series: Series) -> list[Item]:
         """Items of a loader for `series`."""
@@ -137,9 +134,11 @@ class FinetunePlan:
         return self.recipe.selection.weights_of(series.layouts)
 
     def count_steps(self, fold: int) -> int:
-        """Number of optimiser steps of a fold."""
-        series = self.training_series(fold)
-        return self.recipe.epochs * (len(series) // self.recipe.batch_size)
+        """Number of optimiser steps of a fold; 0 if it has fewer series than a batch."""
+        per_epoch = len(self.training_series(fold)) // self.recipe.batch_size
+        if per_epoch and self.recipe.steps is not None:
+            return self.recipe.steps
+        return self.recipe.epochs * per_epoch
 
 
 def make_plan(
@@ -179,15 +178,17 @@ def make_plan(
     table = named[selected]
     whole_split = split or _new_split(store, joined.label_ids, recipe)
     run_split = _split_of_run(whole_split, joined.labels.patient_ids, recipe)
+    used = joined.labels.select(run_split.groups)
+    _check_classes(labels, used, run_split, recipe)
     initial = load_initial_weights(init, recipe.backbone)
     exposure = _measure_exposure(initial, store, every, joined.label_ids, run_split)
     _check_exposure(exposure, Path(init), transductive=transductive)
     averages = recipe.view.reduce == "average"
-    series = _labelled_series(table, joined.labels)
+    series = _labelled_series(table, used)
     plan = FinetunePlan(
         recipe=recipe,
         volumes=ReducedVolumes(store, recipe.view) if averages else store,
-        labels=joined.labels,
+        labels=used,
         contents=contents_of_patients(named.assign(patient_id=named["person"])),
         window=input_window(recipe.window_hu, store.spec),
         series=series,
@@ -202,7 +203,7 @@ def make_plan(
             [store],
             split=run_split.digest,
             init=initial.name,
-            selection=describe_series(table[table["person"].isin(joined.labels.patient_ids)]),
+            selection=describe_series(table[table["person"].isin(used.patient_ids)]),
         )
         | {"initial_weights": initial.to_json()},
     )
@@ -226,7 +227,7 @@ def _read_geometry(recipe: FinetuneRecipe, store: Store, series: Series) -> Seri
             f"recipe: the head {recipe.head} needs whole planes; set view.size_px to "
             f"{store.grid[1]}, or view.reduce to average"
         )
-    return read_geometry(store, series.rows, regions_of(ORGAN_TARGETS))
+    return read_geometry(store, series.rows, regions_of(recipe.targets))
 
 
 def _new_split(store: Store, label_ids: Mapping[str, str], recipe: FinetuneRecipe) -> Split:
@@ -249,7 +250,38 @@ def _split_of_run(split: Split, patients: Sequence[str], recipe: FinetuneRecipe)
             f"split: it lacks {missing} of the store's {len(patients)} labelled patients; append "
             "them with voco split STORE --labels FILE --out SPLIT"
         )
-    return split.restrict(patients)
+    split = split.restrict(patients)
+    if recipe.label_fraction < 1:
+        split = split.keep_fraction(recipe.label_fraction, recipe.seed)
+    return split
+
+
+def _check_classes(file: Path, labels: Labels, split: Split, recipe: FinetuneRecipe) -> None:
+    """Raise InputError if the labels lack a group, and warn of classes without training patients.
+
+    A model cannot learn a class of which it sees no patient.
+    """
+    missing = [name for name in recipe.groups if name not in labels.groups(())]
+    if missing:
+        raise InputError(
+            f"{file}: recipe.groups has {', '.join(missing)}, and the labels have no column "
+            f"{', '.join(f'{name}_healthy' for name in missing)}; add them, or leave the groups out"
+        )
+    for fold in range(recipe.n_folds):
+        classes = labels.groups(split.training(fold))
+        absent = [
+            group.columns[c]
+            for group in recipe.targets
+            for c in range(len(group.classes))
+            if not (classes[group.name] == c).any()
+        ]
+        if absent:
+            log.warning(
+                "fold %d: no training patient is %s, which its model cannot learn; label such "
+                "patients, or take fewer folds",
+                fold,
+                " or ".join(absent),
+            )
 
 
 def _measure_exposure(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voco_data.errors import InputError
+from voco_data.labels import ORGAN_TARGETS, RSNA_TARGETS, TargetTable
 from voco_data.selection import Selection
 from voco_models.data import Augmentation, VolumeView, X, Y, Z
 from voco_models.networks import (
@@ -85,7 +86,7 @@ class FinetuneRecipe:
     calibrate: bool = False
     """Whether scores use the out-of-fold calibration. Both are always reported."""
     class_weights: tuple[float, float, float] = CLASS_WEIGHTS
-    """Weights of healthy, low and high in the loss."""
+    """Weights of healthy, low and high in the loss. Other groups have the weights of the score."""
     images_per_call: int | None = None
     """Slices per call of the backbone; none for all slices of a batch."""
     log_every: int = 10
@@ -101,6 +102,13 @@ class FinetuneRecipe:
     attention_weight: float = field(default=0.0, metadata=WHEN_CHANGED)
     """Factor of the loss that draws the attention of `organ_queries` into the boxes of organs, in
     series that have masks."""
+    groups: tuple[str, ...] = field(default=ORGAN_TARGETS.names, metadata=WHEN_CHANGED)
+    """What is predicted: any of bowel, extravasation, kidney, liver and spleen."""
+    label_fraction: float = field(default=1.0, metadata=WHEN_CHANGED)
+    """Fraction of the patients outside the test set whose labels are used. The others are left
+    out. Which they are depends on `seed`; smaller fractions are parts of larger ones."""
+    steps: int | None = field(default=None, metadata=WHEN_CHANGED)
+    """Steps of each fold, or none for `epochs` passes over its series."""
 
     def __post_init__(self) -> None:
         at_least_one = ("epochs", "batch_size", "hidden", "layers", "log_every", "checkpoint_every")
@@ -134,6 +142,18 @@ class FinetuneRecipe:
             raise InputError(f"recipe: dropout must be from 0 to below 1, got {self.dropout}")
         if min(self.class_weights) <= 0:
             raise InputError(f"recipe: class_weights must be > 0, got {self.class_weights}")
+        if not 0 < self.label_fraction <= 1:
+            raise InputError(
+                f"recipe: label_fraction must be above 0 and at most 1, got {self.label_fraction}"
+            )
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"recipe: steps must be >= 1 or none, got {self.steps}")
+        unknown = [name for name in self.groups if name not in RSNA_TARGETS]
+        if unknown or not self.groups or len(set(self.groups)) < len(self.groups):
+            raise InputError(
+                f"recipe: groups must be different ones of {', '.join(RSNA_TARGETS.names)}, "
+                f"got {', '.join(self.groups) or 'none'}"
+            )
         self._check_head()
 
     @property
@@ -146,6 +166,16 @@ class FinetuneRecipe:
             over_slices=self.over_slices,
             norm=self.feature_norm,
         )
+
+    @property
+    def targets(self) -> TargetTable:
+        """The groups that are predicted, in the order of the score, with its weights."""
+        return RSNA_TARGETS.select(name for name in RSNA_TARGETS.names if name in self.groups)
+
+    @property
+    def loss_targets(self) -> TargetTable:
+        """`targets` with the class weights of the loss."""
+        return self.targets.with_grade_weights(self.class_weights)
 
     def _check_head(self) -> None:
         check_pooling(self.head, self.pooling)

@@ -274,7 +274,7 @@ def _build_objective(plan: FinetunePlan, fold: int, series: Series) -> Classific
         backbone.load_state_dict(plan.initial.weights, strict=True)
     if isinstance(classifier.head, OrganQueryHead):
         classifier.head.set_prior(plan.geometry_of(series)[ORGAN_BOXES])
-    weights = loss_weights(plan.classes_of(series), plan.targets.reweighted(recipe.class_weights))
+    weights = loss_weights(plan.classes_of(series), recipe.loss_targets)
     return ClassificationObjective(
         classifier,
         recipe.view,

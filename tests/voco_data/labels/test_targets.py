@@ -39,10 +39,11 @@ def test_selection_keeps_the_given_order() -> None:
         RSNA_TARGETS.select(("heart",))
 
 
-def test_other_weights_for_all_groups() -> None:
-    assert {g.weights for g in ORGAN_TARGETS.reweighted((1, 3, 9))} == {(1, 3, 9)}
-    with pytest.raises(InputError, match="bowel needs one weight above 0 for each of its 2"):
-        RSNA_TARGETS.reweighted((1, 3, 9))
+def test_other_weights_for_graded_groups() -> None:
+    table = RSNA_TARGETS.with_grade_weights((1, 3, 9))
+    assert [group.weights for group in table] == [(1, 2), (1, 6), *[(1, 3, 9)] * 3]
+    with pytest.raises(InputError, match="kidney needs one weight above 0 for each of its 3"):
+        ORGAN_TARGETS.with_grade_weights((1, 3))
 
 
 @pytest.mark.parametrize(

@@ -231,3 +231,29 @@ def test_a_restricted_split_keeps_the_groups() -> None:
     assert part.groups == {patient: split.groups[patient] for patient in kept}
     with pytest.raises(InputError, match=r"none of the 1 patients is in the test set"):
         split.restrict(split.folds[0][:1])
+
+
+@given(plans(), st.integers(10, 60), st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_smaller_fractions_are_parts_of_larger_ones(plan: Split, more: int, seed: int) -> None:
+    split = plan.add(names(plan.n_folds + 10 * more))
+    n = sum(map(len, split.folds))
+    before: set[str] = set()
+    for fraction in (0.3, 0.5, 1.0):
+        try:
+            kept = split.keep_fraction(fraction, seed)
+        except InputError:  # a fold would be empty
+            continue
+        patients = {patient for fold in kept.folds for patient in fold}
+        assert len(patients) == max(1, round(fraction * n))
+        assert before <= patients
+        assert kept.test == split.test
+        assert kept.groups.items() <= split.groups.items()
+        before = patients
+    assert len(before) == n
+
+
+def test_a_fraction_that_leaves_a_fold_empty_is_refused() -> None:
+    split = Split(n_folds=3).add(names(20))
+    with pytest.raises(InputError, match="none of the 5 patients is in the"):
+        split.keep_fraction(0.01, 0)

@@ -278,7 +278,7 @@ def test_options_that_runs_do_not_record_are_as_before() -> None:
         "clip_norm", "log_every", "checkpoint_every", "seed", "amp",
     ]  # fmt: skip
     assert "optimizer" not in FINETUNE.to_json()
-    later = {"optimizer", "sequence", "selection"}
+    later = {"optimizer", "selection", "groups", "label_fraction", "steps"}
     assert set(FINETUNE.to_json()) == {f.name for f in dataclasses.fields(FINETUNE)} - later
 
 
