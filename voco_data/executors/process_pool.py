@@ -6,6 +6,7 @@ process outlives the coordinator.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
@@ -21,7 +22,6 @@ from itertools import chain
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 EXIT_GRACE_S = 5.0
 """Time between the end of the first process and that of the last, once there is no more work."""
 _POLL_S = 0.01
+_SERVER_PAUSE_S = 0.1
+"""Time after a fork server has failed. One that was killed closes its pipes a moment before the
+system reports its end, and until then no other is started."""
 _PRELOADED = ["voco_data.executors.worker"]
 """Imported once, by the server that forks the processes."""
 
@@ -56,7 +59,7 @@ WORKER_DIED_DETAIL = (
 )
 
 _known_inputs: KnownInputs = {}
-_stop: Event | None = None
+_stop: ctypes.c_bool | None = None
 
 
 def run_processes(
@@ -118,8 +121,9 @@ class ProcessPool:
 
     _context: _RecordingContext
     _executor: ProcessPoolExecutor
-    _stop: Event
-    """Tells the processes to read no further series."""
+    _stop: ctypes.c_bool
+    """Tells the processes to read no further series. It is in shared memory and has no lock: a
+    process that is killed while it holds a lock would stop all others."""
     _is_broken: bool
     _handles: set[Future[list[SeriesOutcome]]]
     """Batches in flight in these processes, not in those that were ended before."""
@@ -157,6 +161,7 @@ class ProcessPool:
                 handle = self._executor.submit(_fill_until_stopped, batch, is_retry)
             except (BrokenProcessPool, EOFError, OSError) as error:  # or the fork server has died
                 self._is_broken = True
+                time.sleep(_SERVER_PAUSE_S)
                 raise WorkerDied from error
         self._handles.add(handle)
         return handle
@@ -190,7 +195,7 @@ class ProcessPool:
         self._context = _RecordingContext()
         self._context.set_forkserver_preload(_PRELOADED)
         _start_server()
-        self._stop = self._context.Event()
+        self._stop = self._context.RawValue(ctypes.c_bool, False)
         self._is_broken = False
         self._handles = set()
         self._executor = ProcessPoolExecutor(
@@ -201,7 +206,7 @@ class ProcessPool:
         )
 
     def _end(self) -> None:
-        self._stop.set()
+        self._stop.value = True
         _end_processes(self._executor, self._context.started)
 
 
@@ -296,7 +301,7 @@ def _hide_main_module() -> Iterator[None]:
             setattr(main, name, value)
 
 
-def _start_worker(known_inputs: KnownInputs, stop: Event) -> None:
+def _start_worker(known_inputs: KnownInputs, stop: ctypes.c_bool) -> None:
     """Set up a new process, before it gets any batch."""
     global _known_inputs, _stop
     _known_inputs, _stop = known_inputs, stop
@@ -319,7 +324,7 @@ def _fill_until_stopped(batch: Batch, is_retry: bool) -> list[SeriesOutcome]:
     """Fill a batch in a process, one series after the other, until the pool ends."""
     outcomes = []
     for task in batch:
-        if _stop is not None and _stop.is_set():
+        if _stop is not None and _stop.value:
             break  # the coordinator does not wait for the other series; what is committed stays
         with end_when_stuck(TIME_LIMIT_S):
             outcomes += fill_batch([task], _known_inputs, TIME_LIMIT_S, is_retry=is_retry)

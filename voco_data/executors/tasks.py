@@ -172,7 +172,9 @@ def run_tasks(
     in_flight: dict[Handle, Sequence[int]] = {}
     lost: list[Sequence[int]] = []
     while True:
+        is_exhausted = True
         for batch in islice(remaining, max(0, executor.max_in_flight() - len(in_flight))):
+            is_exhausted = False
             try:
                 handle = executor.submit([tasks[position] for position in batch], is_retry=is_retry)
             except WorkerDied:
@@ -180,7 +182,9 @@ def run_tasks(
             else:
                 in_flight[handle] = batch
         if not in_flight:
-            return lost
+            if is_exhausted:
+                return lost
+            continue  # no worker took any of these batches; another may take the others
         try:
             ended = executor.wait(list(in_flight))
         except ExecutorEnded:

@@ -270,26 +270,31 @@ def test_however_many_series_end_their_process_the_tries_come_to_an_end(
     assert len(rounds) - len(sizes) == len(died) * RETRY_POLICY.max_size_read_alone
 
 
+@pytest.mark.parametrize(("failing", "size"), [({2}, 3), ({1, 2, 3, 4}, 1), ({1, 2, 3, 4, 5}, 1)])
 def test_a_process_that_cannot_be_started_loses_no_series(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: set[int], size: int
 ) -> None:
-    """The other processes are ended, too; what they had begun is not taken for the whole batch."""
+    """The other processes are ended, too; what they had begun is not taken for the whole batch.
+
+    Two workers have four batches in flight. If none of the first four can be submitted, the others
+    still are.
+    """
     submit = ProcessPoolExecutor.submit
     calls = 0
 
-    def fail_once(self: ProcessPoolExecutor, *arguments: Any) -> Any:
+    def fail_some(self: ProcessPoolExecutor, *arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 2:
+        if calls in failing:
             raise OSError("no process")
         return submit(self, *arguments)
 
-    monkeypatch.setattr(ProcessPoolExecutor, "submit", fail_once)
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", fail_some)
     with open_for_writing(LocalStorage(tmp_path), SPEC) as writer:
         todo = tasks(tmp_path / "ct", writer.storage, 12)
         known = {writer.storage.name: InputDigests()}
         found = [
-            one for batch in run_processes(todo, known, 2, series_per_batch=3) for one in batch
+            one for batch in run_processes(todo, known, 2, series_per_batch=size) for one in batch
         ]
     assert sorted(one.key for one in found) == sorted(map(key, range(12)))
     assert all(one.reason is None for one in found)
