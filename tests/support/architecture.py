@@ -53,6 +53,7 @@ ROOMS = {
         "evaluation",
         "probes",
         "stages",
+        "experiments",
         "bench",
     ),
 }

@@ -1,6 +1,10 @@
 from .compiler import has_cpu_compiler as has_cpu_compiler
 from .evaluation import evaluate as evaluate
-from .finetune_recipes import finetune_recipe as finetune_recipe
+from .finetune_plan import count_finetune_steps as count_finetune_steps
+from .finetune_recipes import (
+    FinetuneRecipe as FinetuneRecipe,
+    finetune_recipe as finetune_recipe,
+)
 from .finetuning import finetune as finetune
 from .pretrain_monitors import count_crops as count_crops
 from .pretrain_plan import build_objective as build_objective
@@ -10,4 +14,5 @@ from .pretrain_recipes import (
 )
 from .pretraining import pretrain as pretrain
 from .probing import probe_backbones as probe_backbones
+from .recipe_options import build_recipe as build_recipe
 from .replay import replay as replay

@@ -33,7 +33,7 @@ from voco_data.store import Store
 from voco_models.data import InputWindow, Item, ReducedVolumes, VolumeSource, input_window
 from voco_models.networks import find_head, regions_of, takes_volumes
 from voco_models.stages.finetune_recipes import FinetuneRecipe
-from voco_models.stages.initial_weights import InitialWeights, load_initial_weights
+from voco_models.stages.initial_weights import SCRATCH, InitialWeights, load_initial_weights
 from voco_models.stages.series_geometry import SeriesGeometry, read_geometry
 from voco_models.training import make_provenance
 
@@ -215,6 +215,21 @@ def make_plan(
                 f"fewer than the recipe's batch of {recipe.batch_size}; label more patients"
             )
     return plan
+
+
+def count_finetune_steps(
+    store: Store,
+    labels: Path,
+    recipe: FinetuneRecipe,
+    split: Split,
+    *,
+    allow_unlabelled: bool = False,
+) -> int:
+    """The steps of the longest fold of a run. Raises InputError as `make_plan`."""
+    plan = make_plan(
+        store, labels, recipe, init=SCRATCH, split=split, allow_unlabelled=allow_unlabelled
+    )
+    return max(map(plan.count_steps, range(recipe.n_folds)))
 
 
 def _read_geometry(recipe: FinetuneRecipe, store: Store, series: Series) -> SeriesGeometry | None:

@@ -23,6 +23,7 @@ from .objective import BatchSource as BatchSource, Objective as Objective
 from .optimizers import AdamW as AdamW, Optimizer as Optimizer
 from .provenance import (
     current_commit as current_commit,
+    describe_store as describe_store,
     list_differences as list_differences,
     make_provenance as make_provenance,
     read_specs as read_specs,

@@ -1,0 +1,279 @@
+"""An experiment: what is planned, trained, reused and continued, and what the tables say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.support.small_finetune import PATIENTS, grades_of, write_labels
+from tests.support.small_stores import make_store, random_volumes
+from voco_data.errors import InputError
+from voco_data.selection.split import Split
+from voco_models.evaluation.predictions import read_predictions
+from voco_models.experiments.comparison import POWER_FACTOR, SCORES, Cell, compare
+from voco_models.experiments.declaration import read_experiment
+from voco_models.experiments.experiment import ExperimentSummary, run_experiment
+from voco_models.experiments.jobs import FinetuneJob, list_jobs
+from voco_models.experiments.running import JOB_FILE, run_job
+from voco_models.experiments.tables import table_1
+from voco_models.stages.finetuning import finetune
+
+RECIPE = """
+base = "tiny"
+view = {slices = 4, size_px = 32, reduce = "average", z_range = [0.0, 1.0]}
+epochs = 1
+batch_size = 2
+head = "bilstm"
+hidden = 4
+pooling = "quadrants"
+attention_weight = 0.0
+log_every = 2
+checkpoint_every = 2
+"""
+DECLARATION = """
+store = "STORE"
+labels = "train.csv"
+out = "out"
+recipe = "small.toml"
+reference = "scratch"
+seeds = [0, 1]
+label_fractions = [0.6, 1.0]
+
+[arms.scratch]
+
+[arms.voco]
+pretrain = ["STORE"]
+recipe = "tiny"
+changes = ["fit.total_steps=2", "fit.checkpoint_every=1", "fit.warmup_steps=1", "batch_size=2"]
+"""
+
+
+def declare(folder: Path, text: str = DECLARATION) -> Path:
+    """A small cohort and the declaration of an experiment on it."""
+    if not (folder / "small.toml").exists():
+        store = make_store(folder / "stores", random_volumes(PATIENTS, (4, 96, 96)))
+        ids = sorted(store.catalogue["patient_id"])
+        write_labels(folder / "train.csv", ids, grades_of(len(ids)))
+        (folder / "small.toml").write_text(RECIPE)
+    (store_path,) = (folder / "stores").glob("*.zarr")
+    file = folder / "experiment.toml"
+    file.write_text(text.replace("STORE", f"stores/{store_path.name}"))
+    return file
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExperimentSummary]:
+    """A finished experiment: its declaration and summary."""
+    file = declare(tmp_path_factory.mktemp("experiment"))
+    return file, run_experiment(file)
+
+
+def test_all_runs_are_trained_and_scored(whole: tuple[Path, ExperimentSummary]) -> None:
+    file, summary = whole
+    assert (summary.runs, summary.trained, summary.reused) == (8, 8, 0)
+    assert json.loads(json.dumps(summary.to_json()))["test_patients"] == summary.test_patients
+    runs = pd.read_csv(file.parent / "out/runs.csv", dtype=str)
+    assert len(runs) == 8
+    assert set(zip(runs["arm"], runs["seed"], runs["label_fraction"], strict=True)) == {
+        (arm, seed, fraction)
+        for arm in ("scratch", "voco")
+        for seed in "01"
+        for fraction in ("0.6", "1.0")
+    }
+    made = sorted(path.name.split("-")[0] for path in (file.parent / "out/runs").iterdir())
+    assert made == ["finetune"] * 8 + ["pretrain"] * 2
+
+
+def test_pretraining_leaves_out_the_test_patients(whole: tuple[Path, ExperimentSummary]) -> None:
+    folder = whole[0].parent / "out"
+    test = set(Split.from_json((folder / "split.json").read_text()).test)
+    for run in folder.glob("runs/pretrain-*"):
+        (store,) = json.loads((run / "patients.json").read_text())["stores"]
+        assert len(store["patients"]) == PATIENTS - len(test)
+        assert not test & set(store["patients"])
+    for run in folder.glob("runs/finetune-*"):
+        assert json.loads((run / "run.json").read_text())["exposure"]["seen"] == 0
+
+
+def test_scores_are_those_of_the_evaluations(whole: tuple[Path, ExperimentSummary]) -> None:
+    """The same numbers as `voco evaluate` gives for each run, with its means over the seeds."""
+    file, summary = whole
+    for line in summary.scores:
+        jobs = [
+            job
+            for job in list_jobs(read_experiment(file))
+            if (job.arm, job.label_fraction) == (line["arm"], line["label_fraction"])
+        ]
+        for name in SCORES:
+            found = [
+                json.loads((job.folder / "metrics.json").read_text())["scores"][name]["value"]
+                for job in jobs
+            ]
+            score = line[name]
+            assert isinstance(score, dict)
+            np.testing.assert_allclose(score["by_seed"], found, rtol=1e-12)
+            assert score["mean"]["value"] == pytest.approx(np.mean(found), rel=1e-12)
+
+
+def test_differences_are_paired_with_the_reference(whole: tuple[Path, ExperimentSummary]) -> None:
+    scores = {(line["arm"], line["label_fraction"]): line for line in whole[1].scores}
+    for fraction in (0.6, 1.0):
+        assert scores["scratch", fraction]["rsna_organ_3"]["gain"] is None  # type: ignore[index]
+        for name in SCORES:
+            own, other = (scores[arm, fraction][name] for arm in ("voco", "scratch"))
+            difference = own["mean"]["value"] - other["mean"]["value"]  # type: ignore[index]
+            better = -difference if name == "rsna_organ_3" else difference
+            assert own["gain"]["value"] == pytest.approx(better, abs=1e-12)  # type: ignore[index]
+
+
+def test_runs_that_exist_are_reused(whole: tuple[Path, ExperimentSummary]) -> None:
+    """Also those of an experiment with an arm more; nothing in them is touched."""
+    file, summary = whole
+    before = {p: p.stat().st_mtime_ns for p in (file.parent / "out/runs").rglob("*")}
+    again = run_experiment(file)
+    assert (again.runs, again.reused) == (8, 8)
+    assert again.scores == summary.scores
+    assert before == {p: p.stat().st_mtime_ns for p in (file.parent / "out/runs").rglob("*")}
+    more = file.with_name("more.toml")
+    more.write_text(file.read_text() + '\n[arms.again]\ninit = "scratch"\n')
+    planned = run_experiment(more, plan_only=True)
+    assert (planned.runs, planned.reused, planned.missing) == (8, 8, 0)  # the same as `scratch`
+    other = file.with_name("other.toml")
+    other.write_text(file.read_text().replace("seeds = [0, 1]", "seeds = [0, 2]"))
+    planned = run_experiment(other, plan_only=True)
+    assert (planned.runs, planned.reused, planned.missing) == (8, 4, 4)
+
+
+def test_a_stopped_run_is_continued(tmp_path: Path, whole: tuple[Path, ExperimentSummary]) -> None:
+    """Stopped before the first checkpoint, in a fold, and before the score: the same results."""
+    file = declare(tmp_path)
+    (job, *_) = [j for j in list_jobs(read_experiment(file)) if j.arm == "voco"]
+    assert job.pretraining is not None
+    job.pretraining.folder.mkdir(parents=True)
+    (job.pretraining.folder / "run.json").write_text("{}")  # and no checkpoint
+    assert run_job(job) == "trained"
+    expected = read_predictions(job.folder / "predictions.parquet")
+    for stop in (1, 3):
+        shutil.rmtree(job.folder)
+        finetune(
+            job.store,
+            job.labels,
+            job.folder,
+            init=job.init,
+            recipe=job.recipe,
+            split=job.split,
+            max_steps=stop,
+        )
+        assert run_job(job) == "continued"
+        pd.testing.assert_frame_equal(
+            read_predictions(job.folder / "predictions.parquet"), expected
+        )
+    (job.folder / JOB_FILE).unlink()
+    (job.folder / "metrics.json").unlink()
+    assert run_job(job) == "continued"
+    assert (job.folder / "metrics.json").exists()
+    assert run_job(job) == "reused"
+
+
+def test_fractions_are_nested_and_take_the_steps_of_all_labels(
+    whole: tuple[Path, ExperimentSummary],
+) -> None:
+    jobs = [j for j in list_jobs(read_experiment(whole[0])) if j.arm == "scratch"]
+    patients = {
+        (job.seed, job.label_fraction): set(
+            read_predictions(job.folder / "predictions.parquet")["patient_id"]
+        )
+        for job in jobs
+    }
+    for seed in (0, 1):
+        assert patients[seed, 0.6] < patients[seed, 1.0]
+    # 14 patients: 3 in the test set, and 0.6 * 11 = 6.6, so 7 labelled ones.
+    assert {len(p) for (_, fraction), p in patients.items() if fraction == 0.6} == {3 + 7}
+    # 11 patients in 2 folds: the longer fold trains on 6 series, 2 a step, for 1 epoch.
+    assert {job.recipe.steps for job in jobs} == {None, 3}
+
+
+def test_table_1_has_the_paper_beside_ours(whole: tuple[Path, ExperimentSummary]) -> None:
+    jobs = list_jobs(read_experiment(whole[0]))
+    comparison = compare(jobs, "scratch")
+    rows = table_1(comparison)
+    ours = [row for row in rows if row["Origin"] == "ours"]
+    assert [row["Setting"] for row in ours] == ["scratch", "voco"]
+    score = comparison.scores[Cell("voco", jobs[0].backbone, 1.0)]["rsna_organ_3"]
+    a, b = score.by_seed
+    expected = f"{(a + b) / 2:.4f} ± {abs(a - b) / 2**0.5:.4f}"
+    assert ours[1]["RSNA score ↓"] == expected
+    paper = [row for row in rows if row["Origin"] != "ours"]
+    assert len(paper) == 6
+    assert list(paper[2].values())[2:] == [
+        "2D-VoCo, RATIC and FLARE23", "0.3777", "60.98", "66.71", "53.90",
+    ]  # fmt: skip
+    text = (whole[0].parent / "out/tables.md").read_text()
+    assert expected in text
+    assert "0.3777" in text
+    page = (whole[0].parent / "out/report.html").read_text()
+    assert expected in page
+    assert "Label efficiency" in page
+
+
+def test_the_smallest_difference_follows_from_the_resamples(
+    whole: tuple[Path, ExperimentSummary],
+) -> None:
+    """For a normal distribution, an interval of 95 % is 3.92 standard errors wide."""
+    for line in whole[1].scores:
+        score = line["rsna_organ_3"]
+        assert isinstance(score, dict)
+        if score["gain"] is not None:
+            width = score["gain"]["high"] - score["gain"]["low"]
+            assert score["detectable"] / POWER_FACTOR == pytest.approx(width / 3.92, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ('reference = "scratch"', "", "reference: expected a value, got nothing"),
+        (
+            'reference = "scratch"',
+            'reference = "best"',
+            "one of the arms scratch, voco, got 'best'",
+        ),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "seeds must be one or more different numbers"),
+        ("seeds = [0, 1]", 'seeds = "0"', "seeds: expected a list of whole numbers, got '0'"),
+        ("[0.6, 1.0]", "[0.6, 1.2]", "label_fractions must be above 0 and at most 1"),
+        ("seeds =", "sseds =", "no option sseds; expected some of store, labels"),
+        ("[arms.scratch]", "[arms.scratch]\nint = 1", "no option arms.scratch.int; expected some"),
+        ("[arms.voco]", '[arms.voco]\ninit = "imagenet"', "arms.voco: give init or pretrain"),
+        ('recipe = "tiny"', 'recipe = "tinny"', "expected one of default, tiny"),
+        ("fit.total_steps=2", "fit.steps=2", "no option fit.steps; did you mean fit"),
+        ('labels = "train.csv"', 'labels = "no.csv"', "no.csv: cannot"),
+        ("store = ", "store = [", "expected an experiment in TOML"),
+    ],
+)
+def test_a_declaration_that_is_not_possible_is_one_line(
+    tmp_path: Path, old: str, new: str, match: str
+) -> None:
+    assert old in DECLARATION
+    file = declare(tmp_path, DECLARATION.replace(old, new))
+    with pytest.raises(InputError, match=match) as caught:
+        list_jobs(read_experiment(file))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out/runs").exists()
+
+
+def test_other_test_patients_are_refused(whole: tuple[Path, ExperimentSummary]) -> None:
+    jobs: list[FinetuneJob] = list_jobs(read_experiment(whole[0]))
+    path = jobs[-1].folder / "predictions.parquet"
+    kept = path.read_bytes()
+    table = pd.read_parquet(path)
+    table.loc[table["split"] == "test", "y_liver"] = 0
+    table.to_parquet(path, index=False)
+    try:
+        with pytest.raises(InputError, match="tested on other patients or labels than"):
+            compare(jobs, "scratch")
+    finally:
+        path.write_bytes(kept)

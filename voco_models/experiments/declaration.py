@@ -1,0 +1,156 @@
+"""The declaration of an experiment: arms, backbones, seeds and fractions of labels, from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from voco_data.errors import InputError
+from voco_data.storage import is_url
+from voco_models.stages import build_recipe
+
+SCRATCH = "scratch"
+INITS = (SCRATCH, "imagenet")
+SEEDS = (0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to start the classifier: fresh, ImageNet's or given weights, or pretraining."""
+
+    init: str = SCRATCH
+    """`scratch`, `imagenet`, a file of weights, or the folder of a run; without `pretrain`."""
+    pretrain: tuple[str, ...] = ()
+    """Stores to pretrain on. The weights of this run are then the first ones."""
+    recipe: str = "default"
+    """Recipe of pretraining: a name, or a `.toml` file."""
+    changes: tuple[str, ...] = ()
+    """Changes of this recipe, `name=value` each."""
+    finetune_changes: tuple[str, ...] = ()
+    """Changes of the fine-tuning recipe in this arm, after those of the experiment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Arms x backbones x fractions of labels x seeds, on one store, one split, one recipe."""
+
+    store: str
+    """Store that the classifiers are trained and tested on."""
+    labels: str
+    """Table of labels; see `voco_data.labels`."""
+    arms: dict[str, Arm]
+    """The arms by name."""
+    reference: str
+    """The arm that the others are compared with."""
+    out: str = "."
+    """Folder of the runs, the tables and the report."""
+    split: str | None = None
+    """File of `voco split`. Without it, `split.json` in `out` is made, once."""
+    recipe: str = "default"
+    """Recipe of fine-tuning: a name, or a `.toml` file."""
+    changes: tuple[str, ...] = ()
+    """Changes of this recipe, `name=value` each."""
+    backbones: tuple[str, ...] = ()
+    """Backbones to compare; that of the recipe if none is named."""
+    seeds: tuple[int, ...] = SEEDS
+    """Seeds of pretraining and fine-tuning."""
+    label_fractions: tuple[float, ...] = (1.0,)
+    """Fractions of the labelled patients outside the test set; see `label_fraction` of recipes."""
+    allow_unlabelled: bool = False
+    """Leave out patients of the store that have no labels."""
+
+    def __post_init__(self) -> None:
+        if self.reference not in self.arms:
+            raise InputError(
+                f"experiment: reference: expected one of the arms {', '.join(self.arms)}, got "
+                f"{self.reference!r}"
+            )
+        for name in ("seeds", "label_fractions"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise InputError(
+                    f"experiment: {name} must be one or more different numbers, got {list(values)}"
+                )
+        if not all(0 < fraction <= 1 for fraction in self.label_fractions):
+            raise InputError(
+                "experiment: label_fractions must be above 0 and at most 1, got "
+                f"{list(self.label_fractions)}"
+            )
+        if len(set(self.backbones)) < len(self.backbones):
+            raise InputError(f"experiment: a backbone is named twice in {list(self.backbones)}")
+
+
+def read_experiment(file: str | Path) -> Experiment:
+    """Read a declaration. Raises InputError, of one line, for what is missing or not possible."""
+    path = Path(file)
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the experiment ({error.strerror})") from error
+    except ValueError as error:  # of TOML, or of UTF-8
+        raise InputError(f"{path}: expected an experiment in TOML, got: {error}") from error
+    try:
+        _check_names(Experiment, table, "")
+        arms = table["arms"]
+        if not isinstance(arms, dict) or not arms:
+            raise InputError(f"experiment: expected at least one table [arms.NAME], got {arms!r}")
+        for name, arm in arms.items():
+            _check_arm(name, arm)
+        return _resolve_paths(build_recipe(Experiment, table), path.parent)
+    except InputError as error:
+        raise InputError(f"{path}: {str(error).removeprefix('recipe: ')}") from error
+
+
+def _resolve_paths(experiment: Experiment, folder: Path) -> Experiment:
+    """The experiment with its paths relative to the folder of its file; URLs as they are."""
+
+    def place(path: str) -> str:
+        return path if is_url(path) else str(folder / path)
+
+    def place_recipe(recipe: str) -> str:
+        return place(recipe) if recipe.endswith(".toml") else recipe
+
+    def place_arm(arm: Arm) -> Arm:
+        return replace(
+            arm,
+            init=arm.init if arm.init in INITS else place(arm.init),
+            pretrain=tuple(place(store) for store in arm.pretrain),
+            recipe=place_recipe(arm.recipe),
+        )
+
+    return replace(
+        experiment,
+        store=place(experiment.store),
+        labels=place(experiment.labels),
+        out=place(experiment.out),
+        split=None if experiment.split is None else place(experiment.split),
+        recipe=place_recipe(experiment.recipe),
+        arms={name: place_arm(arm) for name, arm in experiment.arms.items()},
+    )
+
+
+def _check_arm(name: str, arm: Any) -> None:
+    """Raise InputError for an arm that is no table, has unknown names, or two origins."""
+    if not isinstance(arm, dict):
+        raise InputError(f"experiment: arms.{name}: expected a table, got {arm!r}")
+    _check_names(Arm, arm, f"arms.{name}.")
+    if "init" in arm and "pretrain" in arm:
+        raise InputError(
+            f"experiment: arms.{name}: give init or pretrain, not both; the weights of a "
+            "pretraining run are its init"
+        )
+
+
+def _check_names(cls: type, table: dict[str, Any], prefix: str) -> None:
+    known = [f.name for f in fields(cls)]
+    for name in table:
+        if name not in known:
+            raise InputError(
+                f"experiment: no option {prefix}{name}; expected some of {', '.join(known)}"
+            )
+    for f in fields(cls):
+        is_required = f.default is MISSING and f.default_factory is MISSING
+        if is_required and f.name not in table:
+            raise InputError(f"experiment: {prefix}{f.name}: expected a value, got nothing")

@@ -1,0 +1,218 @@
+"""The runs of an experiment. Each has a digest of all that decides its result, and its folder.
+
+A run that exists under its digest is the same run: another experiment of the folder reuses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from voco_data.errors import InputError
+from voco_data.selection import read_split, update_split
+from voco_data.store import Store
+from voco_models.experiments.declaration import INITS, Arm, Experiment
+from voco_models.recorded_options import values_to_record
+from voco_models.stages import (
+    FinetuneRecipe,
+    PretrainRecipe,
+    count_finetune_steps,
+    finetune_recipe,
+    pretrain_recipe,
+)
+from voco_models.training import checkpoint, describe_store, to_plain
+
+SPLIT = "split.json"
+RUNS = "runs"
+DIGEST_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainJob:
+    """One pretraining run."""
+
+    stores: tuple[str, ...]
+    recipe: PretrainRecipe
+    split: Path
+    digest: str
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneJob:
+    """One classifier, and its place in the tables."""
+
+    arm: str
+    backbone: str
+    seed: int
+    label_fraction: float
+    store: str
+    labels: Path
+    recipe: FinetuneRecipe
+    init: str
+    """`scratch`, `imagenet`, a file, or the folder of a run."""
+    pretraining: PretrainJob | None
+    """The run of `init`, if it belongs to the experiment."""
+    split: Path
+    allow_unlabelled: bool
+    digest: str
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Arm, backbone, fraction and seed, as messages have them."""
+        share = f"{100 * self.label_fraction:g} % of the labels"
+        return f"{self.arm}, {self.backbone}, {share}, seed {self.seed}"
+
+
+def list_jobs(experiment: Experiment) -> list[FinetuneJob]:
+    """All classifiers of an experiment, in the order in which they are trained.
+
+    Seeds are the outermost loop: if an experiment is stopped, the finished seeds are complete.
+    Makes the split if there is none yet. Raises InputError for parts that do not fit together.
+    """
+    planner = _Planner(experiment)
+    return [
+        planner.finetune_job(name, arm, backbone, seed, fraction)
+        for seed in experiment.seeds
+        for backbone in planner.backbones
+        for name, arm in experiment.arms.items()
+        for fraction in experiment.label_fractions
+    ]
+
+
+class _Planner:
+    """Makes jobs, and keeps what several of them need."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._out = Path(experiment.out)
+        self._stores: dict[str, Store] = {}
+        recipe = finetune_recipe(experiment.recipe, experiment.changes)
+        self.backbones = experiment.backbones or (recipe.backbone,)
+        self._split_file = _find_split(experiment, recipe)
+        self._split = read_split(self._split_file)
+        self._labels_digest = _hash_file(Path(experiment.labels))
+        self._steps: dict[str, int] = {}
+
+    def finetune_job(
+        self, name: str, arm: Arm, backbone: str, seed: int, fraction: float
+    ) -> FinetuneJob:
+        """The classifier of one arm, backbone, seed and fraction."""
+        experiment = self._experiment
+        pretraining = self._pretrain_job(arm, backbone, seed) if arm.pretrain else None
+        init = arm.init if pretraining is None else str(pretraining.folder)
+        recipe = self._recipe(arm, backbone, seed, fraction)
+        digest = _hash_values(
+            {
+                "stage": "finetune",
+                "recipe": values_to_record(recipe),
+                "store": describe_store(self._open(experiment.store)),
+                "labels": self._labels_digest,
+                "split": self._split.digest,
+                "init": _describe_init(init) if pretraining is None else pretraining.digest,
+            }
+        )
+        return FinetuneJob(
+            arm=name,
+            backbone=backbone,
+            seed=seed,
+            label_fraction=fraction,
+            store=experiment.store,
+            labels=Path(experiment.labels),
+            recipe=recipe,
+            init=init,
+            pretraining=pretraining,
+            split=self._split_file,
+            allow_unlabelled=experiment.allow_unlabelled,
+            digest=digest,
+            folder=self._out / RUNS / f"finetune-{digest}",
+        )
+
+    def _recipe(self, arm: Arm, backbone: str, seed: int, fraction: float) -> FinetuneRecipe:
+        """The fine-tuning recipe of a job. All fractions train for the steps of all labels."""
+        changes = (*self._experiment.changes, *arm.finetune_changes)
+        recipe = replace(
+            finetune_recipe(self._experiment.recipe, changes),
+            name=Path(self._experiment.recipe).stem,
+            backbone=backbone,
+            seed=seed,
+            label_fraction=1.0,
+        )
+        if fraction == 1:
+            return recipe
+        steps = recipe.steps or self._count_steps(recipe)
+        return replace(recipe, label_fraction=fraction, steps=steps)
+
+    def _count_steps(self, recipe: FinetuneRecipe) -> int:
+        """The most steps of any fold, with all labels."""
+        key = json.dumps(to_plain(values_to_record(replace(recipe, seed=0))), sort_keys=True)
+        if key not in self._steps:
+            self._steps[key] = count_finetune_steps(
+                self._open(self._experiment.store),
+                Path(self._experiment.labels),
+                recipe,
+                self._split,
+                allow_unlabelled=self._experiment.allow_unlabelled,
+            )
+        return self._steps[key]
+
+    def _pretrain_job(self, arm: Arm, backbone: str, seed: int) -> PretrainJob:
+        """The pretraining of an arm. It leaves out the test patients of the split."""
+        recipe = pretrain_recipe(arm.recipe, arm.changes)
+        recipe = replace(recipe, backbone=backbone, fit=replace(recipe.fit, seed=seed))
+        digest = _hash_values(
+            {
+                "stage": "pretrain",
+                "recipe": values_to_record(recipe),
+                "stores": [describe_store(self._open(store)) for store in arm.pretrain],
+                "split": self._split.digest,
+            }
+        )
+        return PretrainJob(
+            stores=arm.pretrain,
+            recipe=recipe,
+            split=self._split_file,
+            digest=digest,
+            folder=self._out / RUNS / f"pretrain-{digest}",
+        )
+
+    def _open(self, store: str) -> Store:
+        if store not in self._stores:
+            self._stores[store] = Store.open(store)
+        return self._stores[store]
+
+
+def _find_split(experiment: Experiment, recipe: FinetuneRecipe) -> Path:
+    """The split file of the experiment. Without one, a new one is made in its folder, once."""
+    if experiment.split is not None:
+        return Path(experiment.split)
+    file = Path(experiment.out) / SPLIT
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        update_split(experiment.store, file, experiment.labels, n_folds=recipe.n_folds)
+    return file
+
+
+def _describe_init(init: str) -> str:
+    """What first weights are, whatever the name of their file."""
+    if init in INITS:
+        return init
+    path = Path(init)
+    return _hash_file(path / checkpoint.BACKBONE if path.is_dir() else path)
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _hash_values(values: Mapping[str, object]) -> str:
+    text = json.dumps(to_plain(values), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]

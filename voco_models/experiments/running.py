@@ -1,0 +1,99 @@
+"""Runs the jobs of an experiment, one after the other. A stopped job is continued.
+
+OUT/runs/pretrain-<digest>/    a pretraining run, and job.json when it is finished
+OUT/runs/finetune-<digest>/    a fine-tuning run with its evaluation, and job.json when it is scored
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from voco_data.errors import InputError
+from voco_data.storage import atomic
+from voco_models.data import Residence
+from voco_models.experiments.jobs import FinetuneJob, PretrainJob
+from voco_models.stages import evaluate, finetune, pretrain
+from voco_models.training import checkpoint
+
+log = logging.getLogger(__name__)
+
+JOB_FILE = "job.json"
+"""Digest and duration of a finished job, in its folder. It is written last."""
+
+JobState = Literal["reused", "continued", "trained"]
+
+
+def is_finished(folder: Path, digest: str) -> bool:
+    """Whether a job was finished before. Raises InputError if its folder has another job's file."""
+    try:
+        description = json.loads((folder / JOB_FILE).read_text())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / JOB_FILE}: cannot be read; remove {folder}") from error
+    if description.get("digest") != digest:
+        raise InputError(f"{folder}: expected the run {digest}, found another; remove the folder")
+    return True
+
+
+def run_job(
+    job: FinetuneJob,
+    *,
+    resident: Residence = "none",
+    pseudonymise: Callable[[str], str] | None = None,
+) -> JobState:
+    """Pretrain if the arm needs it, train the classifier, and score it; only what is missing."""
+    if is_finished(job.folder, job.digest):
+        log.info("%s: reused, %s", job.name, job.folder)
+        return "reused"
+    if job.pretraining is not None:
+        _run_pretraining(job.pretraining, resident)
+    is_begun = (job.folder / checkpoint.RUN_FILE).exists()
+    log.info("%s: %s, %s", job.name, "continued" if is_begun else "begins", job.folder)
+    start = time.perf_counter()
+    finetune(
+        job.store,
+        job.labels,
+        job.folder,
+        init=job.init,
+        recipe=job.recipe,
+        split=job.split,
+        resume=is_begun,
+        allow_unlabelled=job.allow_unlabelled,
+        pseudonymise=pseudonymise,
+        resident=resident,
+    )
+    evaluate(job.folder)
+    _finish(job.folder, job.digest, start)
+    return "continued" if is_begun else "trained"
+
+
+def _run_pretraining(job: PretrainJob, resident: Residence) -> None:
+    """Pretrain, unless this was done before."""
+    if is_finished(job.folder, job.digest):
+        return
+    is_begun = (job.folder / checkpoint.CHECKPOINT).exists()
+    if job.folder.exists() and not is_begun:  # stopped before its first checkpoint
+        shutil.rmtree(job.folder)
+    start = time.perf_counter()
+    pretrain(
+        job.stores,
+        job.folder,
+        recipe=job.recipe,
+        split=job.split,
+        resume=is_begun,
+        resident=resident,
+    )
+    _finish(job.folder, job.digest, start)
+
+
+def _finish(folder: Path, digest: str, start: float) -> None:
+    """Write `job.json`."""
+    values: dict[str, Any] = {"digest": digest, "seconds": time.perf_counter() - start}
+    atomic.write_text(folder / JOB_FILE, json.dumps(values, indent=2) + "\n")
