@@ -3,5 +3,5 @@ from .experiment import (
     ExperimentSummary as ExperimentSummary,
     run_experiment as run_experiment,
 )
-from .jobs import FinetuneJob as FinetuneJob, list_jobs as list_jobs
-from .running import run_job as run_job
+from .jobs import Trial as Trial, list_trials as list_trials
+from .running import run_trial as run_trial

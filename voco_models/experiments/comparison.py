@@ -9,24 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from voco_data.errors import InputError
-from voco_data.labels import RSNA_TARGETS, TargetTable
 from voco_models.evaluation import (
     CONFIDENCE_LEVEL,
     ORGAN_SCORE,
     RESAMPLES,
     FloatArray,
+    IntArray,
     Interval,
     metrics,
     predictions,
     read_decision,
 )
-from voco_models.experiments.jobs import FinetuneJob
+from voco_models.experiments.jobs import Trial
 
 MEAN_AP, PRECISION, RECALL = "mean_average_precision", "macro_precision", "macro_recall"
 SCORES = (ORGAN_SCORE, MEAN_AP, PRECISION, RECALL)
@@ -79,82 +77,103 @@ class Comparison:
     """Patients with labels outside the test set."""
 
 
-def compare(jobs: Sequence[FinetuneJob], reference: str) -> Comparison:
-    """Score the finished runs of all jobs.
+def compare(trials: Sequence[Trial], reference: str) -> Comparison:
+    """Score the finished runs of all trials.
 
     Raises InputError if runs were tested on different patients or labels.
     """
-    cells: dict[Cell, list[FinetuneJob]] = {}
-    for job in jobs:
-        cells.setdefault(Cell(job.arm, job.backbone, job.label_fraction), []).append(job)
-    tests = {job.folder: _read_test(job) for job in jobs}
-    _check_same_patients(tests)
-    n_patients = len(next(iter(tests.values())))
-    n_seeds = len(next(iter(cells.values())))
+    cells: dict[Cell, list[Trial]] = {}
+    for trial in trials:
+        cells.setdefault(Cell(trial.arm, trial.backbone, trial.label_fraction), []).append(trial)
+    outcomes = {trial: _read_outcome(trial) for trial in trials}
+    n_patients = _check_same_patients(outcomes)
+    seeds = tuple(dict.fromkeys(trial.seed for trial in trials))
     rng = np.random.default_rng(SEED)
-    counts = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=RESAMPLES)
-    draws = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=RESAMPLES) / n_seeds
-    # Row 0 is the cohort itself, with every patient and every seed once.
-    all_counts = np.concatenate([np.ones((1, n_patients)), counts])
-    all_draws = np.concatenate([np.full((1, n_seeds), 1 / n_seeds), draws])
+    counts = _resample(n_patients, rng)
+    shares = _resample(len(seeds), rng) / len(seeds)
     values = {
-        cell: _score_cell([(job, tests[job.folder]) for job in own], all_counts)
-        for cell, own in cells.items()
+        cell: _score_cell([outcomes[trial] for trial in own], counts) for cell, own in cells.items()
     }
     return Comparison(
         scores={
-            cell: {name: _summarise(name, cell, values, all_draws, reference) for name in SCORES}
+            cell: {name: _summarise(name, cell, values, shares, reference) for name in SCORES}
             for cell in cells
         },
         reference=reference,
-        seeds=tuple(dict.fromkeys(job.seed for job in jobs)),
+        seeds=seeds,
         test_patients=n_patients,
-        labelled={cell: _count_labelled(own[0]) for cell, own in cells.items()},
+        labelled={cell: outcomes[own[0]].labelled for cell, own in cells.items()},
     )
 
 
-def _read_test(job: FinetuneJob) -> pd.DataFrame:
-    """The test patients of a run, sorted."""
-    table = predictions.read_predictions(job.folder / predictions.FILE, job.recipe.targets)
-    return predictions.patient_lines(table, "test")
+def _resample(count: int, rng: np.random.Generator) -> FloatArray:
+    """How often each of `count` is in each resample, (1 + RESAMPLES, count); in row 0, once."""
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    return np.concatenate([np.ones((1, count)), drawn])
 
 
-def _check_same_patients(tests: Mapping[Path, pd.DataFrame]) -> None:
-    truths = [
-        column for g in RSNA_TARGETS for column in predictions.truth_columns(TargetTable((g,)))
-    ]
-    folders = list(tests)
-    first = tests[folders[0]]
-    for folder in folders[1:]:
-        other = tests[folder]
-        shared = ["patient_id", *(c for c in truths if c in first and c in other)]
-        if not first[shared].equals(other[shared]):
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """The predictions of a trial for the N test patients, of all its runs together."""
+
+    trial: Trial
+    patients: tuple[str, ...]
+    truths: dict[str, IntArray]
+    calibrated: dict[str, FloatArray]
+    predicted: dict[str, IntArray]
+    labelled: int
+    """Patients with labels outside the test set."""
+
+
+def _read_outcome(trial: Trial) -> _Outcome:
+    truths: dict[str, IntArray] = {}
+    calibrated: dict[str, FloatArray] = {}
+    predicted: dict[str, IntArray] = {}
+    patients: set[tuple[str, ...]] = set()
+    labelled = 0
+    for job in trial.jobs:
+        targets = job.recipe.targets
+        table = predictions.read_predictions(job.folder / predictions.FILE, targets)
+        test = predictions.patient_lines(table, "test")
+        decision = read_decision(job.folder, targets)
+        raw = predictions.group_probabilities(test, targets)
+        truths |= predictions.group_truths(test, targets)
+        calibrated |= decision.calibrate(raw)
+        predicted |= decision.classify(raw)
+        patients.add(tuple(test["patient_id"]))
+        labelled = len(predictions.patient_lines(table, "oof"))
+    if len(patients) > 1:
+        raise InputError(
+            f"{trial.name}: its organs were tested on different patients; fill all stores of "
+            "organ_stores from the same archive"
+        )
+    return _Outcome(trial, patients.pop(), truths, calibrated, predicted, labelled)
+
+
+def _check_same_patients(outcomes: Mapping[Trial, _Outcome]) -> int:
+    """The number of test patients. Raises InputError if not all were tested on the same ones."""
+    first, *others = outcomes.values()
+    for other in others:
+        shared = set(first.truths) & set(other.truths)
+        if first.patients != other.patients or any(
+            not np.array_equal(first.truths[group], other.truths[group]) for group in shared
+        ):
             raise InputError(
-                f"{folder}: tested on other patients or labels than {folders[0]}; remove the "
-                "folder, so that the run is made again"
+                f"{other.trial.name}: tested on other patients or labels than {first.trial.name}; "
+                f"remove {other.trial.jobs[0].folder}, so that the run is made again"
             )
+    return len(first.patients)
 
 
-def _count_labelled(job: FinetuneJob) -> int:
-    table = predictions.read_predictions(job.folder / predictions.FILE, job.recipe.targets)
-    return len(predictions.patient_lines(table, "oof"))
+def _score_cell(outcomes: Sequence[_Outcome], counts: FloatArray) -> dict[str, FloatArray]:
+    """Scores (S, R) of the S seeds of a cell in R resamples of the patients, by name."""
+    by_seed = [_score(outcome, counts) for outcome in outcomes]
+    return {name: np.stack([scores[name] for scores in by_seed]) for name in SCORES}
 
 
-def _score_cell(
-    runs: Sequence[tuple[FinetuneJob, pd.DataFrame]], counts: FloatArray
-) -> dict[str, FloatArray]:
-    """Scores (S, R) of S runs in R resamples of the patients, by name."""
-    by_run = [_score_run(job, test, counts) for job, test in runs]
-    return {name: np.stack([run[name] for run in by_run]) for name in SCORES}
-
-
-def _score_run(job: FinetuneJob, test: pd.DataFrame, counts: FloatArray) -> dict[str, FloatArray]:
-    targets = job.recipe.targets
-    decision = read_decision(job.folder, targets)
-    raw = predictions.group_probabilities(test, targets)
-    truths = predictions.group_truths(test, targets)
-    calibrated, predicted = decision.calibrate(raw), decision.classify(raw)
-    precision, recall = metrics.macro_precision_recall(predicted, truths, counts)
+def _score(outcome: _Outcome, counts: FloatArray) -> dict[str, FloatArray]:
+    calibrated, truths = outcome.calibrated, outcome.truths
+    precision, recall = metrics.macro_precision_recall(outcome.predicted, truths, counts)
     return {
         ORGAN_SCORE: metrics.patient_terms(calibrated, truths).scores(counts)[ORGAN_SCORE],
         MEAN_AP: metrics.mean_average_precision(calibrated, truths, counts),
@@ -167,18 +186,18 @@ def _summarise(
     name: str,
     cell: Cell,
     values: Mapping[Cell, Mapping[str, FloatArray]],
-    draws: FloatArray,
+    shares: FloatArray,
     reference: str,
 ) -> Score:
-    """The score `name` of a cell; `draws` (R, S) are the shares of the seeds in each resample."""
+    """The score `name` of a cell; `shares` (R, S) are the weights of the seeds in each resample."""
     own = values[cell][name]
-    means = np.einsum("rs,sr->r", draws, own)
+    means = np.einsum("rs,sr->r", shares, own)
     gain: Interval | None = None
     detectable: float | None = None
     if cell.arm != reference:
         other = values[Cell(reference, cell.backbone, cell.label_fraction)][name]
         sign = -1 if name == ORGAN_SCORE else 1
-        gains = sign * (means - np.einsum("rs,sr->r", draws, other))
+        gains = sign * (means - np.einsum("rs,sr->r", shares, other))
         gain = _interval(gains)
         detectable = POWER_FACTOR * float(np.std(gains[1:], ddof=1))
     return Score(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from voco_data.errors import InputError
+from voco_data.labels import ORGAN_TARGETS
 from voco_data.storage import is_url
 from voco_models.stages import build_recipe
 
@@ -30,6 +31,9 @@ class Arm:
     """Changes of this recipe, `name=value` each."""
     finetune_changes: tuple[str, ...] = ()
     """Changes of the fine-tuning recipe in this arm, after those of the experiment."""
+    organ_stores: dict[str, str] = field(default_factory=dict)
+    """For a single-organ arm: by organ, a store whose volumes show that organ. Each organ then has
+    a classifier of its own. `voco preprocess --boxes` fills such stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,7 @@ def _resolve_paths(experiment: Experiment, folder: Path) -> Experiment:
             init=arm.init if arm.init in INITS else place(arm.init),
             pretrain=tuple(place(store) for store in arm.pretrain),
             recipe=place_recipe(arm.recipe),
+            organ_stores={organ: place(store) for organ, store in arm.organ_stores.items()},
         )
 
     return replace(
@@ -140,6 +145,12 @@ def _check_arm(name: str, arm: Any) -> None:
         raise InputError(
             f"experiment: arms.{name}: give init or pretrain, not both; the weights of a "
             "pretraining run are its init"
+        )
+    organs = arm.get("organ_stores", {})
+    if organs and (not isinstance(organs, dict) or set(organs) != set(ORGAN_TARGETS.names)):
+        raise InputError(
+            f"experiment: arms.{name}.organ_stores: expected a store for each of "
+            f"{', '.join(ORGAN_TARGETS.names)}, got {organs!r}"
         )
 
 

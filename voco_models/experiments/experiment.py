@@ -19,15 +19,16 @@ from voco_data.storage import atomic
 from voco_models.data import Residence
 from voco_models.experiments.comparison import Comparison, compare
 from voco_models.experiments.declaration import Experiment, read_experiment
-from voco_models.experiments.jobs import FinetuneJob, list_jobs
+from voco_models.experiments.jobs import Trial, list_trials
 from voco_models.experiments.page import render_report
-from voco_models.experiments.running import is_finished, run_job
+from voco_models.experiments.running import is_finished, run_trial
 from voco_models.experiments.tables import (
     differences,
     format_table,
     label_curve,
     runs_table,
     table_1,
+    table_2,
 )
 
 log = logging.getLogger(__name__)
@@ -40,14 +41,15 @@ class ExperimentSummary:
     """What an experiment has done, and its files."""
 
     out: Path
-    runs: int
+    trials: int
+    """Arms x backbones x fractions of the labels x seeds."""
     reused: int
-    """Runs that existed."""
+    """Trials whose runs existed."""
     continued: int
-    """Runs that were stopped before."""
+    """Trials with a run that had been stopped."""
     trained: int
     missing: int
-    """Runs that do not exist yet, with `plan_only`."""
+    """With `plan_only`: trials whose runs do not exist yet, or not all of them."""
     test_patients: int | None
     scores: list[dict[str, object]]
     """By arm, backbone and fraction of the labels: each score with its interval; see `Score`."""
@@ -69,7 +71,7 @@ def run_experiment(
     plan_only: bool = False,
     resident: Residence = "none",
     pseudonymise: Callable[[str], str] | None = None,
-    run: Callable[[FinetuneJob], str] | None = None,
+    run: Callable[[Trial], str] | None = None,
 ) -> ExperimentSummary:
     """Train, score and compare all runs of an experiment. Runs that exist are reused.
 
@@ -79,7 +81,7 @@ def run_experiment(
     plan_only : list the runs that exist and those that are missing, and train nothing.
     resident : keep volumes in memory in training.
     pseudonymise : function from patient ids of the labels to those of the store.
-    run : runs one job, and returns its state; `run_job` by default.
+    run : runs one trial, and returns its state; `run_trial` by default.
 
     Raises
     ------
@@ -89,24 +91,25 @@ def run_experiment(
     experiment = (
         declaration if isinstance(declaration, Experiment) else read_experiment(declaration)
     )
-    jobs = list_jobs(experiment)
+    trials = list_trials(experiment)
     if plan_only:
-        return _list_only(experiment, jobs, start)
+        return _list_only(experiment, trials, start)
 
-    def run_here(job: FinetuneJob) -> str:
-        return run_job(job, resident=resident, pseudonymise=pseudonymise)
+    def run_here(trial: Trial) -> str:
+        return run_trial(trial, resident=resident, pseudonymise=pseudonymise)
 
-    states: dict[str, str] = {}
-    for number, job in enumerate(jobs, 1):
-        log.info("run %d of %d", number, len(jobs))
-        states.setdefault(job.digest, (run or run_here)(job))
-    comparison = compare(jobs, experiment.reference)
+    states: dict[Trial, str] = {}
+    for number, trial in enumerate(trials, 1):
+        log.info("trial %d of %d: %s", number, len(trials), trial.name)
+        states[trial] = (run or run_here)(trial)
+    comparison = compare(trials, experiment.reference)
     out = Path(experiment.out)
-    _write_results(out, jobs, comparison, states)
+    single_organ = [name for name, arm in experiment.arms.items() if arm.organ_stores]
+    _write_results(out, trials, comparison, states, single_organ)
     counts = Counter(states.values())
     return ExperimentSummary(
         out=out,
-        runs=len(states),
+        trials=len(trials),
         reused=counts["reused"],
         continued=counts["continued"],
         trained=counts["trained"],
@@ -119,20 +122,18 @@ def run_experiment(
     )
 
 
-def _list_only(
-    experiment: Experiment, jobs: Sequence[FinetuneJob], start: float
-) -> ExperimentSummary:
-    """Log which runs exist."""
-    exists = {job.digest: is_finished(job.folder, job.digest) for job in jobs}
-    for job in jobs:
-        log.info("%s: %s, %s", job.name, "exists" if exists[job.digest] else "missing", job.folder)
+def _list_only(experiment: Experiment, trials: Sequence[Trial], start: float) -> ExperimentSummary:
+    """Log which trials exist."""
+    exists = {t: all(is_finished(job.folder, job.digest) for job in t.jobs) for t in trials}
+    for trial in trials:
+        log.info("%s: %s", trial.name, "exists" if exists[trial] else "missing")
     return ExperimentSummary(
         out=Path(experiment.out),
-        runs=len(exists),
+        trials=len(trials),
         reused=sum(exists.values()),
         continued=0,
         trained=0,
-        missing=len(exists) - sum(exists.values()),
+        missing=len(trials) - sum(exists.values()),
         test_patients=None,
         scores=[],
         tables=None,
@@ -142,16 +143,21 @@ def _list_only(
 
 
 def _write_results(
-    out: Path, jobs: Sequence[FinetuneJob], comparison: Comparison, states: Mapping[str, str]
+    out: Path,
+    trials: Sequence[Trial],
+    comparison: Comparison,
+    states: Mapping[Trial, str],
+    single_organ: Sequence[str],
 ) -> None:
     """Write the tables and the page, and log the tables."""
     named = {
         "Table 1": table_1(comparison),
+        "Table 2": table_2(comparison, single_organ),
         "Differences": differences(comparison),
         "Fractions of the labels": label_curve(comparison),
     }
     texts = [f"## {name}\n\n{format_table(rows)}" for name, rows in named.items() if rows]
-    runs = runs_table(jobs, comparison, states)
+    runs = runs_table(trials, comparison, states)
     try:
         atomic.write_text(out / RUNS_TABLE, runs.to_csv(index=False))
         atomic.write_text(out / TABLES, "\n\n".join(texts) + "\n")

@@ -43,12 +43,8 @@ class PretrainJob:
 
 @dataclass(frozen=True, slots=True)
 class FinetuneJob:
-    """One classifier, and its place in the tables."""
+    """One fine-tuning run."""
 
-    arm: str
-    backbone: str
-    seed: int
-    label_fraction: float
     store: str
     labels: Path
     recipe: FinetuneRecipe
@@ -61,22 +57,39 @@ class FinetuneJob:
     digest: str
     folder: Path
 
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """A place in the tables, and the runs that give its predictions. Equal if it is the same."""
+
+    arm: str
+    backbone: str
+    label_fraction: float
+    seed: int
+    jobs: tuple[FinetuneJob, ...]
+    """One for all organs, or one for each organ of a single-organ arm."""
+
     @property
     def name(self) -> str:
         """Arm, backbone, fraction and seed, as messages have them."""
         share = f"{100 * self.label_fraction:g} % of the labels"
         return f"{self.arm}, {self.backbone}, {share}, seed {self.seed}"
 
+    @property
+    def digests(self) -> str:
+        """The digests of its runs."""
+        return " ".join(job.digest for job in self.jobs)
 
-def list_jobs(experiment: Experiment) -> list[FinetuneJob]:
-    """All classifiers of an experiment, in the order in which they are trained.
+
+def list_trials(experiment: Experiment) -> list[Trial]:
+    """All trials of an experiment, in the order in which they are trained.
 
     Seeds are the outermost loop: if an experiment is stopped, the finished seeds are complete.
     Makes the split if there is none yet. Raises InputError for parts that do not fit together.
     """
     planner = _Planner(experiment)
     return [
-        planner.finetune_job(name, arm, backbone, seed, fraction)
+        planner.trial(name, arm, backbone, seed, fraction)
         for seed in experiment.seeds
         for backbone in planner.backbones
         for name, arm in experiment.arms.items()
@@ -98,36 +111,41 @@ class _Planner:
         self._labels_digest = _hash_file(Path(experiment.labels))
         self._steps: dict[str, int] = {}
 
-    def finetune_job(
-        self, name: str, arm: Arm, backbone: str, seed: int, fraction: float
-    ) -> FinetuneJob:
-        """The classifier of one arm, backbone, seed and fraction."""
-        experiment = self._experiment
+    def trial(self, name: str, arm: Arm, backbone: str, seed: int, fraction: float) -> Trial:
+        """The runs of one arm, backbone, seed and fraction."""
         pretraining = self._pretrain_job(arm, backbone, seed) if arm.pretrain else None
-        init = arm.init if pretraining is None else str(pretraining.folder)
         recipe = self._recipe(arm, backbone, seed, fraction)
+        if arm.organ_stores:
+            jobs = [
+                self._finetune_job(arm, replace(recipe, groups=(organ,)), store, pretraining)
+                for organ, store in arm.organ_stores.items()
+            ]
+        else:
+            jobs = [self._finetune_job(arm, recipe, self._experiment.store, pretraining)]
+        return Trial(name, backbone, fraction, seed, tuple(jobs))
+
+    def _finetune_job(
+        self, arm: Arm, recipe: FinetuneRecipe, store: str, pretraining: PretrainJob | None
+    ) -> FinetuneJob:
+        init = arm.init if pretraining is None else str(pretraining.folder)
         digest = _hash_values(
             {
                 "stage": "finetune",
                 "recipe": values_to_record(recipe),
-                "store": describe_store(self._open(experiment.store)),
+                "store": describe_store(self._open(store)),
                 "labels": self._labels_digest,
                 "split": self._split.digest,
                 "init": _describe_init(init) if pretraining is None else pretraining.digest,
             }
         )
         return FinetuneJob(
-            arm=name,
-            backbone=backbone,
-            seed=seed,
-            label_fraction=fraction,
-            store=experiment.store,
-            labels=Path(experiment.labels),
+            store=store,
+            labels=Path(self._experiment.labels),
             recipe=recipe,
             init=init,
             pretraining=pretraining,
             split=self._split_file,
-            allow_unlabelled=experiment.allow_unlabelled,
+            allow_unlabelled=self._experiment.allow_unlabelled,
             digest=digest,
             folder=self._out / RUNS / f"finetune-{digest}",
         )

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from voco_data.errors import InputError
 from voco_data.storage import atomic
 from voco_models.data import Residence
-from voco_models.experiments.jobs import FinetuneJob, PretrainJob
+from voco_models.experiments.jobs import FinetuneJob, PretrainJob, Trial
 from voco_models.stages import evaluate, finetune, pretrain
 from voco_models.training import checkpoint
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 JOB_FILE = "job.json"
 """Digest and duration of a finished job, in its folder. It is written last."""
 
-JobState = Literal["reused", "continued", "trained"]
+TrialState = Literal["reused", "continued", "trained"]
 
 
 def is_finished(folder: Path, digest: str) -> bool:
@@ -42,20 +42,36 @@ def is_finished(folder: Path, digest: str) -> bool:
     return True
 
 
+def run_trial(
+    trial: Trial,
+    *,
+    resident: Residence = "none",
+    pseudonymise: Callable[[str], str] | None = None,
+) -> TrialState:
+    """Train and score the runs of a trial; only what is missing.
+
+    Returns `reused` if all existed, `continued` if one had been stopped, else `trained`.
+    """
+    states = set()
+    for job in trial.jobs:
+        state = run_job(job, resident=resident, pseudonymise=pseudonymise)
+        log.info("%s: %s, %s", trial.name, state, job.folder)
+        states.add(state)
+    return next(state for state in ("continued", "trained", "reused") if state in states)
+
+
 def run_job(
     job: FinetuneJob,
     *,
     resident: Residence = "none",
     pseudonymise: Callable[[str], str] | None = None,
-) -> JobState:
-    """Pretrain if the arm needs it, train the classifier, and score it; only what is missing."""
+) -> TrialState:
+    """Pretrain if the run needs it, train the classifier, and score it; only what is missing."""
     if is_finished(job.folder, job.digest):
-        log.info("%s: reused, %s", job.name, job.folder)
         return "reused"
     if job.pretraining is not None:
         _run_pretraining(job.pretraining, resident)
     is_begun = (job.folder / checkpoint.RUN_FILE).exists()
-    log.info("%s: %s, %s", job.name, "continued" if is_begun else "begins", job.folder)
     start = time.perf_counter()
     finetune(
         job.store,

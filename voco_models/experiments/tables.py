@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ from voco_models.experiments.comparison import (
     Comparison,
     Score,
 )
-from voco_models.experiments.jobs import FinetuneJob
+from voco_models.experiments.jobs import Trial
 
 LABELS = {
     ORGAN_SCORE: "RSNA score ↓",
@@ -26,6 +26,21 @@ LABELS = {
 }
 PAPER = "paper, RATIC"
 """Origin of the paper's rows. They are of another data set than ours."""
+
+PAPER_TABLE_2 = (
+    (
+        "multi-organ",
+        report.PaperRow("EfficientNetV2-T", "without 2D-VoCo", 0.4133, 59.47, 60.84, 49.37),
+    ),
+    (
+        "single-organ",
+        report.PaperRow("EfficientNetV2-T", "without 2D-VoCo", 0.3938, 58.30, 54.28, 52.71),
+    ),
+    ("multi-organ", report.PaperRow("EfficientNetV2-T", "2D-VoCo", 0.3777, 60.98, 66.71, 53.90)),
+    ("single-organ", report.PaperRow("EfficientNetV2-T", "2D-VoCo", 0.3966, 58.69, 56.96, 53.80)),
+)
+"""Chiu and Chen, arXiv 2601.14593, Table 2: task and scores. Its 2D-VoCo is the setting with extra
+unlabelled data, in the text of the paper."""
 
 Row = dict[str, str]
 """Texts by column."""
@@ -40,16 +55,29 @@ def table_1(comparison: Comparison) -> list[Row]:
         for cell, scores in comparison.scores.items()
         if cell.label_fraction == most
     ]
-    for paper in report.PAPER_TABLE_1:
-        values = (f"{paper.rsna:.4f}", paper.mean_ap, paper.precision, paper.recall)
-        rows.append(
-            {"Origin": PAPER, "Backbone": paper.backbone, "Setting": paper.setting}
-            | {
-                LABELS[name]: value if isinstance(value, str) else f"{value:.2f}"
-                for name, value in zip(SCORES, values, strict=True)
-            }
-        )
-    return rows
+    return rows + [_paper_row(row) for row in report.PAPER_TABLE_1]
+
+
+def table_2(comparison: Comparison, single_organ: Collection[str]) -> list[Row]:
+    """One classifier for all organs against one for each, then the paper's; empty without either.
+
+    `single_organ` are the arms with a classifier for each organ.
+    """
+    if not single_organ:
+        return []
+    rows = table_1(comparison)[: -len(report.PAPER_TABLE_1)]
+    tasks = {True: "single-organ", False: "multi-organ"}
+    ours = [row | {"Task": tasks[row["Setting"] in single_organ]} for row in rows]
+    papers = [_paper_row(row) | {"Task": task} for task, row in PAPER_TABLE_2]
+    order = ["Origin", "Backbone", "Setting", "Task", *LABELS.values()]
+    return [{column: row[column] for column in order} for row in (*ours, *papers)]
+
+
+def _paper_row(paper: report.PaperRow) -> Row:
+    values = (f"{paper.mean_ap:.2f}", f"{paper.precision:.2f}", f"{paper.recall:.2f}")
+    return {"Origin": PAPER, "Backbone": paper.backbone, "Setting": paper.setting} | dict(
+        zip(LABELS.values(), (f"{paper.rsna:.4f}", *values), strict=True)
+    )
 
 
 def differences(comparison: Comparison) -> list[Row]:
@@ -89,22 +117,23 @@ def label_curve(comparison: Comparison) -> list[Row]:
 
 
 def runs_table(
-    jobs: Sequence[FinetuneJob], comparison: Comparison, states: Mapping[str, str]
+    trials: Sequence[Trial], comparison: Comparison, states: Mapping[Trial, str]
 ) -> pd.DataFrame:
-    """One line for each run: its place, its digest, whether it was reused, its scores."""
+    """One line for each trial: its place, its runs, whether they were reused, its scores."""
     lines = []
-    for job in jobs:
-        scores = comparison.scores[Cell(job.arm, job.backbone, job.label_fraction)]
-        position = comparison.seeds.index(job.seed)
+    for trial in trials:
+        scores = comparison.scores[Cell(trial.arm, trial.backbone, trial.label_fraction)]
+        position = comparison.seeds.index(trial.seed)
+        pretraining = trial.jobs[0].pretraining
         lines.append(
             {
-                "arm": job.arm,
-                "backbone": job.backbone,
-                "label_fraction": job.label_fraction,
-                "seed": job.seed,
-                "digest": job.digest,
-                "pretraining": "" if job.pretraining is None else job.pretraining.digest,
-                "state": states[job.digest],
+                "arm": trial.arm,
+                "backbone": trial.backbone,
+                "label_fraction": trial.label_fraction,
+                "seed": trial.seed,
+                "runs": trial.digests,
+                "pretraining": "" if pretraining is None else pretraining.digest,
+                "state": states[trial],
             }
             | {name: scores[name].by_seed[position] for name in SCORES}
         )

@@ -18,7 +18,7 @@ from voco_models.evaluation.predictions import read_predictions
 from voco_models.experiments.comparison import POWER_FACTOR, SCORES, Cell, compare
 from voco_models.experiments.declaration import read_experiment
 from voco_models.experiments.experiment import ExperimentSummary, run_experiment
-from voco_models.experiments.jobs import FinetuneJob, list_jobs
+from voco_models.experiments.jobs import list_trials
 from voco_models.experiments.running import JOB_FILE, run_job
 from voco_models.experiments.tables import table_1
 from voco_models.stages.finetuning import finetune
@@ -75,7 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExperimentSum
 
 def test_all_runs_are_trained_and_scored(whole: tuple[Path, ExperimentSummary]) -> None:
     file, summary = whole
-    assert (summary.runs, summary.trained, summary.reused) == (8, 8, 0)
+    assert (summary.trials, summary.trained, summary.reused) == (8, 8, 0)
     assert json.loads(json.dumps(summary.to_json()))["test_patients"] == summary.test_patients
     runs = pd.read_csv(file.parent / "out/runs.csv", dtype=str)
     assert len(runs) == 8
@@ -105,9 +105,9 @@ def test_scores_are_those_of_the_evaluations(whole: tuple[Path, ExperimentSummar
     file, summary = whole
     for line in summary.scores:
         jobs = [
-            job
-            for job in list_jobs(read_experiment(file))
-            if (job.arm, job.label_fraction) == (line["arm"], line["label_fraction"])
+            trial.jobs[0]
+            for trial in list_trials(read_experiment(file))
+            if (trial.arm, trial.label_fraction) == (line["arm"], line["label_fraction"])
         ]
         for name in SCORES:
             found = [
@@ -136,23 +136,24 @@ def test_runs_that_exist_are_reused(whole: tuple[Path, ExperimentSummary]) -> No
     file, summary = whole
     before = {p: p.stat().st_mtime_ns for p in (file.parent / "out/runs").rglob("*")}
     again = run_experiment(file)
-    assert (again.runs, again.reused) == (8, 8)
+    assert (again.trials, again.reused) == (8, 8)
     assert again.scores == summary.scores
     assert before == {p: p.stat().st_mtime_ns for p in (file.parent / "out/runs").rglob("*")}
     more = file.with_name("more.toml")
     more.write_text(file.read_text() + '\n[arms.again]\ninit = "scratch"\n')
     planned = run_experiment(more, plan_only=True)
-    assert (planned.runs, planned.reused, planned.missing) == (8, 8, 0)  # the same as `scratch`
+    assert (planned.trials, planned.reused, planned.missing) == (12, 12, 0)  # those of `scratch`
     other = file.with_name("other.toml")
     other.write_text(file.read_text().replace("seeds = [0, 1]", "seeds = [0, 2]"))
     planned = run_experiment(other, plan_only=True)
-    assert (planned.runs, planned.reused, planned.missing) == (8, 4, 4)
+    assert (planned.trials, planned.reused, planned.missing) == (8, 4, 4)
 
 
 def test_a_stopped_run_is_continued(tmp_path: Path, whole: tuple[Path, ExperimentSummary]) -> None:
     """Stopped before the first checkpoint, in a fold, and before the score: the same results."""
     file = declare(tmp_path)
-    (job, *_) = [j for j in list_jobs(read_experiment(file)) if j.arm == "voco"]
+    (trial, *_) = [t for t in list_trials(read_experiment(file)) if t.arm == "voco"]
+    (job,) = trial.jobs
     assert job.pretraining is not None
     job.pretraining.folder.mkdir(parents=True)
     (job.pretraining.folder / "run.json").write_text("{}")  # and no checkpoint
@@ -183,28 +184,28 @@ def test_a_stopped_run_is_continued(tmp_path: Path, whole: tuple[Path, Experimen
 def test_fractions_are_nested_and_take_the_steps_of_all_labels(
     whole: tuple[Path, ExperimentSummary],
 ) -> None:
-    jobs = [j for j in list_jobs(read_experiment(whole[0])) if j.arm == "scratch"]
+    trials = [t for t in list_trials(read_experiment(whole[0])) if t.arm == "scratch"]
     patients = {
-        (job.seed, job.label_fraction): set(
-            read_predictions(job.folder / "predictions.parquet")["patient_id"]
+        (trial.seed, trial.label_fraction): set(
+            read_predictions(trial.jobs[0].folder / "predictions.parquet")["patient_id"]
         )
-        for job in jobs
+        for trial in trials
     }
     for seed in (0, 1):
         assert patients[seed, 0.6] < patients[seed, 1.0]
     # 14 patients: 3 in the test set, and 0.6 * 11 = 6.6, so 7 labelled ones.
     assert {len(p) for (_, fraction), p in patients.items() if fraction == 0.6} == {3 + 7}
     # 11 patients in 2 folds: the longer fold trains on 6 series, 2 a step, for 1 epoch.
-    assert {job.recipe.steps for job in jobs} == {None, 3}
+    assert {trial.jobs[0].recipe.steps for trial in trials} == {None, 3}
 
 
 def test_table_1_has_the_paper_beside_ours(whole: tuple[Path, ExperimentSummary]) -> None:
-    jobs = list_jobs(read_experiment(whole[0]))
-    comparison = compare(jobs, "scratch")
+    trials = list_trials(read_experiment(whole[0]))
+    comparison = compare(trials, "scratch")
     rows = table_1(comparison)
     ours = [row for row in rows if row["Origin"] == "ours"]
     assert [row["Setting"] for row in ours] == ["scratch", "voco"]
-    score = comparison.scores[Cell("voco", jobs[0].backbone, 1.0)]["rsna_organ_3"]
+    score = comparison.scores[Cell("voco", trials[0].backbone, 1.0)]["rsna_organ_3"]
     a, b = score.by_seed
     expected = f"{(a + b) / 2:.4f} ± {abs(a - b) / 2**0.5:.4f}"
     assert ours[1]["RSNA score ↓"] == expected
@@ -260,20 +261,20 @@ def test_a_declaration_that_is_not_possible_is_one_line(
     assert old in DECLARATION
     file = declare(tmp_path, DECLARATION.replace(old, new))
     with pytest.raises(InputError, match=match) as caught:
-        list_jobs(read_experiment(file))
+        list_trials(read_experiment(file))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/runs").exists()
 
 
 def test_other_test_patients_are_refused(whole: tuple[Path, ExperimentSummary]) -> None:
-    jobs: list[FinetuneJob] = list_jobs(read_experiment(whole[0]))
-    path = jobs[-1].folder / "predictions.parquet"
+    trials = list_trials(read_experiment(whole[0]))
+    path = trials[-1].jobs[0].folder / "predictions.parquet"
     kept = path.read_bytes()
     table = pd.read_parquet(path)
     table.loc[table["split"] == "test", "y_liver"] = 0
     table.to_parquet(path, index=False)
     try:
         with pytest.raises(InputError, match="tested on other patients or labels than"):
-            compare(jobs, "scratch")
+            compare(trials, "scratch")
     finally:
         path.write_bytes(kept)
