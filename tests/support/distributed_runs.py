@@ -57,6 +57,12 @@ LONG = dataclasses.replace(
 )
 FINETUNE = dataclasses.replace(RECIPE, dropout=0.0)
 """Dropout differs between processes, as their volumes do."""
+FINETUNE_RUNS = {
+    "finetune": FINETUNE,
+    "options": dataclasses.replace(
+        FINETUNE, batch_size=4, epochs=4, recompute="blocks", ema_decay=0.5, mixup_alpha=0.4
+    ),
+}
 POISONED_STEP = 3
 
 
@@ -77,15 +83,17 @@ def train_whole(folder: Path) -> None:
     stores = [_store(folder / "pretrain")]
     pretrain(stores, folder / f"whole-{processes}", recipe=PRETRAIN, device="cpu")
     pretrain(stores, folder / f"part-{processes}", recipe=PRETRAIN, device="cpu", max_steps=3)
-    finetune(
-        _store(folder / "finetune"),
-        folder / "finetune" / "train.csv",
-        folder / f"finetune-{processes}",
-        recipe=FINETUNE,
-        device="cpu",
-    )
+    for name, recipe in FINETUNE_RUNS.items():
+        finetune(
+            _store(folder / "finetune"),
+            folder / "finetune" / "train.csv",
+            folder / f"{name}-{processes}",
+            recipe=recipe,
+            device="cpu",
+        )
     if processes != "1":
         _divide_badly(folder)
+        _mix_badly(folder)
         _diverge(folder)
 
 
@@ -126,6 +134,16 @@ def _divide_badly(folder: Path) -> None:
         pretrain([_store(folder / "pretrain")], folder / "divided", recipe=recipe, device="cpu")
     except InputError as error:
         (folder / f"divided-{os.environ['RANK']}.txt").write_text(str(error))
+
+
+def _mix_badly(folder: Path) -> None:
+    """Fine-tune with mixup and a single series in each process."""
+    recipe = dataclasses.replace(FINETUNE, mixup_alpha=0.4)
+    store, labels = _store(folder / "finetune"), folder / "finetune" / "train.csv"
+    try:
+        finetune(store, labels, folder / "mixed", recipe=recipe, device="cpu")
+    except InputError as error:
+        (folder / f"mixed-{os.environ['RANK']}.txt").write_text(str(error))
 
 
 def _diverge(folder: Path) -> None:

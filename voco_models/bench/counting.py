@@ -1,8 +1,9 @@
-"""Counts of one step: floating-point operations, and bytes that are kept for the backward pass."""
+"""Counts of one step: operations, bytes kept for the backward pass, and the peak of all tensors."""
 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 FLOP_COUNTER = "torch.utils.flop_counter.FlopCounterMode"
@@ -66,6 +69,11 @@ class SavedBytes:
         return tensor
 
 
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    """Storages of the tensors in nested values."""
+    return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
 def _reference(tensor: Tensor) -> StorageWeakRef:
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
@@ -81,3 +89,46 @@ def count_saved(module: nn.Module) -> Iterator[SavedBytes]:
         saved.skip(tensor)
     with saved_tensors_hooks(saved.add, lambda tensor: tensor):
         yield saved
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors that operations in the block made, while these tensors live.
+
+    Each storage counts once. Memory inside of an operation is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = 0
+        """Bytes that live."""
+        self.peak = 0
+        """The largest value of `now` so far."""
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self,
+        function: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Compute an operation, and count the storages of its results."""
+        given = {id(storage) for storage in _storages((args, kwargs))}
+        results = function(*args, **(kwargs or {}))
+        for storage in _storages(results):
+            if id(storage) not in given:  # a view of what the operation was given
+                self._add(storage)
+        return results
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._alive:
+            return
+
+        def forget(_: object) -> None:
+            del self._alive[key]
+            self.now -= size
+
+        self._alive[key] = weakref.ref(storage, forget)
+        self.now += size
+        self.peak = max(self.peak, self.now)

@@ -39,6 +39,7 @@ from .organ_queries import (
     box_masks as box_masks,
     regions_of as regions_of,
 )
+from .recompute import Recompute as Recompute, StatisticsGuard as StatisticsGuard
 from .registry import (
     create_backbone as create_backbone,
     create_encoder as create_encoder,
@@ -46,7 +47,11 @@ from .registry import (
 )
 from .sequence_heads import TRANSFORMER_HEADS as TRANSFORMER_HEADS
 from .slice_features import SlicePooling as SlicePooling
-from .teacher import Teacher as Teacher, cosine_schedule as cosine_schedule
+from .teacher import (
+    Teacher as Teacher,
+    cosine_schedule as cosine_schedule,
+    update_average as update_average,
+)
 from .weight_files import (
     SAFETENSORS as SAFETENSORS,
     read_header as read_header,

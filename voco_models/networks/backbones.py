@@ -63,9 +63,10 @@ class TimmBackbone(Backbone):
         try:
             with torch.enable_grad():
                 total = self.eval()(image).sum()
+            # In evaluation mode too: it may compute activations again.
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         finally:
             self.train(was_training)
-        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         return [p for p, g in zip(parameters, gradients, strict=True) if g is None]
 
     def set_recompute(self, enabled: bool) -> None:
@@ -78,7 +79,7 @@ class TimmBackbone(Backbone):
             self.network.set_grad_checkpointing(enabled)  # type: ignore[operator]
         except (AssertionError, AttributeError) as error:
             raise InputError(
-                f"backbone {self.name}: timm cannot recompute its activations; set recompute=false"
+                f"backbone {self.name}: timm cannot recompute its activations; turn recompute off"
             ) from error
 
     def forward(self, images: Tensor) -> Tensor:

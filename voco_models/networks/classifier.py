@@ -15,6 +15,7 @@ from voco_models.networks.heads import (
     HeadOutput,
 )
 from voco_models.networks.organ_queries import OrganQueryHead
+from voco_models.networks.recompute import Recompute
 from voco_models.networks.sequence_heads import (
     BiLstmHead,
     GatedAttentionHead,
@@ -54,9 +55,9 @@ def find_head(name: str) -> type[Head]:
 class SliceSequenceClassifier(nn.Module):
     """Volumes (B, Z, Y, X) in [-1, 1] -> logits (B, C) for each group. Paper, section 2.2.
 
-    `size_px` is the side of a slice. `head` is a name of `HEADS`. `pooling`, `feature_norm` and
-    `images_per_call` are those of `SliceFeatures`. Raises InputError for an unknown name, and for a
-    pooling that the head cannot use.
+    `size_px` is the side of a slice. `head` is a name of `HEADS`. `pooling`, `feature_norm`,
+    `images_per_call` and `recompute` are those of `SliceFeatures`. Raises InputError for an unknown
+    name, for a pooling that the head cannot use, and for a backbone that cannot recompute.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class SliceSequenceClassifier(nn.Module):
         feature_norm: FeatureNorm = "none",
         images_per_call: int | None = None,
         targets: TargetTable = ORGAN_TARGETS,
+        recompute: Recompute = "off",
     ) -> None:
         super().__init__()
         kind = find_head(head)
@@ -81,6 +83,7 @@ class SliceSequenceClassifier(nn.Module):
             norm=feature_norm,
             width=options.hidden,
             images_per_call=images_per_call,
+            recompute=recompute,
         )
         self.head = kind(self.features.layout, targets, options)
         hook = _rename_former_weights

@@ -76,7 +76,7 @@ class Backbone(nn.Module):
         """
         if enabled:
             raise InputError(
-                f"backbone {self.name}: it cannot recompute its activations; set recompute=false"
+                f"backbone {self.name}: it cannot recompute its activations; turn recompute off"
             )
 
     @torch.no_grad()

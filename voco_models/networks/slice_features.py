@@ -8,10 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from voco_data.errors import InputError
 from voco_models.networks.encoder import Backbone
 from voco_models.networks.heads import FeatureLayout, FeatureNorm
+from voco_models.networks.recompute import Recompute
 
 SlicePooling = Literal["mean", "quadrants", "stages"]
 """Feature maps to the vectors of a slice: the mean of the last map; its maximum in each quadrant;
@@ -26,7 +28,10 @@ class SliceFeatures(nn.Module):
     """Volumes (B, Z, Y, X) -> features (B, Z, P, F), of P places in each slice.
 
     The backbone gets B * Z one-channel images, `images_per_call` at a time, or all at once (None).
-    `width` is the number of features F of the pooling `stages`.
+    In training, batch norm normalises the images of a call together. `width` is the number of
+    features F of the pooling `stages`. With `recompute`, fewer activations are kept. The backward
+    pass then updates the statistics of batch norm too; see `StatisticsGuard`. Raises InputError for
+    `blocks` and a backbone that cannot do it.
     """
 
     def __init__(
@@ -38,11 +43,15 @@ class SliceFeatures(nn.Module):
         norm: FeatureNorm = "none",
         width: int = 64,
         images_per_call: int | None = None,
+        recompute: Recompute = "off",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
         self.images_per_call = images_per_call
+        self.recompute = recompute
+        if recompute == "blocks":
+            backbone.set_recompute(True)
         if pooling == "stages":
             self.stages = JoinedStages(backbone, size_px, width)
             self.layout = FeatureLayout(width, self.stages.places)
@@ -57,9 +66,16 @@ class SliceFeatures(nn.Module):
         B, Z, Y, X = volumes.shape
         images = volumes.reshape(B * Z, 1, Y, X)
         chunks = torch.split(images, self.images_per_call or len(images))
-        vectors = torch.cat([self._pool(chunk) for chunk in chunks])  # (B * Z, F * P)
+        vectors = torch.cat([self._call(chunk) for chunk in chunks])  # (B * Z, F * P)
         normed: Tensor = self.norm(vectors)
         return normed.reshape(B, Z, self.layout.channels, -1).transpose(2, 3)
+
+    def _call(self, images: Tensor) -> Tensor:
+        """The vectors of N images; of `recompute=calls`, only the images are kept for backward."""
+        if self.recompute != "calls" or not torch.is_grad_enabled():
+            return self._pool(images)
+        vectors: Tensor = checkpoint(self._pool, images, use_reentrant=False)
+        return vectors
 
     def _pool(self, images: Tensor) -> Tensor:
         """The vectors of N images, (N, F * P), feature by feature."""

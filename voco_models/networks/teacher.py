@@ -1,4 +1,4 @@
-"""The EMA teacher: an average of the student over steps, and the schedule of its momentum."""
+"""Averages of networks over steps: the EMA teacher, and the schedule of its momentum."""
 
 from __future__ import annotations
 
@@ -50,8 +50,17 @@ class Teacher(nn.Module):
                 self.encoder.backbone.parameters(), student.backbone.parameters(), momentum
             )
             return
-        _update_averages(self.encoder.parameters(), student.parameters(), momentum)
-        _update_averages(self.encoder.buffers(), student.buffers(), momentum)
+        update_average(self.encoder, student, momentum)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, momentum: float) -> None:
+    """average <- momentum * average + (1 - momentum) * network; integers are copied.
+
+    All parameters and buffers, in place; `average` is a copy of `network` at an earlier step.
+    """
+    _update_averages(average.parameters(), network.parameters(), momentum)
+    _update_averages(average.buffers(), network.buffers(), momentum)
 
 
 def _update_averages(averages: Iterable[Tensor], values: Iterable[Tensor], momentum: float) -> None:

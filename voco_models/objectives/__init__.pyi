@@ -10,6 +10,7 @@ from .classification import (
 from .collapse import constant_cosine_losses as constant_cosine_losses
 from .held_out import HeldOutProbe as HeldOutProbe
 from .losses import LossOptions as LossOptions
+from .mixup import check_pairs as check_pairs
 from .signals import (
     AgreementSignals as AgreementSignals,
     WeightMovement as WeightMovement,

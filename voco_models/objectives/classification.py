@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,10 +18,18 @@ from voco_models.data import (
     VolumeView,
     apply_draws,
     centre,
+    copy_to_device,
     move_voxels,
     step_seed,
 )
-from voco_models.networks import SliceSequenceClassifier, attention_loss, box_masks
+from voco_models.networks import (
+    SliceSequenceClassifier,
+    StatisticsGuard,
+    attention_loss,
+    box_masks,
+    update_average,
+)
+from voco_models.objectives.mixup import draw_shares, mix, partners
 from voco_models.training import Objective
 
 Z_EXTENT, ORGAN_BOXES = "z_extent_mm", "organ_boxes"
@@ -28,18 +37,25 @@ Z_EXTENT, ORGAN_BOXES = "z_extent_mm", "organ_boxes"
 
 
 def weighted_cross_entropy(
-    logits: Mapping[str, Tensor], targets: Mapping[str, Tensor], weights: Tensor
+    logits: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    weights: Tensor,
+    shares: Tensor | None = None,
 ) -> Tensor:
     """Mean over patients of w * -log p for each of G groups, (G,), in the order of `logits`.
 
     `logits` (B, C) and `targets`, classes (B,), by group; `weights` (G, C) from `loss_weights`.
+    `shares` (B,) are factors of the patients' losses.
     """
     losses = torch.stack(
         [functional.cross_entropy(z, targets[g], reduction="none") for g, z in logits.items()],
         dim=1,
     )  # (B, G)
     classes = torch.stack([targets[group] for group in logits])  # (G, B)
-    return (losses * weights.gather(1, classes).T).mean(dim=0)
+    weighted = losses * weights.gather(1, classes).T
+    if shares is not None:
+        weighted = weighted * shares[:, None]
+    return weighted.mean(dim=0)
 
 
 def loss_weights(targets: Mapping[str, Tensor], table: TargetTable = ORGAN_TARGETS) -> Tensor:
@@ -74,18 +90,36 @@ class ClassificationObjective(Objective):
         weights: Tensor,
         window: InputWindow,
         attention_weight: float = 0.0,
+        *,
+        ema_decay: float = 0.0,
+        mixup_alpha: float = 0.0,
     ) -> None:
-        """`attention_weight` is the factor of `attention_loss` in the loss."""
+        """`attention_weight` is the factor of `attention_loss` in the loss.
+
+        With `ema_decay` above 0, the exponential moving average of the classifier's parameters and
+        buffers over steps is kept too; see `predictor`. With `mixup_alpha` above 0, volumes are
+        mixed in pairs; batches must then have an even number of them.
+        """
         super().__init__()
         self.attention_weight = attention_weight
+        self.mixup_alpha = mixup_alpha
+        self.ema_decay = ema_decay
         self.classifier = classifier
+        self.average = copy.deepcopy(classifier).requires_grad_(False) if ema_decay else None
+        self._guard = StatisticsGuard()
         self.view = view
         self.augmentation = augmentation
         self.window = window
         self.register_buffer("weights", weights)
 
+    @property
+    def predictor(self) -> SliceSequenceClassifier:
+        """The classifier to predict with: the average over steps, if there is one."""
+        return self.classifier if self.average is None else self.average
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars: `loss`, and the loss of each group under its name."""
+        self._guard.restore()
         # A generator for each volume: draws do not depend on the other volumes of the batch.
         generators = [
             torch.Generator().manual_seed(step_seed(batch.seed, item)) for item in batch.draw_keys()
@@ -94,9 +128,14 @@ class ClassificationObjective(Objective):
         draws = AugmentationDraws.join([self.augmentation.draw(1, each) for each in generators])
         volumes = centre(apply_draws(self.window.to_unit(views), draws))
         depths_mm = depths_of(batch.targets, self.view)
+        shares = self._draw_shares(batch)
+        if shares is not None:
+            volumes = mix(volumes, shares)
         output = self.classifier.classify(volumes, depths_mm)
+        if self.classifier.features.recompute != "off" and torch.is_grad_enabled():
+            self._guard.keep(self.classifier.features)
         logits = {group: z.float() for group, z in output.logits.items()}
-        losses = weighted_cross_entropy(logits, batch.targets, self.get_buffer("weights"))
+        losses = self._losses(logits, batch.targets, shares)
         scalars = {"loss": losses.mean(), **dict(zip(logits, losses, strict=True))}
         if self.attention_weight:
             assert depths_mm is not None
@@ -107,6 +146,30 @@ class ClassificationObjective(Objective):
                 "attention": attention,
             }
         return scalars
+
+    def after_step(self, progress: float) -> None:  # noqa: ARG002  of other objectives
+        """Update the average of the classifier, if there is one."""
+        self._guard.restore()
+        if self.average is not None:
+            update_average(self.average, self.classifier, self.ema_decay)
+
+    def _draw_shares(self, batch: Batch) -> Tensor | None:
+        """Shares (B,) of the volumes in their mixtures, on the device; None without mixup."""
+        if not self.mixup_alpha:
+            return None
+        shares = draw_shares(self.mixup_alpha, batch.seed, batch.draw_keys())
+        return copy_to_device(shares, batch.volumes.device)
+
+    def _losses(
+        self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor], shares: Tensor | None
+    ) -> Tensor:
+        """The loss of each group, (G,); of a mixture, those of both targets by their shares."""
+        weights = self.get_buffer("weights")
+        if shares is None:
+            return weighted_cross_entropy(logits, targets, weights)
+        of_partners = {group: partners(targets[group]) for group in logits}
+        own = weighted_cross_entropy(logits, targets, weights, shares)
+        return own + weighted_cross_entropy(logits, of_partners, weights, 1 - shares)
 
     def _moved_masks(self, boxes: Tensor, depths_mm: Tensor, draws: AugmentationDraws) -> Tensor:
         """Masks (B, R, Z, h, w) of organs' boxes, moved as the volumes are."""

@@ -18,6 +18,7 @@ from voco_models.networks import (
     Encoder,
     EncoderOptions,
     FeatureKind,
+    StatisticsGuard,
     Teacher,
     cosine_schedule,
 )
@@ -173,8 +174,7 @@ class Voco2d(Objective):
         self.teacher = Teacher(self.student, legacy=config.teacher == "legacy")
         self.register_buffer("base_corners", self.plan.base_boxes().corners, persistent=False)
         self._recompute = False
-        self._statistics: list[tuple[Tensor, Tensor]] = []
-        """Buffers of the student's backbone, and their values after the forward pass."""
+        self._guard = StatisticsGuard()
         self.signals = AgreementSignals()
         """Of the steps since they were last taken, for `CollapseWatch`."""
 
@@ -198,7 +198,7 @@ class Voco2d(Objective):
         number of `nonfinite` cosines, and the effective `rank` of the student's embeddings: of base
         crops, or of random ones if it embeds only these.
         """
-        self._restore_statistics()
+        self._guard.restore()
         # A monitor, which has no gradients, must not add to the signals of training.
         if torch.is_grad_enabled():
             return self.measure(batch, self.signals, join=True)
@@ -247,7 +247,7 @@ class Voco2d(Objective):
         for_student, for_teacher = (crops[:, :n], crops[:, n:]) if random_only else (crops, crops)
         of_student = self.student(for_student)
         if self._recompute and torch.is_grad_enabled():
-            self._statistics = [(b, b.clone()) for b in self.student.backbone.buffers()]
+            self._guard.keep(self.student.backbone)
         of_teacher = self.teacher(for_teacher)
         if random_only:
             return (
@@ -284,17 +284,10 @@ class Voco2d(Objective):
 
     def after_step(self, progress: float) -> None:
         """Update the teacher by one step of the EMA."""
-        self._restore_statistics()
+        self._guard.restore()
         config = self.config
         momentum = cosine_schedule(config.momentum, config.momentum_end, progress)
         self.teacher.update(self.student, momentum)
-
-    @torch.no_grad()
-    def _restore_statistics(self) -> None:
-        """Undo what a backward pass that recomputed activations did to batch norm statistics."""
-        for buffer, value in self._statistics:
-            buffer.copy_(value)
-        self._statistics = []
 
     def draw(self, batch: Batch) -> StepDraws:
         """All random choices for a batch, on the CPU; a function of its seed and items."""

@@ -31,7 +31,7 @@ from voco_data.selection import (
 )
 from voco_data.store import Store
 from voco_models.data import InputWindow, Item, ReducedVolumes, VolumeSource, input_window
-from voco_models.networks import find_head, regions_of, takes_volumes
+from voco_models.networks import create_backbone, find_head, regions_of, takes_volumes
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.initial_weights import SCRATCH, InitialWeights, load_initial_weights
 from voco_models.stages.series_geometry import SeriesGeometry, read_geometry
@@ -161,6 +161,8 @@ def make_plan(
             f"recipe: the classifier calls its backbone on slices, and {recipe.backbone} takes "
             "volumes; give a timm CNN as backbone"
         )
+    if recipe.recompute == "blocks":
+        create_backbone(recipe.backbone).set_recompute(True)  # it may refuse
     recipe.view.check_grid(store.grid)
     every = list_series([store])
     selected = recipe.selection.mask(every)

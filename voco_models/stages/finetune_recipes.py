@@ -19,11 +19,13 @@ from voco_models.networks import (
     TRANSFORMER_HEADS,
     FeatureNorm,
     HeadOptions,
+    Recompute,
     SlicePooling,
     SliceReduction,
     check_pooling,
     find_head,
 )
+from voco_models.objectives import check_pairs
 from voco_models.recorded_options import WHEN_CHANGED, values_to_record
 from voco_models.stages import recipe_options
 from voco_models.training import AdamW, Optimizer
@@ -109,6 +111,13 @@ class FinetuneRecipe:
     out. Which they are depends on `seed`; smaller fractions are parts of larger ones."""
     steps: int | None = field(default=None, metadata=WHEN_CHANGED)
     """Steps of each fold, or none for `epochs` passes over its series."""
+    recompute: Recompute = field(default="off", metadata=WHEN_CHANGED)
+    """Activations to compute again in the backward pass, for less memory: those inside the
+    `blocks` of the backbone, or of whole `calls`, of `images_per_call` slices each."""
+    ema_decay: float = field(default=0.0, metadata=WHEN_CHANGED)
+    """Decay per step of the moving average of the weights, which then predicts; 0 for none."""
+    mixup_alpha: float = field(default=0.0, metadata=WHEN_CHANGED)
+    """Mix pairs of series by shares from Beta(alpha, alpha), and their losses; 0 for none."""
 
     def __post_init__(self) -> None:
         at_least_one = ("epochs", "batch_size", "hidden", "layers", "log_every", "checkpoint_every")
@@ -154,7 +163,15 @@ class FinetuneRecipe:
                 f"recipe: groups must be different ones of {', '.join(RSNA_TARGETS.names)}, "
                 f"got {', '.join(self.groups) or 'none'}"
             )
+        if self.recompute == "calls" and self.images_per_call is None:
+            raise InputError(
+                "recipe: recompute = calls needs images_per_call, the slices of a call, got none; "
+                "set it, such as images_per_call=32, or recompute to blocks"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"recipe: ema_decay must be from 0 to below 1, got {self.ema_decay}")
         self._check_head()
+        self._check_mixup()
 
     @property
     def head_options(self) -> HeadOptions:
@@ -200,6 +217,18 @@ class FinetuneRecipe:
             raise InputError(
                 f"recipe: the head {self.head} knows left from right; set flip_z, flip_y, flip_x "
                 "and rot90 of augmentation to 0, and flips to [[]]"
+            )
+
+    def _check_mixup(self) -> None:
+        if self.mixup_alpha < 0:
+            raise InputError(f"recipe: mixup_alpha must be >= 0, got {self.mixup_alpha}")
+        if not self.mixup_alpha:
+            return
+        check_pairs(self.batch_size)
+        if find_head(self.head).needs_geometry:
+            raise InputError(
+                f"recipe: the head {self.head} knows where slices are in the body, and mixup adds "
+                "slices of different places; set mixup_alpha to 0, or choose another head"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -36,7 +36,12 @@ from voco_models.data import (
 )
 from voco_models.evaluation import predictions
 from voco_models.networks import OrganQueryHead, SliceSequenceClassifier, create_backbone
-from voco_models.objectives import ORGAN_BOXES, ClassificationObjective, loss_weights
+from voco_models.objectives import (
+    ORGAN_BOXES,
+    ClassificationObjective,
+    check_pairs,
+    loss_weights,
+)
 from voco_models.processes import (
     is_first_process,
     join_processes,
@@ -156,7 +161,9 @@ def finetune(
         pseudonymise=pseudonymise,
     )
     _check_run(run, plan, resume=resume)
-    share_of_batch(plan.recipe.batch_size)
+    share = share_of_batch(plan.recipe.batch_size)
+    if plan.recipe.mixup_alpha:
+        check_pairs(share)
     volumes = make_resident(plan.items_of(plan.series), resident, chosen_device, READER_THREADS)
     wait_for_processes()  # all have checked the folder
     if is_first_process():
@@ -248,7 +255,7 @@ def _run_fold(
     if not summary.finished:
         return summary.last_step, None
     # In every process: no other has to wait for the first one.
-    table = predict_fold(plan, fold, objective.classifier, device, resident)
+    table = predict_fold(plan, fold, objective.predictor, device, resident)
     if is_first_process():
         predictions.write_predictions(folder / predictions.FILE, table, plan.targets)
     return summary.last_step, table
@@ -269,6 +276,7 @@ def _build_objective(plan: FinetunePlan, fold: int, series: Series) -> Classific
             feature_norm=recipe.feature_norm,
             images_per_call=recipe.images_per_call,
             targets=plan.targets,
+            recompute=recipe.recompute,
         )
     if plan.initial.weights is not None:
         backbone.load_state_dict(plan.initial.weights, strict=True)
@@ -282,6 +290,8 @@ def _build_objective(plan: FinetunePlan, fold: int, series: Series) -> Classific
         weights,
         plan.window,
         recipe.attention_weight,
+        ema_decay=recipe.ema_decay,
+        mixup_alpha=recipe.mixup_alpha,
     )
 
 

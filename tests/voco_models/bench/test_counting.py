@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from voco_models.bench.counting import count_flops, count_saved
+from voco_models.bench.counting import LiveBytes, count_flops, count_saved
 
 FLOAT = 4
 """Bytes."""
@@ -72,3 +72,30 @@ def test_a_view_saves_the_storage_once() -> None:
     with count_saved(nn.Module()) as saved:
         _ = doubled[:4] * doubled[4:]
     assert saved.total == FLOAT * 8 * 10
+
+
+def test_live_bytes_by_hand() -> None:
+    rows = torch.randn(6, 10)
+    with LiveBytes() as live:
+        first = torch.zeros(100)
+        second = first[:10].view(2, 5)  # no memory of its own
+        assert live.now == FLOAT * 100
+        third = torch.zeros(300)
+        assert live.now == live.peak == FLOAT * 400
+        del first
+        assert live.now == FLOAT * 400  # the second still needs it
+        del second, third
+        assert (live.now, live.peak) == (0, FLOAT * 400)
+        third = rows + 1
+        assert (live.now, live.peak) == (FLOAT * 60, FLOAT * 400)
+    assert third.shape == rows.shape
+
+
+def test_live_bytes_of_a_backward_pass_by_hand() -> None:
+    weight = torch.randn(20, 10, requires_grad=True)
+    rows = torch.randn(6, 10)
+    with LiveBytes() as live:
+        (rows @ weight.T).sigmoid().sum().backward()
+    assert live.now == FLOAT * 20 * 10  # the gradient of the weight
+    # The sigmoid and its gradient, of 6 x 20 numbers each, with the product or with its gradient.
+    assert live.peak >= FLOAT * 2 * 6 * 20

@@ -161,7 +161,7 @@ def test_swin_recomputes_its_blocks_and_gradients_stay_equal(
         gradients.append([p.grad.clone() for p in backbone.parameters() if p.grad is not None])
     for one, other in zip(gradients[0], gradients[1], strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(InputError, match="set recompute=false"):
+    with pytest.raises(InputError, match="turn recompute off"):
         create_backbone("monai:resnet18").set_recompute(True)
 
 

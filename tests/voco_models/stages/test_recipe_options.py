@@ -151,6 +151,11 @@ def test_a_bad_change_is_one_line(changes: list[str], message: str) -> None:
         ("images_per_call=0", "images_per_call must be >= 1 or none"),
         ("batch_size=1", "feature_norm = batch of the head organ_queries needs batch_size >= 2"),
         ("fit.lr=1", "no option fit.lr; did you mean lr?"),
+        ("recompute=true", "recompute: expected off, blocks or calls, got True"),
+        ("recompute=calls", "recompute = calls needs images_per_call"),
+        ("ema_decay=1", "ema_decay must be from 0 to below 1, got 1.0"),
+        ("mixup_alpha=-1", "mixup_alpha must be >= 0, got -1.0"),
+        ("mixup_alpha=0.4", "the head organ_queries knows where slices are in the body"),
     ],
 )
 def test_a_bad_change_of_fine_tuning_is_one_line(change: str, message: str) -> None:
@@ -278,7 +283,10 @@ def test_options_that_runs_do_not_record_are_as_before() -> None:
         "clip_norm", "log_every", "checkpoint_every", "seed", "amp",
     ]  # fmt: skip
     assert "optimizer" not in FINETUNE.to_json()
-    later = {"optimizer", "selection", "groups", "label_fraction", "steps"}
+    later = {
+        "optimizer", "selection", "groups", "label_fraction", "steps", "recompute", "ema_decay",
+        "mixup_alpha",
+    }  # fmt: skip
     assert set(FINETUNE.to_json()) == {f.name for f in dataclasses.fields(FINETUNE)} - later
 
 

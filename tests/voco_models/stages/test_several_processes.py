@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.support import distributed_runs
-from tests.support.distributed_runs import BATCH, POISONED_STEP, make_inputs
+from tests.support.distributed_runs import BATCH, FINETUNE_RUNS, POISONED_STEP, make_inputs
 from tests.support.torchrun import LIMIT_S, command, environment, one_process, torchrun
 from voco_models.training import checkpoint
 from voco_models.training.capture import CAPTURE, load_capture
@@ -79,8 +79,10 @@ def test_a_run_of_two_processes_has_the_files_of_one(folder: Path) -> None:
     assert names[0] == names[1]
 
 
-def test_fine_tuning_in_two_processes_is_that_of_one(folder: Path) -> None:
-    runs = [folder / f"finetune-{n}" for n in (1, 2)]
+@pytest.mark.parametrize("name", FINETUNE_RUNS)
+def test_fine_tuning_in_two_processes_is_that_of_one(folder: Path, name: str) -> None:
+    """Also with activations that are computed again, a moving average, and mixup."""
+    runs = [folder / f"{name}-{n}" for n in (1, 2)]
     for fold in ("fold-0", "fold-1"):
         tables = [curve(run / fold) for run in runs]
         pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-4)
@@ -132,6 +134,16 @@ def test_a_batch_that_cannot_be_divided_is_refused_in_all_before_anything_is_wri
             "recipe: batch_size 3 cannot be divided among 2 processes; set it to a multiple of 2"
         )
     assert not (folder / "divided").exists()
+
+
+def test_mixup_with_one_series_in_a_process_is_refused_before_anything_is_written(
+    folder: Path,
+) -> None:
+    for rank in (0, 1):
+        text = (folder / f"mixed-{rank}.txt").read_text()
+        assert "mixup_alpha needs an even batch_size, also in each process" in text
+        assert "got a batch of 1" in text
+    assert not (folder / "mixed").exists()
 
 
 def test_one_process_prints_the_summary(inputs: Path) -> None:

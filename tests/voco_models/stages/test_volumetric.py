@@ -196,7 +196,7 @@ def test_the_classifier_refuses_networks_of_volumes(
         (["backbone=monai:swin_b"], "a multiple of 32 voxels along each axis"),
         (["voco.grid=4"], "got 32 x 16 x 16"),
         (["voco.level=slice"], "set voco.level=volume"),
-        (["recompute=true"], "set recompute=false"),
+        (["recompute=true"], "turn recompute off"),
     ],
 )
 def test_crops_that_the_network_cannot_take_are_refused_before_anything_is_written(
