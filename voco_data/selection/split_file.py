@@ -10,6 +10,7 @@ from pathlib import Path
 from voco_data.errors import InputError, VocoError
 from voco_data.labels import join_labels, read_labels
 from voco_data.selection.families import patients_sharing_volumes
+from voco_data.selection.near_copies import find_near_copies
 from voco_data.selection.split import N_FOLDS, SEED, TEST_SHARE, Split
 from voco_data.storage import atomic, locks
 from voco_data.store import Store
@@ -30,6 +31,9 @@ class SplitSummary:
     """Patients of each fold."""
     separated_families: int
     """Families in several groups, whose link was found after they had been placed."""
+    near_copies: int | None
+    """Pairs of patients who have the same scan in two reconstructions; None if nobody was added,
+    because volumes are then not read."""
     digest: str
 
     def to_json(self) -> dict[str, object]:
@@ -105,7 +109,9 @@ def update_split(
                     f"{path}: {name} of the split is {getattr(before, name)}, cannot change to "
                     f"{value}; leave it out, or give another file"
                 )
-        linked = [*family_links(opened), *aliases]
+        is_complete = set(patients) <= before.groups.keys()
+        copies = None if is_complete else find_near_copies(opened)
+        linked = [*content_links(opened), *(copies or ()), *aliases]
         split = before.add(patients, linked=linked, when=now())
         if split is not before:
             write_split(path, split)
@@ -116,6 +122,7 @@ def update_split(
         test=len(split.test),
         folds=tuple(map(len, split.folds)),
         separated_families=split.count_separated_families(linked),
+        near_copies=None if copies is None else len(copies),
         digest=split.digest,
     )
 
@@ -135,7 +142,12 @@ def split_patients(
 
 
 def family_links(store: Store) -> list[tuple[str, str]]:
-    """Pairs of patients of `store` that share a volume."""
+    """Pairs of patients of `store` that share a volume, or a near copy of it. Reads all volumes."""
+    return [*content_links(store), *find_near_copies(store)]
+
+
+def content_links(store: Store) -> list[tuple[str, str]]:
+    """Pairs of patients of `store` that have volumes of equal content."""
     return patients_sharing_volumes(
         store.catalogue["patient_id"].astype(str), store.catalogue["content_digest"].astype(str)
     )
