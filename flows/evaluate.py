@@ -8,7 +8,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
-from flows.retries import worth_retrying
+from flows.retries import EVALUATED, was_interrupted, worth_retrying
 from flows.summary import Summary, to_json_values
 from voco_models import stages
 
@@ -20,19 +20,24 @@ from voco_models import stages
     retry_delay_seconds=60,
     retry_condition_fn=worth_retrying,
 )
-def score_run(run: Path, out: Path | None) -> Summary:
+def score_run(run: Path, out: Path | None, again: bool, resume: bool) -> Summary:
     """Scores with intervals, calibration, plots and a report of one fine-tuning run."""
-    return to_json_values(stages.evaluate(run, out).to_json())
+    return to_json_values(stages.evaluate(run, out, again=again, resume=resume).to_json())
 
 
 @flow(name="evaluate")
-def evaluate(run: Path, out: Path | None = None) -> Summary:
+def evaluate(
+    run: Path, out: Path | None = None, again: bool = False, resume: bool = False
+) -> Summary:
     """Evaluate a fine-tuning run on its test patients.
 
     Args:
         run: Folder of a fine-tuning run.
         out: Where to write; by default inside the run's folder.
+        again: Look at the test set another time; looks are counted.
+        resume: Make an evaluation to the same folder again, without another look.
     """
-    summary = score_run(run, out)
+    resume = resume or was_interrupted((out or run) / EVALUATED)
+    summary = score_run(run, out, again, resume)
     publish("evaluate", summary, link=summary["report"])
     return summary

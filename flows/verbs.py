@@ -130,7 +130,7 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
 
 def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
     """Score one run on its test patients."""
-    return stages.evaluate(args.run, args.out).to_json()
+    return stages.evaluate(args.run, args.out, again=args.again).to_json()
 
 
 def probe(args: argparse.Namespace) -> Mapping[str, object]:

@@ -1,4 +1,9 @@
-from . import metrics as metrics, predictions as predictions, report as report
+from . import (
+    looks as looks,
+    metrics as metrics,
+    predictions as predictions,
+    report as report,
+)
 from .bootstrap import (
     CONFIDENCE_LEVEL as CONFIDENCE_LEVEL,
     RESAMPLES as RESAMPLES,

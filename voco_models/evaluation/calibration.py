@@ -1,10 +1,10 @@
 """Calibration by one temperature and class biases per group, fitted on out-of-fold predictions.
 
 q_c ~ exp(a * log p_c + b_c), where a >= 0 and b minimise the weighted log loss of the score (Platt
-1999; Guo et al. 2017, "On Calibration of Modern Neural Networks"). A larger probability of the model
-never becomes a smaller one against the same others: the calibration is monotone. If the best factor
-would be negative, a is 0, and the result is the weight-optimal constant. So a model that has learnt
-nothing is calibrated to about this constant, and a model that is wrong to exactly this constant.
+1999; Guo et al. 2017, "On Calibration of Modern Neural Networks"). The calibration is monotone: a
+class that gains against another one before it does not lose after it. If the best factor would be
+negative, a is 0, and the result is the weight-optimal constant. So a model that has learnt nothing
+is calibrated to about this constant, and a model that is wrong to exactly this constant.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOLERANCE = 1e-10
 class Calibration:
     """Parameters by group: the factor `a` and a bias per class, (a, b_0, b_1, ...).
 
-    Those that `fit_calibration` makes have a >= 0. Runs of older versions may have a negative factor.
+    Those that `fit_calibration` makes have a >= 0. Runs of older versions may have a negative one.
     """
 
     by_group: dict[str, tuple[float, ...]]

@@ -98,6 +98,16 @@ def exposure_of(description: dict[str, Any], test_patients: int) -> Exposure:
     return Exposure(pretrained, test_patients, None if pretrained else 0)
 
 
+def describe_looks(test_set: dict[str, int] | None) -> str:
+    """A sentence on how often the test set was opened; empty for evaluations without a record."""
+    if test_set is None:
+        return ""
+    opened, compared = test_set["looks"], test_set["comparisons"]
+    times = "once" if opened == 1 else f"{opened} times, so these scores may be chosen ones"
+    others = "" if compared == 0 else f" It was compared with other runs, comparisons: {compared}."
+    return f"The test set was opened {times}.{others}"
+
+
 def read_results(folder: Path) -> dict[str, Any]:
     """Read `metrics.json` of an evaluation. Raises InputError if there is none."""
     path = folder / METRICS
@@ -112,6 +122,7 @@ def _render_scores(numbers: dict[str, Any], description: dict[str, Any]) -> str:
     return render(
         "scores.html",
         exposure=exposure_of(description, numbers["test_patients"]).sentence,
+        looks=describe_looks(numbers.get("test_set")),
         test_patients=numbers["test_patients"],
         folds=description["recipe"]["n_folds"],
         percent=f"{100 * numbers['level']:g}",
