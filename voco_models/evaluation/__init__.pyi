@@ -17,4 +17,5 @@ from .decision import (
     write_decision as write_decision,
 )
 from .markup import Line as Line, line_chart as line_chart
+from .measures import compute_measures as compute_measures
 from .metrics import ORGAN_SCORE as ORGAN_SCORE, FloatArray as FloatArray, IntArray as IntArray

@@ -30,6 +30,7 @@ from voco_models.evaluation import (
     IntArray,
     Interval,
     bootstrap_interval,
+    compute_measures,
     looks,
     metrics,
     predictions,
@@ -177,6 +178,7 @@ def compute_results(run: Path) -> dict[str, Any]:
         **_score_arms(arms, truths, predicted),
         "arms": {name: metrics.rsna_scores(arm, truths) for name, arm in arms.items()},
         "organs": _score_organs(arms["model"], truths, predicted),
+        "measures": compute_measures(arms["model"], predicted, truths, BOOTSTRAP_SEED),
         "decision": json.loads(decision.to_json()),
         "constant_groups": [g.name for g in WITHOUT_HEADS if g.name in truths],
     }
