@@ -306,7 +306,9 @@ def _add_finetune(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    evaluate = _command(commands, "evaluate", "scores, intervals and plots of one run")
+    evaluate = _command(
+        commands, "evaluate", "scores, intervals and plots of one run, or two runs compared"
+    )
     evaluate.add_argument("run", type=Path, metavar="RUN")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where to write (inside RUN)")
     evaluate.add_argument(
@@ -314,6 +316,20 @@ def _add_evaluate(commands: Any) -> None:
         action="store_true",
         help="open the test set another time; looks are counted and printed",
     )
+    evaluate.add_argument(
+        "--against",
+        type=Path,
+        metavar="RUN2",
+        help="instead, compare both runs on the test patients that neither was trained on",
+    )
+    evaluate.find_problem = _find_evaluate_problem
+
+
+def _find_evaluate_problem(args: argparse.Namespace) -> str | None:
+    """What does not go together."""
+    if args.again and args.against is not None:
+        return "--again is for an evaluation; a comparison by --against is counted without it"
+    return None
 
 
 def _add_probe(commands: Any) -> None:

@@ -129,7 +129,9 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
 
 
 def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
-    """Score one run on its test patients."""
+    """Score one run on its test patients, or compare it with another one."""
+    if args.against is not None:
+        return stages.compare_runs(args.run, args.against, args.out).to_json()
     return stages.evaluate(args.run, args.out, again=args.again).to_json()
 
 

@@ -1,4 +1,5 @@
 from . import (
+    comparison_page as comparison_page,
     looks as looks,
     metrics as metrics,
     predictions as predictions,
@@ -9,6 +10,11 @@ from .bootstrap import (
     RESAMPLES as RESAMPLES,
     Interval as Interval,
     bootstrap_interval as bootstrap_interval,
+)
+from .comparison import (
+    POWER_FORMULA as POWER_FORMULA,
+    Scored as Scored,
+    compare as compare,
 )
 from .decision import (
     Decision as Decision,

@@ -167,8 +167,8 @@ def compute_results(run: Path) -> dict[str, Any]:
     labels = pd.read_parquet(run / LABELS).set_index("patient_id")
     training = labels.drop(index=test["patient_id"].tolist())
     decision = read_decision(run)
-    truths = _classes_by_group(labels.loc[test["patient_id"].tolist()])
-    arms = _make_arms(test, decision, _classes_by_group(training), truths)
+    truths = classes_by_group(labels.loc[test["patient_id"].tolist()])
+    arms = make_arms(test, decision, classes_by_group(training), truths)
     predicted = decision.classify(predictions.group_probabilities(test))
     return {
         "test_patients": len(test),
@@ -184,13 +184,13 @@ def compute_results(run: Path) -> dict[str, Any]:
     }
 
 
-def _classes_by_group(labels: pd.DataFrame) -> Classes:
+def classes_by_group(labels: pd.DataFrame) -> Classes:
     """Class indices (N,) of N label lines, for every group in the labels."""
     groups = [name for name in RSNA_TARGETS.names if name in labels.columns]
     return {group: labels[group].to_numpy(np.int64) for group in groups}
 
 
-def _make_arms(
+def make_arms(
     test: pd.DataFrame, decision: Decision, training: Classes, truths: Classes
 ) -> dict[str, Probabilities]:
     """Probabilities for the test patients: of the model, and of constant predictions.
