@@ -22,6 +22,10 @@ from .decision import (
     read_decision as read_decision,
     write_decision as write_decision,
 )
-from .markup import Line as Line, line_chart as line_chart
 from .measures import compute_measures as compute_measures
 from .metrics import ORGAN_SCORE as ORGAN_SCORE, FloatArray as FloatArray, IntArray as IntArray
+from .plots import (
+    Line as Line,
+    check_matplotlib as check_matplotlib,
+    line_plot as line_plot,
+)

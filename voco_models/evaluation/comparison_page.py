@@ -7,14 +7,17 @@ from typing import Any
 
 from voco_data.qc import Section
 from voco_models.evaluation.markup import render
+from voco_models.evaluation.metrics import ORGAN_SCORE
+from voco_models.evaluation.plots import difference_plot
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 VERDICTS = {
     "better": "first is better",
     "worse": "second is better",
-    "not shown": "no difference shown",
+    "not shown": "not shown",
 }
 OVER_ORGANS = "All organs"
+LOSS = "weighted log loss"
 _MEASURES = {
     "auroc": "AUROC",
     "ece": "ECE",
@@ -46,6 +49,7 @@ def make_sections(results: Mapping[str, Any]) -> list[Section]:
             "The runs",
             render("comparison_runs.html", results=results, sets=results["test_sets"]),
         ),
+        Section("Differences of the weighted log losses", _plot_losses(results)),
         *(
             Section(part, render("comparison.html", rows=rows, results=results))
             for part, rows in tables.items()
@@ -60,11 +64,22 @@ def split_name(name: str) -> tuple[str, str]:
     if group == "all" or group.startswith("rsna_") or group in _MEASURES:
         return OVER_ORGANS, _MEASURES.get(measure or group, group)
     if not measure:
-        return group.capitalize(), "weighted log loss"
+        return group.capitalize(), LOSS
     if measure in _MEASURES:
         return group.capitalize(), _MEASURES[measure]
     kind, _, grade = measure.partition("/")
     return group.capitalize(), f"{_MEASURES[kind]} {grade}"
+
+
+def _plot_losses(results: Mapping[str, Any]) -> str:
+    """The losses of the organs and their mean, with intervals."""
+    losses = {n: d for n, d in results["differences"].items() if split_name(n)[1] == LOSS}
+    rows = [
+        (name, d["difference"]["value"], d["difference"]["low"], d["difference"]["high"])
+        for name, d in [(ORGAN_SCORE, results["differences"][ORGAN_SCORE]), *losses.items()]
+    ]
+    label = "first less second, 95 % interval; below 0 the first is better"
+    return difference_plot(rows, title="Differences of the weighted log losses", x_label=label)
 
 
 def _make_row(label: str, difference: Mapping[str, Any]) -> dict[str, str]:

@@ -103,17 +103,17 @@ def compare_runs(
     """
     folders = Path(run), Path(against)
     target = folders[0] if out is None else Path(out)
-    runs = [_read_run(folder) for folder in folders]
-    patients = _find_patients(*runs)
-    groups = _check_labels(*runs, patients)
+    runs = first, second = _read_run(folders[0]), _read_run(folders[1])
+    patients = _find_patients(first, second)
+    groups = _check_labels(first, second, patients)
     openings = [
         looks.open_for_comparison(folder, target, other)
         for folder, other in (folders, folders[::-1])
     ]
     found = compare(
-        runs[0].score(patients, groups),
-        runs[1].score(patients, groups),
-        classes_by_group(runs[0].labels.loc[patients][groups]),
+        first.score(patients, groups),
+        second.score(patients, groups),
+        classes_by_group(first.labels.loc[patients][groups]),
         np.random.default_rng(BOOTSTRAP_SEED),
     )
     undefined = [name for name, d in found.items() if d is None]

@@ -145,7 +145,7 @@ def test_a_comparison_is_recorded_in_both_runs(runs: tuple[Path, Path], tmp_path
         (look,) = looks.read_looks(tmp_path / run)
         assert (look.kind, look.out, look.against) == ("comparison", "../out", f"../{other}")
     assert evaluate(runs[0]).looks == 1
-    assert "comparisons: 1" in (runs[0] / "report.html").read_text()
+    assert "Comparisons with other runs: 1." in (runs[0] / "report.html").read_text()
     compare_runs(*runs, tmp_path / "elsewhere")
     assert [s["comparisons"] for s in read(tmp_path / "elsewhere")["test_sets"]] == [2, 2]
     (runs[1] / "decision.json").write_bytes((runs[0] / "decision.json").read_bytes())
@@ -197,6 +197,7 @@ def test_the_page_has_every_score(runs: tuple[Path, Path], tmp_path: Path) -> No
     page = (tmp_path / "out" / "comparison.html").read_text()
     found = read(tmp_path / "out")["differences"]
     assert page.count("<tr><td>") == len(found)
+    assert page.count("<svg") == 1
     for row in found.values():
         assert f"{row['difference']['value']:+.3f}" in page
     for text in ("60 test patients", "All organs", "Kidney", "AUROC high ↑", "first is better"):
