@@ -94,7 +94,7 @@ def open_for_evaluation(
     An evaluation to the same folder that lacks one of its files was interrupted, and is completed
     without a new look. With `resume`, also a complete one is made again: the caller knows that it
     is a retry. Raises InputError for a second look without `again`, and if a file of `FROZEN`
-    changed since the first look.
+    changed since the first look. Raises VocoError if the look could not be recorded.
     """
     earlier = read_looks(run)
     look = _make_look(run, "evaluation", out)
@@ -111,6 +111,7 @@ def open_for_evaluation(
             f"{os.path.normpath(run / evaluations[-1].out)}; give --again for another look, "
             "which is counted"
         )
+    _check_writable(run)
     return Opening(run, look, earlier, is_new=True)
 
 
@@ -119,7 +120,7 @@ def open_for_comparison(run: Path, out: Path, against: Path) -> Opening:
 
     Comparisons are counted and need no `--again`. One that is made again, to the same folder with
     the same run, is the same look. Raises InputError if a file of `FROZEN` changed since the first
-    look.
+    look, and VocoError if the look could not be recorded.
     """
     earlier = read_looks(run)
     look = _make_look(run, "comparison", out, against)
@@ -127,6 +128,8 @@ def open_for_comparison(run: Path, out: Path, against: Path) -> Opening:
     is_new = not any(
         e.kind == look.kind and (e.out, e.against) == (look.out, look.against) for e in earlier
     )
+    if is_new:
+        _check_writable(run)
     return Opening(run, look, earlier, is_new)
 
 
@@ -145,6 +148,15 @@ def read_looks(run: Path) -> tuple[Look, ...]:
             f"{path}: expected the record of looks at the test set, cannot read it; restore the "
             "file, or fine-tune a new run"
         ) from error
+
+
+def _check_writable(run: Path) -> None:
+    """VocoError if a look could not be recorded: before the test set is opened."""
+    if not os.access(run, os.W_OK):
+        raise VocoError(
+            f"{run}: cannot record that the test set is opened, the folder is read-only; make it "
+            "writable, or evaluate a copy"
+        )
 
 
 def _write_looks(run: Path, looks: Sequence[Look]) -> None:

@@ -141,3 +141,12 @@ def test_a_record_that_cannot_be_written_is_an_error(
     monkeypatch.setattr("voco_models.evaluation.looks.atomic.write_text", refuse)
     with pytest.raises(VocoError, match="cannot record that the test set was opened"):
         opening.record()
+
+
+def test_a_run_that_is_read_only_is_refused_before_its_test_set_is_opened(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voco_models.evaluation.looks.os.access", lambda path, _: path != run)
+    with pytest.raises(VocoError, match="read-only"):
+        evaluate(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
