@@ -8,9 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from flows.option_values import local, positive_int, seconds, share, whole_number
 from voco_data.ingest import UnevenPolicy, list_options
 from voco_data.layouts import layout_choices
-from voco_data.storage import is_url, path_or_url
+from voco_data.storage import path_or_url
 
 USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
@@ -46,53 +47,6 @@ class PrintVersion(argparse.Action):
         """Print the installed version and stop."""
         print(f"voco {version('voco')}")
         parser.exit()
-
-
-def share(text: str) -> float:
-    """A number between 0 and 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r}")
-    return number
-
-
-def positive_int(text: str) -> int:
-    """An integer of at least 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
-    return number
-
-
-def whole_number(text: str) -> int:
-    """An integer of at least 0."""
-    if not text.isdecimal() or not text.isascii():
-        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """A finite time of at least 0 seconds."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
-    return number
-
-
-def local(text: str) -> Path:
-    """A path of this machine."""
-    if is_url(text):
-        raise argparse.ArgumentTypeError(f"expected a path of this machine, got {text}")
-    return Path(text)
 
 
 def build_parser() -> OneLineParser:
@@ -352,9 +306,30 @@ def _add_finetune(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    evaluate = _command(commands, "evaluate", "scores, intervals and plots of one run")
+    evaluate = _command(
+        commands, "evaluate", "scores, intervals and plots of one run, or two runs compared"
+    )
     evaluate.add_argument("run", type=Path, metavar="RUN")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where to write (inside RUN)")
+    evaluate.add_argument(
+        "--again",
+        action="store_true",
+        help="open the test set another time; looks are counted and printed",
+    )
+    evaluate.add_argument(
+        "--against",
+        type=Path,
+        metavar="RUN2",
+        help="instead, compare both runs on the test patients that neither was trained on",
+    )
+    evaluate.find_problem = _find_evaluate_problem
+
+
+def _find_evaluate_problem(args: argparse.Namespace) -> str | None:
+    """What does not go together."""
+    if args.again and args.against is not None:
+        return "--again is for an evaluation; a comparison by --against is counted without it"
+    return None
 
 
 def _add_probe(commands: Any) -> None:

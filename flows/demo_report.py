@@ -12,7 +12,7 @@ from markupsafe import Markup
 from flows.demo_recipes import DemoRecipe
 from voco_data.qc import ENVIRONMENT, Section, ingest_sections, render_page
 from voco_data.storage import open_storage
-from voco_models.evaluation import Line, line_chart, report
+from voco_models.evaluation import Line, line_plot, report
 from voco_models.stages import finetune_recipe
 from voco_models.training import checkpoint, read_history
 
@@ -60,7 +60,7 @@ def _pretraining(run: Path) -> str:
     steps = [row["step"] for row in rows]
     parts = ("loss", "intra", "inter", "reg")
     lines = [Line(part, steps, [row[part] for row in rows]) for part in parts]
-    chart = line_chart(lines, title="Pretraining loss", x_label="step", y_label="loss")
+    chart = line_plot(lines, title="Pretraining loss", x_label="step", y_label="loss")
     selection = checkpoint.read_run(run)["provenance"]["selection"]
     left_out = selection["left_out"].get("test", 0)
     return PRETRAINING.render(chart=Markup(chart), volumes=selection["volumes"], left_out=left_out)

@@ -13,7 +13,7 @@ from flows.finetune import finetune
 from flows.parameter_types import StoreLocation
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
-from flows.retries import FINETUNED, PRETRAINED
+from flows.retries import EVALUATED, FINETUNED, PRETRAINED
 from flows.split import update_split
 from flows.summary import Summary
 from voco_data.ingest import LayoutName
@@ -26,6 +26,11 @@ def run_folder(runs: Path) -> Path:
     """`runs/retrain-<UTC time>`: of the scheduled start, so that a retry finds the same folder."""
     due = flow_run.scheduled_start_time
     return runs / f"retrain-{due:%Y%m%d-%H%M%S}"
+
+
+def is_evaluated(run: Path) -> bool:
+    """Whether an earlier try of this retraining opened the test set: then this one is a retry."""
+    return (run / "evaluate" / EVALUATED).exists()
 
 
 @flow(name="retrain")
@@ -81,6 +86,6 @@ def retrain(
         resume=(run / "finetune" / FINETUNED).exists(),
         allow_unlabelled=allow_unlabelled,
     )
-    summary = evaluate(run / "finetune", run / "evaluate")
+    summary = evaluate(run / "finetune", run / "evaluate", resume=is_evaluated(run))
     publish("retrain", summary, link=run)
     return summary

@@ -23,6 +23,9 @@ PRETRAINED = "checkpoint.pt"
 FINETUNED = RUN_DESCRIPTION
 """A file that the run folder of fine-tuning contains from the start."""
 
+EVALUATED = "metrics.json"
+"""A file that the folder of an evaluation contains once the test set was opened."""
+
 
 def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
     """Prefect's `retry_condition_fn`: True for temporary errors, False for input and bugs."""

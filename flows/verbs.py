@@ -129,8 +129,10 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
 
 
 def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
-    """Score one run on its test patients."""
-    return stages.evaluate(args.run, args.out).to_json()
+    """Score one run on its test patients, or compare it with another one."""
+    if args.against is not None:
+        return stages.compare_runs(args.run, args.against, args.out).to_json()
+    return stages.evaluate(args.run, args.out, again=args.again).to_json()
 
 
 def probe(args: argparse.Namespace) -> Mapping[str, object]:

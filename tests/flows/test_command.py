@@ -277,8 +277,8 @@ def test_labels_join_through_the_key_of_the_stores_root(replace: Replace, tmp_pa
 
 def test_evaluate_options_reach_the_stage(replace: Replace) -> None:
     seen = replace("voco_models.stages", "evaluate")
-    assert main(["evaluate", "run", "--out", "there"]) == 0
-    assert seen == {"run": Path("run"), "out": Path("there")}
+    assert main(["evaluate", "run", "--out", "there", "--again"]) == 0
+    assert seen == {"run": Path("run"), "out": Path("there"), "again": True, "resume": False}
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ STAGES = {
     "pretrain": "voco_models.stages",
     "finetune": "voco_models.stages",
     "evaluate": "voco_models.stages",
+    "compare_runs": "voco_models.stages",
 }
 
 
@@ -100,6 +101,7 @@ class Calls(dict[str, dict[str, Any]]):
             "update_split": {"added": 1},
             "pretrain": {"loss": 0.5},
             "finetune": {"folds": 2},
+            "compare_runs": {"report": str(root / "comparison.html"), "patients": 3},
             "evaluate": {"report": str(root / "scores.html"), "scores": {"x": float("nan")}},
         }
 
@@ -203,7 +205,25 @@ def test_labels_join_through_the_key_of_the_stores_root(tmp_path: Path, calls: C
 def test_undefined_scores_are_null(tmp_path: Path, calls: Calls) -> None:
     summary = evaluate(tmp_path)
     assert summary["scores"] == {"x": None}
-    assert calls["evaluate"] == {"run": tmp_path, "out": None}
+    assert calls["evaluate"] == {"run": tmp_path, "out": None, "again": False, "resume": False}
+
+
+@pytest.mark.parametrize(("tries", "resume"), [("1", False), ("2", True)])
+def test_a_crashed_evaluation_that_is_retried_is_no_second_look(
+    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch, tries: str, resume: bool
+) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", tries)
+    (tmp_path / "metrics.json").touch()
+    evaluate(tmp_path, again=True)
+    assert (calls["evaluate"]["again"], calls["evaluate"]["resume"]) == (True, resume)
+
+
+def test_an_evaluation_against_a_run_is_a_comparison(tmp_path: Path, calls: Calls) -> None:
+    summary = evaluate(tmp_path / "a", against=tmp_path / "b")
+    assert summary["patients"] == 3
+    assert calls.order == ["compare_runs"]
+    runs = {"run": tmp_path / "a", "against": tmp_path / "b", "out": None}
+    assert calls["compare_runs"] == runs
 
 
 def test_our_errors_come_out_as_they_are(tmp_path: Path, calls: Calls) -> None:
@@ -252,7 +272,12 @@ def test_retrain_hands_each_stage_what_the_last_one_made(
     assert (calls["pretrain"]["recipe"], calls["finetune"]["recipe"]) == ("mine.toml", "tiny")
     assert calls["pretrain"]["changes"] == ("batch_size=2",)
     assert calls["finetune"]["changes"] == ("seed=1",)
-    assert calls["evaluate"] == {"run": run / "finetune", "out": run / "evaluate"}
+    assert calls["evaluate"] == {
+        "run": run / "finetune",
+        "out": run / "evaluate",
+        "again": False,
+        "resume": False,
+    }
     assert (calls["pretrain"]["resume"], calls["finetune"]["resume"]) == (False, False)
 
 
@@ -270,11 +295,13 @@ def test_a_stopped_retraining_goes_on(
     tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.retrain.flow_run", DUE)
-    begun = tmp_path / "runs" / "retrain-20260301-030000" / "pretrain" / "checkpoint.pt"
-    begun.parent.mkdir(parents=True)
-    begun.touch()
+    run = tmp_path / "runs" / "retrain-20260301-030000"
+    for begun in (run / "pretrain" / "checkpoint.pt", run / "evaluate" / "metrics.json"):
+        begun.parent.mkdir(parents=True)
+        begun.touch()
     retrain(tmp_path / "archive", tmp_path, tmp_path / "train.csv", tmp_path / "runs")
     assert (calls["pretrain"]["resume"], calls["finetune"]["resume"]) == (True, False)
+    assert calls["evaluate"]["resume"] is True
 
 
 @pytest.mark.parametrize(("tries", "resume"), [("1", False), ("2", True)])
@@ -395,7 +422,7 @@ def test_the_shorter_words_mean_flow_and_deployment() -> None:
     assert full_name("preprocess/nightly") == "preprocess/nightly"
 
 
-@pytest.mark.parametrize("name", sorted(STAGES.keys() - {"preprocess", "update_split"}))
+@pytest.mark.parametrize("name", sorted(STAGES.keys() & FLOWS.keys() - {"preprocess"}))
 def test_flow_offers_what_the_stage_takes(name: str) -> None:
     """Same parameters, same defaults; what only a caller in Python can use is left out.
 
@@ -403,7 +430,9 @@ def test_flow_offers_what_the_stage_takes(name: str) -> None:
     """
     python_only = {"device", "monitors", "progress", "pseudonymise"}
     stage = inspect.signature(getattr(importlib.import_module(STAGES[name]), name)).parameters
-    offered = inspect.signature(FLOWS[name].fn).parameters
+    offered = dict(inspect.signature(FLOWS[name].fn).parameters)
+    if name == "evaluate":
+        del offered["against"]  # calls another stage, compare_runs
     assert list(offered) == [parameter for parameter in stage if parameter not in python_only]
     for parameter in offered:
         assert offered[parameter].default == stage[parameter].default

@@ -8,6 +8,7 @@ is near 1 for two reconstructions of one scan. docs/splits.md has what was measu
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from voco_data.store import Store
 from voco_data.volumes import Voxels
 
+log = logging.getLogger(__name__)
+
 BLOCKS = (16, 24, 24)
 """Blocks along z, y and x; fewer if the volume has fewer voxels."""
 MIN_COSINE = 0.94
@@ -24,6 +27,10 @@ MIN_COSINE = 0.94
 MIN_DIFFERENCES = 1000
 """Signatures with fewer numbers may be alike by chance: grids that small are not searched."""
 THREADS = 8
+MAX_SHARE = 0.2
+"""Largest share of the patients in such pairs. Above it, and above `FEW_PATIENTS`, the volumes are
+too alike to tell copies: real archives have few copies, made-up volumes may all be alike."""
+FEW_PATIENTS = 4
 _VOLUMES_PER_PRODUCT = 512
 """Rows and columns of the cosines that are in memory at once."""
 
@@ -34,6 +41,7 @@ def find_near_copies(store: Store) -> list[tuple[str, str]]:
     """Pairs of patients of `store` who have a near copy of one volume, sorted.
 
     Reads every volume once. Memory is 53 kB a volume; time grows with the square of their number.
+    Returns no pair, with a warning, if too many patients are alike.
     """
     table = store.catalogue
     rows = [int(row) for row in table["row"]]
@@ -46,7 +54,17 @@ def find_near_copies(store: Store) -> list[tuple[str, str]]:
 
     with ThreadPoolExecutor(THREADS) as pool:
         signatures = np.stack(list(pool.map(read, rows)))
-    return sorted(set(_pairs_of_patients(signatures, patients)))
+    pairs = sorted(set(_pairs_of_patients(signatures, patients)))
+    alike, count = len({patient for pair in pairs for patient in pair}), len(set(patients))
+    if alike > max(FEW_PATIENTS, MAX_SHARE * count):
+        log.warning(
+            "near copies: the volumes of %d of %d patients are alike, too many to be copies of one "
+            "another; no patients are kept together for it",
+            alike,
+            count,
+        )
+        return []
+    return pairs
 
 
 def make_signature(volume: Voxels) -> Floats:

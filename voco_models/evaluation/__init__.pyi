@@ -1,9 +1,20 @@
-from . import metrics as metrics, predictions as predictions, report as report
+from . import (
+    comparison_page as comparison_page,
+    looks as looks,
+    metrics as metrics,
+    predictions as predictions,
+    report as report,
+)
 from .bootstrap import (
     CONFIDENCE_LEVEL as CONFIDENCE_LEVEL,
     RESAMPLES as RESAMPLES,
     Interval as Interval,
     bootstrap_interval as bootstrap_interval,
+)
+from .comparison import (
+    POWER_FORMULA as POWER_FORMULA,
+    Scored as Scored,
+    compare as compare,
 )
 from .decision import (
     Decision as Decision,
@@ -11,5 +22,10 @@ from .decision import (
     read_decision as read_decision,
     write_decision as write_decision,
 )
-from .markup import Line as Line, line_chart as line_chart
+from .measures import compute_measures as compute_measures
 from .metrics import ORGAN_SCORE as ORGAN_SCORE, FloatArray as FloatArray, IntArray as IntArray
+from .plots import (
+    Line as Line,
+    check_matplotlib as check_matplotlib,
+    line_plot as line_plot,
+)

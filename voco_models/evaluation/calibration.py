@@ -1,8 +1,10 @@
 """Calibration by one temperature and class biases per group, fitted on out-of-fold predictions.
 
-q_c ~ exp(a * log p_c + b_c), where a and b minimise the weighted log loss of the score (Platt 1999;
-Guo et al. 2017, "On Calibration of Modern Neural Networks"). At a = 0 the result is the
-weight-optimal constant. So a model that has learnt nothing is calibrated to this constant.
+q_c ~ exp(a * log p_c + b_c), where a >= 0 and b minimise the weighted log loss of the score (Platt
+1999; Guo et al. 2017, "On Calibration of Modern Neural Networks"). The calibration is monotone: a
+class that gains against another one before it does not lose after it. If the best factor would be
+negative, a is 0, and the result is the weight-optimal constant. So a model that has learnt nothing
+is calibrated to about this constant, and a model that is wrong to exactly this constant.
 """
 
 from __future__ import annotations
@@ -12,7 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from voco_data.labels import ORGAN_TARGETS, TargetTable
-from voco_models.evaluation.metrics import EPSILON, FloatArray, IntArray, Probabilities, Truths
+from voco_models.evaluation.metrics import (
+    EPSILON,
+    FloatArray,
+    IntArray,
+    Probabilities,
+    Truths,
+    optimal_constant,
+)
 
 STEPS = 100
 """Largest number of Newton steps; usually a few are enough."""
@@ -24,7 +33,10 @@ TOLERANCE = 1e-10
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Parameters by group: the factor `a` and a bias per class, (a, b_0, b_1, ...)."""
+    """Parameters by group: the factor `a` and a bias per class, (a, b_0, b_1, ...).
+
+    Those that `fit_calibration` makes have a >= 0. Runs of older versions may have a negative one.
+    """
 
     by_group: dict[str, tuple[float, ...]]
 
@@ -44,7 +56,11 @@ class Calibration:
 def fit_calibration(
     probabilities: Probabilities, truths: Truths, targets: TargetTable = ORGAN_TARGETS
 ) -> Calibration:
-    """Fit each group with Newton's method. Use out-of-fold predictions only."""
+    """Fit each group with Newton's method, with a factor >= 0. Use out-of-fold predictions only.
+
+    The problem is convex. So if the factor without a bound is negative, the best one with it is 0.
+    There the biases are those of the weight-optimal constant, without a ridge.
+    """
     return Calibration(
         {
             g.name: tuple(_fit_group(probabilities[g.name], truths[g.name], g.weights).tolist())
@@ -80,6 +96,8 @@ def _fit_group(
         parameters -= step / max(1.0, size)
         if size < TOLERANCE:
             break
+    if parameters[0] < 0:
+        return np.array([0.0, *np.log(optimal_constant(truth, class_weights))])
     return parameters
 
 

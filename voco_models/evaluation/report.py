@@ -14,7 +14,9 @@ from voco_data.errors import InputError
 from voco_data.labels import ORGAN_TARGETS, TargetTable
 from voco_data.qc import Section
 from voco_data.selection import Exposure
-from voco_models.evaluation.markup import Line, line_chart, render
+from voco_models.evaluation.markup import render
+from voco_models.evaluation.measure_sections import measure_sections
+from voco_models.evaluation.plots import Line, line_plot
 from voco_models.training import checkpoint, read_history
 
 METRICS, REPORT = "metrics.json", "report.html"
@@ -66,7 +68,7 @@ PAPER_TABLE_1 = (
 def make_sections(
     run: Path, results: dict[str, Any] | None = None, targets: TargetTable = ORGAN_TARGETS
 ) -> list[Section]:
-    """Sections for a fine-tuning run: scores, organs, curves, the run, the paper's results.
+    """Sections for a fine-tuning run: scores, measures, training, the run, the paper's results.
 
     `results` is from `voco_models.stages.evaluation.compute_results`, or from `RUN/metrics.json` if
     None.
@@ -76,6 +78,7 @@ def make_sections(
     return [
         Section("Scores on held-out patients", _render_scores(numbers, description)),
         Section("Organ by organ", _render_organs(numbers, targets)),
+        *measure_sections(numbers.get("measures")),
         Section("Training of the classifier", _render_curves(run, description)),
         Section("The fine-tuning run", _render_facts(numbers, description)),
         Section("The paper's own results", render("paper.html", rows=PAPER_TABLE_1)),
@@ -98,6 +101,16 @@ def exposure_of(description: dict[str, Any], test_patients: int) -> Exposure:
     return Exposure(pretrained, test_patients, None if pretrained else 0)
 
 
+def describe_looks(test_set: dict[str, int] | None) -> str:
+    """A sentence on how often the test set was opened; empty for evaluations without a record."""
+    if test_set is None:
+        return ""
+    opened, compared = test_set["looks"], test_set["comparisons"]
+    times = "once" if opened == 1 else f"{opened} times: these scores may be the best of several"
+    others = f" Comparisons with other runs: {compared}." if compared else ""
+    return f"The test set was opened {times}.{others}"
+
+
 def read_results(folder: Path) -> dict[str, Any]:
     """Read `metrics.json` of an evaluation. Raises InputError if there is none."""
     path = folder / METRICS
@@ -112,6 +125,7 @@ def _render_scores(numbers: dict[str, Any], description: dict[str, Any]) -> str:
     return render(
         "scores.html",
         exposure=exposure_of(description, numbers["test_patients"]).sentence,
+        looks=describe_looks(numbers.get("test_set")),
         test_patients=numbers["test_patients"],
         folds=description["recipe"]["n_folds"],
         percent=f"{100 * numbers['level']:g}",
@@ -175,7 +189,9 @@ def _render_curves(run: Path, description: dict[str, Any]) -> str:
         rows = read_history(run / f"fold-{fold}")
         steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
         lines.append(Line(f"fold {fold + 1}", steps, losses))
-    chart = line_chart(lines, title="Training loss", x_label="step", y_label="loss")
+    chart = line_plot(
+        lines, title="Training loss", x_label="step", y_label="weighted cross-entropy"
+    )
     return render("curves.html", chart=Markup(chart))
 
 

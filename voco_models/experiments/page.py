@@ -8,7 +8,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from voco_data.qc import Section, render_page
-from voco_models.evaluation import CONFIDENCE_LEVEL, ORGAN_SCORE, RESAMPLES, Line, line_chart
+from voco_models.evaluation import (
+    CONFIDENCE_LEVEL,
+    ORGAN_SCORE,
+    RESAMPLES,
+    Interval,
+    Line,
+    line_plot,
+)
 from voco_models.experiments.comparison import POWER_FACTOR, Comparison
 from voco_models.experiments.tables import Row
 
@@ -53,22 +60,27 @@ def _render_design(comparison: Comparison) -> Markup:
 
 def _render_curve(comparison: Comparison) -> Markup:
     """The RSNA score by the number of labelled patients, a line for each arm and backbone."""
-    curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    curves: dict[tuple[str, str], list[tuple[int, Interval]]] = {}
     for cell, scores in comparison.scores.items():
-        point = comparison.labelled[cell], scores[ORGAN_SCORE].mean.value
+        point = comparison.labelled[cell], scores[ORGAN_SCORE].mean
         curves.setdefault((cell.arm, cell.backbone), []).append(point)
-    lines = [
-        Line(
-            f"{arm}, {backbone}",
-            [count for count, _ in sorted(points)],
-            [score for _, score in sorted(points)],
+    lines = []
+    for (arm, backbone), points in curves.items():
+        points.sort(key=lambda point: point[0])
+        lines.append(
+            Line(
+                f"{arm}, {backbone}",
+                x=[count for count, _ in points],
+                y=[score.value for _, score in points],
+                low=[score.low for _, score in points],
+                high=[score.high for _, score in points],
+            )
         )
-        for (arm, backbone), points in curves.items()
-    ]
-    chart = line_chart(
+    chart = line_plot(
         lines, title="Label efficiency", x_label="labelled patients", y_label="RSNA score"
     )
-    return Markup("<figure>{}</figure>").format(Markup(chart))
+    caption = "Lower is better. Lines are means over the seeds, with their intervals."
+    return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(Markup(chart), caption)
 
 
 def _render_table(rows: Sequence[Mapping[str, str]]) -> Markup:

@@ -85,7 +85,8 @@ def run_job(
         pseudonymise=pseudonymise,
         resident=resident,
     )
-    evaluate(job.folder)
+    # `resume`: a process that died after the evaluation does not open the test set another time.
+    evaluate(job.folder, resume=True)
     _finish(job.folder, job.digest, start)
     return "continued" if is_begun else "trained"
 

@@ -5,6 +5,7 @@ Key functions
 pretrain : self-supervised training on stores.
 finetune : train the classifier, a model for each fold.
 evaluate : score a run on its test patients.
+compare_runs : differences between two runs on the same patients.
 """
 
 import lazy_loader

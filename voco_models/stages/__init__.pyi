@@ -1,3 +1,4 @@
+from .comparison import compare_runs as compare_runs
 from .compiler import has_cpu_compiler as has_cpu_compiler
 from .evaluation import evaluate as evaluate
 from .finetune_plan import count_finetune_steps as count_finetune_steps

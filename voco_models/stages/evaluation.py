@@ -1,7 +1,8 @@
 """The stage of evaluation: scores a fine-tuning run on its held-out patients.
 
-OUT/metrics.json    all numbers of the report, with intervals
-OUT/report.html     the report, a self-contained page
+OUT/metrics.json      all numbers of the report, with intervals
+OUT/report.html       the report, a self-contained page
+RUN/evaluations.json  the looks at the test set, see `voco_models.evaluation.looks`
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from voco_models.evaluation import (
     IntArray,
     Interval,
     bootstrap_interval,
+    compute_measures,
+    looks,
     metrics,
     predictions,
     read_decision,
@@ -60,6 +63,8 @@ class EvaluateSummary:
     run: Path
     report: Path
     metrics: Path
+    looks: int
+    """How often the test set was opened for an evaluation, with this one."""
     test_patients: int
     pretrained_on_test_patients: int | None
     """How many of them the pretraining of the backbone has seen; None if unknown."""
@@ -87,28 +92,40 @@ class EvaluateSummary:
         }
 
 
-def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
+def evaluate(
+    run: str | Path, out: str | Path | None = None, *, again: bool = False, resume: bool = False
+) -> EvaluateSummary:
     """Score the held-out patients of `run`. Write `metrics.json` and `report.html` to `out`.
 
-    `out` is the run itself if None. Raises InputError if `run` is no finished fine-tuning run, and
-    VocoError if the files cannot be written.
+    Parameters
+    ----------
+    out : the run itself if None.
+    again : look at the test set another time.
+    resume : an evaluation to the same folder is made again, without a new look: for retries.
+
+    Raises InputError if `run` is no finished fine-tuning run, for a second look without `again`,
+    and if the decision or the predictions changed since the first one. Raises VocoError if the
+    files cannot be written.
     """
     folder = Path(run)
     target = folder if out is None else Path(out)
-    description = checkpoint.read_run(folder)
-    if description.get("stage") != STAGE or not description.get("finished"):
-        raise InputError(
-            f"{folder}: expected a finished fine-tuning run; finish it with "
-            "voco finetune ... --resume, or give another folder"
-        )
+    description = read_finished_run(folder)
+    opening = looks.open_for_evaluation(
+        folder, target, (report.METRICS, report.REPORT), again=again, resume=resume
+    )
     results = compute_results(folder)
+    results["test_set"] = {"looks": opening.evaluations, "comparisons": opening.comparisons}
     exposure = report.exposure_of(description, results["test_patients"])
     results["pretraining"] = exposure.to_json() | {"text": exposure.sentence}
     if exposure.transductive:
         log.warning("%s", exposure.sentence)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(target / report.METRICS, json.dumps(results, indent=2) + "\n")
+        # A page of an earlier look must not stand beside new numbers if the process dies between.
+        (target / report.REPORT).unlink(missing_ok=True)
+        numbers = json.dumps(results, indent=2, allow_nan=False)
+        atomic.write_text(target / report.METRICS, numbers + "\n")
+        opening.record()
         title = f"Injury classifier: {description['recipe']['name']}"
         lead = report.make_lead(exposure)
         text = html.render_page(title, report.make_sections(folder, results), lead=lead)
@@ -119,6 +136,7 @@ def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
         run=folder,
         report=target / report.REPORT,
         metrics=target / report.METRICS,
+        looks=opening.evaluations,
         test_patients=int(results["test_patients"]),
         pretrained_on_test_patients=exposure.seen,
         transductive=exposure.transductive,
@@ -131,6 +149,17 @@ def evaluate(run: str | Path, out: str | Path | None = None) -> EvaluateSummary:
     )
 
 
+def read_finished_run(run: Path) -> dict[str, Any]:
+    """The description of a fine-tuning run. Raises InputError if it is none, or not finished."""
+    description = checkpoint.read_run(run)
+    if description.get("stage") != STAGE or not description.get("finished"):
+        raise InputError(
+            f"{run}: expected a finished fine-tuning run; finish it with "
+            "voco finetune ... --resume, or give another folder"
+        )
+    return description
+
+
 def compute_results(run: Path) -> dict[str, Any]:
     """All numbers of the evaluation, as plain values."""
     table = predictions.read_predictions(run / predictions.FILE)
@@ -138,8 +167,8 @@ def compute_results(run: Path) -> dict[str, Any]:
     labels = pd.read_parquet(run / LABELS).set_index("patient_id")
     training = labels.drop(index=test["patient_id"].tolist())
     decision = read_decision(run)
-    truths = _classes_by_group(labels.loc[test["patient_id"].tolist()])
-    arms = _make_arms(test, decision, _classes_by_group(training), truths)
+    truths = classes_by_group(labels.loc[test["patient_id"].tolist()])
+    arms = make_arms(test, decision, classes_by_group(training), truths)
     predicted = decision.classify(predictions.group_probabilities(test))
     return {
         "test_patients": len(test),
@@ -149,18 +178,19 @@ def compute_results(run: Path) -> dict[str, Any]:
         **_score_arms(arms, truths, predicted),
         "arms": {name: metrics.rsna_scores(arm, truths) for name, arm in arms.items()},
         "organs": _score_organs(arms["model"], truths, predicted),
+        "measures": compute_measures(arms["model"], predicted, truths, BOOTSTRAP_SEED),
         "decision": json.loads(decision.to_json()),
         "constant_groups": [g.name for g in WITHOUT_HEADS if g.name in truths],
     }
 
 
-def _classes_by_group(labels: pd.DataFrame) -> Classes:
+def classes_by_group(labels: pd.DataFrame) -> Classes:
     """Class indices (N,) of N label lines, for every group in the labels."""
     groups = [name for name in RSNA_TARGETS.names if name in labels.columns]
     return {group: labels[group].to_numpy(np.int64) for group in groups}
 
 
-def _make_arms(
+def make_arms(
     test: pd.DataFrame, decision: Decision, training: Classes, truths: Classes
 ) -> dict[str, Probabilities]:
     """Probabilities for the test patients: of the model, and of constant predictions.

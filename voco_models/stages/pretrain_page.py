@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from voco_data.qc import Section, render_page
 from voco_data.storage import atomic
-from voco_models.evaluation import Line, line_chart
+from voco_models.evaluation import Line, line_plot
 from voco_models.training import HEALTH, PROBES, checkpoint, read_history
 
 PAGE = "report.html"
@@ -94,7 +94,7 @@ def _render_alarms(alarms: Sequence[str]) -> Markup:
 def _render_chart(title: str, rows: Rows, columns: Mapping[str, str], label: str) -> Markup:
     steps = [row["step"] for row in rows]
     lines = [Line(name, steps, [row[c] for row in rows]) for c, name in columns.items()]
-    chart = line_chart(lines, title=title, x_label="step", y_label=label)
+    chart = line_plot(lines, title=title, x_label="step", y_label=label)
     return Markup("<figure>{}</figure>").format(Markup(chart))
 
 

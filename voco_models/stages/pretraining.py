@@ -14,6 +14,7 @@ from voco_data.maintenance import pins
 from voco_data.selection import SeenPatients
 from voco_data.store import Store
 from voco_models.data import Item, Loader, Residence
+from voco_models.evaluation import check_matplotlib
 from voco_models.processes import (
     is_first_process,
     join_processes,
@@ -145,6 +146,7 @@ def pretrain(
     run, chosen_device = Path(out), choose_device(device)
     if requested.compiles_on(chosen_device):
         check_compiler(chosen_device)
+    check_matplotlib()  # the page is drawn after the last step
     join_processes(chosen_device)
     frozen = find_split(split, run, resume=resume)
     plan = make_plan(stores, requested, init=init, split=frozen, transductive=transductive)

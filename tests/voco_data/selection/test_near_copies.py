@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,15 @@ def test_a_split_keeps_them_together(tmp_path: Path) -> None:
         assert (summary.near_copies, summary.patients, summary.separated_families) == (1, 12, 0)
     again = update_split(store, tmp_path / "0.json")
     assert (again.added, again.near_copies) == (0, None)
+
+
+def test_volumes_that_are_all_alike_are_no_copies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_store(tmp_path, np.stack([noisy(body(0), 10, seed) for seed in range(6)]))
+    with caplog.at_level(logging.WARNING):
+        assert find_near_copies(store) == []
+    assert "the volumes of 6 of 6 patients are alike" in caplog.text
 
 
 def test_one_patient_and_small_grids_have_none(tmp_path: Path) -> None:

@@ -86,6 +86,30 @@ def test_calibration_of_noise_is_the_optimal_constant() -> None:
     assert metrics.weighted_log_loss(found, y, WEIGHTS) == pytest.approx(loss, abs=0.003)
 
 
+def test_calibration_of_predictions_that_are_wrong_is_the_optimal_constant() -> None:
+    p, y = cohort(4, 400, 1.5)
+    wrong = (1 / p) / (1 / p).sum(axis=1, keepdims=True)  # the likeliest class is the least likely
+    fitted = fit_calibration(for_all(wrong), for_all(y))
+    assert fitted.by_group["liver"][0] == 0
+    n = np.bincount(y, minlength=3)
+    expected = n * WEIGHTS / (n @ np.array(WEIGHTS))  # by hand: p_c ~ w_c * n_c
+    found = fitted.apply(for_all(wrong))["liver"]
+    np.testing.assert_allclose(found, np.tile(expected, (400, 1)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_calibration_is_monotone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    few, y = rng.dirichlet((1, 1, 1), size=12), rng.integers(3, size=12)  # noise of few patients
+    assert fit_calibration(for_all(few), for_all(y)).by_group["kidney"][0] >= 0
+    p, y = cohort(seed, 60, 1.0)
+    fitted = fit_calibration(for_all(p), for_all(y))
+    raised = p * [1, 1, 1.5]  # more of class 2 against the same others
+    raised /= raised.sum(axis=1, keepdims=True)
+    before, after = fitted.apply(for_all(p))["kidney"], fitted.apply(for_all(raised))["kidney"]
+    assert (after[:, 2] >= before[:, 2]).all()
+
+
 def test_identity_changes_nothing() -> None:
     p = np.random.default_rng(0).dirichlet((1, 1, 1), size=20)
     np.testing.assert_allclose(Calibration.identity().apply(for_all(p))["liver"], p, rtol=1e-12)

@@ -1,0 +1,216 @@
+"""The stage of comparison: two fine-tuning runs on the test patients that neither was trained on.
+
+OUT/comparison.json   the differences, with intervals
+OUT/comparison.html   a self-contained page
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from voco_data.errors import InputError, VocoError
+from voco_data.qc import html
+from voco_data.storage import atomic
+from voco_models.evaluation import (
+    POWER_FORMULA,
+    RESAMPLES,
+    Scored,
+    compare,
+    comparison_page,
+    looks,
+    predictions,
+    read_decision,
+    report,
+)
+from voco_models.stages.evaluation import (
+    BOOTSTRAP_SEED,
+    classes_by_group,
+    make_arms,
+    read_finished_run,
+)
+from voco_models.stages.finetuning import LABELS
+
+JSON, PAGE = "comparison.json", "comparison.html"
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonSummary:
+    """The differences between two runs, and the files with them."""
+
+    run: Path
+    against: Path
+    comparison: Path
+    report: Path
+    patients: int
+    """Test patients that neither run was trained on."""
+    differences: list[dict[str, Any]]
+    """A row a score: both values, their difference (run less against) with its interval, and the
+    smallest difference that could have been shown."""
+    undefined: list[str]
+    """Scores without a value on these patients."""
+
+    def to_json(self) -> dict[str, object]:
+        """The summary as plain values."""
+        return {
+            "run": str(self.run),
+            "against": str(self.against),
+            "comparison": str(self.comparison),
+            "report": str(self.report),
+            "patients": self.patients,
+            "smallest_difference": POWER_FORMULA,
+            "differences": self.differences,
+            "undefined": self.undefined,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a comparison needs of a run."""
+
+    folder: Path
+    description: dict[str, Any]
+    test: pd.DataFrame
+    """Patient lines of the test set, by `patient_id`."""
+    trained_on: frozenset[str]
+    labels: pd.DataFrame
+    """Classes of all patients of the run, by `patient_id`."""
+
+    def score(self, patients: list[str], groups: list[str]) -> Scored:
+        """The run's calibrated predictions for some of its test patients."""
+        lines = self.test.loc[patients]
+        decision = read_decision(self.folder)
+        training = classes_by_group(self.labels.loc[sorted(self.trained_on)][groups])
+        truths = classes_by_group(self.labels.loc[patients][groups])
+        arms = make_arms(lines, decision, training, truths)
+        raw = predictions.group_probabilities(lines)
+        return Scored(arms["model"], decision.classify(raw))
+
+
+def compare_runs(
+    run: str | Path, against: str | Path, out: str | Path | None = None
+) -> ComparisonSummary:
+    """Compare two runs by the paired differences of their scores. `out` is the first run if None.
+
+    Raises InputError if one is no finished fine-tuning run, if there is no test patient that
+    neither was trained on, if their labels differ, and if a decision or predictions changed since
+    the test set was opened. Raises VocoError if the files cannot be written.
+    """
+    folders = Path(run), Path(against)
+    target = folders[0] if out is None else Path(out)
+    runs = first, second = _read_run(folders[0]), _read_run(folders[1])
+    patients = _find_patients(first, second)
+    groups = _check_labels(first, second, patients)
+    openings = [
+        looks.open_for_comparison(folder, target, other)
+        for folder, other in (folders, folders[::-1])
+    ]
+    found = compare(
+        first.score(patients, groups),
+        second.score(patients, groups),
+        classes_by_group(first.labels.loc[patients][groups]),
+        np.random.default_rng(BOOTSTRAP_SEED),
+    )
+    undefined = [name for name, d in found.items() if d is None]
+    results = {
+        "patients": len(patients),
+        "left_out": [len(one.test) - len(patients) for one in runs],
+        "resamples": RESAMPLES,
+        "smallest_difference": POWER_FORMULA,
+        "runs": [_describe(one) for one in runs],
+        "test_sets": [{"looks": o.evaluations, "comparisons": o.comparisons} for o in openings],
+        "differences": {name: d.to_json() for name, d in found.items() if d is not None},
+        "undefined": undefined,
+    }
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(target / JSON, json.dumps(results, indent=2, allow_nan=False) + "\n")
+        for opening in openings:
+            opening.record()
+        page = html.render_page(
+            "Comparison of two injury classifiers",
+            comparison_page.make_sections(results),
+            lead=comparison_page.make_lead(results),
+        )
+        atomic.write_text(target / PAGE, page)
+    except OSError as error:
+        raise VocoError(f"{target}: cannot write the comparison ({error.strerror})") from error
+    return ComparisonSummary(
+        run=folders[0],
+        against=folders[1],
+        comparison=target / JSON,
+        report=target / PAGE,
+        patients=len(patients),
+        differences=[
+            {
+                "score": name,
+                "run": d.first,
+                "against": d.second,
+                "difference": d.difference.value,
+                "low": d.difference.low,
+                "high": d.difference.high,
+                "smallest": d.smallest,
+                "better": d.better,
+                "verdict": d.verdict,
+            }
+            for name, d in found.items()
+            if d is not None
+        ],
+        undefined=undefined,
+    )
+
+
+def _read_run(folder: Path) -> _Run:
+    description = read_finished_run(folder)
+    table = predictions.read_predictions(folder / predictions.FILE)
+    test = predictions.patient_lines(table, "test").set_index("patient_id", drop=False)
+    labels = pd.read_parquet(folder / LABELS).set_index("patient_id")
+    trained_on = frozenset(labels.index) - frozenset(test.index)
+    return _Run(folder, description, test, trained_on, labels)
+
+
+def _find_patients(first: _Run, second: _Run) -> list[str]:
+    """Test patients of both runs that neither was trained on, sorted. InputError if none."""
+    shared = set(first.test.index) & set(second.test.index)
+    patients = sorted(shared - first.trained_on - second.trained_on)
+    if not patients:
+        raise InputError(
+            f"{first.folder}, {second.folder}: expected test patients that neither run was trained "
+            f"on, found none among {len(first.test)} and {len(second.test)}; fine-tune both with "
+            "one --split"
+        )
+    return patients
+
+
+def _check_labels(first: _Run, second: _Run, patients: list[str]) -> list[str]:
+    """The groups that both label tables have. InputError if a patient has other classes in one."""
+    groups = [
+        name for name in classes_by_group(first.labels) if name in classes_by_group(second.labels)
+    ]
+    one, other = (run.labels.loc[patients][groups].to_numpy() for run in (first, second))
+    differ = int((one != other).any(axis=1).sum())
+    if differ:
+        raise InputError(
+            f"{first.folder}, {second.folder}: expected the same labels, but {differ} of "
+            f"{len(patients)} test patients have other ones; fine-tune both with one label table"
+        )
+    return groups
+
+
+def _describe(run: _Run) -> dict[str, Any]:
+    """What the page says about a run."""
+    exposure = report.exposure_of(run.description, len(run.test))
+    return {
+        "folder": str(run.folder),
+        "recipe": run.description["recipe"]["name"],
+        "backbone": run.description["recipe"]["backbone"],
+        "init": run.description["init"],
+        "test_patients": len(run.test),
+        "training_patients": len(run.trained_on),
+        "pretraining": exposure.sentence,
+    }
