@@ -20,12 +20,12 @@ def specificities(
     group is. With Wilson's interval and the number of patients; None without patients.
     """
     healthy = truths[group] == 0
-    elsewhere = np.any([truths[g] > 0 for g in truths if g != group], axis=0)
+    injured = np.any([truth > 0 for truth in truths.values()], axis=0)
     called_healthy = predicted[group] == 0
     types = {
         "all": healthy,
-        "no_injury": healthy & ~elsewhere,
-        "injured_elsewhere": healthy & elsewhere,
+        "no_injury": healthy & ~injured,
+        "injured_elsewhere": healthy & injured,
     }
     return {name: _share(called_healthy, chosen) for name, chosen in types.items()}
 

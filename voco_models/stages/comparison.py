@@ -21,6 +21,7 @@ from voco_models.evaluation import (
     POWER_FORMULA,
     RESAMPLES,
     Scored,
+    check_matplotlib,
     compare,
     comparison_page,
     looks,
@@ -101,6 +102,7 @@ def compare_runs(
     neither was trained on, if their labels differ, and if a decision or predictions changed since
     the test set was opened. Raises VocoError if the files cannot be written.
     """
+    check_matplotlib()  # before the test sets are opened: the page needs it
     folders = Path(run), Path(against)
     target = folders[0] if out is None else Path(out)
     runs = first, second = _read_run(folders[0]), _read_run(folders[1])

@@ -30,6 +30,7 @@ from voco_models.evaluation import (
     IntArray,
     Interval,
     bootstrap_interval,
+    check_matplotlib,
     compute_measures,
     looks,
     metrics,
@@ -110,6 +111,7 @@ def evaluate(
     folder = Path(run)
     target = folder if out is None else Path(out)
     description = read_finished_run(folder)
+    check_matplotlib()  # before the test set is opened: the page needs it
     opening = looks.open_for_evaluation(
         folder, target, (report.METRICS, report.REPORT), again=again, resume=resume
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,18 @@ def test_a_record_that_cannot_be_written_is_an_error(
     monkeypatch.setattr("voco_models.evaluation.looks.atomic.write_text", refuse)
     with pytest.raises(VocoError, match="cannot record that the test set was opened"):
         opening.record()
+
+
+def test_without_matplotlib_the_test_set_stays_closed(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for words in (["evaluate", str(run)], ["evaluate", str(run), "--against", str(run)]):
+        assert main(words) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "matplotlib" in line
+        assert "pip install" in line
+    assert not (run / "evaluations.json").exists()
 
 
 def test_a_run_that_is_read_only_is_refused_before_its_test_set_is_opened(
