@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from voco_data.labels import RSNA_TARGETS
 from voco_models.evaluation import metrics
 from voco_models.evaluation.bootstrap import Interval, resample
 from voco_models.evaluation.measures import pooled_values
@@ -42,12 +43,15 @@ class Scored:
             "argmax": {name: p.argmax(axis=1) for name, p in heads.items()},
             "thresholds": self.predicted,
         }
+        targets = RSNA_TARGETS.select(name for name in RSNA_TARGETS.names if name in heads)
         losses = metrics.patient_terms(self.probabilities, truths).scores(counts)
         named = (*metrics.SCORES, *heads)
         return {
             **{name: losses[name] for name in named if name in losses},
-            "mean_average_precision": metrics.mean_average_precision(heads, truths, counts),
-            **pooled_values(heads, classes, truths, counts),
+            "mean_average_precision": metrics.mean_average_precision(
+                heads, truths, counts, targets
+            ),
+            **pooled_values(heads, classes, truths, counts, targets),
         }
 
 

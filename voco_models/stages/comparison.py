@@ -34,6 +34,7 @@ from voco_models.stages.evaluation import (
     classes_by_group,
     make_arms,
     read_finished_run,
+    targets_of,
 )
 from voco_models.stages.finetuning import LABELS
 
@@ -85,11 +86,12 @@ class _Run:
     def score(self, patients: list[str], groups: list[str]) -> Scored:
         """The run's calibrated predictions for some of its test patients."""
         lines = self.test.loc[patients]
-        decision = read_decision(self.folder)
+        targets = targets_of(self.description)
+        decision = read_decision(self.folder, targets)
         training = classes_by_group(self.labels.loc[sorted(self.trained_on)][groups])
         truths = classes_by_group(self.labels.loc[patients][groups])
-        arms = make_arms(lines, decision, training, truths)
-        raw = predictions.group_probabilities(lines)
+        arms = make_arms(lines, decision, training, truths, targets)
+        raw = predictions.group_probabilities(lines, targets)
         return Scored(arms["model"], decision.classify(raw))
 
 
@@ -106,6 +108,7 @@ def compare_runs(
     folders = Path(run), Path(against)
     target = folders[0] if out is None else Path(out)
     runs = first, second = _read_run(folders[0]), _read_run(folders[1])
+    _check_groups(first, second)
     patients = _find_patients(first, second)
     groups = _check_labels(first, second, patients)
     openings = [
@@ -169,11 +172,21 @@ def compare_runs(
 
 def _read_run(folder: Path) -> _Run:
     description = read_finished_run(folder)
-    table = predictions.read_predictions(folder / predictions.FILE)
+    table = predictions.read_predictions(folder / predictions.FILE, targets_of(description))
     test = predictions.patient_lines(table, "test").set_index("patient_id", drop=False)
     labels = pd.read_parquet(folder / LABELS).set_index("patient_id")
     trained_on = frozenset(labels.index) - frozenset(test.index)
     return _Run(folder, description, test, trained_on, labels)
+
+
+def _check_groups(first: _Run, second: _Run) -> None:
+    """Raise InputError unless both runs predict the same groups."""
+    names, others = (", ".join(targets_of(run.description).names) for run in (first, second))
+    if names != others:
+        raise InputError(
+            f"{first.folder} predicts {names}, and {second.folder} {others}; fine-tune both with "
+            "the same groups"
+        )
 
 
 def _find_patients(first: _Run, second: _Run) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from voco_data.errors import InputError, VocoError
-from voco_data.labels import ORGAN_TARGETS, RSNA_TARGETS
+from voco_data.labels import ORGAN_TARGETS, RSNA_TARGETS, TargetTable
 from voco_data.qc import html
 from voco_data.storage import atomic
 from voco_models.evaluation import (
@@ -46,11 +46,6 @@ log = logging.getLogger(__name__)
 BOOTSTRAP_SEED = 20260101
 """Fixed, so that a run always has the same intervals."""
 
-TARGETS = ORGAN_TARGETS
-"""The groups that the classifier has heads for."""
-WITHOUT_HEADS = RSNA_TARGETS.without(TARGETS)
-"""The other groups of the RSNA score."""
-
 Probabilities = dict[str, FloatArray]
 """Probabilities (N, C) by group."""
 Classes = dict[str, IntArray]
@@ -76,7 +71,7 @@ class EvaluateSummary:
     gain: Interval
     """`rsna_organ_3` of the constant training priors less the model's: positive is better."""
     organ_gains: dict[str, Interval]
-    """By organ, the loss of the best constant for the test labels less the model's."""
+    """By group, the loss of the best constant for the test labels less the model's."""
 
     @property
     def beats_prior(self) -> bool:
@@ -130,7 +125,9 @@ def evaluate(
         opening.record()
         title = f"Injury classifier: {description['recipe']['name']}"
         lead = report.make_lead(exposure)
-        text = html.render_page(title, report.make_sections(folder, results), lead=lead)
+        text = html.render_page(
+            title, report.make_sections(folder, results, targets_of(description)), lead=lead
+        )
         atomic.write_text(target / report.REPORT, text)
     except OSError as error:
         raise VocoError(f"{target}: cannot write the evaluation ({error.strerror})") from error
@@ -146,7 +143,7 @@ def evaluate(
         gain=Interval(**results["gains"]["training_prior"][ORGAN_SCORE]),
         organ_gains={
             organ: Interval(**results["gains"]["test_best_constant"][organ])
-            for organ in TARGETS.names
+            for organ in targets_of(description).names
         },
     )
 
@@ -162,27 +159,34 @@ def read_finished_run(run: Path) -> dict[str, Any]:
     return description
 
 
+def targets_of(description: Mapping[str, Any]) -> TargetTable:
+    """The groups that the classifiers of a run predict, from the description of the run."""
+    groups = description["recipe"].get("groups", ORGAN_TARGETS.names)
+    return RSNA_TARGETS.select(name for name in RSNA_TARGETS.names if name in groups)
+
+
 def compute_results(run: Path) -> dict[str, Any]:
     """All numbers of the evaluation, as plain values."""
-    table = predictions.read_predictions(run / predictions.FILE)
+    targets = targets_of(checkpoint.read_run(run))
+    table = predictions.read_predictions(run / predictions.FILE, targets)
     test = predictions.patient_lines(table, "test")
     labels = pd.read_parquet(run / LABELS).set_index("patient_id")
     training = labels.drop(index=test["patient_id"].tolist())
-    decision = read_decision(run)
+    decision = read_decision(run, targets)
     truths = classes_by_group(labels.loc[test["patient_id"].tolist()])
-    arms = make_arms(test, decision, classes_by_group(training), truths)
-    predicted = decision.classify(predictions.group_probabilities(test))
+    arms = make_arms(test, decision, classes_by_group(training), truths, targets)
+    predicted = decision.classify(predictions.group_probabilities(test, targets))
     return {
         "test_patients": len(test),
         "training_patients": len(training),
         "resamples": RESAMPLES,
         "level": CONFIDENCE_LEVEL,
-        **_score_arms(arms, truths, predicted),
+        **_score_arms(arms, truths, predicted, targets),
         "arms": {name: metrics.rsna_scores(arm, truths) for name, arm in arms.items()},
-        "organs": _score_organs(arms["model"], truths, predicted),
-        "measures": compute_measures(arms["model"], predicted, truths, BOOTSTRAP_SEED),
+        "organs": _score_organs(arms["model"], truths, predicted, targets),
+        "measures": compute_measures(arms["model"], predicted, truths, BOOTSTRAP_SEED, targets),
         "decision": json.loads(decision.to_json()),
-        "constant_groups": [g.name for g in WITHOUT_HEADS if g.name in truths],
+        "constant_groups": [g.name for g in RSNA_TARGETS.without(targets) if g.name in truths],
     }
 
 
@@ -193,14 +197,18 @@ def classes_by_group(labels: pd.DataFrame) -> Classes:
 
 
 def make_arms(
-    test: pd.DataFrame, decision: Decision, training: Classes, truths: Classes
+    test: pd.DataFrame,
+    decision: Decision,
+    training: Classes,
+    truths: Classes,
+    targets: TargetTable,
 ) -> dict[str, Probabilities]:
     """Probabilities for the test patients: of the model, and of constant predictions.
 
     The model predicts the training priors for groups without heads. The constant `training_prior`
     does the same, so these groups add nothing to the gain of the model over it.
     """
-    raw = predictions.group_probabilities(test)
+    raw = predictions.group_probabilities(test, targets)
 
     def repeat(constant_of: Callable[[str], FloatArray]) -> Probabilities:
         return {group: np.tile(constant_of(group), (len(test), 1)) for group in truths}
@@ -220,7 +228,7 @@ def make_arms(
 
 
 def _score_arms(
-    arms: dict[str, Probabilities], truths: Classes, predicted: Classes
+    arms: dict[str, Probabilities], truths: Classes, predicted: Classes, targets: TargetTable
 ) -> dict[str, Any]:
     """Scores of the model, and its paired gains over constants (also by organ), with intervals."""
     terms = {name: metrics.patient_terms(arm, truths) for name, arm in arms.items()}
@@ -229,16 +237,18 @@ def _score_arms(
     def statistic(counts: FloatArray) -> dict[str, FloatArray]:
         model = terms["model"].scores(counts)
         scores = {name: model[name] for name in metrics.SCORES if name in model}
-        precision, recall = metrics.macro_precision_recall(predicted, truths, counts)
+        precision, recall = metrics.macro_precision_recall(predicted, truths, counts, targets)
         values = {
             **scores,
-            "mean_average_precision": metrics.mean_average_precision(arms["model"], truths, counts),
+            "mean_average_precision": metrics.mean_average_precision(
+                arms["model"], truths, counts, targets
+            ),
             "macro_precision": precision,
             "macro_recall": recall,
         }
         for constant in constants:
             other = terms[constant].scores(counts)
-            compared = (*scores, *TARGETS.names)
+            compared = (*scores, *targets.names)
             values |= {f"{constant}/{name}": other[name] - model[name] for name in compared}
         return values
 
@@ -253,10 +263,12 @@ def _score_arms(
     return {"scores": scores, "gains": gains}
 
 
-def _score_organs(model: Probabilities, truths: Classes, predicted: Classes) -> dict[str, Any]:
+def _score_organs(
+    model: Probabilities, truths: Classes, predicted: Classes, targets: TargetTable
+) -> dict[str, Any]:
     """Loss, average precisions and confusion counts of each group with a head."""
     results: dict[str, Any] = {}
-    for group in TARGETS:
+    for group in targets:
         p, truth = model[group.name], truths[group.name]
         counts = metrics.unit_counts(len(truth))
         precisions: dict[str, float] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from voco_data.errors import InputError
 from voco_data.labels.targets import RSNA_TARGETS
 from voco_data.store.reader import Store
 from voco_models.evaluation.predictions import read_predictions
+from voco_models.stages.comparison import compare_runs
+from voco_models.stages.evaluation import evaluate
 from voco_models.stages.finetune_plan import make_plan
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.finetuning import _build_objective, finetune
@@ -44,6 +47,13 @@ def test_all_five_groups(cohort: tuple[Store, Path], tmp_path: Path, head: str) 
         np.testing.assert_allclose(patients[columns].sum(axis=1), 1, atol=1e-5)
         truth = labels.loc[patients.index, list(group.columns)].to_numpy().argmax(axis=1)
         np.testing.assert_array_equal(patients[f"y_{group.name}"], truth)
+    summary = evaluate(tmp_path / "run")
+    assert set(summary.organ_gains) == set(RSNA_TARGETS.names)
+    results = json.loads(summary.metrics.read_text())
+    assert results["constant_groups"] == []
+    assert set(results["measures"]["by_group"]) == set(RSNA_TARGETS.names)
+    page = summary.report.read_text()
+    assert "extravasation" in page.lower()
     plan = make_plan(*cohort, recipe, init="scratch")
     weights = _build_objective(plan, 0, plan.series).get_buffer("weights")
     ratios = (weights / weights[:, :1]).tolist()
@@ -60,6 +70,12 @@ def test_one_organ(cohort: tuple[Store, Path], tmp_path: Path) -> None:
     assert [c for c in table.columns if c.startswith("p_")] == [
         f"p_liver_{name}" for name in ("healthy", "low", "high")
     ]
+    summary = evaluate(tmp_path / "run")
+    assert set(summary.organ_gains) == {"liver"}
+    assert summary.scores["rsna_organ_3"].value > 0  # with the priors of the other organs
+    finetune(*cohort, tmp_path / "all", recipe=RECIPE, device="cpu")
+    with pytest.raises(InputError, match=r"run predicts liver, and .*all kidney, liver, spleen; "):
+        compare_runs(tmp_path / "run", tmp_path / "all")
 
 
 def test_groups_that_labels_lack(tmp_path: Path) -> None:
