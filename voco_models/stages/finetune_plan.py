@@ -36,11 +36,12 @@ from voco_data.selection import (
     now,
 )
 from voco_data.store import Store
-from voco_models.data import InputWindow, Item, ReducedVolumes, VolumeSource, input_window
-from voco_models.networks import find_head, regions_of, takes_volumes
+from voco_models.data import InputWindow, Item, VolumeSource, input_window
+from voco_models.networks import takes_volumes
+from voco_models.stages.classifiers import input_volumes, read_head_geometry
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.initial_weights import InitialWeights, load_initial_weights
-from voco_models.stages.series_geometry import SeriesGeometry, read_geometry
+from voco_models.stages.series_geometry import SeriesGeometry
 from voco_models.training import make_provenance
 
 log = logging.getLogger(__name__)
@@ -182,16 +183,15 @@ def make_plan(
     initial = load_initial_weights(init, recipe.backbone)
     exposure = _measure_exposure(initial, store, every, joined.label_ids, run_split)
     _check_exposure(exposure, Path(init), transductive=transductive)
-    averages = recipe.view.reduce == "average"
     series = _labelled_series(table, joined.labels)
     plan = FinetunePlan(
         recipe=recipe,
-        volumes=ReducedVolumes(store, recipe.view) if averages else store,
+        volumes=input_volumes(recipe, store),
         labels=joined.labels,
         contents=contents_of_patients(named.assign(patient_id=named["person"])),
         window=input_window(recipe.window_hu, store.spec),
         series=series,
-        geometry=_read_geometry(recipe, store, series),
+        geometry=read_head_geometry(recipe, store, series.rows),
         split=run_split,
         whole_split=whole_split,
         initial=initial,
@@ -214,19 +214,6 @@ def make_plan(
                 f"fewer than the recipe's batch of {recipe.batch_size}; label more patients"
             )
     return plan
-
-
-def _read_geometry(recipe: FinetuneRecipe, store: Store, series: Series) -> SeriesGeometry | None:
-    """Depths and organs, if the head needs them. InputError for a view that it cannot place."""
-    head = find_head(recipe.head)
-    if not head.needs_geometry:
-        return None
-    if head.keeps_places and not recipe.view.shows_whole_planes(store.grid):
-        raise InputError(
-            f"recipe: the head {recipe.head} needs whole planes; set view.size_px to "
-            f"{store.grid[1]}, or view.reduce to average"
-        )
-    return read_geometry(store, series.rows, regions_of(ORGAN_TARGETS))
 
 
 def _new_split(store: Store, label_ids: Mapping[str, str], recipe: FinetuneRecipe) -> Split:
