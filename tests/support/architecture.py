@@ -51,6 +51,7 @@ ROOMS = {
         "training",
         "objectives",
         "evaluation",
+        "prediction",
         "probes",
         "stages",
         "bench",

@@ -7,6 +7,7 @@ from .bootstrap import (
 )
 from .decision import (
     Decision as Decision,
+    Thresholds as Thresholds,
     fit_decision as fit_decision,
     read_decision as read_decision,
     write_decision as write_decision,

@@ -1,10 +1,11 @@
-"""The stages of an experiment: pretraining, fine-tuning, evaluation, and their recipes.
+"""The stages of an experiment: pretraining, fine-tuning, evaluation, prediction, and their recipes.
 
 Key functions
 -------------
 pretrain : self-supervised training on stores.
 finetune : train the classifier, a model for each fold.
 evaluate : score a run on its test patients.
+predict : apply a finished run to new series.
 """
 
 import lazy_loader

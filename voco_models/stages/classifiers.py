@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +30,17 @@ from voco_models.objectives import depths_of, explain
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.series_geometry import SeriesGeometry, read_geometry
 
-FloatArray = npt.NDArray[np.float32]
+Weights: TypeAlias = npt.NDArray[np.floating[Any]]
+"""float32 of one model, float64 of the mean of several."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
     """What a classifier says of N series, in their order."""
 
-    probabilities: dict[str, FloatArray]
+    probabilities: dict[str, Weights]
     """(N, C) by group."""
-    attention: dict[str, FloatArray]
+    attention: dict[str, Weights]
     """Weights (N, Z) of the slices of the recipe's view, by group or region; may be empty."""
 
 
@@ -123,7 +125,7 @@ def explain_items(
     )
 
 
-def _join(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, FloatArray]:
+def _join(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Weights]:
     """Arrays of all N series from tensors of batches, on the CPU."""
     return {
         name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in batches[0]
