@@ -3,96 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
+from flows.option_types import (
+    OneLineParser,
+    PrintVersion,
+    local,
+    positive_int,
+    seconds,
+    share,
+    whole_number,
+)
 from voco_data.ingest import UnevenPolicy, list_options
 from voco_data.layouts import layout_choices
-from voco_data.storage import is_url, path_or_url
+from voco_data.storage import path_or_url
 
-USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
 INGEST_OPTIONS = {option.name: option for option in list_options()}
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
-
-    find_problem: Callable[[argparse.Namespace], str | None] | None = None
-    """What is wrong with options that are possible one by one, if anything."""
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Any = None, namespace: Any = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse as usual, then look for a problem of the options together."""
-        parsed, rest = super().parse_known_args(args, namespace)
-        problem = self.find_problem(parsed) if self.find_problem else None
-        if problem is not None:
-            self.error(problem)
-        return parsed, rest
-
-    def error(self, message: str) -> NoReturn:
-        """Print the error and how to get help; exit code 2."""
-        line = " ".join(message.split())
-        self.exit(USAGE_ERROR, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
-
-
-class PrintVersion(argparse.Action):
-    """`--version`. The version is read only when it is needed."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
-        """Print the installed version and stop."""
-        print(f"voco {version('voco')}")
-        parser.exit()
-
-
-def share(text: str) -> float:
-    """A number between 0 and 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r}")
-    return number
-
-
-def positive_int(text: str) -> int:
-    """An integer of at least 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
-    return number
-
-
-def whole_number(text: str) -> int:
-    """An integer of at least 0."""
-    if not text.isdecimal() or not text.isascii():
-        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """A finite time of at least 0 seconds."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
-    return number
-
-
-def local(text: str) -> Path:
-    """A path of this machine."""
-    if is_url(text):
-        raise argparse.ArgumentTypeError(f"expected a path of this machine, got {text}")
-    return Path(text)
 
 
 def build_parser() -> OneLineParser:
@@ -112,6 +40,7 @@ def build_parser() -> OneLineParser:
     _add_pretrain(commands)
     _add_finetune(commands)
     _add_evaluate(commands)
+    _add_predict(commands)
     _add_probe(commands)
     _add_bench(commands)
     return parser
@@ -355,6 +284,18 @@ def _add_evaluate(commands: Any) -> None:
     evaluate = _command(commands, "evaluate", "scores, intervals and plots of one run")
     evaluate.add_argument("run", type=Path, metavar="RUN")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where to write (inside RUN)")
+
+
+def _add_predict(commands: Any) -> None:
+    predict = _command(commands, "predict", "grade the injuries of new patients with one run")
+    add = predict.add_argument
+    add("run", type=local, metavar="RUN", help="folder of a finished voco finetune run")
+    add("source", type=local, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
+    add("--out", type=local, required=True, metavar="DIR", help="where to write; new, or a rerun's")
+    add("--sr", action="store_true", help="also a DICOM Structured Report for each study")
+    _add_option(predict, "layout", choices=layout_choices())
+    _add_option(predict, "workers", type=positive_int, metavar="N")
+    _add_option(predict, "keep_ids", action="store_true")
 
 
 def _add_probe(commands: Any) -> None:

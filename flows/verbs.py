@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from flows.ids import patient_pseudonymiser
+from flows.prediction_steps import predict_source
 from voco_data import erasure, ingest, maintenance, selection
 from voco_data.ingest import IngestOptions
 from voco_models import stages
@@ -133,6 +134,13 @@ def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
     return stages.evaluate(args.run, args.out).to_json()
 
 
+def predict(args: argparse.Namespace) -> Mapping[str, object]:
+    """Preprocess new scans as a run's own, and predict them."""
+    return predict_source(
+        args.run, args.source, args.out, _ingest_options(args), structured_reports=args.sr
+    )
+
+
 def probe(args: argparse.Namespace) -> Mapping[str, object]:
     """Probe frozen backbones and their controls on patients left out."""
     return stages.probe_backbones(
@@ -203,6 +211,7 @@ VERBS: Final[dict[str, Verb]] = {
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,
+    "predict": predict,
     "probe": probe,
     "bench": bench,
 }

@@ -26,6 +26,7 @@ from voco_data.errors import InputError, VocoError, translate_unwritable
 from voco_data.labels import RSNA_TARGETS
 from voco_data.storage import atomic
 from voco_data.store import Store, StoreSpec, read_record
+from voco_data.version import VERSION
 from voco_models import prediction
 from voco_models.data import Item, input_window
 from voco_models.prediction import Abstention, SeriesView, fit_abstention
@@ -83,6 +84,8 @@ class PredictSummary:
     """Predicted patients on whom a group abstains, by group."""
     digest: str
     """Of the run."""
+    version: str
+    """Of voco, which predicts."""
     seconds: float
     """Duration of the stage, without preprocessing."""
 
@@ -184,6 +187,7 @@ def predict(
             for name in finished.targets.names
         },
         digest=finished.digest,
+        version=VERSION,
         seconds=round(time.perf_counter() - start, 3),
     )
 
