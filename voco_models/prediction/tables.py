@@ -90,7 +90,7 @@ def make_table(
     rows = [row for part in parts for row in part.reindex(columns=columns).to_dict("records")]
     table = pd.DataFrame(rows, columns=columns)
     texts = [c for c in columns if c.startswith(("predicted_", "abstained_"))]
-    table[texts] = table[texts].fillna("")
+    table[texts] = table[texts].astype(object).fillna("")
     return table
 
 
