@@ -4,7 +4,7 @@ Key functions
 -------------
 fit_abstention : when a prediction is too near to another class, from out-of-fold predictions.
 make_submission : the columns of RSNA 2023 Abdominal Trauma Detection.
-write_pages : an index, and a page for each patient.
+write_patient, write_index : the page of a patient, and the list of all.
 """
 
 import lazy_loader

@@ -148,7 +148,7 @@ def render_series(view: SeriesView) -> str:
         ),
         chart=Markup(_draw_attention(view)) if view.attention else "",
         attended=[
-            _axial(view, index, f"most attention of {name}")
+            _axial(view, index, f"most attention: {name.replace('_', ' ')}")
             for name, index in most_attended(view).items()
         ],
         slices=[_axial(view, index, "") for index in even_slices(view)],

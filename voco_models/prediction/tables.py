@@ -28,12 +28,14 @@ KEYS = (
     "patient_id",
     "study_uid",
     "series_uid",
+    "source",
     "box_confidence",
     "flags",
     "n_series",
 )
 """`level`: series, study, patient, or file. `status`: predicted or refused; a patient or study is
-refused if all its series are. `box_confidence` is the lowest of the series. `n_series` are used."""
+refused if all its series are. `source` is where a series or file lies, as in the ledger, and empty
+on other lines. `box_confidence` is the lowest of the series. `n_series` are used."""
 PREDICTED, REFUSED = "predicted", "refused"
 NEAR_ANOTHER_CLASS = "near_another_class"
 FALLBACK_BOX = "fallback_box"
@@ -47,9 +49,9 @@ def make_series_lines(
 ) -> pd.DataFrame:
     """Lines of N series with the model's probabilities (N, C) by group, as `raw_...` columns.
 
-    `series` has `patient_id`, `study_uid`, `series_uid`, `box_confidence` and `flags`.
+    `series` has `patient_id`, `study_uid`, `series_uid`, `source`, `box_confidence` and `flags`.
     """
-    lines = series[[*_SERIES_IDS, "box_confidence", "flags"]].reset_index(drop=True)
+    lines = series[[*_SERIES_IDS, "source", "box_confidence", "flags"]].reset_index(drop=True)
     for group in targets:
         for c, column in enumerate(group.columns):
             lines[f"raw_{column}"] = np.asarray(raw[group.name], np.float64)[:, c]
@@ -143,7 +145,7 @@ def _aggregate(
     for group in targets:
         for name in group.columns:
             result[f"raw_{name}"] = merged[f"p_{name}"].to_numpy()
-    empty = {key: "" for key in _SERIES_IDS if key not in keys}
+    empty = {key: "" for key in (*_SERIES_IDS, "source") if key not in keys}
     return result.assign(level=level, **empty)
 
 
@@ -169,7 +171,8 @@ def _decide(lines: pd.DataFrame, decision: Decision, abstention: Abstention) -> 
 def _refused_lines(refused: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     """Lines of refused series and files, and of the patients and studies without another series."""
     rows = refused.assign(level=refused["kind"], status=REFUSED, flags="", n_series=0)
-    parts = [rows[["level", "status", "reason", "detail", *_SERIES_IDS, "flags", "n_series"]]]
+    shown = ["level", "status", "reason", "detail", *_SERIES_IDS, "source", "flags", "n_series"]
+    parts = [rows[shown]]
     for level, keys in (("study", ["patient_id", "study_uid"]), ("patient", ["patient_id"])):
         known = set(series[keys].itertuples(index=False, name=None)) if len(series) else set()
         of_series = rows[(rows["level"] == "series") & (rows["patient_id"] != "")]
@@ -178,7 +181,7 @@ def _refused_lines(refused: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
                 continue
             reasons = " ".join(sorted(set(lines["reason"])))
             detail = f"all its {len(lines)} series are refused"
-            line = dict.fromkeys(_SERIES_IDS, "") | dict(zip(keys, ids, strict=True))
+            line = dict.fromkeys([*_SERIES_IDS, "source"], "") | dict(zip(keys, ids, strict=True))
             line |= {"level": level, "status": REFUSED, "reason": reasons, "detail": detail}
             parts.append(pd.DataFrame([line | {"flags": "", "n_series": 0}]))
     return pd.concat(parts, ignore_index=True)

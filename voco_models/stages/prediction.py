@@ -51,7 +51,7 @@ MARKER, SPEC, TABLE, SUBMISSION = (
 ROOT = "stores"
 """Folder of OUT for the root of the stores, which the caller fills."""
 _IDS = ["patient_id", "study_uid", "series_uid"]
-_REFUSED_COLUMNS = ["kind", "reason", "detail", *_IDS]
+_REFUSED_COLUMNS = ["kind", "source", "reason", "detail", *_IDS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,8 @@ def _select_series(store: Store, ledger: Path | None) -> tuple[pd.DataFrame, pd.
     rows[_REFUSED_COLUMNS] = rows[_REFUSED_COLUMNS].fillna("").astype(object)
     kept = rows[(rows["kind"] == "series") & rows["status"].isin(["stored", "cached"])]
     listed = set(kept[_IDS].itertuples(index=False, name=None))
-    chosen = [ids in listed for ids in catalogue[_IDS].itertuples(index=False, name=None)]
+    ids = catalogue[_IDS].itertuples(index=False, name=None)
+    chosen = np.array([each in listed for each in ids], np.bool_)
     refused = rows.loc[rows["status"] == "refused", _REFUSED_COLUMNS]
     return catalogue[chosen].reset_index(drop=True), refused.reset_index(drop=True)
 

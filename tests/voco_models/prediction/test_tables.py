@@ -26,7 +26,7 @@ SAMPLE_SUBMISSION = (
     "spleen_healthy,spleen_low,spleen_high"
 )
 """First line of the competition's file."""
-REFUSED_COLUMNS = ["kind", "reason", "detail", "patient_id", "study_uid", "series_uid"]
+REFUSED_COLUMNS = ["kind", "source", "reason", "detail", "patient_id", "study_uid", "series_uid"]
 
 
 def rule(margin: float) -> Abstention:
@@ -45,6 +45,7 @@ def series_lines() -> pd.DataFrame:
             "patient_id": ["a", "a", "a", "b"],
             "study_uid": ["1", "1", "2", "1"],
             "series_uid": ["s0", "s1", "s2", "s3"],
+            "source": ["f0", "f1", "f2", "f3"],
             "box_confidence": [0.9, 0.8, 0.9, 0.3],
             "flags": ["x", "", "y x", ""],
         }
@@ -55,9 +56,9 @@ def series_lines() -> pd.DataFrame:
 
 def refused_rows() -> pd.DataFrame:
     rows = [
-        ("series", "missing_slices", "a gap", "a", "1", "s9"),
-        ("series", "too_few_slices", "2 slices", "c", "5", "s8"),
-        ("file", "unreadable", "truncated", "", "", ""),
+        ("series", "f9", "missing_slices", "a gap", "a", "1", "s9"),
+        ("series", "f8", "too_few_slices", "2 slices", "c", "5", "s8"),
+        ("file", "f7/x.dcm", "unreadable", "truncated", "", "", ""),
     ]
     return pd.DataFrame(rows, columns=REFUSED_COLUMNS)
 
@@ -127,7 +128,8 @@ def test_a_small_margin_and_a_fallback_box_abstain(table: pd.DataFrame) -> None:
 def test_refused_series_are_listed_with_their_reasons(table: pd.DataFrame) -> None:
     assert list(table.columns) == table_columns(ORGAN_TARGETS)
     assert line(table, "series", series_uid="s9")["reason"] == "missing_slices"
-    assert line(table, "file")["detail"] == "truncated"
+    assert line(table, "file")[["source", "detail"]].tolist() == ["f7/x.dcm", "truncated"]
+    assert line(table, "series", series_uid="s2")["source"] == "f2"
     assert line(table, "patient", patient_id="a")["status"] == "predicted"
     alone = line(table, "patient", patient_id="c")
     assert (alone["status"], alone["reason"], alone["n_series"]) == ("refused", "too_few_slices", 0)
