@@ -21,8 +21,9 @@ from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.finetuning import LABELS, STAGE
 from voco_models.training import checkpoint, read_specs
 
-_CLASSIFIER = "classifier."
-"""Beginning of the classifier's names in the state of `ClassificationObjective`."""
+_CLASSIFIER, _AVERAGE = "classifier.", "average."
+"""Beginnings of names in the state of `ClassificationObjective`: of the classifier, and of the average
+of its weights over steps, which predicts where a run keeps one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,13 @@ class FinishedRun:
         payload = checkpoint.load(path)
         classifier = build_classifier(self.recipe, self.targets)
         try:
+            saved = payload["objective"]
+            has_average = any(name.startswith(_AVERAGE) for name in saved)
+            prefix = _AVERAGE if has_average else _CLASSIFIER
             state = {
-                name.removeprefix(_CLASSIFIER): tensor
-                for name, tensor in payload["objective"].items()
-                if name.startswith(_CLASSIFIER)
+                name.removeprefix(prefix): tensor
+                for name, tensor in saved.items()
+                if name.startswith(prefix)
             }
             classifier.load_state_dict(state, strict=True)
         except (KeyError, AttributeError, RuntimeError) as error:

@@ -25,6 +25,7 @@ from voco_models.data.volume_view import VolumeView
 from voco_models.evaluation.predictions import probability_columns, read_predictions
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, FinetuneRecipe
 from voco_models.stages.finetuning import finetune
+from voco_models.stages.finished_run import read_finished_run
 from voco_models.stages.prediction import PredictSummary, predict, prepare_prediction
 from voco_models.training import checkpoint
 
@@ -296,6 +297,20 @@ def test_labels_without_bowel_leave_its_columns_empty(tmp_path: Path) -> None:
     assert submission["bowel_injury"].isna().all()
     assert submission["liver_low"].notna().all()
     assert "bowel and extravasation are empty" in (out / "index.html").read_text()
+
+
+def test_the_average_of_the_weights_predicts_where_a_run_keeps_one(
+    small: Case, tmp_path: Path
+) -> None:
+    run = copied(small, tmp_path)
+    path = run / "fold-0" / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    state = {name: t for name, t in saved["objective"].items() if name.startswith("classifier.")}
+    for name, tensor in state.items():
+        saved["objective"][name.replace("classifier.", "average.", 1)] = torch.zeros_like(tensor)
+    torch.save(saved, path)
+    weights = read_finished_run(run).load_classifier(0).state_dict()
+    assert not any(bool(tensor.any()) for tensor in weights.values())
 
 
 def test_the_spec_survives_json(small: Case) -> None:
