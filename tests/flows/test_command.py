@@ -308,7 +308,8 @@ def test_evaluate_options_reach_the_stage(replace: Replace) -> None:
         ("finetune a.zarr --out run", "--labels"),
         ("finetune a.zarr --labels l --out run --res", "--res"),
         ("evaluate", "RUN"),
-        ("predict run a --out b", "predict"),
+        ("guess run a --out b", "guess"),
+        ("predict run a", "--out"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(

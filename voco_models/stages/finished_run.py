@@ -22,8 +22,8 @@ from voco_models.stages.finetuning import LABELS, STAGE
 from voco_models.training import checkpoint, read_specs
 
 _CLASSIFIER, _AVERAGE = "classifier.", "average."
-"""Beginnings of names in the state of `ClassificationObjective`: of the classifier, and of the average
-of its weights over steps, which predicts where a run keeps one."""
+"""Beginnings of names in the state of `ClassificationObjective`: of the classifier, and of the
+average of its weights over steps, which predicts where a run keeps one."""
 
 
 @dataclass(frozen=True, slots=True)
