@@ -67,6 +67,7 @@ def build_parser() -> OneLineParser:
     _add_finetune(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_export(commands)
     _add_probe(commands)
     _add_bench(commands)
     return parser
@@ -322,6 +323,14 @@ def _add_predict(commands: Any) -> None:
     _add_option(predict, "layout", choices=layout_choices())
     _add_option(predict, "workers", type=positive_int, metavar="N")
     _add_option(predict, "keep_ids", action="store_true")
+
+
+def _add_export(commands: Any) -> None:
+    export = _command(commands, "export", "the classifier of one run as an ONNX file")
+    add = export.add_argument
+    add("run", type=local, metavar="RUN", help="folder of a finished voco finetune run")
+    add("--out", type=local, required=True, metavar="FILE", help=".onnx file to write")
+    add("--fold", type=whole_number, metavar="N", help="the model of one fold (mean of all folds)")
 
 
 def _add_probe(commands: Any) -> None:

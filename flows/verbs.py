@@ -141,6 +141,11 @@ def predict(args: argparse.Namespace) -> Mapping[str, object]:
     )
 
 
+def export(args: argparse.Namespace) -> Mapping[str, object]:
+    """Write the classifier of a run for programs without PyTorch."""
+    return stages.export_onnx(args.run, args.out, fold=args.fold).to_json()
+
+
 def probe(args: argparse.Namespace) -> Mapping[str, object]:
     """Probe frozen backbones and their controls on patients left out."""
     return stages.probe_backbones(
@@ -212,6 +217,7 @@ VERBS: Final[dict[str, Verb]] = {
     "finetune": finetune,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "probe": probe,
     "bench": bench,
 }

@@ -120,6 +120,8 @@ OWNERS = {
     "prefect": ("flows/",),
     "monai": ("voco_models/networks/monai_backbones", "voco_models/bench/peers/", PEERS),
     "litdata": ("voco_models/bench/peers/",),
+    "onnx": ("voco_models/prediction/onnx_model",),
+    "onnxruntime": ("voco_models/prediction/onnx_model",),
 }
 """Library → beginnings of the paths that may import it."""
 

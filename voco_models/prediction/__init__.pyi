@@ -1,3 +1,4 @@
+from . import onnx_model as onnx_model
 from .abstention import Abstention as Abstention, fit_abstention as fit_abstention
 from .pages import (
     INDEX as INDEX,

@@ -6,6 +6,7 @@ pretrain : self-supervised training on stores.
 finetune : train the classifier, a model for each fold.
 evaluate : score a run on its test patients.
 predict : apply a finished run to new series.
+export_onnx : the classifiers of a finished run as one ONNX file.
 """
 
 import lazy_loader

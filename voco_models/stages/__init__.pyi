@@ -2,6 +2,7 @@ from .compiler import has_cpu_compiler as has_cpu_compiler
 from .evaluation import evaluate as evaluate
 from .finetune_recipes import finetune_recipe as finetune_recipe
 from .finetuning import finetune as finetune
+from .onnx_export import export_onnx as export_onnx
 from .prediction import (
     PredictSummary as PredictSummary,
     PreparedPrediction as PreparedPrediction,
