@@ -331,6 +331,7 @@ def _add_export(commands: Any) -> None:
     add("run", type=local, metavar="RUN", help="folder of a finished voco finetune run")
     add("--out", type=local, required=True, metavar="FILE", help=".onnx file to write")
     add("--fold", type=whole_number, metavar="N", help="the model of one fold (mean of all folds)")
+    add("--int8", action="store_true", help="int8 weights: a smaller file, other probabilities")
 
 
 def _add_probe(commands: Any) -> None:

@@ -143,7 +143,7 @@ def predict(args: argparse.Namespace) -> Mapping[str, object]:
 
 def export(args: argparse.Namespace) -> Mapping[str, object]:
     """Write the classifier of a run for programs without PyTorch."""
-    return stages.export_onnx(args.run, args.out, fold=args.fold).to_json()
+    return stages.export_onnx(args.run, args.out, fold=args.fold, int8=args.int8).to_json()
 
 
 def probe(args: argparse.Namespace) -> Mapping[str, object]:

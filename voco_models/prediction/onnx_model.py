@@ -108,6 +108,15 @@ def write_onnx(
         onnx.save(proto, temporary)
 
 
+def quantise(path: Path, out: Path) -> None:
+    """Write the model at `path` to `out` with int8 weights; activations are quantised at run time."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantize_dynamic(path, out, weight_type=QuantType.QInt8)
+
+
 def adaptive_max_pool2d(images: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """PyTorch's operator, which the exporter does not know, by operators that it knows.
 

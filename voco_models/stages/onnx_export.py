@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from voco_data.errors import InputError, VocoError, translate_unwritable
+from voco_data.storage import atomic
 from voco_data.version import VERSION
 from voco_models.data import input_window
 from voco_models.networks import find_head
@@ -40,14 +43,21 @@ class ExportSummary:
     largest_difference: float
     """Of a probability, between PyTorch and onnxruntime on random input."""
     bytes: int
+    int8_difference: float | None = None
+    """Of a probability, between the int8 file and that of float32, on random input; None without
+    int8."""
 
     def to_json(self) -> dict[str, object]:
         """The summary as plain values."""
         return asdict(self) | {"file": str(self.file)}
 
 
-def export_onnx(run: str | Path, out: str | Path, *, fold: int | None = None) -> ExportSummary:
+def export_onnx(
+    run: str | Path, out: str | Path, *, fold: int | None = None, int8: bool = False
+) -> ExportSummary:
     """Write the mean of all folds of `run`, or the model of one `fold`, to `out`.
+
+    With `int8`, the file has int8 weights; the model of float32 is checked before.
 
     Raises InputError for a run that cannot predict, a fold that it lacks, a file that exists or has
     another suffix than .onnx, and without the extra `onnx`. Raises VocoError if onnxruntime gives
@@ -65,32 +75,40 @@ def export_onnx(run: str | Path, out: str | Path, *, fold: int | None = None) ->
         finished.targets.names,
     )
     needs_depths = find_head(recipe.head).needs_geometry
-    with translate_unwritable(path.parent):
+    shape = recipe.view.shape
+    with translate_unwritable(path.parent), tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "float32.onnx"
         onnx_model.write_onnx(
-            path,
-            model,
-            recipe.view.shape,
-            needs_depths=needs_depths,
-            metadata=_describe(finished, folds),
+            made, model, shape, needs_depths=needs_depths, metadata=_describe(finished, folds)
         )
-    try:
-        difference = _largest_difference(path, model, recipe.view.shape, needs_depths=needs_depths)
+        inputs = [
+            onnx_model.example_inputs(shape, batch, needs_depths=needs_depths)
+            for batch in CHECKED_BATCHES
+        ]
+        exact = [onnx_model.run_onnx(made, each) for each in inputs]
+        difference = _largest_difference(
+            [onnx_model.run_torch(model, each) for each in inputs], exact
+        )
         if not difference <= TOLERANCE:
             raise VocoError(
                 f"{path}: onnxruntime differs from PyTorch by {difference:.2g}, more than "
-                f"{TOLERANCE:g}; the file was removed"
+                f"{TOLERANCE:g}; nothing was written"
             )
-    except BaseException:
-        path.unlink()
-        raise
-    example = onnx_model.example_inputs(recipe.view.shape, 1, needs_depths=needs_depths)
+        int8_difference = None
+        if int8:
+            quantised = Path(folder) / "int8.onnx"
+            onnx_model.quantise(made, quantised)
+            outputs = [onnx_model.run_onnx(quantised, each) for each in inputs]
+            int8_difference, made = _largest_difference(exact, outputs), quantised
+        atomic.write_bytes(path, made.read_bytes())
     return ExportSummary(
         file=path,
         folds=folds,
-        inputs={name: array.shape[1:] for name, array in example.items()},
+        inputs={name: array.shape[1:] for name, array in inputs[0].items()},
         outputs=finished.targets.names,
         largest_difference=difference,
         bytes=path.stat().st_size,
+        int8_difference=int8_difference,
     )
 
 
@@ -113,18 +131,15 @@ def _choose_folds(run: FinishedRun, fold: int | None) -> tuple[int, ...]:
 
 
 def _largest_difference(
-    path: Path,
-    model: onnx_model.OnnxClassifier,
-    shape: tuple[int, int, int],
-    *,
-    needs_depths: bool,
+    ones: Sequence[dict[str, onnx_model.FloatArray]],
+    others: Sequence[dict[str, onnx_model.FloatArray]],
 ) -> float:
-    differences = []
-    for batch in CHECKED_BATCHES:
-        inputs = onnx_model.example_inputs(shape, batch, needs_depths=needs_depths)
-        ours, theirs = onnx_model.run_torch(model, inputs), onnx_model.run_onnx(path, inputs)
-        differences += [float(np.abs(ours[name] - theirs[name]).max()) for name in ours]
-    return max(differences)
+    """Of all values of the outputs of some batches, by name."""
+    return max(
+        float(np.abs(one[name] - other[name]).max())
+        for one, other in zip(ones, others, strict=True)
+        for name in one
+    )
 
 
 def _describe(run: FinishedRun, folds: tuple[int, ...]) -> dict[str, Any]:

@@ -94,6 +94,27 @@ def test_onnxruntime_gives_the_test_predictions_of_the_run(case: Case, tmp_path:
 
 
 @installed
+def test_int8_states_the_difference_that_it_makes(case: Case, tmp_path: Path) -> None:
+    import onnxruntime
+
+    exact = export_onnx(case.run, tmp_path / "exact.onnx", fold=0)
+    small = export_onnx(case.run, tmp_path / "small.onnx", fold=0, int8=True)
+    assert exact.int8_difference is None
+    assert small.bytes < exact.bytes
+    assert small.largest_difference == exact.largest_difference  # of float32
+    sessions = [
+        onnxruntime.InferenceSession(one.file, providers=["CPUExecutionProvider"])
+        for one in (exact, small)
+    ]
+    assert "voco" in sessions[1].get_modelmeta().custom_metadata_map
+    inputs = inputs_of(case, [0, 1, 2], sessions[0])
+    one, other = (np.concatenate(session.run(None, inputs), axis=1) for session in sessions)
+    assert small.int8_difference is not None
+    assert 0 < small.int8_difference < 0.2
+    assert 0 < np.abs(one - other).max() < 0.2
+
+
+@installed
 def test_bad_input_writes_nothing(case: Case, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected a name that ends in \.onnx"):
         export_onnx(case.run, tmp_path / "model.pt")
@@ -108,7 +129,7 @@ def test_bad_input_writes_nothing(case: Case, tmp_path: Path) -> None:
 
 
 @installed
-def test_a_file_that_disagrees_is_removed(
+def test_a_model_that_disagrees_is_not_written(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = onnx_export.onnx_model.run_onnx
