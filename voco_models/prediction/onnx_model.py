@@ -109,7 +109,7 @@ def write_onnx(
 
 
 def quantise(path: Path, out: Path) -> None:
-    """Write the model at `path` to `out` with int8 weights; activations are quantised at run time."""
+    """Write a model to `out` with int8 weights; activations are quantised at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with warnings.catch_warnings():

@@ -32,6 +32,8 @@ INDEX, PAGES_FOLDER = "index.html", "patients"
 NOTICE = "Not a medical device. For research only."
 N_SLICES = 12
 """Axial slices of a series, evenly spaced, beside those with most attention."""
+MAX_REFUSED = 500
+"""Refused lines on a page; the table has all."""
 WIDTH_PX = 230.0
 """Width of an axial picture."""
 ABSTENTION_TEXTS = {
@@ -76,7 +78,7 @@ def write_patient(
         Section(f"Series {view.record.series_uid}", render_series(view)) for view in series
     ]
     if len(refused):
-        sections.append(Section("Refused series", _render("refused.html", rows=_rows(refused))))
+        sections.append(Section("Refused series", _render_refused(refused)))
     path = folder / PAGES_FOLDER / page_name(patient_id)
     atomic.write_text(path, html.render_page(f"Patient {patient_id}", sections, lead=NOTICE))
     return path
@@ -112,7 +114,7 @@ def write_index(
     ]
     sections = [
         Section("Patients", _render("patients.html", rows=rows, names=thresholds.targets.names)),
-        Section("Refused", _render("refused.html", rows=_rows(refused))),
+        Section("Refused", _render_refused(refused)),
         Section("How to read it", _render("reading.html", facts=facts, notes=notes, rules=rules)),
     ]
     atomic.write_text(folder / INDEX, html.render_page("Predictions", sections, lead=NOTICE))
@@ -278,8 +280,9 @@ def _groups(line: Mapping[Any, Any], thresholds: Thresholds) -> list[dict[str, A
     ]
 
 
-def _rows(lines: pd.DataFrame) -> list[dict[Any, Any]]:
-    return lines.to_dict("records")
+def _render_refused(lines: pd.DataFrame) -> str:
+    rows = lines.head(MAX_REFUSED).to_dict("records")
+    return _render("refused.html", rows=rows, more=len(lines) - len(rows))
 
 
 def _render(template: str, **values: Any) -> str:

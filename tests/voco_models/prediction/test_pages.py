@@ -146,6 +146,22 @@ def test_the_index_links_every_patient(chrome: webdriver.Chrome, folder: Path) -
     assert chrome.title.startswith("Patient x/")
 
 
+def test_a_long_list_of_refused_files_is_cut(tmp_path: Path) -> None:
+    rows = [("file", f"{number}.dcm", "unreadable", "", "", "", "") for number in range(503)]
+    columns = ["kind", "source", "reason", "detail", "patient_id", "study_uid", "series_uid"]
+    lines = make_table(
+        pd.DataFrame(),
+        pd.DataFrame(rows, columns=columns),
+        aggregate="mean",
+        decision=Decision(Calibration.identity(), THRESHOLDS),
+        abstention=RULES,
+    )
+    text = write_index(tmp_path, lines, THRESHOLDS, RULES, [], []).read_text()
+    assert "<td>499.dcm</td>" in text
+    assert "<td>500.dcm</td>" not in text
+    assert "3 more are in predictions.parquet." in text
+
+
 def test_page_names_are_file_names() -> None:
     assert page_name("p0123") == "p0123.html"
     names = {page_name(odd) for odd in ("../up", "a/b", "", ".hidden", "x" * 200, "\udce9")}
