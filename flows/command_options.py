@@ -66,6 +66,8 @@ def build_parser() -> OneLineParser:
     _add_pretrain(commands)
     _add_finetune(commands)
     _add_evaluate(commands)
+    _add_predict(commands)
+    _add_export(commands)
     _add_probe(commands)
     _add_bench(commands)
     return parser
@@ -330,6 +332,27 @@ def _find_evaluate_problem(args: argparse.Namespace) -> str | None:
     if args.again and args.against is not None:
         return "--again is for an evaluation; a comparison by --against is counted without it"
     return None
+
+
+def _add_predict(commands: Any) -> None:
+    predict = _command(commands, "predict", "grade the injuries of new patients with one run")
+    add = predict.add_argument
+    add("run", type=local, metavar="RUN", help="folder of a finished voco finetune run")
+    add("source", type=local, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
+    add("--out", type=local, required=True, metavar="DIR", help="where to write; new, or a rerun's")
+    add("--sr", action="store_true", help="also a DICOM Structured Report for each study")
+    _add_option(predict, "layout", choices=layout_choices())
+    _add_option(predict, "workers", type=positive_int, metavar="N")
+    _add_option(predict, "keep_ids", action="store_true")
+
+
+def _add_export(commands: Any) -> None:
+    export = _command(commands, "export", "the classifier of one run as an ONNX file")
+    add = export.add_argument
+    add("run", type=local, metavar="RUN", help="folder of a finished voco finetune run")
+    add("--out", type=local, required=True, metavar="FILE", help=".onnx file to write")
+    add("--fold", type=whole_number, metavar="N", help="the model of one fold (mean of all folds)")
+    add("--int8", action="store_true", help="int8 weights: a smaller file, other probabilities")
 
 
 def _add_probe(commands: Any) -> None:

@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from flows.ids import patient_pseudonymiser
+from flows.prediction_steps import predict_source
 from voco_data import erasure, ingest, maintenance, selection
 from voco_data.ingest import IngestOptions
 from voco_models import stages
@@ -135,6 +136,18 @@ def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
     return stages.evaluate(args.run, args.out, again=args.again).to_json()
 
 
+def predict(args: argparse.Namespace) -> Mapping[str, object]:
+    """Preprocess new scans as a run's own, and predict them."""
+    return predict_source(
+        args.run, args.source, args.out, _ingest_options(args), structured_reports=args.sr
+    )
+
+
+def export(args: argparse.Namespace) -> Mapping[str, object]:
+    """Write the classifier of a run for programs without PyTorch."""
+    return stages.export_onnx(args.run, args.out, fold=args.fold, int8=args.int8).to_json()
+
+
 def probe(args: argparse.Namespace) -> Mapping[str, object]:
     """Probe frozen backbones and their controls on patients left out."""
     return stages.probe_backbones(
@@ -205,6 +218,8 @@ VERBS: Final[dict[str, Verb]] = {
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
     "probe": probe,
     "bench": bench,
 }

@@ -275,6 +275,14 @@ def test_labels_join_through_the_key_of_the_stores_root(replace: Replace, tmp_pa
     assert seen["pseudonymise"]("patient 7") == hidden("patient", "patient 7")
 
 
+def test_export_options_reach_the_stage(replace: Replace) -> None:
+    seen = replace("voco_models.stages", "export_onnx")
+    assert main(["export", "run", "--out", "model.onnx", "--fold", "1"]) == 0
+    assert seen == {"run": Path("run"), "out": Path("model.onnx"), "fold": 1, "int8": False}
+    assert main(["export", "run", "--out", "model.onnx", "--int8"]) == 0
+    assert (seen["fold"], seen["int8"]) == (None, True)
+
+
 def test_evaluate_options_reach_the_stage(replace: Replace) -> None:
     seen = replace("voco_models.stages", "evaluate")
     assert main(["evaluate", "run", "--out", "there", "--again"]) == 0
@@ -308,7 +316,10 @@ def test_evaluate_options_reach_the_stage(replace: Replace) -> None:
         ("finetune a.zarr --out run", "--labels"),
         ("finetune a.zarr --labels l --out run --res", "--res"),
         ("evaluate", "RUN"),
-        ("predict run a --out b", "predict"),
+        ("guess run a --out b", "guess"),
+        ("predict run a", "--out"),
+        ("predict run a --out s3://b/c", "path of this machine"),
+        ("export run --out m.onnx --fold -1", "whole number"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(

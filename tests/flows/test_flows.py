@@ -30,6 +30,7 @@ from flows.demo_recipes import TINY
 from flows.evaluate import evaluate
 from flows.finetune import finetune
 from flows.names import full_name
+from flows.predict import predict
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.retrain import retrain
@@ -56,6 +57,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,
+    "predict": predict,
     "retrain": retrain,
     "demo": demo,
 }
@@ -231,6 +233,30 @@ def test_our_errors_come_out_as_they_are(tmp_path: Path, calls: Calls) -> None:
     with pytest.raises(InputError, match="no such folder"):
         preprocess(tmp_path, tmp_path)
     assert calls.order == ["preprocess"]
+
+
+def test_predict_calls_its_steps_and_publishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: None
+) -> None:
+    seen: list[Any] = []
+
+    def steps(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        seen.extend([*args, kwargs])
+        return {"index": tmp_path / "index.html", "patients": 2}
+
+    monkeypatch.setattr("flows.predict.predict_source", steps)
+    predict("run", "scans", str(tmp_path), sr=True, keep_ids=True)  # type: ignore[arg-type]
+    options = IngestOptions(keep_ids=True)
+    assert seen == [
+        Path("run"),
+        Path("scans"),
+        tmp_path,
+        options,
+        {"structured_reports": True},
+    ]
+    found = artifacts()
+    assert '{"name": "patients", "value": 2}' in found["predict-summary"][1]
+    assert (tmp_path / "index.html").as_uri() in found["predict-link"][1]
 
 
 # --- flows of flows ----------------------------------------------------------------------------

@@ -38,6 +38,7 @@ ROOMS = {
         "layouts",
         "executors",
         "ingest",
+        "structured_report",
         "maintenance",
         "erasure",
         "phantom",
@@ -51,6 +52,7 @@ ROOMS = {
         "training",
         "objectives",
         "evaluation",
+        "prediction",
         "probes",
         "stages",
         "experiments",
@@ -85,6 +87,7 @@ FORBIDDEN = {
         "voco_data.layouts",
         "voco_data.executors",
         "voco_data.ingest",
+        "voco_data.structured_report",
         "voco_data.phantom",
     },
     "flows": {"numpy", "pandas", "torch", "timm", "zarr", "dask", "pydicom", "SimpleITK"},
@@ -95,7 +98,14 @@ PEERS = "voco_data/bench/peers"
 """Other tools, measured beside ours: the one place in voco_data that may import torch."""
 
 OWNERS = {
-    "pydicom": ("voco_data/dicom/", "voco_data/masks/dicom_seg", "voco_data/phantom/", PEERS),
+    "pydicom": (
+        "voco_data/dicom/",
+        "voco_data/masks/dicom_seg",
+        "voco_data/phantom/",
+        "voco_data/structured_report/",
+        PEERS,
+    ),
+    "highdicom": ("voco_data/structured_report/",),
     "SimpleITK": ("voco_data/phantom/", PEERS),
     "nnunetv2": (PEERS,),
     "torchio": (PEERS,),
@@ -111,6 +121,8 @@ OWNERS = {
     "prefect": ("flows/",),
     "monai": ("voco_models/networks/monai_backbones", "voco_models/bench/peers/", PEERS),
     "litdata": ("voco_models/bench/peers/",),
+    "onnx": ("voco_models/prediction/onnx_model",),
+    "onnxruntime": ("voco_models/prediction/onnx_model",),
 }
 """Library → beginnings of the paths that may import it."""
 

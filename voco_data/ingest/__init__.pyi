@@ -9,3 +9,4 @@ from .options import (
 )
 from .run import PreprocessSummary as PreprocessSummary, preprocess as preprocess
 from .seen_files import SeenFiles as SeenFiles
+from .source_files import SourceSeries as SourceSeries, find_source_files as find_source_files

@@ -18,6 +18,7 @@ from .comparison import (
 )
 from .decision import (
     Decision as Decision,
+    Thresholds as Thresholds,
     fit_decision as fit_decision,
     read_decision as read_decision,
     write_decision as write_decision,

@@ -120,7 +120,7 @@ class OrganQueryHead(Head):
         scale = places.new_tensor([2 / PRIOR_DEPTH_MM, 2.0, 2.0])
         grid = (places * scale - 1).flip(-1)  # x, y, depth, as grid_sample expects
         sampled = functional.grid_sample(
-            self.prior.expand(len(places), *self.prior.shape),
+            self.prior.expand(places.shape[0], *self.prior.shape),
             grid,
             align_corners=False,
             padding_mode="border",

@@ -65,7 +65,8 @@ class SliceFeatures(nn.Module):
         """Features (B, Z, P, F) of volumes (B, Z, Y, X) in [-1, 1]."""
         B, Z, Y, X = volumes.shape
         images = volumes.reshape(B * Z, 1, Y, X)
-        chunks = torch.split(images, self.images_per_call or len(images))
+        limit = self.images_per_call
+        chunks = (images,) if limit is None else torch.split(images, limit)
         vectors = torch.cat([self._call(chunk) for chunk in chunks])  # (B * Z, F * P)
         normed: Tensor = self.norm(vectors)
         return normed.reshape(B, Z, self.layout.channels, -1).transpose(2, 3)

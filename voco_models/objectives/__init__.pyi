@@ -4,6 +4,7 @@ from .classification import (
     Z_EXTENT as Z_EXTENT,
     ClassificationObjective as ClassificationObjective,
     depths_of as depths_of,
+    explain as explain,
     loss_weights as loss_weights,
     predict as predict,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from voco_models.data import (
     Batch,
     InputWindow,
     VolumeView,
+    Z,
     apply_draws,
     centre,
     copy_to_device,
@@ -184,7 +186,16 @@ def depths_of(targets: Mapping[str, Tensor], view: VolumeView) -> Tensor | None:
     return None if extents is None else view.depths_mm(extents)
 
 
-@torch.inference_mode()
+class Prediction(NamedTuple):
+    """What a classifier says of B volumes."""
+
+    probabilities: dict[str, Tensor]
+    """(B, C), float32, by group."""
+    attention: dict[str, Tensor]
+    """Weights (B, Z) of the view's slices, which sum to 1; by group, or by region of the body.
+    Empty for a head without attention."""
+
+
 def predict(
     classifier: SliceSequenceClassifier,
     view: VolumeView,
@@ -193,14 +204,49 @@ def predict(
     flips: Sequence[tuple[int, ...]] = ((),),
     depths_mm: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Probabilities (B, C), float32, by group, of stored volumes (B, Z, Y, X).
+    """The probabilities of `explain`."""
+    return explain(classifier, view, volumes, window, flips, depths_mm).probabilities
+
+
+@torch.inference_mode()
+def explain(
+    classifier: SliceSequenceClassifier,
+    view: VolumeView,
+    volumes: Tensor,
+    window: InputWindow,
+    flips: Sequence[tuple[int, ...]] = ((),),
+    depths_mm: Tensor | None = None,
+) -> Prediction:
+    """Probabilities, and the attention to slices, of stored volumes (B, Z, Y, X).
 
     Averages over `flips`; each is a set of axes of (B, Z, Y, X) to flip, () for none. The
     classifier must be in evaluation mode. `depths_mm` (B, Z) is for heads that need it.
     """
     inputs = centre(window.to_unit(view.make_middle_view(volumes)))
-    logits = [classifier(inputs.flip(axes) if axes else inputs, depths_mm) for axes in flips]
-    return {
-        group: torch.stack([z[group].float().softmax(dim=-1) for z in logits]).mean(dim=0)
-        for group in logits[0]
-    }
+    outputs = [
+        classifier.classify(inputs.flip(axes) if axes else inputs, depths_mm) for axes in flips
+    ]
+    return Prediction(
+        probabilities={
+            group: torch.stack([o.logits[group].float().softmax(dim=-1) for o in outputs]).mean(
+                dim=0
+            )
+            for group in outputs[0].logits
+        },
+        attention={
+            name: torch.stack(
+                [
+                    _attention_to_slices(output.attention[name], turned=Z in axes)
+                    for output, axes in zip(outputs, flips, strict=True)
+                ]
+            ).mean(dim=0)
+            for name in outputs[0].attention
+        },
+    )
+
+
+def _attention_to_slices(weights: Tensor, *, turned: bool) -> Tensor:
+    """(B, Z) of weights (B, Z) or (B, Z, P), in the order of the slices before they were turned."""
+    weights = weights.float()
+    by_slice = weights.sum(dim=2) if weights.dim() == 3 else weights
+    return by_slice.flip(1) if turned else by_slice

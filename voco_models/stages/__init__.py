@@ -1,4 +1,4 @@
-"""The stages of an experiment: pretraining, fine-tuning, evaluation, and their recipes.
+"""The stages of an experiment: pretraining, fine-tuning, evaluation, prediction, and their recipes.
 
 Key functions
 -------------
@@ -6,6 +6,8 @@ pretrain : self-supervised training on stores.
 finetune : train the classifier, a model for each fold.
 evaluate : score a run on its test patients.
 compare_runs : differences between two runs on the same patients.
+predict : apply a finished run to new series.
+export_onnx : the classifiers of a finished run as one ONNX file.
 """
 
 import lazy_loader

@@ -7,6 +7,13 @@ from .finetune_recipes import (
     finetune_recipe as finetune_recipe,
 )
 from .finetuning import finetune as finetune
+from .onnx_export import export_onnx as export_onnx
+from .prediction import (
+    PredictSummary as PredictSummary,
+    PreparedPrediction as PreparedPrediction,
+    predict as predict,
+    prepare_prediction as prepare_prediction,
+)
 from .pretrain_monitors import count_crops as count_crops
 from .pretrain_plan import build_objective as build_objective
 from .pretrain_recipes import (

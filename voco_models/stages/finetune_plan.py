@@ -30,11 +30,12 @@ from voco_data.selection import (
     now,
 )
 from voco_data.store import Store
-from voco_models.data import InputWindow, Item, ReducedVolumes, VolumeSource, input_window
-from voco_models.networks import create_backbone, find_head, regions_of, takes_volumes
+from voco_models.data import InputWindow, Item, VolumeSource, input_window
+from voco_models.networks import create_backbone, takes_volumes
+from voco_models.stages.classifiers import input_volumes, read_head_geometry
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.initial_weights import SCRATCH, InitialWeights, load_initial_weights
-from voco_models.stages.series_geometry import SeriesGeometry, read_geometry
+from voco_models.stages.series_geometry import SeriesGeometry
 from voco_models.training import make_provenance
 
 log = logging.getLogger(__name__)
@@ -185,16 +186,15 @@ def make_plan(
     initial = load_initial_weights(init, recipe.backbone)
     exposure = _measure_exposure(initial, store, every, joined.label_ids, run_split)
     _check_exposure(exposure, Path(init), transductive=transductive)
-    averages = recipe.view.reduce == "average"
     series = _labelled_series(table, used)
     plan = FinetunePlan(
         recipe=recipe,
-        volumes=ReducedVolumes(store, recipe.view) if averages else store,
+        volumes=input_volumes(recipe, store),
         labels=used,
         contents=contents_of_patients(named.assign(patient_id=named["person"])),
         window=input_window(recipe.window_hu, store.spec),
         series=series,
-        geometry=_read_geometry(recipe, store, series),
+        geometry=read_head_geometry(recipe, store, series.rows),
         split=run_split,
         whole_split=whole_split,
         initial=initial,
@@ -232,19 +232,6 @@ def count_finetune_steps(
         store, labels, recipe, init=SCRATCH, split=split, allow_unlabelled=allow_unlabelled
     )
     return max(map(plan.count_steps, range(recipe.n_folds)))
-
-
-def _read_geometry(recipe: FinetuneRecipe, store: Store, series: Series) -> SeriesGeometry | None:
-    """Depths and organs, if the head needs them. InputError for a view that it cannot place."""
-    head = find_head(recipe.head)
-    if not head.needs_geometry:
-        return None
-    if head.keeps_places and not recipe.view.shows_whole_planes(store.grid):
-        raise InputError(
-            f"recipe: the head {recipe.head} needs whole planes; set view.size_px to "
-            f"{store.grid[1]}, or view.reduce to average"
-        )
-    return read_geometry(store, series.rows, regions_of(recipe.targets))
 
 
 def _new_split(store: Store, label_ids: Mapping[str, str], recipe: FinetuneRecipe) -> Split:

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from voco_models.data import Loader, ResidentVolumes
+from voco_models.data import ResidentVolumes
 from voco_models.evaluation import fit_decision, predictions, write_decision
 from voco_models.networks import SliceSequenceClassifier
-from voco_models.objectives import depths_of, predict
+from voco_models.stages.classifiers import explain_items
 from voco_models.stages.finetune_plan import FinetunePlan, Series
 
 
@@ -50,33 +50,16 @@ def _predict_series(
     resident: ResidentVolumes | None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Probabilities (N, C) by group, in the order of the N `series`."""
-    size = min(plan.recipe.batch_size, len(series))
-    loader = Loader(
+    explained = explain_items(
+        classifier,
+        plan.recipe,
         plan.items_of(series),
-        batch_size=size,
-        seed=0,
+        plan.window,
+        plan.geometry_of(series),
         device=device,
-        targets=plan.geometry_of(series),
         resident=resident,
     )
-    recipe = plan.recipe
-    classifier.eval()
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        batches = [
-            predict(
-                classifier,
-                recipe.view,
-                batch.volumes,
-                plan.window,
-                recipe.flips,
-                depths_of(batch.targets, recipe.view),
-            )
-            for batch in loader.ordered_batches()
-        ]
-    return {
-        name: torch.cat([probabilities[name] for probabilities in batches]).cpu().numpy()
-        for name in plan.targets.names
-    }
+    return {name: explained.probabilities[name] for name in plan.targets.names}
 
 
 def write_run_predictions(run: Path, plan: FinetunePlan, tables: list[pd.DataFrame]) -> None:

@@ -35,7 +35,7 @@ from voco_models.data import (
     step_seed,
 )
 from voco_models.evaluation import predictions
-from voco_models.networks import OrganQueryHead, SliceSequenceClassifier, create_backbone
+from voco_models.networks import OrganQueryHead
 from voco_models.objectives import (
     ORGAN_BOXES,
     ClassificationObjective,
@@ -50,6 +50,7 @@ from voco_models.processes import (
     share_of_batch,
     wait_for_processes,
 )
+from voco_models.stages.classifiers import build_classifier
 from voco_models.stages.finetune_plan import FinetunePlan, Series, make_plan
 from voco_models.stages.finetune_predictions import predict_fold, write_run_predictions
 from voco_models.stages.finetune_recipes import FinetuneRecipe, finetune_recipe
@@ -266,20 +267,9 @@ def _build_objective(plan: FinetunePlan, fold: int, series: Series) -> Classific
     recipe = plan.recipe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(recipe.seed, fold))
-        backbone = create_backbone(recipe.backbone)
-        classifier = SliceSequenceClassifier(
-            backbone,
-            recipe.view.size_px,
-            head=recipe.head,
-            options=recipe.head_options,
-            pooling=recipe.pooling,
-            feature_norm=recipe.feature_norm,
-            images_per_call=recipe.images_per_call,
-            targets=plan.targets,
-            recompute=recipe.recompute,
-        )
+        classifier = build_classifier(recipe)
     if plan.initial.weights is not None:
-        backbone.load_state_dict(plan.initial.weights, strict=True)
+        classifier.backbone.load_state_dict(plan.initial.weights, strict=True)
     if isinstance(classifier.head, OrganQueryHead):
         classifier.head.set_prior(plan.geometry_of(series)[ORGAN_BOXES])
     weights = loss_weights(plan.classes_of(series), recipe.loss_targets)

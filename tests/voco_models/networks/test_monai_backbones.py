@@ -159,8 +159,9 @@ def test_swin_recomputes_its_blocks_and_gradients_stay_equal(
         backbone(images).square().sum().backward()
         assert sum(call is block for call in calls) == expected
         gradients.append([p.grad.clone() for p in backbone.parameters() if p.grad is not None])
+    # Not to the bit: MKL's sums depend on the alignment of the tensors in memory.
     for one, other in zip(gradients[0], gradients[1], strict=True):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="turn recompute off"):
         create_backbone("monai:resnet18").set_recompute(True)
 
