@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
+from flows.command_parser import OneLineParser, PrintVersion, add_command
 from flows.option_values import local, positive_int, seconds, share, whole_number
 from voco_data.ingest import UnevenPolicy, list_options
 from voco_data.layouts import layout_choices
 from voco_data.storage import path_or_url
 
-USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
 INGEST_OPTIONS = {option.name: option for option in list_options()}
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
-
-    find_problem: Callable[[argparse.Namespace], str | None] | None = None
-    """What is wrong with options that are possible one by one, if anything."""
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Any = None, namespace: Any = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse as usual, then look for a problem of the options together."""
-        parsed, rest = super().parse_known_args(args, namespace)
-        problem = self.find_problem(parsed) if self.find_problem else None
-        if problem is not None:
-            self.error(problem)
-        return parsed, rest
-
-    def error(self, message: str) -> NoReturn:
-        """Print the error and how to get help; exit code 2."""
-        line = " ".join(message.split())
-        self.exit(USAGE_ERROR, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
-
-
-class PrintVersion(argparse.Action):
-    """`--version`. The version is read only when it is needed."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
-        """Print the installed version and stop."""
-        print(f"voco {version('voco')}")
-        parser.exit()
 
 
 def build_parser() -> OneLineParser:
@@ -66,6 +33,7 @@ def build_parser() -> OneLineParser:
     _add_pretrain(commands)
     _add_finetune(commands)
     _add_evaluate(commands)
+    _add_experiment(commands)
     _add_predict(commands)
     _add_export(commands)
     _add_probe(commands)
@@ -73,19 +41,8 @@ def build_parser() -> OneLineParser:
     return parser
 
 
-def _command(commands: Any, name: str, help_line: str) -> OneLineParser:
-    """Add a subcommand that prints text, or with `--json` one object as the last line."""
-    parser: OneLineParser = commands.add_parser(
-        name, help=help_line, description=help_line, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object as the last line of stdout"
-    )
-    return parser
-
-
 def _add_demo(commands: Any) -> None:
-    demo = _command(commands, "demo", "the whole pipeline on a made-up cohort, then a report")
+    demo = add_command(commands, "demo", "the whole pipeline on a made-up cohort, then a report")
     demo.add_argument(
         "--root", type=local, default=Path("demo"), help="folder for everything it makes (./demo)"
     )
@@ -93,7 +50,7 @@ def _add_demo(commands: Any) -> None:
 
 
 def _add_preprocess(commands: Any) -> None:
-    preprocess = _command(commands, "preprocess", "bring the stores up to date with an archive")
+    preprocess = add_command(commands, "preprocess", "bring the stores up to date with an archive")
     add = preprocess.add_argument
     add("source", type=local, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
     add(
@@ -161,13 +118,13 @@ def _add_store(commands: Any) -> None:
     about = "look at stores, clean up, export a volume, erase a patient"
     store = commands.add_parser("store", help=about, description=about, allow_abbrev=False)
     actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = _command(actions, "ls", "the stores under ROOT: sizes, series, who uses them")
+    listing = add_command(actions, "ls", "the stores under ROOT: sizes, series, who uses them")
     listing.add_argument("root", type=path_or_url, metavar="ROOT")
-    info = _command(actions, "info", "what one store holds")
+    info = add_command(actions, "info", "what one store holds")
     info.add_argument("store", type=path_or_url, metavar="STORE")
-    verify = _command(actions, "verify", "re-hash every chunk of one store")
+    verify = add_command(actions, "verify", "re-hash every chunk of one store")
     verify.add_argument("store", type=path_or_url, metavar="STORE")
-    gc = _command(actions, "gc", "list what nothing needs under ROOT; remove it with --yes")
+    gc = add_command(actions, "gc", "list what nothing needs under ROOT; remove it with --yes")
     gc.add_argument("root", type=path_or_url, metavar="ROOT")
     gc.add_argument(
         "--store", action="append", default=[], metavar="NAME", help="this store too, if unused"
@@ -179,13 +136,13 @@ def _add_store(commands: Any) -> None:
         help="only the last N ledgers and reports (all)",
     )
     _add_removal(gc)
-    export = _command(actions, "export", "one volume as NIfTI, where the scanner saw it")
+    export = add_command(actions, "export", "one volume as NIfTI, where the scanner saw it")
     export.add_argument("store", type=path_or_url, metavar="STORE")
     export.add_argument("row", type=whole_number, metavar="ROW")
     export.add_argument(
         "--out", type=Path, metavar="FILE", help=".nii.gz or .nii to write (<profile>-<row>.nii.gz)"
     )
-    forget = _command(actions, "forget", "what a patient left under ROOT; erase it with --yes")
+    forget = add_command(actions, "forget", "what a patient left under ROOT; erase it with --yes")
     forget.add_argument("root", type=path_or_url, metavar="ROOT")
     forget.add_argument("patient", metavar="PATIENT", help="the archive's id, or the pseudonym")
     _add_removal(forget)
@@ -205,7 +162,7 @@ def _add_removal(parser: argparse.ArgumentParser) -> None:
 
 def _add_split(commands: Any) -> None:
     about = "a test set and folds by patient: make the file, or append new patients to it"
-    split = _command(commands, "split", about)
+    split = add_command(commands, "split", about)
     split.add_argument("store", type=path_or_url, metavar="STORE")
     patients = split.add_mutually_exclusive_group()
     patients.add_argument(
@@ -271,7 +228,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pretrain(commands: Any) -> None:
-    pretrain = _command(commands, "pretrain", "2D-VoCo pretraining on one or more stores")
+    pretrain = add_command(commands, "pretrain", "2D-VoCo pretraining on one or more stores")
     pretrain.add_argument("stores", type=path_or_url, nargs="*", metavar="STORE")
     pretrain.add_argument("--out", type=local, metavar="RUN", help="run folder")
     pretrain.add_argument(
@@ -295,7 +252,7 @@ def _find_pretrain_problem(args: argparse.Namespace) -> str | None:
 
 
 def _add_finetune(commands: Any) -> None:
-    finetune = _command(commands, "finetune", "train the slice-sequence classifier")
+    finetune = add_command(commands, "finetune", "train the slice-sequence classifier")
     finetune.add_argument("store", type=path_or_url, metavar="STORE")
     finetune.add_argument(
         "--labels", type=Path, required=True, metavar="FILE", help="train.csv of RATIC's form"
@@ -308,7 +265,7 @@ def _add_finetune(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    evaluate = _command(
+    evaluate = add_command(
         commands, "evaluate", "scores, intervals and plots of one run, or two runs compared"
     )
     evaluate.add_argument("run", type=Path, metavar="RUN")
@@ -335,7 +292,7 @@ def _find_evaluate_problem(args: argparse.Namespace) -> str | None:
 
 
 def _add_predict(commands: Any) -> None:
-    predict = _command(commands, "predict", "grade the injuries of new patients with one run")
+    predict = add_command(commands, "predict", "grade the injuries of new patients with one run")
     add = predict.add_argument
     add("run", type=local, metavar="RUN", help="folder of a finished voco finetune run")
     add("source", type=local, metavar="SOURCE", help="folder or file with DICOM or NIfTI")
@@ -347,7 +304,7 @@ def _add_predict(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    export = _command(commands, "export", "the classifier of one run as an ONNX file")
+    export = add_command(commands, "export", "the classifier of one run as an ONNX file")
     add = export.add_argument
     add("run", type=local, metavar="RUN", help="folder of a finished voco finetune run")
     add("--out", type=local, required=True, metavar="FILE", help=".onnx file to write")
@@ -355,8 +312,23 @@ def _add_export(commands: Any) -> None:
     add("--int8", action="store_true", help="int8 weights: a smaller file, other probabilities")
 
 
+def _add_experiment(commands: Any) -> None:
+    experiment = add_command(
+        commands, "experiment", "arms x backbones x seeds x fractions of labels, then the tables"
+    )
+    experiment.add_argument("file", type=Path, metavar="FILE", help="its declaration, in TOML")
+    experiment.add_argument(
+        "--plan", action="store_true", help="only list which runs exist and which are missing"
+    )
+    experiment.add_argument(
+        "--resident", choices=RESIDENCES, default="none", help="keep all volumes in memory (none)"
+    )
+
+
 def _add_probe(commands: Any) -> None:
-    probe = _command(commands, "probe", "what frozen backbones know about place, beside controls")
+    probe = add_command(
+        commands, "probe", "what frozen backbones know about place, beside controls"
+    )
     add = probe.add_argument
     add("stores", type=path_or_url, nargs="+", metavar="STORE")
     add(
@@ -380,13 +352,13 @@ def _add_bench(commands: Any) -> None:
     about = "measure this machine beside other tools"
     bench = commands.add_parser("bench", help=about, description=about, allow_abbrev=False)
     tables = bench.add_subparsers(dest="table", required=True, metavar="TABLE")
-    _command(tables, "ingest", "one made-up series to both grids: ours, the floor, the peers")
-    _command(tables, "loader", "reads for training: volumes and single slices")
-    pretrain = _command(tables, "pretrain", "a step of pretraining, beside PyTorch's defaults")
+    add_command(tables, "ingest", "one made-up series to both grids: ours, the floor, the peers")
+    add_command(tables, "loader", "reads for training: volumes and single slices")
+    pretrain = add_command(tables, "pretrain", "a step of pretraining, beside PyTorch's defaults")
     pretrain.add_argument(
         "--recipe", metavar="NAME|FILE", help="only this recipe (tiny and default; CUDA: default_s)"
     )
-    cost = _command(tables, "cost", "2D against 3D networks: operations, memory, time of a step")
+    cost = add_command(tables, "cost", "2D against 3D networks: operations, memory, time of a step")
     cost.add_argument(
         "--seconds", type=seconds, metavar="SECONDS", help="time no step after this (no limit)"
     )

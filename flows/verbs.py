@@ -148,6 +148,19 @@ def export(args: argparse.Namespace) -> Mapping[str, object]:
     return stages.export_onnx(args.run, args.out, fold=args.fold, int8=args.int8).to_json()
 
 
+def experiment(args: argparse.Namespace) -> Mapping[str, object]:
+    """Train and compare all runs of an experiment, or list them."""
+    from voco_models import experiments
+
+    declared = experiments.read_experiment(args.file)
+    return experiments.run_experiment(
+        declared,
+        plan_only=args.plan,
+        resident=args.resident,
+        pseudonymise=patient_pseudonymiser(declared.store),
+    ).to_json()
+
+
 def probe(args: argparse.Namespace) -> Mapping[str, object]:
     """Probe frozen backbones and their controls on patients left out."""
     return stages.probe_backbones(
@@ -218,6 +231,7 @@ VERBS: Final[dict[str, Verb]] = {
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,
+    "experiment": experiment,
     "predict": predict,
     "export": export,
     "probe": probe,

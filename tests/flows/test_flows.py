@@ -28,6 +28,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.demo import demo, next_run_folder
 from flows.demo_recipes import TINY
 from flows.evaluate import evaluate
+from flows.experiment import experiment
 from flows.finetune import finetune
 from flows.names import full_name
 from flows.predict import predict
@@ -35,7 +36,7 @@ from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.retrain import retrain
 from flows.retries import worth_retrying
-from tests.support import small_finetune
+from tests.support import small_experiment, small_finetune
 from tests.support.project import PROJECT
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
@@ -58,6 +59,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "finetune": finetune,
     "evaluate": evaluate,
     "predict": predict,
+    "experiment": experiment,
     "retrain": retrain,
     "demo": demo,
 }
@@ -420,6 +422,17 @@ def _check_held_out(folder: Path, run: Path, scores: dict[str, Any], page: str) 
 def test_only_trouble_that_passes_is_worth_retrying(error: Exception, worth: bool) -> None:
     state = Failed(data=error)
     assert worth_retrying(None, None, state) is worth  # type: ignore[arg-type]
+
+
+def test_an_experiment_runs_its_trials_and_reuses_them(embedded: None, tmp_path: Path) -> None:
+    text = small_experiment.DECLARATION.replace("[0, 1]", "[0]").replace("[0.6, 1.0]", "[1.0]")
+    file = small_experiment.declare(tmp_path, text)
+    summary = experiment(file)
+    assert (summary["trials"], summary["trained"], summary["reused"]) == (2, 2, 0)
+    assert Path(str(summary["report"])).is_file()
+    again = experiment(file)
+    assert (again["trials"], again["reused"]) == (2, 2)
+    assert again["scores"] == summary["scores"]
 
 
 # --- deployments -------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def run_experiment(
     experiment = (
         declaration if isinstance(declaration, Experiment) else read_experiment(declaration)
     )
-    trials = list_trials(experiment)
+    trials = list_trials(experiment, pseudonymise)
     if plan_only:
         return _list_only(experiment, trials, start)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,13 +81,16 @@ class Trial:
         return " ".join(job.digest for job in self.jobs)
 
 
-def list_trials(experiment: Experiment) -> list[Trial]:
+def list_trials(
+    experiment: Experiment, pseudonymise: Callable[[str], str] | None = None
+) -> list[Trial]:
     """All trials of an experiment, in the order in which they are trained.
 
     Seeds are the outermost loop: if an experiment is stopped, the finished seeds are complete.
-    Makes the split if there is none yet. Raises InputError for parts that do not fit together.
+    Makes the split if there is none yet. `pseudonymise` is a function from patient ids of the
+    labels to those of the store. Raises InputError for parts that do not fit together.
     """
-    planner = _Planner(experiment)
+    planner = _Planner(experiment, pseudonymise)
     return [
         planner.trial(name, arm, backbone, seed, fraction)
         for seed in experiment.seeds
@@ -100,13 +103,14 @@ def list_trials(experiment: Experiment) -> list[Trial]:
 class _Planner:
     """Makes jobs, and keeps what several of them need."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, pseudonymise: Callable[[str], str] | None) -> None:
         self._experiment = experiment
+        self._pseudonymise = pseudonymise
         self._out = Path(experiment.out)
         self._stores: dict[str, Store] = {}
         recipe = finetune_recipe(experiment.recipe, experiment.changes)
         self.backbones = experiment.backbones or (recipe.backbone,)
-        self._split_file = _find_split(experiment, recipe)
+        self._split_file = _find_split(experiment, recipe, pseudonymise)
         self._split = read_split(self._split_file)
         self._labels_digest = _hash_file(Path(experiment.labels))
         self._steps: dict[str, int] = {}
@@ -175,6 +179,7 @@ class _Planner:
                 recipe,
                 self._split,
                 allow_unlabelled=self._experiment.allow_unlabelled,
+                pseudonymise=self._pseudonymise,
             )
         return self._steps[key]
 
@@ -204,14 +209,22 @@ class _Planner:
         return self._stores[store]
 
 
-def _find_split(experiment: Experiment, recipe: FinetuneRecipe) -> Path:
+def _find_split(
+    experiment: Experiment, recipe: FinetuneRecipe, pseudonymise: Callable[[str], str] | None
+) -> Path:
     """The split file of the experiment. Without one, a new one is made in its folder, once."""
     if experiment.split is not None:
         return Path(experiment.split)
     file = Path(experiment.out) / SPLIT
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        update_split(experiment.store, file, experiment.labels, n_folds=recipe.n_folds)
+        update_split(
+            experiment.store,
+            file,
+            experiment.labels,
+            n_folds=recipe.n_folds,
+            pseudonymise=pseudonymise,
+        )
     return file
 
 

@@ -226,10 +226,17 @@ def count_finetune_steps(
     split: Split,
     *,
     allow_unlabelled: bool = False,
+    pseudonymise: Callable[[str], str] | None = None,
 ) -> int:
     """The steps of the longest fold of a run. Raises InputError as `make_plan`."""
     plan = make_plan(
-        store, labels, recipe, init=SCRATCH, split=split, allow_unlabelled=allow_unlabelled
+        store,
+        labels,
+        recipe,
+        init=SCRATCH,
+        split=split,
+        allow_unlabelled=allow_unlabelled,
+        pseudonymise=pseudonymise,
     )
     return max(map(plan.count_steps, range(recipe.n_folds)))
 

@@ -1,0 +1,77 @@
+"""kill -9 during an experiment: a rerun ends with the predictions of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.support.small_experiment import DECLARATION, declare
+from voco_models.experiments.declaration import read_experiment
+from voco_models.experiments.experiment import run_experiment
+from voco_models.experiments.jobs import list_trials
+
+TEXT = DECLARATION.replace("[0, 1]", "[0]").replace("[0.6, 1.0]", "[1.0]")
+
+
+def results(file: Path) -> list[pd.DataFrame]:
+    return [
+        pd.read_parquet(job.folder / "predictions.parquet")
+        for trial in list_trials(read_experiment(file))
+        for job in trial.jobs
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[pd.DataFrame], float]:
+    """The predictions, and how long the runs took."""
+    file = declare(tmp_path_factory.mktemp("undisturbed"), TEXT)
+    start = time.monotonic()
+    assert not run_and_kill(file, 250)
+    return results(file), time.monotonic() - start
+
+
+def run_and_kill(file: Path, seconds: float) -> bool:
+    """Run the command, and kill it `seconds` after its first message; whether it was alive."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.command", "experiment", str(file)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.stderr is not None
+    process.stderr.readline()  # it has begun with the first trial
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return True
+    finally:
+        process.stderr.close()
+    return False
+
+
+@pytest.mark.parametrize(
+    "share", [0.3, 0.7, *(pytest.param(n / 20, marks=pytest.mark.slow) for n in range(1, 20))]
+)
+def test_a_killed_experiment_is_continued(
+    tmp_path: Path, undisturbed: tuple[list[pd.DataFrame], float], share: float
+) -> None:
+    expected, seconds = undisturbed
+    file = declare(tmp_path, TEXT)
+    run_and_kill(file, share * seconds)
+    assert not run_and_kill(file, 250)
+    assert run_experiment(file, plan_only=True).reused == 2
+    for found, wanted in zip(results(file), expected, strict=True):
+        pd.testing.assert_frame_equal(found, wanted)
+    looks = [p.read_text() for p in (tmp_path / "out/runs").glob("*/evaluations.json")]
+    assert len(looks) == 2
+    assert all(text.count('"time"') == 1 for text in looks)  # the test set was opened once
