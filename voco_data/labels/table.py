@@ -193,9 +193,10 @@ def _one_hot(file: Path, table: pd.DataFrame, group: TargetGroup) -> Int8:
     invalid = ~(np.isin(values, (0.0, 1.0)).all(axis=1) & (values.sum(axis=1) == 1.0))
     if invalid.any():
         row = int(invalid.argmax())
+        found = ", ".join(str(value) or "nothing" for value in columns.iloc[row])
         raise InputError(
             f"{file}: patient {table[_PATIENT_COLUMN].iloc[row]}, group {group.name}: expected "
-            f"one 1 and else 0 in {', '.join(columns.columns)}, got {columns.iloc[row].tolist()}"
+            f"one 1 and else 0 in {', '.join(columns.columns)}, got {found}"
         )
     grades: Int8 = values.argmax(axis=1).astype(np.int8)
     return grades
