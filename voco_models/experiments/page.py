@@ -16,7 +16,7 @@ from voco_models.evaluation import (
     Line,
     line_plot,
 )
-from voco_models.experiments.comparison import POWER_FACTOR, Comparison
+from voco_models.experiments.comparison import POWER_FACTOR, SCORES, Comparison
 from voco_models.experiments.tables import Row
 
 LEAD = (
@@ -33,7 +33,8 @@ def render_report(
     fractions = {cell.label_fraction for cell in comparison.scores}
     if len(fractions) > 1:
         sections.append(Section("Label efficiency", _render_curve(comparison)))
-    listed = [{str(c): _text(v) for c, v in line.items()} for line in runs.to_dict("records")]
+    shown = runs.drop(columns=[name for name in SCORES if name != ORGAN_SCORE])
+    listed = [{str(c): _text(v) for c, v in line.items()} for line in shown.to_dict("records")]
     sections.append(Section("Runs", _render_table(listed)))
     return render_page("voco experiment", sections, lead=LEAD)
 
@@ -45,8 +46,8 @@ def _render_design(comparison: Comparison) -> Markup:
         "Intervals are {:.0f} % percentile intervals over {} resamples of the test patients{}; "
         "those of differences are of paired values. The smallest difference to be seen is {} "
         "standard errors: a true difference of this size gives an interval without 0 in four of "
-        "five experiments of this size. A result inside its interval around 0 shows no difference; "
-        "it does not show that there is none.</p>"
+        "five experiments of this size. An interval that contains 0 shows no difference; it does "
+        "not show that there is none.</p>"
     ).format(
         comparison.test_patients,
         seeds,
@@ -65,12 +66,14 @@ def _render_curve(comparison: Comparison) -> Markup:
         point = comparison.labelled[cell], scores[ORGAN_SCORE].mean
         curves.setdefault((cell.arm, cell.backbone), []).append(point)
     lines = []
-    for (arm, backbone), points in curves.items():
+    most = max(comparison.labelled.values())
+    for number, ((arm, backbone), points) in enumerate(curves.items()):
         points.sort(key=lambda point: point[0])
+        beside = 0.01 * most * number  # so that intervals do not cover one another
         lines.append(
             Line(
                 f"{arm}, {backbone}",
-                x=[count for count, _ in points],
+                x=[count + beside for count, _ in points],
                 y=[score.value for _, score in points],
                 low=[score.low for _, score in points],
                 high=[score.high for _, score in points],
