@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from flows.bench_options import add_bench
 from flows.option_values import local, positive_int, seconds, share, whole_number
+from flows.parsers import OneLineParser, add_command as _command
 from voco_data.ingest import UnevenPolicy, list_options
 from voco_data.layouts import layout_choices
 from voco_data.storage import path_or_url
 
-USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
 INGEST_OPTIONS = {option.name: option for option in list_options()}
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
-
-    find_problem: Callable[[argparse.Namespace], str | None] | None = None
-    """What is wrong with options that are possible one by one, if anything."""
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Any = None, namespace: Any = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse as usual, then look for a problem of the options together."""
-        parsed, rest = super().parse_known_args(args, namespace)
-        problem = self.find_problem(parsed) if self.find_problem else None
-        if problem is not None:
-            self.error(problem)
-        return parsed, rest
-
-    def error(self, message: str) -> NoReturn:
-        """Print the error and how to get help; exit code 2."""
-        line = " ".join(message.split())
-        self.exit(USAGE_ERROR, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
 
 
 class PrintVersion(argparse.Action):
@@ -69,18 +47,7 @@ def build_parser() -> OneLineParser:
     _add_predict(commands)
     _add_export(commands)
     _add_probe(commands)
-    _add_bench(commands)
-    return parser
-
-
-def _command(commands: Any, name: str, help_line: str) -> OneLineParser:
-    """Add a subcommand that prints text, or with `--json` one object as the last line."""
-    parser: OneLineParser = commands.add_parser(
-        name, help=help_line, description=help_line, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object as the last line of stdout"
-    )
+    add_bench(commands)
     return parser
 
 
@@ -374,22 +341,3 @@ def _add_probe(commands: Any) -> None:
     add("--crops", type=positive_int, default=16, metavar="N", help="crops per volume (16)")
     add("--max-volumes", type=positive_int, default=200, metavar="N", help="read at most N (200)")
     add("--seed", type=whole_number, default=0, help="of crops, folds and random weights (0)")
-
-
-def _add_bench(commands: Any) -> None:
-    about = "measure this machine beside other tools"
-    bench = commands.add_parser("bench", help=about, description=about, allow_abbrev=False)
-    tables = bench.add_subparsers(dest="table", required=True, metavar="TABLE")
-    _command(tables, "ingest", "one made-up series to both grids: ours, the floor, the peers")
-    _command(tables, "loader", "reads for training: volumes and single slices")
-    pretrain = _command(tables, "pretrain", "a step of pretraining, beside PyTorch's defaults")
-    pretrain.add_argument(
-        "--recipe", metavar="NAME|FILE", help="only this recipe (tiny and default; CUDA: default_s)"
-    )
-    cost = _command(tables, "cost", "2D against 3D networks: operations, memory, time of a step")
-    cost.add_argument(
-        "--seconds", type=seconds, metavar="SECONDS", help="time no step after this (no limit)"
-    )
-    for table, quick in ((pretrain, "a few steps"), (cost, "small networks; CUDA: fewer rows")):
-        table.add_argument("--quick", action="store_true", help=quick)
-        table.add_argument("--device", choices=("cpu", "cuda"), help="CUDA if there is one, or CPU")

@@ -187,6 +187,25 @@ def _bench_cost(args: argparse.Namespace) -> Mapping[str, object]:
     return cost.bench(args.device, quick=args.quick, seconds=args.seconds)
 
 
+def _bench_heads(args: argparse.Namespace) -> Mapping[str, object]:
+    from voco_models.bench import heads
+
+    return heads.bench(
+        args.store,
+        args.labels,
+        init=args.init,
+        recipe=args.recipe,
+        changes=tuple(args.changes),
+        split=args.split,
+        heads=tuple(args.heads),
+        seeds=args.seeds,
+        cache=args.cache,
+        allow_unlabelled=args.allow_unlabelled,
+        device=args.device,
+        pseudonymise=patient_pseudonymiser(args.store),
+    )
+
+
 def _bench_ingest(args: argparse.Namespace) -> Mapping[str, object]:
     del args
     from voco_data.bench.ingest import bench_ingest
@@ -209,6 +228,7 @@ BENCHES: Final[dict[str, Verb]] = {
     "loader": _bench_loader,
     "pretrain": _bench_pretrain,
     "cost": _bench_cost,
+    "heads": _bench_heads,
 }
 VERBS: Final[dict[str, Verb]] = {
     "demo": demo,
