@@ -10,17 +10,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from voco_data.errors import InputError
-from voco_data.labels import ORGAN_TARGETS, TargetTable
+from voco_data.labels import ORGAN_TARGETS
 from voco_data.selection import read_split
 from voco_data.store import Store
 from voco_models.bench.head_features import (
@@ -29,6 +26,13 @@ from voco_models.bench.head_features import (
     cache_features,
     join_stages,
     list_caches,
+)
+from voco_models.bench.head_scores import (
+    Result,
+    TrainedHead,
+    make_differences,
+    make_row,
+    score_heads,
 )
 from voco_models.bench.head_training import (
     FrozenFeatureHead,
@@ -39,15 +43,7 @@ from voco_models.bench.head_training import (
 )
 from voco_models.bench.runner import describe_machine
 from voco_models.data import Augmentation, step_seed
-from voco_models.evaluation import (
-    ORGAN_SCORE,
-    FloatArray,
-    Interval,
-    bootstrap_interval,
-    fit_calibration,
-    metrics,
-    predictions,
-)
+from voco_models.evaluation import predictions
 from voco_models.networks import (
     BILSTM,
     HEADS,
@@ -63,7 +59,6 @@ from voco_models.training import choose_device, current_commit
 
 log = logging.getLogger(__name__)
 
-BOOTSTRAP_SEED = 20260101
 CACHE = "head-features"
 """Default folder of the features, in the working directory."""
 
@@ -77,20 +72,6 @@ CAVEATS = (
     "stages: finer places, with trained projections; more information than pooled.",
 )
 """Printed below the rows."""
-
-Result = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Trained:
-    """One row before it is scored."""
-
-    setting: HeadSetting
-    parameters: int
-    tables: list[pd.DataFrame]
-    """Out-of-fold patient lines, one table per seed."""
-    seconds: float
-    processor_s: float
 
 
 def bench(
@@ -161,7 +142,7 @@ def bench(
         _train(plan, setting, backbone, features, seeds=seeds, device=target)
         for setting in settings
     ]
-    scores, constant = _score(plan, trained)
+    scores, constant = score_heads(plan, trained)
     return {
         "patients": len(trained[0].tables[0]),
         "series": len(known),
@@ -175,8 +156,8 @@ def bench(
         "split": plan.split.digest,
         "best_constant": constant,
         "feature_seconds": round(feature_seconds, 1),
-        "rows": [_row(each, scores) for each in trained],
-        "differences": _differences(trained, scores),
+        "rows": [make_row(each, scores) for each in trained],
+        "differences": make_differences(trained, scores),
         "caches": list_caches(Path(cache)),
         "caveats": list(CAVEATS),
         "commit": current_commit(),
@@ -251,7 +232,7 @@ def _train(
     *,
     seeds: int,
     device: torch.device,
-) -> _Trained:
+) -> TrainedHead:
     """All seeds and folds of one row."""
     started, processor = time.perf_counter(), time.process_time()
     tables = []
@@ -278,7 +259,7 @@ def _train(
         patients = predictions.to_patients(table, plan.recipe.patient, plan.targets)
         tables.append(predictions.patient_lines(patients, "oof"))
     assert network is not None
-    row = _Trained(
+    row = TrainedHead(
         setting=setting,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         tables=tables,
@@ -287,144 +268,3 @@ def _train(
     )
     log.info("head %s, %s: %.0f s", setting.head, setting.kind, row.seconds)
     return row
-
-
-@dataclass(frozen=True, slots=True)
-class _Scores:
-    """Scores of the rows; names are `<row>/<measure>`."""
-
-    intervals: Mapping[str, Interval]
-    """Means over seeds, with intervals over patients."""
-    by_seed: Mapping[str, list[float]]
-    """`ORGAN_SCORE` of each seed, by row."""
-
-
-def _score(plan: FinetunePlan, trained: Sequence[_Trained]) -> tuple[_Scores, dict[str, float]]:
-    """Scores and gains of all rows on the same resamples, and the losses of the best constant."""
-    first = trained[0].tables[0]
-    truths = predictions.group_truths(first, plan.targets)
-    n = len(first)
-    constant = metrics.patient_terms(
-        {
-            group.name: np.tile(
-                metrics.optimal_constant(truths[group.name], group.weights, absent_count=0.0),
-                (n, 1),
-            )
-            for group in plan.targets
-        },
-        truths,
-    )
-    raw = _terms(plan, trained, truths, calibrate=False)
-    terms = _terms(plan, trained, truths, calibrate=True) if plan.recipe.calibrate else raw
-    reference = _name(trained[0].setting)
-
-    def statistic(counts: FloatArray) -> dict[str, FloatArray]:
-        best = constant.scores(counts)
-        means: dict[str, dict[str, FloatArray]] = {}
-        for name, of_seeds in terms.items():
-            scores = [each.scores(counts) for each in of_seeds]
-            means[name] = {key: np.mean([s[key] for s in scores], axis=0) for key in scores[0]}
-        values = {}
-        for name, mean in means.items():
-            values[f"{name}/score"] = mean[ORGAN_SCORE]
-            values[f"{name}/uncalibrated"] = np.mean(
-                [each.scores(counts)[ORGAN_SCORE] for each in raw[name]], axis=0
-            )
-            values[f"{name}/minus_first"] = mean[ORGAN_SCORE] - means[reference][ORGAN_SCORE]
-            for organ in ORGAN_TARGETS.names:
-                values[f"{name}/{organ}"] = best[organ] - mean[organ]
-        return values
-
-    one = metrics.unit_counts(n)
-    by_seed = {
-        name: [float(each.scores(one)[ORGAN_SCORE][0]) for each in of_seeds]
-        for name, of_seeds in terms.items()
-    }
-    intervals = bootstrap_interval(statistic, n, np.random.default_rng(BOOTSTRAP_SEED))
-    best = constant.scores(one)
-    names = (ORGAN_SCORE, *ORGAN_TARGETS.names)
-    return _Scores(intervals, by_seed), {name: round(float(best[name][0]), 4) for name in names}
-
-
-def _terms(
-    plan: FinetunePlan,
-    trained: Sequence[_Trained],
-    truths: metrics.Truths,
-    *,
-    calibrate: bool,
-) -> dict[str, list[metrics.PatientTerms]]:
-    """Losses of the patients by row, of each seed."""
-    return {
-        _name(each.setting): [
-            metrics.patient_terms(
-                cross_calibrate(table, plan.targets)
-                if calibrate
-                else predictions.group_probabilities(table, plan.targets),
-                truths,
-            )
-            for table in each.tables
-        ]
-        for each in trained
-    }
-
-
-def cross_calibrate(table: pd.DataFrame, targets: TargetTable) -> dict[str, FloatArray]:
-    """Probabilities (N, C) by group of N out-of-fold lines, in their order.
-
-    Those of a fold are calibrated on the lines of all other folds, so no patient on itself.
-    """
-    raw = predictions.group_probabilities(table, targets)
-    calibrated = {name: values.copy() for name, values in raw.items()}
-    for fold in sorted(set(table["fold"])):
-        own = (table["fold"] == fold).to_numpy()
-        others = table[~own]
-        calibration = fit_calibration(
-            predictions.group_probabilities(others, targets),
-            predictions.group_truths(others, targets),
-            targets,
-        )
-        applied = calibration.apply(predictions.group_probabilities(table[own], targets))
-        for name, values in applied.items():
-            calibrated[name][own] = values
-    return calibrated
-
-
-def _name(setting: HeadSetting) -> str:
-    return f"{setting.head}:{setting.kind}"
-
-
-def _row(each: _Trained, scores: _Scores) -> Result:
-    """A line of the table. `low` and `high` are the interval of the score."""
-    name = _name(each.setting)
-    score, seeds = scores.intervals[f"{name}/score"], scores.by_seed[name]
-    line: Result = {
-        "head": each.setting.head,
-        "features": each.setting.kind,
-        "parameters": each.parameters,
-        ORGAN_SCORE: score.value,
-        "sd": float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None,
-        "low": score.low,
-        "high": score.high,
-        "uncalibrated": scores.intervals[f"{name}/uncalibrated"].value,
-    }
-    intervals = {}
-    for organ in ORGAN_TARGETS.names:
-        gain = scores.intervals[f"{name}/{organ}"]
-        line[f"{organ}_gain"] = gain.value
-        intervals[organ] = gain.to_json()
-    return line | {
-        "seconds": round(each.seconds, 1),
-        "processor_s": round(each.processor_s, 1),
-        "by_seed": dict(enumerate(seeds)),
-        "gains": intervals,
-    }
-
-
-def _differences(trained: Sequence[_Trained], scores: _Scores) -> list[Result]:
-    """Each row less the first one, on the same patients: below 0 is better than the first."""
-    first = trained[0].setting
-    return [
-        {"head": each.setting.head, "features": each.setting.kind, "minus": _name(first)}
-        | scores.intervals[f"{_name(each.setting)}/minus_first"].to_json()
-        for each in trained[1:]
-    ]

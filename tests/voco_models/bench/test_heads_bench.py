@@ -19,6 +19,7 @@ from voco_data.labels.targets import ORGAN_TARGETS
 from voco_data.store.reader import Store
 from voco_models.bench import heads
 from voco_models.bench.head_features import cache_features, join_stages
+from voco_models.bench.head_scores import cross_calibrate
 from voco_models.bench.head_training import HeadSetting, measure_scale, train_head
 from voco_models.evaluation.metrics import weighted_log_loss
 from voco_models.evaluation.predictions import make_series_table, to_patients
@@ -178,7 +179,7 @@ def test_no_patient_is_calibrated_on_itself() -> None:
         for f in (0, 1)
     ]
     lines = to_patients(pd.concat(parts, ignore_index=True), "mean")
-    calibrated = heads.cross_calibrate(lines, ORGAN_TARGETS)
+    calibrated = cross_calibrate(lines, ORGAN_TARGETS)
     liver = calibrated["liver"]
     # Fold 1 is calibrated on fold 0, which is always wrong: the weight-optimal constant, 1 : 2 : 4.
     np.testing.assert_allclose(liver[fold == 1], np.tile([1 / 7, 2 / 7, 4 / 7], (12, 1)), atol=1e-6)
