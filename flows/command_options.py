@@ -46,6 +46,7 @@ def build_parser() -> OneLineParser:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_export(commands)
+    _add_card(commands)
     _add_probe(commands)
     add_bench(commands)
     return parser
@@ -320,6 +321,14 @@ def _add_export(commands: Any) -> None:
     add("--out", type=local, required=True, metavar="FILE", help=".onnx file to write")
     add("--fold", type=whole_number, metavar="N", help="the model of one fold (mean of all folds)")
     add("--int8", action="store_true", help="int8 weights: a smaller file, other probabilities")
+
+
+def _add_card(commands: Any) -> None:
+    card = _command(commands, "card", "a folder to hand over: model card, weights, decision")
+    card.add_argument("run", type=local, metavar="RUN", help="a finished voco finetune run")
+    card.add_argument(
+        "--out", type=local, required=True, metavar="DIR", help="a new or empty folder"
+    )
 
 
 def _add_probe(commands: Any) -> None:

@@ -148,6 +148,11 @@ def export(args: argparse.Namespace) -> Mapping[str, object]:
     return stages.export_onnx(args.run, args.out, fold=args.fold, int8=args.int8).to_json()
 
 
+def card(args: argparse.Namespace) -> Mapping[str, object]:
+    """Write the model card and the weights of a run to a folder that can be handed over."""
+    return stages.make_model_card(args.run, args.out).to_json()
+
+
 def probe(args: argparse.Namespace) -> Mapping[str, object]:
     """Probe frozen backbones and their controls on patients left out."""
     return stages.probe_backbones(
@@ -240,6 +245,7 @@ VERBS: Final[dict[str, Verb]] = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "card": card,
     "probe": probe,
     "bench": bench,
 }

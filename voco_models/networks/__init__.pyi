@@ -61,5 +61,6 @@ from .teacher import (
 from .weight_files import (
     SAFETENSORS as SAFETENSORS,
     read_header as read_header,
+    read_weights as read_weights,
     write_safetensors as write_safetensors,
 )

@@ -13,6 +13,10 @@ from .finetune_recipes import (
 )
 from .finetuning import finetune as finetune
 from .initial_weights import hash_weights as hash_weights
+from .model_card import (
+    load_card_classifier as load_card_classifier,
+    make_model_card as make_model_card,
+)
 from .onnx_export import export_onnx as export_onnx
 from .prediction import (
     PredictSummary as PredictSummary,
