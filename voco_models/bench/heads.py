@@ -109,7 +109,7 @@ def bench(
     """
     if seeds < 1:
         raise InputError(f"seeds: expected at least 1, got {seeds}")
-    chosen = _choose_heads(heads)
+    chosen, commit = _choose_heads(heads), current_commit()
     given = finetune_recipe(recipe, changes)
     if not set(ORGAN_TARGETS.names) <= set(given.groups):
         raise InputError(
@@ -160,7 +160,7 @@ def bench(
         "differences": make_differences(trained, scores),
         "caches": list_caches(Path(cache)),
         "caveats": list(CAVEATS),
-        "commit": current_commit(),
+        "commit": commit,
         "machine": describe_machine() | {"threads": torch.get_num_threads()},
     }
 
