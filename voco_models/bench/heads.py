@@ -72,6 +72,8 @@ CAVEATS = (
     "stages: finer places, with trained projections; more information than pooled.",
 )
 """Printed below the rows."""
+SEEN = "Pretraining may have seen the scored patients, without their labels."
+"""The same, of a pretrained backbone."""
 
 
 def bench(
@@ -159,7 +161,7 @@ def bench(
         "rows": [make_row(each, scores) for each in trained],
         "differences": make_differences(trained, scores),
         "caches": list_caches(Path(cache)),
-        "caveats": list(CAVEATS),
+        "caveats": [*CAVEATS, *([SEEN] if plan.initial.pretrained else [])],
         "commit": commit,
         "machine": describe_machine() | {"threads": torch.get_num_threads()},
     }
