@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
+from flows.bench_options import add_bench
 from flows.command_parser import OneLineParser, PrintVersion, add_command
 from flows.option_values import local, positive_int, seconds, share, whole_number
 from voco_data.ingest import UnevenPolicy, list_options
@@ -36,8 +37,9 @@ def build_parser() -> OneLineParser:
     _add_experiment(commands)
     _add_predict(commands)
     _add_export(commands)
+    _add_card(commands)
     _add_probe(commands)
-    _add_bench(commands)
+    add_bench(commands)
     return parser
 
 
@@ -325,6 +327,14 @@ def _add_experiment(commands: Any) -> None:
     )
 
 
+def _add_card(commands: Any) -> None:
+    card = add_command(commands, "card", "a folder to hand over: model card, weights, decision")
+    card.add_argument("run", type=local, metavar="RUN", help="a finished voco finetune run")
+    card.add_argument(
+        "--out", type=local, required=True, metavar="DIR", help="a new or empty folder"
+    )
+
+
 def _add_probe(commands: Any) -> None:
     probe = add_command(
         commands, "probe", "what frozen backbones know about place, beside controls"
@@ -346,22 +356,3 @@ def _add_probe(commands: Any) -> None:
     add("--crops", type=positive_int, default=16, metavar="N", help="crops per volume (16)")
     add("--max-volumes", type=positive_int, default=200, metavar="N", help="read at most N (200)")
     add("--seed", type=whole_number, default=0, help="of crops, folds and random weights (0)")
-
-
-def _add_bench(commands: Any) -> None:
-    about = "measure this machine beside other tools"
-    bench = commands.add_parser("bench", help=about, description=about, allow_abbrev=False)
-    tables = bench.add_subparsers(dest="table", required=True, metavar="TABLE")
-    add_command(tables, "ingest", "one made-up series to both grids: ours, the floor, the peers")
-    add_command(tables, "loader", "reads for training: volumes and single slices")
-    pretrain = add_command(tables, "pretrain", "a step of pretraining, beside PyTorch's defaults")
-    pretrain.add_argument(
-        "--recipe", metavar="NAME|FILE", help="only this recipe (tiny and default; CUDA: default_s)"
-    )
-    cost = add_command(tables, "cost", "2D against 3D networks: operations, memory, time of a step")
-    cost.add_argument(
-        "--seconds", type=seconds, metavar="SECONDS", help="time no step after this (no limit)"
-    )
-    for table, quick in ((pretrain, "a few steps"), (cost, "small networks; CUDA: fewer rows")):
-        table.add_argument("--quick", action="store_true", help=quick)
-        table.add_argument("--device", choices=("cpu", "cuda"), help="CUDA if there is one, or CPU")

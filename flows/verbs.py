@@ -161,6 +161,11 @@ def experiment(args: argparse.Namespace) -> Mapping[str, object]:
     ).to_json()
 
 
+def card(args: argparse.Namespace) -> Mapping[str, object]:
+    """Write the model card and the weights of a run to a folder that can be handed over."""
+    return stages.make_model_card(args.run, args.out).to_json()
+
+
 def probe(args: argparse.Namespace) -> Mapping[str, object]:
     """Probe frozen backbones and their controls on patients left out."""
     return stages.probe_backbones(
@@ -200,6 +205,25 @@ def _bench_cost(args: argparse.Namespace) -> Mapping[str, object]:
     return cost.bench(args.device, quick=args.quick, seconds=args.seconds)
 
 
+def _bench_heads(args: argparse.Namespace) -> Mapping[str, object]:
+    from voco_models.bench import heads
+
+    return heads.bench(
+        args.store,
+        args.labels,
+        init=args.init,
+        recipe=args.recipe,
+        changes=tuple(args.changes),
+        split=args.split,
+        heads=tuple(args.heads),
+        seeds=args.seeds,
+        cache=args.cache,
+        allow_unlabelled=args.allow_unlabelled,
+        device=args.device,
+        pseudonymise=patient_pseudonymiser(args.store),
+    )
+
+
 def _bench_ingest(args: argparse.Namespace) -> Mapping[str, object]:
     del args
     from voco_data.bench.ingest import bench_ingest
@@ -222,6 +246,7 @@ BENCHES: Final[dict[str, Verb]] = {
     "loader": _bench_loader,
     "pretrain": _bench_pretrain,
     "cost": _bench_cost,
+    "heads": _bench_heads,
 }
 VERBS: Final[dict[str, Verb]] = {
     "demo": demo,
@@ -234,6 +259,7 @@ VERBS: Final[dict[str, Verb]] = {
     "experiment": experiment,
     "predict": predict,
     "export": export,
+    "card": card,
     "probe": probe,
     "bench": bench,
 }

@@ -11,6 +11,7 @@ from .bootstrap import (
     Interval as Interval,
     bootstrap_interval as bootstrap_interval,
 )
+from .calibration import fit_calibration as fit_calibration
 from .comparison import (
     POWER_FORMULA as POWER_FORMULA,
     Scored as Scored,

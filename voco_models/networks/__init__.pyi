@@ -21,6 +21,7 @@ from .encoder import (
     FeatureKind as FeatureKind,
 )
 from .heads import (
+    FeatureLayout as FeatureLayout,
     FeatureNorm as FeatureNorm,
     Head as Head,
     HeadOptions as HeadOptions,
@@ -46,7 +47,12 @@ from .registry import (
     takes_volumes as takes_volumes,
 )
 from .sequence_heads import TRANSFORMER_HEADS as TRANSFORMER_HEADS
-from .slice_features import SlicePooling as SlicePooling
+from .slice_features import (
+    JoinedStages as JoinedStages,
+    SliceFeatures as SliceFeatures,
+    SlicePooling as SlicePooling,
+    pool_map as pool_map,
+)
 from .teacher import (
     Teacher as Teacher,
     cosine_schedule as cosine_schedule,
@@ -55,5 +61,6 @@ from .teacher import (
 from .weight_files import (
     SAFETENSORS as SAFETENSORS,
     read_header as read_header,
+    read_weights as read_weights,
     write_safetensors as write_safetensors,
 )

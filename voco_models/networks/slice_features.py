@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -83,30 +84,44 @@ class SliceFeatures(nn.Module):
         if self.pooling == "stages":
             joined: Tensor = self.stages(self.backbone.feature_maps(images))
             return joined.flatten(1)
-        maps = self.backbone(images)
-        if self.pooling == "mean":
-            mean: Tensor = maps.mean(dim=(2, 3))
-            return mean
-        return functional.adaptive_max_pool2d(maps, QUADRANTS).flatten(1)
+        return pool_map(self.backbone(images), self.pooling)
+
+
+def pool_map(maps: Tensor, pooling: SlicePooling) -> Tensor:
+    """The vectors (N, F * P) of last feature maps (N, F, h, w), feature by feature.
+
+    `pooling` is `mean` or `quadrants`.
+    """
+    if pooling == "mean":
+        mean: Tensor = maps.mean(dim=(2, 3))
+        return mean
+    return functional.adaptive_max_pool2d(maps, QUADRANTS).flatten(1)
 
 
 class JoinedStages(nn.Module):
     """Feature maps of all stages from one stride on, as one map (N, width, h, w).
 
     Each map is normalised, projected to `width` features and enlarged; their sum is rectified.
+    `stride_px` is the least distance of two places, in pixels of a slice.
     """
 
-    def __init__(self, backbone: Backbone, size_px: int, width: int) -> None:
+    def __init__(
+        self, backbone: Backbone, size_px: int, width: int, *, stride_px: int = PLACE_STRIDE
+    ) -> None:
         super().__init__()
         shapes = backbone.feature_map_shapes(size_px)
-        fine = math.ceil(size_px / PLACE_STRIDE)
-        self._first = next((i for i, s in enumerate(shapes) if max(s[1:]) <= fine), None)
-        if self._first is None:
+        fine = math.ceil(size_px / stride_px)
+        first = next((i for i, s in enumerate(shapes) if max(s[1:]) <= fine), None)
+        if first is None:
             raise InputError(
                 f"recipe: pooling stages needs feature maps of {fine} x {fine} places or fewer, "
                 f"backbone {backbone.name} has {shapes}; use a larger view"
             )
-        used = shapes[self._first :]
+        self.first = first
+        """The finest stage that is used."""
+        used = shapes[first:]
+        self.shapes = used
+        """(F, h, w) of the maps that are used."""
         self.places: tuple[int, int] = used[0][1], used[0][2]
         self.projections = nn.ModuleList(
             nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, width, 1))
@@ -115,7 +130,10 @@ class JoinedStages(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """The joined map (N, width, h, w) of the maps of all stages, the finest first."""
-        used = maps[self._first :]
+        return self.join(maps[self.first :])
+
+    def join(self, used: Sequence[Tensor]) -> Tensor:
+        """As `forward`, of the maps that are used, (N, *shape) each of `shapes`."""
         joined: Tensor = sum(
             functional.interpolate(projection(one), self.places, mode="nearest")
             for one, projection in zip(used, self.projections, strict=True)

@@ -7,6 +7,7 @@ from .classification import (
     explain as explain,
     loss_weights as loss_weights,
     predict as predict,
+    weighted_cross_entropy as weighted_cross_entropy,
 )
 from .collapse import constant_cosine_losses as constant_cosine_losses
 from .held_out import HeldOutProbe as HeldOutProbe

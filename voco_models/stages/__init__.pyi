@@ -1,12 +1,22 @@
 from .comparison import compare_runs as compare_runs
 from .compiler import has_cpu_compiler as has_cpu_compiler
 from .evaluation import evaluate as evaluate
-from .finetune_plan import count_finetune_steps as count_finetune_steps
+from .finetune_plan import (
+    FinetunePlan as FinetunePlan,
+    Series as Series,
+    count_finetune_steps as count_finetune_steps,
+    make_plan as make_plan,
+)
 from .finetune_recipes import (
     FinetuneRecipe as FinetuneRecipe,
     finetune_recipe as finetune_recipe,
 )
 from .finetuning import finetune as finetune
+from .initial_weights import hash_weights as hash_weights
+from .model_card import (
+    load_card_classifier as load_card_classifier,
+    make_model_card as make_model_card,
+)
 from .onnx_export import export_onnx as export_onnx
 from .prediction import (
     PredictSummary as PredictSummary,

@@ -29,5 +29,9 @@ from .provenance import (
     read_specs as read_specs,
     to_plain as to_plain,
 )
-from .step import prepare as prepare, take_step as take_step
+from .step import (
+    prepare as prepare,
+    take_step as take_step,
+    warmup_cosine as warmup_cosine,
+)
 from .train_state import HistoryRow as HistoryRow, TrainState as TrainState
