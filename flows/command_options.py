@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
+from flows.one_line_parser import OneLineParser, PrintVersion
 from flows.option_values import local, positive_int, seconds, share, whole_number
 from voco_data.ingest import UnevenPolicy, list_options
 from voco_data.layouts import layout_choices
 from voco_data.storage import path_or_url
 
-USAGE_ERROR = 2
 RESIDENCES = ("none", "ram", "device")
 INGEST_OPTIONS = {option.name: option for option in list_options()}
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
-
-    find_problem: Callable[[argparse.Namespace], str | None] | None = None
-    """What is wrong with options that are possible one by one, if anything."""
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Any = None, namespace: Any = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse as usual, then look for a problem of the options together."""
-        parsed, rest = super().parse_known_args(args, namespace)
-        problem = self.find_problem(parsed) if self.find_problem else None
-        if problem is not None:
-            self.error(problem)
-        return parsed, rest
-
-    def error(self, message: str) -> NoReturn:
-        """Print the error and how to get help; exit code 2."""
-        line = " ".join(message.split())
-        self.exit(USAGE_ERROR, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
-
-
-class PrintVersion(argparse.Action):
-    """`--version`. The version is read only when it is needed."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
-        """Print the installed version and stop."""
-        print(f"voco {version('voco')}")
-        parser.exit()
 
 
 def build_parser() -> OneLineParser:
@@ -67,6 +34,7 @@ def build_parser() -> OneLineParser:
     _add_finetune(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_explain(commands)
     _add_export(commands)
     _add_probe(commands)
     _add_bench(commands)
@@ -344,6 +312,21 @@ def _add_predict(commands: Any) -> None:
     _add_option(predict, "layout", choices=layout_choices())
     _add_option(predict, "workers", type=positive_int, metavar="N")
     _add_option(predict, "keep_ids", action="store_true")
+
+
+def _add_explain(commands: Any) -> None:
+    explain = _command(commands, "explain", "which slices and places one run uses, as a page")
+    add = explain.add_argument
+    add("run", type=local, metavar="RUN", help="folder of a finished voco finetune run")
+    add("store", type=path_or_url, metavar="STORE", help="the store that it learnt from")
+    add("--out", type=local, required=True, metavar="DIR", help="where to write")
+    add("--patients", type=positive_int, default=6, metavar="N", help="patients on the page (6)")
+    add(
+        "--image-labels",
+        type=Path,
+        metavar="FILE",
+        help="image_level_labels.csv of RATIC, for runs that grade bowel or extravasation",
+    )
 
 
 def _add_export(commands: Any) -> None:

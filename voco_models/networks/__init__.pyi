@@ -46,7 +46,7 @@ from .registry import (
     takes_volumes as takes_volumes,
 )
 from .sequence_heads import TRANSFORMER_HEADS as TRANSFORMER_HEADS
-from .slice_features import SlicePooling as SlicePooling
+from .slice_features import SliceFeatures as SliceFeatures, SlicePooling as SlicePooling
 from .teacher import (
     Teacher as Teacher,
     cosine_schedule as cosine_schedule,

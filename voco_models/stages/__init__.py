@@ -7,6 +7,7 @@ finetune : train the classifier, a model for each fold.
 evaluate : score a run on its test patients.
 compare_runs : differences between two runs on the same patients.
 predict : apply a finished run to new series.
+explain : which slices and places a finished run uses.
 export_onnx : the classifiers of a finished run as one ONNX file.
 """
 

@@ -1,0 +1,41 @@
+"""The parser of the command line: errors are one line, and `--version` reads it when asked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+USAGE_ERROR = 2
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage."""
+
+    find_problem: Callable[[argparse.Namespace], str | None] | None = None
+    """What is wrong with options that are possible one by one, if anything."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as usual, then look for a problem of the options together."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        problem = self.find_problem(parsed) if self.find_problem else None
+        if problem is not None:
+            self.error(problem)
+        return parsed, rest
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and how to get help; exit code 2."""
+        line = " ".join(message.split())
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
+
+
+class PrintVersion(argparse.Action):
+    """`--version`. The version is read only when it is needed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        """Print the installed version and stop."""
+        print(f"voco {version('voco')}")
+        parser.exit()
