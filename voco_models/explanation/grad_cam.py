@@ -28,9 +28,10 @@ def grad_cam(
 ) -> dict[str, Tensor]:
     """Grad-CAM by group, (Z, Y, X) from 0 to 1, on the CPU, of one volume (1, Z, Y, X).
 
-    What is explained is the log-odds of an injury, log(1 - p) - log(p) with p of healthy. The map
-    of a slice is enlarged to its pixels by linear interpolation. The largest value of a volume is
-    1, unless the map is 0 everywhere. `depths_mm` (1, Z) as in `Head.forward`.
+    What is explained is the log-odds of an injury, log(1 - p) - log(p) with p of healthy. A place
+    of the feature map is a block of pixels of one value. Linear interpolation between the centres
+    of a coarse map would put the maximum into a corner of the slice. The largest value of a volume
+    is 1, unless the map is 0 everywhere. `depths_mm` (1, Z) as in `Head.forward`.
     """
     from captum.attr import LayerGradCam
 
@@ -46,9 +47,7 @@ def grad_cam(
 
             method = LayerGradCam(log_odds, classifier.backbone)
             maps = method.attribute(inputs, relu_attributions=True).detach()  # (Z, 1, h, w)
-            large = functional.interpolate(
-                maps.float(), inputs.shape[2:], mode="bilinear", align_corners=False
-            )[:, 0]
+            large = functional.interpolate(maps.float(), inputs.shape[2:], mode="nearest")[:, 0]
             found[group] = (large / large.max().clamp(min=torch.finfo(large.dtype).tiny)).cpu()
     return found
 
