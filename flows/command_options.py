@@ -36,6 +36,7 @@ def build_parser() -> OneLineParser:
     _add_evaluate(commands)
     _add_experiment(commands)
     _add_predict(commands)
+    _add_explain(commands)
     _add_export(commands)
     _add_card(commands)
     _add_probe(commands)
@@ -303,6 +304,21 @@ def _add_predict(commands: Any) -> None:
     _add_option(predict, "layout", choices=layout_choices())
     _add_option(predict, "workers", type=positive_int, metavar="N")
     _add_option(predict, "keep_ids", action="store_true")
+
+
+def _add_explain(commands: Any) -> None:
+    explain = add_command(commands, "explain", "which slices and places one run uses, as a page")
+    add = explain.add_argument
+    add("run", type=local, metavar="RUN", help="folder of a finished voco finetune run")
+    add("store", type=path_or_url, metavar="STORE", help="the store that it learnt from")
+    add("--out", type=local, required=True, metavar="DIR", help="where to write")
+    add("--patients", type=positive_int, default=6, metavar="N", help="patients on the page (6)")
+    add(
+        "--image-labels",
+        type=Path,
+        metavar="FILE",
+        help="image_level_labels.csv of RATIC, for runs that grade bowel or extravasation",
+    )
 
 
 def _add_export(commands: Any) -> None:

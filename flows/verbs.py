@@ -143,6 +143,17 @@ def predict(args: argparse.Namespace) -> Mapping[str, object]:
     )
 
 
+def explain(args: argparse.Namespace) -> Mapping[str, object]:
+    """Show which slices and places a run uses for its test patients."""
+    return stages.explain(
+        args.run,
+        args.store,
+        args.out,
+        patients=args.patients,
+        image_labels=args.image_labels,
+    ).to_json()
+
+
 def export(args: argparse.Namespace) -> Mapping[str, object]:
     """Write the classifier of a run for programs without PyTorch."""
     return stages.export_onnx(args.run, args.out, fold=args.fold, int8=args.int8).to_json()
@@ -258,6 +269,7 @@ VERBS: Final[dict[str, Verb]] = {
     "evaluate": evaluate,
     "experiment": experiment,
     "predict": predict,
+    "explain": explain,
     "export": export,
     "card": card,
     "probe": probe,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.labels.targets import GRADES, ORGAN_TARGETS
 from voco_data.store.reader import Store
+from voco_data.store.record import Record
 from voco_models.data.augment_volumes import Augmentation
 from voco_models.data.volume_view import VolumeView
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, FinetuneRecipe
@@ -60,9 +62,14 @@ def write_labels(path: Path, ids: list[str], grades: np.ndarray, *, binary: bool
     return path
 
 
-def small_cohort(folder: Path, *, binary: bool = True) -> tuple[Store, Path]:
-    """A store of one volume a patient, and its label table with two patients more."""
-    store = make_store(folder, random_volumes(PATIENTS, GRID))
+def small_cohort(
+    folder: Path, *, binary: bool = True, change: Callable[[Record], Record] = lambda record: record
+) -> tuple[Store, Path]:
+    """A store of one volume a patient, and its label table with two patients more.
+
+    `change` makes another record of each.
+    """
+    store = make_store(folder, random_volumes(PATIENTS, GRID), change=change)
     ids = [*sorted(store.catalogue["patient_id"]), "elsewhere-1", "elsewhere-2"]
     labels = write_labels(folder / "train.csv", ids, grades_of(len(ids)), binary=binary)
     return store, labels

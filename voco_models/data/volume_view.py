@@ -69,6 +69,17 @@ class VolumeView:
         """Whether the view of volumes of `grid` has no window of the plane."""
         return self.reduce == "average" or grid[1:] == self.shape[1:]
 
+    def plane_range(self, grid: tuple[int, int, int]) -> tuple[tuple[float, float], ...]:
+        """Lowest and highest place of the middle view, from 0 to 1, in the rows and in the columns
+        of volumes of `grid`."""
+        if self.shows_whole_planes(grid):
+            return ((0.0, 1.0), (0.0, 1.0))
+        starts = [(side - self.size_px) // 2 for side in grid[1:]]
+        return tuple(
+            (start / side, (start + self.size_px) / side)
+            for start, side in zip(starts, grid[1:], strict=True)
+        )
+
     def make_middle_view(self, volumes: Tensor) -> Tensor:
         """The deterministic view of volumes (B, Z, Y, X): (B, *`shape`), of the same dtype."""
         if tuple(volumes.shape[1:]) == self.shape:

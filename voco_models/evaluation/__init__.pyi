@@ -24,6 +24,7 @@ from .decision import (
     read_decision as read_decision,
     write_decision as write_decision,
 )
+from .discrimination import auroc as auroc
 from .measures import compute_measures as compute_measures
 from .metrics import ORGAN_SCORE as ORGAN_SCORE, FloatArray as FloatArray, IntArray as IntArray
 from .plots import (

@@ -163,7 +163,7 @@ def even_slices(view: SeriesView) -> list[int]:
     low, high = view.z_range
     n = len(view.volume)
     middles = high - (high - low) * (np.arange(N_SLICES) + 0.5) / N_SLICES
-    return list(dict.fromkeys(_index_at(place, n) for place in middles.tolist()))
+    return list(dict.fromkeys(stored_slice(place, n) for place in middles.tolist()))
 
 
 def most_attended(view: SeriesView) -> dict[str, int]:
@@ -171,11 +171,11 @@ def most_attended(view: SeriesView) -> dict[str, int]:
     (low, high), found = view.z_range, {}
     for name, weights in view.attention.items():
         place = low + (high - low) * (int(np.argmax(weights)) + 0.5) / len(weights)
-        found[name] = _index_at(place, len(view.volume))
+        found[name] = stored_slice(place, len(view.volume))
     return found
 
 
-def _index_at(place: float, n: int) -> int:
+def stored_slice(place: float, n: int) -> int:
     """The slice of `n` at a place: 0 is the inferior end of the volume, 1 its superior end."""
     return min(n - 1, int(place * n))
 
@@ -203,7 +203,7 @@ def _draw_attention(view: SeriesView) -> str:
 
 
 def _axial(view: SeriesView, index: int, text: str) -> dict[str, Any]:
-    size = _size_mm(view.record)
+    size = box_size_mm(view.record)
     z_mm = slice_z_mm(view.record, index, len(view.volume))
     height = WIDTH_PX * size[1] / size[2]
     caption = f"z {z_mm:.0f} mm" + (f", {text}" if text else "")
@@ -212,7 +212,7 @@ def _axial(view: SeriesView, index: int, text: str) -> dict[str, Any]:
 
 def _coronal(view: SeriesView) -> dict[str, Any]:
     """The middle plane, head up."""
-    size = _size_mm(view.record)
+    size = box_size_mm(view.record)
     plane = view.volume[::-1, view.volume.shape[1] // 2]
     width = 1.5 * WIDTH_PX
     return _picture(view, plane, width, width * size[0] / size[2], "coronal, middle", "coronal")
@@ -238,7 +238,7 @@ def to_grey(plane: Voxels, quantisation: Quantisation) -> npt.NDArray[np.uint8]:
     return grey
 
 
-def _size_mm(record: Record) -> tuple[float, float, float]:
+def box_size_mm(record: Record) -> tuple[float, float, float]:
     """Extent of the stored box along z, y and x."""
     z, y, x = (h - w for h, w in zip(record.box_high_mm, record.box_low_mm, strict=True))
     return z, y, x

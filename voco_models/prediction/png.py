@@ -1,4 +1,4 @@
-"""Grey pictures as PNG, without an imaging library: a GPU machine has none."""
+"""Grey and coloured pictures as PNG, without an imaging library: a GPU machine has none."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ LEVEL = 6
 
 
 def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
-    """A PNG file of uint8 (rows, columns), 8 bit grey (ISO/IEC 15948, 11.2.1 and 12.7).
+    """A PNG file of uint8 (rows, columns), 8 bit grey, or (rows, columns, 3), 8 bit RGB
+    (ISO/IEC 15948, 11.2.1 and 12.7).
 
     Each row has filter 2, the difference from the row above, which makes pictures smaller.
     """
-    rows, columns = image.shape
-    above = np.vstack([np.zeros((1, columns), np.uint8), image[:-1]])
-    filtered = np.empty((rows, columns + 1), np.uint8)
+    rows, columns = image.shape[:2]
+    colour_type = 2 if image.ndim == 3 else 0
+    lines = image.reshape(rows, -1)
+    above = np.vstack([np.zeros((1, lines.shape[1]), np.uint8), lines[:-1]])
+    filtered = np.empty((rows, lines.shape[1] + 1), np.uint8)
     filtered[:, 0] = 2
-    np.subtract(image, above, out=filtered[:, 1:])
-    header = struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, 0)
+    np.subtract(lines, above, out=filtered[:, 1:])
+    header = struct.pack(">IIBBBBB", columns, rows, 8, colour_type, 0, 0, 0)
     content = zlib.compress(filtered.tobytes(), LEVEL)
     return SIGNATURE + b"".join(
         [_chunk(b"IHDR", header), _chunk(b"IDAT", content), _chunk(b"IEND", b"")]

@@ -8,6 +8,7 @@ evaluate : score a run on its test patients.
 compare_runs : differences between two runs on the same patients.
 predict : apply a finished run to new series.
 make_model_card : a folder with the card and the weights of a finished run.
+explain : which slices and places a finished run uses.
 export_onnx : the classifiers of a finished run as one ONNX file.
 """
 

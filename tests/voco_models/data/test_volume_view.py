@@ -87,3 +87,14 @@ def test_reduced_volumes_read_once(tmp_path: object) -> None:
     np.testing.assert_array_equal(reduced.read(1), expected[1])
     reduced.read(1)[...] = 0  # the caller's copy
     np.testing.assert_array_equal(reduced.read(1), expected[1])
+
+
+def test_the_plane_range_is_that_of_the_middle_view() -> None:
+    view = VolumeView(slices=2, size_px=4, reduce="subsample")
+    rows = torch.arange(8.0)[None, None, :, None].expand(1, 2, 8, 6)
+    (low, high), _ = view.plane_range((2, 8, 6))
+    seen = view.make_middle_view(rows)[0, 0, :, 0]
+    assert [float(seen[0]) / 8, (float(seen[-1]) + 1) / 8] == [low, high]
+    assert view.plane_range((2, 8, 6))[1] == pytest.approx((1 / 6, 5 / 6))
+    averaged = VolumeView(slices=2, size_px=4, reduce="average")
+    assert averaged.plane_range((2, 8, 6)) == ((0.0, 1.0), (0.0, 1.0))

@@ -21,6 +21,14 @@ def test_pillow_reads_the_same_pixels(shape: tuple[int, int]) -> None:
         np.testing.assert_array_equal(np.asarray(read), image)
 
 
+def test_pillow_reads_the_same_colours() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    with Image.open(io.BytesIO(encode_png(image))) as read:
+        read.load()
+        assert read.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(read), image)
+
+
 def test_a_view_with_strides_is_encoded_as_it_looks() -> None:
     image = np.arange(12, dtype=np.uint8).reshape(3, 4)[::-1, ::2]
     uri = data_uri(image)
