@@ -535,7 +535,9 @@ def interrupted_demo(folder: Path, act: str) -> subprocess.CompletedProcess[str]
     ("act", "code", "line"),
     [
         ("os.killpg(0, signal.SIGINT)", 130, "voco demo: stopped; what is finished stays"),
-        ("raise InputError('taken')", 2, "voco demo: error: taken"),
+        pytest.param(
+            "raise InputError('taken')", 2, "voco demo: error: taken", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_demo_that_stops_says_so_in_one_line(

@@ -30,7 +30,9 @@ from voco_data.phantom.cohort import CohortSpec, write_cohort
 pytestmark = pytest.mark.xdist_group("prefect server")  # one server for the whole file
 
 T = TypeVar("T")
-FLOWS = ("demo", "evaluate", "finetune", "preprocess", "pretrain", "retrain")
+FLOWS = (
+    "demo", "evaluate", "experiment", "finetune", "predict", "preprocess", "pretrain", "retrain",
+)  # fmt: skip
 PATIENCE_S = 120.0
 """Longest wait for anything; far above what is ever needed."""
 
@@ -207,11 +209,11 @@ def test_the_plugin_is_installed() -> None:
     assert names["voco_names"] == "flows.names"
 
 
-def test_all_six_flows_are_deployed_to_their_pools(site: Site) -> None:
+def test_all_flows_are_deployed_to_their_pools(site: Site) -> None:
     deployments = site.ask("/deployments/filter")
     assert sorted(deployment["name"] for deployment in deployments) == sorted(FLOWS)
     assert [site.deployment(name)["work_pool_name"] for name in FLOWS] == [
-        "cpu", "gpu", "gpu", "cpu", "gpu", "gpu",
+        "cpu", "gpu", "gpu", "gpu", "gpu", "cpu", "gpu", "gpu",
     ]  # fmt: skip
     assert site.api.get("/work_pools/gpu").json()["concurrency_limit"] == 1
 

@@ -165,6 +165,7 @@ def make_plan(
     if recipe.recompute == "blocks":
         create_backbone(recipe.backbone).set_recompute(True)  # it may refuse
     recipe.view.check_grid(store.grid)
+    initial = load_initial_weights(init, recipe.backbone)
     every = list_series([store])
     selected = recipe.selection.mask(every)
     if not selected.any():
@@ -177,13 +178,12 @@ def make_plan(
         allow_unlabelled=allow_unlabelled,
         pseudonymise=pseudonymise,
     )
+    _check_columns(labels, joined.labels, recipe)
     named = every.assign(person=[joined.label_ids.get(str(p), str(p)) for p in every["patient_id"]])
     table = named[selected]
     whole_split = split or _new_split(store, joined.label_ids, recipe)
     run_split = _split_of_run(whole_split, joined.labels.patient_ids, recipe)
     used = joined.labels.select(run_split.groups)
-    _check_classes(labels, used, run_split, recipe)
-    initial = load_initial_weights(init, recipe.backbone)
     exposure = _measure_exposure(initial, store, every, joined.label_ids, run_split)
     _check_exposure(exposure, Path(init), transductive=transductive)
     series = _labelled_series(table, used)
@@ -216,6 +216,7 @@ def make_plan(
                 f"fold {fold} would train on {len(series)} series, "
                 f"fewer than the recipe's batch of {recipe.batch_size}; label more patients"
             )
+    _warn_of_absent_classes(used, run_split, recipe)
     return plan
 
 
@@ -267,17 +268,18 @@ def _split_of_run(split: Split, patients: Sequence[str], recipe: FinetuneRecipe)
     return split
 
 
-def _check_classes(file: Path, labels: Labels, split: Split, recipe: FinetuneRecipe) -> None:
-    """Raise InputError if the labels lack a group, and warn of classes without training patients.
-
-    A model cannot learn a class of which it sees no patient.
-    """
+def _check_columns(file: Path, labels: Labels, recipe: FinetuneRecipe) -> None:
+    """Raise InputError if the labels lack a group of the recipe."""
     missing = [name for name in recipe.groups if name not in labels.groups(())]
     if missing:
         raise InputError(
             f"{file}: recipe.groups has {', '.join(missing)}, and the labels have no column "
             f"{', '.join(f'{name}_healthy' for name in missing)}; add them, or leave the groups out"
         )
+
+
+def _warn_of_absent_classes(labels: Labels, split: Split, recipe: FinetuneRecipe) -> None:
+    """Warn of classes without training patients, which a model cannot learn."""
     for fold in range(recipe.n_folds):
         classes = labels.groups(split.training(fold))
         absent = [

@@ -75,6 +75,7 @@ def test_headers_of_both_ways(home: Path, tmp_path: Path) -> None:
     peers.pydicom_headers(home / "rle", tmp_path)()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [Row(row.name, row.function, row.series, 1) for row in table.ROWS if row.name in WANTED]

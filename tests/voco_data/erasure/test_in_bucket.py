@@ -316,6 +316,7 @@ def test_what_dies_anywhere_is_finished_by_the_next(
         assert twins.there() == expected, f"{what} change {number} of {total}"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("act", ACTS)
 def test_without_its_leases_nothing_changes_any_more(

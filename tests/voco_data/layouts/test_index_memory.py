@@ -87,7 +87,7 @@ def measured(source: Path, root: Path, mode: str) -> dict[str, float]:
         # One row group of ledger and map, and the tables' caches. A path, a header and a row kept
         # for every file would take 15 MB more for 10,000 files, and 300 MB for 200,000.
         (20_000, "plain", "rss_mb", 32),
-        (10_000, "trace", "traced_mb", 10),
+        pytest.param(10_000, "trace", "traced_mb", 10, marks=pytest.mark.slow),
         pytest.param(
             200_000,
             "plain",

@@ -118,6 +118,7 @@ def test_the_largest_batch_is_found(largest: int) -> None:
     assert max(tried) <= 32
 
 
+@pytest.mark.slow
 def test_rows_that_there_is_no_time_for_say_so() -> None:
     found = cost.bench("cpu", quick=True, seconds=0)
     assert {row["note"] for row in found["rows"]} == {"not measured: out of time"}

@@ -94,6 +94,7 @@ def test_onnxruntime_gives_the_test_predictions_of_the_run(case: Case, tmp_path:
 
 
 @installed
+@pytest.mark.slow
 def test_int8_states_the_difference_that_it_makes(case: Case, tmp_path: Path) -> None:
     import onnxruntime
 
