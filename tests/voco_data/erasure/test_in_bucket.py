@@ -295,6 +295,7 @@ def erase(url: str) -> None:
 ACTS = [pytest.param(clean, id="gc"), pytest.param(erase, id="forget")]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("act", ACTS)
 def test_what_dies_anywhere_is_finished_by_the_next(

@@ -100,7 +100,7 @@ def run(source: Path, root: Path) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("count", "growth_mb"),
     [
-        (12_000, 32),
+        pytest.param(12_000, 32, marks=pytest.mark.slow),
         pytest.param(100_000, 64, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )

@@ -70,6 +70,7 @@ def _tree_bytes(pid: int) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_four_times_the_patients_do_not_take_more_memory(tmp_path: Path) -> None:
     program = tmp_path / "run.py"
