@@ -60,7 +60,7 @@ def run_and_kill(file: Path, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize(
-    "share", [0.5, *(pytest.param(n / 20, marks=pytest.mark.slow) for n in range(1, 20))]
+    "share", [0.5, *(pytest.param(n / 20, marks=pytest.mark.slow) for n in range(1, 20) if n != 10)]
 )
 def test_a_killed_experiment_is_continued(
     tmp_path: Path, undisturbed: tuple[list[pd.DataFrame], float], share: float

@@ -13,6 +13,7 @@ from .bootstrap import (
 )
 from .calibration import fit_calibration as fit_calibration
 from .comparison import (
+    POWER_FACTOR as POWER_FACTOR,
     POWER_FORMULA as POWER_FORMULA,
     Scored as Scored,
     compare as compare,

@@ -16,6 +16,7 @@ from voco_data.errors import InputError
 from voco_models.evaluation import (
     CONFIDENCE_LEVEL,
     ORGAN_SCORE,
+    POWER_FACTOR,
     RESAMPLES,
     FloatArray,
     IntArray,
@@ -32,9 +33,6 @@ SCORES = (ORGAN_SCORE, MEAN_AP, PRECISION, RECALL)
 
 SEED = 20260101
 """Of the resamples."""
-POWER_FACTOR = 2.8
-"""Standard errors of the smallest difference that a comparison would probably have shown: 1.96 for
-a two-sided level of 5 %, and 0.84 for a power of 80 %."""
 
 
 @dataclass(frozen=True, slots=True)

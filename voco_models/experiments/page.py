@@ -11,12 +11,13 @@ from voco_data.qc import Section, render_page
 from voco_models.evaluation import (
     CONFIDENCE_LEVEL,
     ORGAN_SCORE,
+    POWER_FACTOR,
     RESAMPLES,
     Interval,
     Line,
     line_plot,
 )
-from voco_models.experiments.comparison import POWER_FACTOR, SCORES, Comparison
+from voco_models.experiments.comparison import SCORES, Comparison
 from voco_models.experiments.tables import Row
 
 LEAD = (

@@ -33,7 +33,7 @@ from voco_models.stages.evaluation import (
     BOOTSTRAP_SEED,
     classes_by_group,
     make_arms,
-    read_finished_run,
+    read_description,
     targets_of,
 )
 from voco_models.stages.finetuning import LABELS
@@ -171,7 +171,7 @@ def compare_runs(
 
 
 def _read_run(folder: Path) -> _Run:
-    description = read_finished_run(folder)
+    description = read_description(folder)
     table = predictions.read_predictions(folder / predictions.FILE, targets_of(description))
     test = predictions.patient_lines(table, "test").set_index("patient_id", drop=False)
     labels = pd.read_parquet(folder / LABELS).set_index("patient_id")

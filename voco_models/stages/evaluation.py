@@ -105,7 +105,7 @@ def evaluate(
     """
     folder = Path(run)
     target = folder if out is None else Path(out)
-    description = read_finished_run(folder)
+    description = read_description(folder)
     check_matplotlib()  # before the test set is opened: the page needs it
     opening = looks.open_for_evaluation(
         folder, target, (report.METRICS, report.REPORT), again=again, resume=resume
@@ -148,7 +148,7 @@ def evaluate(
     )
 
 
-def read_finished_run(run: Path) -> dict[str, Any]:
+def read_description(run: Path) -> dict[str, Any]:
     """The description of a fine-tuning run. Raises InputError if it is none, or not finished."""
     description = checkpoint.read_run(run)
     if description.get("stage") != STAGE or not description.get("finished"):

@@ -17,8 +17,9 @@ from voco_models.evaluation import Decision, FloatArray, metrics, predictions, r
 from voco_models.networks import SliceSequenceClassifier
 from voco_models.stages import recipe_options
 from voco_models.stages.classifiers import build_classifier
+from voco_models.stages.evaluation import read_description
 from voco_models.stages.finetune_recipes import FinetuneRecipe
-from voco_models.stages.finetuning import LABELS, STAGE
+from voco_models.stages.finetuning import LABELS
 from voco_models.training import checkpoint, read_specs
 
 _CLASSIFIER, _AVERAGE = "classifier.", "average."
@@ -87,12 +88,7 @@ def read_finished_run(run: str | Path) -> FinishedRun:
     of its store, or if this version makes other voxels from the spec.
     """
     folder = Path(run)
-    description = checkpoint.read_run(folder)
-    if description.get("stage") != STAGE or not description.get("finished"):
-        raise InputError(
-            f"{folder}: expected a finished fine-tuning run; finish it with "
-            "voco finetune ... --resume, or give another folder"
-        )
+    description = read_description(folder)
     recipe, spec = _read_recipe(folder, description), _read_spec(folder, description)
     for fold in range(recipe.n_folds):
         path = checkpoint_of(folder, fold)

@@ -14,8 +14,9 @@ from tests.support.small_experiment import DECLARATION, declare
 from tests.support.small_finetune import PATIENTS
 from voco_data.errors import InputError
 from voco_data.selection.split import Split
+from voco_models.evaluation.comparison import POWER_FACTOR
 from voco_models.evaluation.predictions import read_predictions
-from voco_models.experiments.comparison import POWER_FACTOR, SCORES, Cell, compare
+from voco_models.experiments.comparison import SCORES, Cell, compare
 from voco_models.experiments.declaration import read_experiment
 from voco_models.experiments.experiment import ExperimentSummary, run_experiment
 from voco_models.experiments.jobs import list_trials
@@ -236,3 +237,27 @@ def test_other_test_patients_are_refused(whole: tuple[Path, ExperimentSummary]) 
             compare(trials, "scratch")
     finally:
         path.write_bytes(kept)
+
+
+def test_single_organ_arms_join_a_classifier_for_each_organ(tmp_path: Path) -> None:
+    """Each organ's predictions are those of its own run; Table 2 has both tasks."""
+    stores = ", ".join(f'{organ} = "STORE"' for organ in ("kidney", "liver", "spleen"))
+    text = DECLARATION[: DECLARATION.index("[arms.voco]")]
+    text = text.replace("[0, 1]", "[0]").replace("[0.6, 1.0]", "[1.0]")
+    file = declare(tmp_path, f"{text}[arms.single]\norgan_stores = {{{stores}}}\n")
+    summary = run_experiment(file)
+    assert (summary.trials, summary.trained) == (2, 2)
+    (trial,) = [t for t in list_trials(read_experiment(file)) if t.arm == "single"]
+    assert [job.recipe.groups for job in trial.jobs] == [("kidney",), ("liver",), ("spleen",)]
+    losses = []
+    for job in trial.jobs:
+        (organ,) = job.recipe.groups
+        results = json.loads((job.folder / "metrics.json").read_text())
+        losses.append(results["organs"][organ]["loss"])
+    (line,) = [score for score in summary.scores if score["arm"] == "single"]
+    assert line["rsna_organ_3"]["mean"]["value"] == pytest.approx(np.mean(losses))  # type: ignore[index]
+    tables = (tmp_path / "out/tables.md").read_text()
+    assert "## Table 2" in tables
+    ours = [row for row in tables.split("## Table 2")[1].splitlines() if row.startswith("| ours")]
+    assert ["single-organ" in row for row in ours] == [False, True]
+    assert "0.3938" in tables  # the paper's single-organ score without 2D-VoCo
