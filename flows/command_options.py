@@ -261,6 +261,7 @@ def _add_finetune(commands: Any) -> None:
         "--labels", type=Path, required=True, metavar="FILE", help="train.csv of RATIC's form"
     )
     finetune.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
+    _add_image_labels(finetune, "for recipes with slice_weight")
     finetune.add_argument(
         "--allow-unlabelled", action="store_true", help="leave out patients without labels"
     )
@@ -313,11 +314,15 @@ def _add_explain(commands: Any) -> None:
     add("store", type=path_or_url, metavar="STORE", help="the store that it learnt from")
     add("--out", type=local, required=True, metavar="DIR", help="where to write")
     add("--patients", type=positive_int, default=6, metavar="N", help="patients on the page (6)")
-    add(
+    _add_image_labels(explain, "for runs that grade bowel or extravasation")
+
+
+def _add_image_labels(parser: argparse.ArgumentParser, purpose: str) -> None:
+    parser.add_argument(
         "--image-labels",
         type=Path,
         metavar="FILE",
-        help="image_level_labels.csv of RATIC, for runs that grade bowel or extravasation",
+        help=f"image_level_labels.csv of RATIC, {purpose}",
     )
 
 

@@ -35,6 +35,7 @@ def finetune(
     init: str = "scratch",
     recipe: str = "default",
     changes: tuple[str, ...] = (),
+    image_labels: Path | None = None,
     split: Path | None = None,
     transductive: bool = False,
     max_steps: int | None = None,
@@ -42,7 +43,7 @@ def finetune(
     allow_unlabelled: bool = False,
     resident: Literal["none", "ram", "device"] = "none",
 ) -> Summary:
-    """Train the slice-sequence classifier of the three organs on labelled patients.
+    """Train the slice-sequence classifier on labelled patients.
 
     Args:
         store: Store of the fine-tuning spec: a folder or a URL.
@@ -51,6 +52,7 @@ def finetune(
         init: scratch, imagenet, or the folder of a pretraining run.
         recipe: Name of a fine-tuning recipe, or the path of a .toml file.
         changes: Changes of the recipe, each NAME=VALUE, such as lr=1e-3.
+        image_labels: image_level_labels.csv of RATIC, for recipes with slice_weight.
         split: File of voco split; without it the run makes a split.
         transductive: Accept a backbone that was pretrained on test patients.
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
@@ -65,6 +67,7 @@ def finetune(
         init=init,
         recipe=recipe,
         changes=changes,
+        image_labels=image_labels,
         split=split,
         transductive=transductive,
         max_steps=max_steps,

@@ -44,6 +44,7 @@ def retrain(
     finetune_recipe: str = "default",
     pretrain_changes: tuple[str, ...] = (),
     finetune_changes: tuple[str, ...] = (),
+    image_labels: Path | None = None,
     split: Path | None = None,
     allow_unlabelled: bool = False,
     wait: float = 3600.0,
@@ -60,6 +61,7 @@ def retrain(
         finetune_recipe: Name of a fine-tuning recipe, or the path of a .toml file.
         pretrain_changes: Changes of the pretraining recipe, each NAME=VALUE.
         finetune_changes: Changes of the fine-tuning recipe, each NAME=VALUE.
+        image_labels: image_level_labels.csv of RATIC, for recipes with slice_weight.
         split: Split file, to which new patients are appended; by default split.json in runs.
         allow_unlabelled: Leave out patients without labels instead of refusing the store.
         wait: Seconds to wait for a store that another run is filling.
@@ -82,6 +84,7 @@ def retrain(
         init=str(run / "pretrain"),
         recipe=finetune_recipe,
         changes=finetune_changes,
+        image_labels=image_labels,
         split=split,
         resume=(run / "finetune" / FINETUNED).exists(),
         allow_unlabelled=allow_unlabelled,

@@ -119,6 +119,7 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
         init=args.init,
         recipe=args.recipe,
         changes=tuple(args.changes),
+        image_labels=args.image_labels,
         split=args.split,
         transductive=args.transductive,
         max_steps=args.max_steps,

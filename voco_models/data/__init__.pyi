@@ -10,6 +10,7 @@ from .augment_volumes import (
     Y as Y,
     Z as Z,
     apply_draws as apply_draws,
+    move_slices as move_slices,
     move_voxels as move_voxels,
 )
 from .items import (

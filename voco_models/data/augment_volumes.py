@@ -141,6 +141,20 @@ def move_voxels(volumes: Tensor, draws: AugmentationDraws) -> Tensor:
     return _warp(volumes, draws) if draws.resamples else volumes
 
 
+def move_slices(values: Tensor, draws: AugmentationDraws) -> Tensor:
+    """Values of slices (B, F, Z), moved and turned along z as `move_voxels` moves their voxels."""
+    return torch.stack([_rearrange_slices(v, draws, i) for i, v in enumerate(values)])
+
+
+def _rearrange_slices(values: Tensor, draws: AugmentationDraws, i: int) -> Tensor:
+    """One volume's values (F, Z)."""
+    offset = round(float(draws.shift_z[i]) * values.shape[1])
+    if offset:
+        sources = torch.arange(values.shape[1], device=values.device) - offset
+        values = values[:, sources.clamp(0, values.shape[1] - 1)]
+    return values.flip(1) if bool(draws.flips[i][0]) else values
+
+
 def _rearrange(volume: Tensor, draws: AugmentationDraws, i: int) -> Tensor:
     """Shift one volume (Z, Y, X) along z, flip it, and turn it by quarter turns."""
     offset = round(float(draws.shift_z[i]) * len(volume))

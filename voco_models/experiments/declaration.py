@@ -48,6 +48,8 @@ class Experiment:
     """The arms by name."""
     reference: str
     """The arm that the others are compared with."""
+    image_labels: str | None = None
+    """Table of labels of images, `image_level_labels.csv`, for recipes with `slice_weight`."""
     out: str = "."
     """Folder of the runs, the tables and the report."""
     split: str | None = None
@@ -129,6 +131,7 @@ def _resolve_paths(experiment: Experiment, folder: Path) -> Experiment:
         experiment,
         store=place(experiment.store),
         labels=place(experiment.labels),
+        image_labels=(None if experiment.image_labels is None else place(experiment.image_labels)),
         out=place(experiment.out),
         split=None if experiment.split is None else place(experiment.split),
         recipe=place_recipe(experiment.recipe),

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from voco_data.errors import InputError
 from voco_data.selection import read_split, update_split
 from voco_data.store import Store
 from voco_models.experiments.declaration import INITS, Arm, Experiment
@@ -23,7 +22,7 @@ from voco_models.stages import (
     finetune_recipe,
     pretrain_recipe,
 )
-from voco_models.training import checkpoint, describe_store, to_plain
+from voco_models.training import checkpoint, describe_store, hash_file, to_plain
 
 SPLIT = "split.json"
 RUNS = "runs"
@@ -47,6 +46,7 @@ class FinetuneJob:
 
     store: str
     labels: Path
+    image_labels: Path | None
     recipe: FinetuneRecipe
     init: str
     """`scratch`, `imagenet`, a file, or the folder of a run."""
@@ -112,7 +112,12 @@ class _Planner:
         self.backbones = experiment.backbones or (recipe.backbone,)
         self._split_file = _find_split(experiment, recipe, pseudonymise)
         self._split = read_split(self._split_file)
-        self._labels_digest = _hash_file(Path(experiment.labels))
+        self._image_labels = (
+            None if experiment.image_labels is None else Path(experiment.image_labels)
+        )
+        self._labels_digests = {"labels": hash_file(Path(experiment.labels))}
+        if self._image_labels is not None:
+            self._labels_digests["image_labels"] = hash_file(self._image_labels)
         self._steps: dict[str, int] = {}
 
     def trial(self, name: str, arm: Arm, backbone: str, seed: int, fraction: float) -> Trial:
@@ -137,7 +142,7 @@ class _Planner:
                 "stage": "finetune",
                 "recipe": values_to_record(recipe),
                 "store": describe_store(self._open(store)),
-                "labels": self._labels_digest,
+                **self._labels_digests,
                 "split": self._split.digest,
                 "init": _describe_init(init) if pretraining is None else pretraining.digest,
             }
@@ -145,6 +150,7 @@ class _Planner:
         return FinetuneJob(
             store=store,
             labels=Path(self._experiment.labels),
+            image_labels=self._image_labels,
             recipe=recipe,
             init=init,
             pretraining=pretraining,
@@ -233,15 +239,7 @@ def _describe_init(init: str) -> str:
     if init in INITS:
         return init
     path = Path(init)
-    return _hash_file(path / checkpoint.BACKBONE if path.is_dir() else path)
-
-
-def _hash_file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return hash_file(path / checkpoint.BACKBONE if path.is_dir() else path)
 
 
 def _hash_values(values: Mapping[str, object]) -> str:

@@ -79,6 +79,7 @@ def run_job(
         job.folder,
         init=job.init,
         recipe=job.recipe,
+        image_labels=job.image_labels,
         split=job.split,
         resume=is_begun,
         allow_unlabelled=job.allow_unlabelled,

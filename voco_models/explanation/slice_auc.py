@@ -74,13 +74,18 @@ def slices_with_organ(boxes: Tensor, depths_mm: Tensor) -> BoolArray:
 def slices_with_images(
     record: Record, view: VolumeView, instance_numbers: Collection[int]
 ) -> BoolArray:
-    """Slices of the view, (Z,), that contain the centre of a DICOM image of these numbers.
+    """Slices of the view, (Z,), that show a DICOM image of these numbers.
 
-    The images lie at their positions before the crop and the resampling. Those outside the view
-    have no slice.
+    A slice shows an image if it contains the centre of the image, or if the image, with half the
+    distance to its neighbours on both sides, contains the middle of the slice. The images lie at
+    their positions before the crop and the resampling. Those outside the view have no slice.
     """
     first, spacing = record.canonical_first_mm[0], record.spacing_mm[0]
     chosen = [i for i, n in enumerate(record.instance_numbers) if n in instance_numbers]
     z_mm = first + spacing * np.array(chosen, np.float64)
-    counts, _ = np.histogram(z_mm, bins=view_edges_mm(record, view))
-    return np.asarray(counts > 0)
+    edges = view_edges_mm(record, view)
+    counts, _ = np.histogram(z_mm, bins=edges)
+    middles = (edges[:-1] + edges[1:]) / 2
+    above = (middles[:, None] - z_mm) / abs(spacing)  # (Z, images)
+    nearby = (above > -0.5) & (above <= 0.5)
+    return np.asarray((counts > 0) | nearby.any(axis=1))

@@ -20,6 +20,7 @@ from .encoder import (
     EncoderOptions as EncoderOptions,
     FeatureKind as FeatureKind,
 )
+from .findings import FINDINGS as FINDINGS, slice_loss as slice_loss
 from .heads import (
     FeatureLayout as FeatureLayout,
     FeatureNorm as FeatureNorm,

@@ -66,6 +66,9 @@ class HeadOutput(NamedTuple):
     attention: Mapping[str, Tensor] = MappingProxyType({})
     """Weights of slices (B, Z), or of places in slices (B, Z, P), which sum to 1; by group, or by
     region of the body. Empty for a head without attention."""
+    slices: Mapping[str, Tensor] = MappingProxyType({})
+    """Logits (B, Z) that a slice shows an injury, by group. Empty for a head that does not score
+    slices."""
 
 
 class Head(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from voco_data.labels import TargetTable
+from voco_models.networks.findings import FINDINGS, FindingDetector
 from voco_models.networks.heads import (
     DEFAULT_OPTIONS,
     FeatureLayout,
@@ -58,14 +59,16 @@ class OrganQueryHead(Head):
         super().__init__(layout, targets, options)
         width = options.hidden
         self.regions = regions_of(targets)
-        self._groups = {name: REGIONS.get(name, (name,)) for name in targets.names}
+        self._searched = [i for i, name in enumerate(self.regions) if name not in FINDINGS]
+        """Indices of the regions that have a query."""
+        self._names = targets.names
         self._places = layout.places
         self.embed = nn.Linear(layout.channels, width)
         self.place = nn.Linear(3 * (1 + 2 * N_WAVES), width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
-        self.queries = nn.Parameter(0.1 * torch.randn(len(self.regions), width))
-        self.trust = nn.Parameter(torch.ones(len(self.regions)))
+        self.queries = nn.Parameter(0.1 * torch.randn(len(self._searched), width))
+        self.trust = nn.Parameter(torch.ones(len(self._searched)))
         """Factor of the logarithm of the prior, by region."""
         self.grades = nn.ModuleDict(
             {
@@ -76,18 +79,26 @@ class OrganQueryHead(Head):
                     nn.Linear(width, len(group.classes)),
                 )
                 for group in targets
+                if group.name not in FINDINGS
+            }
+        )
+        self.findings = nn.ModuleDict(
+            {
+                name: FindingDetector(width, options.dropout)
+                for name in targets.names
+                if name in FINDINGS
             }
         )
         self.norm = (
-            nn.BatchNorm1d(len(self.regions) * 2 * width)
+            nn.BatchNorm1d(len(self._searched) * 2 * width)
             if options.norm == "batch"
             else nn.Identity()
         )
-        self.register_buffer("prior", torch.zeros(len(self.regions), *PRIOR_SHAPE))
+        self.register_buffer("prior", torch.zeros(len(self._searched), *PRIOR_SHAPE))
 
     def set_prior(self, boxes: Tensor) -> None:
         """Set the prior from boxes (N, R, 2, 3) of N series; see `box_masks`."""
-        self.prior.copy_(make_prior(boxes))
+        self.prior.copy_(make_prior(boxes[:, self._searched]))
 
     def forward(self, features: Tensor, depths_mm: Tensor | None = None) -> HeadOutput:
         """Logits of features (B, Z, P, F), and the attention (B, Z, P) of each region."""
@@ -95,25 +106,48 @@ class OrganQueryHead(Head):
             raise ValueError("this head needs the depths of the slices")
         places = place_coordinates(depths_mm, self._places)  # (B, Z, h, w, 3)
         with torch.autocast(features.device.type, enabled=False):
-            embedded = self.embed(features.float()).relu().flatten(1, 2)  # (B, N, D)
-            keys = self.key(embedded + self.place(encode_places(places)).flatten(1, 3))
-            scores = keys @ self.queries.T / math.sqrt(keys.shape[-1])  # (B, N, R)
-            scores = scores + self.trust * self._prior_at(places)
-            weights = scores.transpose(1, 2).softmax(dim=-1)  # (B, R, N)
-            values = self.value(embedded).relu()
-            mean = weights @ values
-            largest = weights @ (SHARPNESS * values).clamp(max=LARGEST_EXPONENT).exp()
-            found = torch.cat([mean, largest.log() / SHARPNESS], dim=-1)  # (B, R, 2 D)
-            found = self.norm(found.flatten(1)).unflatten(1, found.shape[1:])
-            by_region = dict(zip(self.regions, found.unbind(dim=1), strict=True))
-            logits = {
-                group: self.grades[group](
-                    torch.stack([by_region[region] for region in regions]).amax(dim=0)
-                )
-                for group, regions in self._groups.items()
-            }
-        shaped = weights.unflatten(-1, (features.shape[1], features.shape[2]))
-        return HeadOutput(logits, dict(zip(self.regions, shaped.unbind(dim=1), strict=True)))
+            embedded = self.embed(features.float()).relu()  # (B, Z, P, D)
+            placed = embedded + self.place(encode_places(places)).flatten(2, 3)
+            logits: dict[str, Tensor] = {}
+            attention: dict[str, Tensor] = {}
+            if self.grades:
+                logits, weights = self._grade_organs(embedded, placed, self._prior_at(places))
+                attention = {
+                    self.regions[index]: weights[:, row] for row, index in enumerate(self._searched)
+                }
+            found = {name: detect(placed) for name, detect in self.findings.items()}
+        for name, of_finding in found.items():
+            logits[name] = torch.stack([-of_finding.volume, of_finding.volume], dim=1) / 2
+            attention[name] = of_finding.attention
+        return HeadOutput(
+            logits={name: logits[name] for name in self._names},
+            attention={region: attention[region] for region in self.regions},
+            slices={name: of_finding.slices for name, of_finding in found.items()},
+        )
+
+    def _grade_organs(
+        self, embedded: Tensor, placed: Tensor, prior: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Logits (B, C) of the organs, and the attention (B, R, Z, P) of their regions."""
+        Z, P = embedded.shape[1:3]
+        keys = self.key(placed).flatten(1, 2)  # (B, N, D)
+        scores = keys @ self.queries.T / math.sqrt(keys.shape[-1])  # (B, N, R)
+        weights = (scores + self.trust * prior).transpose(1, 2).softmax(dim=-1)  # (B, R, N)
+        values = self.value(embedded).relu().flatten(1, 2)
+        mean = weights @ values
+        largest = weights @ (SHARPNESS * values).clamp(max=LARGEST_EXPONENT).exp()
+        found = torch.cat([mean, largest.log() / SHARPNESS], dim=-1)  # (B, R, 2 D)
+        found = self.norm(found.flatten(1)).unflatten(1, found.shape[1:])
+        by_region = dict(
+            zip((self.regions[i] for i in self._searched), found.unbind(dim=1), strict=True)
+        )
+        logits = {
+            group: grade(
+                torch.stack([by_region[name] for name in REGIONS.get(group, (group,))]).amax(dim=0)
+            )
+            for group, grade in self.grades.items()
+        }
+        return logits, weights.unflatten(-1, (Z, P))
 
     def _prior_at(self, places: Tensor) -> Tensor:
         """The logarithm of the prior at places (B, Z, h, w, 3): (B, Z * h * w, R)."""

@@ -1,6 +1,7 @@
 from .alarms import CollapseWatch as CollapseWatch
 from .classification import (
     ORGAN_BOXES as ORGAN_BOXES,
+    SLICE_LABELS as SLICE_LABELS,
     Z_EXTENT as Z_EXTENT,
     ClassificationObjective as ClassificationObjective,
     depths_of as depths_of,

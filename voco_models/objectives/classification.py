@@ -21,21 +21,25 @@ from voco_models.data import (
     apply_draws,
     centre,
     copy_to_device,
+    move_slices,
     move_voxels,
     step_seed,
 )
 from voco_models.networks import (
+    HeadOutput,
     SliceSequenceClassifier,
     StatisticsGuard,
     attention_loss,
     box_masks,
+    slice_loss,
     update_average,
 )
 from voco_models.objectives.mixup import draw_shares, mix, partners
 from voco_models.training import Objective
 
-Z_EXTENT, ORGAN_BOXES = "z_extent_mm", "organ_boxes"
-"""Names in a batch of the lengths of the stored boxes along z, (B,), and of organs' boxes."""
+Z_EXTENT, ORGAN_BOXES, SLICE_LABELS = "z_extent_mm", "organ_boxes", "slice_labels"
+"""Names in a batch of the lengths of the stored boxes along z, (B,), of organs' boxes, and of the
+labels of slices, (B, F, Z)."""
 
 
 def weighted_cross_entropy(
@@ -93,10 +97,12 @@ class ClassificationObjective(Objective):
         window: InputWindow,
         attention_weight: float = 0.0,
         *,
+        slice_weight: float = 0.0,
         ema_decay: float = 0.0,
         mixup_alpha: float = 0.0,
     ) -> None:
-        """`attention_weight` is the factor of `attention_loss` in the loss.
+        """`attention_weight` is the factor of `attention_loss` in the loss, `slice_weight` that of
+        `slice_loss`, which needs `SLICE_LABELS` in the batches.
 
         With `ema_decay` above 0, the exponential moving average of the classifier's parameters and
         buffers over steps is kept too; see `predictor`. With `mixup_alpha` above 0, volumes are
@@ -104,6 +110,7 @@ class ClassificationObjective(Objective):
         """
         super().__init__()
         self.attention_weight = attention_weight
+        self.slice_weight = slice_weight
         self.mixup_alpha = mixup_alpha
         self.ema_decay = ema_decay
         self.classifier = classifier
@@ -147,6 +154,12 @@ class ClassificationObjective(Objective):
                 "loss": scalars["loss"] + self.attention_weight * attention,
                 "attention": attention,
             }
+        if self.slice_weight:
+            of_slices = self._slice_loss(output, batch.targets[SLICE_LABELS], draws)
+            scalars |= {
+                "loss": scalars["loss"] + self.slice_weight * of_slices,
+                "slices": of_slices,
+            }
         return scalars
 
     def after_step(self, progress: float) -> None:  # noqa: ARG002  of other objectives
@@ -172,6 +185,13 @@ class ClassificationObjective(Objective):
         of_partners = {group: partners(targets[group]) for group in logits}
         own = weighted_cross_entropy(logits, targets, weights, shares)
         return own + weighted_cross_entropy(logits, of_partners, weights, 1 - shares)
+
+    def _slice_loss(self, output: HeadOutput, labels: Tensor, draws: AugmentationDraws) -> Tensor:
+        """The loss of the slices; each finding has the class weights of its group."""
+        of_groups = dict(zip(output.logits, self.get_buffer("weights"), strict=True))
+        weights = torch.stack([of_groups[finding][:2] for finding in output.slices])
+        logits = torch.stack([z.float() for z in output.slices.values()], dim=1)
+        return slice_loss(logits, move_slices(labels, draws), weights)
 
     def _moved_masks(self, boxes: Tensor, depths_mm: Tensor, draws: AugmentationDraws) -> Tensor:
         """Masks (B, R, Z, h, w) of organs' boxes, moved as the volumes are."""

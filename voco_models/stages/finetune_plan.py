@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_data.labels import Labels, TargetTable, join_labels, read_labels
+from voco_data.labels import (
+    Labels,
+    TargetTable,
+    join_labels,
+    read_image_labels,
+    read_labels,
+)
 from voco_data.selection import (
     Exposure,
     Split,
@@ -32,11 +38,13 @@ from voco_data.selection import (
 from voco_data.store import Store
 from voco_models.data import InputWindow, Item, VolumeSource, input_window
 from voco_models.networks import create_backbone, takes_volumes
+from voco_models.objectives import SLICE_LABELS
 from voco_models.stages.classifiers import input_volumes, read_head_geometry
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.initial_weights import SCRATCH, InitialWeights, load_initial_weights
-from voco_models.stages.series_geometry import SeriesGeometry
-from voco_models.training import make_provenance
+from voco_models.stages.series_geometry import SeriesGeometry, read_records
+from voco_models.stages.slice_labels import label_slices
+from voco_models.training import hash_file, make_provenance
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +105,8 @@ class FinetunePlan:
     provenance: dict[str, Any]
     geometry: SeriesGeometry | None = None
     """Of `series`; None if the head does not need it."""
+    slice_labels: Tensor | None = None
+    """Labels (N, F, Z) of the slices of `series`; None without `slice_weight`."""
 
     @property
     def targets(self) -> TargetTable:
@@ -114,10 +124,19 @@ class FinetunePlan:
 
     def geometry_of(self, series: Series) -> dict[str, Tensor]:
         """Tensors of `SeriesGeometry` of `series`; none if the head does not need them."""
-        if self.geometry is None:
-            return {}
+        return {} if self.geometry is None else self.geometry.select(self._places_of(series))
+
+    def training_targets(self, series: Series) -> dict[str, Tensor]:
+        """All that the loss needs of N `series`: classes, geometry and labels of slices."""
+        targets = self.classes_of(series) | self.geometry_of(series)
+        if self.slice_labels is not None:
+            targets[SLICE_LABELS] = self.slice_labels[self._places_of(series)]
+        return targets
+
+    def _places_of(self, series: Series) -> list[int]:
+        """Indices of `series` among all series of the plan."""
         places = {row: index for index, row in enumerate(self.series.rows)}
-        return self.geometry.select([places[row] for row in series.rows])
+        return [places[row] for row in series.rows]
 
     def training_series(self, fold: int) -> Series:
         """Series that the model of a fold trains on.
@@ -148,6 +167,7 @@ def make_plan(
     recipe: FinetuneRecipe,
     *,
     init: str | Path,
+    image_labels: Path | None = None,
     split: Split | None = None,
     transductive: bool = False,
     allow_unlabelled: bool = False,
@@ -199,6 +219,7 @@ def make_plan(
         whole_split=whole_split,
         initial=initial,
         exposure=exposure,
+        slice_labels=_label_slices(store, series, used, recipe, image_labels),
         provenance=make_provenance(
             "finetune",
             recipe.to_json(),
@@ -207,7 +228,8 @@ def make_plan(
             init=initial.name,
             selection=describe_series(table[table["person"].isin(used.patient_ids)]),
         )
-        | {"initial_weights": initial.to_json()},
+        | {"initial_weights": initial.to_json()}
+        | ({} if image_labels is None else {"image_labels_sha256": hash_file(image_labels)}),
     )
     for fold in range(recipe.n_folds):
         if plan.count_steps(fold) == 0:
@@ -218,6 +240,32 @@ def make_plan(
             )
     _warn_of_absent_classes(used, run_split, recipe)
     return plan
+
+
+def _label_slices(
+    store: Store,
+    series: Series,
+    labels: Labels,
+    recipe: FinetuneRecipe,
+    image_labels: Path | None,
+) -> Tensor | None:
+    """The labels of the slices of `series`, if the recipe trains on them."""
+    if not recipe.slice_weight:
+        if image_labels is not None:
+            raise InputError(
+                f"{image_labels}: the recipe does not use labels of images; set slice_weight=1 and "
+                "groups with bowel or extravasation, or leave --image-labels out"
+            )
+        return None
+    images = None if image_labels is None else read_image_labels(image_labels)
+    if images is not None and not set(series.uids) & set(images):
+        raise InputError(
+            f"{image_labels}: names no series of the store; its series_id must be those of the "
+            f"store, such as {series.uids[0]}"
+        )
+    classes = labels.groups(series.patients)
+    of_findings = {name: torch.from_numpy(classes[name]) for name in recipe.findings}
+    return label_slices(read_records(store, series.rows), of_findings, recipe.view, images)
 
 
 def count_finetune_steps(

@@ -14,6 +14,7 @@ from voco_data.selection import Selection
 from voco_models.data import Augmentation, VolumeView, X, Y, Z
 from voco_models.networks import (
     BILSTM,
+    FINDINGS,
     ORGAN_QUERIES,
     TRANSFORMER,
     TRANSFORMER_HEADS,
@@ -119,6 +120,10 @@ class FinetuneRecipe:
     mixup_alpha: float = field(default=0.0, metadata=WHEN_CHANGED)
     """Mix pairs of series by shares from Beta(alpha, alpha), and their losses; 0 for none."""
 
+    slice_weight: float = field(default=0.0, metadata=WHEN_CHANGED)
+    """Factor of the loss of slices in `organ_queries`: whether each shows an injured bowel or a
+    bleed, from labels of images and healthy patients. For the groups bowel and extravasation."""
+
     def __post_init__(self) -> None:
         at_least_one = ("epochs", "batch_size", "hidden", "layers", "log_every", "checkpoint_every")
         for name in at_least_one:
@@ -190,6 +195,11 @@ class FinetuneRecipe:
         return RSNA_TARGETS.select(name for name in RSNA_TARGETS.names if name in self.groups)
 
     @property
+    def findings(self) -> tuple[str, ...]:
+        """The groups whose slices are labelled, in the order of the score."""
+        return tuple(name for name in self.targets.names if name in FINDINGS)
+
+    @property
     def loss_targets(self) -> TargetTable:
         """`targets` with the class weights of the loss."""
         return self.targets.with_grade_weights(self.class_weights)
@@ -200,6 +210,13 @@ class FinetuneRecipe:
             raise InputError(
                 f"recipe: attention_weight must be >= 0, and 0 without the head {ORGAN_QUERIES}, "
                 f"got {self.attention_weight}"
+            )
+        if self.slice_weight < 0 or (
+            self.slice_weight and (self.head != ORGAN_QUERIES or not self.findings)
+        ):
+            raise InputError(
+                f"recipe: slice_weight must be >= 0, and 0 without the head {ORGAN_QUERIES} and "
+                f"one of the groups {' and '.join(FINDINGS)}, got {self.slice_weight}"
             )
         if self.head == TRANSFORMER and self.hidden % TRANSFORMER_HEADS:
             raise InputError(

@@ -69,6 +69,11 @@ from voco_models.training import (
 log = logging.getLogger(__name__)
 
 LABELS = "labels.parquet"
+LABEL_TABLES = {
+    "labels_sha256": "the label table",
+    "image_labels_sha256": "the table of image labels",
+}
+"""Digests in `RUN/run.json`, and what they are of."""
 STAGE = "finetune"
 
 
@@ -108,6 +113,7 @@ def finetune(
     init: str | Path = "scratch",
     recipe: str | Path | FinetuneRecipe = "default",
     changes: Sequence[str] = (),
+    image_labels: str | Path | None = None,
     split: str | Path | None = None,
     transductive: bool = False,
     max_steps: int | None = None,
@@ -130,6 +136,7 @@ def finetune(
     init : `scratch`, `imagenet`, or the folder of a pretraining run.
     recipe : a name, a `.toml` file, or a recipe.
     changes : `name=value` each, with the dotted name of an option.
+    image_labels : `image_level_labels.csv` of the archive, for recipes with `slice_weight`.
     split : file of `voco split`. Without it the run makes a split, by the same rule. A resumed run
         has its own.
     transductive : accept a backbone that was pretrained on test patients.
@@ -156,6 +163,7 @@ def finetune(
         Path(labels),
         finetune_recipe(recipe, changes),
         init=init,
+        image_labels=None if image_labels is None else Path(image_labels),
         split=find_split(split, run, resume=resume),
         transductive=transductive,
         allow_unlabelled=allow_unlabelled,
@@ -240,7 +248,7 @@ def _run_fold(
             seed=step_seed(plan.recipe.seed, fold),
             device=device,
             weights=plan.weights_of(series),
-            targets=plan.classes_of(series) | plan.geometry_of(series),
+            targets=plan.training_targets(series),
             resident=resident,
         ),
         _make_fit_config(plan, fold),
@@ -280,6 +288,7 @@ def _build_objective(plan: FinetunePlan, fold: int, series: Series) -> Classific
         weights,
         plan.window,
         recipe.attention_weight,
+        slice_weight=recipe.slice_weight,
         ema_decay=recipe.ema_decay,
         mixup_alpha=recipe.mixup_alpha,
     )
@@ -312,9 +321,11 @@ def _check_run(run: Path, plan: FinetunePlan, *, resume: bool) -> None:
     if not exists:
         return
     before = checkpoint.read_run(run)
-    changed = list_differences(before, _describe_run(plan, finished=False))
-    if before.get("labels_sha256") != plan.labels.sha256:
-        changed.append("the label table")
+    now = _describe_run(plan, finished=False)
+    changed = list_differences(before, now)
+    for key, table in LABEL_TABLES.items():
+        if before.get(key) != now.get(key):
+            changed.append(table)
     if changed:
         raise InputError(f"{run}: cannot resume: {'; '.join(changed)}; give another --out")
 

@@ -32,8 +32,8 @@ class SeriesGeometry:
         return {Z_EXTENT: self.z_extent_mm[chosen], ORGAN_BOXES: self.organ_boxes[chosen]}
 
 
-def read_geometry(store: Store, rows: Sequence[int], regions: Sequence[str]) -> SeriesGeometry:
-    """Read the records of `rows`. Raises StoreCorrupt if one is missing or damaged."""
+def read_records(store: Store, rows: Sequence[int]) -> list[Record]:
+    """The records of `rows`. Raises StoreCorrupt if one is missing or damaged."""
 
     def read(row: int) -> Record:
         record = read_record(store.storage, row)
@@ -42,7 +42,12 @@ def read_geometry(store: Store, rows: Sequence[int], regions: Sequence[str]) -> 
         return record
 
     with ThreadPoolExecutor(THREADS) as pool:
-        records = list(pool.map(read, rows))
+        return list(pool.map(read, rows))
+
+
+def read_geometry(store: Store, rows: Sequence[int], regions: Sequence[str]) -> SeriesGeometry:
+    """Read the geometry of `rows`. Raises StoreCorrupt if a record is missing or damaged."""
+    records = read_records(store, rows)
     extents = [record.box_high_mm[0] - record.box_low_mm[0] for record in records]
     boxes = [[_organ_box(record, region) for region in regions] for record in records]
     return SeriesGeometry(

@@ -24,6 +24,7 @@ from .optimizers import AdamW as AdamW, Optimizer as Optimizer
 from .provenance import (
     current_commit as current_commit,
     describe_store as describe_store,
+    hash_file as hash_file,
     list_differences as list_differences,
     make_provenance as make_provenance,
     read_specs as read_specs,

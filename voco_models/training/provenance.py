@@ -87,6 +87,15 @@ def describe_store(store: Store) -> dict[str, Any]:
     }
 
 
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hex. Raises InputError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A short phrase for each difference that makes `now` another experiment than `before`."""
     return [

@@ -54,6 +54,20 @@ def test_images_are_found_by_their_position() -> None:
     assert slices_with_images(scanned(), view, {9, 77}).tolist() == [False, False]
 
 
+def test_slices_between_thick_images_show_the_nearest_one() -> None:
+    """Images at 100, 110, 120 mm and slices of 4 mm: the image at 110 spans 105 to 115 mm."""
+    thick = dataclasses.replace(
+        scanned(),
+        spacing_mm=(10.0, 1.0, 1.0),
+        box_low_mm=(100.0, 0.0, 0.0),
+        box_high_mm=(120.0, 4.0, 4.0),
+        instance_numbers=(3, 2, 1),
+    )
+    view = VolumeView(slices=5, size_px=4, reduce="average")  # middles at 102, 106, ..., 118
+    assert slices_with_images(thick, view, {2}).tolist() == [False, True, True, True, False]
+    assert slices_with_images(thick, view, {3}).tolist() == [True, False, False, False, False]
+
+
 def test_an_organ_is_in_the_slices_between_its_ends() -> None:
     unknown = [[math.nan] * 3] * 2
     boxes = torch.tensor([[[25.0, 0, 0], [45.0, 1, 1]], unknown, [[80.0, 0, 0], [90.0, 1, 1]]])

@@ -44,7 +44,7 @@ def make(name: str, targets: TargetTable = ORGAN_TARGETS) -> torch.nn.Module:
 def test_every_head_grades_every_group(name: str, targets: TargetTable) -> None:
     head = make(name, targets)
     values = features().requires_grad_()
-    logits, attention = head(values, DEPTHS)
+    logits, attention, _ = head(values, DEPTHS)
     assert {g: tuple(z.shape) for g, z in logits.items()} == {
         group.name: (2, len(group.classes)) for group in targets
     }

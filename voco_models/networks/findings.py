@@ -1,0 +1,78 @@
+"""Findings: signs of an injury that may be at any place, such as free gas or a bleed.
+
+An organ is graded by what it looks like as a whole. A finding is small, and most of the volume says
+nothing about it. So each place has a score; the highest score of a slice says whether the slice
+shows the finding, and the highest of all slices whether the volume does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+FINDINGS = ("bowel", "extravasation")
+"""Target groups that are graded by findings."""
+SHARPNESS = 4.0
+"""Of the soft maximum; a larger one is nearer to the maximum."""
+
+
+class FoundIn(NamedTuple):
+    """Scores of one finding, as logits."""
+
+    volume: Tensor
+    """(B,)."""
+    slices: Tensor
+    """(B, Z)."""
+    attention: Tensor
+    """(B, Z, P): shares of the places in the soft maximum, which sum to 1."""
+
+
+class FindingDetector(nn.Module):
+    """Features of places (B, Z, P, D) to the scores of one finding."""
+
+    def __init__(self, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.score = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 1)
+        )
+        self.scale = nn.Parameter(torch.ones(()))
+        """From the score of the highest slice to the logit of the volume, with `shift`."""
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def forward(self, features: Tensor) -> FoundIn:
+        """Scores of the places, then of slices and volumes by soft maxima."""
+        scores = self.score(features).squeeze(-1)  # (B, Z, P)
+        slices = soft_maximum(scores, dim=2)
+        return FoundIn(
+            volume=self.scale * soft_maximum(slices, dim=1) + self.shift,
+            slices=slices,
+            attention=(SHARPNESS * scores).flatten(1).softmax(dim=1).view_as(scores),
+        )
+
+
+def soft_maximum(scores: Tensor, dim: int) -> Tensor:
+    """Logarithm of the mean of exp(`SHARPNESS` x score), divided by `SHARPNESS`.
+
+    It is at most the maximum, and at least the mean. Equal scores give their value.
+    """
+    total = torch.logsumexp(SHARPNESS * scores, dim=dim)
+    return (total - math.log(scores.shape[dim])) / SHARPNESS
+
+
+def slice_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Weighted binary cross-entropy of F findings in slices, mean over the labelled slices.
+
+    `logits` and `labels` are (B, F, Z); a label is 1 if the slice shows the finding, 0 if not, and
+    NaN if that is not known. `weights` (F, 2) are those of slices without and with the finding.
+    The loss of a batch without labelled slices is 0.
+    """
+    known = labels.isfinite()
+    target = torch.where(known, labels, torch.zeros_like(labels))
+    by_label = torch.where(target > 0.5, weights[:, 1, None], weights[:, 0, None])
+    losses = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    weighted = torch.where(known, losses * by_label, torch.zeros_like(losses))
+    return weighted.sum() / known.sum().clamp(min=1)
