@@ -36,16 +36,22 @@ class FindingDetector(nn.Module):
 
     def __init__(self, width: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.score = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 1)
-        )
+        self.hidden = nn.Linear(width, width)
+        self.score = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 1))
         self.scale = nn.Parameter(torch.ones(()))
         """From the score of the highest slice to the logit of the volume, with `shift`."""
         self.shift = nn.Parameter(torch.zeros(()))
 
-    def forward(self, features: Tensor) -> FoundIn:
-        """Scores of the places, then of slices and volumes by soft maxima."""
-        scores = self.score(features).squeeze(-1)  # (B, Z, P)
+    def forward(self, features: Tensor, encoded: Tensor, place: nn.Linear) -> FoundIn:
+        """Scores of the places, then of slices and volumes by soft maxima.
+
+        `place` makes D features of encoded places (B, Z, P, E); they are added to `features`.
+        """
+        weight, bias = self.hidden.weight, self.hidden.bias
+        hidden = functional.linear(features, weight, bias) + functional.linear(
+            encoded, weight @ place.weight, weight @ place.bias
+        )
+        scores = self.score(hidden).squeeze(-1)  # (B, Z, P)
         slices = soft_maximum(scores, dim=2)
         return FoundIn(
             volume=self.scale * soft_maximum(slices, dim=1) + self.shift,

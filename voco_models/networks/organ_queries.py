@@ -37,7 +37,8 @@ UNIT_DEPTH_MM = 400.0
 """Depth that the encoding of places takes as 1."""
 N_WAVES = 4
 SHARPNESS = 4.0
-"""Of the soft maximum; a larger one is nearer to the maximum."""
+"""Of the soft maximum; a larger one is nearer to the maximum. It multiplies the weights of the
+values instead of the values, which are many more."""
 LARGEST_EXPONENT = 30.0
 
 
@@ -107,15 +108,18 @@ class OrganQueryHead(Head):
         places = place_coordinates(depths_mm, self._places)  # (B, Z, h, w, 3)
         with torch.autocast(features.device.type, enabled=False):
             embedded = self.embed(features.float()).relu()  # (B, Z, P, D)
-            placed = embedded + self.place(encode_places(places)).flatten(2, 3)
+            encoded = encode_places(places).flatten(2, 3)  # (B, Z, P, 27)
             logits: dict[str, Tensor] = {}
             attention: dict[str, Tensor] = {}
             if self.grades:
-                logits, weights = self._grade_organs(embedded, placed, self._prior_at(places))
+                logits, weights = self._grade_organs(embedded, encoded, self._prior_at(places))
                 attention = {
                     self.regions[index]: weights[:, row] for row, index in enumerate(self._searched)
                 }
-            found = {name: detect(placed) for name, detect in self.findings.items()}
+            found = {
+                name: detect(embedded, encoded, self.place)
+                for name, detect in self.findings.items()
+            }
         for name, of_finding in found.items():
             logits[name] = torch.stack([-of_finding.volume, of_finding.volume], dim=1) / 2
             attention[name] = of_finding.attention
@@ -126,16 +130,18 @@ class OrganQueryHead(Head):
         )
 
     def _grade_organs(
-        self, embedded: Tensor, placed: Tensor, prior: Tensor
+        self, embedded: Tensor, encoded: Tensor, prior: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Logits (B, C) of the organs, and the attention (B, R, Z, P) of their regions."""
         Z, P = embedded.shape[1:3]
-        keys = self.key(placed).flatten(1, 2)  # (B, N, D)
-        scores = keys @ self.queries.T / math.sqrt(keys.shape[-1])  # (B, N, R)
+        scores = self._match(embedded, encoded).flatten(1, 2)  # (B, N, R)
         weights = (scores + self.trust * prior).transpose(1, 2).softmax(dim=-1)  # (B, R, N)
-        values = self.value(embedded).relu().flatten(1, 2)
-        mean = weights @ values
-        largest = weights @ (SHARPNESS * values).clamp(max=LARGEST_EXPONENT).exp()
+        value = self.value
+        values = functional.linear(
+            embedded.flatten(1, 2), SHARPNESS * value.weight, SHARPNESS * value.bias
+        )
+        mean = weights @ values.relu() / SHARPNESS
+        largest = weights @ functional.hardtanh(values, 0.0, LARGEST_EXPONENT).exp()
         found = torch.cat([mean, largest.log() / SHARPNESS], dim=-1)  # (B, R, 2 D)
         found = self.norm(found.flatten(1)).unflatten(1, found.shape[1:])
         by_region = dict(
@@ -148,6 +154,19 @@ class OrganQueryHead(Head):
             for group, grade in self.grades.items()
         }
         return logits, weights.unflatten(-1, (Z, P))
+
+    def _match(self, embedded: Tensor, encoded: Tensor) -> Tensor:
+        """Products (B, Z, P, R) of the queries with the keys of places, key(embedded + place).
+
+        Keys are linear in features and places. So the queries are multiplied by the weights once,
+        instead of computing D numbers for each place.
+        """
+        queries = self.queries @ self.key.weight / math.sqrt(self.queries.shape[1])  # (R, D)
+        constant = self.queries @ self.key.bias / math.sqrt(self.queries.shape[1])
+        of_places = functional.linear(
+            encoded, queries @ self.place.weight, queries @ self.place.bias + constant
+        )
+        return functional.linear(embedded, queries) + of_places
 
     def _prior_at(self, places: Tensor) -> Tensor:
         """The logarithm of the prior at places (B, Z, h, w, 3): (B, Z * h * w, R)."""

@@ -30,11 +30,12 @@ def test_soft_maximum_by_hand() -> None:
 def test_a_detector_scores_volumes_by_their_highest_slice() -> None:
     torch.manual_seed(0)
     detector = FindingDetector(8).eval()
-    features = torch.randn(2, 5, 6, 8)
-    found = detector(features)
+    features, place = torch.randn(2, 5, 6, 8), torch.nn.Linear(3, 8)
+    encoded = torch.randn(1, 1, 6, 3).expand(2, 5, 6, 3)  # the same in all slices
+    found = detector(features, encoded, place)
     assert found.attention.sum(dim=(1, 2)).tolist() == pytest.approx([1, 1])
     order = torch.randperm(5)
-    moved = detector(features[:, order])
+    moved = detector(features[:, order], encoded, place)
     torch.testing.assert_close(moved.volume, found.volume)
     torch.testing.assert_close(moved.slices, found.slices[:, order])
     best = found.attention.sum(dim=2).argmax(dim=1)
