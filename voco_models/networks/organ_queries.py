@@ -92,14 +92,15 @@ class OrganQueryHead(Head):
         )
         self.norm = (
             nn.BatchNorm1d(len(self._searched) * 2 * width)
-            if options.norm == "batch"
+            if options.norm == "batch" and self._searched
             else nn.Identity()
         )
         self.register_buffer("prior", torch.zeros(len(self._searched), *PRIOR_SHAPE))
 
     def set_prior(self, boxes: Tensor) -> None:
         """Set the prior from boxes (N, R, 2, 3) of N series; see `box_masks`."""
-        self.prior.copy_(make_prior(boxes[:, self._searched]))
+        if self._searched:
+            self.prior.copy_(make_prior(boxes[:, self._searched]))
 
     def forward(self, features: Tensor, depths_mm: Tensor | None = None) -> HeadOutput:
         """Logits of features (B, Z, P, F), and the attention (B, Z, P) of each region."""

@@ -107,6 +107,12 @@ def test_labels_reach_their_series(cohort: tuple[Store, Path], image_labels: Pat
     assert unknown.tolist() == [bool(c) and i != index for i, c in enumerate(classes)]
 
 
+def test_findings_alone(cohort: tuple[Store, Path], tmp_path: Path) -> None:
+    """Without an organ there is nothing to search for."""
+    recipe = dataclasses.replace(FINDINGS, groups=("bowel",), attention_weight=0.5)
+    assert finetune(*cohort, tmp_path / "run", recipe=recipe, device="cpu").finished
+
+
 def test_tables_that_do_not_fit(
     cohort: tuple[Store, Path], image_labels: Path, tmp_path: Path
 ) -> None:
