@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from voco_data.errors import InputError
 from voco_data.selection import read_split, update_split
 from voco_data.store import Store
 from voco_models.experiments.declaration import INITS, Arm, Experiment
@@ -173,11 +174,21 @@ class _Planner:
         if fraction == 1:
             return recipe
         steps = recipe.steps or self._count_steps(recipe)
-        return replace(recipe, label_fraction=fraction, steps=steps)
+        recipe = replace(recipe, label_fraction=fraction, steps=steps)
+        try:
+            self._count_steps(recipe)
+        except InputError as error:
+            raise InputError(
+                f"experiment: label fraction {fraction:g} with seed {seed}: {error}, take a larger "
+                "fraction, a smaller batch_size or another seed"
+            ) from error
+        return recipe
 
     def _count_steps(self, recipe: FinetuneRecipe) -> int:
-        """The most steps of any fold, with all labels."""
-        key = json.dumps(to_plain(values_to_record(replace(recipe, seed=0))), sort_keys=True)
+        """The most steps of any fold. Raises InputError if a fold has too few series."""
+        # Of all patients, the seed chooses none.
+        varying = recipe if recipe.label_fraction < 1 else replace(recipe, seed=0)
+        key = json.dumps(to_plain(values_to_record(varying)), sort_keys=True)
         if key not in self._steps:
             self._steps[key] = count_finetune_steps(
                 self._open(self._experiment.store),

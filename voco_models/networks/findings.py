@@ -1,8 +1,8 @@
 """Findings: signs of an injury that may be at any place, such as free gas or a bleed.
 
 An organ is graded by what it looks like as a whole. A finding is small, and most of the volume says
-nothing about it. So each place has a score; the highest score of a slice says whether the slice
-shows the finding, and the highest of all slices whether the volume does.
+nothing about it. So a slice is scored by the largest value of each feature over its places
+wherever they are, and a volume by its highest slices.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class FoundIn(NamedTuple):
     slices: Tensor
     """(B, Z)."""
     attention: Tensor
-    """(B, Z, P): shares of the places in the soft maximum, which sum to 1."""
+    """(B, Z, P): shares of the places in the scores, which sum to 1; without gradient."""
 
 
 class FindingDetector(nn.Module):
@@ -37,13 +37,15 @@ class FindingDetector(nn.Module):
     def __init__(self, width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.hidden = nn.Linear(width, width)
-        self.score = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 1))
+        self.norm = nn.BatchNorm1d(width)
+        self.dropout = nn.Dropout(dropout)
+        self.score = nn.Linear(width, 1)
         self.scale = nn.Parameter(torch.ones(()))
-        """From the score of the highest slice to the logit of the volume, with `shift`."""
+        """From the soft maximum of the slices to the logit of the volume, with `shift`."""
         self.shift = nn.Parameter(torch.zeros(()))
 
     def forward(self, features: Tensor, encoded: Tensor, place: nn.Linear) -> FoundIn:
-        """Scores of the places, then of slices and volumes by soft maxima.
+        """Largest features of each slice, its score from them, and that of the volume.
 
         `place` makes D features of encoded places (B, Z, P, E); they are added to `features`.
         """
@@ -51,13 +53,21 @@ class FindingDetector(nn.Module):
         hidden = functional.linear(features, weight, bias) + functional.linear(
             encoded, weight @ place.weight, weight @ place.bias
         )
-        scores = self.score(hidden).squeeze(-1)  # (B, Z, P)
-        slices = soft_maximum(scores, dim=2)
+        largest, places = hidden.max(dim=2)  # (B, Z, D)
+        largest = self.norm(largest.flatten(0, 1)).reshape(largest.shape).relu()
+        slices = self.score(self.dropout(largest)).squeeze(-1)
         return FoundIn(
             volume=self.scale * soft_maximum(slices, dim=1) + self.shift,
             slices=slices,
-            attention=(SHARPNESS * scores).flatten(1).softmax(dim=1).view_as(scores),
+            attention=self._attribute(largest.detach(), places, slices.detach(), features.shape[2]),
         )
+
+    def _attribute(self, largest: Tensor, places: Tensor, slices: Tensor, n_places: int) -> Tensor:
+        """The attention of slices, divided among places by what their features add to the score."""
+        added = (largest * self.score.weight.detach()[0]).clamp(min=0) + 1e-6  # (B, Z, D)
+        of_places = added.new_zeros(*added.shape[:2], n_places).scatter_add(2, places, added)
+        of_slices = (SHARPNESS * slices).softmax(dim=1)
+        return of_places / of_places.sum(dim=2, keepdim=True) * of_slices[:, :, None]
 
 
 def soft_maximum(scores: Tensor, dim: int) -> Tensor:

@@ -151,7 +151,13 @@ class FinetunePlan:
 
     def weights_of(self, series: Series) -> npt.NDArray[np.float64] | None:
         """How often each of N `series` is drawn in training, (N,); None if equally often."""
-        return self.recipe.selection.weights_of(series.layouts)
+        of_layouts = self.recipe.selection.weights_of(series.layouts)
+        if not self.recipe.finding_share:
+            return of_layouts
+        classes = self.classes_of(series)
+        injured = torch.stack([classes[name] > 0 for name in self.recipe.findings]).any(dim=0)
+        weights = np.ones(len(series)) if of_layouts is None else of_layouts
+        return raise_share(weights, injured.numpy(), self.recipe.finding_share)
 
     def count_steps(self, fold: int) -> int:
         """Number of optimiser steps of a fold; 0 if it has fewer series than a batch."""
@@ -240,6 +246,20 @@ def make_plan(
             )
     _warn_of_absent_classes(used, run_split, recipe)
     return plan
+
+
+def raise_share(
+    weights: npt.NDArray[np.float64], chosen: npt.NDArray[np.bool_], share: float
+) -> npt.NDArray[np.float64]:
+    """Weights (N,) in which the `chosen` ones have at least `share` of the sum.
+
+    Weights of the others stay. Without chosen ones, or if they have the share, all stay.
+    """
+    before, others = weights[chosen].sum(), weights[~chosen].sum()
+    if not before or before >= share * (before + others):
+        return weights
+    factor = share / (1 - share) * others / before
+    return np.where(chosen, factor * weights, weights)
 
 
 def _label_slices(

@@ -124,6 +124,10 @@ class FinetuneRecipe:
     """Factor of the loss of slices in `organ_queries`: whether each shows an injured bowel or a
     bleed, from labels of images and healthy patients. For the groups bowel and extravasation."""
 
+    finding_share: float = field(default=0.0, metadata=WHEN_CHANGED)
+    """Share of the series in training whose patients have an injured bowel or a bleed, if that is
+    more than there are: they are then drawn more often. Set `calibrate`, which corrects for it."""
+
     def __post_init__(self) -> None:
         at_least_one = ("epochs", "batch_size", "hidden", "layers", "log_every", "checkpoint_every")
         for name in at_least_one:
@@ -217,6 +221,11 @@ class FinetuneRecipe:
             raise InputError(
                 f"recipe: slice_weight must be >= 0, and 0 without the head {ORGAN_QUERIES} and "
                 f"one of the groups {' and '.join(FINDINGS)}, got {self.slice_weight}"
+            )
+        if not 0 <= self.finding_share < 1 or (self.finding_share and not self.findings):
+            raise InputError(
+                "recipe: finding_share must be from 0 to below 1, and 0 without one of the groups "
+                f"{' and '.join(FINDINGS)}, got {self.finding_share}"
             )
         if self.head == TRANSFORMER and self.hidden % TRANSFORMER_HEADS:
             raise InputError(

@@ -225,6 +225,15 @@ def test_a_declaration_that_is_not_possible_is_one_line(
     assert not (tmp_path / "out/runs").exists()
 
 
+def test_a_fraction_without_a_batch_is_found_before_training(tmp_path: Path) -> None:
+    """Of the last seed; nothing is trained for the others."""
+    text = DECLARATION.replace("[0.6, 1.0]", "[0.3, 1.0]")
+    file = declare(tmp_path, text.replace('"small.toml"', '"small.toml"\nchanges=["batch_size=3"]'))
+    with pytest.raises(InputError, match=r"label fraction 0.3 with seed \d: fold \d would train"):
+        run_experiment(file, resident="ram")
+    assert not (tmp_path / "out" / "runs").exists()
+
+
 def test_other_test_patients_are_refused(whole: tuple[Path, ExperimentSummary]) -> None:
     trials = list_trials(read_experiment(whole[0]))
     path = trials[-1].jobs[0].folder / "predictions.parquet"

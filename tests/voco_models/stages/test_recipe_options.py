@@ -287,6 +287,7 @@ def test_options_that_runs_do_not_record_are_as_before() -> None:
         "optimizer", "selection", "groups", "label_fraction", "steps", "recompute", "ema_decay",
         "mixup_alpha",
         "slice_weight",
+        "finding_share",
     }  # fmt: skip
     assert set(FINETUNE.to_json()) == {f.name for f in dataclasses.fields(FINETUNE)} - later
 

@@ -18,7 +18,7 @@ from voco_data.store.reader import Store
 from voco_data.store.spec import FINETUNE
 from voco_models.data.augment_volumes import Augmentation, move_slices, move_voxels
 from voco_models.data.volume_view import VolumeView
-from voco_models.stages.finetune_plan import make_plan
+from voco_models.stages.finetune_plan import make_plan, raise_share
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.finetuning import finetune
 from voco_models.stages.slice_labels import label_slices
@@ -107,6 +107,21 @@ def test_labels_reach_their_series(cohort: tuple[Store, Path], image_labels: Pat
     assert unknown.tolist() == [bool(c) and i != index for i, c in enumerate(classes)]
 
 
+def test_findings_are_drawn_more_often(cohort: tuple[Store, Path]) -> None:
+    plan = make_plan(*cohort, dataclasses.replace(FINDINGS, finding_share=0.5), init="scratch")
+    weights = plan.weights_of(plan.series)
+    assert weights is not None
+    bleeds = plan.classes_of(plan.series)["extravasation"].numpy() > 0  # the same as injured bowels
+    assert 0 < bleeds.mean() < 0.5
+    assert weights[bleeds].sum() == pytest.approx(weights[~bleeds].sum())
+    assert (weights[~bleeds] == 1).all()
+    fewer = dataclasses.replace(FINDINGS, finding_share=0.01)
+    unchanged = make_plan(*cohort, fewer, init="scratch").weights_of(plan.series)
+    assert unchanged is not None
+    assert (unchanged == 1).all()
+    assert (raise_share(np.ones(3), np.zeros(3, np.bool_), 0.5) == 1).all()
+
+
 def test_findings_alone(cohort: tuple[Store, Path], tmp_path: Path) -> None:
     """Without an organ there is nothing to search for."""
     recipe = dataclasses.replace(FINDINGS, groups=("bowel",), attention_weight=0.5)
@@ -126,3 +141,5 @@ def test_tables_that_do_not_fit(
         dataclasses.replace(FINDINGS, groups=("liver",))
     with pytest.raises(InputError, match="slice_weight must be"):
         dataclasses.replace(FINDINGS, head="bilstm", pooling="mean")
+    with pytest.raises(InputError, match="finding_share must be"):
+        dataclasses.replace(FINDINGS, finding_share=1.0)
