@@ -20,6 +20,7 @@ from .encoder import (
     EncoderOptions as EncoderOptions,
     FeatureKind as FeatureKind,
 )
+from .factored_scores import FactoredScores as FactoredScores
 from .heads import (
     FeatureLayout as FeatureLayout,
     FeatureNorm as FeatureNorm,

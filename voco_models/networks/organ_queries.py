@@ -36,7 +36,8 @@ UNIT_DEPTH_MM = 400.0
 """Depth that the encoding of places takes as 1."""
 N_WAVES = 4
 SHARPNESS = 4.0
-"""Of the soft maximum; a larger one is nearer to the maximum."""
+"""Of the soft maximum; a larger one is nearer to the maximum. The weights of values are multiplied
+by it instead of the values, which are many more. A power of 2 does not round."""
 LARGEST_EXPONENT = 30.0
 
 
@@ -59,7 +60,7 @@ class OrganQueryHead(Head):
         width = options.hidden
         self.regions = regions_of(targets)
         self._groups = {name: REGIONS.get(name, (name,)) for name in targets.names}
-        self._places = layout.places
+        self.places = layout.places
         self.embed = nn.Linear(layout.channels, width)
         self.place = nn.Linear(3 * (1 + 2 * N_WAVES), width)
         self.key = nn.Linear(width, width)
@@ -93,26 +94,34 @@ class OrganQueryHead(Head):
         """Logits of features (B, Z, P, F), and the attention (B, Z, P) of each region."""
         if depths_mm is None:
             raise ValueError("this head needs the depths of the slices")
-        places = place_coordinates(depths_mm, self._places)  # (B, Z, h, w, 3)
+        places = place_coordinates(depths_mm, self.places)  # (B, Z, h, w, 3)
         with torch.autocast(features.device.type, enabled=False):
             embedded = self.embed(features.float()).relu().flatten(1, 2)  # (B, N, D)
             keys = self.key(embedded + self.place(encode_places(places)).flatten(1, 3))
             scores = keys @ self.queries.T / math.sqrt(keys.shape[-1])  # (B, N, R)
             scores = scores + self.trust * self._prior_at(places)
-            weights = scores.transpose(1, 2).softmax(dim=-1)  # (B, R, N)
-            values = self.value(embedded).relu()
-            mean = weights @ values
-            largest = weights @ (SHARPNESS * values).clamp(max=LARGEST_EXPONENT).exp()
-            found = torch.cat([mean, largest.log() / SHARPNESS], dim=-1)  # (B, R, 2 D)
-            found = self.norm(found.flatten(1)).unflatten(1, found.shape[1:])
-            by_region = dict(zip(self.regions, found.unbind(dim=1), strict=True))
-            logits = {
-                group: self.grades[group](
-                    torch.stack([by_region[region] for region in regions]).amax(dim=0)
-                )
-                for group, regions in self._groups.items()
-            }
-        shaped = weights.unflatten(-1, (features.shape[1], features.shape[2]))
+            return self.grade(embedded, scores.transpose(1, 2), features.shape[1])
+
+    def grade(self, embedded: Tensor, scores: Tensor, n_slices: int) -> HeadOutput:
+        """The output for embedded features (B, N, D) of the N places of all slices.
+
+        The softmax of `scores` (B, R, N) is the attention of the regions.
+        """
+        weights = scores.softmax(dim=-1)  # (B, R, N)
+        value = self.value
+        scaled = functional.linear(embedded, SHARPNESS * value.weight, SHARPNESS * value.bias)
+        mean = weights @ scaled.relu() / SHARPNESS
+        largest = weights @ functional.hardtanh(scaled, 0.0, LARGEST_EXPONENT).exp()
+        found = torch.cat([mean, largest.log() / SHARPNESS], dim=-1)  # (B, R, 2 D)
+        found = self.norm(found.flatten(1)).reshape(found.shape)
+        by_region = dict(zip(self.regions, found.unbind(dim=1), strict=True))
+        logits = {
+            group: self.grades[group](
+                torch.stack([by_region[region] for region in regions]).amax(dim=0)
+            )
+            for group, regions in self._groups.items()
+        }
+        shaped = weights.reshape(*weights.shape[:2], n_slices, -1)
         return HeadOutput(logits, dict(zip(self.regions, shaped.unbind(dim=1), strict=True)))
 
     def _prior_at(self, places: Tensor) -> Tensor:
@@ -155,9 +164,13 @@ def box_masks(boxes: Tensor, depths_mm: Tensor, places: tuple[int, int]) -> Tens
     `boxes` (B, R, 2, 3) are lowest and highest (depth in mm, row, column) as in
     `place_coordinates`; a box that is not known is NaN, and contains no place.
     """
-    at = place_coordinates(depths_mm, places)[:, None]  # (B, 1, Z, h, w, 3)
-    low, high = boxes[:, :, None, None, None, 0], boxes[:, :, None, None, None, 1]
-    return ((at >= low) & (at <= high)).all(dim=-1)
+    at = place_coordinates(depths_mm, places)
+    along = (at[:, None, :, 0, 0, 0], at[:, None, 0, :, 0, 1], at[:, None, 0, 0, :, 2])
+    in_depth, in_rows, in_columns = (
+        (of_axis >= boxes[:, :, 0, axis, None]) & (of_axis <= boxes[:, :, 1, axis, None])
+        for axis, of_axis in enumerate(along)
+    )  # (B, R, Z), (B, R, h), (B, R, w)
+    return in_depth[..., None, None] & in_rows[:, :, None, :, None] & in_columns[:, :, None, None]
 
 
 def make_prior(boxes: Tensor) -> Tensor:
