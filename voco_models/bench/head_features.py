@@ -2,7 +2,8 @@
 
 CACHE/<backbone>-<digest>/features.json   what the digest is of
 CACHE/<backbone>-<digest>/pooled/<row>.npy   float16 (Z, F * P): the vectors of a slice
-CACHE/<backbone>-<digest>/stages/<row>.npy   float16 (Z, K): feature maps of the stages, one by one
+CACHE/<backbone>-<digest>/stages/<row>.npy   float16 (Z, K): feature maps (h, w, F) of the stages,
+    one by one
 
 The digest is of the weights, the recipe's view and window, the pooling, and the content of the
 store. A file is written completely or not at all, and is not written again. Names have no ids.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ from voco_models.data import Loader, centre
 from voco_models.networks import Backbone, JoinedStages, SlicePooling, pool_map
 from voco_models.stages import FinetunePlan, hash_weights
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "features.json"
 IMAGES_PER_CALL = 128
 """Slices of one call of the backbone, unless the recipe says how many."""
@@ -90,6 +92,20 @@ def cache_features(
 def join_stages(backbone: Backbone, size_px: int, width: int) -> JoinedStages:
     """The projections of the stages that are cached."""
     return JoinedStages(backbone, size_px, width, stride_px=STRIDE_PX)
+
+
+def stack_features(arrays: Sequence[HalfArray]) -> Tensor:
+    """Features (B, Z, K), float16, of B series (Z, K), in memory."""
+    return torch.from_numpy(np.stack(arrays))
+
+
+def split_maps(features: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Maps (..., h, w, F) of features (..., K) of stages, whose `shapes` are (F, h, w)."""
+    parts = torch.split(features, [math.prod(shape) for shape in shapes], dim=-1)
+    return [
+        part.reshape(*part.shape[:-1], h, w, f)
+        for part, (f, h, w) in zip(parts, shapes, strict=True)
+    ]
 
 
 def list_caches(cache: Path) -> list[dict[str, Any]]:
@@ -158,7 +174,9 @@ def _of_images(
     if "pooled" in kinds:
         found["pooled"] = pool_map(maps[-1], pooling)
     if stages is not None:
-        found["stages"] = torch.cat([one.flatten(1) for one in maps[stages.first :]], dim=1)
+        found["stages"] = torch.cat(
+            [one.permute(0, 2, 3, 1).flatten(1) for one in maps[stages.first :]], dim=1
+        )
     return found
 
 

@@ -5,9 +5,11 @@ There is no augmentation, mixup or moving average: the features of a volume are 
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from voco_data.errors import VocoError
-from voco_models.bench.head_features import CachedFeatures, HalfArray, Kind, join_stages
+from voco_models.bench.frozen_stages import FrozenStages
+from voco_models.bench.head_features import (
+    CachedFeatures,
+    HalfArray,
+    Kind,
+    join_stages,
+    split_maps,
+    stack_features,
+)
 from voco_models.data import BatchOrder, step_seed
 from voco_models.networks import (
     ORGAN_QUERIES,
@@ -34,10 +44,14 @@ from voco_models.objectives import (
     weighted_cross_entropy,
 )
 from voco_models.stages import FinetunePlan, FinetuneRecipe, Series
-from voco_models.training import warmup_cosine
+from voco_models.training import Optimizer, warmup_cosine
 
 FloatArray = npt.NDArray[np.float32]
 SMALLEST_SD = 1e-6
+
+Forward: TypeAlias = Callable[[Tensor, list[int], Tensor | None], HeadOutput]
+"""Features (B, Z, K), the places of their B series in the list of all, and depths (B, Z), to the
+output of the head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +67,7 @@ class HeadSetting:
 class FrozenFeatureHead(nn.Module):
     """What is trained: the head, and before it the projections of stages, or a fixed scaling.
 
-    Features (B, Z, K) of slices, as they are cached, to logits.
+    Features (B, Z, K) of slices, as they are cached, to logits. `FrozenStages` trains it.
     """
 
     mean: Tensor
@@ -82,15 +96,10 @@ class FrozenFeatureHead(nn.Module):
     def forward(self, features: Tensor, depths_mm: Tensor | None) -> HeadOutput:
         """Logits of features (B, Z, K), of slices at `depths_mm` (B, Z) if the head needs them."""
         if self.joined is None:
-            vectors = (features - self.mean) / self.sd
+            vectors = (features.float() - self.mean) / self.sd
         else:
-            sizes = [math.prod(shape) for shape in self.joined.shapes]
-            flat = torch.split(features.flatten(0, 1), sizes, dim=1)
-            maps = [
-                part.reshape(-1, *shape)
-                for part, shape in zip(flat, self.joined.shapes, strict=True)
-            ]
-            vectors = self.joined.join(maps)
+            maps = split_maps(features.flatten(0, 1).float(), self.joined.shapes)
+            vectors = self.joined.join([one.permute(0, 3, 1, 2) for one in maps])
         shaped = vectors.reshape(*features.shape[:2], self.layout.channels, -1).transpose(2, 3)
         output: HeadOutput = self.head(shaped, depths_mm)
         return output
@@ -124,8 +133,9 @@ def train_head(
         if isinstance(network.head, OrganQueryHead):
             network.head.set_prior(geometry[ORGAN_BOXES])
         network.to(device).train()
+        forward = make_forward(network, arrays)
         weights = loss_weights(classes, recipe.loss_targets).to(device)
-        optimizer = recipe.optimizer.build(
+        optimizer = use_fused_kernel(recipe.optimizer).build(
             [{"params": list(network.parameters())}],
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
@@ -144,7 +154,9 @@ def train_head(
                 group["lr"] = recipe.lr * factor
             chosen = order.indices_at(step).tolist()
             batch = {name: t[chosen].to(device) for name, t in (classes | geometry).items()}
-            loss = _loss(network, recipe, _stack(arrays, chosen, device), batch, weights)
+            read = stack_features([arrays[index] for index in chosen]).to(device)
+            depths = depths_of(batch, recipe.view)
+            loss = _loss(network, recipe, forward(read, chosen, depths), batch, depths, weights)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             if recipe.clip_norm is not None:
@@ -159,20 +171,40 @@ def train_head(
     return network, values
 
 
+def make_forward(network: FrozenFeatureHead, arrays: Sequence[HalfArray]) -> Forward:
+    """The forward pass of a training step on some of the series with features `arrays`, (Z, K)."""
+    if network.joined is not None and isinstance(network.head, OrganQueryHead):
+        stages = FrozenStages(network.joined, network.head, arrays)
+
+        def on_stages(features: Tensor, chosen: list[int], depths_mm: Tensor | None) -> HeadOutput:
+            assert depths_mm is not None  # the head needs them
+            return stages(features, chosen, depths_mm)
+
+        return on_stages
+    return lambda features, _, depths_mm: network(features, depths_mm)
+
+
+def use_fused_kernel(optimizer: Optimizer) -> Optimizer:
+    """The same optimiser with torch's fused kernel also on the CPU, unless the recipe says `off`.
+
+    A head has many small parameters, which cost a Python call each without it.
+    """
+    return dataclasses.replace(optimizer, fused="on") if optimizer.fused == "auto" else optimizer
+
+
 def _loss(
     network: FrozenFeatureHead,
     recipe: FinetuneRecipe,
-    features: Tensor,
+    output: HeadOutput,
     batch: Mapping[str, Tensor],
+    depths_mm: Tensor | None,
     weights: Tensor,
 ) -> Tensor:
     """As `ClassificationObjective`: the mean over the groups, and the loss of the attention."""
-    depths = depths_of(batch, recipe.view)
-    output = network(features, depths)
     loss = weighted_cross_entropy(output.logits, batch, weights).mean()
     if recipe.attention_weight and network.joined is not None:
-        assert depths is not None  # `organ_queries` needs them
-        masks = box_masks(batch[ORGAN_BOXES], depths, network.layout.places)
+        assert depths_mm is not None  # `organ_queries` needs them
+        masks = box_masks(batch[ORGAN_BOXES], depths_mm, network.layout.places)
         loss = loss + recipe.attention_weight * attention_loss(
             list(output.attention.values()), masks
         )
@@ -197,7 +229,8 @@ def predict_head(
         chosen = list(range(start, min(start + plan.recipe.batch_size, len(arrays))))
         batch = {name: tensor[chosen].to(device) for name, tensor in geometry.items()}
         depths = depths_of(batch, plan.recipe.view)
-        logits = network(_stack(arrays, chosen, device), depths).logits
+        read = stack_features([arrays[index] for index in chosen]).to(device)
+        logits = network(read, depths).logits
         parts.append({name: z.float().softmax(dim=-1).cpu() for name, z in logits.items()})
     return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
@@ -213,11 +246,6 @@ def measure_scale(arrays: Sequence[HalfArray]) -> tuple[Tensor, Tensor]:
     sd = np.sqrt(squares)
     sd = np.where(sd < SMALLEST_SD, 1.0, sd)
     return torch.from_numpy(mean).float(), torch.from_numpy(sd).float()
-
-
-def _stack(arrays: Sequence[HalfArray], chosen: Sequence[int], device: torch.device) -> Tensor:
-    """Features (B, Z, K) of some series, float32."""
-    return torch.from_numpy(np.stack([arrays[index] for index in chosen])).to(device).float()
 
 
 def is_fine(head: str) -> bool:

@@ -38,9 +38,9 @@ from .imagenet_lite0 import (
 from .organ_queries import (
     OrganQueryHead as OrganQueryHead,
     attention_loss as attention_loss,
-    box_masks as box_masks,
     regions_of as regions_of,
 )
+from .places import box_masks as box_masks
 from .recompute import Recompute as Recompute, StatisticsGuard as StatisticsGuard
 from .registry import (
     create_backbone as create_backbone,

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from voco_models.networks.places import PlaceEncoding
+
 FINDINGS = ("bowel", "extravasation")
 """Target groups that are graded by findings."""
 SHARPNESS = 4.0
@@ -44,14 +46,14 @@ class FindingDetector(nn.Module):
         """From the soft maximum of the slices to the logit of the volume, with `shift`."""
         self.shift = nn.Parameter(torch.zeros(()))
 
-    def forward(self, features: Tensor, encoded: Tensor, place: nn.Linear) -> FoundIn:
+    def forward(self, features: Tensor, encoding: PlaceEncoding, place: nn.Linear) -> FoundIn:
         """Largest features of each slice, its score from them, and that of the volume.
 
-        `place` makes D features of encoded places (B, Z, P, E); they are added to `features`.
+        `place` makes D features of the encoding of a place; they are added to `features`.
         """
-        weight, bias = self.hidden.weight, self.hidden.bias
-        hidden = functional.linear(features, weight, bias) + functional.linear(
-            encoded, weight @ place.weight, weight @ place.bias
+        weight = self.hidden.weight
+        hidden = self.hidden(features) + encoding.project(
+            weight @ place.weight, weight @ place.bias
         )
         largest, places = hidden.max(dim=2)  # (B, Z, D)
         largest = self.norm(largest.flatten(0, 1)).reshape(largest.shape).relu()

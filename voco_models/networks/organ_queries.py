@@ -23,6 +23,7 @@ from voco_models.networks.heads import (
     HeadOptions,
     HeadOutput,
 )
+from voco_models.networks.places import ENCODED, PlaceEncoding, box_masks, place_coordinates
 
 REGIONS: dict[str, tuple[str, ...]] = {"kidney": ("kidney_left", "kidney_right")}
 """Regions of a group; a group that is not listed is its own region."""
@@ -33,9 +34,6 @@ PRIOR_DEPTH_MM = 600.0
 """Depth of the last row of the prior, below the superior end of the stored box."""
 PRIOR_FLOOR = 0.02
 """Share of training series that is added to each place of the prior: no place is impossible."""
-UNIT_DEPTH_MM = 400.0
-"""Depth that the encoding of places takes as 1."""
-N_WAVES = 4
 SHARPNESS = 4.0
 """Of the soft maximum; a larger one is nearer to the maximum. It multiplies the weights of the
 values instead of the values, which are many more."""
@@ -65,7 +63,7 @@ class OrganQueryHead(Head):
         self._names = targets.names
         self._places = layout.places
         self.embed = nn.Linear(layout.channels, width)
-        self.place = nn.Linear(3 * (1 + 2 * N_WAVES), width)
+        self.place = nn.Linear(ENCODED, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.queries = nn.Parameter(0.1 * torch.randn(len(self._searched), width))
@@ -90,6 +88,13 @@ class OrganQueryHead(Head):
                 if name in FINDINGS
             }
         )
+        self.context = nn.ModuleDict(
+            {name: _zero_layer(self._count_grades(targets)) for name in self.findings}
+            if self.grades
+            else {}
+        )
+        """From the probabilities of the organs' grades to the logit of a finding: a bleed is more
+        likely if an organ is badly injured."""
         self.norm = (
             nn.BatchNorm1d(len(self._searched) * 2 * width)
             if options.norm == "batch" and self._searched
@@ -109,21 +114,25 @@ class OrganQueryHead(Head):
         places = place_coordinates(depths_mm, self._places)  # (B, Z, h, w, 3)
         with torch.autocast(features.device.type, enabled=False):
             embedded = self.embed(features.float()).relu()  # (B, Z, P, D)
-            encoded = encode_places(places).flatten(2, 3)  # (B, Z, P, 27)
+            encoding = PlaceEncoding.of(depths_mm, self._places)
             logits: dict[str, Tensor] = {}
             attention: dict[str, Tensor] = {}
             if self.grades:
-                logits, weights = self._grade_organs(embedded, encoded, self._prior_at(places))
+                logits, weights = self._grade_organs(embedded, encoding, self._prior_at(places))
                 attention = {
                     self.regions[index]: weights[:, row] for row, index in enumerate(self._searched)
                 }
             found = {
-                name: detect(embedded, encoded, self.place)
+                name: detect(embedded, encoding, self.place)
                 for name, detect in self.findings.items()
             }
-        for name, of_finding in found.items():
-            logits[name] = torch.stack([-of_finding.volume, of_finding.volume], dim=1) / 2
-            attention[name] = of_finding.attention
+            graded = [z.detach().softmax(dim=1) for z in logits.values()]
+            for name, of_finding in found.items():
+                score = of_finding.volume
+                if graded:
+                    score = score + self.context[name](torch.cat(graded, dim=1)).squeeze(1)
+                logits[name] = torch.stack([-score, score], dim=1) / 2
+                attention[name] = of_finding.attention
         return HeadOutput(
             logits={name: logits[name] for name in self._names},
             attention={region: attention[region] for region in self.regions},
@@ -131,11 +140,11 @@ class OrganQueryHead(Head):
         )
 
     def _grade_organs(
-        self, embedded: Tensor, encoded: Tensor, prior: Tensor
+        self, embedded: Tensor, encoding: PlaceEncoding, prior: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Logits (B, C) of the organs, and the attention (B, R, Z, P) of their regions."""
         Z, P = embedded.shape[1:3]
-        scores = self._match(embedded, encoded).flatten(1, 2)  # (B, N, R)
+        scores = self._match(embedded, encoding).flatten(1, 2)  # (B, N, R)
         weights = (scores + self.trust * prior).transpose(1, 2).softmax(dim=-1)  # (B, R, N)
         value = self.value
         values = functional.linear(
@@ -156,7 +165,12 @@ class OrganQueryHead(Head):
         }
         return logits, weights.unflatten(-1, (Z, P))
 
-    def _match(self, embedded: Tensor, encoded: Tensor) -> Tensor:
+    @staticmethod
+    def _count_grades(targets: TargetTable) -> int:
+        """Number of probabilities of all organs."""
+        return sum(len(group.classes) for group in targets if group.name not in FINDINGS)
+
+    def _match(self, embedded: Tensor, encoding: PlaceEncoding) -> Tensor:
         """Products (B, Z, P, R) of the queries with the keys of places, key(embedded + place).
 
         Keys are linear in features and places. So the queries are multiplied by the weights once,
@@ -164,8 +178,8 @@ class OrganQueryHead(Head):
         """
         queries = self.queries @ self.key.weight / math.sqrt(self.queries.shape[1])  # (R, D)
         constant = self.queries @ self.key.bias / math.sqrt(self.queries.shape[1])
-        of_places = functional.linear(
-            encoded, queries @ self.place.weight, queries @ self.place.bias + constant
+        of_places = encoding.project(
+            queries @ self.place.weight, queries @ self.place.bias + constant
         )
         return functional.linear(embedded, queries) + of_places
 
@@ -182,36 +196,11 @@ class OrganQueryHead(Head):
         return sampled.flatten(2).transpose(1, 2)
 
 
-def place_coordinates(depths_mm: Tensor, places: tuple[int, int]) -> Tensor:
-    """Centres (B, Z, h, w, 3) of places: depth in mm, then row and column from 0 to 1."""
-    h, w = places
-    B, Z = depths_mm.shape
-    ys, xs = ((torch.arange(n, device=depths_mm.device) + 0.5) / n for n in (h, w))
-    axes = (
-        depths_mm.float()[:, :, None, None],
-        ys[None, None, :, None],
-        xs[None, None, None, :],
-    )
-    return torch.stack([axis.expand(B, Z, h, w) for axis in axes], dim=-1)
-
-
-def encode_places(places: Tensor) -> Tensor:
-    """Coordinates and their sines and cosines, (..., 27), of `place_coordinates` (..., 3)."""
-    unit = places / places.new_tensor([UNIT_DEPTH_MM, 1.0, 1.0])
-    angles = [2 * math.pi * unit * 2.0**power for power in range(-2, N_WAVES - 2)]
-    waves = [wave for angle in angles for wave in (angle.sin(), angle.cos())]
-    return torch.cat([2 * unit - 1, *waves], dim=-1)
-
-
-def box_masks(boxes: Tensor, depths_mm: Tensor, places: tuple[int, int]) -> Tensor:
-    """Which places are inside boxes: bool (B, R, Z, h, w).
-
-    `boxes` (B, R, 2, 3) are lowest and highest (depth in mm, row, column) as in
-    `place_coordinates`; a box that is not known is NaN, and contains no place.
-    """
-    at = place_coordinates(depths_mm, places)[:, None]  # (B, 1, Z, h, w, 3)
-    low, high = boxes[:, :, None, None, None, 0], boxes[:, :, None, None, None, 1]
-    return ((at >= low) & (at <= high)).all(dim=-1)
+def _zero_layer(width: int) -> nn.Linear:
+    """A layer of `width` numbers to one, which adds nothing before it is trained."""
+    layer = nn.Linear(width, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer
 
 
 def make_prior(boxes: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 CLAIM: Tejani et al., "Checklist for Artificial Intelligence in Medical Imaging (CLAIM): 2024
 Update", Radiology: Artificial Intelligence 6(4), e240300. TRIPOD+AI: Collins et al., BMJ 385,
-e078378 (2024). Numbers are those of the lists; the words are ours, and shorter.
+e078378 (2024), Table 2. Numbers are those of the lists; the words are ours, and shorter.
+docs/model-card.md says what they were checked against.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ _CLAIM: Final = (
     ("7", "Data sources", "sources", "the hospitals and the dates of the scans"),
     ("8", "Inclusion and exclusion", "criteria", "how patients were found and chosen"),
     ("9", "Preprocessing", "preprocessing", None),
-    ("10", "Parts of the data that are used", "view", None),
+    ("10", "Selection of subsets of the data", "view", None),
     ("11", "De-identification", None, "how the scans were de-identified before they were read"),
     ("12", "Missing data", "missing", None),
     ("13", "Acquisition of the images", None, "scanners, protocols and contrast phases"),
@@ -96,10 +97,10 @@ _CLAIM: Final = (
     ("31", "Explainability", "explanation", None),
     ("32", "Testing on internal data", "internal", None),
     ("33", "Testing on external data", None, "a test on data of other hospitals"),
-    ("34", "Registration", None, "a registration"),
+    ("34", "Registration of a trial", None, "the registration of a clinical trial"),
     ("35", "Numbers included and excluded", "numbers", "who was excluded before the store"),
     ("36", "Characteristics by partition", "characteristics", "age, sex and causes of injury"),
-    ("37", "Performance", "performance", None),
+    ("37", "Performance and its uncertainty", "performance", None),
     ("38", "Diagnostic performance and precision", "by_organ", None),
     ("39", "Failures", None, "an analysis of wrong results"),
     ("40", "Limitations", "limitations", "limitations that the authors see"),
@@ -109,7 +110,7 @@ _CLAIM: Final = (
     ("44", "Funding", None, "funding, and the role of funders"),
 )
 _TRIPOD: Final = (
-    ("1", "Title", "kind", None),
+    ("1", "Title", "kind", "the target population"),
     ("2", "Abstract", "summary", None),
     ("3a", "Healthcare context", None, "the healthcare context, and existing models"),
     ("3b", "Target population and users", "use", "the target population, the place in care"),
@@ -120,12 +121,12 @@ _TRIPOD: Final = (
     ("6a", "Setting", None, "the number and location of centres"),
     ("6b", "Eligibility", "criteria", "how patients were found and chosen"),
     ("6c", "Treatments", None, "treatments"),
-    ("7", "Data preparation", "preprocessing", None),
+    ("7", "Data preparation", "preprocessing", "differences between sociodemographic groups"),
     ("8a", "Outcome", "reference", "how and when the outcome was assessed"),
     ("8b", "Assessors of the outcome", None, "qualifications of the assessors"),
     ("8c", "Blinding", None, "whether the assessment was blinded"),
     ("9a", "Choice of predictors", "predictors", None),
-    ("9b", "Definition of predictors", "preprocessing", None),
+    ("9b", "Definition of predictors", "preprocessing", "how and when the scans were made"),
     ("9c", "Assessors of predictors", "predictors", None),
     ("10", "Sample size", "numbers", "how the sample size was chosen"),
     ("11", "Missing data", "missing", None),
@@ -139,11 +140,11 @@ _TRIPOD: Final = (
     ("13", "Class imbalance", "imbalance", None),
     ("14", "Fairness", None, "approaches to fairness"),
     ("15", "Output of the model", "output", None),
-    ("16", "Training and evaluation data", "disjoint", None),
+    ("16", "Differences of training and evaluation data", "limitations", None),
     ("17", "Ethical approval", None, "the ethical approval, and consent"),
     ("18a", "Funding", None, "funding, and the role of funders"),
     ("18b", "Conflicts of interest", None, "conflicts of interest"),
-    ("18c", "Protocol", "details", None),
+    ("18c", "Protocol", None, "a study protocol"),
     ("18d", "Registration", None, "a registration"),
     ("18e", "Data sharing", None, "whether the data can be had"),
     ("18f", "Code sharing", "software", "where the code can be had"),
@@ -156,10 +157,10 @@ _TRIPOD: Final = (
         "characteristics",
         "predictors and demographics",
     ),
-    ("21", "Participants and events", "characteristics", None),
-    ("22", "The full model", "model", None),
-    ("23a", "Performance", "performance", None),
-    ("23b", "Performance in subgroups", None, "performance in subgroups"),
+    ("21", "Participants and events in each analysis", "characteristics", None),
+    ("22", "The full model", "model", "restrictions to its use"),
+    ("23a", "Performance", "performance", "performance in subgroups"),
+    ("23b", "Heterogeneity between clusters", None, "performance by hospital"),
     ("24", "Results of updating", "final", None),
     ("25", "Interpretation", None, "an interpretation of the results"),
     ("26", "Limitations", "limitations", "limitations that the authors see"),

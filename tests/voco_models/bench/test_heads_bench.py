@@ -115,7 +115,8 @@ def test_cached_features_are_those_of_the_classifier(
         assert [shape[1:] for shape in shapes] == [(4, 4), (2, 2), (1, 1)]  # from 8 px on
         with torch.inference_mode():
             maps = backbone.feature_maps(inputs.flatten(0, 1)[:, None])[-len(shapes) :]
-        expected = torch.cat([one.flatten(1) for one in maps], dim=1).unflatten(0, (5, 4))
+        of_places = [one.permute(0, 2, 3, 1).flatten(1) for one in maps]
+        expected = torch.cat(of_places, dim=1).unflatten(0, (5, 4))
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)  # float16
 
 

@@ -17,6 +17,7 @@ from voco_models.networks.findings import (
 )
 from voco_models.networks.heads import FeatureLayout, HeadOptions
 from voco_models.networks.organ_queries import OrganQueryHead
+from voco_models.networks.places import ENCODED, PlaceEncoding
 
 
 def test_soft_maximum_by_hand() -> None:
@@ -30,12 +31,12 @@ def test_soft_maximum_by_hand() -> None:
 def test_a_detector_scores_volumes_by_their_highest_slice() -> None:
     torch.manual_seed(0)
     detector = FindingDetector(8).eval()
-    features, place = torch.randn(2, 5, 6, 8), torch.nn.Linear(3, 8)
-    encoded = torch.randn(1, 1, 6, 3).expand(2, 5, 6, 3)  # the same in all slices
-    found = detector(features, encoded, place)
+    features, place = torch.randn(2, 5, 6, 8), torch.nn.Linear(ENCODED, 8)
+    encoding = PlaceEncoding.of(torch.full((2, 5), 100.0), (2, 3))  # the same in all slices
+    found = detector(features, encoding, place)
     assert found.attention.sum(dim=(1, 2)).tolist() == pytest.approx([1, 1])
     order = torch.randperm(5)
-    moved = detector(features[:, order], encoded, place)
+    moved = detector(features[:, order], encoding, place)
     torch.testing.assert_close(moved.volume, found.volume)
     torch.testing.assert_close(moved.slices, found.slices[:, order])
     best = found.attention.sum(dim=2).argmax(dim=1)

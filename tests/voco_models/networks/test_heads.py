@@ -18,11 +18,10 @@ from voco_models.networks.organ_queries import (
     PRIOR_SHAPE,
     OrganQueryHead,
     attention_loss,
-    box_masks,
     make_prior,
-    place_coordinates,
     regions_of,
 )
+from voco_models.networks.places import box_masks, place_coordinates
 from voco_models.networks.sequence_heads import SliceAttention, encode_depths
 
 LAYOUT = FeatureLayout(channels=6, places=(2, 2))

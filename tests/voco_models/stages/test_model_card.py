@@ -143,6 +143,65 @@ def test_both_guidelines_are_complete() -> None:
     assert parts[18] == 6
 
 
+TITLES = {
+    CLAIM: {
+        "10": "data subsets",
+        "12": "missing data",
+        "13": "Image acquisition protocol",
+        "14": "reference standard",
+        "17": "Annotation of test set",
+        "20": "partitions are disjoint",
+        "21": "sample size",
+        "24": "Initialization of model parameters",
+        "26": "selecting the final model",
+        "27": "Ensembling techniques",
+        "29": "significance and uncertainty",
+        "30": "Robustness or sensitivity analysis",
+        "33": "Testing on external data",
+        "34": "Clinical trial registration",
+        "36": "characteristics of cases in each partition",
+        "37": "Performance metrics and measures of statistical uncertainty",
+        "39": "Failure analysis",
+        "44": "Sources of funding",
+    },
+    TRIPOD: {
+        "3c": "health inequalities",
+        "6c": "treatments received",
+        "8c": "blind assessment of the outcome",
+        "11": "Missing data",
+        "12d": "heterogeneity across clusters",
+        "12f": "model updating arising from the model evaluation",
+        "13": "Class imbalance",
+        "14": "Fairness",
+        "16": "differences between the development and evaluation data",
+        "17": "Ethical approval",
+        "18c": "Protocol",
+        "18d": "Registration",
+        "18f": "Code sharing",
+        "20a": "flow of participants",
+        "23b": "heterogeneity in model performance across clusters",
+        "24": "Model updating",
+        "27a": "poor quality or unavailable input data",
+    },
+}
+"""Words of the published lists: items of each section, and those whose topic is easily mistaken."""
+
+
+def test_topics_are_those_of_the_published_lists() -> None:
+    """A topic and the published words have a word in common, up to its ending."""
+    topics = {(item.guideline, item.number): item.topic for item in ITEMS}
+
+    def stems(text: str) -> set[str]:
+        words = text.lower().replace("-", " ").split()
+        return {word[:5] for word in words if len(word) > 3} - {"model", "data"}
+
+    for guideline, titles in TITLES.items():
+        for number, published in titles.items():
+            topic = topics[guideline, number]
+            assert stems(topic) & stems(published), (guideline, number, topic, published)
+    assert "cluster" in topics[TRIPOD, "23b"]
+
+
 def test_an_item_is_filled_or_named_as_a_gap(case: Case) -> None:
     card = json.loads((case.card / "model-card.json").read_text())
     text = (case.card / "MODEL_CARD.md").read_text()
