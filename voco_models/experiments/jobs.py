@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voco_data.errors import InputError
-from voco_data.selection import read_split, update_split
+from voco_data.labels import ORGAN_TARGETS
+from voco_data.selection import Selection, read_split, update_split
 from voco_data.store import Store
 from voco_models.experiments.declaration import INITS, Arm, Experiment
 from voco_models.recorded_options import values_to_record
@@ -125,6 +126,11 @@ class _Planner:
                 for organ, store in arm.organ_stores.items()
             ]
         else:
+            if missing := set(ORGAN_TARGETS.names) - set(recipe.groups):
+                raise InputError(
+                    f"experiment: arm {name}: the scores need {', '.join(ORGAN_TARGETS.names)} "
+                    f"among the groups of the recipe, and {', '.join(sorted(missing))} is not there"
+                )
             jobs = [self._finetune_job(arm, recipe, self._experiment.store, pretraining)]
         return Trial(name, backbone, fraction, seed, tuple(jobs))
 
@@ -141,6 +147,7 @@ class _Planner:
                 "split": self._split.digest,
                 "init": _describe_init(init) if pretraining is None else pretraining.digest,
             }
+            | _describe_selection(recipe.selection)
         )
         return FinetuneJob(
             store=store,
@@ -194,6 +201,7 @@ class _Planner:
                 "stores": [describe_store(self._open(store)) for store in arm.pretrain],
                 "split": self._split.digest,
             }
+            | _describe_selection(recipe.selection)
         )
         return PretrainJob(
             stores=arm.pretrain,
@@ -234,6 +242,13 @@ def _describe_init(init: str) -> str:
         return init
     path = Path(init)
     return _hash_file(path / checkpoint.BACKBONE if path.is_dir() else path)
+
+
+def _describe_selection(selection: Selection) -> dict[str, object]:
+    """The patients of a file, whatever its name; empty without one: recipes name all else."""
+    if selection.patients_file is None:
+        return {}
+    return {"patients": sorted(selection.patient_ids or ())}
 
 
 def _hash_file(path: Path) -> str:
