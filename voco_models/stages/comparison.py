@@ -107,10 +107,19 @@ def compare_runs(
     check_matplotlib()  # before the test sets are opened: the page needs it
     folders = Path(run), Path(against)
     target = folders[0] if out is None else Path(out)
-    runs = first, second = _read_run(folders[0]), _read_run(folders[1])
+    first, second = _read_run(folders[0]), _read_run(folders[1])
     _check_groups(first, second)
     patients = _find_patients(first, second)
     groups = _check_labels(first, second, patients)
+    with looks.hold_records(*folders):
+        return _compare(first, second, patients, groups, target)
+
+
+def _compare(
+    first: _Run, second: _Run, patients: list[str], groups: list[str], target: Path
+) -> ComparisonSummary:
+    """As `compare_runs`, while no other process opens the test sets."""
+    runs, folders = (first, second), (first.folder, second.folder)
     openings = [
         looks.open_for_comparison(folder, target, other)
         for folder, other in (folders, folders[::-1])

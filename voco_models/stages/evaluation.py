@@ -107,6 +107,14 @@ def evaluate(
     target = folder if out is None else Path(out)
     description = read_description(folder)
     check_matplotlib()  # before the test set is opened: the page needs it
+    with looks.hold_records(folder):
+        return _evaluate(folder, target, description, again=again, resume=resume)
+
+
+def _evaluate(
+    folder: Path, target: Path, description: dict[str, Any], *, again: bool, resume: bool
+) -> EvaluateSummary:
+    """As `evaluate`, while no other process opens the test set."""
     opening = looks.open_for_evaluation(
         folder, target, (report.METRICS, report.REPORT), again=again, resume=resume
     )
