@@ -53,10 +53,13 @@ def summarise_slices(cases: Sequence[SliceCase]) -> dict[str, dict[str, object]]
     return found
 
 
-def view_edges_mm(record: Record, view: VolumeView) -> FloatArray:
-    """LPS z of the edges of the view's slices, (Z + 1,), inferior first."""
+def view_edges_mm(record: Record, view: VolumeView, stored: int) -> FloatArray:
+    """LPS z of the edges of the view's slices, (Z + 1,), inferior first.
+
+    `stored` is the number of slices of the volume.
+    """
     low, high = record.box_low_mm[0], record.box_high_mm[0]
-    start, stop = view.z_range
+    start, stop = view.shown_range(stored)
     places = start + (stop - start) * np.arange(view.slices + 1) / view.slices
     return np.asarray(low + (high - low) * places)
 
@@ -72,15 +75,16 @@ def slices_with_organ(boxes: Tensor, depths_mm: Tensor) -> BoolArray:
 
 
 def slices_with_images(
-    record: Record, view: VolumeView, instance_numbers: Collection[int]
+    record: Record, view: VolumeView, stored: int, instance_numbers: Collection[int]
 ) -> BoolArray:
     """Slices of the view, (Z,), that contain the centre of a DICOM image of these numbers.
 
+    `stored` is the number of slices of the volume.
     The images lie at their positions before the crop and the resampling. Those outside the view
     have no slice.
     """
     first, spacing = record.canonical_first_mm[0], record.spacing_mm[0]
     chosen = [i for i, n in enumerate(record.instance_numbers) if n in instance_numbers]
     z_mm = first + spacing * np.array(chosen, np.float64)
-    counts, _ = np.histogram(z_mm, bins=view_edges_mm(record, view))
+    counts, _ = np.histogram(z_mm, bins=view_edges_mm(record, view, stored))
     return np.asarray(counts > 0)

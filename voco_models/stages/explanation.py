@@ -45,7 +45,6 @@ from voco_models.explanation import (
     slices_with_organ,
     summarise_pointing,
     summarise_slices,
-    view_edges_mm,
     write_page,
 )
 from voco_models.prediction import NOTICE
@@ -219,8 +218,6 @@ def _collect(
 ) -> None:
     """Add the trained models' explanation of one series."""
     record, view = series.record, run.recipe.view
-    edges = view_edges_mm(record, view)
-    middles = (edges[:-1] + edges[1:]) / 2
     _add_pointing(found, TRAINED, series, explained.maps)
     curves = {f"occlusion_{name}": curve for name, curve in explained.occlusion.items()}
     if explained.attention:
@@ -231,7 +228,7 @@ def _collect(
         _add_organ_auc(found, curve, series, sizes)
     of_series = {} if labels is None else labels.get(record.series_uid, {})
     for group in (name for name in IMAGE_GROUPS if name in run.targets and name in of_series):
-        positive = slices_with_images(record, view, of_series[group])
+        positive = slices_with_images(record, view, series.stored, of_series[group])
         if positive.any() and not positive.all():
             for curve, by_name in curves.items():
                 auc = slice_auc(np.asarray(by_name[group], np.float64), positive)
@@ -242,7 +239,7 @@ def _collect(
             "patient_id": record.patient_id,
             "series_uid": record.series_uid,
             "injury": {name: _rounded(value) for name, value in explained.injury.items()},
-            "z_mm": [round(z, 2) for z in middles.tolist()],
+            "z_mm": [round(z, 2) for z in series.slices_z_mm.tolist()],
             "curves": {
                 curve: {name: [_rounded(v) for v in values.tolist()] for name, values in by.items()}
                 for curve, by in curves.items()
@@ -267,7 +264,7 @@ def _add_pointing(
     found: _Found, variant: str, series: SeriesInput, maps: dict[str, torch.Tensor]
 ) -> None:
     """Add the cases of one series, and how well the sums of its maps find the organ's slices."""
-    depths = series.depths_mm[0].cpu()
+    depths = series.slices_depth_mm
     for name, map_ in maps.items():
         boxes = series.boxes_in_view[name]
         if not boxes.isfinite().all(dim=(1, 2)).any():
@@ -288,7 +285,7 @@ def _add_organ_auc(
     found: _Found, curve: str, series: SeriesInput, by_name: dict[str, Weights]
 ) -> None:
     """Add how well curves find the slices of the organ."""
-    depths = series.depths_mm[0].cpu()
+    depths = series.slices_depth_mm
     for name, values in by_name.items():
         positive = slices_with_organ(series.boxes[name], depths)
         if positive.any() and not positive.all():
@@ -359,7 +356,6 @@ def _views(
         chosen = lines[lines["patient_id"] == patient]
         for series in read_inputs(run, store, chosen, torch.device("cpu")):
             one = explained[series.row]
-            edges = view_edges_mm(series.record, view)
             yield SeriesPage(
                 record=series.record,
                 facts=[
@@ -369,10 +365,10 @@ def _views(
                 view=PictureView(
                     volume=store.read(series.row),
                     quantisation=store.spec.window,
-                    z_range=view.z_range,
+                    z_range=view.shown_range(store.grid[0]),
                     plane_range=view.plane_range(store.grid),
                 ),
-                slices_z_mm=(edges[:-1] + edges[1:]) / 2,
+                slices_z_mm=series.slices_z_mm,
                 attention=one.attention,
                 occlusion=one.occlusion["neighbours"],
                 maps=one.maps,

@@ -300,7 +300,7 @@ def _views_of(
             record=record,
             volume=store.read(row),
             quantisation=store.spec.window,
-            z_range=run.recipe.view.z_range,
+            z_range=run.recipe.view.shown_range(store.grid[0]),
             attention={name: weights[index] for name, weights in explained.attention.items()},
         )
 
