@@ -197,11 +197,19 @@ def explain(
 
 
 def _test_series(run: FinishedRun, store: Store) -> pd.DataFrame:
-    """Lines of the catalogue of the run's test patients, by patient and series."""
+    """Lines of the catalogue of the run's test series, by patient and series.
+
+    Series of test patients that the run does not predict, such as those that its selection leaves
+    out, are no test series.
+    """
     table = predictions.read_predictions(run.folder / predictions.FILE, run.targets)
-    test = set(predictions.patient_lines(table, "test")["patient_id"])
+    test = table[(table["level"] == "series") & (table["split"] == "test")]
+    ids = ["patient_id", "series_uid"]
+    listed = set(test[ids].itertuples(index=False, name=None))
     catalogue = store.catalogue
-    lines = catalogue[catalogue["patient_id"].isin(test)]
+    lines = catalogue[
+        [each in listed for each in catalogue[ids].itertuples(index=False, name=None)]
+    ]
     if lines.empty:
         raise InputError(
             f"{store.storage}: has no test patient of the run; give the store that it learnt from"

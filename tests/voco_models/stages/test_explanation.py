@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,18 @@ def test_without_boxes_nothing_is_pointed_at(organs: Case, tmp_path: Path) -> No
     found = explain(organs.run, store, tmp_path / "out", device="cpu")
     assert (found.pointing, found.checks, found.series_with_organs) == ({}, {}, 0)
     assert "No test series has organs with known boxes." in found.page.read_text()
+
+
+def test_only_series_that_the_run_predicts_are_explained(lstm: Case, tmp_path: Path) -> None:
+    """A series of a test patient that is not among the predictions was left out by the run."""
+    run = Path(shutil.copytree(lstm.run, tmp_path / "run"))
+    table = pd.read_parquet(run / "predictions.parquet")
+    is_series = (table["level"] == "series") & (table["split"] == "test")
+    first = table[is_series]["series_uid"].iloc[0]
+    table[~(is_series & (table["series_uid"] == first))].to_parquet(run / "predictions.parquet")
+    found = explain(run, lstm.store, tmp_path / "out", patients=1, device="cpu")
+    assert found.series == is_series.sum() - 1
+    assert first not in {e["series_uid"] for e in json.loads(found.results.read_text())["series"]}
 
 
 def test_other_stores_and_missing_libraries_are_refused(
