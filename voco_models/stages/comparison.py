@@ -35,6 +35,7 @@ from voco_models.stages.evaluation import (
     make_arms,
     read_description,
     targets_of,
+    targets_with_loss_weights,
 )
 from voco_models.stages.finetuning import LABELS
 
@@ -92,7 +93,8 @@ class _Run:
         truths = classes_by_group(self.labels.loc[patients][groups])
         arms = make_arms(lines, decision, training, truths, targets)
         raw = predictions.group_probabilities(lines, targets)
-        return Scored(arms["model"], decision.classify(raw))
+        weighted = targets_with_loss_weights(self.description)
+        return Scored(arms["model"], decision.classify(raw), weighted)
 
 
 def compare_runs(

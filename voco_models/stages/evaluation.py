@@ -38,6 +38,7 @@ from voco_models.evaluation import (
     read_decision,
     report,
 )
+from voco_models.stages.finetune_recipes import CLASS_WEIGHTS
 from voco_models.stages.finetuning import LABELS, STAGE
 from voco_models.training import checkpoint
 
@@ -173,9 +174,22 @@ def targets_of(description: Mapping[str, Any]) -> TargetTable:
     return RSNA_TARGETS.select(name for name in RSNA_TARGETS.names if name in groups)
 
 
+def targets_with_loss_weights(description: Mapping[str, Any]) -> TargetTable:
+    """The same groups, with the class weights that the probabilities of the decision contain.
+
+    Calibrated ones contain those of the score. Others contain those of the loss of training.
+    """
+    recipe, targets = description["recipe"], targets_of(description)
+    if recipe.get("calibrate", False):
+        return targets
+    return targets.with_grade_weights(recipe.get("class_weights", CLASS_WEIGHTS))
+
+
 def compute_results(run: Path) -> dict[str, Any]:
     """All numbers of the evaluation, as plain values."""
-    targets = targets_of(checkpoint.read_run(run))
+    description = checkpoint.read_run(run)
+    targets = targets_of(description)
+    weighted = targets_with_loss_weights(description)
     table = predictions.read_predictions(run / predictions.FILE, targets)
     test = predictions.patient_lines(table, "test")
     labels = pd.read_parquet(run / LABELS).set_index("patient_id")
@@ -192,7 +206,7 @@ def compute_results(run: Path) -> dict[str, Any]:
         **_score_arms(arms, truths, predicted, targets),
         "arms": {name: metrics.rsna_scores(arm, truths) for name, arm in arms.items()},
         "organs": _score_organs(arms["model"], truths, predicted, targets),
-        "measures": compute_measures(arms["model"], predicted, truths, BOOTSTRAP_SEED, targets),
+        "measures": compute_measures(arms["model"], predicted, truths, BOOTSTRAP_SEED, weighted),
         "decision": json.loads(decision.to_json()),
         "constant_groups": [g.name for g in RSNA_TARGETS.without(targets) if g.name in truths],
     }
