@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from voco_data.errors import InputError, VocoError
 from voco_data.storage import atomic, locks
@@ -160,7 +160,7 @@ def read_looks(run: Path) -> tuple[Look, ...]:
         data = json.loads(path.read_text())
         if (data["format"], data["version"]) != (FORMAT, FORMAT_VERSION):
             raise ValueError("another format")
-        return tuple(Look(**look) for look in data["looks"])
+        return tuple(_parse_look(look) for look in data["looks"])
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -168,6 +168,13 @@ def read_looks(run: Path) -> tuple[Look, ...]:
             f"{path}: expected the record of looks at the test set, cannot read it; restore the "
             "file, or fine-tune a new run"
         ) from error
+
+
+def _parse_look(values: Any) -> Look:
+    look = Look(**values)
+    if not isinstance(look.sha256, dict):
+        raise TypeError("expected the digests of files")
+    return look
 
 
 def _check_writable(run: Path) -> None:

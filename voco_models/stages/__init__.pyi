@@ -22,6 +22,7 @@ from .onnx_export import export_onnx as export_onnx
 from .prediction import (
     PredictSummary as PredictSummary,
     PreparedPrediction as PreparedPrediction,
+    discard_preparation as discard_preparation,
     predict as predict,
     prepare_prediction as prepare_prediction,
 )

@@ -31,13 +31,14 @@ from voco_models.evaluation import (
 )
 from voco_models.stages.evaluation import (
     BOOTSTRAP_SEED,
+    check_folder,
     classes_by_group,
     make_arms,
     read_description,
+    read_labels_of_run,
     targets_of,
     targets_with_loss_weights,
 )
-from voco_models.stages.finetuning import LABELS
 
 JSON, PAGE = "comparison.json", "comparison.html"
 
@@ -109,6 +110,7 @@ def compare_runs(
     check_matplotlib()  # before the test sets are opened: the page needs it
     folders = Path(run), Path(against)
     target = folders[0] if out is None else Path(out)
+    check_folder(target)
     first, second = _read_run(folders[0]), _read_run(folders[1])
     _check_groups(first, second)
     patients = _find_patients(first, second)
@@ -185,7 +187,7 @@ def _read_run(folder: Path) -> _Run:
     description = read_description(folder)
     table = predictions.read_predictions(folder / predictions.FILE, targets_of(description))
     test = predictions.patient_lines(table, "test").set_index("patient_id", drop=False)
-    labels = pd.read_parquet(folder / LABELS).set_index("patient_id")
+    labels = read_labels_of_run(folder)
     trained_on = frozenset(labels.index) - frozenset(test.index)
     return _Run(folder, description, test, trained_on, labels)
 

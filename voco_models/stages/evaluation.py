@@ -107,6 +107,7 @@ def evaluate(
     folder = Path(run)
     target = folder if out is None else Path(out)
     description = read_description(folder)
+    check_folder(target)
     check_matplotlib()  # before the test set is opened: the page needs it
     with looks.hold_records(folder):
         return _evaluate(folder, target, description, again=again, resume=resume)
@@ -157,6 +158,12 @@ def _evaluate(
     )
 
 
+def check_folder(out: Path) -> None:
+    """Raise InputError if there is something else than a folder at `out`."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: expected a folder as --out, got a file")
+
+
 def read_description(run: Path) -> dict[str, Any]:
     """The description of a fine-tuning run. Raises InputError if it is none, or not finished."""
     description = checkpoint.read_run(run)
@@ -192,7 +199,7 @@ def compute_results(run: Path) -> dict[str, Any]:
     weighted = targets_with_loss_weights(description)
     table = predictions.read_predictions(run / predictions.FILE, targets)
     test = predictions.patient_lines(table, "test")
-    labels = pd.read_parquet(run / LABELS).set_index("patient_id")
+    labels = read_labels_of_run(run)
     training = labels.drop(index=test["patient_id"].tolist())
     decision = read_decision(run, targets)
     truths = classes_by_group(labels.loc[test["patient_id"].tolist()])
@@ -210,6 +217,15 @@ def compute_results(run: Path) -> dict[str, Any]:
         "decision": json.loads(decision.to_json()),
         "constant_groups": [g.name for g in RSNA_TARGETS.without(targets) if g.name in truths],
     }
+
+
+def read_labels_of_run(run: Path) -> pd.DataFrame:
+    """The classes of all patients of a run, by `patient_id`. InputError if they cannot be read."""
+    path = run / LABELS
+    try:
+        return pd.read_parquet(path).set_index("patient_id")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: expected the labels of a fine-tuning run") from error
 
 
 def classes_by_group(labels: pd.DataFrame) -> Classes:

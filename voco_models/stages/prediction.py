@@ -115,6 +115,15 @@ def prepare_prediction(run: str | Path, out: str | Path) -> PreparedPrediction:
     return PreparedPrediction(finished.spec, spec_file, folder / ROOT)
 
 
+def discard_preparation(prepared: PreparedPrediction, *, folder_too: bool) -> None:
+    """Remove what `prepare_prediction` has written; with `folder_too`, also the empty folder."""
+    folder = prepared.spec_file.parent
+    for name in (SPEC, MARKER):
+        (folder / name).unlink(missing_ok=True)
+    if folder_too and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def _check_out(run: FinishedRun, out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder as --out, got a file")

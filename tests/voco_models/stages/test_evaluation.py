@@ -179,6 +179,45 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("labels.parquet", "junk", "expected the labels of a fine-tuning run"),
+        ("decision.json", '{"calibration": {"liver": [1]}, "thresholds": {}}', "the decision of"),
+        ("decision.json", '{"calibration": {}, "thresholds": {}}', "the decision of"),
+        (
+            "evaluations.json",
+            (
+                '{"format": "voco evaluations", "version": 1, "looks": [{"kind": "evaluation", '
+                '"time": "", "voco": "", "out": ".", "sha256": null}]}'
+            ),
+            "expected the record of looks",
+        ),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_one_line(
+    tmp_path: Path, name: str, content: str, match: str
+) -> None:
+    runs = [write_known_run(tmp_path / run, quality=2.0, count=40) for run in ("run", "other")]
+    (runs[0] / name).write_text(content)
+    for call in (evaluate, lambda run: compare_runs(runs[1], run, tmp_path / "out")):
+        with pytest.raises(InputError, match=match) as caught:
+            call(runs[0])
+        assert "\n" not in str(caught.value)
+        assert str(runs[0] / name) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_no_folder_for_results(tmp_path: Path) -> None:
+    runs = [write_known_run(tmp_path / run, quality=2.0, count=40) for run in ("run", "other")]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="expected a folder as --out, got a file"):
+        evaluate(runs[0], tmp_path / "file")
+    with pytest.raises(InputError, match="expected a folder as --out, got a file"):
+        compare_runs(*runs, tmp_path / "file")
+    assert not (runs[0] / "evaluations.json").exists()
+
+
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"run\.json"):
         evaluate(tmp_path)
