@@ -47,6 +47,7 @@ from voco_models.explanation import (
     summarise_slices,
     write_page,
 )
+from voco_models.networks import SliceSequenceClassifier
 from voco_models.prediction import NOTICE
 from voco_models.stages.classifiers import Weights
 from voco_models.stages.explained_series import (
@@ -158,11 +159,9 @@ def explain(
     kind = map_kind(models[0])
     if kind == "grad_cam":
         check_captum_installed()
-    found, pages = _Found(), {}
+    found = _Found()
     for series in read_inputs(finished, opened, lines, chosen):
-        explained = explain_series(models, series)
-        _collect(finished, found, series, explained, labels)
-        pages[series.row] = explained
+        _collect(finished, found, series, explain_series(models, series), labels)
     if labels is not None and not found.image_auc:
         log.warning(
             "%s: names no image of a test series for a group that the run grades", image_labels
@@ -174,7 +173,7 @@ def explain(
         text = json.dumps(results, indent=1, sort_keys=True, allow_nan=False)
         atomic.write_text(folder / RESULTS, text + "\n")
         shown = _choose_patients(found, patients)
-        views = list(_views(finished, opened, lines, shown, pages))
+        views = list(_views(finished, opened, lines, shown, models, chosen))
         write_page(folder / PAGE, make_tables(results), views, kind)
     pointing = {
         variant: {name: by[ALL][name]["value"] for name in ("hits", "chance", "ratio")}
@@ -356,14 +355,18 @@ def _views(
     store: Store,
     lines: pd.DataFrame,
     patients: Sequence[str],
-    explained: dict[int, SeriesExplanation],
+    models: Sequence[SliceSequenceClassifier],
+    device: torch.device,
 ) -> Iterator[SeriesPage]:
-    """What the page shows of each series of some patients."""
+    """What the page shows of each series of some patients.
+
+    They are explained another time: maps of all series may not fit into memory.
+    """
     view = run.recipe.view
     for patient in patients:
         chosen = lines[lines["patient_id"] == patient]
-        for series in read_inputs(run, store, chosen, torch.device("cpu")):
-            one = explained[series.row]
+        for series in read_inputs(run, store, chosen, device):
+            one = explain_series(models, series)
             yield SeriesPage(
                 record=series.record,
                 facts=[
