@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ from voco_models.experiments.declaration import read_experiment
 from voco_models.experiments.experiment import ExperimentSummary, run_experiment
 from voco_models.experiments.jobs import list_trials
 from voco_models.experiments.running import JOB_FILE, run_job
-from voco_models.experiments.tables import table_1
+from voco_models.experiments.tables import format_table, table_1
 from voco_models.stages.finetuning import finetune
 
 
@@ -181,6 +182,11 @@ def test_table_1_has_the_paper_beside_ours(whole: tuple[Path, ExperimentSummary]
     page = (whole[0].parent / "out/report.html").read_text()
     assert expected in page
     assert "Label efficiency" in page
+
+
+def test_no_text_ends_its_cell() -> None:
+    table = format_table([{"Arm": "a|b\nc", "Score": "1"}, {"Arm": "d", "Score": "2"}])
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()] == [3, 3, 3, 3]
 
 
 def test_the_smallest_difference_follows_from_the_resamples(
