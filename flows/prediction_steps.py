@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from voco_data import ingest, structured_report
+from voco_data.errors import InputError
 from voco_data.ingest import IngestOptions
 from voco_models import stages
 
@@ -20,14 +21,21 @@ def predict_source(
     """Predict the patients of the archive at `source`; returns the summary.
 
     The series are preprocessed with the spec of the run, whatever specs `options` name. Raises
-    InputError, with nothing written, for a run that cannot predict and a folder `out` that holds
-    something else.
+    InputError, with nothing written, for a run that cannot predict, a folder `out` that holds
+    something else, and a source that cannot be read.
     """
     if structured_reports:
         structured_report.check_installed()
+    exists = out.is_dir()
+    is_used = exists and any(out.iterdir())
     prepared = stages.prepare_prediction(run, out)
     options = replace(options, spec_file=prepared.spec_file)
-    preprocessed = ingest.preprocess(source, prepared.root, options)
+    try:
+        preprocessed = ingest.preprocess(source, prepared.root, options)
+    except InputError:
+        if not is_used:
+            stages.discard_preparation(prepared, folder_too=not exists)
+        raise
     predicted = stages.predict(
         run,
         preprocessed.stores[prepared.spec.profile],

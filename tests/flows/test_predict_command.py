@@ -72,6 +72,22 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
     return call
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_source_that_cannot_be_read_leaves_nothing(
+    trained: tuple[Path, Path], tmp_path: Path, command: Command, exists: bool
+) -> None:
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    if exists:
+        out.mkdir()
+    for source in ("empty", "nowhere"):
+        code, _, message = command(trained[1], tmp_path / source, "--out", out)
+        assert code == 2
+        assert len(message.splitlines()) == 1
+        assert out.exists() == exists
+        assert not exists or list(out.iterdir()) == []
+
+
 def test_the_scans_of_the_run_give_its_own_predictions(
     trained: tuple[Path, Path], tmp_path: Path, command: Command
 ) -> None:

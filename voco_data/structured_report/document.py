@@ -17,6 +17,7 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.valuerep import DA, TM
 
 NOTICE = "Not a medical device. For research only."
 SCHEME = "99VOCO"
@@ -63,6 +64,9 @@ _REQUIRED = (
     "ReferringPhysicianName",
 )
 """Attributes of type 2 that highdicom reads: empty where the source lacks them."""
+_DATES, _TIMES = ("PatientBirthDate", "StudyDate"), ("StudyTime",)
+_SEXES = ("", "F", "M", "O")
+"""Values of PatientSex (PS3.3 C.7.1.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +93,7 @@ def make_document(
     `parameters` identify the algorithm. The same input gives the same SOP instance UID.
     """
     first = evidence[0]
-    for keyword in _REQUIRED:
-        if keyword not in first:
-            setattr(first, keyword, "")
+    _complete_header(first)
     device = _uid(NAME, version, *parameters)
     algorithm = sr.AlgorithmIdentification(
         name=NAME,
@@ -128,7 +130,7 @@ def make_document(
         document: Dataset = sr.EnhancedSR(
             evidence=list(evidence),
             content=root,
-            series_instance_uid=_uid("series", first.StudyInstanceUID, device),
+            series_instance_uid=_uid("series", first.StudyInstanceUID, first.PatientID, device),
             series_number=SERIES_NUMBER,
             sop_instance_uid=_uid("instance", device, *identity),
             instance_number=1,
@@ -140,6 +142,24 @@ def make_document(
             series_description="voco predictions, research use only",
         )
     return document
+
+
+def _complete_header(image: Dataset) -> None:
+    """Empty the attributes that the image lacks, and values that the standard does not allow.
+
+    The standard allows the empty value for all of `_REQUIRED`, and highdicom raises for others.
+    """
+    for keyword in _REQUIRED:
+        if keyword not in image:
+            setattr(image, keyword, "")
+    for kind, keywords in ((DA, _DATES), (TM, _TIMES)):
+        for keyword in keywords:
+            try:
+                kind(getattr(image, keyword))
+            except (ValueError, TypeError):
+                setattr(image, keyword, "")
+    if image.PatientSex not in _SEXES:
+        image.PatientSex = ""
 
 
 def _measurements(

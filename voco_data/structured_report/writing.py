@@ -1,15 +1,18 @@
 """Structured reports of all predicted studies of an archive.
 
-OUT/<study>.dcm    named by the id of the study in the table of predictions
+OUT/<study>.dcm    named by the id of the study in the table of predictions, or by a digest
 
 The reports name the patients as the source does. Folder and files can be read by their owner only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Hashable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 FOLDER = "sr"
 Study = tuple[str, str]
 """Patient and study id, as in the table."""
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class ReportSummary:
     folder: Path
     reports: int
     without: int
-    """Predicted studies without a report: NIfTI, or DICOM without a study UID."""
+    """Predicted studies without a report: NIfTI, or DICOM without the UIDs of study and images."""
 
     def to_json(self) -> dict[str, object]:
         """The summary as plain values."""
@@ -81,24 +85,39 @@ def write_structured_reports(
         if tuple(found.identity) in used and _has_study(found):
             study = (found.identity.patient_id, found.identity.study_uid)
             files.setdefault(study, []).extend(found.files)
-    written = set()
+    written, names = set(), _file_names(studies)
     with translate_unwritable(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for study, paths in files.items():
-            name = f"{study[1]}.dcm"
-            findings = _findings(studies[study])
-            if _write(folder / name, paths, findings, version, parameters):
-                written.add(name)
+            path, findings = folder / names[study], _findings(studies[study])
+            if _write(path, paths, findings, version, parameters):
+                written.add(path.name)
         for path in folder.glob("*.dcm"):  # of an earlier run, which predicted other studies
             if path.name not in written:
                 path.unlink()
     if len(written) < len(studies):
         log.warning(
-            "%d of %d studies have no structured report: it needs DICOM with a study UID",
+            "%d of %d studies have no structured report: it needs DICOM with UIDs",
             len(studies) - len(written),
             len(studies),
         )
     return ReportSummary(folder, len(written), len(studies) - len(written))
+
+
+def _file_names(studies: Collection[Study]) -> dict[Study, str]:
+    """A file name for each study: its id, or a digest.
+
+    An id is no name if it comes from a header with other characters, such as slashes, and if
+    several patients have it.
+    """
+    patients_of = Counter(study for _, study in studies)
+    names = {}
+    for patient, study in studies:
+        text = f"{patient}\0{study}".encode(errors="surrogateescape")
+        is_name = patients_of[study] == 1 and _SAFE_NAME.fullmatch(study)
+        name = study if is_name else f"study-{hashlib.sha256(text).hexdigest()[:16]}"
+        names[patient, study] = f"{name}.dcm"
+    return names
 
 
 def _has_study(series: SourceSeries) -> bool:
@@ -130,11 +149,14 @@ def _write(
     version: str,
     parameters: Sequence[str],
 ) -> bool:
-    """Write one report; False if a source file cannot be read any more."""
+    """Write one report; False if a source file cannot be read any more, or has no UIDs."""
     try:
         evidence = [read_dataset(file, pixels=False) for file in sorted(files)]
     except SeriesRefused as error:
         log.warning("%s: no structured report, a file of the study: %s", path.name, error)
+        return False
+    if not all(image.get("SOPInstanceUID") and image.get("SOPClassUID") for image in evidence):
+        log.warning("%s: no structured report, an image of the study has no UID", path.name)
         return False
     for keyword in ("PatientName", "PatientID"):
         if keyword in evidence[0]:  # decoded, to be written as UTF-8

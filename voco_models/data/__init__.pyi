@@ -28,7 +28,11 @@ from .resident import (
     free_bytes as free_bytes,
     make_resident as make_resident,
 )
-from .sampling import BatchOrder as BatchOrder, step_seed as step_seed
+from .sampling import (
+    BatchOrder as BatchOrder,
+    raise_share as raise_share,
+    step_seed as step_seed,
+)
 from .slice_loader import SliceLoader as SliceLoader
 from .transfer import copy_to_device as copy_to_device
 from .volume_view import VolumeView as VolumeView

@@ -33,6 +33,20 @@ def step_seed(seed: int, step: int, stream: int = 0) -> int:
     return int(mixed[0] >> np.uint64(1))
 
 
+def raise_share(
+    weights: npt.NDArray[np.float64], chosen: npt.NDArray[np.bool_], share: float
+) -> npt.NDArray[np.float64]:
+    """Weights (N,) in which the `chosen` ones have at least `share` of the sum.
+
+    Weights of the others stay. Without chosen ones, or if they have the share, all stay.
+    """
+    before, others = weights[chosen].sum(), weights[~chosen].sum()
+    if not before or before >= share * (before + others):
+        return weights
+    factor = share / (1 - share) * others / before
+    return np.where(chosen, factor * weights, weights)
+
+
 def weighted_epoch_order(
     weights: npt.NDArray[np.float64], seed: int, epoch: int, block: int
 ) -> npt.NDArray[np.int64]:

@@ -80,6 +80,22 @@ class VolumeView:
             for start, side in zip(starts, grid[1:], strict=True)
         )
 
+    def shown_range(self, stored: int) -> tuple[float, float]:
+        """Lowest and highest place of the middle view in volumes of `stored` slices.
+
+        0 is the inferior end of the volume, 1 its superior end. If the range is divided into
+        `slices` equal parts, their middles are those of the view's slices. It is `z_range`,
+        unless this cuts a slice, or `subsample` leaves out slices at both ends. Where it takes
+        every k-th slice, the range reaches (k - 1) / 2 slices beyond the first and the last one.
+        """
+        slices = self._slices_of(stored)
+        if self.reduce == "average":
+            return slices.start / stored, slices.stop / stored
+        step = len(slices) // self.slices
+        first = slices.start + (len(slices) - 1 - (self.slices - 1) * step) // 2
+        low = first - (step - 1) / 2
+        return low / stored, (low + self.slices * step) / stored
+
     def make_middle_view(self, volumes: Tensor) -> Tensor:
         """The deterministic view of volumes (B, Z, Y, X): (B, *`shape`), of the same dtype."""
         if tuple(volumes.shape[1:]) == self.shape:

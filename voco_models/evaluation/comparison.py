@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from voco_data.labels import RSNA_TARGETS
+from voco_data.labels import TargetTable
 from voco_models.evaluation import metrics
 from voco_models.evaluation.bootstrap import Interval, resample
 from voco_models.evaluation.measures import pooled_values
@@ -35,6 +35,8 @@ class Scored:
     """(N, C) by group, as they are scored."""
     predicted: dict[str, IntArray]
     """(N,) by group with a head, at the thresholds."""
+    targets: TargetTable
+    """The groups with a head, with the class weights that the probabilities contain."""
 
     def values(self, truths: Truths, counts: FloatArray) -> dict[str, FloatArray]:
         """Scores (R,) by name, NaN where undefined, for counts (R, N)."""
@@ -43,15 +45,14 @@ class Scored:
             "argmax": {name: p.argmax(axis=1) for name, p in heads.items()},
             "thresholds": self.predicted,
         }
-        targets = RSNA_TARGETS.select(name for name in RSNA_TARGETS.names if name in heads)
         losses = metrics.patient_terms(self.probabilities, truths).scores(counts)
         named = (*metrics.SCORES, *heads)
         return {
             **{name: losses[name] for name in named if name in losses},
             "mean_average_precision": metrics.mean_average_precision(
-                heads, truths, counts, targets
+                heads, truths, counts, self.targets
             ),
-            **pooled_values(heads, classes, truths, counts, targets),
+            **pooled_values(heads, classes, truths, counts, self.targets),
         }
 
 

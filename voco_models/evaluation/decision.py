@@ -136,13 +136,17 @@ def write_decision(run: Path, decision: Decision) -> None:
 
 
 def read_decision(run: Path, targets: TargetTable = ORGAN_TARGETS) -> Decision:
-    """Read `RUN/decision.json`. Raises InputError if it is missing or of other groups."""
+    """Read `RUN/decision.json`. Raises InputError if it is missing, damaged or of other groups."""
     path = run / DECISION_FILE
     try:
         data = json.loads(path.read_text())
-        return Decision(
-            Calibration({g: tuple(v) for g, v in data["calibration"].items()}),
-            Thresholds({g: tuple(v) for g, v in data["thresholds"].items()}, targets),
-        )
+        calibration = {g: tuple(map(float, v)) for g, v in data["calibration"].items()}
+        thresholds = {g: tuple(map(float, v)) for g, v in data["thresholds"].items()}
+        expected = {group.name: 1 + len(group.classes) for group in targets}
+        if {g: len(v) for g, v in calibration.items()} != expected or set(thresholds) != set(
+            expected
+        ):
+            raise ValueError("of other groups")
+        return Decision(Calibration(calibration), Thresholds(thresholds, targets))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: expected the decision of a finished fine-tuning run") from error

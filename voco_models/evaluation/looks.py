@@ -10,7 +10,8 @@ so every further look is asked for with `--again`, and counted where the scores 
                 "sha256": {"decision.json": ..., "predictions.parquet": ..., ...}}]}
 
 `kind` is `evaluation` or `comparison`. `out` is relative to the run, so that a moved run keeps it.
-Looks of versions that had no record are unknown.
+Looks of versions that had no record are unknown. A lock file beside the record lets one process at
+a time open the test set: another one must know of this look.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from voco_data.errors import InputError, VocoError
-from voco_data.storage import atomic
+from voco_data.storage import atomic, locks
 from voco_data.version import VERSION
 from voco_models.evaluation import predictions
 from voco_models.evaluation.decision import DECISION_FILE
@@ -35,6 +37,9 @@ FORMAT, FORMAT_VERSION = "voco evaluations", 1
 LABELS_FILE = "labels.parquet"
 FROZEN = (DECISION_FILE, predictions.FILE, LABELS_FILE)
 """Files of a run that may not change after its test set was opened."""
+
+LOCK_S = 600.0
+"""Time to wait for another process that evaluates or compares the run."""
 
 Kind = Literal["evaluation", "comparison"]
 
@@ -84,6 +89,21 @@ class Opening:
     def _count(self, kind: Kind) -> int:
         looks = (*self.earlier, self.look) if self.is_new else self.earlier
         return sum(look.kind == kind for look in looks)
+
+
+@contextmanager
+def hold_records(*runs: Path) -> Iterator[None]:
+    """Let no other process open the test sets of `runs`, from before the look until it is recorded.
+
+    Raises StoreBusy if another one does for more than `LOCK_S`. Of a folder that cannot be written
+    no look is recorded, so it is not locked.
+    """
+    with ExitStack() as stack:
+        # In one order, so that two comparisons do not wait for one another.
+        for run in sorted({run.resolve() for run in runs}):
+            if os.access(run, os.W_OK):
+                stack.enter_context(locks.hold_lock(run / f".{FILE}.lock", wait_seconds=LOCK_S))
+        yield
 
 
 def open_for_evaluation(
@@ -140,7 +160,7 @@ def read_looks(run: Path) -> tuple[Look, ...]:
         data = json.loads(path.read_text())
         if (data["format"], data["version"]) != (FORMAT, FORMAT_VERSION):
             raise ValueError("another format")
-        return tuple(Look(**look) for look in data["looks"])
+        return tuple(_parse_look(look) for look in data["looks"])
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -148,6 +168,13 @@ def read_looks(run: Path) -> tuple[Look, ...]:
             f"{path}: expected the record of looks at the test set, cannot read it; restore the "
             "file, or fine-tune a new run"
         ) from error
+
+
+def _parse_look(values: Any) -> Look:
+    look = Look(**values)
+    if not isinstance(look.sha256, dict):
+        raise TypeError("expected the digests of files")
+    return look
 
 
 def _check_writable(run: Path) -> None:

@@ -49,6 +49,7 @@ def compute_measures(
     predicted : classes (N,) by group, at the thresholds.
     truths : classes (N,) by group; further groups count for the types of negatives only.
     seed : of the resamples.
+    targets : groups with the class weights that the probabilities contain; see `remove_weights`.
     """
     n_patients = len(truths[targets.names[0]])
     classes = {"argmax": {n: probabilities[n].argmax(axis=1) for n in targets.names}}

@@ -256,8 +256,11 @@ def _drawing() -> Iterator[None]:
 
 
 def _plain(text: str) -> str:
-    """A text in which matplotlib finds no mathematics."""
-    return text.replace("$", r"\$")
+    """A text in which matplotlib finds no mathematics, and that it does not leave out of a legend
+    because of an underscore at its beginning.
+    """
+    plain = text.replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
 
 
 def _to_svg(figure: Any, title: str) -> str:

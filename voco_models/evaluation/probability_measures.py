@@ -1,8 +1,9 @@
 """Whether probabilities are right as probabilities: Brier score, calibration error, reliability.
 
 The score weights a patient by the true class, so the best prediction for it is p_c ~ w_c * P_c,
-where P_c is the share of class c among such patients. `remove_weights` gives P_c back. The measures
-of this module, and decision curves, are of P.
+where P_c is the share of class c among such patients. `remove_weights` gives P_c back. (A model
+that was trained with other weights, and is not calibrated, has those in its probabilities.) The
+measures of this module, and decision curves, are of P.
 """
 
 from __future__ import annotations

@@ -15,6 +15,13 @@ from voco_models.stages import build_recipe
 SCRATCH = "scratch"
 INITS = (SCRATCH, "imagenet")
 SEEDS = (0, 1, 2, 3, 4)
+_OWN_OPTIONS = {
+    "backbone": "backbones",
+    "seed": "seeds",
+    "fit.seed": "seeds",
+    "label_fraction": "label_fractions",
+}
+"""Options of recipes that an experiment sets, and the names of its own options for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,26 @@ class Experiment:
             )
         if len(set(self.backbones)) < len(self.backbones):
             raise InputError(f"experiment: a backbone is named twice in {list(self.backbones)}")
+        self._check_changes()
+
+    def _check_changes(self) -> None:
+        """Raise InputError for a change of a recipe that would have no effect."""
+        given = {"changes": [c for c in self.changes if self.backbones or _option(c) != "backbone"]}
+        for name, arm in self.arms.items():
+            given[f"arms.{name}.changes"] = list(arm.changes)
+            given[f"arms.{name}.finetune_changes"] = list(arm.finetune_changes)
+        for place, changes in given.items():
+            for option in map(_option, changes):
+                if option in _OWN_OPTIONS:
+                    raise InputError(
+                        f"experiment: {place}: {option} has no effect here; give "
+                        f"{_OWN_OPTIONS[option]} of the experiment"
+                    )
+
+
+def _option(change: str) -> str:
+    """The name of the option in a change, `name=value`."""
+    return change.partition("=")[0].strip()
 
 
 def read_experiment(file: str | Path) -> Experiment:

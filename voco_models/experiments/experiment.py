@@ -17,6 +17,7 @@ from pathlib import Path
 from voco_data.errors import VocoError
 from voco_data.storage import atomic
 from voco_models.data import Residence
+from voco_models.experiments.checks import check_trials
 from voco_models.experiments.comparison import Comparison, compare
 from voco_models.experiments.declaration import Experiment, read_experiment
 from voco_models.experiments.jobs import Trial, list_trials
@@ -92,6 +93,7 @@ def run_experiment(
         declaration if isinstance(declaration, Experiment) else read_experiment(declaration)
     )
     trials = list_trials(experiment, pseudonymise)
+    check_trials(trials, pseudonymise)
     if plan_only:
         return _list_only(experiment, trials, start)
 

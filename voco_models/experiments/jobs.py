@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voco_data.errors import InputError
-from voco_data.selection import read_split, update_split
+from voco_data.labels import ORGAN_TARGETS
+from voco_data.selection import Selection, read_split, update_split
 from voco_data.store import Store
 from voco_models.experiments.declaration import INITS, Arm, Experiment
 from voco_models.recorded_options import values_to_record
@@ -131,6 +132,11 @@ class _Planner:
                 for organ, store in arm.organ_stores.items()
             ]
         else:
+            if missing := set(ORGAN_TARGETS.names) - set(recipe.groups):
+                raise InputError(
+                    f"experiment: arm {name}: the scores need {', '.join(ORGAN_TARGETS.names)} "
+                    f"among the groups of the recipe, and {', '.join(sorted(missing))} is not there"
+                )
             jobs = [self._finetune_job(arm, recipe, self._experiment.store, pretraining)]
         return Trial(name, backbone, fraction, seed, tuple(jobs))
 
@@ -147,6 +153,7 @@ class _Planner:
                 "split": self._split.digest,
                 "init": _describe_init(init) if pretraining is None else pretraining.digest,
             }
+            | _describe_selection(recipe.selection)
         )
         return FinetuneJob(
             store=store,
@@ -174,21 +181,11 @@ class _Planner:
         if fraction == 1:
             return recipe
         steps = recipe.steps or self._count_steps(recipe)
-        recipe = replace(recipe, label_fraction=fraction, steps=steps)
-        try:
-            self._count_steps(recipe)
-        except InputError as error:
-            raise InputError(
-                f"experiment: label fraction {fraction:g} with seed {seed}: {error}, take a larger "
-                "fraction, a smaller batch_size or another seed"
-            ) from error
-        return recipe
+        return replace(recipe, label_fraction=fraction, steps=steps)
 
     def _count_steps(self, recipe: FinetuneRecipe) -> int:
-        """The most steps of any fold. Raises InputError if a fold has too few series."""
-        # Of all patients, the seed chooses none.
-        varying = recipe if recipe.label_fraction < 1 else replace(recipe, seed=0)
-        key = json.dumps(to_plain(values_to_record(varying)), sort_keys=True)
+        """The most steps of any fold, with all labels."""
+        key = json.dumps(to_plain(values_to_record(replace(recipe, seed=0))), sort_keys=True)
         if key not in self._steps:
             self._steps[key] = count_finetune_steps(
                 self._open(self._experiment.store),
@@ -211,6 +208,7 @@ class _Planner:
                 "stores": [describe_store(self._open(store)) for store in arm.pretrain],
                 "split": self._split.digest,
             }
+            | _describe_selection(recipe.selection)
         )
         return PretrainJob(
             stores=arm.pretrain,
@@ -251,6 +249,13 @@ def _describe_init(init: str) -> str:
         return init
     path = Path(init)
     return hash_file(path / checkpoint.BACKBONE if path.is_dir() else path)
+
+
+def _describe_selection(selection: Selection) -> dict[str, object]:
+    """The patients of a file, whatever its name; empty without one: recipes name all else."""
+    if selection.patients_file is None:
+        return {}
+    return {"patients": sorted(selection.patient_ids or ())}
 
 
 def _hash_values(values: Mapping[str, object]) -> str:

@@ -2,20 +2,23 @@
 
 OUT/runs/pretrain-<digest>/    a pretraining run, and job.json when it is finished
 OUT/runs/finetune-<digest>/    a fine-tuning run with its evaluation, and job.json when it is scored
+OUT/locks/                     a lock file of each run: one process trains it, others wait
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from voco_data.errors import InputError
-from voco_data.storage import atomic
+from voco_data.errors import InputError, StoreBusy
+from voco_data.storage import atomic, locks
 from voco_models.data import Residence
 from voco_models.experiments.jobs import FinetuneJob, PretrainJob, Trial
 from voco_models.stages import evaluate, finetune, pretrain
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 
 JOB_FILE = "job.json"
 """Digest and duration of a finished job, in its folder. It is written last."""
+
+LOCKS = "locks"
 
 TrialState = Literal["reused", "continued", "trained"]
 
@@ -69,8 +74,35 @@ def run_job(
     """Pretrain if the run needs it, train the classifier, and score it; only what is missing."""
     if is_finished(job.folder, job.digest):
         return "reused"
+    with _own(job.folder):
+        if is_finished(job.folder, job.digest):  # by another process
+            return "reused"
+        return _train(job, resident, pseudonymise)
+
+
+@contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """Be the only process that writes a run; wait for another one to end, however long it trains.
+
+    The lock is outside of the run, which may be removed. It ends with its process.
+    """
+    lock = folder.parent.with_name(LOCKS) / f"{folder.name}.lock"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locks.hold_lock(lock))
+        except StoreBusy:
+            log.info("%s: another process trains this run; waiting for it", folder)
+            stack.enter_context(locks.hold_lock(lock, wait_seconds=math.inf))
+        yield
+
+
+def _train(
+    job: FinetuneJob, resident: Residence, pseudonymise: Callable[[str], str] | None
+) -> TrialState:
+    """Train and score a run that is not finished."""
     if job.pretraining is not None:
-        _run_pretraining(job.pretraining, resident)
+        with _own(job.pretraining.folder):
+            _run_pretraining(job.pretraining, resident)
     is_begun = (job.folder / checkpoint.RUN_FILE).exists()
     start = time.perf_counter()
     finetune(

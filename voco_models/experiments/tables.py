@@ -144,6 +144,7 @@ def format_table(rows: Sequence[Row]) -> str:
     """A table as Markdown, with columns of equal width."""
     if not rows:
         return ""
+    rows = [{_escape(column): _escape(text) for column, text in row.items()} for row in rows]
     columns = list(rows[0])
     widths = {c: max(len(c), *(len(row[c]) for row in rows)) for c in columns}
 
@@ -152,6 +153,11 @@ def format_table(rows: Sequence[Row]) -> str:
 
     rule = "|" + "|".join("-" * (widths[c] + 2) for c in columns) + "|"
     return "\n".join([line({c: c for c in columns}), rule, *map(line, rows)])
+
+
+def _escape(text: str) -> str:
+    """A text that does not end its cell: names of arms may be any."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _share(cell: Cell, comparison: Comparison) -> str:

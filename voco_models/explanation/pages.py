@@ -63,7 +63,7 @@ class PictureView:
     """Stored voxels (Z, Y, X): z grows to superior, y to posterior, x to the patient's left."""
     quantisation: Quantisation
     z_range: Range
-    """The part of the volume that the classifier sees; see `VolumeView.z_range`."""
+    """The part of the volume that the classifier sees; see `VolumeView.shown_range`."""
     plane_range: tuple[Range, ...]
     """See `VolumeView.plane_range`."""
 

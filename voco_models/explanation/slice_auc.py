@@ -53,10 +53,13 @@ def summarise_slices(cases: Sequence[SliceCase]) -> dict[str, dict[str, object]]
     return found
 
 
-def view_edges_mm(record: Record, view: VolumeView) -> FloatArray:
-    """LPS z of the edges of the view's slices, (Z + 1,), inferior first."""
+def view_edges_mm(record: Record, view: VolumeView, stored: int) -> FloatArray:
+    """LPS z of the edges of the view's slices, (Z + 1,), inferior first.
+
+    `stored` is the number of slices of the volume.
+    """
     low, high = record.box_low_mm[0], record.box_high_mm[0]
-    start, stop = view.z_range
+    start, stop = view.shown_range(stored)
     places = start + (stop - start) * np.arange(view.slices + 1) / view.slices
     return np.asarray(low + (high - low) * places)
 
@@ -72,10 +75,11 @@ def slices_with_organ(boxes: Tensor, depths_mm: Tensor) -> BoolArray:
 
 
 def slices_with_images(
-    record: Record, view: VolumeView, instance_numbers: Collection[int]
+    record: Record, view: VolumeView, stored: int, instance_numbers: Collection[int]
 ) -> BoolArray:
     """Slices of the view, (Z,), that show a DICOM image of these numbers.
 
+    `stored` is the number of slices of the volume.
     A slice shows an image if it contains the centre of the image, or if the image, with half the
     distance to its neighbours on both sides, contains the middle of the slice. The images lie at
     their positions before the crop and the resampling. Those outside the view have no slice.
@@ -83,7 +87,7 @@ def slices_with_images(
     first, spacing = record.canonical_first_mm[0], record.spacing_mm[0]
     chosen = [i for i, n in enumerate(record.instance_numbers) if n in instance_numbers]
     z_mm = first + spacing * np.array(chosen, np.float64)
-    edges = view_edges_mm(record, view)
+    edges = view_edges_mm(record, view, stored)
     counts, _ = np.histogram(z_mm, bins=edges)
     middles = (edges[:-1] + edges[1:]) / 2
     above = (middles[:, None] - z_mm) / abs(spacing)  # (Z, images)

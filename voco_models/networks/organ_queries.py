@@ -163,7 +163,7 @@ class OrganQueryHead(Head):
             )
             for group, grade in self.grades.items()
         }
-        return logits, weights.unflatten(-1, (Z, P))
+        return logits, weights.reshape(*weights.shape[:2], Z, P)
 
     @staticmethod
     def _count_grades(targets: TargetTable) -> int:

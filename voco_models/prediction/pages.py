@@ -57,7 +57,7 @@ class SeriesView:
     """Stored voxels (Z, Y, X): z grows to superior, y to posterior, x to the patient's left."""
     quantisation: Quantisation
     z_range: tuple[float, float]
-    """The part of the volume that the classifier sees; see `VolumeView.z_range`."""
+    """The part of the volume that the classifier sees; see `VolumeView.shown_range`."""
     attention: Mapping[str, npt.NDArray[np.floating[Any]]]
     """Weights of the slices of the classifier's view, inferior first, by group or region."""
 

@@ -22,11 +22,15 @@ from .onnx_export import export_onnx as export_onnx
 from .prediction import (
     PredictSummary as PredictSummary,
     PreparedPrediction as PreparedPrediction,
+    discard_preparation as discard_preparation,
     predict as predict,
     prepare_prediction as prepare_prediction,
 )
 from .pretrain_monitors import count_crops as count_crops
-from .pretrain_plan import build_objective as build_objective
+from .pretrain_plan import (
+    build_objective as build_objective,
+    check_pretraining as check_pretraining,
+)
 from .pretrain_recipes import (
     PretrainRecipe as PretrainRecipe,
     pretrain_recipe as pretrain_recipe,

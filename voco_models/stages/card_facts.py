@@ -18,7 +18,7 @@ from voco_data.labels import RSNA_TARGETS
 from voco_models.data import VolumeView
 from voco_models.evaluation import predictions, report
 from voco_models.networks import SliceSequenceClassifier
-from voco_models.stages.finetuning import LABELS
+from voco_models.stages.evaluation import read_labels_of_run
 from voco_models.stages.finished_run import FinishedRun
 from voco_models.stages.onnx_export import USE
 
@@ -235,7 +235,7 @@ def _left_out(about: Mapping[str, Any]) -> str:
 
 def _classes(run: FinishedRun, test: pd.DataFrame) -> str:
     """Patients of each class in both parts."""
-    labels = pd.read_parquet(run.folder / LABELS).set_index("patient_id")
+    labels = read_labels_of_run(run.folder)
     is_test = labels.index.isin(test["patient_id"])
     parts = []
     for name, part in (("training", labels[~is_test]), ("test", labels[is_test])):

@@ -31,12 +31,14 @@ from voco_models.evaluation import (
 )
 from voco_models.stages.evaluation import (
     BOOTSTRAP_SEED,
+    check_folder,
     classes_by_group,
     make_arms,
     read_description,
+    read_labels_of_run,
     targets_of,
+    targets_with_loss_weights,
 )
-from voco_models.stages.finetuning import LABELS
 
 JSON, PAGE = "comparison.json", "comparison.html"
 
@@ -92,7 +94,8 @@ class _Run:
         truths = classes_by_group(self.labels.loc[patients][groups])
         arms = make_arms(lines, decision, training, truths, targets)
         raw = predictions.group_probabilities(lines, targets)
-        return Scored(arms["model"], decision.classify(raw))
+        weighted = targets_with_loss_weights(self.description)
+        return Scored(arms["model"], decision.classify(raw), weighted)
 
 
 def compare_runs(
@@ -107,10 +110,20 @@ def compare_runs(
     check_matplotlib()  # before the test sets are opened: the page needs it
     folders = Path(run), Path(against)
     target = folders[0] if out is None else Path(out)
-    runs = first, second = _read_run(folders[0]), _read_run(folders[1])
+    check_folder(target)
+    first, second = _read_run(folders[0]), _read_run(folders[1])
     _check_groups(first, second)
     patients = _find_patients(first, second)
     groups = _check_labels(first, second, patients)
+    with looks.hold_records(*folders):
+        return _compare(first, second, patients, groups, target)
+
+
+def _compare(
+    first: _Run, second: _Run, patients: list[str], groups: list[str], target: Path
+) -> ComparisonSummary:
+    """As `compare_runs`, while no other process opens the test sets."""
+    runs, folders = (first, second), (first.folder, second.folder)
     openings = [
         looks.open_for_comparison(folder, target, other)
         for folder, other in (folders, folders[::-1])
@@ -174,7 +187,7 @@ def _read_run(folder: Path) -> _Run:
     description = read_description(folder)
     table = predictions.read_predictions(folder / predictions.FILE, targets_of(description))
     test = predictions.patient_lines(table, "test").set_index("patient_id", drop=False)
-    labels = pd.read_parquet(folder / LABELS).set_index("patient_id")
+    labels = read_labels_of_run(folder)
     trained_on = frozenset(labels.index) - frozenset(test.index)
     return _Run(folder, description, test, trained_on, labels)
 

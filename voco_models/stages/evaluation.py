@@ -38,6 +38,7 @@ from voco_models.evaluation import (
     read_decision,
     report,
 )
+from voco_models.stages.finetune_recipes import CLASS_WEIGHTS
 from voco_models.stages.finetuning import LABELS, STAGE
 from voco_models.training import checkpoint
 
@@ -106,7 +107,16 @@ def evaluate(
     folder = Path(run)
     target = folder if out is None else Path(out)
     description = read_description(folder)
+    check_folder(target)
     check_matplotlib()  # before the test set is opened: the page needs it
+    with looks.hold_records(folder):
+        return _evaluate(folder, target, description, again=again, resume=resume)
+
+
+def _evaluate(
+    folder: Path, target: Path, description: dict[str, Any], *, again: bool, resume: bool
+) -> EvaluateSummary:
+    """As `evaluate`, while no other process opens the test set."""
     opening = looks.open_for_evaluation(
         folder, target, (report.METRICS, report.REPORT), again=again, resume=resume
     )
@@ -148,6 +158,12 @@ def evaluate(
     )
 
 
+def check_folder(out: Path) -> None:
+    """Raise InputError if there is something else than a folder at `out`."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: expected a folder as --out, got a file")
+
+
 def read_description(run: Path) -> dict[str, Any]:
     """The description of a fine-tuning run. Raises InputError if it is none, or not finished."""
     description = checkpoint.read_run(run)
@@ -165,12 +181,25 @@ def targets_of(description: Mapping[str, Any]) -> TargetTable:
     return RSNA_TARGETS.select(name for name in RSNA_TARGETS.names if name in groups)
 
 
+def targets_with_loss_weights(description: Mapping[str, Any]) -> TargetTable:
+    """The same groups, with the class weights that the probabilities of the decision contain.
+
+    Calibrated ones contain those of the score. Others contain those of the loss of training.
+    """
+    recipe, targets = description["recipe"], targets_of(description)
+    if recipe.get("calibrate", False):
+        return targets
+    return targets.with_grade_weights(recipe.get("class_weights", CLASS_WEIGHTS))
+
+
 def compute_results(run: Path) -> dict[str, Any]:
     """All numbers of the evaluation, as plain values."""
-    targets = targets_of(checkpoint.read_run(run))
+    description = checkpoint.read_run(run)
+    targets = targets_of(description)
+    weighted = targets_with_loss_weights(description)
     table = predictions.read_predictions(run / predictions.FILE, targets)
     test = predictions.patient_lines(table, "test")
-    labels = pd.read_parquet(run / LABELS).set_index("patient_id")
+    labels = read_labels_of_run(run)
     training = labels.drop(index=test["patient_id"].tolist())
     decision = read_decision(run, targets)
     truths = classes_by_group(labels.loc[test["patient_id"].tolist()])
@@ -184,10 +213,19 @@ def compute_results(run: Path) -> dict[str, Any]:
         **_score_arms(arms, truths, predicted, targets),
         "arms": {name: metrics.rsna_scores(arm, truths) for name, arm in arms.items()},
         "organs": _score_organs(arms["model"], truths, predicted, targets),
-        "measures": compute_measures(arms["model"], predicted, truths, BOOTSTRAP_SEED, targets),
+        "measures": compute_measures(arms["model"], predicted, truths, BOOTSTRAP_SEED, weighted),
         "decision": json.loads(decision.to_json()),
         "constant_groups": [g.name for g in RSNA_TARGETS.without(targets) if g.name in truths],
     }
+
+
+def read_labels_of_run(run: Path) -> pd.DataFrame:
+    """The classes of all patients of a run, by `patient_id`. InputError if they cannot be read."""
+    path = run / LABELS
+    try:
+        return pd.read_parquet(path).set_index("patient_id")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: expected the labels of a fine-tuning run") from error
 
 
 def classes_by_group(labels: pd.DataFrame) -> Classes:

@@ -13,6 +13,7 @@ from torch import Tensor
 from voco_data.errors import StoreCorrupt
 from voco_data.store import Record, Store, read_record
 from voco_models.data import centre, input_window
+from voco_models.evaluation import FloatArray
 from voco_models.explanation import (
     REPLACEMENTS,
     Replacement,
@@ -21,6 +22,7 @@ from voco_models.explanation import (
     mean_of_models,
     place_maps,
     slice_effects,
+    view_edges_mm,
     without_prior,
 )
 from voco_models.networks import OrganQueryHead, SliceSequenceClassifier, regions_of
@@ -44,11 +46,20 @@ class SeriesInput:
     inputs: Tensor
     """float32 (1, Z, Y, X) in [-1, 1], on the device."""
     depths_mm: Tensor
-    """(1, Z), on the device."""
+    """(1, Z), on the device, as the classifier gets them."""
+    stored: int
+    """Slices of the stored volume."""
+    slices_z_mm: FloatArray
+    """LPS z of the middles of the view's slices, (Z,)."""
     boxes: dict[str, Tensor]
     """Boxes (R, 2, 3) of each group and region, as in `SeriesGeometry`; NaN where unknown."""
     boxes_in_view: dict[str, Tensor]
     """The same, with rows and columns of the view."""
+
+    @property
+    def slices_depth_mm(self) -> Tensor:
+        """Depths of the middles of the view's slices below the superior end of the box, (Z,)."""
+        return torch.from_numpy(self.record.box_high_mm[0] - self.slices_z_mm).float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +96,12 @@ def read_inputs(
             name: regions_of(targets.select([name])) for name in targets.names
         }
         boxes = {name: torch.stack([by_region[r] for r in of]) for name, of in names.items()}
+        edges = view_edges_mm(record, recipe.view, store.grid[0])
         yield SeriesInput(
             row=row,
             record=record,
+            stored=store.grid[0],
+            slices_z_mm=(edges[:-1] + edges[1:]) / 2,
             inputs=centre(window.to_unit(viewed)).to(device),
             depths_mm=recipe.view.depths_mm(geometry[Z_EXTENT]).to(device),
             boxes=boxes,

@@ -45,9 +45,9 @@ from voco_models.explanation import (
     slices_with_organ,
     summarise_pointing,
     summarise_slices,
-    view_edges_mm,
     write_page,
 )
+from voco_models.networks import SliceSequenceClassifier
 from voco_models.prediction import NOTICE
 from voco_models.stages.classifiers import Weights
 from voco_models.stages.explained_series import (
@@ -159,11 +159,9 @@ def explain(
     kind = map_kind(models[0])
     if kind == "grad_cam":
         check_captum_installed()
-    found, pages = _Found(), {}
+    found = _Found()
     for series in read_inputs(finished, opened, lines, chosen):
-        explained = explain_series(models, series)
-        _collect(finished, found, series, explained, labels)
-        pages[series.row] = explained
+        _collect(finished, found, series, explain_series(models, series), labels)
     if labels is not None and not found.image_auc:
         log.warning(
             "%s: names no image of a test series for a group that the run grades", image_labels
@@ -175,7 +173,7 @@ def explain(
         text = json.dumps(results, indent=1, sort_keys=True, allow_nan=False)
         atomic.write_text(folder / RESULTS, text + "\n")
         shown = _choose_patients(found, patients)
-        views = list(_views(finished, opened, lines, shown, pages))
+        views = list(_views(finished, opened, lines, shown, models, chosen))
         write_page(folder / PAGE, make_tables(results), views, kind)
     pointing = {
         variant: {name: by[ALL][name]["value"] for name in ("hits", "chance", "ratio")}
@@ -198,11 +196,19 @@ def explain(
 
 
 def _test_series(run: FinishedRun, store: Store) -> pd.DataFrame:
-    """Lines of the catalogue of the run's test patients, by patient and series."""
+    """Lines of the catalogue of the run's test series, by patient and series.
+
+    Series of test patients that the run does not predict, such as those that its selection leaves
+    out, are no test series.
+    """
     table = predictions.read_predictions(run.folder / predictions.FILE, run.targets)
-    test = set(predictions.patient_lines(table, "test")["patient_id"])
+    test = table[(table["level"] == "series") & (table["split"] == "test")]
+    ids = ["patient_id", "series_uid"]
+    listed = set(test[ids].itertuples(index=False, name=None))
     catalogue = store.catalogue
-    lines = catalogue[catalogue["patient_id"].isin(test)]
+    lines = catalogue[
+        [each in listed for each in catalogue[ids].itertuples(index=False, name=None)]
+    ]
     if lines.empty:
         raise InputError(
             f"{store.storage}: has no test patient of the run; give the store that it learnt from"
@@ -219,8 +225,6 @@ def _collect(
 ) -> None:
     """Add the trained models' explanation of one series."""
     record, view = series.record, run.recipe.view
-    edges = view_edges_mm(record, view)
-    middles = (edges[:-1] + edges[1:]) / 2
     _add_pointing(found, TRAINED, series, explained.maps)
     curves = {f"occlusion_{name}": curve for name, curve in explained.occlusion.items()}
     if explained.attention:
@@ -231,7 +235,7 @@ def _collect(
         _add_organ_auc(found, curve, series, sizes)
     of_series = {} if labels is None else labels.get(record.series_uid, {})
     for group in (name for name in IMAGE_GROUPS if name in run.targets and name in of_series):
-        positive = slices_with_images(record, view, of_series[group])
+        positive = slices_with_images(record, view, series.stored, of_series[group])
         if positive.any() and not positive.all():
             for curve, by_name in curves.items():
                 auc = slice_auc(np.asarray(by_name[group], np.float64), positive)
@@ -242,7 +246,7 @@ def _collect(
             "patient_id": record.patient_id,
             "series_uid": record.series_uid,
             "injury": {name: _rounded(value) for name, value in explained.injury.items()},
-            "z_mm": [round(z, 2) for z in middles.tolist()],
+            "z_mm": [round(z, 2) for z in series.slices_z_mm.tolist()],
             "curves": {
                 curve: {name: [_rounded(v) for v in values.tolist()] for name, values in by.items()}
                 for curve, by in curves.items()
@@ -267,7 +271,7 @@ def _add_pointing(
     found: _Found, variant: str, series: SeriesInput, maps: dict[str, torch.Tensor]
 ) -> None:
     """Add the cases of one series, and how well the sums of its maps find the organ's slices."""
-    depths = series.depths_mm[0].cpu()
+    depths = series.slices_depth_mm
     for name, map_ in maps.items():
         boxes = series.boxes_in_view[name]
         if not boxes.isfinite().all(dim=(1, 2)).any():
@@ -288,7 +292,7 @@ def _add_organ_auc(
     found: _Found, curve: str, series: SeriesInput, by_name: dict[str, Weights]
 ) -> None:
     """Add how well curves find the slices of the organ."""
-    depths = series.depths_mm[0].cpu()
+    depths = series.slices_depth_mm
     for name, values in by_name.items():
         positive = slices_with_organ(series.boxes[name], depths)
         if positive.any() and not positive.all():
@@ -351,15 +355,18 @@ def _views(
     store: Store,
     lines: pd.DataFrame,
     patients: Sequence[str],
-    explained: dict[int, SeriesExplanation],
+    models: Sequence[SliceSequenceClassifier],
+    device: torch.device,
 ) -> Iterator[SeriesPage]:
-    """What the page shows of each series of some patients."""
+    """What the page shows of each series of some patients.
+
+    They are explained another time: maps of all series may not fit into memory.
+    """
     view = run.recipe.view
     for patient in patients:
         chosen = lines[lines["patient_id"] == patient]
-        for series in read_inputs(run, store, chosen, torch.device("cpu")):
-            one = explained[series.row]
-            edges = view_edges_mm(series.record, view)
+        for series in read_inputs(run, store, chosen, device):
+            one = explain_series(models, series)
             yield SeriesPage(
                 record=series.record,
                 facts=[
@@ -369,10 +376,10 @@ def _views(
                 view=PictureView(
                     volume=store.read(series.row),
                     quantisation=store.spec.window,
-                    z_range=view.z_range,
+                    z_range=view.shown_range(store.grid[0]),
                     plane_range=view.plane_range(store.grid),
                 ),
-                slices_z_mm=(edges[:-1] + edges[1:]) / 2,
+                slices_z_mm=series.slices_z_mm,
                 attention=one.attention,
                 occlusion=one.occlusion["neighbours"],
                 maps=one.maps,

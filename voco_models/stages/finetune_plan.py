@@ -36,7 +36,7 @@ from voco_data.selection import (
     now,
 )
 from voco_data.store import Store
-from voco_models.data import InputWindow, Item, VolumeSource, input_window
+from voco_models.data import InputWindow, Item, VolumeSource, input_window, raise_share
 from voco_models.networks import create_backbone, takes_volumes
 from voco_models.objectives import SLICE_LABELS
 from voco_models.stages.classifiers import input_volumes, read_head_geometry
@@ -248,20 +248,6 @@ def make_plan(
     return plan
 
 
-def raise_share(
-    weights: npt.NDArray[np.float64], chosen: npt.NDArray[np.bool_], share: float
-) -> npt.NDArray[np.float64]:
-    """Weights (N,) in which the `chosen` ones have at least `share` of the sum.
-
-    Weights of the others stay. Without chosen ones, or if they have the share, all stay.
-    """
-    before, others = weights[chosen].sum(), weights[~chosen].sum()
-    if not before or before >= share * (before + others):
-        return weights
-    factor = share / (1 - share) * others / before
-    return np.where(chosen, factor * weights, weights)
-
-
 def _label_slices(
     store: Store,
     series: Series,
@@ -285,7 +271,8 @@ def _label_slices(
         )
     classes = labels.groups(series.patients)
     of_findings = {name: torch.from_numpy(classes[name]) for name in recipe.findings}
-    return label_slices(read_records(store, series.rows), of_findings, recipe.view, images)
+    records = read_records(store, series.rows)
+    return label_slices(records, of_findings, recipe.view, store.grid[0], images)
 
 
 def count_finetune_steps(

@@ -34,7 +34,7 @@ from voco_models.data import (
     make_resident,
     step_seed,
 )
-from voco_models.evaluation import predictions
+from voco_models.evaluation import looks, predictions
 from voco_models.networks import OrganQueryHead
 from voco_models.objectives import (
     ORGAN_BOXES,
@@ -170,13 +170,15 @@ def finetune(
         pseudonymise=pseudonymise,
     )
     _check_run(run, plan, resume=resume)
+    is_complete = resume and _is_complete(run)
     share = share_of_batch(plan.recipe.batch_size)
     if plan.recipe.mixup_alpha:
         check_pairs(share)
     volumes = make_resident(plan.items_of(plan.series), resident, chosen_device, READER_THREADS)
     wait_for_processes()  # all have checked the folder
     if is_first_process():
-        _write_plan(run, plan)
+        if not is_complete:
+            _write_plan(run, plan)
         pins.pin_store(opened, run, STAGE)
     steps, tables = 0, []
     for fold in range(plan.recipe.n_folds):
@@ -194,7 +196,7 @@ def finetune(
             break
         tables.append(table)
     finished = len(tables) == plan.recipe.n_folds
-    if finished and is_first_process():
+    if finished and is_first_process() and not is_complete:
         write_run_predictions(run, plan, tables)
         checkpoint.write_run(run, _describe_run(plan, finished=True))
     return FinetuneSummary(
@@ -328,6 +330,15 @@ def _check_run(run: Path, plan: FinetunePlan, *, resume: bool) -> None:
             changed.append(table)
     if changed:
         raise InputError(f"{run}: cannot resume: {'; '.join(changed)}; give another --out")
+
+
+def _is_complete(run: Path) -> bool:
+    """Whether a run is finished and lacks no file. Its files then stay as they are.
+
+    Another version of a library might write other bytes, and an evaluation refuses changed files.
+    """
+    is_finished = bool(checkpoint.read_run(run).get("finished"))
+    return is_finished and all((run / name).exists() for name in looks.FROZEN)
 
 
 def _write_plan(run: Path, plan: FinetunePlan) -> None:

@@ -17,9 +17,8 @@ from voco_models.evaluation import Decision, FloatArray, metrics, predictions, r
 from voco_models.networks import SliceSequenceClassifier
 from voco_models.stages import recipe_options
 from voco_models.stages.classifiers import build_classifier
-from voco_models.stages.evaluation import read_description
+from voco_models.stages.evaluation import read_description, read_labels_of_run
 from voco_models.stages.finetune_recipes import FinetuneRecipe
-from voco_models.stages.finetuning import LABELS
 from voco_models.training import checkpoint, read_specs
 
 _CLASSIFIER, _AVERAGE = "classifier.", "average."
@@ -133,12 +132,7 @@ def _read_spec(folder: Path, description: dict[str, Any]) -> StoreSpec:
 
 def _read_priors(folder: Path, test: pd.DataFrame) -> dict[str, FloatArray]:
     """As in the evaluation: shares in the labels of all patients but those of the test set."""
-    path = folder / LABELS
-    try:
-        labels = pd.read_parquet(path).set_index("patient_id")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: expected the labels of a fine-tuning run") from error
-    training = labels.drop(index=test["patient_id"].tolist(), errors="ignore")
+    training = read_labels_of_run(folder).drop(index=test["patient_id"].tolist(), errors="ignore")
     return {
         group.name: metrics.prior_constant(
             training[group.name].to_numpy(np.int64), len(group.classes)

@@ -52,6 +52,8 @@ ROOT = "stores"
 """Folder of OUT for the root of the stores, which the caller fills."""
 _IDS = ["patient_id", "study_uid", "series_uid"]
 _REFUSED_COLUMNS = ["kind", "source", "reason", "detail", *_IDS]
+FLAGGED = "flagged"
+"""Reason of a series that has a flag that the run leaves out; no reason of the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,15 @@ def prepare_prediction(run: str | Path, out: str | Path) -> PreparedPrediction:
     return PreparedPrediction(finished.spec, spec_file, folder / ROOT)
 
 
+def discard_preparation(prepared: PreparedPrediction, *, folder_too: bool) -> None:
+    """Remove what `prepare_prediction` has written; with `folder_too`, also the empty folder."""
+    folder = prepared.spec_file.parent
+    for name in (SPEC, MARKER):
+        (folder / name).unlink(missing_ok=True)
+    if folder_too and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def _check_out(run: FinishedRun, out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder as --out, got a file")
@@ -161,6 +172,8 @@ def predict(
             f"with voco preprocess --spec-file {folder / SPEC}"
         )
     series, refused = _select_series(opened, None if ledger is None else Path(ledger))
+    series, flagged = _leave_out_flagged(series, finished.recipe.selection.without_flags)
+    refused = pd.concat([refused, flagged], ignore_index=True) if len(flagged) else refused
     abstention = fit_abstention(finished.decision, finished.out_of_fold)
     explained = _explain(finished, opened, series, choose_device(device))
     table = _make_table(finished, series, refused, explained, abstention)
@@ -208,6 +221,23 @@ def _select_series(store: Store, ledger: Path | None) -> tuple[pd.DataFrame, pd.
     chosen = np.array([each in listed for each in ids], np.bool_)
     refused = rows.loc[rows["status"] == "refused", _REFUSED_COLUMNS]
     return catalogue[chosen].reset_index(drop=True), refused.reset_index(drop=True)
+
+
+def _leave_out_flagged(
+    series: pd.DataFrame, without_flags: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Lines of the catalogue without these flags, and refused lines for the others.
+
+    The run was neither trained nor scored on series with such a flag. Layouts and patients of its
+    selection say nothing of new patients.
+    """
+    named = [sorted(set(flags.split()) & set(without_flags)) for flags in series["flags"]]
+    is_out = np.array([bool(flags) for flags in named], np.bool_)
+    details = [f"the selection of the run leaves out {', '.join(n)}" for n in named if n]
+    refused = series.loc[is_out, ["source", *_IDS]].assign(
+        kind="series", reason=FLAGGED, detail=details
+    )
+    return series[~is_out].reset_index(drop=True), refused[_REFUSED_COLUMNS]
 
 
 def _explain(
@@ -300,7 +330,7 @@ def _views_of(
             record=record,
             volume=store.read(row),
             quantisation=store.spec.window,
-            z_range=run.recipe.view.z_range,
+            z_range=run.recipe.view.shown_range(store.grid[0]),
             attention={name: weights[index] for name, weights in explained.attention.items()},
         )
 

@@ -120,6 +120,13 @@ def make_plan(
     )
 
 
+def check_pretraining(
+    stores: Sequence[str | Path], recipe: PretrainRecipe, split: Split | None
+) -> None:
+    """Raise InputError, as `make_plan`, for a pretraining from scratch that is not possible."""
+    make_plan(stores, recipe, init=SCRATCH, split=split, transductive=False)
+
+
 def open_stores(paths: Sequence[str | Path]) -> list[Store]:
     """Open stores for one training.
 

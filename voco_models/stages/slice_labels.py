@@ -18,11 +18,13 @@ def label_slices(
     records: Sequence[Record],
     classes: Mapping[str, Tensor],
     view: VolumeView,
+    stored: int,
     images: ImageLabels | None = None,
 ) -> Tensor:
     """Labels (N, F, Z) of the view's slices in N series, for each of F findings; float32.
 
-    `classes` are the classes (N,) of the patients, by finding. `images` names the images that show
+    `classes` are the classes (N,) of the patients, by finding, and `stored` is the number of slices
+    of a stored volume. `images` names the images that show
     an injury. A slice is 1 if it contains such an image. It is 0 if the series has images of this
     injury elsewhere, or if the patient is healthy. All slices are NaN, not known, if the patient
     has the injury and no image of the series is named.
@@ -34,6 +36,8 @@ def label_slices(
             if int(of_patients[number]) == 0:
                 continue
             labels[number, index] = (
-                slices_with_images(record, view, named[finding]) if finding in named else np.nan
+                slices_with_images(record, view, stored, named[finding])
+                if finding in named
+                else np.nan
             )
     return torch.from_numpy(labels)

@@ -74,11 +74,13 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return archive, folder / "sr"
 
 
-def write_reports(archive: Path, root: Path, out: Path) -> dict[str, object]:
+def write_reports(
+    archive: Path, root: Path, out: Path, *, keep_ids: bool = False
+) -> dict[str, object]:
     root.mkdir(exist_ok=True)
     spec_file = root / "spec.json"
     spec_file.write_text(SPEC.canonical_json())
-    options = IngestOptions(spec_file=spec_file, workers=1)
+    options = IngestOptions(spec_file=spec_file, workers=1, keep_ids=keep_ids)
     summary = preprocess(archive, root, options)
     table = write_table(root / "table.parquet", Store.open(summary.stores["small"]))
     return write_structured_reports(
@@ -216,4 +218,61 @@ def test_nifti_has_no_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     summary = write_reports(archive, tmp_path / "root", tmp_path / "sr")
     assert summary == {"folder": str(tmp_path / "sr"), "reports": 0, "without": 1}
     assert "1 of 1 studies have no structured report: it needs DICOM" in caplog.text
+    assert list((tmp_path / "sr").iterdir()) == []
+
+
+def write_study(folder: Path, series: int = 1, **tags: object) -> None:
+    uid = f"1.2.826.0.1.{series}"
+    own = {"SeriesInstanceUID": uid, "SOPInstanceUID": lambda index: f"{uid}.{index + 1}"}
+    write_slices(folder / f"s{series}", body((24, 60, 60), seed=series), tags=own | tags)
+
+
+@pytest.mark.parametrize("study", ["../../evil", "1.2/3", "..", ""])
+def test_a_study_id_of_a_header_names_no_other_folder(tmp_path: Path, study: str) -> None:
+    write_study(tmp_path / "archive", StudyInstanceUID=study)
+    out = tmp_path / "deep" / "sr"
+    summary = write_reports(tmp_path / "archive", tmp_path / "root", out, keep_ids=True)
+    found = [path for path in tmp_path.rglob("*.dcm") if "archive" not in path.parts]
+    assert [path.parent for path in found] == [out] * int(study != "")
+    assert summary["reports"] == len(found)
+
+
+def test_two_patients_with_one_study_id_have_a_report_each(tmp_path: Path) -> None:
+    for number, patient in enumerate(["A", "B"]):
+        write_study(tmp_path / "archive", number + 1, PatientID=patient, StudyInstanceUID="1.2.3")
+    summary = write_reports(tmp_path / "archive", tmp_path / "root", tmp_path / "sr")
+    assert (summary["reports"], summary["without"]) == (2, 0)
+    found = [pydicom.dcmread(path) for path in (tmp_path / "sr").iterdir()]
+    assert sorted(str(dataset.PatientID) for dataset in found) == ["A", "B"]
+    assert len({str(dataset.SeriesInstanceUID) for dataset in found}) == 2
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("StudyDate", "garbage"),
+        ("StudyDate", ["20260101", "20260102"]),
+        ("StudyTime", "12:30:00"),
+        ("PatientBirthDate", "19991399"),
+        ("PatientSex", "female"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*alue:UserWarning:pydicom")
+def test_a_value_that_the_standard_does_not_allow_is_left_empty(
+    tmp_path: Path, keyword: str, value: object
+) -> None:
+    write_study(tmp_path / "archive", **{keyword: value})
+    assert write_reports(tmp_path / "archive", tmp_path / "root", tmp_path / "sr")["reports"] == 1
+    (path,) = (tmp_path / "sr").iterdir()
+    assert pydicom.dcmread(path).get(keyword) in ("", None)
+
+
+@pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID"])
+def test_images_that_cannot_be_referred_to_have_no_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, keyword: str
+) -> None:
+    write_study(tmp_path / "archive", **{keyword: ""})
+    summary = write_reports(tmp_path / "archive", tmp_path / "root", tmp_path / "sr")
+    assert (summary["reports"], summary["without"]) == (0, 1)
+    assert "an image of the study has no UID" in caplog.text
     assert list((tmp_path / "sr").iterdir()) == []

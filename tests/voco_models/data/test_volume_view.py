@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -98,3 +99,29 @@ def test_the_plane_range_is_that_of_the_middle_view() -> None:
     assert view.plane_range((2, 8, 6))[1] == pytest.approx((1 / 6, 5 / 6))
     averaged = VolumeView(slices=2, size_px=4, reduce="average")
     assert averaged.plane_range((2, 8, 6)) == ((0.0, 1.0), (0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("stored", "slices", "reduce", "z_range"),
+    [
+        (96, 48, "subsample", (0.0, 1.0)),
+        (100, 60, "subsample", (0.0, 1.0)),
+        (96, 40, "subsample", (0.5, 1.0)),
+        (96, 13, "subsample", (0.25, 1.0)),
+        (96, 24, "average", (0.5, 1.0)),
+        (31, 5, "average", (0.5, 1.0)),
+        (31, 31, "average", (0.0, 1.0)),
+    ],
+)
+def test_the_shown_range_says_which_slices_are_seen(
+    stored: int, slices: int, reduce: Literal["average", "subsample"], z_range: tuple[float, float]
+) -> None:
+    """Each voxel is the number of its slice, so the view itself says what it shows."""
+    view = VolumeView(slices=slices, size_px=4, reduce=reduce, z_range=z_range)
+    volume = torch.arange(stored, dtype=torch.uint8).reshape(1, -1, 1, 1).expand(-1, -1, 4, 4)
+    seen = view.make_middle_view(volume)[0, :, 0, 0].double()
+    low, high = view.shown_range(stored)
+    middles = (low + (high - low) * (torch.arange(slices).double() + 0.5) / slices) * stored
+    # Averages of uneven blocks are rounded, and their middles are not at even distances.
+    tolerance = 1e-9 if reduce == "subsample" else 0.51
+    torch.testing.assert_close(middles - 0.5, seen, rtol=0, atol=tolerance)

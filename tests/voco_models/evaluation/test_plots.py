@@ -112,6 +112,11 @@ def test_texts_are_texts() -> None:
     assert "0.5" not in found[: found.index("step")]  # steps are whole
 
 
+def test_a_name_with_an_underscore_in_front_is_in_the_legend() -> None:
+    found = texts(line_plot([LINE, Line("_hidden", [0, 1, 2], [0, 1, 0])], **LABELS))
+    assert "_hidden" in {text.strip() for text in found}
+
+
 def test_a_line_breaks_at_holes() -> None:
     svg = line_plot([Line("a", [0, 1, 2, 3, 4], [1, 2, float("nan"), 2, 3])], **LABELS)
     path = next(p for p in parse(svg).iter(f"{SVG}path") if "clip-path" in p.attrib

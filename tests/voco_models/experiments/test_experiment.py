@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,13 @@ from voco_data.errors import InputError
 from voco_data.selection.split import Split
 from voco_models.evaluation.comparison import POWER_FACTOR
 from voco_models.evaluation.predictions import read_predictions
+from voco_models.experiments import running
 from voco_models.experiments.comparison import SCORES, Cell, compare
 from voco_models.experiments.declaration import read_experiment
 from voco_models.experiments.experiment import ExperimentSummary, run_experiment
 from voco_models.experiments.jobs import list_trials
 from voco_models.experiments.running import JOB_FILE, run_job
-from voco_models.experiments.tables import table_1
+from voco_models.experiments.tables import format_table, table_1
 from voco_models.stages.finetuning import finetune
 
 
@@ -181,6 +184,11 @@ def test_table_1_has_the_paper_beside_ours(whole: tuple[Path, ExperimentSummary]
     assert "Label efficiency" in page
 
 
+def test_no_text_ends_its_cell() -> None:
+    table = format_table([{"Arm": "a|b\nc", "Score": "1"}, {"Arm": "d", "Score": "2"}])
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()] == [3, 3, 3, 3]
+
+
 def test_the_smallest_difference_follows_from_the_resamples(
     whole: tuple[Path, ExperimentSummary],
 ) -> None:
@@ -212,6 +220,11 @@ def test_the_smallest_difference_follows_from_the_resamples(
         ("fit.total_steps=2", "fit.steps=2", "no option fit.steps; did you mean fit"),
         ('labels = "train.csv"', 'labels = "no.csv"', "no.csv: cannot"),
         ("store = ", "store = [", "expected an experiment in TOML"),
+        ("seeds =", 'changes = ["label_fraction=0.5"]\nseeds =', "changes: label_fraction has no"),
+        ("batch_size=2", "backbone=test_vit", "arms.voco.changes: backbone has no effect"),
+        ('"fit.total_steps=2"', '"fit.seed=7"', "arms.voco.changes: fit.seed has no effect"),
+        ("[arms.scratch]", '[arms.scratch]\nfinetune_changes = ["seed=1"]', "seed has no effect"),
+        ("seeds =", 'changes = [\'groups=["bowel", "liver"]\']\nseeds =', "kidney, spleen is not"),
     ],
 )
 def test_a_declaration_that_is_not_possible_is_one_line(
@@ -232,6 +245,76 @@ def test_a_fraction_without_a_batch_is_found_before_training(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"label fraction 0.3 with seed \d: fold \d would train"):
         run_experiment(file, resident="ram")
     assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ("[0.6, 1.0]", "[1.0, 0.05]", "none of the .* patients is in the fold"),
+        ("reference =", 'backbones = ["test_byobnet", "no_such"]\nreference =', "no_such"),
+        ("batch_size=2", "voco.grid=77", "grid"),
+        ("[arms.voco]", '[arms.file]\ninit = "small.toml"\n[arms.voco]', "small.toml"),
+        ("[arms.voco]", '[arms.x]\nfinetune_changes=["n_folds=3"]\n[arms.voco]', "2 folds"),
+    ],
+)
+@pytest.mark.parametrize("plan_only", [False, True])
+def test_a_run_that_cannot_be_trained_is_found_before_the_first(
+    tmp_path: Path, old: str, new: str, match: str, plan_only: bool
+) -> None:
+    file = declare(tmp_path, DECLARATION.replace(old, new))
+    with pytest.raises(InputError, match=match) as caught:
+        run_experiment(file, plan_only=plan_only)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out/runs").exists()
+
+
+def test_other_patients_in_a_file_of_the_selection_are_other_runs(tmp_path: Path) -> None:
+    """The name of the file is in the recipe, and the patients are in the file."""
+    patients = tmp_path / "patients.txt"
+    option = f'selection={{patients_file="{patients}"}}'
+    text = DECLARATION.replace("seeds =", f"changes = ['{option}']\nseeds =")
+    text = text.replace("[0.6, 1.0]", "[1.0]")  # others count steps, of patients in the store
+    file = declare(tmp_path, text.replace('"batch_size=2"', f"'{option}'"))
+    digests = []
+    for lines in ("a\nb\n", "a\nc\n", "b\na\n\n"):
+        patients.write_text(lines)
+        jobs = [trial.jobs[0] for trial in list_trials(read_experiment(file))]
+        digests.append([(job.digest, job.pretraining and job.pretraining.digest) for job in jobs])
+    first, other, same = digests
+    assert first == same
+    for one, changed in zip(first, other, strict=True):
+        assert one[0] != changed[0]
+        assert one[1] is None or one[1] != changed[1]
+
+
+@pytest.mark.parametrize("part", ["finetune", "pretrain"])
+def test_a_run_that_another_process_trains_is_waited_for(
+    tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is begun and has no checkpoint yet is another process's, and no leftover."""
+    called = []
+    for name in ("pretrain", "finetune", "evaluate"):
+        monkeypatch.setattr(running, name, lambda *_, name=name, **__: called.append(name))
+    file = declare(tmp_path, DECLARATION.replace("[0.6, 1.0]", "[1.0]"))
+    (trial, *_) = [t for t in list_trials(read_experiment(file)) if t.arm == "voco"]
+    (job,) = trial.jobs
+    assert job.pretraining is not None
+    folder = job.folder if part == "finetune" else job.pretraining.folder
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("")
+    with ThreadPoolExecutor(1) as pool:
+        with running._own(folder):
+            waiting = pool.submit(run_job, job)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=1)
+            assert called == []
+            assert (folder / "run.json").exists()
+            digest = job.digest if part == "finetune" else job.pretraining.digest
+            (folder / JOB_FILE).write_text(json.dumps({"digest": digest}))
+            job.folder.mkdir(exist_ok=True)  # as `finetune` does
+        state = waiting.result(timeout=60)
+    assert state == ("reused" if part == "finetune" else "trained")
+    assert called == ([] if part == "finetune" else ["finetune", "evaluate"])
 
 
 def test_other_test_patients_are_refused(whole: tuple[Path, ExperimentSummary]) -> None:

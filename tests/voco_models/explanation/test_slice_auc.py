@@ -47,11 +47,19 @@ def scanned() -> Record:
 
 def test_images_are_found_by_their_position() -> None:
     view = VolumeView(slices=2, size_px=4, reduce="average", z_range=(0.5, 1.0))
-    assert view_edges_mm(scanned(), view).tolist() == [130, 140, 150]
+    assert view_edges_mm(scanned(), view, 4).tolist() == [130, 140, 150]
     # number 3 is the seventh slice from below: z 130; number 1 is at 140; 9 is below the view
-    assert slices_with_images(scanned(), view, {3}).tolist() == [True, False]
-    assert slices_with_images(scanned(), view, {1}).tolist() == [False, True]
-    assert slices_with_images(scanned(), view, {9, 77}).tolist() == [False, False]
+    assert slices_with_images(scanned(), view, 4, {3}).tolist() == [True, False]
+    assert slices_with_images(scanned(), view, 4, {1}).tolist() == [False, True]
+    assert slices_with_images(scanned(), view, 4, {9, 77}).tolist() == [False, False]
+
+
+def test_slices_that_a_subsample_leaves_out_are_not_those_of_the_view() -> None:
+    """Of 8 stored slices of 5 mm from 110 mm on, the 4 in the middle are seen."""
+    view = VolumeView(slices=4, size_px=4, reduce="subsample", z_range=(0.125, 0.875))
+    assert view_edges_mm(scanned(), view, 8).tolist() == pytest.approx([120, 125, 130, 135, 140])
+    assert not slices_with_images(scanned(), view, 8, {7}).any()  # at 110 mm
+    assert slices_with_images(scanned(), view, 8, {5}).tolist() == [True, False, False, False]
 
 
 def test_slices_between_thick_images_show_the_nearest_one() -> None:
@@ -64,8 +72,8 @@ def test_slices_between_thick_images_show_the_nearest_one() -> None:
         instance_numbers=(3, 2, 1),
     )
     view = VolumeView(slices=5, size_px=4, reduce="average")  # middles at 102, 106, ..., 118
-    assert slices_with_images(thick, view, {2}).tolist() == [False, True, True, True, False]
-    assert slices_with_images(thick, view, {3}).tolist() == [True, False, False, False, False]
+    assert slices_with_images(thick, view, 5, {2}).tolist() == [False, True, True, True, False]
+    assert slices_with_images(thick, view, 5, {3}).tolist() == [True, False, False, False, False]
 
 
 def test_an_organ_is_in_the_slices_between_its_ends() -> None:

@@ -15,7 +15,8 @@ from tests.support.known_run import ORGANS, write_known_run
 from tests.support.small_finetune import RECIPE, small_cohort
 from voco_data.errors import InputError
 from voco_models.evaluation import looks, metrics, predictions
-from voco_models.evaluation.decision import fit_decision
+from voco_models.evaluation.decision import fit_decision, read_decision
+from voco_models.stages.comparison import compare_runs
 from voco_models.stages.evaluation import compute_results, evaluate
 from voco_models.stages.finetuning import finetune
 from voco_models.training import checkpoint
@@ -44,6 +45,37 @@ def test_scores_are_those_of_the_test_patients(tmp_path: Path) -> None:
     assert cells == [50, 50, 50]
     for name, interval in found["scores"].items():
         assert interval["low"] <= interval["value"] <= interval["high"], name
+
+
+@pytest.mark.parametrize(
+    ("recipe", "weights"),
+    [
+        ({"class_weights": [1.0, 1.0, 1.0], "calibrate": False}, (1, 1, 1)),
+        ({"class_weights": [1.0, 3.0, 9.0], "calibrate": False}, (1, 3, 9)),
+        ({"class_weights": [1.0, 1.0, 1.0], "calibrate": True}, (1, 2, 4)),
+    ],
+)
+def test_the_weights_that_are_divided_out_are_those_of_the_probabilities(
+    tmp_path: Path, recipe: dict[str, object], weights: tuple[int, ...]
+) -> None:
+    """Without calibration, probabilities are as the loss of training made them."""
+    runs = [write_known_run(tmp_path / name, quality=2.0) for name in ("run", "other")]
+    for run in runs:
+        described = checkpoint.read_run(run)
+        checkpoint.write_run(run, described | {"recipe": described["recipe"] | recipe})
+    table = predictions.read_predictions(runs[0] / predictions.FILE)
+    test = predictions.patient_lines(table, "test")
+    p = read_decision(runs[0]).calibrate(predictions.group_probabilities(test))["liver"] / weights
+    truth = np.eye(3)[predictions.group_truths(test)["liver"]]
+    expected = np.square(p / p.sum(axis=1, keepdims=True) - truth).sum(axis=1).mean()
+    found = compute_results(runs[0])["measures"]["by_group"]["liver"]["brier"]["value"]
+    assert found == pytest.approx(expected)
+    (compared,) = [
+        row["run"]
+        for row in compare_runs(*runs, tmp_path / "out").differences
+        if row["score"] == "liver/brier"
+    ]
+    assert compared == pytest.approx(expected)
 
 
 def test_a_good_model_beats_every_constant(tmp_path: Path) -> None:
@@ -145,6 +177,45 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="finished fine-tuning run"):
         evaluate(tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("labels.parquet", "junk", "expected the labels of a fine-tuning run"),
+        ("decision.json", '{"calibration": {"liver": [1]}, "thresholds": {}}', "the decision of"),
+        ("decision.json", '{"calibration": {}, "thresholds": {}}', "the decision of"),
+        (
+            "evaluations.json",
+            (
+                '{"format": "voco evaluations", "version": 1, "looks": [{"kind": "evaluation", '
+                '"time": "", "voco": "", "out": ".", "sha256": null}]}'
+            ),
+            "expected the record of looks",
+        ),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_one_line(
+    tmp_path: Path, name: str, content: str, match: str
+) -> None:
+    runs = [write_known_run(tmp_path / run, quality=2.0, count=40) for run in ("run", "other")]
+    (runs[0] / name).write_text(content)
+    for call in (evaluate, lambda run: compare_runs(runs[1], run, tmp_path / "out")):
+        with pytest.raises(InputError, match=match) as caught:
+            call(runs[0])
+        assert "\n" not in str(caught.value)
+        assert str(runs[0] / name) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_no_folder_for_results(tmp_path: Path) -> None:
+    runs = [write_known_run(tmp_path / run, quality=2.0, count=40) for run in ("run", "other")]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="expected a folder as --out, got a file"):
+        evaluate(runs[0], tmp_path / "file")
+    with pytest.raises(InputError, match="expected a folder as --out, got a file"):
+        compare_runs(*runs, tmp_path / "file")
+    assert not (runs[0] / "evaluations.json").exists()
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from flows.command import main
 from tests.support.small_finetune import RECIPE, small_cohort
@@ -18,6 +21,8 @@ from voco_data.errors import InputError
 from voco_data.store.reader import Store
 from voco_data.store.record import Record
 from voco_models.explanation import grad_cam
+from voco_models.stages import explanation
+from voco_models.stages.explained_series import SeriesExplanation, explain_series
 from voco_models.stages.explanation import ExplainSummary, explain
 from voco_models.stages.finetuning import finetune
 
@@ -163,6 +168,38 @@ def test_without_boxes_nothing_is_pointed_at(organs: Case, tmp_path: Path) -> No
     found = explain(organs.run, store, tmp_path / "out", device="cpu")
     assert (found.pointing, found.checks, found.series_with_organs) == ({}, {}, 0)
     assert "No test series has organs with known boxes." in found.page.read_text()
+
+
+def test_maps_of_a_series_are_not_kept(
+    lstm: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps of all series may not fit into memory: those of one series at a time do."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def count(models: Any, series: Any) -> SeriesExplanation:
+        nonlocal most
+        most = max(most, sum(each() is not None for each in alive))
+        found = explain_series(models, series)
+        alive.append(weakref.ref(found.maps["liver"]))
+        return found
+
+    monkeypatch.setattr(explanation, "explain_series", count)
+    assert explain(lstm.run, lstm.store, tmp_path / "out", patients=1, device="cpu").series == 3
+    assert most <= 1
+    assert len(alive) == 3 + 1
+
+
+def test_only_series_that_the_run_predicts_are_explained(lstm: Case, tmp_path: Path) -> None:
+    """A series of a test patient that is not among the predictions was left out by the run."""
+    run = Path(shutil.copytree(lstm.run, tmp_path / "run"))
+    table = pd.read_parquet(run / "predictions.parquet")
+    is_series = (table["level"] == "series") & (table["split"] == "test")
+    first = table[is_series]["series_uid"].iloc[0]
+    table[~(is_series & (table["series_uid"] == first))].to_parquet(run / "predictions.parquet")
+    found = explain(run, lstm.store, tmp_path / "out", patients=1, device="cpu")
+    assert found.series == is_series.sum() - 1
+    assert first not in {e["series_uid"] for e in json.loads(found.results.read_text())["series"]}
 
 
 def test_other_stores_and_missing_libraries_are_refused(

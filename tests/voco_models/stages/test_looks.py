@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from tests.support.known_run import write_known_run
 from voco_data.errors import InputError, VocoError
 from voco_data.version import VERSION
 from voco_models.evaluation import looks
-from voco_models.stages.evaluation import evaluate
+from voco_models.evaluation.comparison import compare
+from voco_models.stages.comparison import compare_runs
+from voco_models.stages.evaluation import compute_results, evaluate
 
 
 @pytest.fixture
@@ -163,3 +168,47 @@ def test_a_run_that_is_read_only_is_refused_before_its_test_set_is_opened(
     with pytest.raises(VocoError, match="read-only"):
         evaluate(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_open_the_test_set_one_after_the_other(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second evaluation knows of the first, though it began before that was recorded."""
+    computing, go_on = threading.Event(), threading.Event()
+
+    def wait(folder: Path) -> dict[str, Any]:
+        computing.set()
+        assert go_on.wait(60)
+        return compute_results(folder)
+
+    monkeypatch.setattr("voco_models.stages.evaluation.compute_results", wait)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(evaluate, run)
+        assert computing.wait(60)
+        second = pool.submit(evaluate, run, tmp_path / "elsewhere")
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.5)
+        go_on.set()
+        assert first.result(60).looks == 1
+        with pytest.raises(InputError, match="--again"):
+            second.result(60)
+    assert [look["out"] for look in record(run)] == ["."]
+
+
+def test_two_comparisons_at_one_time_are_both_recorded(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [write_known_run(tmp_path / n, quality=1.0, count=40, noise_seed=1) for n in "ab"]
+    began = threading.Barrier(2)
+
+    def slow(*args: Any) -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            began.wait(1)  # until both have read the record, if nothing keeps them apart
+        return compare(*args)
+
+    monkeypatch.setattr("voco_models.stages.comparison.compare", slow)
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(compare_runs, run, other, tmp_path / "out") for other in others]
+        for each in done:
+            each.result(120)
+    assert sorted(look["against"] for look in record(run)) == ["../a", "../b"]

@@ -18,8 +18,10 @@ from tests.support.small_finetune import RECIPE, small_cohort
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.errors import InputError
 from voco_data.qc import ledger
+from voco_data.selection.series import Selection
 from voco_data.storage.local import LocalStorage
 from voco_data.store.reader import Store
+from voco_data.store.record import Record
 from voco_data.store.spec import ALGORITHM_VERSION, StoreSpec, read_spec_file
 from voco_models.data.volume_view import VolumeView
 from voco_models.evaluation.predictions import probability_columns, read_predictions
@@ -170,6 +172,29 @@ def test_a_ledger_says_what_is_predicted_and_what_was_refused(
     alone = small.table[small.table["series_uid"] == "series-003"].iloc[0]
     again = table[table["series_uid"] == "series-003"].iloc[0]
     assert again["raw_liver_low"] == pytest.approx(alone["raw_liver_low"], abs=1e-6)
+
+
+def test_series_with_flags_that_the_run_leaves_out_are_refused(tmp_path: Path) -> None:
+    """A run that was trained without flagged series; patient 3 has nothing else."""
+
+    def flag(record: Record) -> Record:
+        flags = ("kept_unusual",) if record.row == 3 else ("other",) if record.row == 4 else ()
+        return dataclasses.replace(record, flags=flags)
+
+    store, labels = small_cohort(tmp_path, change=flag)
+    recipe = dataclasses.replace(RECIPE, selection=Selection(without_flags=("kept_unusual",)))
+    run, out = tmp_path / "run", tmp_path / "out"
+    finetune(store, labels, run, recipe=recipe, device="cpu", allow_unlabelled=True)
+    prepare_prediction(run, out)
+    summary = predict(run, store, out, device="cpu")
+    assert (summary.patients, summary.predicted_patients, summary.refused) == (14, 13, 1)
+    table = pd.read_parquet(summary.table)
+    (line,) = table[(table["level"] == "series") & (table["status"] == "refused")].to_dict(
+        "records"
+    )
+    assert (line["patient_id"], line["reason"]) == ("patient-003", "flagged")
+    assert line["detail"] == "the selection of the run leaves out kept_unusual"
+    assert "kept_unusual" in (out / "patients" / "patient-003.html").read_text()
 
 
 def test_nothing_usable_is_a_warning(

@@ -17,8 +17,9 @@ from voco_data.labels.targets import RSNA_TARGETS
 from voco_data.store.reader import Store
 from voco_data.store.spec import FINETUNE
 from voco_models.data.augment_volumes import Augmentation, move_slices, move_voxels
+from voco_models.data.sampling import raise_share
 from voco_models.data.volume_view import VolumeView
-from voco_models.stages.finetune_plan import make_plan, raise_share
+from voco_models.stages.finetune_plan import make_plan
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.finetuning import finetune
 from voco_models.stages.slice_labels import label_slices
@@ -59,13 +60,13 @@ def test_labels_of_slices_by_hand() -> None:
     records = [record, dataclasses.replace(record, series_uid="series-b"), record]
     classes = {"bowel": torch.tensor([0, 1, 1]), "extravasation": torch.tensor([1, 0, 1])}
     images = {"series-a": {"extravasation": frozenset({3})}}
-    labels = label_slices(records, classes, view, images)
+    labels = label_slices(records, classes, view, 4, images)
     assert labels[0].tolist() == [[0, 0, 0, 0], [0, 0, 1, 0]]
     assert labels[1, 0].isnan().all()  # injured, and no image is named
     assert labels[1, 1].tolist() == [0, 0, 0, 0]
     assert labels[2, 0].isnan().all()
     assert labels[2, 1].tolist() == [0, 0, 1, 0]
-    without = label_slices(records, classes, view)
+    without = label_slices(records, classes, view, 4)
     assert without[0, 1].isnan().all()
     assert not without[0, 0].any()
 
