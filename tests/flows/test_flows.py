@@ -29,6 +29,7 @@ from flows.demo import demo, next_run_folder
 from flows.demo_recipes import TINY
 from flows.evaluate import evaluate
 from flows.experiment import experiment
+from flows.explain import explain
 from flows.finetune import finetune
 from flows.names import full_name
 from flows.predict import predict
@@ -59,6 +60,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "finetune": finetune,
     "evaluate": evaluate,
     "predict": predict,
+    "explain": explain,
     "experiment": experiment,
     "retrain": retrain,
     "demo": demo,
@@ -70,6 +72,7 @@ STAGES = {
     "finetune": "voco_models.stages",
     "evaluate": "voco_models.stages",
     "compare_runs": "voco_models.stages",
+    "explain": "voco_models.stages",
 }
 
 
@@ -107,6 +110,7 @@ class Calls(dict[str, dict[str, Any]]):
             "finetune": {"folds": 2},
             "compare_runs": {"report": str(root / "comparison.html"), "patients": 3},
             "evaluate": {"report": str(root / "scores.html"), "scores": {"x": float("nan")}},
+            "explain": {"page": root / "explanation.html", "pointing": {"trained": {"ratio": 2.5}}},
         }
 
     def stand_in(self, name: str) -> Callable[..., Any]:
@@ -259,6 +263,17 @@ def test_predict_calls_its_steps_and_publishes(
     found = artifacts()
     assert '{"name": "patients", "value": 2}' in found["predict-summary"][1]
     assert (tmp_path / "index.html").as_uri() in found["predict-link"][1]
+
+
+def test_explain_calls_the_stage_and_publishes(tmp_path: Path, calls: Calls) -> None:
+    table = tmp_path / "image_level_labels.csv"
+    parameters = {"run": tmp_path / "run", "store": "s3://bucket/x.zarr", "out": tmp_path}
+    texts = {name: str(value) for name, value in parameters.items()}
+    explain(**texts, patients="2", image_labels=str(table))  # type: ignore[arg-type]
+    assert calls["explain"] == parameters | {"patients": 2, "image_labels": table}
+    found = artifacts()
+    assert '{"name": "pointing.trained.ratio", "value": 2.5}' in found["explain-summary"][1]
+    assert (tmp_path / "explanation.html").as_uri() in found["explain-link"][1]
 
 
 # --- flows of flows ----------------------------------------------------------------------------
