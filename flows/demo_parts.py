@@ -65,7 +65,7 @@ EXPLANATION: Final = ENVIRONMENT.from_string("""
 <a href="explanation/explanation.html">a page of their own</a>.</p>
 {% for part in parts %}
 <h3>{{ part.title }}</h3>
-{% if part.rows %}{{ part.table }}{% endif %}
+{{ part.table }}
 {% for note in part.notes %}
 <p class="note">{{ note }}</p>
 {% endfor %}
@@ -123,7 +123,8 @@ def heads(run: Path, epochs: int) -> str:
 
 def explanation(run: Path, shown: int) -> str:
     """The pointing game over all organs, and how well curves over slices find each organ."""
-    pointing, slices, *_ = make_explanation_tables(_read(run / "explanation" / "explanation.json"))
+    results = _read(run / "explanation" / "explanation.json")
+    pointing, slices, *_ = make_explanation_tables(results)
     chosen = (
         (pointing, [row for row in pointing.rows if row[1] == "all"]),
         (slices, [row for row in slices.rows if not row[0].startswith("sum of the map")]),
@@ -131,13 +132,12 @@ def explanation(run: Path, shown: int) -> str:
     parts = [
         {
             "title": part.title,
-            "rows": rows,
             "table": _table([dict(zip(part.columns, row, strict=True)) for row in rows]),
             "notes": part.notes,
         }
         for part, rows in chosen
     ]
-    return EXPLANATION.render(shown=shown, parts=parts)
+    return EXPLANATION.render(shown=min(shown, results["patients"]), parts=parts)
 
 
 def predictions(run: Path, labels: Path) -> str:
@@ -195,4 +195,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Markup:
-    return Markup(TABLE.render(rows=rows))
+    """A table whose columns are the keys of the rows; empty without rows."""
+    return Markup(TABLE.render(rows=rows) if rows else "")
