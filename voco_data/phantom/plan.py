@@ -47,9 +47,10 @@ class CohortSpec:
     patient and no id."""
 
     def __post_init__(self) -> None:
-        if self.first_patient < 0:
+        if not 0 <= self.first_patient < MAX_PATIENTS:
             raise InputError(
-                f"cohort: expected 0 or more as first_patient, got {self.first_patient}"
+                f"cohort: expected 0 to {MAX_PATIENTS - 1} as first_patient, got "
+                f"{self.first_patient}"
             )
         most = MAX_PATIENTS - self.first_patient
         if not 1 <= self.patients <= most or not 0 <= self.unlabelled <= 9999:
