@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,17 +16,20 @@ from prefect.cache_policies import NO_CACHE
 from flows.artifacts import publish
 from flows.demo_recipes import TINY
 from flows.evaluate import evaluate
+from flows.explain import explain
 from flows.finetune import finetune
+from flows.predict import predict
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.split import update_split
-from flows.summary import Summary
+from flows.summary import Summary, to_json_values
 from voco_data.storage import REPORT, RUNS_FOLDER
+from voco_models import stages
 
 log = logging.getLogger(__name__)
 
 Cohort: TypeAlias = dict[str, Path]
-"""Paths of the synthetic cohort: `ratic`, `flare` and `labels`."""
+"""Paths of the synthetic cohort: `ratic`, `flare` and `labels`; `new` holds more patients."""
 
 
 @task(name="write cohort", cache_policy=NO_CACHE)
@@ -40,18 +45,53 @@ def write_cohort(folder: Path, seed: int) -> Cohort:
         injury_prevalence=TINY.prevalence,
         seed=seed,
     )
+    later = replace(
+        spec,
+        first_patient=spec.patients,
+        patients=TINY.new_patients,
+        unlabelled=0,
+        segmentation_fraction=0.0,
+    )
     log.info("made-up cohort: %d patients, %d scans more", spec.patients, spec.unlabelled)
     paths = cohort.write_cohort(spec, folder, workers=len(os.sched_getaffinity(0)))
-    return {"ratic": paths.ratic, "flare": paths.flare, "labels": paths.labels}
+    new = cohort.write_cohort(later, folder / "new")
+    return {"ratic": paths.ratic, "flare": paths.flare, "labels": paths.labels, "new": new.ratic}
+
+
+@task(name="write card", cache_policy=NO_CACHE)
+def write_card(run: Path, out: Path) -> None:
+    """Write the model card and the weights of the run to the folder `out`."""
+    stages.make_model_card(run, out)
+
+
+@task(name="compare heads", cache_policy=NO_CACHE)
+def compare_heads(store: str, labels: Path, split: Path, run: Path) -> None:
+    """Train all heads on features of the pretrained backbone; `heads.json` has their scores."""
+    from voco_models.bench import heads
+
+    table = heads.bench(
+        store,
+        labels,
+        init=run / "pretrain",
+        recipe=TINY.finetune,
+        changes=[f"epochs={TINY.head_epochs}"],
+        split=split,
+        seeds=1,
+        stages=False,
+        cache=run / "head-features",
+    )
+    (run / "heads.json").write_text(json.dumps(to_json_values(table), indent=2) + "\n")
 
 
 @task(name="write report", cache_policy=NO_CACHE)
-def write_report(run: Path, seed: int, root: Path, ledgers: dict[str, str]) -> Path:
-    """Write a page about the archives, the training and the scores; returns its path."""
+def write_report(
+    run: Path, seed: int, root: Path, ledgers: dict[str, str], new_labels: Path
+) -> Path:
+    """Write a page about the whole run, with links to its other pages; returns its path."""
     from flows.demo_report import demo_page  # here: it imports the packages of the stages
 
     report = run / REPORT
-    report.write_text(demo_page(TINY, seed, run, root, ledgers))
+    report.write_text(demo_page(TINY, seed, run, root, ledgers, new_labels))
     return report
 
 
@@ -85,8 +125,12 @@ def demo(root: Path = Path("demo"), seed: int | None = None) -> Summary:
     init = str(run / "pretrain")
     finetune(store, labels, run / "finetune", init=init, recipe=TINY.finetune, split=split)
     scores = evaluate(run / "finetune")
+    explain(run / "finetune", store, run / "explanation", patients=TINY.explained_patients)
+    predict(run / "finetune", cohort["new"], run / "predictions", layout="ratic")
+    write_card(run / "finetune", run / "card")
+    compare_heads(store, labels, split, run)
     ledgers = {"RATIC": labelled["ledger"], "FLARE23": unlabelled["ledger"]}
-    report = write_report(run, seed, stores, ledgers)
+    report = write_report(run, seed, stores, ledgers, cohort["new"] / "train.csv")
     summary = demo_summary(labelled, unlabelled, scores, run, report, time.monotonic() - began)
     publish("demo", summary, link=report)
     return summary

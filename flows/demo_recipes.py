@@ -27,6 +27,12 @@ class DemoRecipe:
     """Name of the pretraining recipe."""
     finetune: str
     """Name of the fine-tuning recipe, which also sets the number of folds."""
+    explained_patients: int
+    """Test patients on the page of the explanation."""
+    new_patients: int
+    """Patients of the same seed that no stage has seen, for the predictions."""
+    head_epochs: int
+    """Epochs of each head that is trained on cached features."""
 
 
 # voco demo: at most 6 minutes and 4 GB on 2 cores; must beat the training priors.
@@ -40,4 +46,7 @@ TINY: Final = DemoRecipe(
     seed=0,
     pretrain="tiny",
     finetune="tiny",
+    explained_patients=4,
+    new_patients=6,
+    head_epochs=10,
 )

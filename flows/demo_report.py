@@ -1,4 +1,7 @@
-"""The report of the demo: the recipe, the archives, training, and the scores."""
+"""The report of the demo: the recipe, the archives, training, the scores, and what follows them.
+
+It lies in the folder of the run, beside the pages that it links to.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Final
 
 from markupsafe import Markup
 
+from flows import demo_parts
 from flows.demo_recipes import DemoRecipe
 from voco_data.qc import ENVIRONMENT, Section, ingest_sections, render_page
 from voco_data.storage import open_storage
@@ -19,7 +23,7 @@ from voco_models.training import checkpoint, read_history
 RECIPE: Final = ENVIRONMENT.from_string("""
 <p>This cohort is made up: bodies are drawn from a seed, some organs are injured, and the scans are
 written in the layouts of RATIC and FLARE23. It shows that all stages work. Its scores say nothing
-about patients.</p>
+about patients. Everything below is of one run with one seed.</p>
 <table>
 {% for name, value in rows.items() %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}</table>
@@ -34,23 +38,39 @@ scans of test patients are left out.</figcaption>
 
 
 def demo_page(
-    recipe: DemoRecipe, seed: int, run: Path, root: Path, ledgers: Mapping[str, str]
+    recipe: DemoRecipe,
+    seed: int,
+    run: Path,
+    root: Path,
+    ledgers: Mapping[str, str],
+    new_labels: Path,
 ) -> str:
     """The page as text.
 
-    `run` holds the folders pretrain and finetune, the latter evaluated; `root` holds the stores;
-    `ledgers` maps the name of each archive to the ledger of its preprocessing.
+    `run` holds pretrain, finetune (evaluated), explanation, predictions, card and heads.json;
+    `root` holds the stores; `ledgers` maps the name of each archive to the ledger of its
+    preprocessing; `new_labels` are the labels of the patients that were predicted.
     """
     folds = finetune_recipe(recipe.finetune).n_folds
     settings = asdict(replace(recipe, seed=seed)) | {"folds": folds}
-    sections = [Section("The recipe", RECIPE.render(rows=settings))]
+    sections = [
+        Section("The recipe", RECIPE.render(rows=settings)),
+        Section("Pages of this run", demo_parts.list_pages(run)),
+    ]
     for archive, ledger in ledgers.items():
         sections += [
             replace(section, title=f"{archive}: {section.title[0].lower()}{section.title[1:]}")
             for section in ingest_sections(Path(ledger), open_storage(root))
         ]
     sections.append(Section("Pretraining", _pretraining(run / "pretrain")))
-    sections += report.make_sections(run / "finetune")
+    sections += report.make_sections(run / "finetune", paper=False)
+    sections += [
+        Section("Table 1, beside the paper's", demo_parts.table_1(run)),
+        Section("Heads on cached features", demo_parts.heads(run, recipe.head_epochs)),
+        Section("Explanations", demo_parts.explanation(run, recipe.explained_patients)),
+        Section("Predictions of new patients", demo_parts.predictions(run, new_labels)),
+        Section("The model card", demo_parts.card(run)),
+    ]
     lead = f"From made-up scans to a trained classifier. Recipe {recipe.name}, seed {seed}."
     return render_page("voco demo", sections, lead=lead)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import importlib
 import inspect
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import pytest
 import yaml
@@ -24,11 +27,14 @@ from prefect.settings import (
 )
 from prefect.states import Failed
 from prefect.testing.utilities import prefect_test_harness
+from selenium import webdriver
+from selenium.webdriver.common.by import By
 
 from flows.demo import demo, next_run_folder
 from flows.demo_recipes import TINY
 from flows.evaluate import evaluate
 from flows.experiment import experiment
+from flows.explain import explain
 from flows.finetune import finetune
 from flows.names import full_name
 from flows.predict import predict
@@ -36,7 +42,7 @@ from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.retrain import retrain
 from flows.retries import worth_retrying
-from tests.support import small_experiment, small_finetune
+from tests.support import browser, small_experiment, small_finetune
 from tests.support.project import PROJECT
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
@@ -59,6 +65,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "finetune": finetune,
     "evaluate": evaluate,
     "predict": predict,
+    "explain": explain,
     "experiment": experiment,
     "retrain": retrain,
     "demo": demo,
@@ -70,6 +77,7 @@ STAGES = {
     "finetune": "voco_models.stages",
     "evaluate": "voco_models.stages",
     "compare_runs": "voco_models.stages",
+    "explain": "voco_models.stages",
 }
 
 
@@ -107,6 +115,7 @@ class Calls(dict[str, dict[str, Any]]):
             "finetune": {"folds": 2},
             "compare_runs": {"report": str(root / "comparison.html"), "patients": 3},
             "evaluate": {"report": str(root / "scores.html"), "scores": {"x": float("nan")}},
+            "explain": {"page": root / "explanation.html", "pointing": {"trained": {"ratio": 2.5}}},
         }
 
     def stand_in(self, name: str) -> Callable[..., Any]:
@@ -261,6 +270,17 @@ def test_predict_calls_its_steps_and_publishes(
     assert (tmp_path / "index.html").as_uri() in found["predict-link"][1]
 
 
+def test_explain_calls_the_stage_and_publishes(tmp_path: Path, calls: Calls) -> None:
+    table = tmp_path / "image_level_labels.csv"
+    parameters = {"run": tmp_path / "run", "store": "s3://bucket/x.zarr", "out": tmp_path}
+    texts = {name: str(value) for name, value in parameters.items()}
+    explain(**texts, patients="2", image_labels=str(table))  # type: ignore[arg-type]
+    assert calls["explain"] == parameters | {"patients": 2, "image_labels": table}
+    found = artifacts()
+    assert '{"name": "pointing.trained.ratio", "value": 2.5}' in found["explain-summary"][1]
+    assert (tmp_path / "explanation.html").as_uri() in found["explain-link"][1]
+
+
 # --- flows of flows ----------------------------------------------------------------------------
 
 DUE = SimpleNamespace(scheduled_start_time=datetime(2026, 3, 1, 3, tzinfo=UTC))
@@ -348,25 +368,40 @@ def test_demo_runs_in_new_folders(tmp_path: Path) -> None:
     assert next_run_folder(tmp_path) == tmp_path / "demo-2"
 
 
-@pytest.fixture
-def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo's flow and every real stage, with less of everything."""
+@pytest.fixture(scope="module")
+def demo_runs(
+    embedded: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, dict[str, Any], dict[str, Any]]]:
+    """The demo twice on one root, with every real stage and less of everything.
+
+    The root, and the summaries of both.
+    """
+    root = tmp_path_factory.mktemp("demo")
     fit = replace(PRETRAIN_RECIPES["tiny"].fit, total_steps=3, warmup_steps=1, log_every=1)
     short_pretrain = replace(PRETRAIN_RECIPES["tiny"], fit=fit)
-    short_finetune = replace(small_finetune.RECIPE, name="tiny", epochs=1)
-    cohort = replace(TINY, patients=12, unlabelled=2, matrix=64, slices=24)
-    monkeypatch.setattr("flows.demo.TINY", cohort)
-    monkeypatch.setattr(
-        "voco_models.stages.pretrain_recipes.PRETRAIN_RECIPES", {"tiny": short_pretrain}
+    short_finetune = replace(
+        small_finetune.RECIPE,
+        name="tiny",
+        epochs=1,
+        head="organ_queries",
+        pooling="stages",
+        attention_weight=0.3,
     )
-    monkeypatch.setattr(
-        "voco_models.stages.finetune_recipes.FINETUNE_RECIPES", {"tiny": short_finetune}
+    cohort = replace(
+        TINY, patients=12, unlabelled=2, matrix=64, slices=24, new_patients=2, head_epochs=1
     )
+    stages = "voco_models.stages"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("flows.demo.TINY", cohort)
+        patched.setattr(f"{stages}.pretrain_recipes.PRETRAIN_RECIPES", {"tiny": short_pretrain})
+        patched.setattr(f"{stages}.finetune_recipes.FINETUNE_RECIPES", {"tiny": short_finetune})
+        yield root, demo(root), demo(root)
 
 
-@pytest.mark.usefixtures("embedded", "small_demo")
-def test_the_demo_ends_in_a_report_and_its_second_run_reuses_the_stores(tmp_path: Path) -> None:
-    first = demo(tmp_path)
+def test_the_demo_ends_in_a_report_and_its_second_run_reuses_the_stores(
+    demo_runs: tuple[Path, dict[str, Any], dict[str, Any]],
+) -> None:
+    root, first, second = demo_runs
     assert first["stored"] > 0
     assert first["stored"] + first["refused"] == first["series"]
     page = Path(first["report"]).read_text()
@@ -375,13 +410,108 @@ def test_the_demo_ends_in_a_report_and_its_second_run_reuses_the_stores(tmp_path
         assert f"<h2>{heading}" in page
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    _check_held_out(tmp_path / "seed-0", Path(first["run"]), first["evaluate"], page)
-    second = demo(tmp_path)
+    _check_held_out(root / "seed-0", Path(first["run"]), first["evaluate"], page)
     assert second["stored"] == 0
     assert second["cached"] == first["stored"]
     assert second["run"] != first["run"]
     assert Path(first["report"]).exists()
     assert artifacts()["demo-link"][1].count(Path(second["report"]).as_uri())
+
+
+def test_the_demos_report_shows_all_parts_in_a_browser(
+    demo_runs: tuple[Path, dict[str, Any], dict[str, Any]],
+    chrome: webdriver.Chrome,
+    tmp_path: Path,
+) -> None:
+    """The folder of the run, moved elsewhere: its links still lead to its pages."""
+    root, first, _ = demo_runs
+    run = tmp_path / "moved"
+    shutil.copytree(first["run"], run)
+    _open(chrome, run / "report.html")
+    links = {
+        Path(unquote(urlparse(str(link.get_attribute("href"))).path))
+        for link in chrome.find_elements(By.CSS_SELECTOR, "section a")
+    }
+    assert all(link.is_file() and link.is_relative_to(run) for link in links)
+    pages = ("pretrain/report.html", "finetune/report.html", "explanation/explanation.html")
+    assert links >= {run / page for page in (*pages, "predictions/index.html", "card/spec.json")}
+    tables = {
+        section.find_element(By.TAG_NAME, "h2").text: [
+            [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")]
+            for row in section.find_elements(By.TAG_NAME, "tr")
+        ]
+        for section in chrome.find_elements(By.TAG_NAME, "section")
+    }
+    _check_table_1(tables["Table 1, beside the paper's"], first["evaluate"]["scores"])
+    heads = [row[0] for row in tables["Heads on cached features"][1:]]
+    assert heads == ["bilstm", "gru_attention", "gated_attention", "transformer", "organ_queries"]
+    assert [row[0] for row in tables["The model card"][1:]] == ["CLAIM 2024", "TRIPOD+AI"]
+    patients = tables["Predictions of new patients"][1:]
+    _check_new_patients(patients, root / "seed-0" / "cohort")
+    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert chrome.execute_script(wide) == 0
+    chrome.find_element(By.LINK_TEXT, patients[0][0]).click()
+    assert chrome.find_element(By.TAG_NAME, "h1").text == f"Patient {patients[0][0]}"
+    assert _pictures(chrome) >= 12
+    _open(chrome, run / "explanation" / "explanation.html")
+    titles = [title.text for title in chrome.find_elements(By.TAG_NAME, "h2")]
+    shown = {title.split(",")[0] for title in titles if title.startswith("Patient ")}
+    test = read_split(root / "seed-0" / "split.json").test
+    assert len(shown) == min(TINY.explained_patients, len(test))
+    assert shown <= {f"Patient {patient}" for patient in test}
+    assert len(chrome.find_elements(By.TAG_NAME, "svg")) >= 2 * len(shown)
+    assert _pictures(chrome) >= 2 * len(shown)
+
+
+def _open(chrome: webdriver.Chrome, page: Path) -> None:
+    """Open a page, which asks for nothing else."""
+    chrome.get("about:blank")
+    chrome.get_log("browser")
+    browser.requests(chrome)
+    chrome.get(page.as_uri())
+    assert browser.requests(chrome) == [page.as_uri()]
+    assert chrome.get_log("browser") == []
+
+
+def _pictures(chrome: webdriver.Chrome) -> int:
+    """How many slices are on the page; the first one is drawn."""
+    slices = chrome.find_elements(By.CSS_SELECTOR, "svg:has(image)")
+    drawn = browser.pixels(slices[0])
+    assert drawn.max() - drawn.min() > 100
+    return len(slices)
+
+
+def _check_table_1(rows: list[list[str]], scores: dict[str, dict[str, float]]) -> None:
+    """One row of this run, then the paper's six."""
+    names = ("mean_average_precision", "macro_precision", "macro_recall")
+    assert rows[1] == [
+        "this run, made-up cohort",
+        "test_byobnet",
+        "2D-VoCo",
+        f"{scores['rsna_organ_3']['value']:.4f}",
+        *(f"{100 * scores[name]['value']:.2f}" for name in names),
+    ]
+    assert [row[0] for row in rows[2:]] == ["paper, RATIC"] * 6
+    paper = ["0.4133", "0.3818", "0.3777", "0.4009", "0.3925", "0.3817"]
+    assert [row[3] for row in rows[2:]] == paper
+
+
+def _check_new_patients(rows: list[list[str]], cohort: Path) -> None:
+    """They are not in the cohort, and the labels beside the predictions are theirs."""
+
+    def read(archive: Path) -> dict[str, dict[str, str]]:
+        with (archive / "train.csv").open(newline="") as file:
+            return {row["patient_id"]: row for row in csv.DictReader(file)}
+
+    labels = read(cohort / "new" / "ratic")
+    assert len(labels) == 2
+    assert labels.keys().isdisjoint(read(cohort / "ratic"))
+    assert [row[0] for row in rows] == sorted(labels)
+    for patient, *cells in rows:
+        for number, organ in enumerate(("kidney", "liver", "spleen")):
+            predicted, label = cells[2 * number : 2 * number + 2]
+            assert labels[patient][f"{organ}_{label}"] == "1"
+            assert predicted in ("healthy", "low", "high", "no decision", "refused")
 
 
 def _check_held_out(folder: Path, run: Path, scores: dict[str, Any], page: str) -> None:

@@ -31,7 +31,8 @@ pytestmark = pytest.mark.xdist_group("prefect server")  # one server for the who
 
 T = TypeVar("T")
 FLOWS = (
-    "demo", "evaluate", "experiment", "finetune", "predict", "preprocess", "pretrain", "retrain",
+    "demo", "evaluate", "experiment", "explain", "finetune", "predict", "preprocess", "pretrain",
+    "retrain",
 )  # fmt: skip
 PATIENCE_S = 120.0
 """Longest wait for anything; far above what is ever needed."""
@@ -213,7 +214,7 @@ def test_all_flows_are_deployed_to_their_pools(site: Site) -> None:
     deployments = site.ask("/deployments/filter")
     assert sorted(deployment["name"] for deployment in deployments) == sorted(FLOWS)
     assert [site.deployment(name)["work_pool_name"] for name in FLOWS] == [
-        "cpu", "gpu", "gpu", "gpu", "gpu", "cpu", "gpu", "gpu",
+        "cpu", "gpu", "gpu", "gpu", "gpu", "gpu", "cpu", "gpu", "gpu",
     ]  # fmt: skip
     assert site.api.get("/work_pools/gpu").json()["concurrency_limit"] == 1
 

@@ -45,7 +45,8 @@ class CohortPaths:
 def write_cohort(spec: CohortSpec, root: Path, *, workers: int = 1) -> CohortPaths:
     """Write the cohort of `spec` under `root`, in `workers` processes.
 
-    A patient's bytes depend on the seed and the patient's number alone, not on the number of
+    Patients have the numbers `spec.first_patient` and following. A patient's bytes depend on the
+    seed and the patient's number alone, not on the number of
     patients or workers. A root that already holds this cohort is not changed; an incomplete cohort
     of the same parameters is written again. Raises InputError if the root holds anything else.
     """
@@ -57,7 +58,9 @@ def write_cohort(spec: CohortSpec, root: Path, *, workers: int = 1) -> CohortPat
     with _process_pool(workers) as pool:
         run_all = map if pool is None else partial(pool.map, chunksize=2)
         volumes = run_all(partial(_write_unlabelled, spec, paths.flare), range(spec.unlabelled))
-        patients = run_all(partial(_write_labelled, spec, paths.ratic), range(spec.patients))
+        first = spec.first_patient
+        numbers = range(first, first + spec.patients)
+        patients = run_all(partial(_write_labelled, spec, paths.ratic), numbers)
         rows = list(patients)
         write_tables(rows, paths.ratic)
         for _ in volumes:
@@ -108,13 +111,13 @@ def _process_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
 
 def _marker_state(spec: CohortSpec, *, whole: bool) -> dict[str, object]:
     values = asdict(spec)
-    # Written as before where no domains are asked for, so that a cohort of then is still known.
-    domains = list(values.pop("domains"))
+    # Written as before where these are not used, so that a cohort of then is still known.
+    later = {"domains": list(values.pop("domains")), "first_patient": values.pop("first_patient")}
     return {
         "version": PHANTOM_VERSION,
         "whole": whole,
         **values,
-        **({"domains": domains} if domains else {}),
+        **{name: value for name, value in later.items() if value},
     }
 
 

@@ -42,11 +42,20 @@ class CohortSpec:
     domains: tuple[str, ...] = ()
     """Names of `voco_data.phantom.domains.DOMAINS`; patients take them in turn. None: the plain
     phantom."""
+    first_patient: int = 0
+    """Number of the first labelled patient. Two cohorts of one seed whose numbers differ share no
+    patient and no id."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.patients <= MAX_PATIENTS or not 0 <= self.unlabelled <= 9999:
+        if not 0 <= self.first_patient < MAX_PATIENTS:
             raise InputError(
-                f"cohort: expected 1 to {MAX_PATIENTS} patients and 0 to 9999 unlabelled, "
+                f"cohort: expected 0 to {MAX_PATIENTS - 1} as first_patient, got "
+                f"{self.first_patient}"
+            )
+        most = MAX_PATIENTS - self.first_patient
+        if not 1 <= self.patients <= most or not 0 <= self.unlabelled <= 9999:
+            raise InputError(
+                f"cohort: expected 1 to {most} patients and 0 to 9999 unlabelled, "
                 f"got {self.patients} and {self.unlabelled}"
             )
         if not 16 <= self.matrix <= 1024 or not 12 <= self.slices <= 2000:

@@ -86,6 +86,7 @@ def bench(
     split: str | Path | None = None,
     heads: Sequence[str] = (),
     seeds: int = 3,
+    stages: bool = True,
     cache: str | Path = CACHE,
     allow_unlabelled: bool = False,
     device: str | torch.device | None = None,
@@ -100,6 +101,7 @@ def bench(
         Its head, augmentation, flips, mixup and moving average are not used.
     heads : names of heads; all if empty.
     seeds : trainings of each head in each fold, from the seed of the recipe on.
+    stages : also train `organ_queries` on the maps of all stages, which takes most of the time.
     cache : folder for the features.
     device : CUDA if available, else the CPU, if None.
 
@@ -132,7 +134,7 @@ def bench(
     )
     pooling: SlicePooling = "mean" if given.pooling == "mean" else "quadrants"
     backbone = _make_backbone(plan)
-    settings = _list_settings(chosen, plan, backbone, pooling)
+    settings = _list_settings(chosen, plan, backbone, pooling, stages=stages)
     kinds: list[Kind] = sorted({setting.kind for setting in settings})
     groups = plan.split.groups
     known = plan.series.select([patient for patient in groups if patient not in plan.split.test])
@@ -213,13 +215,18 @@ def _make_backbone(plan: FinetunePlan) -> Backbone:
 
 
 def _list_settings(
-    heads: Sequence[str], plan: FinetunePlan, backbone: Backbone, pooling: SlicePooling
+    heads: Sequence[str],
+    plan: FinetunePlan,
+    backbone: Backbone,
+    pooling: SlicePooling,
+    *,
+    stages: bool,
 ) -> list[HeadSetting]:
-    """A row for each head on pooled features; one more for a head that knows fine places."""
+    """A row for each head on pooled features; with `stages`, one more if it knows fine places."""
     places = (1, 1) if pooling == "mean" else (2, 2)
     pooled = FeatureLayout(backbone.num_features, places)
     settings = [HeadSetting(head, "pooled", pooled) for head in heads]
-    for head in filter(is_fine, heads):
+    for head in filter(is_fine, heads if stages else ()):
         width = plan.recipe.hidden
         joined = join_stages(backbone, plan.recipe.view.size_px, width)
         settings.append(HeadSetting(head, "stages", FeatureLayout(width, joined.places)))

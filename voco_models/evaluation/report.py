@@ -66,23 +66,30 @@ PAPER_TABLE_1 = (
 
 
 def make_sections(
-    run: Path, results: dict[str, Any] | None = None, targets: TargetTable = ORGAN_TARGETS
+    run: Path,
+    results: dict[str, Any] | None = None,
+    targets: TargetTable = ORGAN_TARGETS,
+    *,
+    paper: bool = True,
 ) -> list[Section]:
     """Sections for a fine-tuning run: scores, measures, training, the run, the paper's results.
 
     `results` is from `voco_models.stages.evaluation.compute_results`, or from `RUN/metrics.json` if
-    None.
+    None. The last section has the paper's results; it is left out without `paper`.
     """
     numbers = read_results(run) if results is None else results
     description = checkpoint.read_run(run)
-    return [
+    sections = [
         Section("Scores on held-out patients", _render_scores(numbers, description)),
         Section("Organ by organ", _render_organs(numbers, targets)),
         *measure_sections(numbers.get("measures")),
         Section("Training of the classifier", _render_curves(run, description)),
         Section("The fine-tuning run", _render_facts(numbers, description)),
-        Section("The paper's own results", render("paper.html", rows=PAPER_TABLE_1)),
     ]
+    if paper:
+        papers = render("paper.html", rows=PAPER_TABLE_1)
+        sections.append(Section("The paper's own results", papers))
+    return sections
 
 
 def make_lead(exposure: Exposure) -> str:

@@ -5,3 +5,4 @@ from .experiment import (
 )
 from .jobs import Trial as Trial, list_trials as list_trials
 from .running import run_trial as run_trial
+from .tables import table_1_of_run as table_1_of_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -17,6 +18,7 @@ from voco_models.experiments.comparison import (
     Score,
 )
 from voco_models.experiments.jobs import Trial
+from voco_models.training import checkpoint
 
 LABELS = {
     ORGAN_SCORE: "RSNA score ↓",
@@ -56,6 +58,19 @@ def table_1(comparison: Comparison) -> list[Row]:
         if cell.label_fraction == most
     ]
     return rows + [_paper_row(row) for row in report.PAPER_TABLE_1]
+
+
+def table_1_of_run(run: Path, origin: str, setting: str) -> list[Row]:
+    """The scores of one evaluated run, then the paper's rows. It has one seed and no deviation.
+
+    `origin` and `setting` are texts of its row. Raises InputError if the run was not evaluated.
+    """
+    scores = report.read_results(run)["scores"]
+    backbone = str(checkpoint.read_run(run)["recipe"]["backbone"])
+    row = {"Origin": origin, "Backbone": backbone, "Setting": setting} | {
+        LABELS[name]: _number(name, scores[name]["value"]) for name in SCORES
+    }
+    return [row, *(_paper_row(paper) for paper in report.PAPER_TABLE_1)]
 
 
 def table_2(comparison: Comparison, single_organ: Collection[str]) -> list[Row]:

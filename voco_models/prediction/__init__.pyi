@@ -6,6 +6,7 @@ from .pages import (
     PAGES_FOLDER as PAGES_FOLDER,
     SeriesView as SeriesView,
     box_size_mm as box_size_mm,
+    page_name as page_name,
     remove_other_pages as remove_other_pages,
     slice_z_mm as slice_z_mm,
     stored_slice as stored_slice,
@@ -18,5 +19,6 @@ from .tables import (
     make_series_lines as make_series_lines,
     make_submission as make_submission,
     make_table as make_table,
+    read_patients as read_patients,
     write_table as write_table,
 )

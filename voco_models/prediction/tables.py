@@ -208,6 +208,15 @@ def make_submission(
     return lines
 
 
+def read_patients(path: Path) -> list[dict[str, Any]]:
+    """The lines of patients of a written table (Parquet), each by column, ordered by id."""
+    table = pd.read_parquet(path)
+    patients = table[table["level"] == "patient"].sort_values("patient_id")
+    return [
+        {str(name): value for name, value in line.items()} for line in patients.to_dict("records")
+    ]
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as Parquet or CSV, by its suffix, completely or not at all."""
     with atomic.replacing(path) as temporary:

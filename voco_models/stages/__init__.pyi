@@ -2,6 +2,7 @@ from .comparison import compare_runs as compare_runs
 from .compiler import has_cpu_compiler as has_cpu_compiler
 from .evaluation import evaluate as evaluate
 from .explanation import explain as explain
+from .explanation_tables import make_explanation_tables as make_explanation_tables
 from .finetune_plan import (
     FinetunePlan as FinetunePlan,
     Series as Series,

@@ -62,7 +62,7 @@ from voco_models.stages.explained_series import (
     load_models,
     read_inputs,
 )
-from voco_models.stages.explanation_tables import make_tables
+from voco_models.stages.explanation_tables import make_explanation_tables
 from voco_models.stages.finished_run import FinishedRun, read_finished_run
 from voco_models.training import choose_device
 
@@ -174,7 +174,7 @@ def explain(
         atomic.write_text(folder / RESULTS, text + "\n")
         shown = _choose_patients(found, patients)
         views = list(_views(finished, opened, lines, shown, models, chosen))
-        write_page(folder / PAGE, make_tables(results), views, kind)
+        write_page(folder / PAGE, make_explanation_tables(results), views, kind)
     pointing = {
         variant: {name: by[ALL][name]["value"] for name in ("hits", "chance", "ratio")}
         for variant, by in results["pointing"].items()

@@ -20,7 +20,7 @@ CURVES = {
 } | {f"map_{name}": f"sum of the map over the slice: {text}" for name, text in VARIANTS.items()}
 
 
-def make_tables(results: Mapping[str, Any]) -> list[Table]:
+def make_explanation_tables(results: Mapping[str, Any]) -> list[Table]:
     """The tables of the pointing game and of the slice AUC."""
     tables = [_pointing(results)]
     auc = results["slice_auc"]

@@ -71,6 +71,22 @@ def test_fewer_patients_are_a_prefix(tmp_path):
     assert (many / "ratic" / "train.csv").read_text().splitlines()[:3] == lines
 
 
+def test_later_patients_are_those_of_a_larger_cohort(tmp_path):
+    """With another first number, the rest of the patients, and none of the first."""
+    all_of_them, rest = tmp_path / "all", tmp_path / "rest"
+    write_cohort(CohortSpec(patients=3, unlabelled=0, **TINY), all_of_them)
+    write_cohort(CohortSpec(patients=2, unlabelled=0, first_patient=1, **TINY), rest)
+    images = {k: v for k, v in digests(rest).items() if k.endswith(".dcm")}
+    assert images
+    assert images.items() < digests(all_of_them).items()
+    labels = [
+        (root / "ratic" / "train.csv").read_text().splitlines() for root in (all_of_them, rest)
+    ]
+    assert labels[1] == [labels[0][0], *labels[0][2:]]
+    with pytest.raises(InputError, match="other parameters"):
+        write_cohort(CohortSpec(patients=2, unlabelled=0, **TINY), rest)
+
+
 def test_a_whole_cohort_is_left_alone_and_a_foreign_one_refused(tmp_path):
     spec = CohortSpec(patients=1, unlabelled=0, **TINY)
     paths = write_cohort(spec, tmp_path)
@@ -93,7 +109,16 @@ def test_a_whole_cohort_is_left_alone_and_a_foreign_one_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"patients": 0}, {"matrix": 4}, {"slices": 2}, {"injury_prevalence": 2}, {"seed": -1}]
+    "wrong",
+    [
+        {"patients": 0},
+        {"matrix": 4},
+        {"slices": 2},
+        {"injury_prevalence": 2},
+        {"seed": -1},
+        {"first_patient": -1},
+        {"first_patient": 32_000},
+    ],
 )
 def test_bad_parameters_are_refused(wrong):
     with pytest.raises(InputError, match="cohort: "):

@@ -94,6 +94,27 @@ def test_the_same_call_gives_the_same_scores_from_the_features_on_disk(
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
+def test_without_stages_all_heads_are_trained_on_pooled_features(
+    table: dict[str, Any], cohort: tuple[Store, Path], tmp_path: Path
+) -> None:
+    store, labels = cohort
+    pooled = heads.bench(
+        store,
+        labels,
+        recipe=SMALL,
+        heads=["gated_attention", "organ_queries"],
+        seeds=2,
+        stages=False,
+        cache=tmp_path,
+        device="cpu",
+    )
+    former = {(row["head"], row["features"]): row["by_seed"] for row in table["rows"]}
+    found = {(row["head"], row["features"]): row["by_seed"] for row in pooled["rows"]}
+    assert set(found) == {("gated_attention", "pooled"), ("organ_queries", "pooled")}
+    assert found.items() <= former.items()
+    assert not list(tmp_path.glob("*/stages/*"))
+
+
 @pytest.mark.parametrize("kind", ["pooled", "stages"])
 def test_cached_features_are_those_of_the_classifier(
     cohort: tuple[Store, Path], tmp_path: Path, kind: Any
