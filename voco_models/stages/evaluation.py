@@ -70,7 +70,8 @@ class EvaluateSummary:
     scores: dict[str, Interval]
     """RSNA scores, mAP, macro precision and recall."""
     gain: Interval
-    """`rsna_organ_3` of the constant training priors less the model's: positive is better."""
+    """`rsna_organ_3` of the constant training priors less the model's: positive is better. Of a run
+    that predicts no solid organ, that of `rsna_official_6`."""
     organ_gains: dict[str, Interval]
     """By group, the loss of the best constant for the test labels less the model's."""
 
@@ -141,6 +142,7 @@ def _evaluate(
         atomic.write_text(target / report.REPORT, text)
     except OSError as error:
         raise VocoError(f"{target}: cannot write the evaluation ({error.strerror})") from error
+    score = _score_of(targets_of(description))
     return EvaluateSummary(
         run=folder,
         report=target / report.REPORT,
@@ -150,12 +152,17 @@ def _evaluate(
         pretrained_on_test_patients=exposure.seen,
         transductive=exposure.transductive,
         scores={name: Interval(**value) for name, value in results["scores"].items()},
-        gain=Interval(**results["gains"]["training_prior"][ORGAN_SCORE]),
+        gain=Interval(**results["gains"]["training_prior"][score]),
         organ_gains={
             organ: Interval(**results["gains"]["test_best_constant"][organ])
             for organ in targets_of(description).names
         },
     )
+
+
+def _score_of(targets: TargetTable) -> str:
+    """The score that the groups of a run count in."""
+    return ORGAN_SCORE if set(ORGAN_TARGETS.names) & set(targets.names) else metrics.OFFICIAL_SCORE
 
 
 def check_folder(out: Path) -> None:

@@ -78,6 +78,17 @@ def test_one_organ(cohort: tuple[Store, Path], tmp_path: Path) -> None:
         compare_runs(tmp_path / "run", tmp_path / "all")
 
 
+def test_a_run_without_organs_gains_in_the_official_score(
+    cohort: tuple[Store, Path], tmp_path: Path
+) -> None:
+    """The organs count with their priors in both, so the other score cannot change."""
+    finetune(*cohort, tmp_path / "run", recipe=changed(groups=("bowel",)), device="cpu")
+    summary = evaluate(tmp_path / "run")
+    gains = json.loads(summary.metrics.read_text())["gains"]["training_prior"]
+    assert gains["rsna_organ_3"]["value"] == 0
+    assert summary.gain.value == gains["rsna_official_6"]["value"] != 0
+
+
 def test_groups_that_labels_lack(tmp_path: Path) -> None:
     cohort = small_cohort(tmp_path, binary=False)
     recipe = changed(groups=RSNA_TARGETS.names)
