@@ -90,5 +90,4 @@ def retrain(
         allow_unlabelled=allow_unlabelled,
     )
     summary = evaluate(run / "finetune", run / "evaluate", resume=is_evaluated(run))
-    publish("retrain", summary, link=run)
-    return summary
+    return publish("retrain", summary, link=run)
