@@ -33,7 +33,9 @@ PAGES: Final = {
 LINK: Final = Markup('<a href="{}">{}</a>')
 
 TABLE: Final = ENVIRONMENT.from_string("""
-{% macro kind(value) %}{% if value[:1] in "+-0123456789" %} class="number"{% endif %}{% endmacro %}
+{% macro kind(value) %}
+{%- if value[:1] in "+-0123456789" and not value[1:2].isalpha() %} class="number"{% endif %}
+{%- endmacro %}
 <div class="wide"><table>
 <tr>{% for name, value in rows[0].items() %}<th{{ kind(value) }}>{{ name }}</th>{% endfor %}</tr>
 {% for row in rows %}
