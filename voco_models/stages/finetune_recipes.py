@@ -128,6 +128,10 @@ class FinetuneRecipe:
     """Share of the series in training whose patients have an injured bowel or a bleed, if that is
     more than there are: they are then drawn more often. Set `calibrate`, which corrects for it."""
 
+    amp_cpu: bool = field(default=False, metadata=WHEN_CHANGED)
+    """Train in bf16 autocast on a CPU too, as on CUDA. It is faster where the processor computes in
+    bf16 (AVX512-BF16 or AMX), and slower elsewhere. Predictions on a CPU stay in float32."""
+
     def __post_init__(self) -> None:
         at_least_one = ("epochs", "batch_size", "hidden", "layers", "log_every", "checkpoint_every")
         for name in at_least_one:

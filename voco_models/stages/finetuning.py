@@ -309,6 +309,7 @@ def _make_fit_config(plan: FinetunePlan, fold: int) -> FitConfig:
         checkpoint_every=recipe.checkpoint_every,
         seed=step_seed(recipe.seed, fold),
         optimizer=recipe.optimizer,
+        amp_cpu=recipe.amp_cpu,
     )
 
 

@@ -173,3 +173,21 @@ def test_an_older_run_resumes_without_the_options(runs: dict[str, Path]) -> None
     assert not {"recompute", "ema_decay", "mixup_alpha"} & set(recorded)
     value: Recompute = "blocks"
     assert checkpoint.read_run(runs["blocks"])["recipe"]["recompute"] == value
+
+
+@pytest.mark.parametrize("amp_cpu", [False, True])
+def test_amp_cpu_trains_in_bf16_and_predicts_in_float32(
+    cohort: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amp_cpu: bool
+) -> None:
+    types: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    forward = torch.nn.Conv2d.forward
+
+    def recording_forward(layer: torch.nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+        output = forward(layer, images)
+        types[torch.is_grad_enabled()].add(output.dtype)
+        return output
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", recording_forward)
+    finetune(*cohort, tmp_path / "run", recipe=recipe_of({"amp_cpu": amp_cpu}), device="cpu")
+    assert types[True] == {torch.bfloat16 if amp_cpu else torch.float32}
+    assert types[False] == {torch.float32}

@@ -288,6 +288,7 @@ def test_options_that_runs_do_not_record_are_as_before() -> None:
         "mixup_alpha",
         "slice_weight",
         "finding_share",
+        "amp_cpu",
     }  # fmt: skip
     assert set(FINETUNE.to_json()) == {f.name for f in dataclasses.fields(FINETUNE)} - later
 
