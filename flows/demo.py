@@ -83,14 +83,39 @@ def compare_heads(store: str, labels: Path, split: Path, run: Path) -> None:
     (run / "heads.json").write_text(json.dumps(to_json_values(table), indent=2) + "\n")
 
 
+@task(name="compare arms", cache_policy=NO_CACHE)
+def compare_arms(store: str, labels: Path, split: Path, run: Path) -> None:
+    """Train a small experiment: from scratch and pretrained, with few and with all labels."""
+    from voco_models import experiments
+
+    declared = experiments.Experiment(
+        store=store,
+        labels=str(labels),
+        split=str(split),
+        out=str(run / "experiment"),
+        arms={"scratch": experiments.Arm(), "voco": experiments.Arm(init=str(run / "pretrain"))},
+        reference="scratch",
+        recipe=TINY.finetune,
+        changes=TINY.experiment_changes,
+        seeds=(TINY.seed,),
+        label_fractions=TINY.label_fractions,
+    )
+    summary = experiments.run_experiment(declared, resident="ram")
+    (run / "experiment.json").write_text(json.dumps(to_json_values(summary.to_json())) + "\n")
+
+
 @task(name="write report", cache_policy=NO_CACHE)
 def write_report(
-    run: Path, seed: int, root: Path, ledgers: dict[str, str], new_labels: Path
+    run: Path, seed: int, root: Path, archives: dict[str, Summary], new_labels: Path
 ) -> Path:
-    """Write a page about the whole run, with links to its other pages; returns its path."""
+    """Write a page about the whole run, with links to its other pages; returns its path.
+
+    `archives` are the summaries of preprocessing, by the name of the archive.
+    """
     from flows.demo_report import demo_page  # here: it imports the packages of the stages
 
     report = run / REPORT
+    ledgers = {name: str(summary["ledger"]) for name, summary in archives.items()}
     report.write_text(demo_page(TINY, seed, run, root, ledgers, new_labels))
     return report
 
@@ -111,8 +136,7 @@ def demo(root: Path = Path("demo"), seed: int | None = None) -> Summary:
         root: Folder for the cohort, the stores and the runs; a second run reuses the stores.
         seed: Seed of the cohort, instead of the recipe's. Each has a folder of its own.
     """
-    began = time.monotonic()
-    seed = TINY.seed if seed is None else seed
+    began, seed = time.monotonic(), TINY.seed if seed is None else seed
     folder = root / f"seed-{seed}"
     run = next_run_folder(folder / RUNS_FOLDER)
     stores = folder / "stores"
@@ -129,8 +153,9 @@ def demo(root: Path = Path("demo"), seed: int | None = None) -> Summary:
     predict(run / "finetune", cohort["new"], run / "predictions", layout="ratic")
     write_card(run / "finetune", run / "card")
     compare_heads(store, labels, split, run)
-    ledgers = {"RATIC": labelled["ledger"], "FLARE23": unlabelled["ledger"]}
-    report = write_report(run, seed, stores, ledgers, cohort["new"] / "train.csv")
+    compare_arms(store, labels, split, run)
+    archives = {"RATIC": labelled, "FLARE23": unlabelled}
+    report = write_report(run, seed, stores, archives, cohort["new"] / "train.csv")
     summary = demo_summary(labelled, unlabelled, scores, run, report, time.monotonic() - began)
     publish("demo", summary, link=report)
     return summary

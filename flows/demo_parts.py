@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from voco_data.labels import ORGAN_TARGETS, read_labels
 from voco_data.qc import ENVIRONMENT
-from voco_models.evaluation import ORGAN_SCORE
+from voco_models.evaluation import ORGAN_SCORE, Line, line_plot
 from voco_models.experiments import table_1_of_run
 from voco_models.prediction import PAGES_FOLDER, page_name, read_patients
 from voco_models.stages import make_explanation_tables
@@ -24,6 +24,7 @@ from voco_models.training import checkpoint
 PAGES: Final = {
     "pretrain/report.html": "the pretraining: losses, and whether the backbone collapsed",
     "finetune/report.html": "the scores, as voco evaluate writes them",
+    "experiment/report.html": "a small experiment: arms, and fractions of the labels",
     "explanation/explanation.html": "slices and places that the classifier uses",
     "predictions/index.html": "predictions of new patients, with a page for each",
     "predictions/submission.csv": "the same in the columns of RSNA 2023",
@@ -61,6 +62,19 @@ The {{ results.test_patients_left_out }} test patients were not used.</p>
 is better. The best constant has {{ constant }}. Intervals are 95 %, over patients. Pretraining
 has seen these patients, without their labels. A head that is best here need not be best when the
 backbone is trained too.</p>
+""")
+ARMS: Final = ENVIRONMENT.from_string("""
+<p>The classifier from scratch and from the pretrained backbone, with a part of the labels and with
+all of them; every run takes as many steps. The recipe is that of this run, but made cheaper:
+<code>{{ changes | join(" ") }}</code>. So the scores are worse than those above.</p>
+{{ table }}
+<figure>
+{{ chart }}
+<figcaption>Lines show 95 % intervals over the {{ patients }} test patients.</figcaption>
+</figure>
+<p class="note">One seed: that of another run may fall the other way. The smallest difference to be
+seen is 2.8 standard errors. <a href="experiment/report.html">The page of the experiment</a> has all
+scores; <code>voco experiment</code> makes it for any arms, backbones, seeds and fractions.</p>
 """)
 EXPLANATION: Final = ENVIRONMENT.from_string("""
 <p>Curves over slices and maps of {{ shown }} test patients are on
@@ -121,6 +135,42 @@ def heads(run: Path, epochs: int) -> str:
     ]
     constant = f"{results['best_constant'][ORGAN_SCORE]:.3f}"
     return HEADS.render(epochs=epochs, results=results, constant=constant, table=_table(rows))
+
+
+def arms(run: Path, changes: Sequence[str]) -> str:
+    """Scores of the small experiment: a line for each arm and number of labelled patients."""
+    results = _read(run / "experiment.json")
+    cells = sorted(results["scores"], key=lambda cell: cell["labelled_patients"])
+    rows, curves = [], dict[str, list[tuple[int, dict[str, float]]]]()
+    for cell in cells:
+        labelled, score = cell["labelled_patients"], cell[ORGAN_SCORE]
+        curves.setdefault(cell["arm"], []).append((labelled, score["mean"]))
+        gain, detectable = score["gain"], score["detectable"]
+        rows.append(
+            {
+                "Labelled patients": str(labelled),
+                "Arm": cell["arm"],
+                f"{ORGAN_SCORE} ↓": _interval(score["mean"], ".3f"),
+                "Better than scratch by": _interval(gain, "+.3f") if gain else "",
+                "Smallest difference to be seen": f"{detectable:.3f}" if detectable else "",
+            }
+        )
+    lines = [
+        Line(
+            arm,
+            x=[labelled + number for labelled, _ in points],  # intervals lie side by side
+            y=[mean["value"] for _, mean in points],
+            low=[mean["low"] for _, mean in points],
+            high=[mean["high"] for _, mean in points],
+        )
+        for number, (arm, points) in enumerate(curves.items())
+    ]
+    chart = line_plot(
+        lines, title="Label efficiency", x_label="labelled patients", y_label=f"{ORGAN_SCORE} ↓"
+    )
+    return ARMS.render(
+        changes=changes, table=_table(rows), chart=Markup(chart), patients=results["test_patients"]
+    )
 
 
 def explanation(run: Path, shown: int) -> str:

@@ -33,6 +33,10 @@ class DemoRecipe:
     """Patients of the same seed that no stage has seen, for the predictions."""
     head_epochs: int
     """Epochs of each head that is trained on cached features."""
+    label_fractions: tuple[float, ...]
+    """Fractions of the labels in the small experiment."""
+    experiment_changes: tuple[str, ...]
+    """Changes of the fine-tuning recipe in the small experiment: less time, lower scores."""
 
 
 # voco demo: at most 6 minutes and 4 GB on 2 cores; must beat the training priors.
@@ -49,4 +53,6 @@ TINY: Final = DemoRecipe(
     explained_patients=4,
     new_patients=6,
     head_epochs=10,
+    label_fractions=(0.25, 1.0),
+    experiment_changes=("epochs=15", "view.slices=12", "view.size_px=32"),
 )

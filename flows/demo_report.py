@@ -47,7 +47,8 @@ def demo_page(
 ) -> str:
     """The page as text.
 
-    `run` holds pretrain, finetune (evaluated), explanation, predictions, card and heads.json;
+    `run` holds pretrain, finetune (evaluated), explanation, predictions, card, heads.json and
+    experiment.json;
     `root` holds the stores; `ledgers` maps the name of each archive to the ledger of its
     preprocessing; `new_labels` are the labels of the patients that were predicted.
     """
@@ -67,6 +68,7 @@ def demo_page(
     sections += [
         Section("Table 1, beside the paper's", demo_parts.table_1(run)),
         Section("Heads on cached features", demo_parts.heads(run, recipe.head_epochs)),
+        Section("Arms and labels", demo_parts.arms(run, recipe.experiment_changes)),
         Section("Explanations", demo_parts.explanation(run, recipe.explained_patients)),
         Section("Predictions of new patients", demo_parts.predictions(run, new_labels)),
         Section("The model card", demo_parts.card(run)),

@@ -388,7 +388,15 @@ def demo_runs(
         attention_weight=0.3,
     )
     cohort = replace(
-        TINY, patients=12, unlabelled=2, matrix=64, slices=24, new_patients=2, head_epochs=1
+        TINY,
+        patients=12,
+        unlabelled=2,
+        matrix=64,
+        slices=24,
+        new_patients=2,
+        head_epochs=1,
+        label_fractions=(0.8, 1.0),
+        experiment_changes=("epochs=1",),
     )
     stages = "voco_models.stages"
     with pytest.MonkeyPatch.context() as patched:
@@ -435,6 +443,7 @@ def test_the_demos_report_shows_all_parts_in_a_browser(
     assert all(link.is_file() and link.is_relative_to(run) for link in links)
     pages = ("pretrain/report.html", "finetune/report.html", "explanation/explanation.html")
     assert links >= {run / page for page in (*pages, "predictions/index.html", "card/spec.json")}
+    assert run / "experiment" / "report.html" in links
     tables = {
         section.find_element(By.TAG_NAME, "h2").text: [
             [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")]
@@ -445,6 +454,10 @@ def test_the_demos_report_shows_all_parts_in_a_browser(
     _check_table_1(tables["Table 1, beside the paper's"], first["evaluate"]["scores"])
     heads = [row[0] for row in tables["Heads on cached features"][1:]]
     assert heads == ["bilstm", "gru_attention", "gated_attention", "transformer", "organ_queries"]
+    arms = tables["Arms and labels"][1:]
+    assert [row[1] for row in arms] == ["scratch", "voco"] * 2
+    assert int(arms[0][0]) < int(arms[2][0])
+    assert [bool(row[3]) for row in arms] == [False, True] * 2
     assert [row[0] for row in tables["The model card"][1:]] == ["CLAIM 2024", "TRIPOD+AI"]
     patients = tables["Predictions of new patients"][1:]
     _check_new_patients(patients, root / "seed-0" / "cohort")
