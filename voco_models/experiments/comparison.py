@@ -87,8 +87,8 @@ def compare(trials: Sequence[Trial], reference: str) -> Comparison:
     n_patients = _check_same_patients(outcomes)
     seeds = tuple(dict.fromkeys(trial.seed for trial in trials))
     rng = np.random.default_rng(SEED)
-    counts = _resample(n_patients, rng)
-    shares = _resample(len(seeds), rng) / len(seeds)
+    counts = _resample(n_patients, n_patients, rng)
+    shares = seed_shares(len(seeds), rng)
     values = {
         cell: _score_cell([outcomes[trial] for trial in own], counts) for cell, own in cells.items()
     }
@@ -104,10 +104,27 @@ def compare(trials: Sequence[Trial], reference: str) -> Comparison:
     )
 
 
-def _resample(count: int, rng: np.random.Generator) -> FloatArray:
-    """How often each of `count` is in each resample, (1 + RESAMPLES, count); in row 0, once."""
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    return np.concatenate([np.ones((1, count)), drawn])
+def seed_shares(count: int, rng: np.random.Generator) -> FloatArray:
+    """Weight of each of `count` seeds in each resample, (1 + RESAMPLES, count); in row 0, equal.
+
+    A resample has one seed less than there are. Then the variance of a mean over the resamples is
+    that of the mean, s^2 / count, with s^2 the sample's variance. With `count` seeds in each, it
+    would be smaller by (count - 1) / count, which matters for few (Rao and Wu 1988).
+    """
+    if count == 1:
+        return np.ones((1 + RESAMPLES, 1))
+    shares = _resample(count, count - 1, rng) / (count - 1)
+    shares[0] = 1 / count
+    return shares
+
+
+def _resample(count: int, drawn: int, rng: np.random.Generator) -> FloatArray:
+    """How often each of `count` is among `drawn` in each resample, (1 + RESAMPLES, count).
+
+    In row 0, each is there once.
+    """
+    counts = rng.multinomial(drawn, np.full(count, 1 / count), size=RESAMPLES)
+    return np.concatenate([np.ones((1, count)), counts])
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from voco_models.training.hooks import Interruption, Monitor, call_monitors
 from voco_models.training.host_memory import keep_freed_memory
 from voco_models.training.objective import BatchSource, Objective
 from voco_models.training.parallel import distribute
+from voco_models.training.run_lock import hold_run
 from voco_models.training.step import build_optimizer, run_step, set_learning_rate
 from voco_models.training.train_state import Diverged, HistoryRow, Snapshot, TrainState
 
@@ -117,32 +118,36 @@ def fit(
     Raises
     ------
     InputError : before anything is written, if `out` has a checkpoint and `resume` is false, has
-        none and `resume` is true, or has one of another experiment.
+        none and `resume` is true, or has one of another experiment; and if another process trains
+        there.
     VocoError : if the disk has no space for a checkpoint.
     Diverged : if a loss or a weight is not finite. It names the batch, and the step is in
         `out`/nonfinite.pt; see `capture.py`.
     """
     check_run_folder(out, resume=resume)
-    saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
     moments = config.optimizer.moments(amsgrad=config.amsgrad)
     checkpoint.check_disk_space(out, checkpoint.count_checkpoint_bytes(objective, moments=moments))
     keep_freed_memory(device)
-    objective = objective.to(device)
-    state = TrainState(objective, build_optimizer(objective, config, device))
-    if saved is not None:
-        state.restore(saved, provenance)
-    first, loss = state.step, None
-    state.first_step, state.first_seconds = state.step, state.seconds
-    stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
-    if first < stop:
-        state.row_start = Snapshot(state)
-        network = distribute(state.objective)
-        try:
-            loss = _train(state, network, batches, config, stop, out, provenance, on_log, monitors)
-        except Diverged as error:
-            raise _capture(
-                error, state, network, batches, config, out, provenance, name_items
-            ) from error
+    with hold_run(out):
+        saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
+        objective = objective.to(device)
+        state = TrainState(objective, build_optimizer(objective, config, device))
+        if saved is not None:
+            state.restore(saved, provenance)
+        first, loss = state.step, None
+        state.first_step, state.first_seconds = state.step, state.seconds
+        stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
+        if first < stop:
+            state.row_start = Snapshot(state)
+            network = distribute(state.objective)
+            try:
+                loss = _train(
+                    state, network, batches, config, stop, out, provenance, on_log, monitors
+                )
+            except Diverged as error:
+                raise _capture(
+                    error, state, network, batches, config, out, provenance, name_items
+                ) from error
     return FitSummary(
         first_step=first,
         last_step=state.step,
@@ -184,7 +189,6 @@ def _train(
 ) -> float:
     """Take steps until `stop` or a signal. Returns the loss in the last row of the history."""
     device = next(state.objective.parameters()).device
-    out.mkdir(parents=True, exist_ok=True)
     history = History(out, after=state.step, every=config.log_every, last=config.total_steps)
     state.objective.train()
     clock = time.perf_counter() - state.seconds

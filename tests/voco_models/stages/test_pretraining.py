@@ -54,8 +54,8 @@ def test_it_writes_a_run_that_another_stage_can_start_from(store: Store, tmp_pat
     run = tmp_path / "run"
     summary = pretrain([store.path], run, recipe=QUICK, device="cpu")
     assert sorted(path.name for path in run.iterdir()) == [
-        "backbone.json", "backbone.pt", "backbone.safetensors", "checkpoint.pt", "health.csv",
-        "history.csv", "patients.json", "report.html", "run.json", "tensorboard",
+        ".lock", "backbone.json", "backbone.pt", "backbone.safetensors", "checkpoint.pt",
+        "health.csv", "history.csv", "patients.json", "report.html", "run.json", "tensorboard",
     ]  # fmt: skip
     description = checkpoint.read_run(run)
     assert description["stage"] == "pretrain"
@@ -205,7 +205,12 @@ def test_bad_input_is_one_line_and_nothing_is_written(store: Store, tmp_path: Pa
 def test_a_run_is_not_overwritten_nor_mixed(store: Store, tmp_path: Path) -> None:
     run = tmp_path / "run"
     pretrain([store.path], run, recipe=QUICK, device="cpu", max_steps=2)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    def files() -> dict[Path, bytes]:
+        paths = [p for p in run.rglob("*") if p.is_file() and p.name != ".lock"]
+        return {path: path.read_bytes() for path in paths}
+
+    before = files()
     with pytest.raises(InputError, match="already holds a run"):
         pretrain([store.path], run, recipe=QUICK, device="cpu")
     with pytest.raises(InputError, match=r"recipe\.batch_size was 3, is 2"):
@@ -213,7 +218,7 @@ def test_a_run_is_not_overwritten_nor_mixed(store: Store, tmp_path: Path) -> Non
     grown = make_store(store.path.parent.parent / "grown", random_volumes(4, GRID))
     with pytest.raises(InputError, match="cannot resume: stores was"):
         pretrain([grown.path], run, recipe=QUICK, device="cpu", resume=True)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert files() == before
 
 
 def test_a_corrupt_volume_ends_the_run_and_is_named(store: Store, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from voco_data.errors import InputError, VocoError
+from voco_data.storage import locks
 from voco_models.data.loader import Batch
 from voco_models.data.sampling import step_seed
 from voco_models.networks.teacher import cosine_schedule
@@ -373,6 +374,19 @@ def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--resume or give another --out"):
         run(tmp_path)
     assert (tmp_path / checkpoint.CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_another_process_trains_is_refused(tmp_path: Path, resume: bool) -> None:
+    out = tmp_path / "run"
+    if resume:
+        run(out, max_steps=2)
+    before = {path.name: path.read_bytes() for path in out.glob("*") if path.name != ".lock"}
+    with locks.hold_lock(out / ".lock"), pytest.raises(InputError, match="process trains this run"):
+        run(out, resume=resume)
+    after = {path.name: path.read_bytes() for path in out.glob("*") if path.name != ".lock"}
+    assert after == before
+    assert run(out, resume=resume).last_step == CONFIG.total_steps
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
