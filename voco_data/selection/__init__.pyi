@@ -4,7 +4,10 @@ from .exposure import (
     contents_of_patients as contents_of_patients,
     measure_exposure as measure_exposure,
 )
-from .families import patients_sharing_volumes as patients_sharing_volumes
+from .families import (
+    find_families as find_families,
+    patients_sharing_volumes as patients_sharing_volumes,
+)
 from .series import (
     Selection as Selection,
     describe_series as describe_series,
@@ -13,6 +16,7 @@ from .series import (
 )
 from .split import Split as Split
 from .split_file import (
+    content_links as content_links,
     family_links as family_links,
     now as now,
     read_split as read_split,

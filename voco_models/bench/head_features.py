@@ -56,8 +56,22 @@ class CachedFeatures:
         return self.folder / kind / f"{row:08d}.npy"
 
     def open(self, kind: Kind, rows: Sequence[int]) -> list[HalfArray]:
-        """Features (Z, K) of each of `rows`, read from disk when they are used."""
-        return [np.load(self.path_of(kind, row), mmap_mode="r") for row in rows]
+        """Features (Z, K) of each of `rows`, read from disk when they are used.
+
+        Raises VocoError for a damaged file.
+        """
+        return [self._open(self.path_of(kind, row)) for row in rows]
+
+    @staticmethod
+    def _open(path: Path) -> HalfArray:
+        try:
+            features: HalfArray = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise VocoError(
+                f"{path}: expected features, the file is damaged; remove {path.parent.parent}, "
+                "so that they are computed again"
+            ) from error
+        return features
 
 
 def cache_features(

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.errors import InputError
+from voco_data.selection import content_links, find_families
 from voco_data.store import Store
 from voco_models.data import Item
 
@@ -23,9 +24,10 @@ def hold_out_patients(
 
     The third value are the `weights` of the items to train on; None if they are equal.
 
-    A patient is held out if the hash of the id is in the lowest `fraction` of all hashes. So a
-    patient who comes later moves nobody, and no patient is in both parts. The patient with the
-    lowest hash always is. Raises InputError if nobody or nothing is left to train on.
+    A family of patients who share a volume is held out if the hash of its smallest id is in the
+    lowest `fraction` of all hashes. So a patient who comes later moves nobody outside of the
+    family, and no patient and no volume is in both parts. The family with the lowest hash always
+    is held out. Raises InputError if nobody or nothing is left to train on.
     """
     patients = {
         (id(store), int(row)): str(patient)
@@ -33,9 +35,11 @@ def hold_out_patients(
         for row, patient in zip(store.catalogue["row"], store.catalogue["patient_id"], strict=True)
     }
     of_item = [patients[(id(item.store), item.row)] for item in items]
-    places = {patient: _place(patient) for patient in set(of_item)}
+    links = [link for store in stores for link in content_links(store)]
+    families = find_families(set(of_item), links)
+    places = {patient: _place(families[patient]) for patient in set(of_item)}
     lowest = min(places, key=places.__getitem__)
-    held = {patient for patient, place in places.items() if place < fraction} | {lowest}
+    held = {p for p, place in places.items() if place < fraction or place == places[lowest]}
     is_held = np.array([patient in held for patient in of_item], np.bool_)
     training = [item for item, out in zip(items, is_held, strict=True) if not out]
     probed = [item for item, out in zip(items, is_held, strict=True) if out]

@@ -14,7 +14,7 @@ import torch
 
 from flows.command import main
 from tests.support.small_finetune import PATIENTS, RECIPE, small_cohort
-from voco_data.errors import InputError
+from voco_data.errors import InputError, VocoError
 from voco_data.labels.targets import ORGAN_TARGETS
 from voco_data.store.reader import Store
 from voco_models.bench import heads
@@ -139,6 +139,18 @@ def test_cached_features_are_those_of_the_classifier(
         of_places = [one.permute(0, 2, 3, 1).flatten(1) for one in maps]
         expected = torch.cat(of_places, dim=1).unflatten(0, (5, 4))
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)  # float16
+
+
+def test_a_damaged_file_of_features_is_named(cohort: tuple[Store, Path], tmp_path: Path) -> None:
+    plan = plan_of(cohort)
+    rows = plan.series.rows[:2]
+    backbone = heads._make_backbone(plan)
+    features = cache_features(plan, backbone, tmp_path, ["pooled"], "mean", rows, CPU)
+    damaged = features.path_of("pooled", rows[1])
+    for content in (b"", damaged.read_bytes()[:200], b"no array"):
+        damaged.write_bytes(content)
+        with pytest.raises(VocoError, match=f"{damaged.name}: expected features"):
+            features.open("pooled", rows)
 
 
 def test_other_weights_have_another_folder(cohort: tuple[Store, Path], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.support.small_stores import make_store, random_volumes
 from tests.voco_models.stages.test_pretraining import GRID, QUICK, curve
 from voco_data.errors import InputError
 from voco_data.store.reader import Store
+from voco_data.store.record import Record
 from voco_models.data import items_of
 from voco_models.objectives import LossOptions
 from voco_models.probes import ProbeOptions, probe, read_volumes
@@ -133,6 +134,20 @@ def test_patients_are_held_out_whole_and_stay(tmp_path: Path) -> None:
     _, probed, _ = hold_out_patients([small, large], both, 0.3)
     assert sorted(i.row for i in probed if i.store is small) == sorted(held[0])
     assert sorted(i.row for i in probed if i.store is large) == sorted(held[1])
+
+
+def test_patients_who_share_a_volume_are_on_one_side(tmp_path: Path) -> None:
+    """Pairs of patients: 0 and 1 share a volume, as 2 and 3 do."""
+
+    def pair(record: Record) -> Record:
+        return replace(record, content_digest=f"scan {record.row // 2}")
+
+    store = make_store(tmp_path, random_volumes(40, (2, 6, 6)), change=pair)
+    training, probed, _ = hold_out_patients([store], items_of([store]), 0.3)
+    pairs = [{item.row // 2 for item in part} for part in (training, probed)]
+    assert not pairs[0] & pairs[1]
+    assert len(training) == 2 * len(pairs[0])
+    assert 1 <= len(pairs[1]) < 20
 
 
 def test_held_out_volumes_are_not_trained_on(store: Store, tmp_path: Path) -> None:
