@@ -1,0 +1,1 @@
+from .boxes import OrganBox as OrganBox, find_box as find_box
