@@ -5,6 +5,7 @@ A coronal map (Z, X) bounds an organ along z and x, a sagittal map (Z, Y) along 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,3 +68,14 @@ def _bound(probabilities: FloatArray) -> tuple[Interval, Interval] | None:
     inside = probabilities[start:stop]
     columns = find_interval(inside.max(axis=0), inside.sum(axis=0))
     return None if columns is None else (rows, columns)
+
+
+def join_boxes(boxes: Sequence[OrganBox]) -> OrganBox:
+    """The smallest box that contains all `boxes`, with the lowest of their confidences."""
+    lows = np.min([box.low_mm for box in boxes], axis=0)
+    highs = np.max([box.high_mm for box in boxes], axis=0)
+    return OrganBox(
+        (float(lows[0]), float(lows[1]), float(lows[2])),
+        (float(highs[0]), float(highs[1]), float(highs[2])),
+        min(box.confidence for box in boxes),
+    )
