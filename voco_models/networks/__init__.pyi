@@ -41,7 +41,11 @@ from .organ_queries import (
     regions_of as regions_of,
 )
 from .places import box_masks as box_masks
-from .projection.axes import Plane as Plane, to_projection_axes as to_projection_axes
+from .projection.axes import (
+    Plane as Plane,
+    check_projection_grid as check_projection_grid,
+    to_projection_axes as to_projection_axes,
+)
 from .projection.encoder_decoder import ProjectionNetwork as ProjectionNetwork
 from .projection.registry import (
     PROJECTION_NETWORKS as PROJECTION_NETWORKS,

@@ -49,7 +49,7 @@ def check_projection_volumes(volumes: Tensor, in_channels: int, *, training: boo
             f"projection: expected volumes with {in_channels} channels, got {channels}; create the "
             f"network with in_channels={channels}"
         )
-    if min(z, w) < 1 or z % Z_STRIDE or w % W_STRIDE or d < MIN_DEPTH:
+    if not _is_possible(z, w, d):
         raise InputError(
             f"projection: expected Z divisible by {Z_STRIDE}, W by {W_STRIDE} and a depth D of at "
             f"least {MIN_DEPTH}, got Z {z}, W {w}, D {d}; crop, pad or resample the volumes"
@@ -59,3 +59,18 @@ def check_projection_volumes(volumes: Tensor, in_channels: int, *, training: boo
             "projection: expected at least 2 places on the deepest level to train with batch "
             f"normalisation, got {n} volume of Z {z}, W {w}; use a larger batch or larger volumes"
         )
+
+
+def check_projection_grid(grid: tuple[int, int, int]) -> None:
+    """Raise InputError unless the networks can collapse Y and X of volumes of `grid` (Z, Y, X)."""
+    z, y, x = grid
+    if not (_is_possible(z, x, y) and _is_possible(z, y, x)):
+        raise InputError(
+            f"projection: expected a grid with Z divisible by {Z_STRIDE}, and Y and X divisible by "
+            f"{W_STRIDE} and at least {MIN_DEPTH}, got {grid}; use a store of the spec localise, or "
+            "another grid"
+        )
+
+
+def _is_possible(z: int, w: int, d: int) -> bool:
+    return min(z, w) >= 1 and z % Z_STRIDE == 0 and w % W_STRIDE == 0 and d >= MIN_DEPTH
