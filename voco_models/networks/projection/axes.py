@@ -67,8 +67,7 @@ def check_projection_grid(grid: tuple[int, int, int]) -> None:
     if not (_is_possible(z, x, y) and _is_possible(z, y, x)):
         raise InputError(
             f"projection: expected a grid with Z divisible by {Z_STRIDE}, and Y and X divisible by "
-            f"{W_STRIDE} and at least {MIN_DEPTH}, got {grid}; use a store of the spec localise, or "
-            "another grid"
+            f"{W_STRIDE} and at least {MIN_DEPTH}, got {grid}; use a store of the spec localise"
         )
 
 
