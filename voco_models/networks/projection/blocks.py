@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from voco_models.networks.projection.plane_conv import PlaneConv3d
+
 Kernel = tuple[int, int] | tuple[int, int, int]
 """Sizes along (Z, W) or (Z, W, D); their number says whether a layer is 2D or 3D."""
 
@@ -27,7 +29,7 @@ def conv_norm(
         plane = nn.Conv2d(in_channels, out_channels, kernel, padding=(z // 2, w // 2), bias=False)
         return nn.Sequential(plane, nn.BatchNorm2d(out_channels))
     z, w, d = kernel
-    volume = nn.Conv3d(
+    volume = PlaneConv3d(
         in_channels,
         out_channels,
         kernel,

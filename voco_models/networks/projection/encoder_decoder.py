@@ -120,5 +120,6 @@ class ProjectionNetwork(nn.Module):
         Raises InputError for a size that projection networks do not take; see `axes`.
         """
         check_projection_volumes(volumes, self.in_channels, training=self.training)
+        volumes = volumes.contiguous(memory_format=torch.channels_last_3d)  # see plane_conv
         logits: Tensor = self.head(self.body(volumes))
         return logits
