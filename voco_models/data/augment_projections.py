@@ -79,7 +79,8 @@ class ProjectionDraws:
         moved = self._move(volumes[:, None], (Z, Y, X))[:, 0]
         intensity = torch.stack([self.gamma, self.brightness])
         gamma, brightness = copy_to_device(intensity, volumes.device)[..., None, None, None]
-        return (moved.clamp(0, 1) ** gamma + brightness).clamp(0, 1)
+        changed: Tensor = (moved.clamp(0, 1) ** gamma + brightness).clamp(0, 1)
+        return changed
 
     def move_maps(self, maps: Tensor, axes: tuple[int, int]) -> Tensor:
         """Float maps (B, C, U, V), whose last axes are the `axes` of the volume, moved alike."""
@@ -96,4 +97,5 @@ class ProjectionDraws:
         grid = functional.affine_grid(
             copy_to_device(matrix, images.device), list(images.shape), align_corners=False
         )
-        return functional.grid_sample(images, grid, mode="bilinear", align_corners=False)
+        moved: Tensor = functional.grid_sample(images, grid, mode="bilinear", align_corners=False)
+        return moved

@@ -51,7 +51,7 @@ class ProjectionObjective(Objective):
         window: InputWindow,
     ) -> None:
         super().__init__()
-        self.networks = nn.ModuleDict(networks)
+        self.networks = nn.ModuleDict({str(plane): network for plane, network in networks.items()})
         self.augmentation = augmentation
         self.window = window
 

@@ -126,7 +126,7 @@ def build_objective(
             for plane in PLANES
         }
     if initial is not None:
-        initial.load_into(networks)
+        initial.load_into({str(plane): network for plane, network in networks.items()})
     window = input_window(recipe.window_hu, spec)
     if recipe.target == "organs":
         return SegmentationObjective(networks, recipe.augmentation, window)
@@ -161,7 +161,7 @@ def _choose_masked(
     Raises InputError if there are too few.
     """
     patients = chosen.series["patient_id"].astype(str).tolist()
-    masked = [i for i, known in enumerate(is_known.any(axis=1)) if known]
+    masked = np.flatnonzero(is_known.any(axis=1)).tolist()
     if not masked:
         raise InputError(
             f"masks: none of the {len(patients)} series has a mask of {', '.join(recipe.organs)}; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from tests.support.organ_stores import GRID, ORGANS, organ_store
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.cropping import read_boxes
 from voco_data.errors import InputError
-from voco_data.selection.split_file import update_split
+from voco_data.selection.exposure import SeenPatients
+from voco_data.selection.split_file import read_split, update_split
 from voco_data.store import Store, read_record
 from voco_models.stages.localisation import localise
 from voco_models.stages.projection import project
@@ -58,9 +58,9 @@ def test_boxes_of_patients_left_out_are_found(store: Store, tmp_path: Path) -> N
     split = tmp_path / "split.json"
     update_split(store.path, split, test_share=0.3, n_folds=2)
     longer = replace(RECIPE, fit=replace(RECIPE.fit, total_steps=120, log_every=20))
-    longer = replace(longer, widths=(4, 4, 8, 8, 8))
+    longer = replace(longer, network="unet_2d", widths=(8, 8, 16, 16, 16))
     summary = train(store, tmp_path / "run", longer, split=split)
-    test = set(json.loads(split.read_text())["test"])
+    test = set(read_split(split).test)
     assert summary.patients + len(test) <= SERIES
     assert set(summary.left_out) == {"test", "no mask used"}
     found = localise(tmp_path / "run", store, tmp_path / "boxes.csv", box="liver", margin_mm=0.0)
@@ -82,6 +82,7 @@ def test_boxes_of_patients_left_out_are_found(store: Store, tmp_path: Path) -> N
 
 def test_the_table_is_one_that_preprocess_takes(store: Store, tmp_path: Path) -> None:
     longer = replace(RECIPE, fit=replace(RECIPE.fit, total_steps=60), organs=("liver",))
+    longer = replace(longer, network="unet_2d", widths=(8, 8, 16, 16, 16))
     train(store, tmp_path / "run", longer)
     for name in ("boxes.csv", "boxes.parquet"):
         summary = localise(tmp_path / "run", store, tmp_path / name, box="liver", margin_mm=2.0)
@@ -99,9 +100,9 @@ def test_masks_choose_nested_patients(store: Store, tmp_path: Path) -> None:
         run = tmp_path / str(count)
         summary = train(store, run, replace(RECIPE, masks=count), max_steps=1)
         assert (summary.patients, summary.volumes) == (count, count)
-        patients = json.loads((run / "patients.json").read_text())
-        (part,) = patients["stores"]
-        seen[count] = set(part["contents"])
+        known = SeenPatients.read(run)
+        assert known is not None
+        seen[count] = set(known.stores[0].contents)
     assert seen[3] < seen[6]
 
 

@@ -26,13 +26,22 @@ class PlaneConv3d(nn.Conv3d):
     def _convolve_slices(self, x: Tensor) -> Tensor:
         n, _, z, _, _ = x.shape
         slices = x.transpose(1, 2).flatten(0, 1)  # (N * Z, C, W, D)
+        _, w_pad, d_pad = _sizes(self.padding)
         y = functional.conv2d(
-            slices, self.weight[:, :, 0], stride=self.stride[1:], padding=self.padding[1:]
+            slices, self.weight[:, :, 0], stride=self.stride[1:], padding=(w_pad, d_pad)
         )
-        return y.unflatten(0, (n, z)).transpose(1, 2)
+        return y.reshape(n, z, *y.shape[1:]).transpose(1, 2)
 
     def _convolve_along_z(self, x: Tensor) -> Tensor:
         w, d = x.shape[3:]
         rows = x.flatten(3)  # (N, C, Z, W * D)
-        y = functional.conv2d(rows, self.weight[..., 0], padding=(self.padding[0], 0))
-        return y.unflatten(3, (w, d))
+        y = functional.conv2d(rows, self.weight[..., 0], padding=(_sizes(self.padding)[0], 0))
+        return y.reshape(*y.shape[:3], w, d)
+
+
+def _sizes(padding: str | tuple[int, ...]) -> tuple[int, int, int]:
+    """The padding along Z, W and D, which `nn.Conv3d` may also have as a word."""
+    if isinstance(padding, str):
+        raise TypeError(f"PlaneConv3d: expected numbers as padding, got {padding!r}")
+    z, w, d = padding
+    return z, w, d
