@@ -32,6 +32,7 @@ from .spec import (
     ALGORITHM_VERSION as ALGORITHM_VERSION,
     FINETUNE as FINETUNE,
     FORMAT as FORMAT,
+    LOCALISE as LOCALISE,
     PRETRAIN as PRETRAIN,
     PROFILES as PROFILES,
     StoreSpec as StoreSpec,
