@@ -20,6 +20,11 @@ from .keys import (
     row_of_chunk as row_of_chunk,
     row_of_record as row_of_record,
 )
+from .organ_maps import (
+    OrganMaps as OrganMaps,
+    Silhouette as Silhouette,
+    encode_silhouette as encode_silhouette,
+)
 from .reader import Store as Store
 from .record import (
     Record as Record,
