@@ -24,7 +24,7 @@ from voco_data.errors import VocoError
 
 FAILED = 1
 INTERRUPTED = 130
-TRAINING = ("pretrain", "finetune")
+TRAINING = ("pretrain", "finetune", "project")
 """Subcommands that `torchrun` may start in several processes."""
 _OUR_PACKAGES = ("voco_data", "voco_models", "flows")
 

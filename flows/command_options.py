@@ -9,11 +9,18 @@ from typing import Any, get_args
 from flows.bench_options import add_bench
 from flows.command_parser import OneLineParser, PrintVersion, add_command
 from flows.option_values import local, positive_int, seconds, share, whole_number
+from flows.training_options import (
+    RESIDENCES,
+    add_finetune,
+    add_image_labels,
+    add_localise,
+    add_pretrain,
+    add_project,
+)
 from voco_data.ingest import UnevenPolicy, list_options
 from voco_data.layouts import layout_choices
 from voco_data.storage import path_or_url
 
-RESIDENCES = ("none", "ram", "device")
 INGEST_OPTIONS = {option.name: option for option in list_options()}
 
 
@@ -31,8 +38,10 @@ def build_parser() -> OneLineParser:
     _add_preprocess(commands)
     _add_store(commands)
     _add_split(commands)
-    _add_pretrain(commands)
-    _add_finetune(commands)
+    add_pretrain(commands)
+    add_finetune(commands)
+    add_project(commands)
+    add_localise(commands)
     _add_evaluate(commands)
     _add_experiment(commands)
     _add_predict(commands)
@@ -188,86 +197,6 @@ def _add_split(commands: Any) -> None:
     split.add_argument("--seed", type=whole_number, metavar="N", help="seed of a new file (0)")
 
 
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    """The options that both training stages share."""
-    parser.add_argument(
-        "--init",
-        default="scratch",
-        metavar="scratch|imagenet|FILE|RUN",
-        help="the backbone's first weights: a state dict of timm or MONAI, or a run (scratch)",
-    )
-    parser.add_argument(
-        "--recipe",
-        default="default",
-        metavar="NAME|FILE",
-        help="a built-in recipe, such as default or tiny, or a .toml file (default)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="changes",
-        metavar="NAME=VALUE",
-        help="change an option of the recipe, repeatable; docs/recipes.md lists them",
-    )
-    parser.add_argument(
-        "--split", type=local, metavar="SPLIT", help="file of voco split: who is held out"
-    )
-    parser.add_argument(
-        "--transductive",
-        action="store_true",
-        help="let pretraining see test patients; every score then says so",
-    )
-    parser.add_argument(
-        "--max-steps", type=positive_int, metavar="N", help="stop there; the schedule stays"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint")
-    parser.add_argument(
-        "--resident",
-        choices=RESIDENCES,
-        default="none",
-        help="keep all volumes in memory, in RAM or on the device (none: stream them)",
-    )
-
-
-def _add_pretrain(commands: Any) -> None:
-    pretrain = add_command(commands, "pretrain", "2D-VoCo pretraining on one or more stores")
-    pretrain.add_argument("stores", type=path_or_url, nargs="*", metavar="STORE")
-    pretrain.add_argument("--out", type=local, metavar="RUN", help="run folder")
-    pretrain.add_argument(
-        "--replay",
-        type=Path,
-        metavar="FILE",
-        help="take the step of RUN/nonfinite.pt again, and name what is not finite; no STORE",
-    )
-    _add_training(pretrain)
-    pretrain.find_problem = _find_pretrain_problem
-
-
-def _find_pretrain_problem(args: argparse.Namespace) -> str | None:
-    """What is missing in, or too much for, a pretraining or a replay."""
-    if args.replay is not None:
-        return "--replay takes no STORE" if args.stores else None
-    missing = [name for name, value in (("STORE", args.stores), ("--out", args.out)) if not value]
-    if missing:
-        return f"the following arguments are required: {', '.join(missing)} (or --replay FILE)"
-    return None
-
-
-def _add_finetune(commands: Any) -> None:
-    finetune = add_command(commands, "finetune", "train the slice-sequence classifier")
-    finetune.add_argument("store", type=path_or_url, metavar="STORE")
-    finetune.add_argument(
-        "--labels", type=Path, required=True, metavar="FILE", help="train.csv of RATIC's form"
-    )
-    finetune.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
-    _add_image_labels(finetune, "for recipes with slice_weight")
-    finetune.add_argument(
-        "--allow-unlabelled", action="store_true", help="leave out patients without labels"
-    )
-    _add_training(finetune)
-
-
 def _add_evaluate(commands: Any) -> None:
     evaluate = add_command(
         commands, "evaluate", "scores, intervals and plots of one run, or two runs compared"
@@ -314,16 +243,7 @@ def _add_explain(commands: Any) -> None:
     add("store", type=path_or_url, metavar="STORE", help="the store that it learnt from")
     add("--out", type=local, required=True, metavar="DIR", help="where to write")
     add("--patients", type=positive_int, default=6, metavar="N", help="patients on the page (6)")
-    _add_image_labels(explain, "for runs that grade bowel or extravasation")
-
-
-def _add_image_labels(parser: argparse.ArgumentParser, purpose: str) -> None:
-    parser.add_argument(
-        "--image-labels",
-        type=Path,
-        metavar="FILE",
-        help=f"image_level_labels.csv of RATIC, {purpose}",
-    )
+    add_image_labels(explain, "for runs that grade bowel or extravasation")
 
 
 def _add_export(commands: Any) -> None:

@@ -19,7 +19,7 @@ TRANSIENT: Final = frozenset(
 """Temporary errors of network file systems. A missing file or a full disk is not temporary."""
 
 PRETRAINED = "checkpoint.pt"
-"""A file that the run folder of pretraining contains from the start."""
+"""A file that the run folders of pretraining and of 3D-to-2D networks contain from the start."""
 FINETUNED = RUN_DESCRIPTION
 """A file that the run folder of fine-tuning contains from the start."""
 

@@ -130,6 +130,29 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
     ).to_json()
 
 
+def project(args: argparse.Namespace) -> Mapping[str, object]:
+    """Train 3D-to-2D networks on stores."""
+    return stages.project(
+        args.stores,
+        args.out,
+        init=args.init,
+        recipe=args.recipe,
+        changes=tuple(args.changes),
+        split=args.split,
+        transductive=args.transductive,
+        max_steps=args.max_steps,
+        resume=args.resume,
+        resident=args.resident,
+    ).to_json()
+
+
+def localise(args: argparse.Namespace) -> Mapping[str, object]:
+    """Write the boxes of all series of a store."""
+    return stages.localise(
+        args.run, args.store, args.out, box=args.box, margin_mm=args.margin
+    ).to_json()
+
+
 def evaluate(args: argparse.Namespace) -> Mapping[str, object]:
     """Score one run on its test patients, or compare it with another one."""
     if args.against is not None:
@@ -267,6 +290,8 @@ VERBS: Final[dict[str, Verb]] = {
     "split": split,
     "pretrain": pretrain,
     "finetune": finetune,
+    "project": project,
+    "localise": localise,
     "evaluate": evaluate,
     "experiment": experiment,
     "predict": predict,

@@ -18,6 +18,7 @@ from typing import Any
 
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES, FinetuneRecipe
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES, PretrainRecipe
+from voco_models.stages.projection_recipes import PROJECTION_RECIPES, ProjectionRecipe
 from voco_models.stages.recipe_options import Option, describe_type, options_of
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
@@ -25,6 +26,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
 RECIPES: dict[type, dict[str, Any]] = {
     PretrainRecipe: dict(PRETRAIN_RECIPES),
     FinetuneRecipe: dict(FINETUNE_RECIPES),
+    ProjectionRecipe: dict(PROJECTION_RECIPES),
 }
 UNITS = {
     "total_steps": "steps",
@@ -41,7 +43,11 @@ UNITS = {
 }
 """Units of options whose names do not end in one."""
 SUFFIXES = {"_px": "px", "_hu": "HU", "_mm": "mm", "_deg": "degrees"}
-BATCH_UNITS: dict[type, str] = {PretrainRecipe: "volumes", FinetuneRecipe: "series"}
+BATCH_UNITS: dict[type, str] = {
+    PretrainRecipe: "volumes",
+    FinetuneRecipe: "series",
+    ProjectionRecipe: "volumes",
+}
 
 
 def table(cls: type) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MaskKind = Literal["nifti", "nrrd", "dicom_seg"]
 MaskLabels = Literal["ratic", "flare", "file_name", "unknown"]
 
+PLACED_MASK = "mask"
+"""Flag of a series: a mask lies on its voxels."""
 LOST_FILES = "lost_files"
 """Flag of a series: a file beside its slices cannot be read, and may be one of them."""
 

@@ -36,10 +36,12 @@ from flows.evaluate import evaluate
 from flows.experiment import experiment
 from flows.explain import explain
 from flows.finetune import finetune
+from flows.localise import localise
 from flows.names import full_name
 from flows.predict import predict
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
+from flows.project import project
 from flows.retrain import retrain
 from flows.retries import worth_retrying
 from tests.support import browser, small_experiment, small_finetune
@@ -67,6 +69,8 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "predict": predict,
     "explain": explain,
     "experiment": experiment,
+    "project": project,
+    "localise": localise,
     "retrain": retrain,
     "demo": demo,
 }
@@ -78,6 +82,8 @@ STAGES = {
     "evaluate": "voco_models.stages",
     "compare_runs": "voco_models.stages",
     "explain": "voco_models.stages",
+    "project": "voco_models.stages",
+    "localise": "voco_models.stages",
 }
 
 
@@ -115,6 +121,8 @@ class Calls(dict[str, dict[str, Any]]):
             "finetune": {"folds": 2},
             "compare_runs": {"report": str(root / "comparison.html"), "patients": 3},
             "evaluate": {"report": str(root / "scores.html"), "scores": {"x": float("nan")}},
+            "project": {"loss": 0.3},
+            "localise": {"found": 3},
             "explain": {"page": root / "explanation.html", "pointing": {"trained": {"ratio": 2.5}}},
         }
 
@@ -279,6 +287,22 @@ def test_explain_calls_the_stage_and_publishes(tmp_path: Path, calls: Calls) -> 
     found = artifacts()
     assert '{"name": "pointing.trained.ratio", "value": 2.5}' in found["explain-summary"][1]
     assert (tmp_path / "explanation.html").as_uri() in found["explain-link"][1]
+
+
+def test_project_and_localise_call_their_stages(tmp_path: Path, calls: Calls) -> None:
+    stores, run, table = ["s3://bucket/x.zarr"], tmp_path / "run", tmp_path / "boxes.csv"
+    project(stores, run, changes=("target=mean",), max_steps=3)
+    assert calls["project"]["stores"] == stores
+    assert calls["project"]["out"] == run
+    assert calls["project"]["changes"] == ("target=mean",)
+    assert calls["project"]["max_steps"] == 3
+    localise(run, stores[0], table, box="liver", margin_mm=5.0)
+    assert calls["localise"] == {
+        "run": run, "store": stores[0], "out": table, "box": "liver", "margin_mm": 5.0,
+    }  # fmt: skip
+    found = artifacts()
+    assert '{"name": "found", "value": 3}' in found["localise-summary"][1]
+    assert run.as_uri() in found["project-link"][1]
 
 
 # --- flows of flows ----------------------------------------------------------------------------

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.xdist_group("prefect server")  # one server for the who
 
 T = TypeVar("T")
 FLOWS = (
-    "demo", "evaluate", "experiment", "explain", "finetune", "predict", "preprocess", "pretrain",
-    "retrain",
+    "demo", "evaluate", "experiment", "explain", "finetune", "localise", "predict", "preprocess",
+    "pretrain", "project", "retrain",
 )  # fmt: skip
 PATIENCE_S = 120.0
 """Longest wait for anything; far above what is ever needed."""

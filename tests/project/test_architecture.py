@@ -8,11 +8,20 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.support.architecture import MOST_LINES, ROOMS, circle, forwarding, too_long, violations
+from tests.support.architecture import (
+    FLOORS,
+    MOST_LINES,
+    ROOMS,
+    circle,
+    forwarding,
+    too_long,
+    violations,
+)
 from tests.support.project import PROJECT
 
 
@@ -142,6 +151,14 @@ def test_planted_modules_of_the_wrong_size_are_found(tmp_path: Path) -> None:
     plant(tmp_path, "voco_data/__init__.py", "from voco_data.long import x\n")
     assert too_long(tmp_path) == ["long.py"]
     assert forwarding(tmp_path) == ["voco_data/forwards.py"]
+
+
+def test_an_installation_has_every_package() -> None:
+    """`pip install .` copies the packages that pyproject.toml lists, and no others."""
+    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    files = [file for floor in FLOORS for file in (PROJECT / floor).rglob("__init__.py")]
+    there = [".".join(file.parent.relative_to(PROJECT).parts) for file in files]
+    assert settings["tool"]["setuptools"]["packages"] == sorted(there)
 
 
 def test_no_package_shadows_what_prefect_and_dask_need() -> None:

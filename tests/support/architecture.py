@@ -54,6 +54,7 @@ ROOMS = {
         "evaluation",
         "prediction",
         "explanation",
+        "localisation",
         "probes",
         "stages",
         "experiments",

@@ -14,7 +14,13 @@ import numpy as np
 from voco_data.errors import SeriesRefused, VocoError, unwritable_error
 from voco_data.executors.tasks import KnownInputs, SeriesOutcome, SeriesTask, Target
 from voco_data.limits import deadline
-from voco_data.preprocessing import PreparedSeries, find_boxes, prepare_series, resample_to_grid
+from voco_data.preprocessing import (
+    PreparedSeries,
+    draw_organ_maps,
+    find_boxes,
+    prepare_series,
+    resample_to_grid,
+)
 from voco_data.qc import preview
 from voco_data.reasons import Reason
 from voco_data.storage import WritableStorage
@@ -243,4 +249,5 @@ def _make_record(
         instance_numbers=numbers,
         flags=(*prepared.flags, *box.doubts),
         versions=VERSIONS,
+        organ_maps=draw_organ_maps(prepared, box, target.spec),
     )

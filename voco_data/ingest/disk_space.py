@@ -12,8 +12,9 @@ SPARE_BYTES = 64 * 2**20
 """Space for catalogues, ledger and report, in bytes."""
 BLOCK_BYTES = 4096
 """Block size of the file system: a file takes whole blocks, a folder at least one."""
-BLOCKS_PER_VOLUME = 6
-"""Blocks beside the voxels: three folders of the chunk, its last block, two for the record."""
+BLOCKS_PER_VOLUME = 7
+"""Blocks beside the voxels: three folders of the chunk, its last block, three for the record with
+the maps of many organs."""
 PREVIEW_BYTES = 4 * BLOCK_BYTES
 """Size of a preview, about 12 kB. All stores share it."""
 

@@ -59,6 +59,9 @@ def read_seg(path: Path) -> Mask:
     for frame in np.argsort(segments, kind="stable"):
         plane = labels[slices[frame]]
         plane[masks[frame] & (plane == 0)] = segments[frame]
+    names = _organ_names(values)
+    marked = {segments[frame] for frame in range(frames) if masks[frame].any()}
+    hidden = marked.difference(np.unique(labels).tolist())
     lowest = positions[int(depths.argmin())]
     geometry = Geometry(
         shape=shape,
@@ -66,7 +69,14 @@ def read_seg(path: Path) -> Mask:
         origin_mm=_triple(lowest.tolist()),
         axes=(normal, _triple(along_column), _triple(along_row)),
     )
-    return Mask(labels, geometry, _organ_names(values), omits_empty_slices=True)
+    return Mask(
+        labels,
+        geometry,
+        names,
+        omits_empty_slices=True,
+        # A segment without voxels was sought and is not there, unless another segment covers it.
+        label_set=frozenset(name for number, name in names.items() if number not in hidden),
+    )
 
 
 def _numbers(values: DatasetValues, keyword: str, count: int) -> tuple[float, ...]:

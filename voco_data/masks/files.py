@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.cohort import MaskFile
+from voco_data.cohort import PLACED_MASK, MaskFile
 from voco_data.errors import SeriesRefused
 from voco_data.masks.dicom_seg import read_seg
 from voco_data.masks.nrrd import read_nrrd
 from voco_data.masks.organ_files import organ_of_file
-from voco_data.masks.organs import VOCABULARIES
+from voco_data.masks.organs import NUMBER_PREFIX, VOCABULARIES, WHOLE_LABEL_SETS
 from voco_data.masks.placement import (
     LabelCut,
     Labels,
@@ -51,7 +51,7 @@ def read_masks(
         except Exception:  # noqa: BLE001  an error of a mask must not exclude its series
             flags.add("mask_unreadable")
         else:
-            flags.add("mask")
+            flags.add(PLACED_MASK)
             placed = mask if placed is None else _join_masks(placed, mask)
     return placed, tuple(sorted(flags))
 
@@ -62,15 +62,22 @@ def _read_mask(path: Path, file: MaskFile) -> Mask:
         return read_seg(path)
     values, geometry = read_label_map(path) if file.kind == "nifti" else read_nrrd(path)
     labels = _labels(values)
-    return Mask(labels, geometry, _names(labels, file))
+    names, label_set = _organs(labels, file)
+    return Mask(labels, geometry, names, label_set=label_set)
 
 
-def _names(labels: Labels, file: MaskFile) -> dict[int, str]:
-    """The organ of each label: by its data set, or of the only label by the name of the file."""
+def _organs(labels: Labels, file: MaskFile) -> tuple[dict[int, str], frozenset[str]]:
+    """The organ of each label, and the organs that the file marks wherever they are.
+
+    By its data set, or by the name of the file, which says what its only label is. An empty file
+    says that its organ is not there.
+    """
     if file.labels != "file_name":
-        return VOCABULARIES[file.labels]
-    numbers = np.unique(labels[labels > 0]).tolist()
-    return {numbers[0]: organ_of_file(file.path)} if len(numbers) == 1 else {}
+        return VOCABULARIES[file.labels], WHOLE_LABEL_SETS.get(file.labels, frozenset())
+    numbers, organ = np.unique(labels[labels > 0]).tolist(), organ_of_file(file.path)
+    if len(numbers) > 1:
+        return {}, frozenset()
+    return dict.fromkeys(numbers, organ), frozenset({organ})
 
 
 def _labels(values: npt.NDArray[np.generic]) -> Labels:
@@ -82,16 +89,23 @@ def _labels(values: npt.NDArray[np.generic]) -> Labels:
 
 
 def _join_masks(first: PlacedMask, second: PlacedMask) -> PlacedMask:
-    """Both in one map. A label of `second` gets the number of its name in `first`, or a new one."""
+    """Both in one map. A label of `second` gets the number of its name in `first`, or a new one.
+
+    An organ of `second` that `first` covers wholly is in no label set: its place is not known.
+    """
     labels, names, cuts = first.labels.copy(), dict(first.names), set(first.cuts)
+    label_set = first.label_set | second.label_set
     last_number = int(max(labels.max(), *names, 0))
     for number in np.unique(second.labels[second.labels > 0]).tolist():
-        name = second.names.get(number, f"label_{number}")
+        name = second.names.get(number, f"{NUMBER_PREFIX}{number}")
         same_name = [n for n, other in names.items() if other == name]
         target = same_name[0] if same_name else (last_number := last_number + 1)
         names[target] = name
-        labels[(second.labels == number) & (labels == 0)] = target
+        is_free = (second.labels == number) & (labels == 0)
+        labels[is_free] = target
+        if not is_free.any() and not (labels == target).any():
+            label_set -= {name}
         cuts |= {
             LabelCut(target, cut.axis, cut.upper) for cut in second.cuts if cut.label == number
         }
-    return PlacedMask(labels, names, frozenset(cuts))
+    return PlacedMask(labels, names, frozenset(cuts), label_set)

@@ -35,6 +35,10 @@ VOCABULARIES: dict[str, dict[int, str]] = {
     "unknown": {},
 }
 
+WHOLE_LABEL_SETS: dict[str, frozenset[str]] = {"ratic": frozenset(RATIC_ORGANS.values())}
+"""Organs that every mask of a data set marks. FLARE23's masks are partial: an organ without voxels
+was perhaps not marked."""
+
 ABDOMINAL_ORGANS = frozenset(
     {
         "liver",
@@ -52,6 +56,9 @@ ABDOMINAL_ORGANS = frozenset(
     }
 )
 """Organs that lie wholly in the abdomen, so that its box must hold them; unlike the aorta."""
+
+NUMBER_PREFIX = "label_"
+"""Beginning of the name of a label whose organ is not known: `label_7`."""
 
 SUBDIAPHRAGMATIC_ORGANS = frozenset({"liver", "spleen"})
 """Organs below the dome of the diaphragm: the highest of them is the top of the abdomen."""
@@ -97,7 +104,7 @@ def find_organs(
     for number, bounds in enumerate(ndimage.find_objects(labels), start=1):
         if bounds is not None:
             z, y, x = bounds
-            organs[names.get(number, f"label_{number}")] = OrganBounds(
+            organs[names.get(number, f"{NUMBER_PREFIX}{number}")] = OrganBounds(
                 (z.start, y.start, x.start),
                 (z.stop, y.stop, x.stop),
                 goes_on_below=number in below,

@@ -33,6 +33,8 @@ class Mask:
     omits_empty_slices: bool = False
     """Whether slices without labels may be absent, as in DICOM SEG (PS3.3 C.8.20.3.1). The first
     and the last slice are then no border of what was marked."""
+    label_set: frozenset[str] = frozenset()
+    """Organs that are marked wherever the mask shows them; others may be left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,19 @@ class PlacedMask:
     names: dict[int, str]
     cuts: frozenset[LabelCut] = frozenset()
     """Where organs may go on beyond the mask."""
+    label_set: frozenset[str] = frozenset()
+    """Organs that are marked wherever the series shows them: one without voxels is not there."""
 
     @property
     def digest(self) -> str:
-        """XXH3-128 over voxels, names and cuts."""
+        """XXH3-128 over voxels, names, cuts, and organs of which only the absence is known."""
         state = xxhash.xxh3_128(np.ascontiguousarray(self.labels).data)
         for number, name in sorted(self.names.items()):
             state.update(f"\0{number}={name}".encode())
         for cut in sorted((cut.label, cut.axis, cut.upper) for cut in self.cuts):
             state.update(f"\0cut={cut}".encode())
+        for name in sorted(self.label_set.difference(self.names.values())):
+            state.update(f"\0absent={name}".encode())
         return state.hexdigest()
 
 
@@ -108,4 +114,8 @@ def place_mask(mask: Mask, geometry: Geometry) -> PlacedMask:
         for label in np.unique(labels.take(index, axis)).tolist()
         if label
     }
-    return PlacedMask(labels, mask.names, frozenset(cuts))
+    covers_series = all(
+        low[axis] == 0 and high[axis] == geometry.shape[axis] - 1 for axis in set(range(3)) - free
+    )
+    label_set = mask.label_set if covers_series else frozenset[str]()
+    return PlacedMask(labels, mask.names, frozenset(cuts), label_set)

@@ -20,8 +20,13 @@ from voco_data.masks import OrganBounds, PlacedMask, find_organs, read_masks
 from voco_data.nifti import read_nifti
 from voco_data.preprocessing.reorient import labels_to_canonical_grid, to_canonical_grid
 from voco_data.preprocessing.resampling import resample
+from voco_data.preprocessing.silhouettes import (
+    OrganLabels,
+    draw_silhouettes,
+    find_known_organs,
+)
 from voco_data.reasons import Reason
-from voco_data.store import StoreSpec
+from voco_data.store import StoreSpec, encode_silhouette
 from voco_data.volumes import (
     AIR_HU,
     Box,
@@ -46,9 +51,11 @@ class PreparedSeries:
     flags: tuple[str, ...]
     """Remarks for the ledger."""
     box_digest: str = ""
-    """Digest of the mask or given box that determines the box; empty if only HU do."""
+    """Digest of the given box and the masks; empty if only HU determine what is stored."""
     organs: dict[str, OrganBounds] = field(default_factory=dict)
     """Bounds of the organs in its masks, by name."""
+    labels: OrganLabels | None = None
+    """The voxels of the organs whose place its masks tell; None if they tell of none."""
     given_box: GivenBox | None = None
     """A box that another program made."""
 
@@ -96,6 +103,7 @@ def prepare_series(
             Reason.TOO_THIN,
             f"covers {extent_mm:.1f} mm, at least {spec.min_extent_mm:g} mm are needed",
         )
+    organs, labels = ({}, None) if mask is None else _read_labels(mask, volume, canonical)
     return PreparedSeries(
         volume=volume,
         canonical=canonical,
@@ -103,16 +111,15 @@ def prepare_series(
         hu=np.ascontiguousarray(canonical.to_canonical(aligned.hu), dtype=np.int16),
         flags=(*aligned.flags, *entry.flags, *mask_flags),
         box_digest=_box_digest(given_box, mask),
-        organs={} if mask is None else _find_organs(mask, volume, canonical),
+        organs=organs,
+        labels=labels,
         given_box=given_box,
     )
 
 
 def _box_digest(given_box: GivenBox | None, mask: PlacedMask | None) -> str:
-    """Digest of what determines the box beside HU: the given box, else the mask, else empty."""
-    if given_box is not None:
-        return given_box.digest
-    return "" if mask is None else mask.digest
+    """Digest of what determines the box and the organs beside HU: given box and mask, or empty."""
+    return ("" if given_box is None else given_box.digest) + ("" if mask is None else mask.digest)
 
 
 def _read_volume(base: Path, entry: SeriesEntry, spec: StoreSpec) -> Volume:
@@ -122,19 +129,25 @@ def _read_volume(base: Path, entry: SeriesEntry, spec: StoreSpec) -> Volume:
     return read_nifti(paths[0], min_slices=spec.min_slices)
 
 
-def _find_organs(mask: PlacedMask, volume: Volume, canonical: Canonical) -> dict[str, OrganBounds]:
+def _read_labels(
+    mask: PlacedMask, volume: Volume, canonical: Canonical
+) -> tuple[dict[str, OrganBounds], OrganLabels | None]:
+    """The bounds of the organs in a mask, and its label map along the canonical axes."""
     labels = mask.labels
     if canonical.native is not volume.geometry:
         labels = labels_to_canonical_grid(labels, volume.geometry, canonical.native)
+    voxels = np.ascontiguousarray(canonical.to_canonical(labels), dtype=np.uint16)
     # The faces of a tilted or oblique mask count as those of the nearest canonical axis.
     native = volume.geometry.nearest_canonical()
     along_z = [cut for cut in mask.cuts if cut.axis == native.permutation[0]]
-    return find_organs(
-        np.ascontiguousarray(canonical.to_canonical(labels), dtype=np.uint16),
+    organs = find_organs(
+        voxels,
         mask.names,
         below={cut.label for cut in along_z if cut.upper == native.flips[0]},
         above={cut.label for cut in along_z if cut.upper != native.flips[0]},
     )
+    known = find_known_organs(mask, organs)
+    return organs, OrganLabels(voxels, known) if known else None
 
 
 def find_boxes(prepared: PreparedSeries, specs: Sequence[StoreSpec]) -> dict[StoreSpec, Box]:
@@ -160,3 +173,11 @@ def _find_box(prepared: PreparedSeries, spec: StoreSpec) -> Box:
 def resample_to_grid(prepared: PreparedSeries, box: Box, spec: StoreSpec) -> Voxels:
     """Resample the box to the grid of `spec`: stored voxels (Z, Y, X) along the canonical axes."""
     return resample(prepared.hu, box.start, box.stop, spec.grid, spec.window, floor_hu=AIR_HU)
+
+
+def draw_organ_maps(prepared: PreparedSeries, box: Box, spec: StoreSpec) -> dict[str, str]:
+    """The maps of the organs in the box on the grid of `spec`, as a record holds them."""
+    if prepared.labels is None:
+        return {}
+    drawn = draw_silhouettes(prepared.labels, box, spec.grid)
+    return {organ: encode_silhouette(silhouette) for organ, silhouette in drawn.items()}

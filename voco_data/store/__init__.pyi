@@ -20,6 +20,11 @@ from .keys import (
     row_of_chunk as row_of_chunk,
     row_of_record as row_of_record,
 )
+from .organ_maps import (
+    OrganMaps as OrganMaps,
+    Silhouette as Silhouette,
+    encode_silhouette as encode_silhouette,
+)
 from .reader import Store as Store
 from .record import (
     Record as Record,
@@ -32,6 +37,7 @@ from .spec import (
     ALGORITHM_VERSION as ALGORITHM_VERSION,
     FINETUNE as FINETUNE,
     FORMAT as FORMAT,
+    LOCALISE as LOCALISE,
     PRETRAIN as PRETRAIN,
     PROFILES as PROFILES,
     StoreSpec as StoreSpec,

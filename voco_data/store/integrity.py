@@ -25,6 +25,7 @@ from voco_data.storage import ReadableStorage, Storage, parquet, scratch_db
 from voco_data.store import catalogue
 from voco_data.store.catalogue import Line
 from voco_data.store.keys import CHUNKS, RECORDS, VERIFIED, chunk_key, record_key
+from voco_data.store.organ_maps import check_organ_maps
 from voco_data.store.reader import Store
 from voco_data.store.record import Record, read_record, rows_with_record
 from voco_data.store.spec import StoreSpec
@@ -68,6 +69,7 @@ def check_row(store: ReadableStorage, spec: StoreSpec, row: int) -> RowCheck:
             return RowCheck(row, "its record is missing")
         if record.row != row or record.spec_digest != spec.digest:
             return RowCheck(row, "its record is that of another row or store")
+        check_organ_maps(record, spec.grid)
         Store.from_records(store, spec, [record]).read(row)
     except StoreCorrupt as error:
         return RowCheck(row, str(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 import xxhash
 
+from voco_data.cohort import PLACED_MASK
 from voco_data.errors import StoreCorrupt, is_file_error
 from voco_data.storage import ReadableStorage, open_storage
 from voco_data.store import catalogue
@@ -27,6 +29,7 @@ from voco_data.store.chunks.cache import ChunkCache
 from voco_data.store.chunks.codec import DamagedChunk, decode
 from voco_data.store.chunks.mapped_files import BYTE, FileIdentity, ReplacedChunk
 from voco_data.store.keys import chunk_key
+from voco_data.store.organ_maps import OrganMaps, read_silhouettes
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec, read_spec
 from voco_data.volumes import Voxel, Voxels, aligned_bytes, aligned_empty
@@ -34,6 +37,8 @@ from voco_data.volumes import Voxel, Voxels, aligned_bytes, aligned_empty
 _FIRST_READ_TRIES = 3
 """Attempts at a first read, as a run may replace the file during one."""
 _FLOAT32 = np.dtype(np.float32)
+_RECORD_THREADS = 8
+"""Records that are read at once. Reads wait for the disk or the network."""
 
 
 class Store:
@@ -238,6 +243,31 @@ class Store:
         if chunk is None:
             return self.read_slices(row, (index,)).reshape(height, width)
         return np.ndarray((height, width), self.dtype, chunk, index * slice_bytes)
+
+    def read_organ_maps(self, rows: Sequence[int], organs: Sequence[str]) -> OrganMaps:
+        """Where the masks of the series in `rows` show `organs`, on the grid of the store.
+
+        Names of organs are those of docs/masks.md. Only records of series with a mask are read.
+        Raises StoreCorrupt that names the series, and KeyError for a row that is not in the
+        catalogue.
+        """
+        if missing := [row for row in rows if row not in self._checksums]:
+            raise KeyError(missing[0])
+        lines = self._lines.read(("row", "flags")).to_pylist()
+        masked = {line["row"] for line in lines if PLACED_MASK in line["flags"].split()}
+        maps = OrganMaps.unknown(len(rows), organs, self.grid)
+
+        def read(index: int) -> None:
+            row = int(rows[index])
+            try:
+                maps.set(index, read_silhouettes(self.storage, row, self.grid, maps.organs))
+            except StoreCorrupt as error:
+                raise self._report_damage(row, error) from error
+
+        with ThreadPoolExecutor(_RECORD_THREADS) as pool:
+            for _ in pool.map(read, [i for i, row in enumerate(rows) if row in masked]):
+                pass
+        return maps
 
     @cached_property
     def _local(self) -> threading.local:

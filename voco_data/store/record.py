@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, NamedTuple
 
 import xxhash
@@ -38,7 +38,7 @@ class Record:
     spec_digest: str
     """Digest of the store's spec."""
     input_digest: str
-    """XXH3-128 over pixels, geometry and the digest of what determined the box."""
+    """XXH3-128 over pixels, geometry and the digest of a given box and the masks."""
     content_digest: str
     """XXH3-128 over the canonical HU alone: equal volumes share it, whatever their ids or files."""
     stat_digest: str
@@ -99,6 +99,9 @@ class Record:
     """Remarks that did not stop the series, such as `dropped_duplicates`."""
     versions: dict[str, str]
     """Versions of the software that made the pixels."""
+    organ_maps: dict[str, str] = field(default_factory=dict)
+    """Silhouettes on the grid of the store (`voco_data.store.organ_maps`) of the organs that masks
+    mark wholly. An organ that is not here is unknown; one whose map is empty is not in the box."""
 
     @property
     def identity(self) -> SeriesIdentity:
@@ -112,7 +115,9 @@ class Record:
 
     def to_json(self) -> str:
         """JSON text with its own checksum."""
-        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not self.organ_maps:  # as a record was before this field
+            del data["organ_maps"]
         body = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return json.dumps({"xxh3_128": _checksum(body), "record": body}) + "\n"
 
@@ -174,10 +179,14 @@ def _checksum(body: str) -> str:
 
 
 def _field_values(data: dict[str, Any]) -> dict[str, Any]:
-    """Parsed JSON with tuples for lists. Raises ValueError for missing or unknown fields."""
-    names = {field.name for field in fields(Record)}
-    if set(data) != names:
-        raise ValueError(f"fields differ: {sorted(names ^ set(data))}")
+    """Parsed JSON with tuples for lists. Raises ValueError for missing or unknown fields.
+
+    A field with a default may be missing: an older version wrote the record.
+    """
+    names = {f.name for f in fields(Record)}
+    required = {f.name for f in fields(Record) if f.default_factory is MISSING}
+    if not required <= set(data) <= names:
+        raise ValueError(f"fields differ: {sorted((required - set(data)) | (set(data) - names))}")
     return {key: _tuples(value) for key, value in data.items()}
 
 

@@ -218,7 +218,16 @@ def _require(is_valid: bool, *, name: str, expected: str, value: object) -> None
 
 PRETRAIN = StoreSpec(profile="pretrain", grid=(32, 192, 192))
 FINETUNE = StoreSpec(profile="finetune", grid=(96, 256, 256))
-PROFILES = {spec.profile: spec for spec in (PRETRAIN, FINETUNE)}
+LOCALISE = StoreSpec(
+    profile="localise",
+    grid=(96, 64, 96),
+    window_level_hu=100.0,
+    window_width_hu=1000.0,
+    crop="body",
+)
+"""The whole scan on a coarse grid, to find organs in it. A pixel in the plane of an adult's body is
+about 4 mm wide. The window holds fat, organs with contrast medium and bone; lung is dark as air."""
+PROFILES = {spec.profile: spec for spec in (PRETRAIN, FINETUNE, LOCALISE)}
 
 
 def read_spec_file(path: Path) -> list[StoreSpec]:

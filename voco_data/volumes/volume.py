@@ -46,8 +46,8 @@ class Volume:
     def input_digest(self, box_digest: str = "") -> str:
         """XXH3-128 over the content digest, the geometry and `box_digest`.
 
-        `box_digest` is the digest of the mask or given box that determines the box, or empty. Equal
-        digests mean equal HU in the scanner's order too: the geometry gives permutation and flips.
+        `box_digest` is the digest of given box and masks, or empty. Equal digests mean equal HU in
+        the scanner's order too: the geometry gives permutation and flips.
         Ids and paths are not part of it, so a moved or renamed archive has the same digests.
         """
         hasher = xxhash.xxh3_128(self.content_digest().encode())

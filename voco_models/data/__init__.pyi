@@ -3,6 +3,10 @@ from .augment_crops import (
     IntensityParameters as IntensityParameters,
 )
 from .augment_planes import VolumeAugment as VolumeAugment, VolumeDraws as VolumeDraws
+from .augment_projections import (
+    ProjectionAugmentation as ProjectionAugmentation,
+    ProjectionDraws as ProjectionDraws,
+)
 from .augment_volumes import (
     Augmentation as Augmentation,
     AugmentationDraws as AugmentationDraws,

@@ -28,6 +28,12 @@ from .decision import (
 from .discrimination import auroc as auroc
 from .measures import compute_measures as compute_measures
 from .metrics import ORGAN_SCORE as ORGAN_SCORE, FloatArray as FloatArray, IntArray as IntArray
+from .overlap import (
+    ScoreSummary as ScoreSummary,
+    dice_scores as dice_scores,
+    hd95_scores_mm as hd95_scores_mm,
+    summarise_scores as summarise_scores,
+)
 from .plots import (
     Line as Line,
     check_matplotlib as check_matplotlib,

@@ -1,4 +1,4 @@
-"""Backbones, encoders, heads, the EMA teacher and the classifier.
+"""Backbones, encoders, heads, the EMA teacher, the classifier and projection networks.
 
 Key types
 ---------
@@ -7,6 +7,7 @@ Encoder : crops to embeddings; `create_encoder` makes one by name.
 Teacher : the moving average of an encoder.
 Head : features of slices to logits, by a name in HEADS.
 SliceSequenceClassifier : a CNN for each slice, and a head.
+ProjectionNetwork : volumes to 2D maps; `create_projection_network` makes one by name.
 """
 
 import lazy_loader

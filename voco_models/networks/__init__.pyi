@@ -41,6 +41,18 @@ from .organ_queries import (
     regions_of as regions_of,
 )
 from .places import box_masks as box_masks
+from .projection.axes import (
+    Plane as Plane,
+    check_projection_grid as check_projection_grid,
+    to_projection_axes as to_projection_axes,
+)
+from .projection.encoder_decoder import ProjectionNetwork as ProjectionNetwork
+from .projection.registry import (
+    PROJECTION_NETWORKS as PROJECTION_NETWORKS,
+    PROJECTION_WIDTHS as PROJECTION_WIDTHS,
+    TINY_PROJECTION_WIDTHS as TINY_PROJECTION_WIDTHS,
+    create_projection_network as create_projection_network,
+)
 from .recompute import Recompute as Recompute, StatisticsGuard as StatisticsGuard
 from .registry import (
     create_backbone as create_backbone,

@@ -14,6 +14,16 @@ from .collapse import constant_cosine_losses as constant_cosine_losses
 from .held_out import HeldOutProbe as HeldOutProbe
 from .losses import LossOptions as LossOptions
 from .mixup import check_pairs as check_pairs
+from .projection import (
+    LABELLED as LABELLED,
+    PLANES as PLANES,
+    ProjectionObjective as ProjectionObjective,
+    ReconstructionObjective as ReconstructionObjective,
+    SegmentationObjective as SegmentationObjective,
+    map_name as map_name,
+)
+from .reconstruction import negative_ssim_loss as negative_ssim_loss, ssim as ssim
+from .segmentation import dice_bce_loss as dice_bce_loss
 from .signals import (
     AgreementSignals as AgreementSignals,
     WeightMovement as WeightMovement,

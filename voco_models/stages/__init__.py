@@ -4,6 +4,8 @@ Key functions
 -------------
 pretrain : self-supervised training on stores.
 finetune : train the classifier, a model for each fold.
+project : train 3D-to-2D networks, which give maps of organs.
+localise : boxes of organs and of the abdomen, from such networks.
 evaluate : score a run on its test patients.
 compare_runs : differences between two runs on the same patients.
 predict : apply a finished run to new series.

@@ -15,6 +15,7 @@ from .finetune_recipes import (
 )
 from .finetuning import finetune as finetune
 from .initial_weights import hash_weights as hash_weights
+from .localisation import localise as localise
 from .model_card import (
     load_card_classifier as load_card_classifier,
     make_model_card as make_model_card,
@@ -38,5 +39,10 @@ from .pretrain_recipes import (
 )
 from .pretraining import pretrain as pretrain
 from .probing import probe_backbones as probe_backbones
+from .projection import project as project
+from .projection_recipes import (
+    ProjectionRecipe as ProjectionRecipe,
+    projection_recipe as projection_recipe,
+)
 from .recipe_options import build_recipe as build_recipe
 from .replay import replay as replay

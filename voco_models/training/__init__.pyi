@@ -20,7 +20,7 @@ from .history import HISTORY as HISTORY, read_history as read_history
 from .hooks import Interruption as Interruption, Monitor as Monitor
 from .host_memory import keep_freed_memory as keep_freed_memory
 from .objective import BatchSource as BatchSource, Objective as Objective
-from .optimizers import AdamW as AdamW, Optimizer as Optimizer
+from .optimizers import AdamW as AdamW, Optimizer as Optimizer, Sgd as Sgd
 from .provenance import (
     current_commit as current_commit,
     describe_store as describe_store,

@@ -460,8 +460,10 @@ def test_a_real_series_lands_on_both_grids(real_ct: Path, tmp_path: Path) -> Non
     source = real_ct / "01_tcga_coad_siemens_abdpelvis"
     summary = preprocess(source, tmp_path / "root")
     assert counts(summary) == (1, 0, 0)
-    for profile, spec in PROFILES.items():
-        array = zarr.open_group(summary.stores[profile], mode="r")["volumes"]
+    assert list(summary.stores) == ["pretrain", "finetune"]
+    for profile, path in summary.stores.items():
+        spec = PROFILES[profile]
+        array = zarr.open_group(path, mode="r")["volumes"]
         assert array.shape == (1, *spec.grid)
         volume = np.asarray(array[0], float)
         # Spine and couch side are at high y: bone behind the middle, none in front.

@@ -292,3 +292,101 @@ def test_a_real_label_map_whose_rows_run_the_other_way(real_ct: Path) -> None:
     placed, _ = read_masks(real_ct / "03_totalseg_nifti", [file], volume.geometry)
     assert placed is not None
     assert volume.hu[placed.labels == 5].mean() == pytest.approx(89.3, abs=0.05)
+
+
+STRAIGHT = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+SERIES = Geometry(SHAPE, (5.0, 2.0, 2.0), (-60.0, -60.0, -100.0), STRAIGHT)
+
+
+@pytest.mark.parametrize(
+    ("covered", "omits_empty_slices", "expected"),
+    [
+        ((0, 24, 0, 60), False, {"liver", "spleen"}),
+        ((0, 20, 0, 60), False, set()),
+        ((0, 24, 3, 60), False, set()),
+        ((0, 20, 0, 60), True, {"liver", "spleen"}),
+        ((0, 20, 3, 60), True, set()),
+    ],
+)
+def test_only_a_mask_of_the_whole_series_tells_what_is_absent(
+    covered: tuple[int, int, int, int], omits_empty_slices: bool, expected: set[str]
+) -> None:
+    """A SEG leaves empty slices out, so that they are covered too; rows and columns are not."""
+    z0, z1, y0, y1 = covered
+    part = organ()[z0:z1, y0:y1]
+    origin = (-60.0, -60.0 + 2 * y0, -100.0 + 5 * z0)
+    mask = Mask(
+        part,
+        Geometry(part.shape, (5.0, 2.0, 2.0), origin, STRAIGHT),
+        {1: "liver"},
+        omits_empty_slices,
+        frozenset({"liver", "spleen"}),
+    )
+    assert place_mask(mask, SERIES).label_set == expected
+
+
+def test_the_label_set_of_each_kind_of_file(tmp_path: Path) -> None:
+    """RATIC marks its five organs everywhere, FLARE23 some, and a file of an organ that organ."""
+    write_nifti(tmp_path / "liver.nii.gz", organ() // 4)
+    write_nifti(tmp_path / "spleen.nii.gz", organ() * 0)
+    write_nifti(tmp_path / "pancreas.nii.gz", organ())  # two labels are not one organ
+
+    def label_set(name: str, labels: str) -> set[str]:
+        file = MaskFile(name, "nifti", labels)  # type: ignore[arg-type]
+        placed, _ = read_masks(tmp_path, [file], SERIES)
+        assert placed is not None
+        return set(placed.label_set)
+
+    assert label_set("liver.nii.gz", "ratic") == set(RATIC_ORGANS.values())
+    assert label_set("liver.nii.gz", "flare") == set()
+    assert label_set("liver.nii.gz", "unknown") == set()
+    assert label_set("liver.nii.gz", "file_name") == {"liver"}
+    assert label_set("spleen.nii.gz", "file_name") == {"spleen"}
+    assert label_set("pancreas.nii.gz", "file_name") == set()
+
+
+def test_a_mask_of_no_organ_that_comes_later_is_another_input(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "liver.nii.gz", organ() // 4)
+    write_nifti(tmp_path / "spleen.nii.gz", organ() * 0)
+    files = [MaskFile(f"{name}.nii.gz", "nifti", "file_name") for name in ("liver", "spleen")]
+    alone, _ = read_masks(tmp_path, files[:1], SERIES)
+    both, _ = read_masks(tmp_path, files, SERIES)
+    assert alone is not None
+    assert both is not None
+    assert both.label_set == {"liver", "spleen"}
+    assert np.array_equal(alone.labels, both.labels)
+    assert alone.digest != both.digest
+    # The digest of masks as they were is unchanged: names and voxels.
+    assert alone.digest == PlacedMask(alone.labels, alone.names).digest
+
+
+def test_an_organ_that_another_covers_is_not_taken_for_absent(tmp_path: Path) -> None:
+    """The earlier mask has priority: of the second, nothing is left to see."""
+    write_nifti(tmp_path / "liver.nii.gz", (organ() > 0).astype(np.uint16))
+    write_nifti(tmp_path / "spleen.nii.gz", organ() // 4)
+    files = [MaskFile(f"{name}.nii.gz", "nifti", "file_name") for name in ("liver", "spleen")]
+    placed, _ = read_masks(tmp_path, files, SERIES)
+    assert placed is not None
+    assert set(np.unique(placed.labels)) == {0, 1}
+    assert placed.label_set == {"liver"}
+    placed, _ = read_masks(tmp_path, files[::-1], SERIES)
+    assert placed is not None
+    assert placed.label_set == {"liver", "spleen"}
+
+
+def test_the_segments_of_a_seg_are_its_label_set(tmp_path: Path) -> None:
+    """A segment without frames was sought and is not there; one that another covers is hidden."""
+    slices = write_slices(tmp_path, body(), tags=SEG_TAGS)
+    for name, labels in (("all", organ()), ("none", np.where(organ() == 4, organ(), 0))):
+        write_seg(tmp_path / f"{name}.dcm", slices, labels)
+        assert read_seg(tmp_path / f"{name}.dcm").label_set == {"liver"}
+    dataset = pydicom.dcmread(tmp_path / "all.dcm")
+    dataset.SegmentSequence[1].SegmentLabel = "Spleen"
+    dataset.save_as(tmp_path / "both.dcm")
+    assert read_seg(tmp_path / "both.dcm").label_set == {"liver", "spleen"}
+    pixels = np.ones((dataset.NumberOfFrames, *SHAPE[1:]), bool)  # each frame marks everything
+    dataset.PixelData = np.packbits(pixels, bitorder="little").tobytes()
+    for frame in dataset.PerFrameFunctionalGroupsSequence:  # all of them in one slice
+        frame.PlanePositionSequence[0].ImagePositionPatient = [-60, -60, -100]
+    dataset.save_as(tmp_path / "hidden.dcm")
+    assert read_seg(tmp_path / "hidden.dcm").label_set == {"liver"}

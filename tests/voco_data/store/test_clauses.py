@@ -50,12 +50,19 @@ CLAUSES: dict[int, tuple[str, ...]] = {
         "voco_data/store/chunks/test_chunk_reader::test_a_file_that_was_replaced_is_checked_again",
         "voco_data/store/test_store::test_a_damaged_record_is_refused",
     ),
-    11: ("voco_data/store/test_clauses::test_a_record_says_where_its_volume_was",),
+    11: (
+        "voco_data/store/test_clauses::test_a_record_says_where_its_volume_was",
+        "voco_data/store/test_organ_maps::test_the_coding_is_that_of_the_document",
+        "voco_data/store/test_organ_maps::test_a_damaged_map_is_one_line_and_is_found_by_verify",
+        "voco_data/store/test_organ_maps::test_a_forged_size_takes_no_memory",
+        "voco_data/preprocessing/test_silhouettes::test_every_pixel_follows_the_rule",
+    ),
     12: (
         "voco_data/ingest/test_run::test_a_moved_archive_still_hits",
         "voco_data/ingest/test_run::test_duplicate_volumes_are_marked_with_the_first_of_them",
         "voco_data/ingest/test_hostile_archives::test_a_mask_added_later_rebuilds_its_series_alone",
         "voco_data/ingest/test_hostile_archives::test_a_box_made_elsewhere_is_cut_and_is_part_of_the_input",
+        "voco_data/ingest/test_organ_maps::test_a_mask_beside_a_given_box_is_a_part_of_the_input",
     ),
     13: (
         "voco_data/store/test_store::test_a_refused_series_leaves_a_hole",

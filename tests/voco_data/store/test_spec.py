@@ -13,7 +13,14 @@ import pytest
 from voco_data.errors import InputError
 from voco_data.store import spec
 from voco_data.store.chunks.codec import Compression
-from voco_data.store.spec import FINETUNE, PRETRAIN, StoreSpec, distinct_specs, read_spec_file
+from voco_data.store.spec import (
+    FINETUNE,
+    LOCALISE,
+    PRETRAIN,
+    StoreSpec,
+    distinct_specs,
+    read_spec_file,
+)
 
 OTHER = {
     "profile": "other",
@@ -36,6 +43,23 @@ ONLY_VALUE = {"resampling", "quantisation"}
 def test_the_two_grids_of_the_paper() -> None:
     assert PRETRAIN.grid == (32, 192, 192)
     assert FINETUNE.grid == (96, 256, 256)
+
+
+def test_the_built_in_stores_keep_their_names() -> None:
+    """Another digest is another store: all series would be read again."""
+    assert [spec.name for spec in (PRETRAIN, FINETUNE, LOCALISE)] == [
+        "pretrain-28157ad434e2.zarr",
+        "finetune-da81869b28ee.zarr",
+        "localise-dcd7ab637c4a.zarr",
+    ]
+
+
+def test_a_network_can_halve_the_grid_of_the_localisation_store() -> None:
+    """Twice along z and four times in the plane, from 64 voxels or more; one decode fills all."""
+    z, y, x = LOCALISE.grid
+    assert (z % 4, y % 16, x % 16) == (0, 0, 0)
+    assert min(LOCALISE.grid) >= 64
+    assert LOCALISE.volume_rules == PRETRAIN.volume_rules == FINETUNE.volume_rules
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(StoreSpec) if f.name not in ONLY_VALUE])

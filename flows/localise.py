@@ -1,0 +1,49 @@
+"""run + store → boxes of organs for preprocessing: the flow `localise`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import NonNegativeFloat
+
+from flows.artifacts import publish
+from flows.parameter_types import StoreLocation
+from flows.retries import worth_retrying
+from flows.summary import Summary, to_json_values
+from voco_models import stages
+
+
+@task(
+    name="find boxes",
+    cache_policy=NO_CACHE,  # a rerun replaces the table
+    retries=2,
+    retry_delay_seconds=60,
+    retry_condition_fn=worth_retrying,
+)
+def find_boxes(run: Path, store: StoreLocation, out: Path, box: str, margin_mm: float) -> Summary:
+    """A box of every series of the store, from the maps of the run's networks."""
+    return to_json_values(stages.localise(run, store, out, box=box, margin_mm=margin_mm).to_json())
+
+
+@flow(name="localise")
+def localise(
+    run: Path,
+    store: StoreLocation,
+    out: Path,
+    box: str = "abdomen",
+    margin_mm: NonNegativeFloat = 15.0,
+) -> Summary:
+    """Find the abdomen or an organ in all series of a store, for the option boxes of preprocess.
+
+    Args:
+        run: Folder of a finished run of the flow project, with the target organs.
+        store: A store of the spec that the run was trained on: a folder or a URL.
+        out: The table to write, .csv or .parquet.
+        box: abdomen, kidney (both), or an organ of the run.
+        margin_mm: Added on all sides of the box.
+    """
+    summary = find_boxes(run, store, out, box, margin_mm)
+    publish("localise", summary, link=out)
+    return summary
