@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from voco_data.store.organ_maps import Silhouette, encode_silhouette
 
 from tests.support.small_stores import make_store
 from voco_data.store import Store
+from voco_data.store.organ_maps import Silhouette, encode_silhouette
 from voco_data.store.record import Record
 
 GRID = (16, 64, 64)

@@ -27,6 +27,8 @@ from voco_data.volumes import Box, Canonical, Index, Triple
 REQUIRED = ("series_uid", "z_low_mm", "z_high_mm")
 OPTIONAL = ("y_low_mm", "y_high_mm", "x_low_mm", "x_high_mm")
 _MAKER_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_LOCALISER_PATTERN = re.compile(r"projection:[0-9a-f]{12}")
+"""`made_by` of a run of 3D-to-2D networks: `projection:` and the digest of its weights."""
 MASK_CONFIDENCE = 1.0
 """Confidence of a box whose ends are set by organs."""
 DOME_CONFIDENCE = 0.8
@@ -59,6 +61,13 @@ class GivenBox:
         text = json.dumps({k: repr(v) for k, v in asdict(self).items()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def method(self) -> str:
+        """`projection` for a box of `voco localise`, else `given:` and the maker."""
+        if _LOCALISER_PATTERN.fullmatch(self.made_by):
+            return "projection"
+        return f"given:{self.made_by}"
+
     def to_voxels(self, canonical: Canonical, profile_box: Box) -> Box:
         """The voxels of which this box covers at least half; those of `profile_box` for NaN.
 
@@ -77,9 +86,7 @@ class GivenBox:
             raise SeriesRefused(Reason.BOX_OUTSIDE, f"the box of {self.made_by} misses the scan")
         a, b, c = start.tolist()
         d, e, f = stop.tolist()
-        return Box(
-            (a, b, c), (d, e, f), f"given:{self.made_by}", self.confidence, profile_box.doubts
-        )
+        return Box((a, b, c), (d, e, f), self.method, self.confidence, profile_box.doubts)
 
 
 def read_boxes(path: Path) -> dict[str, GivenBox]:

@@ -49,6 +49,7 @@ _PAIRS = """CREATE TABLE pairs (
     kind TEXT, pseudonym TEXT, original TEXT, PRIMARY KEY (kind, pseudonym)
 ) WITHOUT ROWID;"""
 _ROWS_A_GROUP = 2_000
+_SERIES_PSEUDONYM = re.compile(rf"s[0-9a-f]{{{PSEUDONYM_HEX}}}")
 
 
 class Pseudonymiser:
@@ -93,6 +94,11 @@ class Pseudonymiser:
         """Iterate over (kind, pseudonym, original) of all pairs, sorted."""
         if self._pairs is not None:
             yield from self._pairs.execute("SELECT * FROM pairs ORDER BY kind, pseudonym")
+
+
+def may_be_series_pseudonym(text: str) -> bool:
+    """Whether a text has the form of the pseudonym of a series, under any key."""
+    return _SERIES_PSEUDONYM.fullmatch(text) is not None
 
 
 def private_folder(root: ReadableStorage) -> Path:

@@ -96,6 +96,7 @@ def estimate(
             pseudonymiser = pseudonyms.load(root_storage) or pseudonyms.with_random_key()
             stack.enter_context(closing(pseudonymiser))
         named_cohort = NamedCohort(cohort, pseudonymiser, boxes)
+        named_cohort.check_boxes()
         keys = stack.enter_context(closing(CohortKeys(named_cohort)))
         stores = [
             stack.enter_context(closing(_StoreSnapshot(root_storage, spec))) for spec in specs

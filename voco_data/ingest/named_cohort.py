@@ -13,7 +13,7 @@ import xxhash
 
 from voco_data.cohort import Cohort, OddFile, SeriesHead, SeriesOrigin
 from voco_data.cropping import GivenBox, read_boxes
-from voco_data.deidentification import Pseudonymiser
+from voco_data.deidentification import Pseudonymiser, pseudonyms
 from voco_data.errors import InputError
 from voco_data.ingest.options import IngestOptions
 from voco_data.ingest.patient_table import read_patients, set_patients
@@ -46,11 +46,9 @@ def open_cohort(
     ) as cohort:
         if patients is not None and options.ids is not None:
             set_patients(cohort, patients, Path(options.ids))
-        if boxes and not any(head.series_uid in boxes for head in cohort.heads()):
-            raise InputError(
-                f"boxes {options.boxes}: none of its {len(boxes)} series is in the archive; "
-                "expected the archive's own series ids"
-            )
+        # Pseudonyms are looked for when the key of the root is known.
+        if not any(map(pseudonyms.may_be_series_pseudonym, boxes)):
+            NamedCohort(cohort, None, boxes).check_boxes()
         yield cohort, boxes
 
 
@@ -99,7 +97,8 @@ class NamedCohort:
     ) -> None:
         """Without a pseudonymiser the archive's own ids are kept.
 
-        `boxes` are those of the user's table, by the archive's own series id.
+        `boxes` are those of the user's table, by the archive's own series id, or by the pseudonym,
+        as in tables that were made from a store.
         """
         self.cohort = cohort
         self._pseudonymiser = pseudonymiser
@@ -112,6 +111,20 @@ class NamedCohort:
     def __getitem__(self, number: int) -> NamedSeries:
         """Return the series of this number in the index."""
         return self._name_series(self.cohort.head(number))
+
+    def check_boxes(self) -> None:
+        """Raise InputError if there are boxes, and none is of a series of the archive."""
+        if self._boxes and not any(map(self._find_box, self.cohort.heads())):
+            raise InputError(
+                f"boxes: none of the table's {len(self._boxes)} series is in the archive; expected "
+                "the archive's own series ids, or the pseudonyms in stores of this root"
+            )
+
+    def _find_box(self, head: SeriesHead) -> GivenBox | None:
+        own = self._boxes.get(head.series_uid)
+        if own is not None or self._pseudonymiser is None or not self._boxes:
+            return own
+        return self._boxes.get(self._pseudonymiser.code("series", head.series_uid))
 
     def uid_keys(self, series: NamedSeries, origin: SeriesOrigin) -> tuple[str, ...]:
         """Keys of the series UID without stack, within its patient and each study of its slices.
@@ -135,7 +148,7 @@ class NamedCohort:
             yield (file.path if pseudonym is None else pseudonym("source", file.path)), file
 
     def _name_series(self, head: SeriesHead) -> NamedSeries:
-        given_box = self._boxes.get(head.series_uid)
+        given_box = self._find_box(head)
         pseudonym = self._pseudonymiser
         if pseudonym is None:
             return NamedSeries(

@@ -76,7 +76,8 @@ class Record:
     canonical_first_mm: tuple[float, float, float]
     """(z, y, x): LPS position of the centre of the first canonical voxel."""
     box_method: str
-    """How the box was found: `profile`, `body`, `whole`, `mask`, or `given:` and its maker."""
+    """How the box was found: `profile`, `body`, `whole`, `mask`, `projection` (3D-to-2D networks),
+    or `given:` and its maker."""
     box_confidence: float
     """0 to 1; a box below 0.5 is a fallback."""
     box_low_mm: tuple[float, float, float]

@@ -17,7 +17,7 @@ import pytest
 from tests.support.ct_files import body, write_slices
 from voco_data.cohort import SeriesEntry
 from voco_data.dicom.header import read_dataset
-from voco_data.errors import SeriesRefused
+from voco_data.errors import InputError, SeriesRefused
 from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.limits import MAX_VOXELS, check_voxels, deadline
 from voco_data.reasons import TRANSIENT, Reason
@@ -133,6 +133,30 @@ def test_a_box_made_elsewhere_is_cut_and_is_part_of_the_input(tmp_path: Path) ->
     # Slice k covers -102.5 + 5 k to -97.5 + 5 k mm.
     assert (row["box_z_low_mm"], row["box_z_high_mm"]) == (-72.5, -22.5)
     assert run(archive, out, boxes=boxes)[0].cached == 1
+
+
+def test_a_table_from_a_store_has_the_pseudonyms_of_its_root(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    write_slices(archive / "a", body(), tags={"SeriesInstanceUID": "1.2.3.4"})
+    out, boxes = tmp_path / "out" / "root", tmp_path / "boxes.csv"
+    _, table = run(archive, out)
+    (row,) = table.query("kind == 'series'").to_dict("records")
+    assert row["series_uid"] != "1.2.3.4"
+    made_by = "projection:0123456789ab"
+    boxes.write_text(
+        f"series_uid,z_low_mm,z_high_mm,made_by\n{row['series_uid']},-72.5,-22.5,{made_by}\n"
+    )
+    summary, table = run(archive, out, boxes=boxes)
+    assert summary.stored == 1
+    (row,) = table.query("kind == 'series'").to_dict("records")
+    assert row["box_method"] == "projection"
+    assert (row["box_z_low_mm"], row["box_z_high_mm"]) == (-72.5, -22.5)
+    assert run(archive, out, boxes=boxes)[0].cached == 1
+    other_run = boxes.read_text().replace(made_by, "projection:ba9876543210")
+    boxes.write_text(other_run)
+    assert run(archive, out, boxes=boxes)[0].stored == 1
+    with pytest.raises(InputError, match="none of the table's 1 series is in the archive"):
+        run(archive, tmp_path / "other" / "root", boxes=boxes)
 
 
 def test_an_entry_is_plain_data() -> None:
