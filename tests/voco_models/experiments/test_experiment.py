@@ -192,13 +192,14 @@ def test_no_text_ends_its_cell() -> None:
 def test_the_smallest_difference_follows_from_the_resamples(
     whole: tuple[Path, ExperimentSummary],
 ) -> None:
-    """For a normal distribution, an interval of 95 % is 3.92 standard errors wide."""
+    """An interval of 95 % is 3.92 standard deviations wide for a normal distribution, and 2 for two
+    points. With two seeds, the resamples are a mixture of two."""
     for line in whole[1].scores:
         score = line["rsna_organ_3"]
         assert isinstance(score, dict)
         if score["gain"] is not None:
             width = score["gain"]["high"] - score["gain"]["low"]
-            assert score["detectable"] / POWER_FACTOR == pytest.approx(width / 3.92, rel=0.25)
+            assert width / 3.92 * 0.8 < score["detectable"] / POWER_FACTOR < width / 2 * 1.1
 
 
 @pytest.mark.parametrize(

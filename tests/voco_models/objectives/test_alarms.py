@@ -207,6 +207,8 @@ BROKEN: dict[Patch, str] = {
     targets_of_other_base_crops: "the cosines do not follow the targets",
     constant_projector: "the embeddings of the student have an effective rank below 1.5",
 }
+LIKE_ANOTHER = {targets_of_other_crops, targets_of_other_base_crops, vanished_teacher}
+"""Cases that are reported as another one is."""
 CHANGES = {dead: ["fit.lr=1e-12"]}
 
 
@@ -231,7 +233,11 @@ def train(store: Store, run: Path, changes: list[str], steps: int = 100) -> Pret
     )
 
 
-@pytest.mark.parametrize("broken", BROKEN, ids=lambda case: case.__name__)
+@pytest.mark.parametrize(
+    "broken",
+    [pytest.param(case, marks=pytest.mark.slow if case in LIKE_ANOTHER else ()) for case in BROKEN],
+    ids=lambda case: case.__name__,
+)
 def test_a_broken_run_is_reported(
     broken: Patch,
     small: Store,

@@ -129,6 +129,7 @@ def test_bad_input_writes_nothing(case: Case, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["other.onnx"]
 
 
+@pytest.mark.slow
 @installed
 def test_a_model_that_disagrees_is_not_written(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
