@@ -17,7 +17,7 @@ help:
 	@echo "make learning  measure what pretraining learns: WORK=FOLDER CT=FOLDER IDS=TABLE (85 minutes)"
 	@echo "make gpu       checks and benchmarks of a GPU: OUT=FOLDER WHEELS=FOLDER; DEVICE=cpu is a trial"
 	@echo "make wheels    fill WHEELS=FOLDER for make gpu on a machine without a package index"
-	@echo "make test      set up, lint, type check, and run the tests (about 15 minutes on 2 cores)"
+	@echo "make test      set up, lint, type check, and run the tests (20 to 25 minutes on 2 cores)"
 	@echo "make test-all  the same, with the slow tests"
 	@echo "make check     check style, types and container files"
 	@echo "make format    format the code"
