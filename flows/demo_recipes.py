@@ -52,7 +52,7 @@ TINY: Final = DemoRecipe(
     finetune="tiny",
     explained_patients=4,
     new_patients=6,
-    head_epochs=10,
+    head_epochs=6,
     label_fractions=(0.25, 1.0),
-    experiment_changes=("epochs=15", "view.slices=12", "view.size_px=32"),
+    experiment_changes=("epochs=5", "view.slices=12", "view.size_px=32"),
 )
