@@ -72,8 +72,8 @@ all of them; every run takes as many steps. The recipe is that of this run, but 
 {{ chart }}
 <figcaption>Lines show 95 % intervals over the {{ patients }} test patients.</figcaption>
 </figure>
-<p class="note">One seed: that of another run may fall the other way. The smallest difference to be
-seen is 2.8 standard errors. <a href="experiment/report.html">The page of the experiment</a> has all
+<p class="note">One seed: intervals are over patients alone, and another seed may fall the other
+way. The smallest difference to be seen is 2.8 standard errors. <a href="experiment/report.html">The page of the experiment</a> has all
 scores; <code>voco experiment</code> makes it for any arms, backbones, seeds and fractions.</p>
 """)
 EXPLANATION: Final = ENVIRONMENT.from_string("""
