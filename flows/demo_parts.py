@@ -73,8 +73,9 @@ all of them; every run takes as many steps. The recipe is that of this run, but 
 <figcaption>Lines show 95 % intervals over the {{ patients }} test patients.</figcaption>
 </figure>
 <p class="note">One seed: intervals are over patients alone, and another seed may fall the other
-way. The smallest difference to be seen is 2.8 standard errors. <a href="experiment/report.html">The page of the experiment</a> has all
-scores; <code>voco experiment</code> makes it for any arms, backbones, seeds and fractions.</p>
+way. The smallest difference to be seen is 2.8 standard errors.
+<a href="experiment/report.html">The page of the experiment</a> has all scores;
+<code>voco experiment</code> makes it for any arms, backbones, seeds and fractions.</p>
 """)
 EXPLANATION: Final = ENVIRONMENT.from_string("""
 <p>Curves over slices and maps of {{ shown }} test patients are on
