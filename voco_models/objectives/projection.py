@@ -6,8 +6,8 @@ There is a network for each plane. The coronal one collapses Y and the sagittal 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ MAP_AXES: dict[Plane, tuple[int, int]] = {"coronal": (Z, X), "sagittal": (Z, Y)}
 LABELLED = "labelled"
 """Name in a batch of the organs that a mask knows, bool (B, C)."""
 Pretext = Literal["mean", "maximum", "depth"]
+PRETEXTS: tuple[Pretext, ...] = get_args(Pretext)
 
 
 def map_name(plane: Plane) -> str:
@@ -152,5 +153,5 @@ def pretext_image(unit: Tensor, plane: Plane, pretext: Pretext) -> Tensor:
 
 
 def _with_mean(losses: Mapping[Plane, Tensor]) -> dict[str, Tensor]:
-    values: Sequence[Tensor] = tuple(losses.values())
-    return {"loss": torch.stack(list(values)).mean(), **{str(p): v for p, v in losses.items()}}
+    mean = torch.stack(list(losses.values())).mean()
+    return {"loss": mean} | {str(plane): loss for plane, loss in losses.items()}

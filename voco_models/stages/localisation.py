@@ -106,11 +106,12 @@ def localise(
             f"box: expected {ABDOMEN}, kidney or one of {', '.join(recipe.organs)}, got {box!r}"
         )
     rows = [int(row) for row in opened.rows]
-    found = find_organ_boxes(objective, recipe, opened, rows, choose_device(device))
+    records = read_records(opened, rows)
+    found = find_organ_boxes(objective, recipe, opened, records, choose_device(device))
     made_by = f"projection:{_hash(file)}"
     lines = [
         _line(record, boxes, box, margin_mm, made_by)
-        for record, boxes in zip(read_records(opened, rows), found, strict=True)
+        for record, boxes in zip(records, found, strict=True)
     ]
     table = pd.DataFrame([line for line in lines if line is not None], columns=_columns(recipe))
     _write(path, table)
@@ -155,13 +156,13 @@ def find_organ_boxes(
     objective: ProjectionObjective,
     recipe: ProjectionRecipe,
     store: Store,
-    rows: Sequence[int],
+    records: Sequence[Record],
     device: torch.device,
 ) -> list[dict[str, OrganBox]]:
-    """The boxes of the organs that are found in each of `rows`, by name."""
+    """The boxes of the organs that are found in each series of `records`, by name."""
     boxes: list[dict[str, OrganBox]] = []
-    records = read_records(store, rows)
-    for record, maps in zip(records, predict_maps(objective, store, rows, device), strict=True):
+    predicted = predict_maps(objective, store, [record.row for record in records], device)
+    for record, maps in zip(records, predicted, strict=True):
         coronal, sagittal = maps
         found = {
             organ: find_box(coronal[i], sagittal[i], record.box_low_mm, record.box_high_mm)

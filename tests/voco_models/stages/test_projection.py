@@ -141,8 +141,8 @@ def test_a_resumed_run_is_the_same_to_the_bit(store: Store, tmp_path: Path, targ
     pd.testing.assert_frame_equal(
         curve(tmp_path / "parts"), curve(tmp_path / "whole"), check_exact=True
     )
-    for name in ("networks.safetensors",):
-        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    parts, whole = (tmp_path / run / "networks.safetensors" for run in ("parts", "whole"))
+    assert parts.read_bytes() == whole.read_bytes()
 
 
 def test_a_run_with_other_masks_is_not_resumed(store: Store, tmp_path: Path) -> None:
