@@ -19,8 +19,6 @@ last slice have one, or the lower end of the input window, which is black."""
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
 LOWEST = -1.0
 """The lower end of the input window, as networks get it."""
-VALUES_PER_CALL = 2**24
-"""Largest number of features in one call of the head: it bounds the memory."""
 
 
 @torch.no_grad()
@@ -39,21 +37,13 @@ def slice_effects(
     """
     if classifier.training:
         raise ValueError("expected a classifier in evaluation mode")
-    n = inputs.shape[1]
     features = classifier.features(inputs)  # (1, Z, P, F)
     replaced = classifier.features(replace_slices(inputs, replacement))
     whole = injury_probabilities(classifier.head(features, depths_mm).logits)
-    parts: dict[str, list[Tensor]] = {name: [] for name in whole}
-    per_call = max(1, VALUES_PER_CALL // features.numel())
-    for start in range(0, n, per_call):
-        hidden = torch.arange(start, min(n, start + per_call), device=features.device)
-        variants = features.expand(len(hidden), -1, -1, -1).clone()
-        variants[torch.arange(len(hidden), device=features.device), hidden] = replaced[0, hidden]
-        depths = None if depths_mm is None else depths_mm.expand(len(hidden), -1)
-        found = injury_probabilities(classifier.head(variants, depths).logits)
-        for name, without in found.items():
-            parts[name].append((whole[name] - without).cpu())
-    return {name: torch.cat(values) for name, values in parts.items()}
+    without = injury_probabilities(
+        classifier.head.replace_each_slice(features, replaced, depths_mm)
+    )
+    return {name: (whole[name] - without[name]).cpu() for name in whole}
 
 
 def replace_slices(inputs: Tensor, replacement: Replacement) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from voco_data.labels import TargetTable
@@ -22,6 +23,10 @@ features of regions, before they are graded. Batch norm helps with few data."""
 SliceReduction = Literal["max", "max_mean"]
 """Slices to one vector: the maximum, or the maximum and the mean concatenated. The gradient of the
 mean reaches every slice, that of the maximum only the strongest slice."""
+
+
+VALUES_PER_CALL = 2**24
+"""Largest number of features in a call of `Head.replace_each_slice`: it bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,28 @@ class Head(nn.Module):
         `depths_mm` (B, Z) are the distances of the slices from the superior end of the stored box.
         Heads that need them raise ValueError without.
         """
+
+    def replace_each_slice(
+        self, features: Tensor, replaced: Tensor, depths_mm: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Logits (Z, C) by group: those in row z are of the volume with another slice z.
+
+        `features` (1, Z, P, F) are of the volume and `replaced` of the other slices. `depths_mm`
+        (1, Z) as in `forward`. The head must be in evaluation mode.
+        """
+        n = features.shape[1]
+        per_call = max(1, VALUES_PER_CALL // features.numel())
+        parts: dict[str, list[Tensor]] = {}
+        for start in range(0, n, per_call):
+            changed = torch.arange(start, min(n, start + per_call), device=features.device)
+            variants = features.expand(len(changed), -1, -1, -1).clone()
+            variants[torch.arange(len(changed), device=features.device), changed] = replaced[
+                0, changed
+            ]
+            depths = None if depths_mm is None else depths_mm.expand(len(changed), -1)
+            for name, logits in self(variants, depths).logits.items():
+                parts.setdefault(name, []).append(logits)
+        return {name: torch.cat(logits) for name, logits in parts.items()}
 
 
 class GroupHeads(nn.Module):

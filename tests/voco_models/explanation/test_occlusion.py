@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from voco_data.errors import InputError
-from voco_models.explanation import occlusion
 from voco_models.explanation.occlusion import Replacement, replace_slices, slice_effects
-from voco_models.networks import HeadOptions, SliceSequenceClassifier, create_backbone
+from voco_models.networks import HeadOptions, SliceSequenceClassifier, create_backbone, heads
 
 SLICES, SIZE = 5, 32
 
@@ -46,7 +45,7 @@ def volume() -> tuple[Tensor, Tensor]:
 def test_effects_are_those_of_changed_volumes(
     head: str, pooling: str, replacement: Replacement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(occlusion, "VALUES_PER_CALL", 1)  # several calls of the head
+    monkeypatch.setattr(heads, "VALUES_PER_CALL", 1)  # several calls of the head
     model, (inputs, depths) = small_classifier(head, pooling), volume()
     effects = slice_effects(model, inputs, depths, replacement)
     assert set(effects) == {"kidney", "liver", "spleen"}
