@@ -58,6 +58,19 @@ def write_cohort(folder: Path, seed: int) -> Cohort:
     return {"ratic": paths.ratic, "flare": paths.flare, "labels": paths.labels, "new": new.ratic}
 
 
+def train_classifier(store: str, labels: Path, split: Path, run: Path) -> None:
+    """Fine-tune from the run's pretraining: the flow `finetune` with the demo's recipe."""
+    finetune(
+        store,
+        labels,
+        run / "finetune",
+        init=str(run / "pretrain"),
+        recipe=TINY.finetune,
+        changes=TINY.finetune_changes,
+        split=split,
+    )
+
+
 @task(name="write card", cache_policy=NO_CACHE)
 def write_card(run: Path, out: Path) -> None:
     """Write the model card and the weights of the run to the folder `out`."""
@@ -146,8 +159,7 @@ def demo(root: Path = Path("demo"), seed: int | None = None) -> Summary:
     store, labels = labelled["stores"]["finetune"], cohort["labels"]
     split = update_split(store, labels, folder / "split.json", TINY.finetune)
     pretrain([labelled["stores"]["pretrain"]], run / "pretrain", recipe=TINY.pretrain, split=split)
-    init = str(run / "pretrain")
-    finetune(store, labels, run / "finetune", init=init, recipe=TINY.finetune, split=split)
+    train_classifier(store, labels, split, run)
     scores = evaluate(run / "finetune")
     explain(run / "finetune", store, run / "explanation", patients=TINY.explained_patients)
     predict(run / "finetune", cohort["new"], run / "predictions", layout="ratic")

@@ -27,6 +27,8 @@ class DemoRecipe:
     """Name of the pretraining recipe."""
     finetune: str
     """Name of the fine-tuning recipe, which also sets the number of folds."""
+    finetune_changes: tuple[str, ...]
+    """Changes of it in the main run: less time, lower scores."""
     explained_patients: int
     """Test patients on the page of the explanation."""
     new_patients: int
@@ -50,6 +52,7 @@ TINY: Final = DemoRecipe(
     seed=0,
     pretrain="tiny",
     finetune="tiny",
+    finetune_changes=("epochs=20",),
     explained_patients=4,
     new_patients=6,
     head_epochs=6,

@@ -420,6 +420,7 @@ def demo_runs(
         new_patients=2,
         head_epochs=1,
         label_fractions=(0.8, 1.0),
+        finetune_changes=(),
         experiment_changes=("epochs=1",),
     )
     stages = "voco_models.stages"

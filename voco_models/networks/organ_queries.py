@@ -180,7 +180,9 @@ class OrganQueryHead(Head):
             return super().replace_each_slice(features, replaced, depths_mm)
         own, other = (self._score_places(each, depths_mm) for each in (features, replaced))
         peak = torch.maximum(*(scores.amax(dim=(1, 2), keepdim=True) for scores, _ in (own, other)))
-        sums, replaced_sums = (_sum_slices(scores - peak, values) for scores, values in (own, other))
+        sums, replaced_sums = (
+            _sum_slices(scores - peak, values) for scores, values in (own, other)
+        )
         others = 1 - torch.eye(len(sums[0]), dtype=sums.dtype, device=sums.device)  # (Z, Z)
         changed = others @ sums + replaced_sums  # (R, Z, 1 + 2 D)
         mean, largest = (changed[..., 1:] / changed[..., :1]).chunk(2, dim=-1)

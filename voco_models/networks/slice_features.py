@@ -68,7 +68,9 @@ class SliceFeatures(nn.Module):
         images = volumes.reshape(B * Z, 1, Y, X)
         limit = self.images_per_call
         chunks = (images,) if limit is None else torch.split(images, limit)
-        vectors = torch.cat([self._call(chunk) for chunk in chunks])  # (B * Z, F * P)
+        vectors = torch.cat([self._call(chunk) for chunk in chunks])
+        if self.pooling == "stages":
+            return vectors.reshape(B, Z, -1, self.layout.channels)
         normed: Tensor = self.norm(vectors)
         return normed.reshape(B, Z, self.layout.channels, -1).transpose(2, 3)
 
@@ -80,10 +82,10 @@ class SliceFeatures(nn.Module):
         return vectors
 
     def _pool(self, images: Tensor) -> Tensor:
-        """The vectors of N images, (N, F * P), feature by feature."""
+        """The vectors of N images: (N, P, F) of stages, else (N, F * P), feature by feature."""
         if self.pooling == "stages":
             joined: Tensor = self.stages(self.backbone.feature_maps(images))
-            return joined.flatten(1)
+            return joined.permute(0, 2, 3, 1).flatten(1, 2)  # no copy: maps are channels-last
         return pool_map(self.backbone(images), self.pooling)
 
 
@@ -134,8 +136,8 @@ class JoinedStages(nn.Module):
 
     def join(self, used: Sequence[Tensor]) -> Tensor:
         """As `forward`, of the maps that are used, (N, *shape) each of `shapes`."""
-        joined: Tensor = sum(
-            functional.interpolate(projection(one), self.places, mode="nearest")
-            for one, projection in zip(used, self.projections, strict=True)
-        )  # type: ignore[assignment]
+        maps = [projection(one) for one, projection in zip(used, self.projections, strict=True)]
+        joined: Tensor = maps[0]  # the finest, which has all places
+        for coarser in maps[1:]:
+            joined = joined + functional.interpolate(coarser, self.places, mode="nearest")
         return joined.relu()
