@@ -38,6 +38,7 @@ ROOMS = {
         "layouts",
         "executors",
         "ingest",
+        "paired_images",
         "structured_report",
         "maintenance",
         "erasure",
