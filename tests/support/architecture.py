@@ -113,6 +113,7 @@ OWNERS = {
     "nnunetv2": (PEERS,),
     "torchio": (PEERS,),
     "nibabel": ("voco_data/nifti",),
+    "eyepy": ("voco_data/paired_images/oct_scans",),
     "nrrd": ("voco_data/masks/nrrd",),
     "zarr": ("voco_data/store/",),
     "numcodecs": ("voco_data/store/chunks/codec",),

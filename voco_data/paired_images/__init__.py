@@ -10,6 +10,7 @@ MapArea : what a map of one series covers, in LPS mm.
 PairedImages : the images of series on the maps of their store, and where they are valid.
 read_paired_images : from a folder or a table of image files.
 make_pairs : write such a folder from the scouts or from other series of the same studies.
+read_oct : a volume of optical coherence tomography (OCT) and its en-face image, as arrays.
 """
 
 import lazy_loader

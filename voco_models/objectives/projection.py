@@ -50,18 +50,26 @@ def valid_name(plane: Plane) -> str:
 
 
 class ProjectionObjective(Objective):
-    """What the networks of both planes have in common: the input, and the mean of two losses."""
+    """What the networks of both planes have in common: the input, and the mean of two losses.
+
+    `planes` are those that are trained. The network of another plane is left as it is.
+    """
 
     def __init__(
         self,
         networks: Mapping[Plane, nn.Module],
         augmentation: ProjectionAugmentation,
         window: InputWindow,
+        *,
+        planes: Sequence[Plane] = PLANES,
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleDict({str(plane): network for plane, network in networks.items()})
         self.augmentation = augmentation
         self.window = window
+        self.planes = tuple(planes)
+        for plane in PLANES:
+            self.networks[plane].requires_grad_(plane in self.planes)
 
     def predict(self, volumes: Tensor) -> dict[Plane, Tensor]:
         """Logits of both planes for stored voxels (B, Z, Y, X), without augmentation."""
@@ -96,7 +104,7 @@ class SegmentationObjective(ProjectionObjective):
                 draws.move_maps(batch.targets[map_name(plane)].float(), MAP_AXES[plane]),
                 batch.targets[LABELLED],
             )
-            for plane, logits in self._logits(unit).items()
+            for plane, logits in self._logits(unit, self.planes).items()
         }
         return _with_mean(losses)
 
@@ -106,9 +114,8 @@ class ReconstructionObjective(ProjectionObjective):
 
     With a `pretext`, the image is computed from the volume. Without, the targets of a batch are
     images in 0..1, by `map_name`, and the pixels that they show, by `valid_name`; only these are in
-    the loss. `planes` are those that have images: the network of another plane is not trained. With
-    `shuffled`, a volume gets the image of another volume of its batch: a control, in which there is
-    nothing to learn but the mean image.
+    the loss. With `shuffled`, a volume gets the image of another volume of its batch: a control, in
+    which there is nothing to learn but the mean image.
     """
 
     def __init__(
@@ -121,12 +128,9 @@ class ReconstructionObjective(ProjectionObjective):
         shuffled: bool = False,
         planes: Sequence[Plane] = PLANES,
     ) -> None:
-        super().__init__(networks, augmentation, window)
+        super().__init__(networks, augmentation, window, planes=planes)
         self.pretext = pretext
         self.shuffled = shuffled
-        self.planes = tuple(planes)
-        for plane in PLANES:
-            self.networks[plane].requires_grad_(plane in self.planes)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars: `loss`, and the loss of each plane under its name."""

@@ -127,7 +127,7 @@ def make_plan(
             selection=chosen.describe(),
         )
         | {
-            "targets": _hash_targets(targets),
+            "targets": hash_targets(targets),
             "seen_patients": None if seen is None else seen.digest,
         }
         | ({} if second is None else {"images": second.record}),
@@ -144,14 +144,7 @@ def build_objective(
 
     `planes` are those that are trained, for targets other than organs.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(recipe.fit.seed, 0))
-        networks: dict[Plane, ProjectionNetwork] = {
-            plane: create_projection_network(recipe.network, recipe.widths, recipe.channels)
-            for plane in PLANES
-        }
-    if initial is not None:
-        initial.load_into({str(plane): network for plane, network in networks.items()})
+    networks = create_networks(recipe, initial)
     window = input_window(recipe.window_hu, spec)
     if recipe.target == "organs":
         return SegmentationObjective(networks, recipe.augmentation, window)
@@ -163,6 +156,21 @@ def build_objective(
         shuffled=recipe.shuffled,
         planes=planes,
     )
+
+
+def create_networks(
+    recipe: ProjectionRecipe, initial: InitialProjection | None = None
+) -> dict[Plane, ProjectionNetwork]:
+    """The networks of both planes; fresh weights are a function of the recipe's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(step_seed(recipe.fit.seed, 0))
+        networks: dict[Plane, ProjectionNetwork] = {
+            plane: create_projection_network(recipe.network, recipe.widths, recipe.channels)
+            for plane in PLANES
+        }
+    if initial is not None:
+        initial.load_into({str(plane): network for plane, network in networks.items()})
+    return networks
 
 
 def read_maps(
@@ -230,8 +238,8 @@ def _to_targets(maps: OrganMaps, kept: Sequence[int]) -> dict[str, Tensor]:
     }
 
 
-def _hash_targets(targets: Mapping[str, Tensor]) -> str:
-    """A run is resumed with the same targets: a mask or an image may have changed alone."""
+def hash_targets(targets: Mapping[str, Tensor]) -> str:
+    """A digest, as a run is resumed with the same targets: a mask or an image may change alone."""
     content = hashlib.sha256(json.dumps(sorted(targets)).encode())
     for name in sorted(targets):
         content.update(targets[name].numpy().tobytes())
