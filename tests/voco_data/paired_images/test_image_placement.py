@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from voco_data.dicom import read_planar_image
 from voco_data.errors import InputError, SeriesRefused
 from voco_data.paired_images.image_files import GreyImage
 from voco_data.paired_images.map_area import MapArea, Plane
@@ -144,3 +146,19 @@ def test_percentiles_are_those_of_valid_pixels() -> None:
     assert placed.values[placed.is_valid].max() == 1.0
     assert placed.coverage == 0.5
     assert (placed.values[~placed.is_valid] == 0).all()
+
+
+@pytest.mark.real_ct
+def test_a_real_scout_shows_the_liver_on_the_right(real_ct: Path) -> None:
+    """A Siemens topogram of a prone patient, feet first: its columns run to the patient's right."""
+    path = real_ct / "12_odd_single_files" / "TCGA-UCEC_topogram_localizer.dcm"
+    found = read_planar_image(path)
+    assert found.geometry is not None
+    assert shown_plane(found.geometry) == "coronal"
+    grey = GreyImage(found.values, found.is_measured, None, found.inverted, found.geometry)
+    area = MapArea("coronal", (96, 96), (-400.0, 38.0), (-200.0, 200.0))
+    shown = place(grey, area).values[::-1]  # as a viewer shows it
+    liver, stomach = shown[10:24, 24:44], shown[10:24, 52:72]  # one mirrors the other
+    unevenness = [float(np.abs(np.diff(part, axis=0)).mean()) for part in (liver, stomach)]
+    assert unevenness[0] < 0.7 * unevenness[1]  # gas in the stomach
+    assert shown[-4:, 25:35].mean() > shown[:4, 25:35].mean() + 0.1  # hip below, lung above
