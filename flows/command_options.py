@@ -40,6 +40,7 @@ def build_parser() -> OneLineParser:
     _add_split(commands)
     add_pretrain(commands)
     add_finetune(commands)
+    _add_pairs(commands)
     add_project(commands)
     add_localise(commands)
     _add_evaluate(commands)
@@ -124,6 +125,25 @@ def _default(value: Any) -> str:
     elif isinstance(value, float):
         value = f"{value:g}"
     return f" ({value})" if value else ""
+
+
+def _add_pairs(commands: Any) -> None:
+    pairs = add_command(
+        commands, "pairs", "second images of the series of a store, for project --images"
+    )
+    add = pairs.add_argument
+    add("source", type=local, metavar="ARCHIVE", help="the archive that STORE was made from")
+    add("store", type=path_or_url, metavar="STORE")
+    add("--out", type=local, required=True, metavar="DIR", help="a new or empty folder")
+    add(
+        "--kind",
+        choices=("localizer", "phase"),
+        required=True,
+        help="localizer: the scouts of the same study; phase: mean projections of another series "
+        "of the same study, which may be another phase",
+    )
+    _add_option(pairs, "layout", choices=layout_choices())
+    _add_option(pairs, "ids", note="as for preprocess", type=Path, metavar="FILE")
 
 
 def _add_store(commands: Any) -> None:

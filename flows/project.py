@@ -35,6 +35,7 @@ def project(
     max_steps: int | None = None,
     resume: bool = False,
     resident: Literal["none", "ram", "device"] = "none",
+    images: Path | None = None,
 ) -> Summary:
     """Train 3D-to-2D networks: maps of organs from masks, or a second image without masks.
 
@@ -49,6 +50,7 @@ def project(
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
         resident: Keep all volumes in memory, in RAM or on the device.
+        images: Folder or table of second images, for the change target=image.
     """
     resume = resume or was_interrupted(out / PRETRAINED)
     summary = train_networks(
@@ -62,6 +64,7 @@ def project(
         max_steps=max_steps,
         resume=resume,
         resident=resident,
+        images=images,
     )
     publish("project", summary, link=out)
     return summary

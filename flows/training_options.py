@@ -110,6 +110,13 @@ def add_project(commands: Any) -> None:
     project.add_argument(
         "--init", default="scratch", metavar="scratch|RUN", help="all first weights (scratch)"
     )
+    project.add_argument(
+        "--images",
+        type=local,
+        metavar="FOLDER|TABLE",
+        help="second images for --set target=image: <series id>/coronal.png, .npy or .dcm and "
+        "sagittal likewise, or a table; voco pairs writes such folders",
+    )
     _add_training(project)
 
 

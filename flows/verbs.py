@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from flows.ids import patient_pseudonymiser
 from flows.prediction_steps import predict_source
-from voco_data import erasure, ingest, maintenance, selection
+from voco_data import erasure, ingest, maintenance, paired_images, selection
 from voco_data.ingest import IngestOptions
 from voco_models import stages
 
@@ -136,6 +136,7 @@ def project(args: argparse.Namespace) -> Mapping[str, object]:
         args.stores,
         args.out,
         init=args.init,
+        images=args.images,
         recipe=args.recipe,
         changes=tuple(args.changes),
         split=args.split,
@@ -143,6 +144,13 @@ def project(args: argparse.Namespace) -> Mapping[str, object]:
         max_steps=args.max_steps,
         resume=args.resume,
         resident=args.resident,
+    ).to_json()
+
+
+def pairs(args: argparse.Namespace) -> Mapping[str, object]:
+    """Write second images of the series of a store, from the archive of the store."""
+    return paired_images.make_pairs(
+        args.source, args.store, args.out, kind=args.kind, options=_ingest_options(args)
     ).to_json()
 
 
@@ -291,6 +299,7 @@ VERBS: Final[dict[str, Verb]] = {
     "pretrain": pretrain,
     "finetune": finetune,
     "project": project,
+    "pairs": pairs,
     "localise": localise,
     "evaluate": evaluate,
     "experiment": experiment,

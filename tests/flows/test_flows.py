@@ -291,11 +291,12 @@ def test_explain_calls_the_stage_and_publishes(tmp_path: Path, calls: Calls) -> 
 
 def test_project_and_localise_call_their_stages(tmp_path: Path, calls: Calls) -> None:
     stores, run, table = ["s3://bucket/x.zarr"], tmp_path / "run", tmp_path / "boxes.csv"
-    project(stores, run, changes=("target=mean",), max_steps=3)
+    project(stores, run, changes=("target=mean",), max_steps=3, images=tmp_path)
     assert calls["project"]["stores"] == stores
     assert calls["project"]["out"] == run
     assert calls["project"]["changes"] == ("target=mean",)
     assert calls["project"]["max_steps"] == 3
+    assert calls["project"]["images"] == tmp_path
     localise(run, stores[0], table, box="liver", margin_mm=5.0)
     assert calls["localise"] == {
         "run": run, "store": stores[0], "out": table, "box": "liver", "margin_mm": 5.0,

@@ -28,6 +28,13 @@ from .pixels.hu_kernels import (
     integer_rescale as integer_rescale,
     planes_to_hu as planes_to_hu,
 )
+from .planar_image import (
+    FrameOfReference as FrameOfReference,
+    PlanarImage as PlanarImage,
+    read_frame_of_reference as read_frame_of_reference,
+    read_planar_geometry as read_planar_geometry,
+    read_planar_image as read_planar_image,
+)
 from .series.fast_reader import SliceDecoder as SliceDecoder
 from .series.header_scan import ScannedHeader as ScannedHeader, header_scanner as header_scanner
 from .series.pixel_digest import pixel_digest as pixel_digest

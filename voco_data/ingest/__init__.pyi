@@ -9,4 +9,9 @@ from .options import (
 )
 from .run import PreprocessSummary as PreprocessSummary, preprocess as preprocess
 from .seen_files import SeenFiles as SeenFiles
-from .source_files import SourceSeries as SourceSeries, find_source_files as find_source_files
+from .source_files import (
+    SourceArchive as SourceArchive,
+    SourceSeries as SourceSeries,
+    find_source_files as find_source_files,
+    open_source as open_source,
+)

@@ -12,6 +12,7 @@ from .geometry import (
 )
 from .hu_evidence import check_hu as check_hu
 from .hu_histogram import HuHistogram as HuHistogram
+from .planar_geometry import AxisExtent as AxisExtent, PlanarGeometry as PlanarGeometry
 from .saturation import ClippedVoxels as ClippedVoxels
 from .slice_spacing import (
     ROUNDING_MM as ROUNDING_MM,

@@ -1,3 +1,4 @@
+from .array_volumes import ArrayVolumes as ArrayVolumes
 from .augment_crops import (
     IntensityAugment as IntensityAugment,
     IntensityParameters as IntensityParameters,

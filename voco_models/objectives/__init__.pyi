@@ -21,6 +21,7 @@ from .projection import (
     ReconstructionObjective as ReconstructionObjective,
     SegmentationObjective as SegmentationObjective,
     map_name as map_name,
+    valid_name as valid_name,
 )
 from .reconstruction import negative_ssim_loss as negative_ssim_loss, ssim as ssim
 from .segmentation import dice_bce_loss as dice_bce_loss

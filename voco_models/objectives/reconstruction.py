@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from voco_data.errors import InputError
 
@@ -32,9 +33,29 @@ C2 = 0.03**2
 """Of contrast and structure."""
 
 
-def negative_ssim_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """-SSIM of sigmoid(logits) (N, C, h, w) and images in [0, 1], a scalar from -1 (equal) to 1."""
-    return -ssim(_in_float32(logits).sigmoid(), targets).mean()
+def negative_ssim_loss(logits: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
+    """-SSIM of sigmoid(logits) (N, C, h, w) and images in [0, 1], a scalar from -1 (equal) to 1.
+
+    `valid` (N, C, h, w), bool, says which pixels of the images are measured; all, if it is not
+    given. A place of the window counts if all its pixels are valid. An image without such a place
+    is left out. Without any image loss and gradients are 0, since a check would wait for the
+    device.
+    """
+    images = _in_float32(logits).sigmoid()
+    if valid is None:
+        return -ssim(images, targets).mean()
+    counted = find_whole_windows(valid)
+    scores = _local_ssim(images, targets).where(counted, 0)
+    over = (1, 2, 3)
+    counts = counted.sum(over)
+    of_images = scores.sum(over) / counts.clamp(min=1)
+    return -of_images.sum() / (counts > 0).sum().clamp(min=1)
+
+
+def find_whole_windows(valid: Tensor) -> Tensor:
+    """bool (N, C, h - 10, w - 10): places at which the whole window is valid, (N, C, h, w)."""
+    missing = functional.max_pool2d((~valid).float(), WINDOW_PX, stride=1)
+    return missing == 0
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:
@@ -44,6 +65,11 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
     float32 (or float64), also under autocast. Raises ValueError for shapes that differ, and
     InputError for images smaller than the window.
     """
+    return _local_ssim(images, references).mean(dim=(1, 2, 3))
+
+
+def _local_ssim(images: Tensor, references: Tensor) -> Tensor:
+    """SSIM (N, C, h - 10, w - 10) at every place of the window. Raises as `ssim`."""
     if images.shape != references.shape or images.ndim != 4:
         raise ValueError(
             f"ssim: expected two equal shapes (N, C, h, w), got {tuple(images.shape)} and "
@@ -63,7 +89,7 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
         covariance = product - mean_x * mean_y
         luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
         structure = (2 * covariance + C2) / (variance_x + variance_y + C2)
-        scores: Tensor = (luminance * structure).mean(dim=(1, 2, 3))
+        scores: Tensor = luminance * structure
     return scores
 
 

@@ -5,6 +5,7 @@ Key functions
 pretrain : self-supervised training on stores.
 finetune : train the classifier, a model for each fold.
 project : train 3D-to-2D networks, which give maps of organs.
+project_arrays : the same for volumes in memory, such as OCT.
 localise : boxes of organs and of the abdomen, from such networks.
 evaluate : score a run on its test patients.
 compare_runs : differences between two runs on the same patients.

@@ -1,3 +1,4 @@
+from .array_projection import predict_arrays as predict_arrays, project_arrays as project_arrays
 from .comparison import compare_runs as compare_runs
 from .compiler import has_cpu_compiler as has_cpu_compiler
 from .evaluation import evaluate as evaluate

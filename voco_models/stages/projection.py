@@ -60,7 +60,8 @@ class ProjectionSummary:
     stores: tuple[str, ...]
     volumes: int
     patients: int
-    """Patients that the run learns from; with the target `organs`, those with masks."""
+    """Patients that the run learns from: with the target `organs` those with masks, with the target
+    `image` those with images."""
     left_out: dict[str, int]
     """Volumes of the stores that are not learnt from, by reason."""
     first_step: int
@@ -85,6 +86,7 @@ def project(
     out: str | Path,
     *,
     init: str | Path = SCRATCH,
+    images: str | Path | None = None,
     recipe: str | Path | ProjectionRecipe = "default",
     changes: Sequence[str] = (),
     split: str | Path | None = None,
@@ -98,14 +100,16 @@ def project(
     """Train 3D-to-2D networks for the coronal and the sagittal plane; write the run to `out`.
 
     With the recipe's target `organs` they learn maps of organs from the masks of the archive, else
-    a second image of the same body, which needs no masks. All weights of such a run are the first
-    ones of another with `init`.
+    a second image of the same body, which needs no masks: a pretext from the volume, or one of
+    `images`. All weights of such a run are the first ones of another with `init`.
 
     Parameters
     ----------
     stores : folders or URLs of stores of one spec, such as `localise`.
     out : folder of the run.
     init : `scratch`, or the folder of a run of `project`.
+    images : a folder or a table of second images, for the target `image`; see
+        `voco_data.paired_images`.
     recipe : a name, a `.toml` file, or a recipe.
     changes : `name=value` each, with the dotted name of an option.
     split : file of `voco split`, whose test patients are left out. A resumed run has its own.
@@ -132,6 +136,7 @@ def project(
         init=init,
         split=find_split(split, run, resume=resume),
         transductive=transductive,
+        images=images,
     )
     check_run_folder(run, resume=resume)  # before volumes are read
     loader = _make_loader(plan, chosen_device, resident)

@@ -39,6 +39,12 @@ from voco_models.objectives import (
 from voco_models.recorded_options import values_to_record
 from voco_models.stages.pretrain_plan import open_stores
 from voco_models.stages.pretrain_series import PretrainingSeries, select_pretraining_series
+from voco_models.stages.projection_images import (
+    NO_IMAGE,
+    ImageTargets,
+    check_images,
+    read_image_targets,
+)
 from voco_models.stages.projection_recipes import ProjectionRecipe
 from voco_models.stages.projection_weights import InitialProjection, load_initial_projection
 from voco_models.training import make_provenance
@@ -74,17 +80,27 @@ def make_plan(
     init: str | Path,
     split: Split | None,
     transductive: bool,
+    images: str | Path | None = None,
 ) -> ProjectionPlan:
-    """Check that the inputs fit together, and plan a run. Raises InputError if they do not."""
+    """Check that the inputs fit together, and plan a run. Raises InputError if they do not.
+
+    `images` is a folder or a table of second images, for the target `image`.
+    """
+    check_images(images, recipe.target)
     opened = open_stores(stores)
     check_projection_grid(opened[0].grid)
     chosen = select_pretraining_series(opened, recipe.selection, split, transductive=transductive)
     targets: dict[str, Tensor] = {}
+    second: ImageTargets | None = None
     if recipe.target == "organs":
         maps = read_maps(opened, chosen.positions, recipe.organs)
         kept = _choose_masked(chosen, maps.is_known, recipe)
-        chosen = _take(chosen, kept)
+        chosen = _take(chosen, kept, "no mask used")
         targets = _to_targets(maps, kept)
+    elif images is not None:
+        second = read_image_targets(images, opened, chosen.positions)
+        chosen = _take(chosen, second.kept, NO_IMAGE)
+        targets = second.targets
     items = [Item(opened[position], row) for position, row in chosen.positions]
     adapted, notes = _adapt_recipe(recipe, len(items))
     initial = load_initial_projection(init, adapted)
@@ -92,13 +108,15 @@ def make_plan(
     seen = initial.add_seen(SeenPatients.of_series(opened, chosen.series))
     return ProjectionPlan(
         recipe=adapted,
-        notes=notes,
+        notes=notes if second is None else (*second.notes, *notes),
         stores=opened,
         series=chosen,
         split=split,
         items=items,
         targets=targets,
-        objective=build_objective(adapted, opened[0].spec, initial),
+        objective=build_objective(
+            adapted, opened[0].spec, initial, PLANES if second is None else second.planes
+        ),
         seen=seen,
         provenance=make_provenance(
             STAGE,
@@ -109,16 +127,41 @@ def make_plan(
             selection=chosen.describe(),
         )
         | {
-            "targets": _hash_targets(targets),
+            "targets": hash_targets(targets),
             "seen_patients": None if seen is None else seen.digest,
-        },
+        }
+        | ({} if second is None else {"images": second.record}),
     )
 
 
 def build_objective(
-    recipe: ProjectionRecipe, spec: StoreSpec, initial: InitialProjection | None = None
+    recipe: ProjectionRecipe,
+    spec: StoreSpec,
+    initial: InitialProjection | None = None,
+    planes: Sequence[Plane] = PLANES,
 ) -> ProjectionObjective:
-    """The objective for stores of `spec`; its fresh weights are a function of the recipe's seed."""
+    """The objective for stores of `spec`; its fresh weights are a function of the recipe's seed.
+
+    `planes` are those that are trained, for targets other than organs.
+    """
+    networks = create_networks(recipe, initial)
+    window = input_window(recipe.window_hu, spec)
+    if recipe.target == "organs":
+        return SegmentationObjective(networks, recipe.augmentation, window)
+    return ReconstructionObjective(
+        networks,
+        recipe.augmentation,
+        window,
+        None if recipe.target == "image" else recipe.target,
+        shuffled=recipe.shuffled,
+        planes=planes,
+    )
+
+
+def create_networks(
+    recipe: ProjectionRecipe, initial: InitialProjection | None = None
+) -> dict[Plane, ProjectionNetwork]:
+    """The networks of both planes; fresh weights are a function of the recipe's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(recipe.fit.seed, 0))
         networks: dict[Plane, ProjectionNetwork] = {
@@ -127,12 +170,7 @@ def build_objective(
         }
     if initial is not None:
         initial.load_into({str(plane): network for plane, network in networks.items()})
-    window = input_window(recipe.window_hu, spec)
-    if recipe.target == "organs":
-        return SegmentationObjective(networks, recipe.augmentation, window)
-    return ReconstructionObjective(
-        networks, recipe.augmentation, window, recipe.target, shuffled=recipe.shuffled
-    )
+    return networks
 
 
 def read_maps(
@@ -176,14 +214,14 @@ def _choose_masked(
     return [i for i in masked if patients[i] in used]
 
 
-def _take(chosen: PretrainingSeries, kept: Sequence[int]) -> PretrainingSeries:
-    """Some of the series; the others are left out for want of a mask."""
+def _take(chosen: PretrainingSeries, kept: Sequence[int], reason: str) -> PretrainingSeries:
+    """Some of the series; the others are left out for `reason`."""
     without = len(chosen.series) - len(kept)
     return dataclasses.replace(
         chosen,
         series=chosen.series.iloc[list(kept)].reset_index(drop=True),
         weights=None if chosen.weights is None else chosen.weights[list(kept)],
-        left_out=chosen.left_out | ({"no mask used": without} if without else {}),
+        left_out=chosen.left_out | ({reason: without} if without else {}),
     )
 
 
@@ -200,8 +238,8 @@ def _to_targets(maps: OrganMaps, kept: Sequence[int]) -> dict[str, Tensor]:
     }
 
 
-def _hash_targets(targets: Mapping[str, Tensor]) -> str:
-    """A run is resumed with the same targets: a mask may have changed without its volume."""
+def hash_targets(targets: Mapping[str, Tensor]) -> str:
+    """A digest, as a run is resumed with the same targets: a mask or an image may change alone."""
     content = hashlib.sha256(json.dumps(sorted(targets)).encode())
     for name in sorted(targets):
         content.update(targets[name].numpy().tobytes())

@@ -25,6 +25,7 @@ from voco_models.training import FitConfig, Sgd
 
 ORGANS = ("liver", "spleen", "kidney_left", "kidney_right", "bowel")
 """Those of the masks of RATIC."""
+TARGETS = ("organs", "mean", "maximum", "depth", "image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,10 @@ class ProjectionRecipe:
     docs/projection.md."""
     widths: tuple[int, ...] = PROJECTION_WIDTHS
     """Channels of the five levels."""
-    target: Literal["organs", "mean", "maximum", "depth"] = "organs"
+    target: Literal["organs", "mean", "maximum", "depth", "image"] = "organs"
     """What is predicted in both planes: the organs of the masks, or, without masks, the mean or the
-    maximum of the volume along the collapsed axis, or where its matter lies along it."""
+    maximum of the volume along the collapsed axis, or where its matter lies along it, or a second
+    image of the same body, which `--images` gives."""
     organs: tuple[str, ...] = ORGANS
     """Organs of the target `organs`, by their names in docs/masks.md."""
     masks: int | None = None
@@ -62,9 +64,10 @@ class ProjectionRecipe:
                 f"recipe: network must be one of {', '.join(PROJECTION_NETWORKS)}, got "
                 f"{self.network!r}"
             )
-        if self.target not in ("organs", "mean", "maximum", "depth"):
+        if self.target not in TARGETS:
             raise InputError(
-                f"recipe: target must be organs, mean, maximum or depth, got {self.target!r}"
+                f"recipe: target must be {', '.join(TARGETS[:-1])} or {TARGETS[-1]}, got "
+                f"{self.target!r}"
             )
         if not self.organs or len(set(self.organs)) < len(self.organs):
             raise InputError(

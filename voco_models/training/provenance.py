@@ -15,11 +15,10 @@ import torch
 from voco_data.errors import InputError
 from voco_data.store import Store, StoreSpec
 
-COMPARED_ENTRIES = ("stage", "recipe", "stores", "split", "init", "selection")
+COMPARED_ENTRIES = ("stage", "recipe", "stores", "split", "init", "selection", "targets")
 """Entries that must be equal to resume a run. Versions are recorded, and may differ."""
-ADDED_ENTRIES = ("selection",)
-"""Entries that runs of older versions lack, which can still be resumed. Recipe, stores and split
-determine them."""
+ADDED_ENTRIES = ("selection", "targets")
+"""Entries that runs of older versions or of other stages lack, which can still be resumed."""
 
 
 def make_provenance(

@@ -17,6 +17,7 @@ from voco_models.objectives.projection import (
     SegmentationObjective,
     map_name,
     pretext_image,
+    valid_name,
 )
 from voco_models.objectives.reconstruction import negative_ssim_loss
 from voco_models.objectives.segmentation import dice_bce_loss
@@ -100,22 +101,70 @@ def test_a_shuffled_volume_gets_the_image_of_another_one(shuffled: bool) -> None
     )
 
 
+def image_targets(volumes: Tensor, valid: bool = True) -> dict[str, Tensor]:
+    """The maxima of volumes as given images, valid everywhere or nowhere."""
+    unit = volumes.float() / 200
+    images = {"coronal": unit.amax(dim=2)[:, None], "sagittal": unit.amax(dim=3)[:, None]}
+    return {map_name(p): images[p] for p in PLANES} | {
+        valid_name(p): torch.full_like(images[p], valid, dtype=torch.bool) for p in PLANES
+    }
+
+
 def test_given_images_are_targets_and_move_with_the_volume() -> None:
-    """The mean along Y as a given image: with any augmentation it stays the moved mean."""
+    """Pixels that come in from beyond an image are not in the loss; the rest is as computed."""
     volumes = torch.zeros(2, *SHAPE, dtype=torch.uint8)
     volumes[:, 4:10, 6:12, 8:15] = 200
-    unit = volumes.float() / 200
-    targets = {
-        map_name("coronal"): unit.amax(dim=2)[:, None],
-        map_name("sagittal"): unit.amax(dim=3)[:, None],
-    }
-    given = Batch(volumes, torch.arange(2), seed=3, targets=targets)
+    given = Batch(volumes, torch.arange(2), seed=3, targets=image_targets(volumes))
     moved = ProjectionAugmentation(shift=0.1)
-    paired = ReconstructionObjective(networks(), moved, WINDOW)(given)
-    computed = ReconstructionObjective(networks(), moved, WINDOW, "maximum")(given)
-    assert paired["loss"].item() == pytest.approx(computed["loss"].item(), abs=1e-5)
+    objective = ReconstructionObjective(networks(), moved, WINDOW)
+    paired = objective(given)
+    unit, draws = objective._augment(given)
+    logits = objective._logits(unit)
+    for plane, axes in (("coronal", (1, 3)), ("sagittal", (1, 2))):
+        shape = given.targets[map_name(plane)].shape
+        inside = draws.move_maps(torch.ones(shape), axes) > 0.999
+        assert 0.5 < inside.float().mean() < 1
+        expected = negative_ssim_loss(logits[plane], pretext_image(unit, plane, "maximum"), inside)
+        assert paired[plane].item() == pytest.approx(expected.item(), abs=1e-5)
     still = ReconstructionObjective(networks(), STILL, WINDOW)(given)
+    computed = ReconstructionObjective(networks(), STILL, WINDOW, "maximum")(given)
+    assert still["loss"].item() == pytest.approx(computed["loss"].item(), abs=1e-5)
     assert paired["loss"].item() != pytest.approx(still["loss"].item(), abs=1e-3)
+
+
+def test_a_shuffled_image_brings_its_own_valid_pixels() -> None:
+    given = batch(**image_targets(batch().volumes))
+    targets = dict(given.targets)
+    targets[valid_name("coronal")] = targets[valid_name("coronal")].clone()
+    targets[valid_name("coronal")][1] = False
+    targets[map_name("coronal")] = targets[map_name("coronal")].clone()
+    targets[map_name("coronal")][1] = 0.5  # never seen
+    given = Batch(given.volumes, given.items, given.seed, targets)
+    objective = ReconstructionObjective(networks(), STILL, WINDOW, shuffled=True)
+    found = objective(given)["coronal"]
+    logits = objective.predict(given.volumes)["coronal"]
+    order = [2, 0, 1]  # the volume 2 has the image of 1, which shows nothing
+    images = given.targets[map_name("coronal")][order]
+    assert found.item() == pytest.approx(
+        negative_ssim_loss(logits[:2], images[:2]).item(), abs=1e-5
+    )
+
+
+def test_the_network_of_a_plane_without_images_is_left_alone() -> None:
+    given = batch(**image_targets(batch().volumes))
+    targets = {n: t for n, t in given.targets.items() if "coronal" in n}
+    given = Batch(given.volumes, given.items, given.seed, targets)
+    objective = ReconstructionObjective(networks(), STILL, WINDOW, planes=("coronal",))
+    losses = objective(given)
+    assert losses.keys() == {"loss", "coronal"}
+    losses["loss"].backward()
+    (untrained,) = objective.networks["sagittal"].parameters()
+    (trained,) = objective.networks["coronal"].parameters()
+    assert not untrained.requires_grad
+    assert untrained.grad is None
+    assert trained.grad is not None
+    assert [p for group in objective.parameter_groups() for p in group["params"]] == [trained]
+    assert objective.predict(given.volumes).keys() == set(PLANES)
 
 
 def test_gradients_reach_both_networks() -> None:

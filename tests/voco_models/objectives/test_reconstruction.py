@@ -8,7 +8,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from voco_data.errors import InputError
-from voco_models.objectives.reconstruction import negative_ssim_loss, ssim
+from voco_models.objectives.reconstruction import (
+    find_whole_windows,
+    negative_ssim_loss,
+    ssim,
+)
 
 
 def images(kind: str, shape: tuple[int, ...] = (2, 1, 24, 37)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,3 +111,57 @@ def test_images_smaller_than_the_window_and_other_shapes_are_refused() -> None:
         ssim(torch.rand(1, 1, 8, 16), torch.rand(1, 1, 8, 16))
     with pytest.raises(ValueError, match=r"got \(2, 1, 16, 16\) and \(2, 3, 16, 16\)"):
         ssim(torch.rand(2, 1, 16, 16), torch.rand(2, 3, 16, 16))
+
+
+def masked_ssim_by_scipy(a: np.ndarray, b: np.ndarray, valid: np.ndarray) -> float:
+    """The mean over the places whose whole window of 11 x 11 pixels is valid."""
+    scores = [
+        ssim_by_scipy(a[i : i + 11, j : j + 11], b[i : i + 11, j : j + 11])
+        for i in range(a.shape[0] - 10)
+        for j in range(a.shape[1] - 10)
+        if valid[i : i + 11, j : j + 11].all()
+    ]
+    return float(np.mean(scores))
+
+
+def test_only_windows_that_are_wholly_valid_count() -> None:
+    """One image has a strip that is not measured, one a hole, one nothing at all."""
+    a, b = images("near", (3, 1, 24, 37))
+    valid = torch.ones(3, 1, 24, 37, dtype=torch.bool)
+    valid[0, 0, :, :9] = False
+    valid[1, 0, 5, 20] = False
+    valid[2] = False
+    expected = [
+        masked_ssim_by_scipy(a[i, 0].numpy(), b[i, 0].numpy(), valid[i, 0].numpy()) for i in (0, 1)
+    ]
+    found = negative_ssim_loss(a.logit(), b, valid)
+    assert -found.item() == pytest.approx(np.mean(expected), abs=1e-9)
+    assert find_whole_windows(valid)[1, 0].sum() == 14 * 27 - 6 * 11
+
+
+def test_what_is_not_valid_has_no_influence_and_no_gradient() -> None:
+    a, b = images("near")
+    valid = torch.ones_like(b, dtype=torch.bool)
+    valid[..., 20:] = False
+    other = b.where(valid, 0.0)
+    logits = a.logit().requires_grad_()
+    loss = negative_ssim_loss(logits, other, valid)
+    torch.testing.assert_close(loss, negative_ssim_loss(a.logit(), b, valid))
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad[..., 20:].any()
+    assert logits.grad[..., :20].abs().max() > 0
+
+
+def test_all_pixels_valid_is_the_plain_loss_and_none_is_0() -> None:
+    a, b = images("unlike")
+    everywhere = torch.ones_like(b, dtype=torch.bool)
+    logits = a.logit().requires_grad_()
+    torch.testing.assert_close(
+        negative_ssim_loss(logits, b, everywhere), negative_ssim_loss(logits, b)
+    )
+    nothing = negative_ssim_loss(logits, b, ~everywhere)
+    nothing.backward()
+    assert nothing.item() == 0.0
+    assert logits.grad is not None
+    assert not logits.grad.any()

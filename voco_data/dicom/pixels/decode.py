@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import imagecodecs
@@ -91,13 +91,21 @@ class PixelFormat:
     """PixelRepresentation is 1."""
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset, shape: tuple[int, int]) -> PixelFormat:
-        """The format of a data set with frames of `shape`. Raises SeriesRefused."""
+    def from_dataset(
+        cls,
+        dataset: Dataset,
+        shape: tuple[int, int],
+        allocated_bits: Collection[int] = ALLOCATED_BITS,
+    ) -> PixelFormat:
+        """The format of a data set with frames of `shape`.
+
+        Raises SeriesRefused, also for another BitsAllocated than `allocated_bits`.
+        """
         values = DatasetValues(dataset)
         syntax = transfer_syntax(dataset)
         check_syntax(syntax)
         bits_allocated = values.integer("BitsAllocated", 16)
-        if bits_allocated not in ALLOCATED_BITS:
+        if bits_allocated not in allocated_bits:
             raise SeriesRefused(Reason.UNREADABLE, f"BitsAllocated is {bits_allocated}")
         bits_stored = values.integer("BitsStored", bits_allocated)
         high_bit = values.integer("HighBit", bits_stored - 1)
@@ -194,12 +202,19 @@ class PixelFormat:
 class FrameReader:
     """The frames of one data set, decoded on request."""
 
-    def __init__(self, dataset: Dataset, shape: tuple[int, int], frames: int = 1) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        shape: tuple[int, int],
+        frames: int = 1,
+        allocated_bits: Collection[int] = ALLOCATED_BITS,
+    ) -> None:
         """Split the pixel data into `frames` frames, without decoding them.
 
-        `shape` is (rows, columns). Raises SeriesRefused if the header and the bytes disagree.
+        `shape` is (rows, columns). Raises SeriesRefused if the header and the bytes disagree, and
+        for another BitsAllocated than `allocated_bits`.
         """
-        self._format = PixelFormat.from_dataset(dataset, shape)
+        self._format = PixelFormat.from_dataset(dataset, shape, allocated_bits)
         value = _pixel_bytes(dataset)
         self._frames = self._split_frames(value, frames)
         self._has_excess_bytes = (
