@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.support.project import PROJECT
 from tests.support.small_projections import (
     DECLARATION,
     MASKED,
@@ -355,6 +356,15 @@ def test_runs_are_told_apart_by_all_that_decides_them(folder: Path) -> None:
     update_split(trials[0].job.store, folder / "other.json", test_share=0.4, n_folds=2)
     other = declare_projections(folder, DECLARATION.replace('"split.json"', '"other.json"'))
     assert not {t.job.digest for t in trials_of(other)} & {t.job.digest for t in trials}
+
+
+def test_the_example_of_the_documents_can_be_read(tmp_path: Path) -> None:
+    text = (PROJECT / "docs/experiments.md").read_text().split("## Experiments of projections")[1]
+    (tmp_path / "e.toml").write_text(text.split("```toml\n")[1].split("```")[0])
+    declared: Any = read_experiment(tmp_path / "e.toml")
+    assert list(declared.arms) == [*ARMS, "depth_max"]
+    assert declared.arms["scratch_longer"].steps_of == "maximum"
+    assert declared.store.startswith(str(tmp_path))  # paths are relative to the file
 
 
 ARM = "[arms.scratch]\n"
