@@ -277,7 +277,7 @@ def _add_export(commands: Any) -> None:
 
 def _add_experiment(commands: Any) -> None:
     experiment = add_command(
-        commands, "experiment", "arms x backbones x seeds x fractions of labels, then the tables"
+        commands, "experiment", "arms x seeds x fractions of labels or masks, then the tables"
     )
     experiment.add_argument("file", type=Path, metavar="FILE", help="its declaration, in TOML")
     experiment.add_argument(

@@ -12,21 +12,23 @@ from flows.artifacts import publish
 from flows.ids import patient_pseudonymiser
 from flows.summary import Summary, to_json_values
 from voco_models import experiments
-from voco_models.experiments import Trial
+from voco_models.experiments import ProjectionTrial, Trial
 
 
 # The flow calls this task and does not submit it: only in the main thread does a stop signal reach
 # the training loop, which then saves a checkpoint and ends.
 @task(name="run trial", task_run_name="{trial.name}", cache_policy=NO_CACHE)
-def run_trial(trial: Trial, store: str, resident: Literal["none", "ram", "device"]) -> str:
-    """Pretrain, train and score what the trial lacks; returns whether it was reused."""
+def run_trial(
+    trial: Trial | ProjectionTrial, store: str, resident: Literal["none", "ram", "device"]
+) -> str:
+    """Train and score what the trial lacks; returns whether it was reused."""
     pseudonymise = patient_pseudonymiser(store)
     return experiments.run_trial(trial, resident=resident, pseudonymise=pseudonymise)
 
 
 @flow(name="experiment")
 def experiment(file: Path, resident: Literal["none", "ram", "device"] = "none") -> Summary:
-    """Train and compare arms, backbones, seeds and fractions of labels; reuse what exists.
+    """Train and compare arms, seeds and fractions of labels or masks; reuse what exists.
 
     Args:
         file: The declaration of the experiment, in TOML.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from tests.support.killed_experiment import run_and_kill
 from tests.support.small_experiment import DECLARATION, declare
 from voco_models.experiments.declaration import read_experiment
 from voco_models.experiments.experiment import run_experiment
@@ -35,28 +32,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[pd.DataF
     start = time.monotonic()
     assert not run_and_kill(file, 250)
     return results(file), time.monotonic() - start
-
-
-def run_and_kill(file: Path, seconds: float) -> bool:
-    """Run the command, and kill it `seconds` after its first message; whether it was alive."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.command", "experiment", str(file)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert process.stderr is not None
-    process.stderr.readline()  # it has begun with the first trial
-    try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return True
-    finally:
-        process.stderr.close()
-    return False
 
 
 @pytest.mark.parametrize(

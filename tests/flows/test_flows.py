@@ -44,7 +44,7 @@ from flows.pretrain import pretrain
 from flows.project import project
 from flows.retrain import retrain
 from flows.retries import worth_retrying
-from tests.support import browser, small_experiment, small_finetune
+from tests.support import browser, small_experiment, small_finetune, small_projections
 from tests.support.project import PROJECT
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
@@ -601,6 +601,16 @@ def test_an_experiment_runs_its_trials_and_reuses_them(embedded: None, tmp_path:
     assert Path(str(summary["report"])).is_file()
     again = experiment(file)
     assert (again["trials"], again["reused"]) == (2, 2)
+    assert again["scores"] == summary["scores"]
+
+
+def test_an_experiment_of_projections_takes_the_same_flow(embedded: None, tmp_path: Path) -> None:
+    file = small_projections.declare_projections(tmp_path, small_projections.SMALL)
+    summary = experiment(file)
+    assert (summary["trials"], summary["trained"], summary["reused"]) == (1, 1, 0)
+    assert Path(str(summary["report"])).is_file()
+    again = experiment(file)
+    assert (again["trials"], again["reused"]) == (1, 1)
     assert again["scores"] == summary["scores"]
 
 

@@ -36,6 +36,9 @@ from .overlap import (
 )
 from .plots import (
     Line as Line,
+    MapPanel as MapPanel,
     check_matplotlib as check_matplotlib,
+    difference_plot as difference_plot,
     line_plot as line_plot,
+    map_plot as map_plot,
 )

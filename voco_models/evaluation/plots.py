@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
+import numpy as np
+import numpy.typing as npt
+
 from voco_data.errors import VocoError
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ WIDTH_IN, HEIGHT_IN = 7.2, 3.0
 """Size of a plot of lines, in inches of 72 px."""
 PANEL_IN = 3.6
 """Width and height of one of several panels."""
+MAP_IN, MAP_OPACITY = 2.0, 0.45
+"""Width of a panel with maps, and how much the maps cover of the picture below them."""
 STYLE: Mapping[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": SOFT,
@@ -215,6 +220,89 @@ def difference_plot(
         axes.set_ylim(0.3, len(rows) + 0.7)
         axes.set_xlabel(_plain(x_label))
         return _to_svg(figure, title)
+
+
+@dataclass(frozen=True, slots=True)
+class MapPanel:
+    """Maps of organs over a picture of the body, on one grid (Z, W) whose z grows upwards."""
+
+    title: str
+    picture: npt.NDArray[np.uint8]
+    """(Z, W): grey values."""
+    maps: npt.NDArray[np.bool_]
+    """(C, Z, W): filled areas of C organs, which may overlap."""
+    outlines: npt.NDArray[np.bool_] | None
+    """(C, Z, W): areas whose edges are drawn as lines, such as the true ones."""
+    extent_mm: tuple[float, float, float, float]
+    """Left, right, lower and upper end of the picture."""
+
+
+def map_plot(
+    rows: Mapping[str, Sequence[MapPanel]], organs: Sequence[str], *, title: str, y_label: str
+) -> str:
+    """Rows of equally many panels, a row for each label of the axis along W.
+
+    A millimetre is as long along Z as along W. Titles of the first row are those of the columns.
+    """
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(organs))]
+    first = [panels[0].extent_mm for panels in rows.values()]
+    heights = [top - bottom for _, _, bottom, top in first]
+    width_mm = max(right - left for left, right, _, _ in first)
+    columns = len(next(iter(rows.values())))
+    with _drawing():
+        from matplotlib.figure import Figure
+
+        inches = MAP_IN * sum(heights) / width_mm + 0.5 * len(rows) + 0.5
+        figure = Figure(figsize=(MAP_IN * columns + 0.7, inches), layout="constrained")
+        grid = figure.subplots(
+            len(rows), columns, squeeze=False, sharey="row", height_ratios=heights
+        )
+        for number, (label, panels) in enumerate(rows.items()):
+            for axes, panel in zip(grid[number], panels, strict=True):
+                _draw_maps(axes, panel, colours)
+                axes.set_xlabel(_plain(label))
+                if number == 0:
+                    axes.set_title(_plain(panel.title))
+        figure.supylabel(_plain(y_label), fontsize=9.5)
+        patches = _patches(organs, colours)
+        figure.legend(handles=patches, loc="outside lower center", ncols=len(organs))
+        return _to_svg(figure, title)
+
+
+def _draw_maps(axes: Axes, panel: MapPanel, colours: Sequence[str]) -> None:
+    from matplotlib.colors import to_rgb
+
+    left, right, bottom, top = panel.extent_mm
+    mixed = np.repeat(panel.picture[..., None] / 255, 3, axis=2)
+    for own, colour in zip(panel.maps, colours, strict=True):
+        mixed[own] += MAP_OPACITY * (np.array(to_rgb(colour)) - mixed[own])
+    axes.grid(visible=False)
+    axes.imshow(mixed, origin="lower", extent=panel.extent_mm, interpolation="nearest")
+    if panel.outlines is not None:
+        # Middles of the pixels, and of one more on each side, so that all outlines are closed.
+        w, z = (
+            low + (np.arange(n + 2) - 0.5) * (high - low) / n
+            for low, high, n in zip((left, bottom), (right, top), mixed.shape[1::-1], strict=True)
+        )
+        for own, colour in zip(panel.outlines, colours, strict=True):
+            if own.any():
+                padded = np.pad(own.astype(np.float64), 1)
+                axes.contour(w, z, padded, levels=[0.5], colors=[colour], linewidths=1)
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    axes.set_aspect("equal")
+    axes.locator_params(axis="x", nbins=4)
+    axes.locator_params(axis="y", nbins=6)
+
+
+def _patches(names: Sequence[str], colours: Sequence[str]) -> list[Any]:
+    """What a legend of areas has."""
+    from matplotlib.patches import Patch
+
+    return [
+        Patch(facecolor=colour, alpha=0.7, label=_plain(name))
+        for name, colour in zip(names, colours, strict=True)
+    ]
 
 
 def _panels(

@@ -1,4 +1,7 @@
-"""Experiments: arms, backbones, seeds and fractions of labels from one declaration.
+"""Experiments: arms, seeds and fractions of labels from one declaration.
+
+`projections` has experiments of 3D-to-2D networks; the other modules are of classifiers, or of
+both.
 
 Key functions
 -------------

@@ -11,7 +11,7 @@ from voco_data.selection import read_split
 from voco_data.store import Store
 from voco_models.experiments.declaration import SCRATCH
 from voco_models.experiments.jobs import FinetuneJob, PretrainJob, Trial
-from voco_models.experiments.running import is_finished
+from voco_models.experiments.run_folders import is_finished
 from voco_models.recorded_options import values_to_record
 from voco_models.stages import (
     FinetuneRecipe,

@@ -1,38 +1,36 @@
 """Scores of an experiment: by arm, backbone and fraction, with intervals, and paired differences.
 
-Every run is tested on the same patients, those of the frozen split. An interval is over resamples
-of these patients and, with several seeds, of the seeds; all cells use the same resamples, so the
-interval of a difference is that of paired values.
+Every run is tested on the same patients, those of the frozen split. See `resampling` for intervals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from voco_data.errors import InputError
 from voco_models.evaluation import (
-    CONFIDENCE_LEVEL,
     ORGAN_SCORE,
-    POWER_FACTOR,
-    RESAMPLES,
     FloatArray,
     IntArray,
-    Interval,
     metrics,
     predictions,
     read_decision,
 )
 from voco_models.experiments.jobs import Trial
+from voco_models.experiments.resampling import (
+    SEED,
+    Score,
+    patient_counts,
+    seed_shares,
+    summarise,
+)
 
 MEAN_AP, PRECISION, RECALL = "mean_average_precision", "macro_precision", "macro_recall"
 SCORES = (ORGAN_SCORE, MEAN_AP, PRECISION, RECALL)
 """As in the tables of the paper. The first is better if it is lower, the others if higher."""
-
-SEED = 20260101
-"""Of the resamples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +40,6 @@ class Cell:
     arm: str
     backbone: str
     label_fraction: float
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A score of the runs of a cell."""
-
-    mean: Interval
-    """Mean over the seeds."""
-    by_seed: tuple[float, ...]
-    gain: Interval | None
-    """By which the cell is better than the reference; None for the reference itself."""
-    detectable: float | None
-    """Smallest difference to the reference that this comparison would probably have shown."""
-
-    @property
-    def sd(self) -> float | None:
-        """Standard deviation over the seeds; None with one seed."""
-        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +67,22 @@ def compare(trials: Sequence[Trial], reference: str) -> Comparison:
     n_patients = _check_same_patients(outcomes)
     seeds = tuple(dict.fromkeys(trial.seed for trial in trials))
     rng = np.random.default_rng(SEED)
-    counts = _resample(n_patients, n_patients, rng)
+    counts = patient_counts(n_patients, rng)
     shares = seed_shares(len(seeds), rng)
     values = {
         cell: _score_cell([outcomes[trial] for trial in own], counts) for cell, own in cells.items()
     }
     return Comparison(
         scores={
-            cell: {name: _summarise(name, cell, values, shares, reference) for name in SCORES}
+            cell: {
+                name: summarise(
+                    values[cell][name],
+                    None if cell.arm == reference else values[replace(cell, arm=reference)][name],
+                    shares,
+                    lower_is_better=name == ORGAN_SCORE,
+                )
+                for name in SCORES
+            }
             for cell in cells
         },
         reference=reference,
@@ -102,29 +90,6 @@ def compare(trials: Sequence[Trial], reference: str) -> Comparison:
         test_patients=n_patients,
         labelled={cell: outcomes[own[0]].labelled for cell, own in cells.items()},
     )
-
-
-def seed_shares(count: int, rng: np.random.Generator) -> FloatArray:
-    """Weight of each of `count` seeds in each resample, (1 + RESAMPLES, count); in row 0, equal.
-
-    A resample has one seed less than there are. Then the variance of a mean over the resamples is
-    that of the mean, s^2 / count, with s^2 the sample's variance. With `count` seeds in each, it
-    would be smaller by (count - 1) / count, which matters for few (Rao and Wu 1988).
-    """
-    if count == 1:
-        return np.ones((1 + RESAMPLES, 1))
-    shares = _resample(count, count - 1, rng) / (count - 1)
-    shares[0] = 1 / count
-    return shares
-
-
-def _resample(count: int, drawn: int, rng: np.random.Generator) -> FloatArray:
-    """How often each of `count` is among `drawn` in each resample, (1 + RESAMPLES, count).
-
-    In row 0, each is there once.
-    """
-    counts = rng.multinomial(drawn, np.full(count, 1 / count), size=RESAMPLES)
-    return np.concatenate([np.ones((1, count)), counts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,36 +160,3 @@ def _score(outcome: _Outcome, counts: FloatArray) -> dict[str, FloatArray]:
         PRECISION: precision,
         RECALL: recall,
     }
-
-
-def _summarise(
-    name: str,
-    cell: Cell,
-    values: Mapping[Cell, Mapping[str, FloatArray]],
-    shares: FloatArray,
-    reference: str,
-) -> Score:
-    """The score `name` of a cell; `shares` (R, S) are the weights of the seeds in each resample."""
-    own = values[cell][name]
-    means = np.einsum("rs,sr->r", shares, own)
-    gain: Interval | None = None
-    detectable: float | None = None
-    if cell.arm != reference:
-        other = values[Cell(reference, cell.backbone, cell.label_fraction)][name]
-        sign = -1 if name == ORGAN_SCORE else 1
-        gains = sign * (means - np.einsum("rs,sr->r", shares, other))
-        gain = _interval(gains)
-        detectable = POWER_FACTOR * float(np.std(gains[1:], ddof=1))
-    return Score(
-        mean=_interval(means),
-        by_seed=tuple(own[:, 0].tolist()),
-        gain=gain,
-        detectable=detectable,
-    )
-
-
-def _interval(values: FloatArray) -> Interval:
-    """The first value, and the interval of the others."""
-    tail = 100 * (1 - CONFIDENCE_LEVEL) / 2
-    low, high = np.nanpercentile(values[1:], [tail, 100 - tail])
-    return Interval(float(values[0]), float(low), float(high))

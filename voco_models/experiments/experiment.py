@@ -1,9 +1,4 @@
-"""The stage of experiments: trains what is missing, then compares all runs.
-
-OUT/runs.csv        one line for each run, with its scores
-OUT/tables.md       Table 1 in the paper's form, differences, scores by fraction of the labels
-OUT/report.html     the same as a page
-"""
+"""The stage of experiments: trains what is missing, then compares all runs; see `results`."""
 
 from __future__ import annotations
 
@@ -13,28 +8,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from voco_data.errors import VocoError
-from voco_data.storage import atomic
 from voco_models.data import Residence
-from voco_models.experiments.checks import check_trials
-from voco_models.experiments.comparison import Comparison, compare
+from voco_models.experiments import running
+from voco_models.experiments.classifier_trials import ClassifierTrials
 from voco_models.experiments.declaration import Experiment, read_experiment
-from voco_models.experiments.jobs import Trial, list_trials
-from voco_models.experiments.page import render_report
-from voco_models.experiments.running import is_finished, run_trial
-from voco_models.experiments.tables import (
-    differences,
-    format_table,
-    label_curve,
-    runs_table,
-    table_1,
-    table_2,
-)
+from voco_models.experiments.jobs import Trial
+from voco_models.experiments.projections.declaration import ProjectionExperiment
+from voco_models.experiments.projections.jobs import ProjectionTrial
+from voco_models.experiments.projections.running import run_projection_trial
+from voco_models.experiments.projections.trials import ProjectionTrials
+from voco_models.experiments.results import REPORT, TABLES, Results
+from voco_models.experiments.run_folders import TrialState
 
 log = logging.getLogger(__name__)
-
-RUNS_TABLE, TABLES, REPORT = "runs.csv", "tables.md", "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +31,7 @@ class ExperimentSummary:
 
     out: Path
     trials: int
-    """Arms x backbones x fractions of the labels x seeds."""
+    """Arms x seeds x fractions of the labels or numbers of masks x backbones."""
     reused: int
     """Trials whose runs existed."""
     continued: int
@@ -53,7 +41,8 @@ class ExperimentSummary:
     """With `plan_only`: trials whose runs do not exist yet, or not all of them."""
     test_patients: int | None
     scores: list[dict[str, object]]
-    """By arm, backbone and fraction of the labels: each score with its interval; see `Score`."""
+    """By arm, and by backbone and fraction of the labels, or masks: each score with its interval;
+    see `Score`."""
     tables: Path | None
     report: Path | None
     seconds: float
@@ -66,13 +55,44 @@ class ExperimentSummary:
         }
 
 
+class NamedTrial(Protocol):
+    """A trial, as messages have it."""
+
+    @property
+    def name(self) -> str:
+        """Its place in the tables."""
+
+
+T = TypeVar("T", bound=NamedTrial)
+
+
+class TrialSet(Protocol[T]):
+    """All trials of an experiment of one stage."""
+
+    out: Path
+    trials: Sequence[T]
+    """In the order in which they are run."""
+
+    def check(self) -> None:
+        """Raise InputError for a run that cannot be trained."""
+
+    def is_finished(self, trial: T) -> bool:
+        """Whether all runs of a trial exist."""
+
+    def run(self, trial: T, resident: Residence) -> TrialState:
+        """Train and score what a trial lacks."""
+
+    def compare(self, states: Mapping[T, str]) -> Results:
+        """Compare the finished runs; `states` are what `run` returned."""
+
+
 def run_experiment(
-    declaration: str | Path | Experiment,
+    declaration: str | Path | Experiment | ProjectionExperiment,
     *,
     plan_only: bool = False,
     resident: Residence = "none",
     pseudonymise: Callable[[str], str] | None = None,
-    run: Callable[[Trial], str] | None = None,
+    run: Callable[[Trial | ProjectionTrial], str] | None = None,
 ) -> ExperimentSummary:
     """Train, score and compare all runs of an experiment. Runs that exist are reused.
 
@@ -90,93 +110,78 @@ def run_experiment(
     """
     start = time.perf_counter()
     experiment = (
-        declaration if isinstance(declaration, Experiment) else read_experiment(declaration)
+        read_experiment(declaration) if isinstance(declaration, str | Path) else declaration
     )
-    trials = list_trials(experiment, pseudonymise)
-    check_trials(trials, pseudonymise)
+    if isinstance(experiment, ProjectionExperiment):
+        projections = ProjectionTrials(experiment)
+        return _run_all(projections, run, plan_only=plan_only, resident=resident, start=start)
+    classifiers = ClassifierTrials(experiment, pseudonymise)
+    return _run_all(classifiers, run, plan_only=plan_only, resident=resident, start=start)
+
+
+def run_trial(
+    trial: Trial | ProjectionTrial,
+    *,
+    resident: Residence = "none",
+    pseudonymise: Callable[[str], str] | None = None,
+) -> TrialState:
+    """Train and score the runs of a trial; only what is missing.
+
+    Returns `reused` if all existed, `continued` if one had been stopped, else `trained`.
+    """
+    if isinstance(trial, ProjectionTrial):
+        return run_projection_trial(trial, resident=resident)
+    return running.run_trial(trial, resident=resident, pseudonymise=pseudonymise)
+
+
+def _run_all(
+    work: TrialSet[T],
+    run: Callable[[T], str] | None,
+    *,
+    plan_only: bool,
+    resident: Residence,
+    start: float,
+) -> ExperimentSummary:
+    work.check()
     if plan_only:
-        return _list_only(experiment, trials, start)
-
-    def run_here(trial: Trial) -> str:
-        return run_trial(trial, resident=resident, pseudonymise=pseudonymise)
-
-    states: dict[Trial, str] = {}
-    for number, trial in enumerate(trials, 1):
-        log.info("trial %d of %d: %s", number, len(trials), trial.name)
-        states[trial] = (run or run_here)(trial)
-    comparison = compare(trials, experiment.reference)
-    out = Path(experiment.out)
-    single_organ = [name for name, arm in experiment.arms.items() if arm.organ_stores]
-    _write_results(out, trials, comparison, states, single_organ)
+        return _list_only(work, start)
+    states: dict[T, str] = {}
+    for number, trial in enumerate(work.trials, 1):
+        log.info("trial %d of %d: %s", number, len(work.trials), trial.name)
+        states[trial] = work.run(trial, resident) if run is None else run(trial)
+    results = work.compare(states)
+    results.write(work.out)
     counts = Counter(states.values())
     return ExperimentSummary(
-        out=out,
-        trials=len(trials),
+        out=work.out,
+        trials=len(work.trials),
         reused=counts["reused"],
         continued=counts["continued"],
         trained=counts["trained"],
         missing=0,
-        test_patients=comparison.test_patients,
-        scores=_list_scores(comparison),
-        tables=out / TABLES,
-        report=out / REPORT,
+        test_patients=results.test_patients,
+        scores=results.scores,
+        tables=work.out / TABLES,
+        report=work.out / REPORT,
         seconds=time.perf_counter() - start,
     )
 
 
-def _list_only(experiment: Experiment, trials: Sequence[Trial], start: float) -> ExperimentSummary:
+def _list_only(work: TrialSet[T], start: float) -> ExperimentSummary:
     """Log which trials exist."""
-    exists = {t: all(is_finished(job.folder, job.digest) for job in t.jobs) for t in trials}
-    for trial in trials:
-        log.info("%s: %s", trial.name, "exists" if exists[trial] else "missing")
+    exists = [work.is_finished(trial) for trial in work.trials]
+    for trial, is_there in zip(work.trials, exists, strict=True):
+        log.info("%s: %s", trial.name, "exists" if is_there else "missing")
     return ExperimentSummary(
-        out=Path(experiment.out),
-        trials=len(trials),
-        reused=sum(exists.values()),
+        out=work.out,
+        trials=len(exists),
+        reused=sum(exists),
         continued=0,
         trained=0,
-        missing=len(trials) - sum(exists.values()),
+        missing=len(exists) - sum(exists),
         test_patients=None,
         scores=[],
         tables=None,
         report=None,
         seconds=time.perf_counter() - start,
     )
-
-
-def _write_results(
-    out: Path,
-    trials: Sequence[Trial],
-    comparison: Comparison,
-    states: Mapping[Trial, str],
-    single_organ: Sequence[str],
-) -> None:
-    """Write the tables and the page, and log the tables."""
-    named = {
-        "Table 1": table_1(comparison),
-        "Table 2": table_2(comparison, single_organ),
-        "Differences": differences(comparison),
-        "Fractions of the labels": label_curve(comparison),
-    }
-    texts = [f"## {name}\n\n{format_table(rows)}" for name, rows in named.items() if rows]
-    runs = runs_table(trials, comparison, states)
-    try:
-        atomic.write_text(out / RUNS_TABLE, runs.to_csv(index=False))
-        atomic.write_text(out / TABLES, "\n\n".join(texts) + "\n")
-        atomic.write_text(out / REPORT, render_report(comparison, named, runs))
-    except OSError as error:
-        raise VocoError(f"{out}: cannot write the results ({error.strerror})") from error
-    log.info("%s", "\n\n".join(texts))
-
-
-def _list_scores(comparison: Comparison) -> list[dict[str, object]]:
-    return [
-        {
-            "arm": cell.arm,
-            "backbone": cell.backbone,
-            "label_fraction": cell.label_fraction,
-            "labelled_patients": comparison.labelled[cell],
-        }
-        | {name: asdict(score) for name, score in scores.items()}
-        for cell, scores in comparison.scores.items()
-    ]

@@ -1,21 +1,18 @@
-"""The runs of an experiment. Each has a digest of all that decides its result, and its folder.
-
-A run that exists under its digest is the same run: another experiment of the folder reuses it.
-"""
+"""The runs of an experiment of classifiers, with their digests and folders; see `run_folders`."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voco_data.errors import InputError
 from voco_data.labels import ORGAN_TARGETS
-from voco_data.selection import Selection, read_split, update_split
+from voco_data.selection import read_split, update_split
 from voco_data.store import Store
 from voco_models.experiments.declaration import INITS, Arm, Experiment
+from voco_models.experiments.run_folders import RUNS, SPLIT, describe_selection, hash_values
 from voco_models.recorded_options import values_to_record
 from voco_models.stages import (
     FinetuneRecipe,
@@ -25,10 +22,6 @@ from voco_models.stages import (
     pretrain_recipe,
 )
 from voco_models.training import checkpoint, describe_store, hash_file, to_plain
-
-SPLIT = "split.json"
-RUNS = "runs"
-DIGEST_LENGTH = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +137,7 @@ class _Planner:
         self, arm: Arm, recipe: FinetuneRecipe, store: str, pretraining: PretrainJob | None
     ) -> FinetuneJob:
         init = arm.init if pretraining is None else str(pretraining.folder)
-        digest = _hash_values(
+        digest = hash_values(
             {
                 "stage": "finetune",
                 "recipe": values_to_record(recipe),
@@ -153,7 +146,7 @@ class _Planner:
                 "split": self._split.digest,
                 "init": _describe_init(init) if pretraining is None else pretraining.digest,
             }
-            | _describe_selection(recipe.selection)
+            | describe_selection(recipe.selection)
         )
         return FinetuneJob(
             store=store,
@@ -201,14 +194,14 @@ class _Planner:
         """The pretraining of an arm. It leaves out the test patients of the split."""
         recipe = pretrain_recipe(arm.recipe, arm.changes)
         recipe = replace(recipe, backbone=backbone, fit=replace(recipe.fit, seed=seed))
-        digest = _hash_values(
+        digest = hash_values(
             {
                 "stage": "pretrain",
                 "recipe": values_to_record(recipe),
                 "stores": [describe_store(self._open(store)) for store in arm.pretrain],
                 "split": self._split.digest,
             }
-            | _describe_selection(recipe.selection)
+            | describe_selection(recipe.selection)
         )
         return PretrainJob(
             stores=arm.pretrain,
@@ -249,15 +242,3 @@ def _describe_init(init: str) -> str:
         return init
     path = Path(init)
     return hash_file(path / checkpoint.BACKBONE if path.is_dir() else path)
-
-
-def _describe_selection(selection: Selection) -> dict[str, object]:
-    """The patients of a file, whatever its name; empty without one: recipes name all else."""
-    if selection.patients_file is None:
-        return {}
-    return {"patients": sorted(selection.patient_ids or ())}
-
-
-def _hash_values(values: Mapping[str, object]) -> str:
-    text = json.dumps(to_plain(values), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]

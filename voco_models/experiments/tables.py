@@ -15,9 +15,10 @@ from voco_models.experiments.comparison import (
     SCORES,
     Cell,
     Comparison,
-    Score,
 )
 from voco_models.experiments.jobs import Trial
+from voco_models.experiments.resampling import Score
+from voco_models.experiments.results import Row
 from voco_models.training import checkpoint
 
 LABELS = {
@@ -43,9 +44,6 @@ PAPER_TABLE_2 = (
 )
 """Chiu and Chen, arXiv 2601.14593, Table 2: task and scores. Its 2D-VoCo is the setting with extra
 unlabelled data, in the text of the paper."""
-
-Row = dict[str, str]
-"""Texts by column."""
 
 
 def table_1(comparison: Comparison) -> list[Row]:
@@ -153,26 +151,6 @@ def runs_table(
             | {name: scores[name].by_seed[position] for name in SCORES}
         )
     return pd.DataFrame(lines)
-
-
-def format_table(rows: Sequence[Row]) -> str:
-    """A table as Markdown, with columns of equal width."""
-    if not rows:
-        return ""
-    rows = [{_escape(column): _escape(text) for column, text in row.items()} for row in rows]
-    columns = list(rows[0])
-    widths = {c: max(len(c), *(len(row[c]) for row in rows)) for c in columns}
-
-    def line(values: Mapping[str, str]) -> str:
-        return "| " + " | ".join(values[c].ljust(widths[c]) for c in columns) + " |"
-
-    rule = "|" + "|".join("-" * (widths[c] + 2) for c in columns) + "|"
-    return "\n".join([line({c: c for c in columns}), rule, *map(line, rows)])
-
-
-def _escape(text: str) -> str:
-    """A text that does not end its cell: names of arms may be any."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _share(cell: Cell, comparison: Comparison) -> str:

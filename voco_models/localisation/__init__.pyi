@@ -1,3 +1,4 @@
+from .boundary_errors import Extent as Extent, boundary_errors as boundary_errors
 from .boxes import (
     OrganBox as OrganBox,
     find_box as find_box,

@@ -16,7 +16,11 @@ from .finetune_recipes import (
 )
 from .finetuning import finetune as finetune
 from .initial_weights import hash_weights as hash_weights
-from .localisation import localise as localise
+from .localisation import (
+    load_networks as load_networks,
+    localise as localise,
+    predict_maps as predict_maps,
+)
 from .model_card import (
     load_card_classifier as load_card_classifier,
     make_model_card as make_model_card,
@@ -41,9 +45,17 @@ from .pretrain_recipes import (
 from .pretraining import pretrain as pretrain
 from .probing import probe_backbones as probe_backbones
 from .projection import project as project
+from .projection_plan import check_projection as check_projection
 from .projection_recipes import (
     ProjectionRecipe as ProjectionRecipe,
     projection_recipe as projection_recipe,
 )
+from .projection_scores import (
+    MaskedSeries as MaskedSeries,
+    find_masked_series as find_masked_series,
+    read_projection_scores as read_projection_scores,
+    score_projection as score_projection,
+)
+from .projection_weights import NETWORKS as NETWORKS
 from .recipe_options import build_recipe as build_recipe
 from .replay import replay as replay

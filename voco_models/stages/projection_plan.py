@@ -37,6 +37,7 @@ from voco_models.objectives import (
     map_name,
 )
 from voco_models.recorded_options import values_to_record
+from voco_models.stages.initial_weights import SCRATCH
 from voco_models.stages.pretrain_plan import open_stores
 from voco_models.stages.pretrain_series import PretrainingSeries, select_pretraining_series
 from voco_models.stages.projection_images import (
@@ -132,6 +133,13 @@ def make_plan(
         }
         | ({} if second is None else {"images": second.record}),
     )
+
+
+def check_projection(
+    stores: Sequence[str | Path], recipe: ProjectionRecipe, split: Split | None
+) -> None:
+    """Raise InputError, as `make_plan`, for a training from scratch that is not possible."""
+    make_plan(stores, recipe, init=SCRATCH, split=split, transductive=False)
 
 
 def build_objective(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from voco_models.experiments.comparison import seed_shares
+from voco_models.experiments.resampling import seed_shares
 
 
 @pytest.mark.parametrize("count", [2, 5, 12])

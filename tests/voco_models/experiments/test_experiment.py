@@ -23,8 +23,10 @@ from voco_models.experiments.comparison import SCORES, Cell, compare
 from voco_models.experiments.declaration import read_experiment
 from voco_models.experiments.experiment import ExperimentSummary, run_experiment
 from voco_models.experiments.jobs import list_trials
-from voco_models.experiments.running import JOB_FILE, run_job
-from voco_models.experiments.tables import format_table, table_1
+from voco_models.experiments.results import format_table
+from voco_models.experiments.run_folders import JOB_FILE, own_run
+from voco_models.experiments.running import run_job
+from voco_models.experiments.tables import table_1
 from voco_models.stages.finetuning import finetune
 
 
@@ -304,7 +306,7 @@ def test_a_run_that_another_process_trains_is_waited_for(
     folder.mkdir(parents=True)
     (folder / "run.json").write_text("")
     with ThreadPoolExecutor(1) as pool:
-        with running._own(folder):
+        with own_run(folder):
             waiting = pool.submit(run_job, job)
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=1)
