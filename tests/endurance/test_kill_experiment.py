@@ -12,7 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.support.precision import one_thread
 from tests.support.small_experiment import DECLARATION, declare
+from tests.support.undrawn import drawing
 from voco_models.experiments.declaration import read_experiment
 from voco_models.experiments.experiment import run_experiment
 from voco_models.experiments.jobs import list_trials
@@ -33,12 +35,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[pd.DataF
     """The predictions, and how long the runs took."""
     file = declare(tmp_path_factory.mktemp("undisturbed"), TEXT)
     start = time.monotonic()
-    assert not run_and_kill(file, 250)
+    with one_thread(), drawing():  # as the command does
+        run_experiment(file)
     return results(file), time.monotonic() - start
 
 
-def run_and_kill(file: Path, seconds: float) -> bool:
-    """Run the command, and kill it `seconds` after its first message; whether it was alive."""
+def run_and_kill(file: Path, seconds: float) -> None:
+    """Run the command, and kill it `seconds` after its first message."""
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.command", "experiment", str(file)],
         stderr=subprocess.PIPE,
@@ -53,10 +56,8 @@ def run_and_kill(file: Path, seconds: float) -> bool:
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
-        return True
     finally:
         process.stderr.close()
-    return False
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,8 @@ def test_a_killed_experiment_is_continued(
     expected, seconds = undisturbed
     file = declare(tmp_path, TEXT)
     run_and_kill(file, share * seconds)
-    assert not run_and_kill(file, 250)
+    with one_thread():
+        run_experiment(file)
     assert run_experiment(file, plan_only=True).reused == 2
     for found, wanted in zip(results(file), expected, strict=True):
         pd.testing.assert_frame_equal(found, wanted)
