@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.golden import compare, curves
 from tests.golden.stores import make_stores
+from tests.support.precision import in_float64, one_thread
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
 
@@ -77,17 +78,8 @@ def first_steps(
     steps: int = FIRST_STEPS,
 ) -> curves.Curve:
     """The first steps of a curve, in this process with one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            if precision == "float64":
-                patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-                torch.set_default_dtype(torch.float64)
-            return curves.train(curves.CASES[case], stores, steps=steps, change=change)
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_num_threads(threads)
+    with one_thread(), in_float64() if precision == "float64" else nullcontext():
+        return curves.train(curves.CASES[case], stores, steps=steps, change=change)
 
 
 VARIANTS = {"small", "default_s", "grid4", "grid4_s", "authors"}
