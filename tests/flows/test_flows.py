@@ -30,7 +30,7 @@ from prefect.testing.utilities import prefect_test_harness
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from flows.demo import demo, next_run_folder
+from flows.demo import compare_arms, demo, next_run_folder
 from flows.demo_recipes import TINY
 from flows.evaluate import evaluate
 from flows.experiment import experiment
@@ -44,8 +44,9 @@ from flows.pretrain import pretrain
 from flows.project import project
 from flows.retrain import retrain
 from flows.retries import worth_retrying
-from tests.support import browser, small_experiment, small_finetune
+from tests.support import browser, prefect_database as databases, small_experiment, small_finetune
 from tests.support.project import PROJECT
+from tests.support.undrawn import drawing
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
 from voco_data.ingest.options import IngestOptions
@@ -59,7 +60,7 @@ from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
 from voco_models.stages.pretrain_series import select_pretraining_series
 
-pytestmark = pytest.mark.xdist_group("embedded prefect")  # one server for the whole file
+pytestmark = pytest.mark.xdist_group("prefect")  # one server for the whole file
 
 FLOWS: dict[str, Flow[..., Any]] = {
     "preprocess": preprocess,
@@ -88,13 +89,21 @@ STAGES = {
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Iterator[None]:
+def embedded(prefect_database: Path) -> Iterator[None]:
     """A Prefect of our own for this file; never the user's home or database."""
     home = get_current_settings().home
     assert home.is_relative_to(tempfile.gettempdir()), "conftest.py sets PREFECT_HOME"
     without_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})  # 1 s a run
-    with prefect_test_harness(server_startup_timeout=120), without_heartbeats:
-        yield
+
+    def make_folder() -> str:
+        folder = tempfile.mkdtemp()
+        databases.copy(prefect_database, Path(folder), "prefect-test.db")
+        return folder
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prefect.testing.utilities.mkdtemp", make_folder)
+        with prefect_test_harness(server_startup_timeout=120), without_heartbeats:
+            yield
 
 
 class Calls(dict[str, dict[str, Any]]):
@@ -428,9 +437,11 @@ def short_recipes(embedded: None) -> Iterator[None]:
 def demo_run(
     short_recipes: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
-    """The root of a demo, and its summary."""
+    """The root of a demo, and its summary. Of the trials in it, no plots are drawn."""
     root = tmp_path_factory.mktemp("demo")
-    return root, demo(root)
+    with drawing(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr("flows.demo.compare_arms", drawing(on=False)(compare_arms))
+        return root, demo(root)
 
 
 def test_the_demo_ends_in_a_report(demo_run: tuple[Path, dict[str, Any]]) -> None:
