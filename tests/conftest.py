@@ -7,17 +7,25 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
 
 import voco_models  # noqa: F401  sets how OpenMP waits, before any test imports torch
-from tests.support import azure_server as azure, browser, s3_server as s3
+from tests.support import (
+    azure_server as azure,
+    browser,
+    prefect_database as databases,
+    s3_server as s3,
+    undrawn,
+)
 from tests.support.azure_server import AzureServer
 from tests.support.ct_learning import ct_learning_folder, make_ct_learning_store
 from tests.support.object_server import ObjectServer
 from tests.support.s3_server import S3Server
+from tests.support.zygote import Zygote
 
 # Before anything imports Prefect: its home, database and settings are the tests' own.
 os.environ |= {
@@ -26,21 +34,35 @@ os.environ |= {
     "DO_NOT_TRACK": "1",
 }
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: more threads would wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+undrawn.leave_plots_undrawn()
+
+_set_preload = forkserver.set_forkserver_preload
+# Worker processes of this process load the code of a series once; see `warm_worker.py`.
+forkserver.set_forkserver_preload = lambda names: _set_preload(
+    [*names, "tests.support.warm_worker"]
+)
 
 REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file with fixtures of the module in one process.
+    """Keep the tests of a file with fixtures of the module in one process, and those of a zygote.
 
     Else each process makes these fixtures, which often are runs of several seconds.
     """
     for item in items:
         if not isinstance(item, pytest.Function) or item.get_closest_marker("xdist_group"):
+            continue
+        if "zygote" in item._fixtureinfo.name2fixturedefs:
+            item.add_marker(pytest.mark.xdist_group("zygote"))
             continue
         fixtures = item._fixtureinfo.name2fixturedefs.values()
         if any(definitions[-1].scope == "module" for definitions in fixtures):
@@ -83,10 +105,31 @@ def object_server(request: pytest.FixtureRequest) -> ObjectServer:
 
 
 @pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """A process that forks runs of `voco`; one, as its tests are one group."""
+    made = Zygote()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a new Prefect server, to be copied; one, as its tests are one group."""
+    return databases.make(tmp_path_factory.mktemp("prefect-database"))
+
+
+@pytest.fixture(scope="session")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """A real browser, one a test process."""
     with browser.chromium(tmp_path_factory.mktemp("profile")) as driver:
         yield driver
+
+
+@pytest.fixture(scope="module")
+def drawn_plots() -> Iterator[None]:
+    """Plots are drawn for the tests of a file; see `undrawn.py`."""
+    with undrawn.drawing():
+        yield
 
 
 @pytest.fixture(autouse=True)

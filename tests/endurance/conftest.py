@@ -1,8 +1,6 @@
-"""What the tests that kill runs share: an archive in two states, and a zygote that starts runs."""
+"""What the tests that kill runs share: an archive in two states, with their undisturbed stores."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,10 +8,8 @@ from tests.support.chaos import Chaos
 from tests.support.zygote import Zygote
 
 
-@pytest.fixture(scope="module")
-def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
-    zygote = Zygote()
+@pytest.fixture(scope="session")
+def chaos(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Chaos:
     made = Chaos(tmp_path_factory.mktemp("kill"), zygote)
     made.prepare()
-    yield made
-    zygote.close()
+    return made

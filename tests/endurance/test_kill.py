@@ -15,8 +15,6 @@ from tests.support.chaos_archive import words
 HARMS: tuple[Harm, ...] = ("main", "worker", "ctrl-c", "any")
 STATES: tuple[State, ...] = ("first", "second")
 
-pytestmark = pytest.mark.xdist_group("kill")
-
 
 def of(seed: int) -> tuple[Harm, State, bool]:
     """Harm, state and kind of worker server of a seed: all of them take turns.
@@ -27,7 +25,9 @@ def of(seed: int) -> tuple[Harm, State, bool]:
     return harm, state, harm in ("main", "worker") and seed % 3 != 0
 
 
-@pytest.mark.parametrize("seed", range(8))  # each harm in each state
+@pytest.mark.parametrize(  # each harm; in the slow set, each in each state
+    "seed", [pytest.param(n, marks=() if n in (0, 2, 5, 7) else pytest.mark.slow) for n in range(8)]
+)
 def test_a_random_moment(chaos: Chaos, seed: int) -> None:
     harm, state, shared = of(seed)
     chaos.harm(seed, harm, state, shared=shared)
@@ -54,7 +54,7 @@ CHANGES = 180
 """More than the coordinator makes, on a busy machine too."""
 
 
-@pytest.mark.parametrize("number", range(7, CHANGES, 10))
+@pytest.mark.parametrize("number", [12, 75, 105, 130])
 def test_some_changes_of_a_file(chaos: Chaos, number: int) -> None:
     at_change(chaos, "second", number)
 
@@ -66,7 +66,7 @@ def test_every_change_of_a_file(chaos: Chaos, state: State, number: int) -> None
     at_change(chaos, state, number)
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", [pytest.param("first", marks=pytest.mark.slow), "second"])
 def test_there_is_no_change_beyond(chaos: Chaos, state: State) -> None:
     """So the tests above reach all of them, and most of their numbers are changes."""
     assert at_change(chaos, state, CHANGES // 4)

@@ -16,8 +16,6 @@ from tests.support.chaos import Chaos
 from tests.support.chaos_archive import words
 from tests.support.dask_cluster import LIMIT_S, Cluster, Gate
 
-pytestmark = pytest.mark.xdist_group("kill")
-
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[Gate | None], Cluster]]:
@@ -106,9 +104,8 @@ def test_the_scheduler_dies_at_a_random_moment(
 
 @pytest.mark.slow
 def test_a_scheduler_that_stands_still_is_as_good_as_gone(
-    chaos: Chaos, start: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+    chaos: Chaos, start: Callable[..., Cluster]
 ) -> None:
-    monkeypatch.setattr("tests.support.zygote.LIMIT_S", 90.0)
     cluster, root = start(), chaos.fresh_root("dask", "first")
     begin(chaos, cluster, root)
     wait_for_records(chaos, root, 2)

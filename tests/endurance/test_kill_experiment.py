@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from tests.support.killed_experiment import run_and_kill
+from tests.support.precision import one_thread
 from tests.support.small_experiment import DECLARATION, declare
+from tests.support.undrawn import drawing
 from voco_models.experiments.declaration import read_experiment
 from voco_models.experiments.experiment import run_experiment
 from voco_models.experiments.jobs import list_trials
@@ -30,7 +32,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[pd.DataF
     """The predictions, and how long the runs took."""
     file = declare(tmp_path_factory.mktemp("undisturbed"), TEXT)
     start = time.monotonic()
-    assert not run_and_kill(file, 250)
+    with one_thread(), drawing():  # as the command does
+        run_experiment(file)
     return results(file), time.monotonic() - start
 
 
@@ -43,7 +46,8 @@ def test_a_killed_experiment_is_continued(
     expected, seconds = undisturbed
     file = declare(tmp_path, TEXT)
     run_and_kill(file, share * seconds)
-    assert not run_and_kill(file, 250)
+    with one_thread():
+        run_experiment(file)
     assert run_experiment(file, plan_only=True).reused == 2
     for found, wanted in zip(results(file), expected, strict=True):
         pd.testing.assert_frame_equal(found, wanted)

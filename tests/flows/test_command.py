@@ -24,6 +24,7 @@ from flows.command import main
 from flows.command_options import RESIDENCES
 from flows.retries import PRETRAINED
 from flows.summary import flatten, to_json_values
+from tests.support import prefect_database as databases
 from tests.support.project import PROJECT
 from tests.support.small_finetune import grades_of, write_labels
 from tests.support.small_stores import make_store, random_volumes
@@ -501,9 +502,11 @@ def test_version_is_the_installed_one() -> None:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose demo/.prefect is made once: its database takes seconds."""
-    return tmp_path_factory.mktemp("prepared")
+def prepared(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Path:
+    """A folder whose demo/.prefect has its database: to make it takes seconds."""
+    folder = tmp_path_factory.mktemp("prepared")
+    databases.copy(prefect_database, folder / "demo" / ".prefect")
+    return folder
 
 
 def interrupted_demo(folder: Path, act: str) -> subprocess.CompletedProcess[str]:
@@ -531,6 +534,7 @@ def interrupted_demo(folder: Path, act: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.xdist_group("prefect")
 @pytest.mark.parametrize(
     ("act", "code", "line"),
     [

@@ -30,7 +30,7 @@ from prefect.testing.utilities import prefect_test_harness
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from flows.demo import demo, next_run_folder
+from flows.demo import compare_arms, demo, next_run_folder
 from flows.demo_recipes import TINY
 from flows.evaluate import evaluate
 from flows.experiment import experiment
@@ -44,8 +44,15 @@ from flows.pretrain import pretrain
 from flows.project import project
 from flows.retrain import retrain
 from flows.retries import worth_retrying
-from tests.support import browser, small_experiment, small_finetune, small_projections
+from tests.support import (
+    browser,
+    prefect_database as databases,
+    small_experiment,
+    small_finetune,
+    small_projections,
+)
 from tests.support.project import PROJECT
+from tests.support.undrawn import drawing
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
 from voco_data.ingest.options import IngestOptions
@@ -59,7 +66,7 @@ from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
 from voco_models.stages.pretrain_series import select_pretraining_series
 
-pytestmark = pytest.mark.xdist_group("embedded prefect")  # one server for the whole file
+pytestmark = pytest.mark.xdist_group("prefect")  # one server for the whole file
 
 FLOWS: dict[str, Flow[..., Any]] = {
     "preprocess": preprocess,
@@ -88,13 +95,21 @@ STAGES = {
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Iterator[None]:
+def embedded(prefect_database: Path) -> Iterator[None]:
     """A Prefect of our own for this file; never the user's home or database."""
     home = get_current_settings().home
     assert home.is_relative_to(tempfile.gettempdir()), "conftest.py sets PREFECT_HOME"
     without_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})  # 1 s a run
-    with prefect_test_harness(server_startup_timeout=120), without_heartbeats:
-        yield
+
+    def make_folder() -> str:
+        folder = tempfile.mkdtemp()
+        databases.copy(prefect_database, Path(folder), "prefect-test.db")
+        return folder
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prefect.testing.utilities.mkdtemp", make_folder)
+        with prefect_test_harness(server_startup_timeout=120), without_heartbeats:
+            yield
 
 
 class Calls(dict[str, dict[str, Any]]):
@@ -394,14 +409,8 @@ def test_demo_runs_in_new_folders(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def demo_runs(
-    embedded: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, dict[str, Any], dict[str, Any]]]:
-    """The demo twice on one root, with every real stage and less of everything.
-
-    The root, and the summaries of both.
-    """
-    root = tmp_path_factory.mktemp("demo")
+def short_recipes(embedded: None) -> Iterator[None]:
+    """The demo has every real stage and less of everything."""
     fit = replace(PRETRAIN_RECIPES["tiny"].fit, total_steps=3, warmup_steps=1, log_every=1)
     short_pretrain = replace(PRETRAIN_RECIPES["tiny"], fit=fit)
     short_finetune = replace(
@@ -429,13 +438,22 @@ def demo_runs(
         patched.setattr("flows.demo.TINY", cohort)
         patched.setattr(f"{stages}.pretrain_recipes.PRETRAIN_RECIPES", {"tiny": short_pretrain})
         patched.setattr(f"{stages}.finetune_recipes.FINETUNE_RECIPES", {"tiny": short_finetune})
-        yield root, demo(root), demo(root)
+        yield
 
 
-def test_the_demo_ends_in_a_report_and_its_second_run_reuses_the_stores(
-    demo_runs: tuple[Path, dict[str, Any], dict[str, Any]],
-) -> None:
-    root, first, second = demo_runs
+@pytest.fixture(scope="module")
+def demo_run(
+    short_recipes: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """The root of a demo, and its summary. Of the trials in it, no plots are drawn."""
+    root = tmp_path_factory.mktemp("demo")
+    with drawing(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr("flows.demo.compare_arms", drawing(on=False)(compare_arms))
+        return root, demo(root)
+
+
+def test_the_demo_ends_in_a_report(demo_run: tuple[Path, dict[str, Any]]) -> None:
+    root, first = demo_run
     assert first["stored"] > 0
     assert first["stored"] + first["refused"] == first["series"]
     page = Path(first["report"]).read_text()
@@ -445,20 +463,43 @@ def test_the_demo_ends_in_a_report_and_its_second_run_reuses_the_stores(
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     _check_held_out(root / "seed-0", Path(first["run"]), first["evaluate"], page)
+    assert artifacts()["demo-link"][1].count(Path(first["report"]).as_uri())
+
+
+TRAINING = ("pretrain", "finetune", "explain", "predict", "write_card", "compare_heads",
+            "compare_arms")  # fmt: skip
+"""Stages of the demo that write into the folder of the run alone."""
+
+
+@pytest.mark.parametrize(
+    "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["stores", "whole"]
+)
+def test_a_second_demo_reuses_the_stores(
+    demo_run: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    root, first = demo_run
+    if not whole:
+        for name in TRAINING:
+            monkeypatch.setattr(f"flows.demo.{name}", lambda *_, **__: None)
+        monkeypatch.setattr("flows.demo.evaluate", lambda run: {})
+        monkeypatch.setattr("flows.demo.write_report", lambda run, *_: run / "report.html")
+    before = {path: path.read_bytes() for path in Path(first["run"]).rglob("*.json")}
+    second = demo(root)
     assert second["stored"] == 0
     assert second["cached"] == first["stored"]
     assert second["run"] != first["run"]
+    assert {path: path.read_bytes() for path in before} == before
     assert Path(first["report"]).exists()
     assert artifacts()["demo-link"][1].count(Path(second["report"]).as_uri())
 
 
 def test_the_demos_report_shows_all_parts_in_a_browser(
-    demo_runs: tuple[Path, dict[str, Any], dict[str, Any]],
+    demo_run: tuple[Path, dict[str, Any]],
     chrome: webdriver.Chrome,
     tmp_path: Path,
 ) -> None:
     """The folder of the run, moved elsewhere: its links still lead to its pages."""
-    root, first, _ = demo_runs
+    root, first = demo_run
     run = tmp_path / "moved"
     shutil.copytree(first["run"], run)
     _open(chrome, run / "report.html")

@@ -9,31 +9,33 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.golden import compare, curves
 from tests.golden.stores import make_stores
+from tests.support.precision import in_float64, one_thread
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
 
 TOLERANCE = 1e-5
 """Relative, in float64, between platforms. Between AVX2 and AVX512 it was 3e-11 at most."""
-QUICK = ("pretrain-tiny", "finetune-tiny")
-QUICK_STEPS = 5
+FIRST_STEPS = 5
+"""Of each curve, in the fast set: several updates of every weight and of the teacher."""
 
-pytestmark = [
-    pytest.mark.xdist_group("golden curves"),  # one set of stores and of curves
-    pytest.mark.timeout(900),  # 40 s where two cores are free
-]
+pytestmark = pytest.mark.xdist_group("golden curves")  # one set of stores and of curves
 
 
 def kept(case: str) -> dict[str, Any]:
     curves: dict[str, Any] = json.loads((compare.HERE / f"{case}.json").read_text())
     return curves
+
+
+def kept_first(case: str, precision: str) -> compare.Curve:
+    return {name: values[:FIRST_STEPS] for name, values in kept(case)[precision].items()}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,8 @@ def same_platform() -> bool:
 
 
 @pytest.fixture(scope="module")
-def found(stores: Path, same_platform: bool) -> dict[str, Any]:
-    """Precision -> case -> curve, of this checkout. Each process has one thread.
+def whole(stores: Path, same_platform: bool) -> dict[str, Any]:
+    """Case -> whole curve of this checkout, as `compare.py` makes it: in processes of one thread.
 
     In float32 where it can be compared, else in float64.
     """
@@ -67,28 +69,17 @@ def found(stores: Path, same_platform: bool) -> dict[str, Any]:
     return both
 
 
-@pytest.fixture(scope="module")
-def in_float64(stores: Path) -> dict[str, Any]:
-    """Case -> the first steps of its curve in float64: on every platform the same."""
-    options = [*QUICK, "--precision", "float64", "--steps", str(QUICK_STEPS)]
-    (made,) = compare.run_all([compare.Run(compare.CHECKOUT, stores, options)], ("float64",))
-    quick: dict[str, Any] = made["curves"]
-    return quick
-
-
-@pytest.fixture(scope="module")
-def unchanged(stores: Path) -> dict[str, Any]:
-    """Case -> the first steps of the shipped recipe."""
-    return {case: first_steps(case, stores) for case in QUICK}
-
-
-def first_steps(case: str, stores: Path, change: dict[str, Any] | None = None) -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return curves.train(curves.CASES[case], stores, steps=QUICK_STEPS, change=change)
-    finally:
-        torch.set_num_threads(threads)
+def first_steps(
+    case: str,
+    stores: Path,
+    change: dict[str, Any] | None = None,
+    *,
+    precision: str = "float32",
+    steps: int = FIRST_STEPS,
+) -> curves.Curve:
+    """The first steps of a curve, in this process with one thread."""
+    with one_thread(), in_float64() if precision == "float64" else nullcontext():
+        return curves.train(curves.CASES[case], stores, steps=steps, change=change)
 
 
 VARIANTS = {"small", "default_s", "grid4", "grid4_s", "authors"}
@@ -107,17 +98,29 @@ def test_every_shipped_recipe_has_a_curve() -> None:
 
 
 @pytest.mark.parametrize("case", curves.CASES)
-def test_losses_are_those_kept(case: str, found: dict[str, Any], same_platform: bool) -> None:
+def test_the_first_losses_are_those_kept(case: str, stores: Path, same_platform: bool) -> None:
     precision = "float32" if same_platform else "float64"
     tolerance = 0.0 if same_platform else TOLERANCE
-    changed = compare.differences(kept(case)[precision], found[case], tolerance=tolerance)
+    found = first_steps(case, stores, precision=precision)
+    assert compare.differences(kept_first(case, precision), found, tolerance=tolerance) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("case", curves.CASES)
+def test_losses_are_those_kept(case: str, whole: dict[str, Any], same_platform: bool) -> None:
+    precision = "float32" if same_platform else "float64"
+    tolerance = 0.0 if same_platform else TOLERANCE
+    changed = compare.differences(kept(case)[precision], whole[case], tolerance=tolerance)
     assert changed == []
 
 
-@pytest.mark.parametrize("case", QUICK)
-def test_float64_is_comparable_between_platforms(case: str, in_float64: dict[str, Any]) -> None:
-    first = {name: values[:QUICK_STEPS] for name, values in kept(case)["float64"].items()}
-    assert compare.differences(first, in_float64[case], tolerance=TOLERANCE) == []
+@pytest.mark.parametrize(
+    "case", ["finetune-tiny", pytest.param("pretrain-tiny", marks=pytest.mark.slow)]
+)
+def test_float64_is_comparable_between_platforms(case: str, stores: Path) -> None:
+    found = first_steps(case, stores, precision="float64")
+    assert compare.differences(kept_first(case, "float64"), found, tolerance=TOLERANCE) == []
     assert kept(case)["float64"]["lr"] == kept(case)["float32"]["lr"]
     assert set(kept(case)["float64"]) == set(kept(case)["float32"])
 
@@ -126,20 +129,20 @@ def test_float64_is_comparable_between_platforms(case: str, in_float64: dict[str
     ("case", "change"),
     [
         ("finetune-tiny", {"class_weights": (1.0, 2.0, 4.001)}),
-        ("finetune-tiny", {"seed": 1}),
-        ("finetune-tiny", {"weight_decay": 0.011}),
-        ("pretrain-tiny", {"fit": {"seed": 1}}),
         ("pretrain-tiny", {"fit": {"lr": 1.001e-3}}),
+        pytest.param("finetune-tiny", {"seed": 1}, marks=pytest.mark.slow),
+        pytest.param("finetune-tiny", {"weight_decay": 0.011}, marks=pytest.mark.slow),
+        pytest.param("pretrain-tiny", {"fit": {"seed": 1}}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
 def test_a_changed_recipe_is_seen(
-    case: str, change: dict[str, Any], stores: Path, unchanged: dict[str, Any]
+    case: str, change: dict[str, Any], stores: Path, same_platform: bool
 ) -> None:
     """The comparison can fail: by more than the tolerance, and not only in the last bit."""
-    other = first_steps(case, stores, dict(change))
-    assert compare.differences(unchanged[case], unchanged[case]) == []
-    lines = compare.differences(unchanged[case], other, tolerance=TOLERANCE)
+    precision = "float32" if same_platform else "float64"
+    other = first_steps(case, stores, dict(change), precision=precision)
+    lines = compare.differences(kept_first(case, precision), other, tolerance=TOLERANCE)
     assert "loss" in [line.split(":")[0] for line in lines]
 
 
@@ -150,6 +153,7 @@ def test_differences_say_what_and_where() -> None:
     assert loss.startswith("loss: 1 of 3 steps differ, first step 3: 3.0 is 3.3")
     assert (gone, new) == ("gone: gone", "new: new")
     assert compare.differences(before, after)[0].startswith("loss: 2 of 3 steps differ")
+    assert compare.differences(before, before) == []
     assert compare.differences({"loss": [1.0]}, {"loss": [float("nan")]}, tolerance=1.0) != []
     assert compare.differences({"loss": [1.0]}, {"loss": []}) == ["loss: 1 steps, now 0"]
 

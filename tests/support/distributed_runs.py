@@ -1,23 +1,28 @@
 """Runs of the stages in the processes of `torchrun`, in float64, for tests that compare them.
 
-    python distributed_runs.py TASK FOLDER
+    python distributed_runs.py TASK FOLDER [WORDS]
 
-FOLDER has the stores and the labels of `make_inputs`; runs are written beside them.
+FOLDER has the stores and the labels of `make_inputs`; runs are written beside them. WORDS are a
+command of `voco` for after it, in float32. The tests call `main` for the runs of one process.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import Tensor
 
+from tests.support.precision import in_float64
 from tests.support.small_finetune import RECIPE, small_cohort
 from tests.support.small_stores import make_store, random_volumes
+from tests.support.undrawn import leave_plots_undrawn
 from voco_data.errors import InputError
 from voco_models.data.augment_crops import IntensityAugment
 from voco_models.networks.backbones import TINY_BACKBONE
@@ -78,11 +83,10 @@ def _store(folder: Path) -> Path:
 
 
 def train_whole(folder: Path) -> None:
-    """Pretrain and fine-tune to the end, and pretrain a part of the way; then what must fail."""
+    """Pretrain and fine-tune to the end. In several processes, also resume, stop, and fail."""
     processes = os.environ.get("WORLD_SIZE", "1")
     stores = [_store(folder / "pretrain")]
     pretrain(stores, folder / f"whole-{processes}", recipe=PRETRAIN, device="cpu")
-    pretrain(stores, folder / f"part-{processes}", recipe=PRETRAIN, device="cpu", max_steps=3)
     for name, recipe in FINETUNE_RUNS.items():
         finetune(
             _store(folder / "finetune"),
@@ -92,15 +96,49 @@ def train_whole(folder: Path) -> None:
             device="cpu",
         )
     if processes != "1":
+        for stop in (3, None):
+            pretrain(
+                stores,
+                folder / "part-2",
+                recipe=PRETRAIN,
+                device="cpu",
+                max_steps=stop,
+                resume=stop is None,
+            )
         _divide_badly(folder)
         _mix_badly(folder)
         _diverge(folder)
+        _signal(folder)
 
 
-def resume(folder: Path) -> None:
-    """Continue the run that was stopped, in as many processes as are there."""
-    stores = [_store(folder / "pretrain")]
-    pretrain(stores, folder / "part-2", recipe=PRETRAIN, device="cpu", resume=True)
+class _SignalOne:
+    """Sends SIGTERM to the second process, in the second step."""
+
+    every = 2
+
+    def observe(self, state: TrainState) -> None:
+        """Send it."""
+        if os.environ["RANK"] == "1" and state.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Stopped(Exception):
+    """SIGTERM, for the second time: training has ended."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stopped
+
+
+def _signal(folder: Path) -> None:
+    """Pretrain until one process gets a signal."""
+    stores, monitors = [_store(folder / "pretrain")], [_SignalOne()]
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        pretrain(stores, folder / "signalled", recipe=LONG, device="cpu", monitors=monitors)
+    except _Stopped:
+        (folder / f"stopped-{os.environ['RANK']}.txt").touch()
+    signal.signal(signal.SIGTERM, previous)
 
 
 class _WritePid:
@@ -169,19 +207,19 @@ def _diverge(folder: Path) -> None:
         (folder / f"diverged-{os.environ['RANK']}.txt").write_text(str(error))
 
 
-TASKS: dict[str, Callable[[Path], None]] = {
-    "whole": train_whole,
-    "resume": resume,
-    "long": train_long,
-}
+TASKS: dict[str, Callable[[Path], None]] = {"whole": train_whole, "long": train_long}
 
 
 def main(task: str, folder: Path) -> None:
-    """Run a task in float64."""
-    torch.set_default_dtype(torch.float64)
-    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
-    TASKS[task](folder)
+    """Run a task in float64. Nobody looks at the plots."""
+    leave_plots_undrawn()
+    with in_float64():
+        TASKS[task](folder)
 
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
+    if len(sys.argv) > 3:
+        from flows.command import main as command
+
+        sys.exit(command(sys.argv[3:]))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tests.support.precision import in_float64
 from tests.voco_models.objectives.test_voco2d import batch_of, objective_of, teacher_apart
 from voco_models.data.augment_crops import IntensityAugment
 from voco_models.data.augment_planes import VolumeAugment
@@ -64,13 +65,10 @@ def take_step(name: str, device: torch.device) -> dict[str, Any]:
 
 def main(folder: Path, device: torch.device) -> None:
     """Take a step of every variant."""
-    torch.set_default_dtype(torch.float64)
-    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
     join_processes(device)
-    torch.save(
-        {name: take_step(name, device) for name in VARIANTS},
-        folder / f"{n_processes()}-{process_rank()}.pt",
-    )
+    with in_float64():
+        steps = {name: take_step(name, device) for name in VARIANTS}
+    torch.save(steps, folder / f"{n_processes()}-{process_rank()}.pt")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,14 @@ PATIENCE_S = 60.0
 
 _REQUEST = re.compile(r'"(GET|PUT|HEAD|DELETE|POST) (\S+) HTTP')
 
+azure_is_slow = pytest.mark.parametrize(
+    "object_server",
+    ["s3_server", pytest.param("azure_server", marks=pytest.mark.slow)],
+    indirect=True,
+    ids=["s3", "azure"],
+)
+"""For tests of code that is the same for both, whose requests other tests send to both."""
+
 
 @dataclass(frozen=True)
 class ObjectServer(ABC):

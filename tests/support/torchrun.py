@@ -36,15 +36,3 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
     }
-
-
-def one_process(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run `python ARGUMENTS` in one process with one thread."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )

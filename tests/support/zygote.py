@@ -1,7 +1,8 @@
 """A process that has imported everything and forks runs of `voco`: a run starts in milliseconds.
 
 Started as `python -m tests.support.zygote`. It reads requests from stdin, one JSON object a line,
-forks a run in a session of its own, says its process id, and then how it ended.
+forks a run in a session of its own and says its process id. Asked for the end of a run, it waits
+for it and says how it ended.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from multiprocessing import forkserver as servers
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,13 @@ import psutil
 
 from tests.support.project import PROJECT
 
-LIMIT_S = 30.0
-"""What a run over the small archive may take, on a busy machine."""
+LIMIT_S = 120.0
+"""Far above what a run over a small archive takes, on a busy machine too."""
 CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.link", "os.truncate"})
 
 
 class Zygote:
-    """The tests' side: one run at a time."""
+    """The tests' side: it starts runs, and waits for them."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -49,31 +51,39 @@ class Zygote:
 
         `shared` lends it the zygote's own server of worker processes, which saves it a second.
         `die_at` kills it before its n-th change of a file. `humble`: file modes count for root too.
+        `environment` replaces that of the zygote.
         """
-        assert self._process.stdin is not None
         request = {"words": words, "log": str(log), "shared": shared, "die_at": die_at, **more}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        self._pid = self._answer()
+        self._pid = self._ask(request)
         return self._pid
 
-    def end(self) -> int:
-        """Wait for the run; its exit code, or minus the signal that killed it.
+    def end(self, pid: int | None = None) -> int:
+        """Wait for a run, or for the last one; its exit code, or minus the signal that killed it.
 
         A run that hangs writes into its log where, and is killed.
         """
         assert self._process.stdout is not None
+        pid = self._pid if pid is None else pid
+        self._send({"end": pid})
         for step in (signal.SIGUSR1, signal.SIGKILL):
             if select.select([self._process.stdout], [], [], LIMIT_S)[0]:
                 break
-            os.kill(self._pid, step)
+            os.kill(pid, step)
             time.sleep(0.5)
         return os.waitstatus_to_exitcode(self._answer())
 
     def run(self, words: list[str], log: Path, **options: Any) -> int:
         """Start a run and wait for it."""
-        self.start(words, log, **options)
-        return self.end()
+        return self.end(self.start(words, log, **options))
+
+    def _ask(self, request: dict[str, Any]) -> int:
+        self._send(request)
+        return self._answer()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
 
     def _answer(self) -> int:
         assert self._process.stdout is not None
@@ -92,6 +102,30 @@ class Zygote:
         self._process.stdin.close()
         self._process.wait(60)
         self._process.stdout.close()
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of several runs at a time, with the environment of the test."""
+
+    zygote: Zygote
+    pid: int
+    log: Path
+
+    @classmethod
+    def start(cls, zygote: Zygote, words: list[str], log: Path, **environment: str) -> Process:
+        """Start a run; `environment` is added to that of the test."""
+        more = {"environment": os.environ | environment}
+        return cls(zygote, zygote.start(words, log, **more), log)
+
+    def is_running(self) -> bool:
+        """Whether it has not ended. Nobody has waited for it."""
+        return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+
+    def end(self) -> tuple[int, list[str]]:
+        """Wait for it: its exit code, and the lines that it printed."""
+        code = self.zygote.end(self.pid)
+        return code, self.log.read_text().replace("\r", "\n").splitlines()
 
 
 def _die_at(changes: int) -> None:
@@ -123,6 +157,9 @@ def _become_run(request: dict[str, Any]) -> None:
     faulthandler.register(signal.SIGUSR1)  # says where a run hangs
     if request.get("humble"):
         obey_modes()
+    if "environment" in request:
+        os.environ.clear()
+        os.environ.update(request["environment"])
     if request["die_at"]:
         _die_at(request["die_at"])
     sys.exit(main(request["words"]))
@@ -157,22 +194,24 @@ def _choose_server(*, shared: bool) -> None:
 def _serve() -> None:
     from multiprocessing import get_context
 
-    # What a run imports, so that a forked run compiles and loads nothing.
+    # What a run imports and compiles, so that a forked run does neither.
+    import tests.support.warm_worker  # noqa: F401
     import voco_data.executors.process_pool
     import voco_data.executors.worker
     import voco_data.ingest.run  # noqa: F401
 
-    get_context("forkserver").set_forkserver_preload(["voco_data.executors.worker"])
+    get_context("forkserver").set_forkserver_preload(["tests.support.warm_worker"])
     servers.ensure_running()
     for line in sys.stdin:
         request = json.loads(line)
+        if "end" in request:
+            print(os.waitpid(request["end"], 0)[1], flush=True)
+            continue
         child = os.fork()
         if child == 0:
             _choose_server(shared=request["shared"])
             _become_run(request)
         print(child, flush=True)
-        _, status = os.waitpid(child, 0)
-        print(status, flush=True)
 
 
 if __name__ == "__main__":

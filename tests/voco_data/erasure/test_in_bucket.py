@@ -9,8 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from tests.support.object_server import use
 from tests.support.project import PROJECT
 from tests.support.s3_server import BUCKET, S3Server
 from tests.support.small_stores import make_record, make_store, random_volumes
+from tests.support.zygote import Process, Zygote
 from tests.voco_data.erasure.test_patient import (
     OTHER,
     PATIENT,
@@ -49,6 +48,8 @@ from voco_data.store.keys import chunk_key
 from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
 from voco_data.store.writer import commit_volume, open_for_writing
+
+pytestmark = pytest.mark.xdist_group("zygote")  # with the other runs of a zygote
 
 STRAY = f"previews/00/{0:032x}.jpg"
 STRAYS = range(100, 400)
@@ -351,28 +352,24 @@ def strays(twins: Twins) -> StoreSpec:
     return store.spec
 
 
-def start_gc(twins: Twins, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.command", "store", "gc", twins.url, "--yes", *words],
-        cwd=PROJECT,
-        env=os.environ | {"VOCO_LEASE_SECONDS": "3"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start_gc(twins: Twins, zygote: Zygote) -> Process:
+    words = ["store", "gc", twins.url, "--yes"]
+    return Process.start(zygote, words, twins.tmp / "log", VOCO_LEASE_SECONDS="3")
 
 
-def wait_for_removals(twins: Twins, process: subprocess.Popen[str]) -> None:
+def wait_for_removals(twins: Twins, process: Process) -> None:
     deadline, before = time.monotonic() + 60, twins.server.methods()["POST"]
     while twins.server.methods()["POST"] < before + 5:  # a removal each
-        assert process.poll() is None, process.communicate()
+        assert process.is_running(), process.log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_gc_that_comes_back_from_a_long_sleep_removes_nothing(twins: Twins) -> None:
+def test_a_gc_that_comes_back_from_a_long_sleep_removes_nothing(
+    twins: Twins, zygote: Zygote
+) -> None:
     spec = strays(twins)
-    process = start_gc(twins)
+    process = start_gc(twins, zygote)
     wait_for_removals(twins, process)
     os.kill(process.pid, signal.SIGSTOP)
     try:
@@ -384,10 +381,10 @@ def test_a_gc_that_comes_back_from_a_long_sleep_removes_nothing(twins: Twins) ->
             before = twins.there()
     finally:
         os.kill(process.pid, signal.SIGCONT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1, said
+    code, said = process.end()
+    assert code == 1, said
     # A request that was under way when the process was stopped has timed out when it continues.
-    assert re.search("lost to another run|does not answer", said.splitlines()[-1]), said
+    assert re.search("lost to another run|does not answer", said[-1]), said
     after = twins.there()
     assert len(before) > 250
     assert len(before) - len(after) <= 1  # the request that was under way
@@ -395,15 +392,13 @@ def test_a_gc_that_comes_back_from_a_long_sleep_removes_nothing(twins: Twins) ->
     assert after[f"{spec.name}/{chunk_key(row)}"] == volume.tobytes()
 
 
-def test_a_killed_gc_is_finished_by_the_next(twins: Twins) -> None:
+def test_a_killed_gc_is_finished_by_the_next(twins: Twins, zygote: Zygote) -> None:
     spec = strays(twins)
-    process = start_gc(twins)
+    process = start_gc(twins, zygote)
     wait_for_removals(twins, process)
-    process.kill()
-    process.communicate()
-    again = start_gc(twins, "--wait", "60")
-    _, said = again.communicate(timeout=100)
-    assert again.returncode == 0, said
+    os.kill(process.pid, signal.SIGKILL)
+    process.end()
+    assert main(["store", "gc", twins.url, "--yes", "--wait", "60"]) == 0
     store = f"{twins.url}/{spec.name}"
     assert verify_store(store).problems == ()
     chunks = {key for key in twins.there() if key.startswith(f"{spec.name}/volumes/c/")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import threading
@@ -296,14 +297,13 @@ def dying_at(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[list[str]
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_forget_that_dies_anywhere_is_finished_by_the_next(
-    hidden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hidden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     words = traces_of(hidden)
     before = all_volumes(hidden)
-    number = 0
-    while True:
-        number += 1
+    for number in itertools.count(1, step):
         root = Path(shutil.copytree(hidden, tmp_path / str(number)))
         with dying_at(monkeypatch, number) as done:
             try:

@@ -270,7 +270,14 @@ def test_however_many_series_end_their_process_the_tries_come_to_an_end(
     assert len(rounds) - len(sizes) == len(died) * RETRY_POLICY.max_size_read_alone
 
 
-@pytest.mark.parametrize(("failing", "size"), [({2}, 3), ({1, 2, 3, 4}, 1), ({1, 2, 3, 4, 5}, 1)])
+@pytest.mark.parametrize(
+    ("failing", "size"),
+    [
+        ({2}, 3),
+        ({1, 2, 3, 4, 5}, 1),
+        pytest.param({1, 2, 3, 4}, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_process_that_cannot_be_started_loses_no_series(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: set[int], size: int
 ) -> None:

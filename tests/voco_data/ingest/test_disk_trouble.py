@@ -21,15 +21,6 @@ from voco_data.ingest.run import preprocess
 
 WATCH_S = 60.0
 
-pytestmark = pytest.mark.xdist_group("kill")
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.close()
-
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
@@ -87,11 +78,21 @@ def once(happens: Path, pattern: str, then: object) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("leave", [0, 8_192, 40_000])
+FILES = {
+    "a record": "*.zarr/volumes/records/*/*.json",
+    "the catalogue": "*.zarr/volumes/catalogue.parquet",
+    "freshness": "freshness.parquet",
+}
+FAST = {("a record", 0), ("the catalogue", 8_192), ("freshness", 40_000)}
+
+
 @pytest.mark.parametrize(
-    "moment",
-    ["*.zarr/volumes/records/*/*.json", "*.zarr/volumes/catalogue.parquet", "freshness.parquet"],
-    ids=["a record", "the catalogue", "freshness"],
+    ("moment", "leave"),
+    [
+        pytest.param(name, leave, marks=() if (name, leave) in FAST else pytest.mark.slow)
+        for name in FILES
+        for leave in (0, 8_192, 40_000)
+    ],
 )
 def test_a_full_disk_is_one_line_and_a_rerun_goes_on(
     zygote: Zygote, small_disk: Path, archive: Path, specs: Path, moment: str, leave: int
@@ -99,7 +100,7 @@ def test_a_full_disk_is_one_line_and_a_rerun_goes_on(
     root, log = small_disk / "root", archive.parent / "log"
     line = words(archive, root, specs)
     zygote.start(line, log, shared=True)
-    thread = once(root, moment, lambda: fill_up(small_disk, leave))
+    thread = once(root, FILES[moment], lambda: fill_up(small_disk, leave))
     code = zygote.end()
     thread.join()
     assert code in (0, 1)  # what is left of the disk may just do
@@ -119,7 +120,14 @@ def test_a_full_disk_is_one_line_and_a_rerun_goes_on(
     assert {path: after[path] for path in before} == before
 
 
-@pytest.mark.parametrize("folder", ["records", "volumes", "root"], ids=["records", "store", "root"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "records",
+        pytest.param("volumes", marks=pytest.mark.slow),
+        pytest.param("root", marks=pytest.mark.slow),
+    ],
+)
 def test_a_folder_that_becomes_read_only_is_one_line(
     zygote: Zygote, archive: Path, specs: Path, folder: str
 ) -> None:

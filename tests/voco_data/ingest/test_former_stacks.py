@@ -73,7 +73,7 @@ def add_another_study(bench: Bench) -> None:
     bench.write("a", StudyInstanceUID=lambda k: f"1.2.{9 if k else 0}.{k}")
 
 
-@pytest.mark.parametrize("keep_ids", [True, False])
+@pytest.mark.parametrize("keep_ids", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("add", "n_rows"), [(add_kernel, 2), (add_picture, 1), (add_another_study, 1)]
 )

@@ -299,6 +299,7 @@ def test_a_script_without_a_guard_runs_once(bench: Bench, tmp_path: Path) -> Non
     assert done.stdout.split() == ["once", "2"]
 
 
+@pytest.mark.slow  # in the fast set, test_kill_dask.py compares with a Dask cluster
 def test_dask_local_makes_the_same_store(bench: Bench) -> None:
     bench.run(keep_ids=True)
     other = bench.root.with_name("dask")
@@ -306,7 +307,8 @@ def test_dask_local_makes_the_same_store(bench: Bench) -> None:
     assert snapshot(other) == snapshot(bench.root)
 
 
-def test_no_scheduler_is_one_line(bench: Bench) -> None:
+def test_no_scheduler_is_one_line(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voco_data.executors.dask.CONNECT_TIMEOUT_S", 1.0)
     with pytest.raises(InputError, match="no scheduler answers"):
         bench.run(dask="tcp://127.0.0.1:1")
 

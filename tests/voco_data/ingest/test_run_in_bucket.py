@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import stat
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -33,10 +31,11 @@ from tests.support.project import PROJECT
 from tests.support.s3_server import BUCKET, REGION, S3Server
 from tests.support.small_finetune import RECIPE, small_cohort
 from tests.support.small_stores import make_store, random_volumes
+from tests.support.zygote import Process, Zygote
 from tests.voco_models.stages.test_pretraining import GRID, QUICK, curve
 from voco_data.deidentification import pseudonyms
 from voco_data.erasure.patient import forget_patient
-from voco_data.errors import InputError, StoreCorrupt
+from voco_data.errors import InputError, StoreBusy, StoreCorrupt
 from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.maintenance.garbage import collect_garbage
 from voco_data.maintenance.verification import verify_store
@@ -58,6 +57,7 @@ class Bench:
     """An archive, a folder and a prefix of a bucket to fill from it."""
 
     server: ObjectServer
+    zygote: Zygote
     tmp: Path
     prefix: str
 
@@ -72,21 +72,13 @@ class Bench:
         given = {"spec_file": self.tmp / "specs.json", "workers": 1, "keep_ids": True, **options}
         return preprocess(self.tmp / "archive", root, **given)  # type: ignore[arg-type]
 
-    def start(self, *options: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *options: str, **environment: str) -> Process:
         """The command, in a process of its own."""
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "flows.command", "preprocess", self.tmp / "archive"),
-                *("--root", self.url, "--spec-file", self.tmp / "specs.json", "--keep-ids"),
-                *("--workers", "1", "--json", *options),
-            ],
-            cwd=PROJECT,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        words = ["preprocess", str(self.tmp / "archive"), "--root", self.url]
+        words += ["--spec-file", str(self.tmp / "specs.json"), "--keep-ids", "--workers", "1"]
+        log = self.tmp / f"log-{len(list(self.tmp.glob('log-*')))}"
+        log.touch()
+        return Process.start(self.zygote, [*words, "--json", *options], log, **environment)
 
     def objects(self) -> dict[str, bytes]:
         return self.server.objects(f"{self.prefix}/")
@@ -100,7 +92,12 @@ def tags(number: int) -> dict[str, object]:
 
 
 @pytest.fixture
-def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(
+    request: pytest.FixtureRequest,
+    zygote: Zygote,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Bench:
     """On an S3 server, or on the servers that the test is parametrised with."""
     server: ObjectServer = request.getfixturevalue(getattr(request, "param", "s3_server"))
     own = {
@@ -111,7 +108,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     use(monkeypatch, server.environment | own)
     monkeypatch.delenv("VOCO_PRIVATE", raising=False)
     name = re.sub(r"\W+", "-", request.node.name)  # brackets have another form in a request
-    found = Bench(server, tmp_path, f"{name}/root")
+    found = Bench(server, zygote, tmp_path, f"{name}/root")
     for number in range(SERIES):
         found.add(number)
     (tmp_path / "specs.json").write_text(f"[{SMALL.canonical_json()}, {OTHER.canonical_json()}]")
@@ -120,6 +117,13 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 in_each_bucket = pytest.mark.parametrize(
     "bench", ["s3_server", "azure_server"], indirect=True, ids=["s3", "azure"]
+)
+
+azure_is_slow = pytest.mark.parametrize(
+    "bench",
+    ["s3_server", pytest.param("azure_server", marks=pytest.mark.slow)],
+    indirect=True,
+    ids=["s3", "azure"],
 )
 
 
@@ -205,7 +209,7 @@ def test_a_rerun_reads_no_volume_and_a_new_series_costs_itself(
     assert all(new[key] == data for key, data in old.items() if "/valid/" not in key)
 
 
-@in_each_bucket
+@azure_is_slow
 def test_patients_and_garbage_are_removed(bench: Bench) -> None:
     path = bench.run(bench.url).stores["small"]
     home = open_storage(bench.url)
@@ -297,10 +301,10 @@ def test_training_from_a_bucket_is_training_from_a_folder(bench: Bench) -> None:
         pretrain([url, url], bench.tmp / "fourth", recipe=QUICK, device="cpu")
 
 
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(what: Callable[[], bool], process: Process) -> None:
     deadline = time.monotonic() + 120
     while not what():
-        assert process.poll() is None, process.communicate()
+        assert process.is_running(), process.log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -313,30 +317,20 @@ def has_records(bench: Bench, least: int) -> Callable[[], bool]:
     return seen
 
 
-@pytest.mark.parametrize(
-    "bench",
-    ["s3_server", pytest.param("azure_server", marks=pytest.mark.slow)],
-    indirect=True,
-    ids=["s3", "azure"],
-)
+@azure_is_slow
 def test_a_killed_run_is_gone_on_with(bench: Bench) -> None:
     for number in range(SERIES, 12):
         bench.add(number)
-    process = bench.start(VOCO_LEASE_SECONDS="20")
+    process = bench.start(VOCO_LEASE_SECONDS="6")
     wait_for(has_records(bench, 5), process)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.end()
+    with pytest.raises(StoreBusy, match=f"process {process.pid}"):
+        bench.run(bench.url)
     assert all(len(bench.lists(spec)) == 0 for spec in (SMALL, OTHER))  # readers saw nothing yet
-    begun = bench.start()
-    _, said = begun.communicate(timeout=120)
-    assert begun.returncode == 1
-    assert f"process {process.pid}" in said.splitlines()[-1]
-    again = bench.start("--wait", "60")
-    out, said = again.communicate(timeout=120)
-    assert again.returncode == 0, said
-    summary = json.loads(out.splitlines()[-1])
-    assert summary["stored"] + summary["cached"] == 12
-    assert summary["cached"] >= 2  # nothing finished is lost
+    again = bench.run(bench.url, wait=60)
+    assert again.stored + again.cached == 12
+    assert again.cached >= 2  # nothing finished is lost
     bench.run(bench.tmp / "root")
     assert volumes(bench.objects()) == volumes(files(bench.tmp / "root"))
 
@@ -347,16 +341,16 @@ def test_ctrl_c_lets_the_next_run_in_at_once(bench: Bench) -> None:
     process = bench.start(VOCO_LEASE_SECONDS="600")
     wait_for(has_records(bench, 1), process)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
+    code, said = process.end()
+    assert code == 130, said
     assert bench.run(bench.url).series == 12
 
 
 def test_two_runs_at_once_end_well(bench: Bench) -> None:
-    both = [bench.start("--wait", "120") for _ in range(2)]
-    ended = [process.communicate(timeout=200) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ended
-    done = [json.loads(out.splitlines()[-1]) for out, _ in ended]
+    both = [bench.start("--wait", "120", VOCO_LEASE_SECONDS="10") for _ in range(2)]
+    ended = [process.end() for process in both]
+    assert [code for code, _ in ended] == [0, 0], ended
+    done = [json.loads(said[-1]) for _, said in ended]
     assert sorted((one["stored"], one["cached"]) for one in done) == [(0, SERIES), (SERIES, 0)]
     bench.run(bench.tmp / "root")
     assert volumes(bench.objects()) == volumes(files(bench.tmp / "root"))
@@ -365,7 +359,7 @@ def test_two_runs_at_once_end_well(bench: Bench) -> None:
 def test_a_run_that_comes_back_from_a_long_sleep_changes_nothing(bench: Bench) -> None:
     for number in range(SERIES, 12):
         bench.add(number)
-    process = bench.start(VOCO_LEASE_SECONDS="5")
+    process = bench.start(VOCO_LEASE_SECONDS="3")
     wait_for(has_records(bench, 1), process)
     os.kill(process.pid, signal.SIGSTOP)  # its workers finish what they have
     try:
@@ -373,11 +367,11 @@ def test_a_run_that_comes_back_from_a_long_sleep_changes_nothing(bench: Bench) -
         before = bench.objects()
     finally:
         os.kill(process.pid, signal.SIGCONT)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 1, said
+    code, said = process.end()
+    assert code == 1, said
     # A request that was under way when the process was stopped has timed out when it continues.
-    assert re.search("lost to another run|does not answer", said.splitlines()[-1]), said
-    assert "Traceback" not in said
+    assert re.search("lost to another run|does not answer", said[-1]), said
+    assert "Traceback" not in process.log.read_text()
     after = bench.objects()
     assert {key for key in after if before.get(key) != after[key]} == set()
     assert verify_store(f"{bench.url}/{SMALL.name}").problems == ()

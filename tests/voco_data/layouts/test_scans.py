@@ -312,22 +312,28 @@ VARYING: list[tuple[str, Callable[[int], Any]]] = [
 ]
 
 
-@given(
-    count=st.integers(1, 3),
-    length=st.integers(9, 16),
-    offset=st.sampled_from([0.0, 1.3, 5 / 3]),
-    telling=st.lists(st.sampled_from(TELLING), min_size=1, max_size=2, unique_by=lambda v: v[0]),
-    varying=st.lists(st.sampled_from(VARYING), max_size=3, unique_by=lambda v: v[0]),
-)
-@settings(max_examples=80, deadline=None)
-def test_scans_are_told_apart_by_any_value_whatever_else_varies(
-    count: int,
-    length: int,
-    offset: float,
-    telling: list[Value],
-    varying: list[tuple[str, Callable[[int], Any]]],
-) -> None:
-    check_scans_are_told_apart(count, length, offset, telling, varying)
+FEW = settings(max_examples=25, deadline=None)
+MANY = settings(max_examples=500, deadline=None)
+SCANS: dict[str, st.SearchStrategy[Any]] = {
+    "count": st.integers(1, 3),
+    "length": st.integers(9, 16),
+    "offset": st.sampled_from([0.0, 1.3, 5 / 3]),
+    "telling": st.lists(st.sampled_from(TELLING), min_size=1, max_size=2, unique_by=lambda v: v[0]),
+    "varying": st.lists(st.sampled_from(VARYING), max_size=3, unique_by=lambda v: v[0]),
+}
+
+
+@FEW
+@given(**SCANS)
+def test_scans_are_told_apart_by_any_value_whatever_else_varies(**scans: Any) -> None:
+    check_scans_are_told_apart(**scans)
+
+
+@pytest.mark.slow
+@MANY
+@given(**SCANS)
+def test_many_scans_are_told_apart(**scans: Any) -> None:
+    check_scans_are_told_apart(**scans)
 
 
 def check_scans_are_told_apart(
@@ -354,19 +360,35 @@ def check_scans_are_told_apart(
     assert len({e.source for e in entries}) == count
 
 
-@given(
-    count=st.integers(2, 4),
-    length=st.integers(8, 16),
-    offset=st.sampled_from([0.7, 1.1, 1.25, 5 / 3, 2.5]),
-    identity=st.sampled_from([TELLING[1], TELLING[2]]),
-    varying=st.dictionaries(
+DIVIDED: dict[str, st.SearchStrategy[Any]] = {
+    "count": st.integers(2, 4),
+    "length": st.integers(8, 16),
+    "offset": st.sampled_from([0.7, 1.1, 1.25, 5 / 3, 2.5]),
+    "identity": st.sampled_from([TELLING[1], TELLING[2]]),
+    "varying": st.dictionaries(
         st.sampled_from(["ImageType", "TemporalPositionIdentifier", "SeriesNumber"]),
         st.tuples(st.booleans(), st.integers(1, 6)),
         min_size=1,
     ),
-)
-@settings(max_examples=60, deadline=None)
+}
+
+
+@FEW
+@given(**DIVIDED)
 def test_patients_and_studies_are_told_apart_however_a_value_divides_their_slices(
+    **scans: Any,
+) -> None:
+    check_divided_scans(**scans)
+
+
+@pytest.mark.slow
+@MANY
+@given(**DIVIDED)
+def test_many_patients_and_studies_are_told_apart(**scans: Any) -> None:
+    check_divided_scans(**scans)
+
+
+def check_divided_scans(
     count: int,
     length: int,
     offset: float,

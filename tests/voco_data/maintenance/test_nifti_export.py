@@ -28,7 +28,7 @@ SPEC = StoreSpec(profile="small", grid=(10, 40, 44), crop="none")
 QUARTER = 0.25
 """A copy moved by so much of a voxel must be seen to be worse."""
 NOT_MOVED = (0.0, 0.0, 0.0)
-FINER = 4
+FINER = 3
 """Points along each axis of a voxel: a voxel is the average over what it covers."""
 
 Floats = npt.NDArray[np.float64]
@@ -107,12 +107,8 @@ def header_sampler(files: list[Path]) -> Sampler:
 def lies_over(image: sitk.Image, sample: Sampler, *, at_least: float = 0.99) -> bool:
     """Whether the two are alike, and less alike when moved a quarter of a voxel either way."""
     here = correlation(image, sample)
-    moved = [
-        correlation(image, sample, tuple(np.eye(3)[axis] * by))
-        for axis in range(3)
-        for by in (-QUARTER, QUARTER)
-    ]
-    return here > at_least and here > max(moved)
+    moves = (np.eye(3)[axis] * by for axis in range(3) for by in (-QUARTER, QUARTER))
+    return here > at_least and all(here > correlation(image, sample, tuple(move)) for move in moves)
 
 
 INTERPOLATED = 0.94
@@ -188,7 +184,7 @@ def test_an_oblique_scan(tmp_path: Path) -> None:
     assert lies_over(image, itk_sampler(read_series(files)), at_least=INTERPOLATED)
 
 
-@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1), (-1, -1, -1)])
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1)])
 def test_a_nifti_however_stored(tmp_path: Path, flips: tuple[int, int, int]) -> None:
     array = lumpy().transpose(2, 1, 0)[:: flips[0], :: flips[1], :: flips[2]]
     affine = np.diag([*(np.array([-2.0, -2.0, 5.0]) * flips), 1.0])
@@ -215,23 +211,20 @@ def test_a_box_in_the_middle(tmp_path: Path) -> None:
     assert lies_over(image, itk_sampler(read_series(files)))
 
 
-@pytest.mark.parametrize(("axis", "voxels"), [*itertools.product(range(3), (1.0, -0.5))])
-def test_the_test_sees_a_shift(tmp_path: Path, axis: int, voxels: float) -> None:
+def test_the_test_sees_a_shift_and_a_flip(tmp_path: Path) -> None:
     files = write_slices(tmp_path / "scan", lumpy())
     image = exported(tmp_path / "scan", tmp_path / "root")
-    index = [0.0, 0.0, 0.0]
-    index[axis] = voxels
-    image.SetOrigin(image.TransformContinuousIndexToPhysicalPoint(index))
-    assert not lies_over(image, itk_sampler(read_series(files)))
-
-
-def test_the_test_sees_a_flip(tmp_path: Path) -> None:
-    files = write_slices(tmp_path / "scan", lumpy())
-    image = exported(tmp_path / "scan", tmp_path / "root")
+    sample = itk_sampler(read_series(files))
+    for axis, voxels in itertools.product(range(3), (1.0, -0.5)):
+        moved = sitk.Image(image)
+        index = [0.0, 0.0, 0.0]
+        index[axis] = voxels
+        moved.SetOrigin(image.TransformContinuousIndexToPhysicalPoint(index))
+        assert not lies_over(moved, sample)
     for axis in range(3):
         turned = sitk.GetImageFromArray(np.flip(sitk.GetArrayFromImage(image), axis))
         turned.CopyInformation(image)
-        assert not lies_over(turned, itk_sampler(read_series(files)))
+        assert not lies_over(turned, sample)
 
 
 @pytest.mark.real_ct

@@ -14,14 +14,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support.object_server import ObjectServer, use
+from tests.support.object_server import ObjectServer, azure_is_slow, use
 from tests.support.project import PROJECT
 from voco_data.errors import InputError, StoreBusy
 from voco_data.storage.lease import TaggedObject, hold_lease
 from voco_data.storage.object_store import ObjectStorage
 
 KEY = ".some.lock"
-SHORT_S = 4.0
+SHORT_S = 2.0
 
 
 @pytest.fixture
@@ -50,6 +50,7 @@ def test_one_at_a_time_and_the_token_grows(storage: ObjectStorage) -> None:
     assert [key for key, _ in storage.list_objects()] == [KEY]  # nothing else stays behind
 
 
+@azure_is_slow
 def test_it_is_renewed_for_as_long_as_it_is_held(storage: ObjectStorage) -> None:
     with hold_lease(storage, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
         time.sleep(SHORT_S + 2)
@@ -58,13 +59,14 @@ def test_it_is_renewed_for_as_long_as_it_is_held(storage: ObjectStorage) -> None
             pytest.fail("it was taken from one that lives")
 
 
+@azure_is_slow
 def test_waiting_runs_take_turns(storage: ObjectStorage) -> None:
     inside, worst, done = 0, 0, 0
     count = threading.Lock()
 
     def contend() -> None:
         nonlocal inside, worst, done
-        with hold_lease(storage, KEY, wait_seconds=200):
+        with hold_lease(storage, KEY, wait_seconds=200, seconds=10.0):  # asks each half second
             with count:
                 inside += 1
                 worst = max(worst, inside)
@@ -120,6 +122,7 @@ def test_a_killed_holder_blocks_until_its_lease_ends(
         assert state(storage)["token"] == 2
 
 
+@azure_is_slow
 def test_an_ended_lease_is_taken_without_waiting(
     storage: ObjectStorage, object_server: ObjectServer
 ) -> None:
@@ -131,6 +134,7 @@ def test_an_ended_lease_is_taken_without_waiting(
         assert state(storage)["token"] == 2
 
 
+@azure_is_slow
 def test_ctrl_c_gives_the_lease_back(storage: ObjectStorage, object_server: ObjectServer) -> None:
     process = hold_elsewhere(storage, object_server)
     process.send_signal(signal.SIGINT)
@@ -165,6 +169,7 @@ class UnreliableStorage:
             raise OSError("the network is down")
 
 
+@azure_is_slow
 def test_a_holder_that_comes_back_after_another_took_over_may_not_write(
     storage: ObjectStorage,
 ) -> None:
@@ -185,6 +190,7 @@ def test_a_holder_that_comes_back_after_another_took_over_may_not_write(
     assert storage.read("k") == b"2"
 
 
+@azure_is_slow
 def test_a_short_network_failure_does_not_cost_the_lease(storage: ObjectStorage) -> None:
     network = UnreliableStorage(storage)
     with hold_lease(network, KEY, wait_seconds=0, seconds=SHORT_S) as lease:
@@ -213,6 +219,7 @@ class AnswerLosingStorage(UnreliableStorage):
         return None
 
 
+@azure_is_slow
 def test_an_answer_that_is_lost_does_not_cost_the_lease(storage: ObjectStorage) -> None:
     network = AnswerLosingStorage(storage)
     network.lost = 1  # the answer to the very first write
@@ -251,6 +258,7 @@ def test_a_store_that_ignores_conditions_is_refused() -> None:
         stack.enter_context(hold_lease(UnconditionalStorage(), KEY, wait_seconds=0))
 
 
+@azure_is_slow
 @pytest.mark.parametrize("text", ["soon", "0", "1e9", "nan"])
 def test_an_invalid_duration_is_refused(
     storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch, text: str
@@ -260,6 +268,7 @@ def test_an_invalid_duration_is_refused(
         stack.enter_context(hold_lease(storage, KEY, wait_seconds=0))
 
 
+@azure_is_slow
 def test_an_object_that_is_no_lease_is_not_overwritten(storage: ObjectStorage) -> None:
     storage.write(KEY, b"hello")
     with ExitStack() as stack, pytest.raises(InputError, match="expected a lease"):

@@ -14,6 +14,8 @@ from tests.support.known_run import ORGANS, write_known_run
 from voco_models.stages.comparison import compare_runs
 from voco_models.stages.evaluation import evaluate
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
+
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

@@ -19,6 +19,8 @@ from voco_models.evaluation import plots
 from voco_models.evaluation.measures import compute_measures
 from voco_models.evaluation.plots import Line, line_plot
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
+
 SVG = "{http://www.w3.org/2000/svg}"
 ORGANS = ORGAN_TARGETS.names
 LINE = Line("a", [0, 1, 2], [1, 3, 2])

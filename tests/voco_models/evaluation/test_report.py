@@ -14,6 +14,8 @@ from voco_models.evaluation import report
 from voco_models.stages.evaluation import evaluate
 from voco_models.stages.finetuning import finetune
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
+
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from voco_data.store.spec import PRETRAIN
 from voco_models.data.loader import Batch
 from voco_models.data.window import input_window
 from voco_models.networks.encoder import Backbone, EncoderOptions
-from voco_models.networks.registry import create_encoder
+from voco_models.networks.registry import FAMILIES, Family, create_encoder
 from voco_models.networks.volume_encoder import VolumeEncoder
 from voco_models.objectives.losses import LossOptions
 from voco_models.objectives.voco2d import Voco2d, Voco2dConfig
@@ -167,7 +169,9 @@ SIZES = {
 """Volumes, slices and plane of a small step. The map of each network has more than a voxel."""
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if "swin" in n else ()) for n in SIZES]
+)
 def test_a_step_moves_the_student_and_the_teacher_follows(name: str) -> None:
     n, slices, plane = SIZES[name]
     loss = LossOptions(inter="next" if n > 1 else "off")
@@ -190,16 +194,37 @@ def test_a_step_moves_the_student_and_the_teacher_follows(name: str) -> None:
     assert changed > 20
 
 
-def test_the_loss_falls() -> None:
+class TwoConvolutions(Backbone):
+    """A small 3D network."""
+
+    def __init__(self, model: str, in_chans: int, pretrained: bool | Path) -> None:
+        assert pretrained is False
+        super().__init__(model, in_chans, num_features=32)
+        widths = itertools.pairwise((in_chans, 16, 32))
+        layers = [(nn.Conv3d(a, b, 3, 2, 1), nn.BatchNorm3d(b), nn.ReLU()) for a, b in widths]
+        self.layers = nn.Sequential(*itertools.chain.from_iterable(layers))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.layers(images)
+        return features
+
+
+@pytest.mark.parametrize(
+    ("name", "lr"),
+    [("small:", 1e-3), pytest.param("monai:resnet18", 2e-4, marks=pytest.mark.slow)],
+)
+def test_the_loss_falls(name: str, lr: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve steps on one batch. Of its two volumes, each place has a value of its own."""
+    monkeypatch.setitem(
+        FAMILIES, "small", Family(TwoConvolutions, VolumeEncoder, takes_volumes=True)
+    )
     objective = objective_of(
-        "monai:resnet18", (48, 48), grid=2, projector_width=64, embedding=32,
-        momentum=0.5, momentum_end=0.5,
-    )  # fmt: skip
+        name, (48, 48), grid=2, projector_width=64, embedding=32, momentum=0.5, momentum_end=0.5
+    )
     y, x = np.meshgrid(*(np.linspace(0, 1, 48),) * 2, indexing="ij")
     planes = [127 * y + 127 * x, 127 * y + 127 * (1 - x)]
     volumes = torch.from_numpy(np.stack(planes).astype(np.uint8))[:, None].repeat(1, 4, 1, 1)
-    optimizer = torch.optim.AdamW(objective.student.parameters(), lr=2e-4)
+    optimizer = torch.optim.AdamW(objective.student.parameters(), lr=lr)
     losses = []
     for _ in range(12):
         loss = objective(Batch(volumes, torch.arange(2), seed=0))["loss"]

@@ -162,6 +162,7 @@ def test_evaluating_a_real_run(run: Path, tmp_path: Path) -> None:
     assert printed["beats_prior"] == (printed["gain"]["low"] > 0)
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_evaluating_two_copies_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         shutil.copytree(run, tmp_path / name, ignore=shutil.ignore_patterns(looks.FILE))

@@ -79,7 +79,14 @@ def test_parts_are_another_run_than_the_whole(runs: dict[str, Path]) -> None:
     assert not curve(runs["parts"]).equals(curve(runs["off"]))
 
 
-@pytest.mark.parametrize("name", ["blocks", "calls", "average", "mixup", "all"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "calls",
+        "all",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("blocks", "average", "mixup")),
+    ],
+)
 def test_a_stopped_run_ends_as_if_never_stopped(
     cohort: tuple[Store, Path], runs: dict[str, Path], tmp_path: Path, name: str
 ) -> None:

@@ -229,12 +229,12 @@ def test_a_run_that_is_terminated_has_its_page_first(store: Store, tmp_path: Pat
     run, written = tmp_path / "run", []
 
     def on_terminate(*_: object) -> None:
-        written.append("102 of 400" in (run / "report.html").read_text())
+        written.append("22 of 400" in (run / "report.html").read_text())
 
     before = signal.signal(signal.SIGTERM, on_terminate)
     try:
         changes = ["fit.total_steps=400", "fit.checkpoint_every=200"]
-        stop = Stop(101, signal.SIGTERM)
+        stop = Stop(21, signal.SIGTERM)
         pretrain([store.path], run, recipe=QUICK, changes=changes, device="cpu", monitors=[stop])
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -243,16 +243,16 @@ def test_a_run_that_is_terminated_has_its_page_first(store: Store, tmp_path: Pat
 
 def test_a_run_that_is_stopped_has_its_page_and_alarms(store: Store, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    slow = ["fit.lr=1e-12", "fit.total_steps=400", "fit.log_every=20", "fit.checkpoint_every=90"]
+    slow = ["fit.lr=1e-12", "fit.total_steps=400", "fit.log_every=10", "fit.checkpoint_every=50"]
     call = partial(pretrain, [store.path], run, recipe=QUICK, changes=slow, device="cpu")
     with pytest.raises(KeyboardInterrupt):
-        call(monitors=[Stop(100, signal.SIGINT)])
+        call(monitors=[Stop(60, signal.SIGINT)])
     alarms = checkpoint.read_run(run)["alarms"]
     assert any("hardly moved" in alarm for alarm in alarms)
     text = (run / "report.html").read_text()
     assert "have hardly moved" in text
-    assert "101 of 400" in text
-    summary = call(resume=True, max_steps=120)
+    assert "61 of 400" in text
+    summary = call(resume=True, max_steps=70)
     assert summary.alarms[: len(alarms)] == tuple(alarms)
 
 

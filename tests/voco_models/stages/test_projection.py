@@ -132,7 +132,7 @@ def test_all_weights_but_the_head_are_transferred(store: Store, tmp_path: Path) 
             torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("target", ["organs", "maximum"])
+@pytest.mark.parametrize("target", ["organs", pytest.param("maximum", marks=pytest.mark.slow)])
 def test_a_resumed_run_is_the_same_to_the_bit(store: Store, tmp_path: Path, target: Any) -> None:
     recipe = replace(RECIPE, target=target)
     train(store, tmp_path / "whole", recipe)

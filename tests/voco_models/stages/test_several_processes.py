@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,8 @@ import torch
 
 from tests.support import distributed_runs
 from tests.support.distributed_runs import BATCH, FINETUNE_RUNS, POISONED_STEP, make_inputs
-from tests.support.torchrun import LIMIT_S, command, environment, one_process, torchrun
+from tests.support.precision import one_thread
+from tests.support.torchrun import LIMIT_S, command, environment, torchrun
 from voco_models.training import checkpoint
 from voco_models.training.capture import CAPTURE, load_capture
 from voco_models.training.history import read_history
@@ -31,19 +33,36 @@ def curve(run: Path, name: str = "history.csv") -> pd.DataFrame:
     return table.drop(columns=["seconds", "crops_per_second", "data_wait"], errors="ignore")
 
 
+@dataclass(frozen=True)
+class Runs:
+    """Folder of the runs, and what `voco` printed in two processes after them."""
+
+    folder: Path
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Runs of one process and of two, and a run of two that was stopped and resumed."""
     folder = tmp_path_factory.mktemp("runs")
     make_inputs(folder)
-    for done in (
-        one_process([SCRIPT, "whole", str(folder)]),
-        torchrun([SCRIPT, "whole", str(folder)]),
-        torchrun([SCRIPT, "resume", str(folder)]),
-    ):
-        assert done.returncode == 0, done.stderr
-        assert "Warning" not in done.stderr
-    return folder
+    with one_thread():
+        distributed_runs.main("whole", folder)
+    (store,) = (folder / "pretrain").glob("*.zarr")
+    words = ["pretrain", str(store), "--out", str(folder / "run"), "--recipe", "tiny", "--json"]
+    small = ["--set", "fit.total_steps=2", "--set", "fit.warmup_steps=0"]
+    # A network with layers after its feature map, which get no gradient.
+    network = ["--set", "backbone=convnext_atto"]
+    done = torchrun([SCRIPT, "whole", str(folder), *words, *small, *network])
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    return Runs(folder, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def folder(runs: Runs) -> Path:
+    return runs.folder
 
 
 @pytest.mark.parametrize("table", ["history.csv", "health.csv", "probes.csv"])
@@ -91,13 +110,16 @@ def test_fine_tuning_in_two_processes_is_that_of_one(folder: Path, name: str) ->
     assert json.loads((runs[1] / "run.json").read_text())["finished"]
 
 
-@pytest.fixture
-def inputs(tmp_path: Path) -> Path:
-    make_inputs(tmp_path)
-    return tmp_path
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(folder: Path) -> None:
+    assert all((folder / f"stopped-{rank}.txt").exists() for rank in (0, 1))
+    saved = checkpoint.load(folder / "signalled" / "checkpoint.pt")
+    assert 2 <= saved["step"] < 100
 
 
-def test_a_signal_to_one_process_stops_all_with_a_checkpoint(inputs: Path) -> None:
+@pytest.mark.slow
+def test_a_signal_from_outside_stops_all_with_a_checkpoint(tmp_path: Path) -> None:
+    inputs = tmp_path
+    make_inputs(inputs)
     with subprocess.Popen(
         command([SCRIPT, "long", str(inputs)]),
         env=environment(),
@@ -146,13 +168,7 @@ def test_mixup_with_one_series_in_a_process_is_refused_before_anything_is_writte
     assert not (folder / "mixed").exists()
 
 
-def test_one_process_prints_the_summary(inputs: Path) -> None:
-    (store,) = (inputs / "pretrain").glob("*.zarr")
-    words = ["pretrain", str(store), "--out", str(inputs / "run"), "--recipe", "tiny", "--json"]
-    small = ["--set", "fit.total_steps=2", "--set", "fit.warmup_steps=0"]
-    # A network with layers after its feature map, which get no gradient.
-    done = torchrun(["-m", "flows.command", *words, *small, "--set", "backbone=convnext_atto"])
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
+def test_one_process_prints_the_summary(runs: Runs) -> None:
+    (line,) = runs.stdout.splitlines()
     assert json.loads(line)["last_step"] == 2
-    assert sum("step 2 of 2" in line for line in done.stderr.splitlines()) == 1
+    assert sum("step 2 of 2" in line for line in runs.stderr.splitlines()) == 1
