@@ -66,16 +66,16 @@ def test_a_second_large_part_belongs_to_the_organ() -> None:
     profile = np.array([0.0, 0, 1, 1, 1, 0, 0, 1, 1, 0])
     interval = find_interval(profile, profile)
     assert interval is not None
-    assert interval == pytest.approx((2.5, 8.5))
+    assert interval == pytest.approx((2.4, 8.6))  # half a pixel inside, less a tenth: the threshold
 
 
-def test_an_end_lies_where_the_probability_crosses_one_half() -> None:
-    """Middles of pixels 2 and 3 have 0.2 and 0.8: the crossing is half way, at 3."""
+def test_an_end_lies_where_the_probability_crosses_the_threshold() -> None:
+    """Middles of pixels 2 and 3 have 0.2 and 0.8: 0.4 is after a third of the way from 2.5."""
     profile = np.array([0.0, 0.0, 0.2, 0.8, 1.0, 1.0, 0.6, 0.1, 0.0])
     interval = find_interval(profile, profile)
     assert interval is not None
-    assert interval.low == pytest.approx(3.0 + 0.5)
-    assert interval.high == pytest.approx(6.5 + 0.2 - 0.5)  # 0.6 to 0.1 crosses after 0.2
+    assert interval.low == pytest.approx(2.5 + 1 / 3 + 0.5)
+    assert interval.high == pytest.approx(6.5 + 0.4 - 0.5)  # 0.6 to 0.1 crosses after 0.4
 
 
 def test_an_organ_that_leaves_the_volume_ends_with_it() -> None:
@@ -92,8 +92,8 @@ def test_an_organ_of_one_pixel_has_its_size() -> None:
 
 def test_an_organ_that_one_map_does_not_show_has_no_box() -> None:
     coronal, sagittal = silhouettes(np.array([-40.0, 0, 0]), np.array([50.0, 40, 50]))
-    assert find_box(coronal, 0.4 * sagittal, LOW, HIGH) is None
-    assert find_box(0.4 * coronal, sagittal, LOW, HIGH) is None
+    assert find_box(coronal, 0.3 * sagittal, LOW, HIGH) is None
+    assert find_box(0.3 * coronal, sagittal, LOW, HIGH) is None
 
 
 def test_maps_that_contradict_each_other_lower_the_confidence() -> None:
