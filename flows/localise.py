@@ -8,10 +8,12 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import NonNegativeFloat
 
+from flows.archive_masks import open_masks
 from flows.artifacts import publish
 from flows.parameter_types import StoreLocation
 from flows.retries import worth_retrying
 from flows.summary import Summary, to_json_values
+from voco_data.ingest import LayoutName
 from voco_models import stages
 
 
@@ -22,9 +24,28 @@ from voco_models import stages
     retry_delay_seconds=60,
     retry_condition_fn=worth_retrying,
 )
-def find_boxes(run: Path, store: StoreLocation, out: Path, box: str, margin_mm: float) -> Summary:
+def find_boxes(
+    run: Path,
+    store: StoreLocation,
+    out: Path,
+    box: str,
+    margin_mm: float,
+    *,
+    score: bool,
+    archive: Path | None,
+    layout: LayoutName,
+) -> Summary:
     """A box of every series of the store, from the maps of the run's networks."""
-    return to_json_values(stages.localise(run, store, out, box=box, margin_mm=margin_mm).to_json())
+    summary = stages.localise(
+        run,
+        store,
+        out,
+        box=box,
+        margin_mm=margin_mm,
+        score=score,
+        masks=open_masks(archive, store, layout),
+    )
+    return to_json_values(summary.to_json())
 
 
 @flow(name="localise")
@@ -34,6 +55,9 @@ def localise(
     out: Path,
     box: str = "abdomen",
     margin_mm: NonNegativeFloat = 15.0,
+    score: bool = False,
+    archive: Path | None = None,
+    layout: LayoutName = "auto",
 ) -> Summary:
     """Find the abdomen or an organ in all series of a store, for the option boxes of preprocess.
 
@@ -43,7 +67,12 @@ def localise(
         out: The table to write, .csv or .parquet.
         box: abdomen, kidney (both), or an organ of the run.
         margin_mm: Added on all sides of the box.
+        score: Compare the boxes with the masks of patients that the run has not learnt from.
+        archive: With score, the archive of the store: count the voxels that the boxes keep.
+        layout: How the archive is laid out; auto finds out.
     """
-    summary = find_boxes(run, store, out, box, margin_mm)
+    summary = find_boxes(
+        run, store, out, box, margin_mm, score=score, archive=archive, layout=layout
+    )
     publish("localise", summary, link=out)
     return summary

@@ -8,6 +8,7 @@ from typing import Any
 
 from flows.command_parser import add_command
 from flows.option_values import local, positive_int
+from voco_data.layouts import layout_choices
 from voco_data.storage import path_or_url
 
 RESIDENCES = ("none", "ram", "device")
@@ -131,6 +132,46 @@ def add_localise(commands: Any) -> None:
     add("--out", type=local, required=True, metavar="FILE", help="table, .csv or .parquet")
     add("--box", default="abdomen", metavar="NAME", help="abdomen, kidney or an organ (abdomen)")
     add("--margin", type=float, default=15.0, metavar="MM", help="added on all sides (15)")
+    add(
+        "--score",
+        action="store_true",
+        help="compare with the masks of patients that RUN has not learnt from; tables beside FILE",
+    )
+    add_archive(localise, "with --score: count the voxels that boxes keep")
+    add(
+        "--trained-on",
+        type=path_or_url,
+        action="append",
+        default=[],
+        metavar="STORE",
+        help="with --score: the store of RUN, if it is another one, for the mean box; repeatable",
+    )
+    localise.find_problem = _find_localise_problem
+
+
+def _find_localise_problem(args: argparse.Namespace) -> str | None:
+    """Options of scores without `--score`."""
+    given = {"--archive": args.archive, "--trained-on": args.trained_on, "--layout": args.layout}
+    extra = [name for name, value in given.items() if value]
+    if extra and not args.score:
+        return f"{extra[0]} goes with --score"
+    if args.layout and args.archive is None:
+        return "--layout goes with --archive: it is the layout of the archive"
+    return None
+
+
+def add_archive(parser: argparse.ArgumentParser, purpose: str, *, required: bool = False) -> None:
+    """`--archive` and `--layout`: where masks are read again, and what for."""
+    parser.add_argument(
+        "--archive",
+        type=local,
+        required=required,
+        metavar="SOURCE",
+        help=f"the archive of STORE, whose masks are read again; {purpose}",
+    )
+    parser.add_argument(
+        "--layout", choices=layout_choices(), help="how the archive is laid out (auto)"
+    )
 
 
 def add_image_labels(parser: argparse.ArgumentParser, purpose: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
+from flows.archive_masks import open_masks
 from flows.ids import patient_pseudonymiser
 from flows.prediction_steps import predict_source
 from voco_data import erasure, ingest, maintenance, paired_images, selection
@@ -157,7 +158,14 @@ def pairs(args: argparse.Namespace) -> Mapping[str, object]:
 def localise(args: argparse.Namespace) -> Mapping[str, object]:
     """Write the boxes of all series of a store."""
     return stages.localise(
-        args.run, args.store, args.out, box=args.box, margin_mm=args.margin
+        args.run,
+        args.store,
+        args.out,
+        box=args.box,
+        margin_mm=args.margin,
+        score=args.score,
+        masks=open_masks(args.archive, args.store, args.layout),
+        trained_on=args.trained_on,
     ).to_json()
 
 

@@ -315,6 +315,7 @@ def test_project_and_localise_call_their_stages(tmp_path: Path, calls: Calls) ->
     localise(run, stores[0], table, box="liver", margin_mm=5.0)
     assert calls["localise"] == {
         "run": run, "store": stores[0], "out": table, "box": "liver", "margin_mm": 5.0,
+        "score": False, "masks": None,
     }  # fmt: skip
     found = artifacts()
     assert '{"name": "found", "value": 3}' in found["localise-summary"][1]

@@ -1,3 +1,4 @@
+from .archive_masks import ArchiveMasks as ArchiveMasks
 from .archives import Archives as Archives
 from .estimation import Estimate as Estimate, estimate as estimate
 from .options import (

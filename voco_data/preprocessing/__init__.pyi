@@ -1,4 +1,5 @@
 from .resampling import resample as resample
+from .silhouettes import draw_volumes as draw_volumes
 from .steps import (
     PreparedSeries as PreparedSeries,
     draw_organ_maps as draw_organ_maps,

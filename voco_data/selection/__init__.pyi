@@ -2,6 +2,7 @@ from .exposure import (
     Exposure as Exposure,
     SeenPatients as SeenPatients,
     contents_of_patients as contents_of_patients,
+    find_seen as find_seen,
     measure_exposure as measure_exposure,
 )
 from .families import (

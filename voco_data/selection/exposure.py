@@ -105,6 +105,16 @@ class SeenPatients:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenInStore:
+    """The patients of a store whom a run has learnt from."""
+
+    patients: frozenset[str]
+    """Ids of the store, and perhaps of patients who are not in it."""
+    compares_ids: bool
+    """Whether ids were compared in all stores of the run. If not, equal volumes alone tell."""
+
+
+@dataclass(frozen=True, slots=True)
 class Exposure:
     """How many test patients of a run were seen by the pretraining that it starts from."""
 
@@ -162,6 +172,14 @@ def measure_exposure(
     """
     if seen is None:
         return Exposure(pretrained=True, test_patients=len(test), seen=None)
+    found = find_seen(seen, store, series)
+    count = sum(any(i in found.patients for i in ids) for ids in test.values())
+    known = count > 0 or found.compares_ids
+    return Exposure(pretrained=True, test_patients=len(test), seen=count if known else None)
+
+
+def find_seen(seen: SeenPatients, store: Store, series: pd.DataFrame) -> SeenInStore:
+    """Find the patients of a store whom a run has learnt from. `series` lists all of the store."""
     contents = contents_of_patients(series)
     root = _root_digest(store)
     comparable = [_has_same_ids(part, root, contents) for part in seen.stores]
@@ -174,12 +192,8 @@ def measure_exposure(
     seen_contents = {
         digest for part in seen.stores for group in part.contents.values() for digest in group
     }
-    count = sum(
-        any(i in seen_ids or contents.get(i, frozenset()) & seen_contents for i in ids)
-        for ids in test.values()
-    )
-    known = count > 0 or all(comparable)
-    return Exposure(pretrained=True, test_patients=len(test), seen=count if known else None)
+    by_volume = {patient for patient, own in contents.items() if own & seen_contents}
+    return SeenInStore(frozenset(seen_ids | by_volume), compares_ids=all(comparable))
 
 
 def contents_of_patients(series: pd.DataFrame) -> dict[str, frozenset[str]]:

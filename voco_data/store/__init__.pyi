@@ -1,4 +1,9 @@
 from . import arrays as arrays, catalogue as catalogue, integrity as integrity
+from .archive_mask import (
+    ArchiveMask as ArchiveMask,
+    MaskReader as MaskReader,
+    ProfileBox as ProfileBox,
+)
 from .catalogue import Line as Line
 from .chunks.codec import Compression as Compression
 from .index import (

@@ -32,7 +32,8 @@ def boundary_errors(
     """A line for each true face of an organ in each of N series.
 
     Columns: `series` (0 to N - 1), `organ`, `face`, `error_mm` (found less true; NaN if the organ
-    was not found). A face at the end of the volume, where the scan cuts the organ, has no line.
+    was not found). A face at the end of the volume, where the scan cuts the organ, has no line, nor
+    one outside of it.
     """
     lines = []
     for series, (boxes, organs, volume) in enumerate(zip(found, truths, volumes, strict=True)):
@@ -41,7 +42,8 @@ def boundary_errors(
             for number, face in enumerate(FACES):
                 axis, side = divmod(number, 2)  # side 0: low
                 end = truth[side][axis]
-                if abs(end - volume[side][axis]) < CUT_MM:
+                inside_mm = (end - volume[side][axis]) * (1 - 2 * side)
+                if inside_mm < CUT_MM:
                     continue
                 place = None if box is None else (box.low_mm, box.high_mm)[side][axis]
                 error = float("nan") if place is None else place - end

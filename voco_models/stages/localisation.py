@@ -19,12 +19,20 @@ import torch
 
 from voco_data.errors import InputError, translate_unwritable
 from voco_data.storage import atomic
-from voco_data.store import Record, Store
+from voco_data.store import MaskReader, Record, Store
 from voco_models.data import READER_THREADS, Item, Loader
-from voco_models.localisation import OrganBox, find_box, join_boxes
+from voco_models.localisation import (
+    ABDOMEN,
+    OPEN_REGIONS,
+    REGIONS,
+    OrganBox,
+    choose_box,
+    find_box,
+)
 from voco_models.networks import read_weights
 from voco_models.objectives import PLANES, ProjectionObjective
 from voco_models.stages import recipe_options
+from voco_models.stages.localisation_scores import plan_scores, score_boxes
 from voco_models.stages.projection_plan import build_objective
 from voco_models.stages.projection_recipes import ProjectionRecipe
 from voco_models.stages.projection_weights import (
@@ -38,10 +46,6 @@ from voco_models.training import choose_device, read_specs
 
 log = logging.getLogger(__name__)
 
-ABDOMEN = "abdomen"
-KIDNEYS = ("kidney_left", "kidney_right")
-TOP_ORGANS, BOTTOM_ORGANS = ("liver", "spleen"), ("bowel",)
-"""Organs of which one is the highest, and one the lowest, of the abdomen."""
 MARGIN_MM = 15.0
 BATCH_SIZE = 4
 
@@ -59,10 +63,15 @@ class LocalisationSummary:
     """Series with a box; the others have no row."""
     confidence: float | None
     """Median over the boxes; None without one."""
+    scores: dict[str, Any] | None = None
+    """Those of `localisation_scores.score_boxes`; None if nothing was scored."""
 
     def to_json(self) -> dict[str, object]:
         """The summary as plain values."""
-        return asdict(self) | {"out": str(self.out)}
+        values = asdict(self) | {"out": str(self.out)}
+        if self.scores is None:
+            del values["scores"]
+        return values
 
 
 def localise(
@@ -72,6 +81,9 @@ def localise(
     *,
     box: str = ABDOMEN,
     margin_mm: float = MARGIN_MM,
+    score: bool = False,
+    masks: MaskReader | None = None,
+    trained_on: Sequence[str | Path] = (),
     device: str | torch.device | None = None,
 ) -> LocalisationSummary:
     """Write a table with the box of every series of `store`, for `voco preprocess --boxes`.
@@ -87,26 +99,36 @@ def localise(
     out : the table, `.csv` or `.parquet`.
     box : `abdomen`, `kidney` (both), or an organ of the run.
     margin_mm : added on all sides.
+    score : compare the boxes with the masks of patients whom the run has not learnt from, and write
+        tables beside `out`; see `localisation_scores`.
+    masks : reads the masks of `store` again, to count the voxels of organs that boxes keep.
+    trained_on : stores that the run has learnt from, for the mean box; `store` if empty.
     device : CUDA if available, else the CPU, if None.
 
     Raises
     ------
-    InputError : for a folder that is no such run, a store of another spec, an unknown organ, and a
-        table of another kind.
+    InputError : for a folder that is no such run, a store of another spec, an unknown organ, a
+        table of another kind, and if nothing can be scored.
     """
     file, path = Path(run) / NETWORKS, Path(out)
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"out: expected a file .csv or .parquet, got {path}")
     if not 0 <= margin_mm < 1000:
         raise InputError(f"margin: expected 0 to below 1000 mm, got {margin_mm}")
+    if (masks is not None or trained_on) and not score:
+        raise InputError("score: an archive and the run's store are for scores; give score too")
     opened = store if isinstance(store, Store) else Store.open(store)
     objective, recipe = load_networks(file, opened)
-    if box not in (ABDOMEN, "kidney", *recipe.organs):
+    if box not in (*REGIONS, *recipe.organs):
         raise InputError(
-            f"box: expected {ABDOMEN}, kidney or one of {', '.join(recipe.organs)}, got {box!r}"
+            f"box: expected {', '.join(REGIONS)} or one of {', '.join(recipe.organs)}, got {box!r}"
         )
     rows = [int(row) for row in opened.rows]
     records = read_records(opened, rows)
+    plan = None
+    if score:
+        others = [Store.open(other) for other in trained_on]
+        plan = plan_scores(Path(run), opened, records, recipe.organs, box, others)
     found = find_organ_boxes(objective, recipe, opened, records, choose_device(device))
     made_by = f"projection:{_hash(file)}"
     lines = [
@@ -115,6 +137,9 @@ def localise(
     ]
     table = pd.DataFrame([line for line in lines if line is not None], columns=_columns(recipe))
     _write(path, table)
+    scores = None
+    if plan is not None:
+        scores = score_boxes(plan, found, path, margin_mm=margin_mm, masks=masks)
     missing = len(rows) - len(table)
     if missing:
         log.warning("%d of %d series have no box of the %s", missing, len(rows), box)
@@ -125,6 +150,7 @@ def localise(
         series=len(rows),
         found=len(table),
         confidence=None if table.empty else float(table["confidence"].median()),
+        scores=scores,
     )
 
 
@@ -205,11 +231,11 @@ def _line(
     made_by: str,
 ) -> dict[str, Any] | None:
     """The row of a series; None if the wanted box is not found."""
-    main = _choose_box(boxes, wanted)
+    main = choose_box(boxes, wanted)
     if main is None:
         return None
     line: dict[str, Any] = {"series_uid": record.series_uid, "patient_id": record.patient_id}
-    is_open = wanted == ABDOMEN  # along y and x
+    is_open = wanted in OPEN_REGIONS  # along y and x
     for axis, low, high in zip("zyx", main.low_mm, main.high_mm, strict=True):
         is_given = axis == "z" or not is_open
         line[f"{axis}_low_mm"] = low - margin_mm if is_given else float("nan")
@@ -220,16 +246,6 @@ def _line(
             line |= {f"{organ}_{axis}_low_mm": low, f"{organ}_{axis}_high_mm": high}
         line[f"{organ}_confidence"] = box.confidence
     return line
-
-
-def _choose_box(boxes: Mapping[str, OrganBox], wanted: str) -> OrganBox | None:
-    if wanted == "kidney":
-        found = [boxes[organ] for organ in KIDNEYS if organ in boxes]
-        return join_boxes(found) if found else None
-    if wanted != ABDOMEN:
-        return boxes.get(wanted)
-    ends = [[boxes[o] for o in organs if o in boxes] for organs in (TOP_ORGANS, BOTTOM_ORGANS)]
-    return join_boxes([*ends[0], *ends[1]]) if all(ends) else None
 
 
 def _columns(recipe: ProjectionRecipe) -> list[str]:

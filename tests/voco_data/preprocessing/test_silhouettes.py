@@ -22,6 +22,7 @@ from voco_data.phantom.ratic import write_patient
 from voco_data.preprocessing.silhouettes import (
     OrganLabels,
     draw_silhouettes,
+    draw_volumes,
     find_known_organs,
 )
 from voco_data.preprocessing.steps import (
@@ -83,6 +84,19 @@ def test_every_pixel_follows_the_rule(shape: Index, grid: Index, seed: int) -> N
         for plane, truth in zip(drawn[organ], expected, strict=True):
             assert plane.dtype == bool
             np.testing.assert_array_equal(plane, truth)
+    for organ, volume in draw_volumes(OrganLabels(labels, organs), box, grid).items():
+        assert volume.shape == grid
+        np.testing.assert_array_equal(volume.any(axis=1), drawn[organ].coronal)
+        np.testing.assert_array_equal(volume.any(axis=2), drawn[organ].sagittal)
+
+
+def test_organs_in_3d_by_hand() -> None:
+    """4 voxels in 2 along z: voxel 1 is in the first; 2 rows in 4: row 1 gives rows 2 and 3."""
+    labels = np.zeros((4, 2, 2), np.uint16)
+    labels[1, 1, 0] = 3
+    organs = OrganLabels(labels, {"liver": frozenset({3})})
+    drawn = draw_volumes(organs, Box.whole((4, 2, 2)), (2, 4, 2))["liver"]
+    assert np.argwhere(drawn).tolist() == [[0, 2, 0], [0, 3, 0]]
 
 
 @settings(max_examples=60, deadline=None)
