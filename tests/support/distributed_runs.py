@@ -107,8 +107,8 @@ def train_whole(folder: Path) -> None:
             )
         _divide_badly(folder)
         _mix_badly(folder)
-        _diverge(folder)
         _signal(folder)
+        _diverge(folder)
 
 
 class _SignalOne:
@@ -205,6 +205,7 @@ def _diverge(folder: Path) -> None:
         pretrain([_store(folder / "pretrain")], folder / "diverged", recipe=recipe, device="cpu")
     except Diverged as error:
         (folder / f"diverged-{os.environ['RANK']}.txt").write_text(str(error))
+    voco2d.Voco2d.crops_and_targets = crops_and_targets  # type: ignore[method-assign]
 
 
 TASKS: dict[str, Callable[[Path], None]] = {"whole": train_whole, "long": train_long}

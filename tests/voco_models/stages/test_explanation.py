@@ -115,19 +115,27 @@ def test_curves_are_scored_on_known_slices(organs: Case) -> None:
     results = organs.results
     found = results["slice_auc"]["organs"]
     for curve in ("attention", "occlusion_lowest"):
-        won = []
+        pairs = []
         for each in results["series"]:
             z = [abs(value) for value in each["curves"][curve]["spleen"]]
-            won += [(a > b) + (a == b) / 2 for a in z[:2] for b in z[2:]]
-        assert found[curve]["spleen"]["value"] == pytest.approx(sum(won) / len(won))
+            pairs += [(a, b) for a in z[:2] for b in z[2:]]
+        check_area(found[curve]["spleen"]["value"], pairs)
     assert "liver" not in found["attention"]  # it is in every slice
-    won = []
+    pairs = []
     for each in results["series"]:
         z = each["curves"]["occlusion_neighbours"]["bowel"]
-        won += [(z[1] > z[i]) + (z[1] == z[i]) / 2 for i in (0, 2, 3)]
+        pairs += [(z[1], z[i]) for i in (0, 2, 3)]
     bowel = results["slice_auc"]["image_labels"]["occlusion_neighbours"]["bowel"]
-    assert bowel["value"] == pytest.approx(sum(won) / len(won))
+    check_area(bowel["value"], pairs)
     assert bowel["series"] == len(results["series"])
+
+
+def check_area(area: float, pairs: list[tuple[float, float]]) -> None:
+    """The share of pairs whose first value is higher. Values that are equal once they are rounded
+    may have been unequal."""
+    lowest = sum(a > b for a, b in pairs) / len(pairs)
+    highest = sum(a >= b for a, b in pairs) / len(pairs)
+    assert lowest - 1e-9 <= area <= highest + 1e-9
 
 
 def test_an_lstm_is_explained_by_grad_cam(lstm: Case) -> None:
