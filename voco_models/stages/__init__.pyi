@@ -15,7 +15,11 @@ from .finetune_recipes import (
 )
 from .finetuning import finetune as finetune
 from .initial_weights import hash_weights as hash_weights
-from .localisation import localise as localise
+from .localisation import (
+    find_organ_boxes as find_organ_boxes,
+    load_networks as load_networks,
+    localise as localise,
+)
 from .model_card import (
     load_card_classifier as load_card_classifier,
     make_model_card as make_model_card,
@@ -46,3 +50,4 @@ from .projection_recipes import (
 )
 from .recipe_options import build_recipe as build_recipe
 from .replay import replay as replay
+from .series_geometry import read_records as read_records
