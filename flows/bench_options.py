@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 from flows.command_parser import add_command
 from flows.option_values import local, positive_int, seconds
+from flows.training_options import add_archive
 from voco_data.storage import path_or_url
 
 
@@ -27,8 +29,8 @@ def add_bench(commands: Any) -> None:
     )
     for table, quick in ((pretrain, "a few steps"), (cost, "small networks; CUDA: fewer rows")):
         table.add_argument("--quick", action="store_true", help=quick)
-    heads = _add_heads(tables)
-    for table in (pretrain, cost, heads):
+    heads, localisers = _add_heads(tables), _add_localisers(tables)
+    for table in (pretrain, cost, heads, localisers):
         table.add_argument("--device", choices=("cpu", "cuda"), help="CUDA if there is one, or CPU")
 
 
@@ -51,15 +53,7 @@ def _add_heads(tables: Any) -> Any:
         metavar="NAME|FILE",
         help="recipe of fine-tuning: view, loss, optimiser and steps (default)",
     )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        dest="changes",
-        metavar="NAME=VALUE",
-        help="change an option of the recipe, repeatable",
-    )
-    add("--split", type=local, metavar="SPLIT", help="file of voco split (a new split)")
+    _add_changes_and_split(heads)
     add(
         "--head",
         action="append",
@@ -78,3 +72,53 @@ def _add_heads(tables: Any) -> Any:
     )
     add("--allow-unlabelled", action="store_true", help="leave out patients without labels")
     return heads
+
+
+def _add_localisers(tables: Any) -> Any:
+    localisers = add_command(
+        tables, "localisers", "boxes of organs from the same few masks: 3D-to-2D, 3D, mean box, HU"
+    )
+    add = localisers.add_argument
+    add("store", type=path_or_url, metavar="STORE", help="a store with masks, of the spec localise")
+    add_archive(localisers, "learnt from in 3D, and scored", required=True)
+    add(
+        "--recipe",
+        default="default",
+        metavar="NAME|FILE",
+        help="recipe of voco project: widths, optimiser, batch and steps (default)",
+    )
+    _add_changes_and_split(localisers)
+    add(
+        "--network",
+        action="append",
+        default=[],
+        dest="networks",
+        metavar="NAME",
+        help="one of voco project's, or unet_3d; repeatable (fpn, depth_max, unet_2d, unet_3d)",
+    )
+    add("--masks", type=positive_int, default=10, metavar="N", help="patients to learn from (10)")
+    add("--steps", type=positive_int, metavar="N", help="steps of each training (the recipe's)")
+    add("--seeds", type=positive_int, default=1, metavar="N", help="trainings of each (1)")
+    add("--margin", type=float, default=15.0, metavar="MM", help="of boxes that keep voxels (15)")
+    add(
+        "--out",
+        type=local,
+        default=Path("localisers"),
+        metavar="DIR",
+        help="folder of the runs, where a stopped call goes on (./localisers)",
+    )
+    return localisers
+
+
+def _add_changes_and_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="NAME=VALUE",
+        help="change an option of the recipe, repeatable",
+    )
+    parser.add_argument(
+        "--split", type=local, metavar="SPLIT", help="file of voco split (a new split)"
+    )

@@ -275,6 +275,27 @@ def _bench_heads(args: argparse.Namespace) -> Mapping[str, object]:
     )
 
 
+def _bench_localisers(args: argparse.Namespace) -> Mapping[str, object]:
+    from voco_models.bench import localisers
+
+    masks = open_masks(args.archive, args.store, args.layout)
+    assert masks is not None
+    return localisers.bench(
+        args.store,
+        masks,
+        recipe=args.recipe,
+        changes=tuple(args.changes),
+        split=args.split,
+        networks=tuple(args.networks),
+        n_masks=args.masks,
+        steps=args.steps,
+        seeds=args.seeds,
+        margin_mm=args.margin,
+        out=args.out,
+        device=args.device,
+    )
+
+
 def _bench_ingest(args: argparse.Namespace) -> Mapping[str, object]:
     del args
     from voco_data.bench.ingest import bench_ingest
@@ -298,6 +319,7 @@ BENCHES: Final[dict[str, Verb]] = {
     "pretrain": _bench_pretrain,
     "cost": _bench_cost,
     "heads": _bench_heads,
+    "localisers": _bench_localisers,
 }
 VERBS: Final[dict[str, Verb]] = {
     "demo": demo,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows.command import main
-from voco_models.bench import cost, pretrain
+from tests.support.organ_stores import organ_store
+from voco_data.ingest.archive_masks import ArchiveMasks
+from voco_models.bench import cost, localisers, pretrain
 
 
 @pytest.fixture
@@ -24,6 +27,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         calls["cost"] = (device, quick, seconds)
         return {"rows": [{"name": "y", "median": None, "unit": "ms a step"}], "ratios": {}}
 
+    def localisers_bench(*arguments: Any, **options: Any) -> dict[str, Any]:
+        calls["localisers"] = options | {"arguments": arguments}
+        return {"rows": [{"name": "fpn", "median": 4.5, "unit": "mm"}]}
+
+    monkeypatch.setattr(localisers, "bench", localisers_bench)
     monkeypatch.setattr(pretrain, "bench", pretrain_bench)
     monkeypatch.setattr(cost, "bench", cost_bench)
     return calls
@@ -43,9 +51,39 @@ def test_options_reach_the_benchmarks(
     assert seen["pretrain"] == (None, None, False)
 
 
+def test_options_reach_the_localisers(
+    seen: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = organ_store(tmp_path / "stores", 2, masked=1).path
+    words = ["bench", "localisers", str(store), "--archive", str(tmp_path)]
+    assert main(words) == 0
+    assert "fpn" in capsys.readouterr().out
+    found = seen["localisers"]
+    path, masks = found.pop("arguments")
+    assert path == store
+    assert isinstance(masks, ArchiveMasks)
+    assert found == {
+        "recipe": "default", "changes": (), "split": None, "networks": (), "n_masks": 10,
+        "steps": None, "seeds": 1, "margin_mm": 15.0, "out": Path("localisers"), "device": None,
+    }  # fmt: skip
+    more = ["--recipe", "tiny", "--set", "batch_size=2", "--split", "s.json", "--masks", "3"]
+    more += ["--network", "fpn", "--network", "unet_3d", "--steps", "7", "--seeds", "2"]
+    more += ["--margin", "5", "--out", "runs", "--device", "cpu", "--layout", "ratic"]
+    assert main([*words, *more]) == 0
+    found = seen["localisers"]
+    del found["arguments"]
+    assert found == {
+        "recipe": "tiny", "changes": ("batch_size=2",), "split": Path("s.json"),
+        "networks": ("fpn", "unet_3d"), "n_masks": 3, "steps": 7, "seeds": 2, "margin_mm": 5.0,
+        "out": Path("runs"), "device": "cpu",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["localisers", "store"], "the following arguments are required: --archive"),
+        (["localisers", "store", "--archive", "a", "--masks", "0"], "expected a whole number"),
         (["pretrain", "--device", "tpu"], "invalid choice: 'tpu'"),
         (["cost", "--seconds", "soon"], "expected seconds, 0 or more, got 'soon'"),
         (["cost", "--recipe", "tiny"], "unrecognized arguments: --recipe tiny"),

@@ -43,17 +43,21 @@ class ArchiveMasks:
     def read(self, rows: Collection[int], *, on_grid: bool = False) -> Iterator[ArchiveMask]:
         """Iterate over the masks of `rows`, in the order of the archive.
 
-        Each series with masks is decoded. Raises InputError if no mask of the archive is of a
-        series of the store, and if a mask has changed since the store was filled.
+        Series with masks are decoded, without those whose files, by path, size and time, are those
+        of other rows. Raises InputError if no mask of the archive is of a series of the store, and
+        if a mask has changed since the store was filled.
         """
-        table = self._store.catalogue
+        table, wanted = self._store.catalogue, set(rows)
         by_content: dict[str, list[int]] = {}
-        for row, digest in zip(
-            table["row"].tolist(), table["content_digest"].tolist(), strict=True
-        ):
-            by_content.setdefault(digest, []).append(int(row))
-        wanted, matched = set(rows), False
-        for prepared in self._prepare_masked():
+        for row, digest in zip(table["row"], table["content_digest"], strict=True):
+            by_content.setdefault(str(digest), []).append(int(row))
+        is_wanted = table["row"].isin(wanted)
+        others = set(table["stat_digest"][~is_wanted]) - set(table["stat_digest"][is_wanted])
+        matched = False
+        for prepared in self._prepare_masked(others):
+            if prepared is None:
+                matched = True
+                continue
             stored = by_content.get(prepared.content_digest, [])
             if not stored:
                 continue
@@ -67,8 +71,11 @@ class ArchiveMasks:
                 "give the archive that the store was filled from"
             )
 
-    def _prepare_masked(self) -> Iterator[PreparedSeries]:
-        """Iterate over the series with a mask that lies on their voxels."""
+    def _prepare_masked(self, skipped: Collection[str]) -> Iterator[PreparedSeries | None]:
+        """Iterate over the series with a mask that lies on their voxels.
+
+        None stands for a series whose stat digest is one of `skipped`, which is not read.
+        """
         with index_archive(
             self._source,
             layout=self._options.layout,
@@ -79,6 +86,9 @@ class ArchiveMasks:
             for head in cohort.heads():
                 entry = cohort.entry(head.number)
                 if not entry.masks:
+                    continue
+                if entry.stat_digest in skipped:
+                    yield None
                     continue
                 try:
                     prepared = prepare_series(cohort.base, entry, self._store.spec)

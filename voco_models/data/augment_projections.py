@@ -86,6 +86,10 @@ class ProjectionDraws:
         """Float maps (B, C, U, V), whose last axes are the `axes` of the volume, moved alike."""
         return self._move(maps, axes)
 
+    def move_labels(self, labels: Tensor) -> Tensor:
+        """Float volumes (B, C, Z, Y, X) of labels, moved alike."""
+        return self._move(labels, (Z, Y, X))
+
     def _move(self, images: Tensor, axes: Sequence[int]) -> Tensor:
         """Images (B, C, ...) by linear interpolation; 0 beyond the edges.
 

@@ -17,6 +17,7 @@ from .finetune_recipes import (
 from .finetuning import finetune as finetune
 from .initial_weights import hash_weights as hash_weights
 from .localisation import (
+    find_organ_boxes as find_organ_boxes,
     load_networks as load_networks,
     localise as localise,
     predict_maps as predict_maps,
@@ -59,3 +60,4 @@ from .projection_scores import (
 from .projection_weights import NETWORKS as NETWORKS
 from .recipe_options import build_recipe as build_recipe
 from .replay import replay as replay
+from .series_geometry import read_records as read_records

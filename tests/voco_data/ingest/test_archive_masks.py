@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -98,6 +100,25 @@ def test_only_the_given_rows_are_read(archive: Path) -> None:
     assert list(read(archive, store, [row])) == [row]
     other = int(store.catalogue.set_index("patient_id").loc["pat-b", "row"])
     assert read(archive, store, [other]) == {}
+
+
+def test_files_of_other_rows_are_not_read(archive: Path) -> None:
+    """The slices of another row are damaged, with the same size and time."""
+    store = fill(archive, keep_ids=True)
+    file = sorted((archive / "a").glob("*.dcm"))[3]
+    stat = file.stat()
+    file.write_bytes(bytes(stat.st_size))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    table = store.catalogue.set_index("patient_id")
+    assert len(read(archive, store, [int(table.loc["pat-c", "row"])])) == 1
+
+
+def test_a_copied_archive_is_the_same_archive(archive: Path, tmp_path: Path) -> None:
+    """Its files have other times, so that all are read."""
+    store = fill(archive, keep_ids=True)
+    shutil.copytree(archive, tmp_path / "copy" / "deeper", copy_function=shutil.copyfile)
+    masks = read(tmp_path / "copy", store, store.rows.tolist())
+    assert sorted(mask.record.patient_id for mask in masks.values()) == ["pat-a", "pat-c"]
 
 
 def test_a_series_without_masks_that_has_the_same_voxels_has_none(archive: Path) -> None:

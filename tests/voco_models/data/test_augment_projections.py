@@ -90,3 +90,17 @@ def test_draws_of_a_volume_do_not_depend_on_the_others() -> None:
 def test_a_range_that_is_not_possible_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=f"augmentation.{next(iter(wrong))} must be from 0"):
         ProjectionAugmentation(**wrong)
+
+
+def test_labels_in_3d_move_as_their_maps_and_their_volume_do() -> None:
+    """A block that reaches along y through the volume: its coronal map is the block itself."""
+    draws = ProjectionAugmentation(log_scale=0.2, shift=0.1).draw(
+        [torch.Generator().manual_seed(3)]
+    )
+    block = torch.zeros(1, 1, 16, 20, 24)
+    block[:, :, 4:10, :, 6:15] = 1
+    moved = draws.move_labels(block)
+    assert moved.shape == block.shape
+    torch.testing.assert_close(moved[:, 0], draws.move_volumes(block[:, 0]))
+    maps = draws.move_maps(block[:, :, :, 10], (Z, X))
+    torch.testing.assert_close(moved[:, :, :, 10], maps)

@@ -1,4 +1,5 @@
-"""Other libraries that read volumes for training, one per module, each in its own process.
+"""Other libraries that are measured beside ours, one per module.
 
-No other module imports these libraries. Each is set up as its documentation advises.
+No other module imports these libraries. Each is set up as its documentation advises. Those that
+read volumes for training run in a process of their own.
 """
