@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +141,26 @@ def _add(entries: dict[Key, ImageEntry], entry: ImageEntry, where: str) -> None:
             f"{where}: a second {entry.plane} image of series {entry.series_uid}; give one"
         )
     entries[key] = entry
+
+
+def hash_images(source: Path) -> str:
+    """The SHA-256 of all images of `source` with their series and planes, whatever their files'
+    names. Raises InputError as `list_images`, and for a file that cannot be read.
+    """
+    content = hashlib.sha256()
+    for (series, plane), entry in sorted(list_images(source).items()):
+        files = [entry.path] if entry.mask is None else [entry.path, entry.mask]
+        facts = (series, plane, entry.volume_checksum, *map(_hash_file, files))
+        content.update(json.dumps(facts).encode())
+    return content.hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"images {path}: cannot be read ({error.strerror})") from error
 
 
 def count_unknown(entries: Mapping[Key, ImageEntry], series: Iterable[str]) -> int:

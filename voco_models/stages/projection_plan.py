@@ -136,10 +136,13 @@ def make_plan(
 
 
 def check_projection(
-    stores: Sequence[str | Path], recipe: ProjectionRecipe, split: Split | None
+    stores: Sequence[str | Path],
+    recipe: ProjectionRecipe,
+    split: Split | None,
+    images: str | Path | None = None,
 ) -> None:
     """Raise InputError, as `make_plan`, for a training from scratch that is not possible."""
-    make_plan(stores, recipe, init=SCRATCH, split=split, transductive=False)
+    make_plan(stores, recipe, init=SCRATCH, split=split, transductive=False, images=images)
 
 
 def build_objective(

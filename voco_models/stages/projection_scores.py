@@ -35,7 +35,13 @@ from voco_data.selection import Split, list_series
 from voco_data.storage import atomic
 from voco_data.store import OrganMaps, Record, Store
 from voco_models.evaluation import dice_scores, hd95_scores_mm
-from voco_models.localisation import Extent, OrganBox, boundary_errors, find_box
+from voco_models.localisation import (
+    Extent,
+    OrganBox,
+    boundary_errors,
+    find_box,
+    read_truth,
+)
 from voco_models.stages.localisation import load_networks, predict_maps
 from voco_models.stages.pretrain_series import select_pretraining_series
 from voco_models.stages.projection_recipes import ProjectionRecipe
@@ -136,7 +142,7 @@ def score_projection(
             for record, (front, side) in zip(records, predicted, strict=True)
         ]
         extents = [
-            true_extents(record, truths, position) for position, record in enumerate(records)
+            _true_extents(record, truths, position) for position, record in enumerate(records)
         ]
         organs.append(_organ_lines(records, truths, (coronal, sagittal), boxes, extents))
         faces.append(_face_lines(records, boxes, extents))
@@ -162,21 +168,15 @@ def read_projection_scores(run: Path) -> ProjectionScores:
     return ProjectionScores(*tables)
 
 
-def true_extents(record: Record, truths: OrganMaps, position: int) -> dict[str, Extent]:
-    """The boxes of the organs of a series that `truths` knows and that are in its volume.
-
-    An organ that goes on outside of the volume ends with it.
-    """
-    extents = {}
-    for i, organ in enumerate(truths.organs):
-        if not truths.coronal[position, i].any() or organ not in record.organs:
-            continue
-        low, high = (
-            np.clip(ends, record.box_low_mm, record.box_high_mm).tolist()
-            for ends in record.organs[organ]
-        )
-        extents[organ] = Extent((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-    return extents
+def _true_extents(record: Record, truths: OrganMaps, position: int) -> dict[str, Extent]:
+    """The true boxes of those organs of a series that are in its volume."""
+    found = read_truth(record, truths.organs).organs
+    shown = truths.coronal[position].any(axis=(1, 2))
+    return {
+        organ: found[organ]
+        for organ, is_shown in zip(truths.organs, shown, strict=True)
+        if is_shown and organ in found
+    }
 
 
 def _organ_lines(

@@ -14,6 +14,8 @@ from PIL import Image
 
 from voco_models.evaluation.plots import MapPanel, map_plot
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
+
 SVG, HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 Z, X, Y = 20, 30, 10
 
@@ -30,7 +32,7 @@ def panels(width: int, *, extent: tuple[float, float, float, float]) -> list[Map
 
 
 @pytest.fixture(scope="module")
-def svg() -> str:
+def svg(drawn_plots: None) -> str:
     rows = {
         "x, mm": panels(X, extent=(-150.0, 150.0, 0.0, 200.0)),
         "y, mm": panels(Y, extent=(0.0, 100.0, 0.0, 200.0)),

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.support import undrawn
 from tests.support.project import PROJECT
 from tests.support.small_projections import (
     DECLARATION,
@@ -232,6 +233,8 @@ def test_tables_and_page_have_the_scores(whole: tuple[Path, ExperimentSummary]) 
 def test_the_page_needs_no_network_and_shows_the_maps_of_every_arm(
     whole: tuple[Path, ExperimentSummary],
 ) -> None:
+    with undrawn.drawing():
+        run_experiment(whole[0])
     page = (whole[0].parent / "out/report.html").read_text()
     addresses = set(re.findall(r"\w+://[^\"'\s<]+", page))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
@@ -258,6 +261,38 @@ def single(tmp_path: Path) -> Path:
     head, rest = text.split("[arms.scratch]")[0], text[text.index("[arms.maximum]") :]
     rest = rest[: rest.index("[arms.maximum_shuffled]")]
     return declare_projections(tmp_path, head.replace('"scratch"', '"maximum"') + rest)
+
+
+def write_images(folder: Path, store: Store) -> Path:
+    """A second image of every series but the last three, seen from the front: a mean."""
+    for row in store.rows[:-3]:
+        series = folder / str(store.catalogue.set_index("row").loc[row, "series_uid"])
+        series.mkdir(parents=True)
+        image = store.read(int(row)).astype(np.float32).mean(axis=1) / 255
+        np.save(series / "coronal.npy", image[::-1])
+    return folder
+
+
+def test_an_arm_may_learn_second_images_from_files(single: Path) -> None:
+    """Another image is another run, whatever the name of its file."""
+    text = single.read_text().replace('pretext = "maximum"', 'pretext = "image"\nimages = "images"')
+    single.write_text(text)
+    with pytest.raises(InputError, match=r"images .*: expected a folder of images or a table"):
+        run_experiment(single, plan_only=True)
+    (store_path,) = (single.parent / "stores").glob("*.zarr")
+    images = write_images(single.parent / "images", Store.open(store_path))
+    (trial,) = trials_of(single)
+    assert run_trial(trial) == "trained"
+    assert trial.job.pretext is not None
+    run = json.loads((trial.job.pretext.folder / "run.json").read_text())["provenance"]
+    assert run["recipe"]["target"] == "image"
+    assert run["images"]["coronal"] > 0
+    images.rename(single.parent / "moved")
+    single.write_text(text.replace('"images"', '"moved"'))
+    assert run_trial(trials_of(single)[0]) == "reused"
+    image = next((single.parent / "moved").rglob("*.npy"))
+    np.save(image, np.load(image)[::-1])
+    assert trials_of(single)[0].job.digest != trial.job.digest
 
 
 def test_a_stopped_trial_is_continued(single: Path) -> None:
@@ -362,7 +397,7 @@ def test_the_example_of_the_documents_can_be_read(tmp_path: Path) -> None:
     text = (PROJECT / "docs/experiments.md").read_text().split("## Experiments of projections")[1]
     (tmp_path / "e.toml").write_text(text.split("```toml\n")[1].split("```")[0])
     declared: Any = read_experiment(tmp_path / "e.toml")
-    assert list(declared.arms) == [*ARMS, "depth_max"]
+    assert list(declared.arms) == [*ARMS, "unet_2d"]
     assert declared.arms["scratch_longer"].steps_of == "maximum"
     assert declared.store.startswith(str(tmp_path))  # paths are relative to the file
 
@@ -387,6 +422,8 @@ ARM = "[arms.scratch]\n"
         (ARM, "[arms.scratch]\ninit = 1\n", "no option arms.scratch.init; expected some of"),
         ('pretext = "maximum"', 'pretext = "median"', "pretext: expected mean, .*got 'median'"),
         ('pretext = "maximum"', 'pretext = "organs"', "pretext: expected mean, .*got 'organs'"),
+        ('pretext = "maximum"', 'pretext = "image"', "the pretext image, and no other, needs im"),
+        (ARM, f'{ARM}images = "i"\n', "needs images; got images and the pretext none"),
         (ARM, f"{ARM}shuffled = true\n", "arms.scratch.shuffled has no effect without pretext"),
         (ARM, f'{ARM}pretext_changes = ["batch_size=2"]\n', "pretext_changes has no effect"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from voco_data.selection import read_split
 from voco_models.experiments.projections.jobs import ProjectionJob, ProjectionTrial
@@ -23,10 +24,10 @@ def check_projection_trials(trials: Sequence[ProjectionTrial]) -> None:
     jobs = [job for t in trials for job in (t.job.pretext, t.job) if job is not None]
     waiting = [job for job in jobs if not is_finished(job.folder, job.digest)]
     for job in {_key(job): job for job in waiting}.values():
-        check_projection([job.store], job.recipe, read_split(job.split))
+        check_projection([job.store], job.recipe, read_split(job.split), job.images)
 
 
-def _key(job: ProjectionJob) -> str:
+def _key(job: ProjectionJob) -> tuple[str, Path | None]:
     """Equal for jobs that can be trained or not for the same reasons."""
     recipe = replace(job.recipe, fit=replace(job.recipe.fit, seed=0), masks=None)
-    return json.dumps(to_plain(values_to_record(recipe)), sort_keys=True)
+    return json.dumps(to_plain(values_to_record(recipe)), sort_keys=True), job.images

@@ -23,8 +23,8 @@ from voco_models.experiments.declared_values import (
 )
 from voco_models.stages import ProjectionRecipe, build_recipe
 
-ORGANS = "organs"
-"""The target of the runs that are compared."""
+ORGANS, IMAGE = "organs", "image"
+"""The target of the runs that are compared, and that of second images in files."""
 SEEDS = (0, 1, 2, 3, 4)
 _SEEDS, _MASKS = "give seeds of the experiment", "give masks or mask_fractions of the experiment"
 _OWN_OPTIONS = {
@@ -52,6 +52,8 @@ class ProjectionArm:
     `maximum`; without it, the networks start with random weights."""
     pretext_changes: tuple[str, ...] = ()
     """Changes of the recipe of this run, after those of the experiment and of the arm."""
+    images: str | None = None
+    """The second images of the pretext `image`, as `voco project --images` takes them."""
     shuffled: bool = False
     """A control: the pretext gives every volume the image of another one."""
     steps_of: str | None = None
@@ -111,6 +113,10 @@ class ProjectionExperiment:
             out=place_path(self.out, folder),
             split=None if self.split is None else place_path(self.split, folder),
             recipe=place_recipe(self.recipe, folder),
+            arms={
+                name: arm if arm.images is None else replace(arm, images=str(folder / arm.images))
+                for name, arm in self.arms.items()
+            },
         )
 
 
@@ -130,6 +136,12 @@ def _check_arm(name: str, arm: ProjectionArm, arms: Mapping[str, ProjectionArm])
     if arm.pretext is not None and arm.pretext not in pretexts:
         raise InputError(
             f"experiment: {place}.pretext: expected {', '.join(pretexts)}, got {arm.pretext!r}"
+        )
+    if (arm.images is not None) != (arm.pretext == IMAGE):
+        given = "no images" if arm.images is None else "images"
+        raise InputError(
+            f"experiment: {place}: the pretext {IMAGE}, and no other, needs images; got {given} "
+            f"and the pretext {arm.pretext or 'none'}"
         )
     if arm.pretext is None and (arm.shuffled or arm.pretext_changes):
         option = "shuffled" if arm.shuffled else "pretext_changes"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from voco_data.errors import InputError
+from voco_data.paired_images import hash_images
 from voco_data.selection import read_split, update_split
 from voco_data.store import Store
 from voco_models.experiments.projections.declaration import (
@@ -37,6 +38,8 @@ class ProjectionJob:
     store: str
     recipe: ProjectionRecipe
     split: Path
+    images: Path | None
+    """Second images, for the target `image`."""
     pretext: ProjectionJob | None
     """The run that gives the first weights; None for random ones."""
     digest: str
@@ -87,6 +90,7 @@ class _Planner:
 
     def __init__(self, experiment: ProjectionExperiment) -> None:
         self._experiment = experiment
+        self._images: dict[Path, str] = {}
         recipe = projection_recipe(experiment.recipe, experiment.changes)
         if recipe.target != ORGANS or recipe.masks is not None:
             raise InputError(
@@ -137,9 +141,17 @@ class _Planner:
         if arm.pretext is None:
             return None
         recipe = self._pretext_recipe(arm, seed)
+        images = None if arm.images is None else Path(arm.images)
         values = {"stage": "pretext", "recipe": values_to_record(recipe), **self._common}
-        digest = hash_values(values | describe_selection(recipe.selection))
-        return self._job("pretext", recipe, None, digest)
+        values |= describe_selection(recipe.selection) | self._describe_images(images)
+        return self._job("pretext", recipe, None, hash_values(values), images)
+
+    def _describe_images(self, images: Path | None) -> dict[str, object]:
+        if images is None:
+            return {}
+        if images not in self._images:
+            self._images[images] = hash_images(images)
+        return {"images": self._images[images]}
 
     def _job(
         self,
@@ -147,11 +159,13 @@ class _Planner:
         recipe: ProjectionRecipe,
         pretext: ProjectionJob | None,
         digest: str,
+        images: Path | None = None,
     ) -> ProjectionJob:
         return ProjectionJob(
             store=self._experiment.store,
             recipe=recipe,
             split=self._split_file,
+            images=images,
             pretext=pretext,
             digest=digest,
             folder=Path(self._experiment.out) / RUNS / f"{kind}-{digest}",

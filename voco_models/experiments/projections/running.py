@@ -56,6 +56,7 @@ def _train(job: ProjectionJob, resident: Residence) -> bool:
         [job.store],
         job.folder,
         init="scratch" if job.pretext is None else job.pretext.folder,
+        images=job.images,
         recipe=job.recipe,
         split=job.split,
         resume=is_begun,
