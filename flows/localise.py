@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import flow, task
@@ -32,6 +33,7 @@ def find_boxes(
     margin_mm: float,
     *,
     score: bool,
+    trained_on: Sequence[StoreLocation],
     archive: Path | None,
     layout: LayoutName,
 ) -> Summary:
@@ -44,6 +46,7 @@ def find_boxes(
         margin_mm=margin_mm,
         score=score,
         masks=open_masks(archive, store, layout),
+        trained_on=trained_on,
     )
     return to_json_values(summary.to_json())
 
@@ -56,6 +59,7 @@ def localise(
     box: str = "abdomen",
     margin_mm: NonNegativeFloat = 15.0,
     score: bool = False,
+    trained_on: Sequence[StoreLocation] = (),
     archive: Path | None = None,
     layout: LayoutName = "auto",
 ) -> Summary:
@@ -68,11 +72,20 @@ def localise(
         box: abdomen, kidney (both), or an organ of the run.
         margin_mm: Added on all sides of the box.
         score: Compare the boxes with the masks of patients that the run has not learnt from.
+        trained_on: With score, the stores of the run, if store is another one, for the mean box.
         archive: With score, the archive of the store: count the voxels that the boxes keep.
         layout: How the archive is laid out; auto finds out.
     """
     summary = find_boxes(
-        run, store, out, box, margin_mm, score=score, archive=archive, layout=layout
+        run,
+        store,
+        out,
+        box,
+        margin_mm,
+        score=score,
+        trained_on=trained_on,
+        archive=archive,
+        layout=layout,
     )
     publish("localise", summary, link=out)
     return summary

@@ -315,7 +315,7 @@ def test_project_and_localise_call_their_stages(tmp_path: Path, calls: Calls) ->
     localise(run, stores[0], table, box="liver", margin_mm=5.0)
     assert calls["localise"] == {
         "run": run, "store": stores[0], "out": table, "box": "liver", "margin_mm": 5.0,
-        "score": False, "masks": None,
+        "score": False, "masks": None, "trained_on": (),
     }  # fmt: skip
     found = artifacts()
     assert '{"name": "found", "value": 3}' in found["localise-summary"][1]
@@ -688,11 +688,13 @@ def test_flow_offers_what_the_stage_takes(name: str) -> None:
 
     Of preprocess, test_ingest_options.py tests it.
     """
-    python_only = {"device", "monitors", "progress", "pseudonymise"}
+    python_only = {"device", "masks", "monitors", "progress", "pseudonymise"}
     stage = inspect.signature(getattr(importlib.import_module(STAGES[name]), name)).parameters
     offered = dict(inspect.signature(FLOWS[name].fn).parameters)
     if name == "evaluate":
         del offered["against"]  # calls another stage, compare_runs
+    if name == "localise":
+        del offered["archive"], offered["layout"]  # they make the masks
     assert list(offered) == [parameter for parameter in stage if parameter not in python_only]
     for parameter in offered:
         assert offered[parameter].default == stage[parameter].default

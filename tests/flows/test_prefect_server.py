@@ -44,8 +44,9 @@ import sys
 from prefect.cli import app
 
 for line in sys.argv[1:]:
+    sys.argv = ["prefect", *line.split()]
     try:
-        app(line.split())
+        app()
     except SystemExit as end:
         if end.code:
             raise

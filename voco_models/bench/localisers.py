@@ -141,6 +141,7 @@ def bench(
         "learnt_from": learnt,
         "margin_mm": margin_mm,
         "recipe": str(recipe) if isinstance(recipe, (str, Path)) else "given",
+        "changes": list(changes),
         "batch_size": given.batch_size,
         "grid": list(opened.grid),
         "split": read_split(file).digest,
