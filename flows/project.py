@@ -28,6 +28,7 @@ def project(
     stores: list[StoreLocation],
     out: Path,
     init: str = "scratch",
+    images: Path | None = None,
     recipe: str = "default",
     changes: tuple[str, ...] = (),
     split: Path | None = None,
@@ -35,7 +36,6 @@ def project(
     max_steps: int | None = None,
     resume: bool = False,
     resident: Literal["none", "ram", "device"] = "none",
-    images: Path | None = None,
 ) -> Summary:
     """Train 3D-to-2D networks: maps of organs from masks, or a second image without masks.
 
@@ -43,6 +43,7 @@ def project(
         stores: Stores of one spec, such as localise: folders or URLs.
         out: Run folder to make, or to go on in.
         init: First weights: scratch, or the folder of another run.
+        images: Folder or table of second images, for the change target=image.
         recipe: Name of a projection recipe, or the path of a .toml file.
         changes: Changes of the recipe, each NAME=VALUE, such as target=mean.
         split: File of voco split, whose test patients are left out.
@@ -50,13 +51,13 @@ def project(
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
         resident: Keep all volumes in memory, in RAM or on the device.
-        images: Folder or table of second images, for the change target=image.
     """
     resume = resume or was_interrupted(out / PRETRAINED)
     summary = train_networks(
         stores,
         out,
         init=init,
+        images=images,
         recipe=recipe,
         changes=changes,
         split=split,
@@ -64,7 +65,6 @@ def project(
         max_steps=max_steps,
         resume=resume,
         resident=resident,
-        images=images,
     )
     publish("project", summary, link=out)
     return summary
