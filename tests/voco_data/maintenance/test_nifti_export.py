@@ -28,7 +28,7 @@ SPEC = StoreSpec(profile="small", grid=(10, 40, 44), crop="none")
 QUARTER = 0.25
 """A copy moved by so much of a voxel must be seen to be worse."""
 NOT_MOVED = (0.0, 0.0, 0.0)
-FINER = 3
+FINER = 4
 """Points along each axis of a voxel: a voxel is the average over what it covers."""
 
 Floats = npt.NDArray[np.float64]
