@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, NonNegativeInt
 
 from flows.archive_masks import open_masks
 from flows.artifacts import publish
@@ -36,6 +36,7 @@ def find_boxes(
     trained_on: Sequence[StoreLocation],
     archive: Path | None,
     layout: LayoutName,
+    pictures: int,
 ) -> Summary:
     """A box of every series of the store, from the maps of the run's networks."""
     summary = stages.localise(
@@ -47,6 +48,7 @@ def find_boxes(
         score=score,
         masks=open_masks(archive, store, layout),
         trained_on=trained_on,
+        pictures=pictures,
     )
     return to_json_values(summary.to_json())
 
@@ -62,6 +64,7 @@ def localise(
     trained_on: Sequence[StoreLocation] = (),
     archive: Path | None = None,
     layout: LayoutName = "auto",
+    pictures: NonNegativeInt = 0,
 ) -> Summary:
     """Find the abdomen or an organ in all series of a store, for the option boxes of preprocess.
 
@@ -75,6 +78,7 @@ def localise(
         trained_on: With score, the stores of the run, if store is another one, for the mean box.
         archive: With score, the archive of the store: count the voxels that the boxes keep.
         layout: How the archive is laid out; auto finds out.
+        pictures: Write a page beside the table with so many series, the least certain first.
     """
     summary = find_boxes(
         run,
@@ -86,6 +90,7 @@ def localise(
         trained_on=trained_on,
         archive=archive,
         layout=layout,
+        pictures=pictures,
     )
-    publish("localise", summary, link=out)
+    publish("localise", summary, link=summary.get("page", out))
     return summary

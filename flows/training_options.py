@@ -146,6 +146,13 @@ def add_localise(commands: Any) -> None:
         metavar="STORE",
         help="with --score: the store of RUN, if it is another one, for the mean box; repeatable",
     )
+    add(
+        "--pictures",
+        type=int,
+        default=0,
+        metavar="N",
+        help="write a page beside FILE with the N series whose box is least certain (0)",
+    )
     localise.find_problem = _find_localise_problem
 
 

@@ -166,6 +166,7 @@ def localise(args: argparse.Namespace) -> Mapping[str, object]:
         score=args.score,
         masks=open_masks(args.archive, args.store, args.layout),
         trained_on=args.trained_on,
+        pictures=args.pictures,
     ).to_json()
 
 

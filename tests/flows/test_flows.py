@@ -312,10 +312,10 @@ def test_project_and_localise_call_their_stages(tmp_path: Path, calls: Calls) ->
     assert calls["project"]["changes"] == ("target=mean",)
     assert calls["project"]["max_steps"] == 3
     assert calls["project"]["images"] == tmp_path
-    localise(run, stores[0], table, box="liver", margin_mm=5.0)
+    localise(run, stores[0], table, box="liver", margin_mm=5.0, pictures=2)
     assert calls["localise"] == {
         "run": run, "store": stores[0], "out": table, "box": "liver", "margin_mm": 5.0,
-        "score": False, "masks": None, "trained_on": (),
+        "score": False, "masks": None, "trained_on": (), "pictures": 2,
     }  # fmt: skip
     found = artifacts()
     assert '{"name": "found", "value": 3}' in found["localise-summary"][1]

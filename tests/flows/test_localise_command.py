@@ -44,6 +44,7 @@ def test_options_reach_the_stage_and_scores_are_a_table(
         "score": False,
         "masks": None,
         "trained_on": [],
+        "pictures": 0,
     }
     scored = [*words, "--score", "--archive", str(tmp_path), "--layout", "ratic"]
     assert main([*scored, "--trained-on", "a.zarr", "--trained-on", "b.zarr"]) == 0

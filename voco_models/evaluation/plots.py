@@ -235,6 +235,8 @@ class MapPanel:
     """(C, Z, W): areas whose edges are drawn as lines, such as the true ones."""
     extent_mm: tuple[float, float, float, float]
     """Left, right, lower and upper end of the picture."""
+    boxes_mm: Sequence[tuple[float, float, float, float] | None] = ()
+    """Left, right, lower and upper end of a dashed rectangle for each of the C organs, or none."""
 
 
 def map_plot(
@@ -253,7 +255,9 @@ def map_plot(
         from matplotlib.figure import Figure
 
         inches = MAP_IN * sum(heights) / width_mm + 0.5 * len(rows) + 0.5
-        figure = Figure(figsize=(MAP_IN * columns + 0.7, inches), layout="constrained")
+        lines = -(-len(organs) // (2 * columns + 1))  # of the legend
+        size = (MAP_IN * columns + 0.7, inches + 0.2 * (lines - 1))
+        figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(
             len(rows), columns, squeeze=False, sharey="row", height_ratios=heights
         )
@@ -265,7 +269,7 @@ def map_plot(
                     axes.set_title(_plain(panel.title))
         figure.supylabel(_plain(y_label), fontsize=9.5)
         patches = _patches(organs, colours)
-        figure.legend(handles=patches, loc="outside lower center", ncols=len(organs))
+        figure.legend(handles=patches, loc="outside lower center", ncols=2 * columns + 1)
         return _to_svg(figure, title)
 
 
@@ -288,11 +292,25 @@ def _draw_maps(axes: Axes, panel: MapPanel, colours: Sequence[str]) -> None:
             if own.any():
                 padded = np.pad(own.astype(np.float64), 1)
                 axes.contour(w, z, padded, levels=[0.5], colors=[colour], linewidths=1)
+    for box, colour in zip(panel.boxes_mm, colours, strict=False):
+        if box is not None:
+            _draw_rectangle(axes, box, colour)
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
     axes.set_aspect("equal")
     axes.locator_params(axis="x", nbins=4)
     axes.locator_params(axis="y", nbins=6)
+
+
+def _draw_rectangle(axes: Axes, box_mm: tuple[float, float, float, float], colour: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    left, right, bottom, top = box_mm
+    axes.add_patch(
+        Rectangle(
+            (left, bottom), right - left, top - bottom, fill=False, edgecolor=colour, linestyle="--"
+        )
+    )
 
 
 def _patches(names: Sequence[str], colours: Sequence[str]) -> list[Any]:

@@ -9,6 +9,7 @@ from .boxes import (
     find_box as find_box,
     join_boxes as join_boxes,
 )
+from .intervals import THRESHOLD as THRESHOLD
 from .regions import (
     ABDOMEN as ABDOMEN,
     OPEN_REGIONS as OPEN_REGIONS,

@@ -20,13 +20,14 @@ from .localisation import (
     find_organ_boxes as find_organ_boxes,
     load_networks as load_networks,
     localise as localise,
-    predict_maps as predict_maps,
 )
 from .model_card import (
     load_card_classifier as load_card_classifier,
     make_model_card as make_model_card,
 )
 from .onnx_export import export_onnx as export_onnx
+from .organ_map_prediction import predict_maps as predict_maps
+from .organ_pictures import OrganColumn as OrganColumn, draw_organs as draw_organs
 from .prediction import (
     PredictSummary as PredictSummary,
     PreparedPrediction as PreparedPrediction,

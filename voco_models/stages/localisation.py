@@ -13,14 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from voco_data.errors import InputError, translate_unwritable
 from voco_data.storage import atomic
 from voco_data.store import MaskReader, Record, Store
-from voco_models.data import READER_THREADS, Item, Loader
 from voco_models.localisation import (
     ABDOMEN,
     OPEN_REGIONS,
@@ -30,9 +28,11 @@ from voco_models.localisation import (
     find_box,
 )
 from voco_models.networks import read_weights
-from voco_models.objectives import PLANES, ProjectionObjective
+from voco_models.objectives import ProjectionObjective
 from voco_models.stages import recipe_options
+from voco_models.stages.localisation_page import write_boxes_page
 from voco_models.stages.localisation_scores import plan_scores, score_boxes
+from voco_models.stages.organ_map_prediction import predict_maps
 from voco_models.stages.projection_plan import build_objective
 from voco_models.stages.projection_recipes import ProjectionRecipe
 from voco_models.stages.projection_weights import (
@@ -47,7 +47,6 @@ from voco_models.training import choose_device, read_specs
 log = logging.getLogger(__name__)
 
 MARGIN_MM = 15.0
-BATCH_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +62,20 @@ class LocalisationSummary:
     """Series with a box; the others have no row."""
     confidence: float | None
     """Median over the boxes; None without one."""
+    page: Path | None = None
+    """Pictures of the boxes; None if none were asked for."""
     scores: dict[str, Any] | None = None
     """Those of `localisation_scores.score_boxes`; None if nothing was scored."""
 
     def to_json(self) -> dict[str, object]:
-        """The summary as plain values."""
-        values = asdict(self) | {"out": str(self.out)}
-        if self.scores is None:
-            del values["scores"]
-        return values
+        """The summary as plain values, without what was not asked for."""
+        paths = {"out": str(self.out), "page": None if self.page is None else str(self.page)}
+        values = asdict(self) | paths
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name == "confidence"
+        }
 
 
 def localise(
@@ -84,6 +88,7 @@ def localise(
     score: bool = False,
     masks: MaskReader | None = None,
     trained_on: Sequence[str | Path] = (),
+    pictures: int = 0,
     device: str | torch.device | None = None,
 ) -> LocalisationSummary:
     """Write a table with the box of every series of `store`, for `voco preprocess --boxes`.
@@ -103,6 +108,7 @@ def localise(
         tables beside `out`; see `localisation_scores`.
     masks : reads the masks of `store` again, to count the voxels of organs that boxes keep.
     trained_on : stores that the run has learnt from, for the mean box; `store` if empty.
+    pictures : number of series, the least certain first, on a page beside `out`; 0 for no page.
     device : CUDA if available, else the CPU, if None.
 
     Raises
@@ -117,6 +123,8 @@ def localise(
         raise InputError(f"margin: expected 0 to below 1000 mm, got {margin_mm}")
     if (masks is not None or trained_on) and not score:
         raise InputError("score: an archive and the run's store are for scores; give score too")
+    if pictures < 0:
+        raise InputError(f"pictures: expected 0 or more, got {pictures}")
     opened = store if isinstance(store, Store) else Store.open(store)
     objective, recipe = load_networks(file, opened)
     if box not in (*REGIONS, *recipe.organs):
@@ -129,7 +137,8 @@ def localise(
     if score:
         others = [Store.open(other) for other in trained_on]
         plan = plan_scores(Path(run), opened, records, recipe.organs, box, others)
-    found = find_organ_boxes(objective, recipe, opened, records, choose_device(device))
+    chosen = choose_device(device)
+    found = find_organ_boxes(objective, recipe, opened, records, chosen)
     made_by = f"projection:{_hash(file)}"
     lines = [
         _line(record, boxes, box, margin_mm, made_by)
@@ -143,15 +152,29 @@ def localise(
     missing = len(rows) - len(table)
     if missing:
         log.warning("%d of %d series have no box of the %s", missing, len(rows), box)
-    return LocalisationSummary(
+    summary = LocalisationSummary(
         out=path,
         box=box,
         made_by=made_by,
         series=len(rows),
         found=len(table),
         confidence=None if table.empty else float(table["confidence"].median()),
+        page=path.with_suffix(".html") if pictures else None,
         scores=scores,
     )
+    if summary.page is not None:
+        write_boxes_page(
+            summary.page,
+            summary.to_json(),
+            objective,
+            opened,
+            records,
+            found,
+            recipe.organs,
+            pictures=pictures,
+            device=chosen,
+        )
+    return summary
 
 
 def load_networks(file: Path, store: Store) -> tuple[ProjectionObjective, ProjectionRecipe]:
@@ -196,31 +219,6 @@ def find_organ_boxes(
         }
         boxes.append({organ: box for organ, box in found.items() if box is not None})
     return boxes
-
-
-@torch.inference_mode()
-def predict_maps(
-    objective: ProjectionObjective, store: Store, rows: Sequence[int], device: torch.device
-) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Probabilities (C, Z, X) and (C, Z, Y) of each of `rows`, float64."""
-    objective = objective.to(device).eval()
-    items = [Item(store, row) for row in rows]
-    maps = []
-    for start in range(0, len(items), BATCH_SIZE):
-        part = items[start : start + BATCH_SIZE]
-        loader = Loader(
-            part,
-            batch_size=len(part),
-            seed=0,
-            device=device,
-            threads=min(READER_THREADS, len(part)),
-            shuffle=False,
-        )
-        batch = next(iter(loader.batches_from(0)))
-        logits = objective.predict(batch.volumes)
-        planes = [logits[plane].float().sigmoid().double().cpu().numpy() for plane in PLANES]
-        maps += list(zip(*planes, strict=True))
-    return maps
 
 
 def _line(

@@ -42,7 +42,8 @@ from voco_models.localisation import (
     find_box,
     read_truth,
 )
-from voco_models.stages.localisation import load_networks, predict_maps
+from voco_models.stages.localisation import load_networks
+from voco_models.stages.organ_map_prediction import predict_maps
 from voco_models.stages.pretrain_series import select_pretraining_series
 from voco_models.stages.projection_recipes import ProjectionRecipe
 from voco_models.stages.projection_weights import NETWORKS

@@ -109,3 +109,21 @@ def test_outlines_are_lines_around_the_true_areas(svg: str) -> None:
     for line in lines:
         numbers = np.array(re.findall(r"(\S+) (\S+)", re.sub("[MLz]", "", line.attrib["d"])), float)
         assert len(numbers) > 4
+
+
+def test_boxes_are_dashed_rectangles_in_mm() -> None:
+    """Of the second organ alone, and not of the first, which has none."""
+    extent = (-150.0, 150.0, 0.0, 200.0)
+    picture, maps = np.full((Z, X), 100, np.uint8), np.zeros((2, Z, X), bool)
+    box = (-150.0, 0.0, 50.0, 100.0)
+    panel = MapPanel("boxes", picture, maps, None, extent, (None, box))
+    svg = map_plot({"x, mm": [panel]}, ["liver", "spleen"], title="Boxes", y_label="z, mm")
+    (dashed,) = [
+        path
+        for path in ElementTree.fromstring(svg).iter(f"{SVG}path")
+        if "stroke-dasharray" in path.attrib.get("style", "")
+    ]
+    assert "stroke: #c2410c" in dashed.attrib["style"]
+    corners = np.array(re.findall(r"(\S+) (\S+)", re.sub("[MLz]", "", dashed.attrib["d"])), float)
+    width, height = np.ptp(corners, axis=0)
+    assert width / height == pytest.approx(150 / 50, abs=0.01)

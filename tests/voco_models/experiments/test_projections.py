@@ -30,7 +30,8 @@ from voco_models.experiments.experiment import ExperimentSummary, run_experiment
 from voco_models.experiments.projections.jobs import ProjectionTrial, list_projection_trials
 from voco_models.experiments.run_folders import JOB_FILE
 from voco_models.localisation.boxes import find_box
-from voco_models.stages.localisation import load_networks, predict_maps
+from voco_models.stages.localisation import load_networks
+from voco_models.stages.organ_map_prediction import predict_maps
 from voco_models.stages.projection import project
 from voco_models.training.history import read_history
 

@@ -13,17 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from voco_data.store import OrganMaps, Record, Store, read_record
-from voco_models.evaluation import MapPanel, map_plot
+from voco_data.store import OrganMaps, Store, read_record
 from voco_models.experiments.projections.jobs import ProjectionTrial
-from voco_models.stages import NETWORKS, load_networks, predict_maps
+from voco_models.stages import NETWORKS, OrganColumn, draw_organs, load_networks, predict_maps
 from voco_models.training import choose_device
 
 PATIENTS = 3
 THRESHOLD = 0.5
 TRUTH = "mask"
-X_LABELS = ("x, mm (to the left)", "y, mm (to the back)")
-"""Of the axes along W of both planes: LPS."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -84,32 +81,10 @@ def _draw(
 ) -> Picture:
     record = read_record(store.storage, row)
     assert record is not None  # its maps were read
-    volume = store.read(row).astype(np.float64)
-    rows = {}
-    for plane, label in enumerate(X_LABELS):
-        true = (truths.coronal, truths.sagittal)[plane][position]
-        picture = _to_grey(volume.mean(axis=1 + plane))
-        extent = _extent_mm(record, plane)
-        rows[label] = [MapPanel(TRUTH, picture, true, None, extent)] + [
-            MapPanel(arm, picture, maps[plane] > THRESHOLD, true, extent)
-            for arm, maps in predicted.items()
-        ]
+    true = (truths.coronal[position], truths.sagittal[position])
+    columns = [OrganColumn(TRUTH, true)] + [
+        OrganColumn(arm, [plane > THRESHOLD for plane in maps], true)
+        for arm, maps in predicted.items()
+    ]
     title = f"Patient {record.patient_id}, series {record.series_uid}"
-    names = [organ.replace("_", " ") for organ in truths.organs]
-    return Picture(title, map_plot(rows, names, title=title, y_label="z, mm (to the head)"))
-
-
-def _extent_mm(record: Record, plane: int) -> tuple[float, float, float, float]:
-    """Left, right, lower and upper end of the coronal (0) or the sagittal (1) plane."""
-    (z_low, y_low, x_low), (z_high, y_high, x_high) = record.box_low_mm, record.box_high_mm
-    left, right = ((x_low, x_high), (y_low, y_high))[plane]
-    return left, right, z_low, z_high
-
-
-def _to_grey(image: FloatArray) -> npt.NDArray[np.uint8]:
-    """Grey values of an image: its range from black to white."""
-    low, high = image.min(), image.max()
-    grey: npt.NDArray[np.uint8] = np.rint(255 * (image - low) / max(high - low, 1e-9)).astype(
-        np.uint8
-    )
-    return grey
+    return Picture(title, draw_organs(store, record, truths.organs, columns, title=title))
