@@ -233,6 +233,19 @@ def probe(args: argparse.Namespace) -> Mapping[str, object]:
     ).to_json()
 
 
+def server(args: argparse.Namespace) -> Mapping[str, object]:
+    """Work for a Prefect server."""
+    return SERVER_ACTIONS[args.action](args)
+
+
+def _worker(args: argparse.Namespace) -> Mapping[str, object]:
+    from flows import worker
+
+    worker.require_server()
+    worker.run_worker(args.pool, name=args.name, healthcheck=args.healthcheck)
+    return {"pool": args.pool}
+
+
 def bench(args: argparse.Namespace) -> Mapping[str, object]:
     """Measure, and print medians and ratios."""
     return BENCHES[args.table](args)
@@ -314,6 +327,7 @@ STORE_ACTIONS: Final[dict[str, Verb]] = {
     "export": _export,
     "forget": _forget,
 }
+SERVER_ACTIONS: Final[dict[str, Verb]] = {"worker": _worker}
 BENCHES: Final[dict[str, Verb]] = {
     "ingest": _bench_ingest,
     "loader": _bench_loader,
@@ -340,4 +354,5 @@ VERBS: Final[dict[str, Verb]] = {
     "card": card,
     "probe": probe,
     "bench": bench,
+    "server": server,
 }
