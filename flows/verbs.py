@@ -234,8 +234,16 @@ def probe(args: argparse.Namespace) -> Mapping[str, object]:
 
 
 def server(args: argparse.Namespace) -> Mapping[str, object]:
-    """Work for a Prefect server."""
+    """Set up a Prefect server, or work for it."""
     return SERVER_ACTIONS[args.action](args)
+
+
+def _setup(args: argparse.Namespace) -> Mapping[str, object]:
+    from flows import deployments, server_setup
+
+    given = {name: getattr(args, name) for name in deployments.SITE}
+    paths = {name: str(path) for name, path in given.items() if path is not None}
+    return server_setup.set_up(args.folder.absolute(), paths, args.notify)
 
 
 def _worker(args: argparse.Namespace) -> Mapping[str, object]:
@@ -327,7 +335,7 @@ STORE_ACTIONS: Final[dict[str, Verb]] = {
     "export": _export,
     "forget": _forget,
 }
-SERVER_ACTIONS: Final[dict[str, Verb]] = {"worker": _worker}
+SERVER_ACTIONS: Final[dict[str, Verb]] = {"setup": _setup, "worker": _worker}
 BENCHES: Final[dict[str, Verb]] = {
     "ingest": _bench_ingest,
     "loader": _bench_loader,

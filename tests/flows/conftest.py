@@ -13,16 +13,9 @@ from tests.support.prefect_site import Site
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Site]:
-    """Server, pools and deployments as in the README, and a worker for the pool `cpu`."""
+    """A server that is set up as in the README, and a worker for the pool `cpu`."""
     folder = tmp_path_factory.mktemp("prefect")
     with prefect_site.server(folder, prefect_database) as site:
-        site.must(
-            "work-pool create cpu --type process",
-            "work-pool create gpu --type process",
-            "work-pool set-concurrency-limit gpu 1",
-            "--no-prompt deploy --all",
-        )
-        worker = site.env | {"PREFECT_PLUGINS_ENABLED": "false"}
-        words = ["worker", "start", "--pool", "cpu", "--type", "process"]
-        with prefect_site.service(words, site.folder, worker, folder / "worker.log"):
+        site.voco("server", "setup")
+        with site.worker("cpu", folder / "worker.log"):
             yield site

@@ -69,6 +69,7 @@ def test_schedules_are_present_and_paused(site: Site, name: str, cron: str) -> N
 def test_the_users_literal_words_run_to_completed(site: Site) -> None:
     done = site.prefect("deployment", "run", "preprocess")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
 
     def finished() -> dict[str, Any] | None:
         [run] = site.runs_of("preprocess")
@@ -107,6 +108,21 @@ def test_the_canonical_name_with_parameters_runs_to_completed(site: Site) -> Non
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((site.folder / "other").glob("pretrain-*.zarr"))
+
+
+def test_short_names_work_for_schedules(site: Site) -> None:
+    done = site.prefect("deployment", "schedule", "ls", "preprocess")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 2 * * *" in done.stdout
+
+
+def test_a_run_that_nobody_would_execute_is_warned_of(site: Site) -> None:
+    done = site.prefect("deployment", "run", "evaluate", "-p", "run=x", "--start-in", "2 hours")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("warning: no worker is online in the work pool gpu")
+    (run,) = site.runs_of("evaluate")
+    site.api.delete(f"/flow_runs/{run['id']}").raise_for_status()
 
 
 def test_an_unknown_name_is_one_clear_line(site: Site) -> None:

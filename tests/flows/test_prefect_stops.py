@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +26,11 @@ ENDLESS = [
     "voco.slice_stride=2", "batch_size=2",
 ]  # fmt: skip
 """A training of the recipe `tiny` that saves only when it is stopped."""
-Worker = AbstractContextManager[subprocess.Popen[bytes]]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return make_store(tmp_path_factory.mktemp("stores"), random_volumes(8, (4, 24, 24)))
-
-
-@pytest.fixture
-def worker(site: Site, tmp_path: Path) -> Callable[[str], Worker]:
-    def start(pool: str) -> Worker:
-        words = ["server", "worker", "--pool", pool]
-        return service(words, tmp_path, site.env, tmp_path / f"{pool}.log", module="flows.command")
-
-    return start
 
 
 @pytest.fixture
@@ -74,9 +62,9 @@ def saved_step(out: Path) -> int:
 
 
 def test_a_cancelled_training_saves_and_is_gone(
-    site: Site, store: Store, out: Path, worker: Callable[[str], Worker]
+    site: Site, store: Store, out: Path, tmp_path: Path
 ) -> None:
-    with worker("gpu"):
+    with site.worker("gpu", tmp_path / "worker.log"):
         run, group = train(site, store, out)
         site.cancel(run)
         until(ended(site, run, group), "the end of the run")
@@ -86,10 +74,10 @@ def test_a_cancelled_training_saves_and_is_gone(
 
 
 def test_a_worker_that_is_stopped_ends_when_its_training_has_saved(
-    site: Site, store: Store, out: Path, worker: Callable[[str], Worker]
+    site: Site, store: Store, out: Path, tmp_path: Path
 ) -> None:
     """As a container or a service is stopped: nothing may be left when its first process ends."""
-    with worker("gpu") as process:
+    with site.worker("gpu", tmp_path / "worker.log") as process:
         run, group = train(site, store, out)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
@@ -114,9 +102,9 @@ def test_prefects_own_worker_leaves_no_training_behind(
 
 @pytest.mark.slow
 def test_a_killed_engine_is_crashed_and_the_next_run_takes_its_place(
-    site: Site, store: Store, out: Path, worker: Callable[[str], Worker]
+    site: Site, store: Store, out: Path, tmp_path: Path
 ) -> None:
-    with worker("gpu"):
+    with site.worker("gpu", tmp_path / "worker.log"):
         run, group = train(site, store, out)
         psutil.Process(group).kill()
         until(ended(site, run, group), "the end of the run")
@@ -124,6 +112,31 @@ def test_a_killed_engine_is_crashed_and_the_next_run_takes_its_place(
         second, group = train(site, store, out.with_name("second"))
         site.cancel(second)
         until(ended(site, second, group), "the end of the second run")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_worker_tree_is_crashed_in_two_minutes_and_frees_the_pool(
+    site: Site, store: Store, out: Path, tmp_path: Path
+) -> None:
+    """As a machine that lost its power. Only the missing heartbeats tell of it."""
+    with site.worker("gpu", tmp_path / "worker.log") as process:
+        run, _ = train(site, store, out)
+        tree = [process.pid, *(p.pid for p in psutil.Process(process.pid).children(recursive=True))]
+        for pid in tree:
+            os.kill(pid, signal.SIGKILL)
+    queued = tmp_path / "queued"
+    with site.worker("gpu", tmp_path / "second.log"):
+        second = site.run(
+            "pretrain", stores=[str(store.path)], out=str(queued), recipe="tiny", changes=ENDLESS
+        )
+        until(lambda: site.state(run) == "Crashed", "the automation")  # in 2 minutes
+        assert not (queued / HISTORY).exists()  # the pool's one slot was held until now
+        until((queued / HISTORY).exists, "the queued run")
+        engine = engine_of(second)
+        assert engine is not None
+        site.cancel(second)
+        until(ended(site, second, engine.pid), "the end of the queued run")
 
 
 def test_a_cancelled_preprocessing_leaves_no_process(site: Site, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ the server's API.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,18 +31,6 @@ from voco_data.phantom.cohort import CohortSpec, write_cohort
 T = TypeVar("T")
 PATIENCE_S = 120.0
 """Longest wait for anything; far above what is ever needed."""
-COMMANDS = """
-import sys
-from prefect.cli import app
-
-for line in sys.argv[1:]:
-    sys.argv = ["prefect", *line.split()]
-    try:
-        app()
-    except SystemExit as end:
-        if end.code:
-            raise
-"""
 
 
 class PatientTransport(httpx.HTTPTransport):
@@ -90,18 +79,31 @@ class Site:
             check=False,
         )
 
-    def must(self, *lines: str) -> None:
-        """Type commands that have to work, in one process: one takes seconds to start."""
+    def voco(self, *words: str, code: int = 0) -> dict[str, Any]:
+        """Type a voco command in the site's folder; returns what it prints with --json.
+
+        With another expected exit code, returns its lines on stderr as `errors`.
+        """
         done = subprocess.run(
-            [sys.executable, "-c", COMMANDS, *lines],
+            [sys.executable, "-m", "flows.command", *words, "--json"],
             cwd=self.folder,
             env=self.env,
             capture_output=True,
             text=True,
+            stdin=subprocess.DEVNULL,
             timeout=PATIENCE_S,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
+        if code != 0:
+            return {"errors": done.stderr.splitlines()}
+        printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return printed
+
+    def worker(self, pool: str, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """`voco server worker`, until the context ends."""
+        words = ["server", "worker", "--pool", pool]
+        return service(words, self.folder, self.env, log, module="flows.command")
 
     def ask(self, path: str, **body: Any) -> Any:
         """POST to the server's API."""
@@ -160,14 +162,28 @@ class Site:
 @contextmanager
 def server(folder: Path, database: Path) -> Iterator[Site]:
     """A server with an empty database, and a folder from which nothing is deployed yet."""
-    port = free_port()
-    env = quiet_environment(folder / "home", f"http://127.0.0.1:{port}/api")
+    site = prepare(folder, database)
+    with site.api, running(site):
+        yield site
+
+
+def prepare(folder: Path, database: Path) -> Site:
+    """The home and the folder of a server that is not started yet; its client must be closed."""
+    env = quiet_environment(folder / "home", f"http://127.0.0.1:{free_port()}/api")
     make_site(folder / "site")
     databases.copy(database, folder / "home")
-    words = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with client(env) as api, service(words, folder, env, folder / "server.log"):
-        until(lambda: answers(api), f"the server, see {folder / 'server.log'}")
-        yield Site(folder / "site", env, api)
+    return Site(folder / "site", env, client(env))
+
+
+@contextmanager
+def running(site: Site) -> Iterator[subprocess.Popen[bytes]]:
+    """The server of a site, until the context ends; it may be started more than once."""
+    port = site.env["PREFECT_API_URL"].rpartition(":")[2].partition("/")[0]
+    words = ["server", "start", "--host", "127.0.0.1", "--port", port]
+    log = site.folder.with_name("server.log")
+    with service(words, site.folder.parent, site.env, log) as process:
+        until(lambda: answers(site.api), f"the server, see {log}")
+        yield process
 
 
 def until(attempt: Callable[[], T | None], awaited: str, *, every_s: float = 0.5) -> T:
@@ -186,7 +202,7 @@ def service(
     words: list[str], folder: Path, env: dict[str, str], log: Path, module: str = "prefect"
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process of a module in a session of its own, gone with its group when the context ends."""
-    with log.open("w") as out:
+    with log.open("a") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *words],
             cwd=folder,
