@@ -21,6 +21,7 @@ from flows.finetune import finetune
 from flows.predict import predict
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
+from flows.run_names import name_run
 from flows.split import update_split
 from flows.summary import Summary, to_json_values
 from voco_data.storage import REPORT, RUNS_FOLDER
@@ -141,7 +142,7 @@ def next_run_folder(runs: Path) -> Path:
     return runs / f"demo-{number}"
 
 
-@flow(name="demo")
+@flow(name="demo", flow_run_name=name_run)
 def demo(root: Path = Path("demo"), seed: int | None = None) -> Summary:
     """Run the whole pipeline on a made-up cohort and write a report.
 

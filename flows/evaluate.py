@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
 from flows.retries import EVALUATED, was_interrupted, worth_retrying
+from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
 from voco_models import stages
 
@@ -37,7 +38,7 @@ def compare_runs(run: Path, against: Path, out: Path | None) -> Summary:
     return to_json_values(stages.compare_runs(run, against, out).to_json())
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", flow_run_name=name_run)
 def evaluate(
     run: Path,
     out: Path | None = None,

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
 from flows.ids import patient_pseudonymiser
+from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
 from voco_models import experiments
 
@@ -28,7 +29,7 @@ def run_trial(
     return experiments.run_trial(trial, resident=resident, pseudonymise=pseudonymise)
 
 
-@flow(name="experiment")
+@flow(name="experiment", flow_run_name=name_run)
 def experiment(file: Path, resident: Literal["none", "ram", "device"] = "none") -> Summary:
     """Train and compare arms, seeds and fractions of labels or masks; reuse what exists.
 

@@ -11,6 +11,7 @@ from pydantic import PositiveInt
 from flows.artifacts import publish
 from flows.parameter_types import StoreLocation
 from flows.retries import worth_retrying
+from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
 from voco_models import stages
 
@@ -30,7 +31,7 @@ def explain_run(
     return to_json_values(summary.to_json())
 
 
-@flow(name="explain")
+@flow(name="explain", flow_run_name=name_run)
 def explain(
     run: Path,
     store: StoreLocation,

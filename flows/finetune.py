@@ -10,8 +10,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
 from flows.ids import patient_pseudonymiser
-from flows.parameter_types import StoreLocation
+from flows.parameter_types import FinetuneRecipeName, StoreLocation
 from flows.retries import FINETUNED, was_interrupted
+from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
 from voco_models import stages
 
@@ -27,13 +28,13 @@ def train_classifier(store: StoreLocation, labels: Path, out: Path, **options: A
     return to_json_values(summary.to_json())
 
 
-@flow(name="finetune")
+@flow(name="finetune", flow_run_name=name_run)
 def finetune(
     store: StoreLocation,
     labels: Path,
     out: Path,
     init: str = "scratch",
-    recipe: str = "default",
+    recipe: FinetuneRecipeName = "default",
     changes: tuple[str, ...] = (),
     image_labels: Path | None = None,
     split: Path | None = None,

@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Callable, Sequence
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from voco_data.ingest import list_options
+from voco_data.store import PROFILES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,6 +21,8 @@ PARAMETER_TYPES: Final[dict[Any, Any]] = {
     str | Path | None: Path | None,
 }
 """Types of options, and the narrower types of their parameters, to which Prefect converts."""
+CHOICES: Final[dict[str, Any]] = {"specs": tuple[Literal[*PROFILES], ...]}  # type: ignore[valid-type]
+"""Types of options that take names that voco knows: choices on Prefect's form."""
 
 
 def with_ingest_parameters(function: F) -> F:
@@ -36,7 +39,7 @@ def with_ingest_parameters(function: F) -> F:
             option.name,
             Parameter.KEYWORD_ONLY,
             default=option.default,
-            annotation=PARAMETER_TYPES.get(option.hint, option.hint),
+            annotation=CHOICES.get(option.name, PARAMETER_TYPES.get(option.hint, option.hint)),
         )
         for option in options
     ]

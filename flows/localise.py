@@ -13,6 +13,7 @@ from flows.archive_masks import open_masks
 from flows.artifacts import publish
 from flows.parameter_types import StoreLocation
 from flows.retries import worth_retrying
+from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
 from voco_data.ingest import LayoutName
 from voco_models import stages
@@ -53,7 +54,7 @@ def find_boxes(
     return to_json_values(summary.to_json())
 
 
-@flow(name="localise")
+@flow(name="localise", flow_run_name=name_run)
 def localise(
     run: Path,
     store: StoreLocation,

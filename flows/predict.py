@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.artifacts import publish
 from flows.prediction_steps import predict_source
 from flows.retries import worth_retrying
+from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
 from voco_data.ingest import IngestOptions, LayoutName
 
@@ -30,7 +31,7 @@ def predict_patients(
     )
 
 
-@flow(name="predict")
+@flow(name="predict", flow_run_name=name_run)
 def predict(
     run: Path,
     source: Path,

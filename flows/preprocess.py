@@ -13,6 +13,7 @@ from flows.artifacts import publish
 from flows.ingest_parameters import with_ingest_parameters
 from flows.parameter_types import StoreLocation
 from flows.retries import worth_retrying
+from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
 from voco_data import ingest
 
@@ -30,7 +31,7 @@ def preprocess_archive(source: Path, root: StoreLocation, **options: Any) -> Sum
     return to_json_values(ingest.preprocess(source, root, **options, progress=progress).to_json())
 
 
-@flow(name="preprocess")
+@flow(name="preprocess", flow_run_name=name_run)
 @with_ingest_parameters
 def preprocess(source: Path, root: StoreLocation, **options: Any) -> Summary:
     """Bring the stores under root up to date with an archive; what is stored is not redone.

@@ -9,8 +9,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
-from flows.parameter_types import StoreLocation
+from flows.parameter_types import PretrainRecipeName, StoreLocation
 from flows.retries import PRETRAINED, was_interrupted
+from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
 from voco_models import stages
 
@@ -23,12 +24,12 @@ def pretrain_backbone(stores: list[StoreLocation], out: Path, **options: Any) ->
     return to_json_values(stages.pretrain(stores, out, **options).to_json())
 
 
-@flow(name="pretrain")
+@flow(name="pretrain", flow_run_name=name_run)
 def pretrain(
     stores: list[StoreLocation],
     out: Path,
     init: str = "scratch",
-    recipe: str = "default",
+    recipe: PretrainRecipeName = "default",
     changes: tuple[str, ...] = (),
     split: Path | None = None,
     transductive: bool = False,

@@ -9,8 +9,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish
-from flows.parameter_types import StoreLocation
+from flows.parameter_types import ProjectionRecipeName, StoreLocation
 from flows.retries import PRETRAINED, was_interrupted
+from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
 from voco_models import stages
 
@@ -23,13 +24,13 @@ def train_networks(stores: list[StoreLocation], out: Path, **options: Any) -> Su
     return to_json_values(stages.project(stores, out, **options).to_json())
 
 
-@flow(name="project")
+@flow(name="project", flow_run_name=name_run)
 def project(
     stores: list[StoreLocation],
     out: Path,
     init: str = "scratch",
     images: Path | None = None,
-    recipe: str = "default",
+    recipe: ProjectionRecipeName = "default",
     changes: tuple[str, ...] = (),
     split: Path | None = None,
     transductive: bool = False,

@@ -16,6 +16,8 @@ HEARTBEAT_S: Final = 30
 """Time between two signs of life of a run, set in prefect.yaml for all jobs; Prefect's least."""
 SILENCE_S: Final = 90
 """A run is Crashed after such a time without an event. Three heartbeats: one may be late."""
+SILENT: Final = "No sign of life for"
+"""Begins the message of a run that is Crashed for this reason; `job_engine.py` looks for it."""
 SILENT_RUNS: Final = "voco: runs without a sign of life are Crashed"
 NOTIFICATIONS: Final = "voco: tell of runs that failed, crashed or are late"
 TOLD_OF: Final = ("Failed", "Crashed", "Late")
@@ -49,7 +51,7 @@ def crash_silent_runs(*, name: str = SILENT_RUNS, silence_s: float = SILENCE_S) 
                 name=None,
                 force=False,
                 state=StateType.CRASHED,
-                message=f"No sign of life for {silence_s:g} s: the process was killed, or the "
+                message=f"{SILENT} {silence_s:g} s: the process was killed, or the "
                 "machine is down or cut off.",
             )
         ],

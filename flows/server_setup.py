@@ -7,12 +7,12 @@ states of schedules, paused automations.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-import httpx
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -34,6 +34,8 @@ from voco_data.storage import is_url
 
 POOLS: Final[dict[str, int | None]] = {"cpu": None, "gpu": 1}
 """Work pools, and how many runs each executes at once."""
+SERVER_WAIT_S: Final = 60.0
+"""Longest wait for a server that does not answer yet."""
 WEBHOOK_BLOCK: Final = "voco-notifications"
 WEBHOOK_CONTENT: Final = {"subject": "{{subject}}", "message": "{{body}}"}
 NOBODY_IS_TOLD: Final = (
@@ -57,12 +59,10 @@ def set_up(folder: Path, paths: Mapping[str, str], notify_by: str | None) -> dic
     address = require_server()
     file = deployments.find_file(folder)
     content = deployments.read_deployments(file, folder, paths)
-    try:
-        asyncio.run(_prepare(notify_by))
-        names = deployments.deploy(content, folder)
-        warnings = asyncio.run(_find_problems(content))
-    except httpx.ConnectError as error:
-        raise VocoError(f"{address}: no Prefect server answers; is it started?") from error
+    _wait_for_server(address)
+    asyncio.run(_prepare(notify_by))
+    names = deployments.deploy(content, folder)
+    warnings = asyncio.run(_find_problems(content))
     automations = [SILENT_RUNS, *([NOTIFICATIONS] if notify_by else [])]
     return {
         "server": address,
@@ -72,6 +72,16 @@ def set_up(folder: Path, paths: Mapping[str, str], notify_by: str | None) -> dic
         "automations": automations,
         "warnings": [*warnings, *([] if notify_by else [NOBODY_IS_TOLD])],
     }
+
+
+def _wait_for_server(address: str) -> None:
+    """Wait until the server answers: it may have been started a moment ago."""
+    deadline = time.monotonic() + SERVER_WAIT_S
+    with get_client(sync_client=True) as client:
+        while client.api_healthcheck() is not None:
+            if time.monotonic() > deadline:
+                raise VocoError(f"{address}: no Prefect server answers; is it started?")
+            time.sleep(1)
 
 
 async def _prepare(notify_by: str | None) -> None:

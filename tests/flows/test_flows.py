@@ -189,7 +189,7 @@ def test_preprocess_calls_the_stage_and_publishes(tmp_path: Path, calls: Calls) 
     assert kind == "table"
     assert '{"name": "stored", "value": 2}' in rows
     assert '"stores.pretrain"' in rows
-    assert (tmp_path / "report.html").as_uri() in found["preprocess-link"][1]
+    assert f"Report: `{tmp_path / 'report.html'}`" in found["preprocess-report"][1]
 
 
 def test_parameters_as_texts_are_converted(tmp_path: Path, calls: Calls) -> None:
@@ -229,7 +229,7 @@ def test_training_flows_call_their_stages(tmp_path: Path, calls: Calls) -> None:
     found = artifacts()
     for stage in ("pretrain", "finetune"):
         assert found[f"{stage}-summary"][0] == "table"
-        assert (tmp_path / "run").as_uri() in found[f"{stage}-link"][1]
+        assert f"`{tmp_path / 'run'}`" in found[f"{stage}-report"][1]
 
 
 def test_labels_join_through_the_key_of_the_stores_root(tmp_path: Path, calls: Calls) -> None:
@@ -290,7 +290,7 @@ def test_predict_calls_its_steps_and_publishes(
     ]
     found = artifacts()
     assert '{"name": "patients", "value": 2}' in found["predict-summary"][1]
-    assert (tmp_path / "index.html").as_uri() in found["predict-link"][1]
+    assert f"`{tmp_path / 'index.html'}`" in found["predict-report"][1]
 
 
 def test_explain_calls_the_stage_and_publishes(tmp_path: Path, calls: Calls) -> None:
@@ -301,7 +301,7 @@ def test_explain_calls_the_stage_and_publishes(tmp_path: Path, calls: Calls) -> 
     assert calls["explain"] == parameters | {"patients": 2, "image_labels": table}
     found = artifacts()
     assert '{"name": "pointing.trained.ratio", "value": 2.5}' in found["explain-summary"][1]
-    assert (tmp_path / "explanation.html").as_uri() in found["explain-link"][1]
+    assert f"`{tmp_path / 'explanation.html'}`" in found["explain-report"][1]
 
 
 def test_project_and_localise_call_their_stages(tmp_path: Path, calls: Calls) -> None:
@@ -319,7 +319,7 @@ def test_project_and_localise_call_their_stages(tmp_path: Path, calls: Calls) ->
     }  # fmt: skip
     found = artifacts()
     assert '{"name": "found", "value": 3}' in found["localise-summary"][1]
-    assert run.as_uri() in found["project-link"][1]
+    assert f"`{run}`" in found["project-report"][1]
 
 
 # --- flows of flows ----------------------------------------------------------------------------
@@ -464,7 +464,7 @@ def test_the_demo_ends_in_a_report(demo_run: tuple[Path, dict[str, Any]]) -> Non
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     _check_held_out(root / "seed-0", Path(first["run"]), first["evaluate"], page)
-    assert artifacts()["demo-link"][1].count(Path(first["report"]).as_uri())
+    assert str(Path(first["report"]).absolute()) in artifacts()["demo-report"][1]
 
 
 TRAINING = ("pretrain", "finetune", "explain", "predict", "write_card", "compare_heads",
@@ -491,7 +491,7 @@ def test_a_second_demo_reuses_the_stores(
     assert second["run"] != first["run"]
     assert {path: path.read_bytes() for path in before} == before
     assert Path(first["report"]).exists()
-    assert artifacts()["demo-link"][1].count(Path(second["report"]).as_uri())
+    assert str(Path(second["report"]).absolute()) in artifacts()["demo-report"][1]
 
 
 def test_the_demos_report_shows_all_parts_in_a_browser(
@@ -673,7 +673,7 @@ def test_flow_file_and_deployment_have_one_name(name: str) -> None:
     assert flow.name == name
     assert deployment["entrypoint"] == f"flows.{name}:{name}"
     assert flow.fn.__module__ == f"flows.{name}"
-    assert deployment["work_pool"]["job_variables"]["command"] == "prefect flow-run execute"
+    assert deployment["work_pool"]["job_variables"]["command"] == "python -m flows.job"
     assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
 
 

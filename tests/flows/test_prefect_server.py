@@ -6,6 +6,7 @@ This process never imports Prefect: it types the commands of the README and asks
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -54,6 +55,9 @@ def test_parameters_reach_the_form(site: Site) -> None:
     assert schema["required"] == ["source", "root"]
     layout = schema["properties"]["layout"]
     assert {"auto", "ratic", "flare", "dicom", "nifti", "totalsegmentator"} <= {*layout["enum"]}
+    assert {"pretrain", "finetune"} <= {*schema["properties"]["specs"]["items"]["enum"]}
+    recipe = site.deployment("pretrain")["parameter_openapi_schema"]["properties"]["recipe"]
+    assert {"default", "tiny"} <= {*recipe["anyOf"][0]["enum"]}
     assert {"ids", "prune", "yes"} <= {*schema["properties"]}
     assert "laid out" in layout["description"]
 
@@ -81,7 +85,13 @@ def test_the_users_literal_words_run_to_completed(site: Site) -> None:
     assert list((site.folder / "stores").glob("finetune-*.zarr"))
     kinds = {artifact["type"]: artifact for artifact in site.artifacts(run["id"])}
     assert set(kinds) == {"table", "markdown"}  # Prefect stores a link as markdown
-    assert "report" in kinds["markdown"]["data"]
+    assert "report.html` on " in kinds["markdown"]["data"]
+    assert "file://" not in str(kinds)
+    assert run["name"] == "preprocess on archive → stores"
+    assert {f"host:{platform.node()}", "voco", "cpu"} <= {*run["tags"]}
+    loggers = {log["name"].partition(".")[0] for log in site.logs(run["id"])}
+    assert "voco_data" in loggers
+    assert loggers <= {"prefect", "voco_data", "voco_models"}  # no line a request of HTTP clients
 
 
 def test_parameters_are_those_of_the_run(site: Site) -> None:

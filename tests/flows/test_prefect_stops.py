@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from flows.server_automations import SILENT
 from tests.support.prefect_site import Site, service, until
 from tests.support.run_processes import engine_of, group_of
 from tests.support.small_stores import make_store, random_volumes
@@ -26,6 +28,7 @@ ENDLESS = [
     "voco.slice_stride=2", "batch_size=2",
 ]  # fmt: skip
 """A training of the recipe `tiny` that saves only when it is stopped."""
+STEP = "prefect.deployments.steps.set_working_directory"
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +64,14 @@ def saved_step(out: Path) -> int:
     return int(checkpoint.load(out / checkpoint.CHECKPOINT)["step"])
 
 
-def test_a_cancelled_training_saves_and_is_gone(
+def test_a_training_is_alive_until_it_is_cancelled_and_then_saves_and_is_gone(
     site: Site, store: Store, out: Path, tmp_path: Path
 ) -> None:
     with site.worker("gpu", tmp_path / "worker.log"):
         run, group = train(site, store, out)
+        silent = {"type": "CRASHED", "name": "Crashed", "message": f"{SILENT} 90 s"}
+        site.ask(f"/flow_runs/{run}/set_state", state=silent, force=True)
+        until(lambda: site.state(run) == "Running", "the run to say that it is alive")
         site.cancel(run)
         until(ended(site, run, group), "the end of the run")
         # Never Crashed in between: that would send a notification.
@@ -137,6 +143,19 @@ def test_a_killed_worker_tree_is_crashed_in_two_minutes_and_frees_the_pool(
         assert engine is not None
         site.cancel(second)
         until(ended(site, second, engine.pid), "the end of the queued run")
+
+
+def test_a_run_without_its_folder_fails_with_one_line(site: Site, tmp_path: Path) -> None:
+    """As on another machine than the one that has deployed."""
+    deployment = site.deployment("demo")
+    address = f"/deployments/{deployment['id']}"
+    steps = [{STEP: {"directory": str(tmp_path / "elsewhere")}}]
+    site.api.patch(address, json={"pull_steps": steps}).raise_for_status()
+    run = site.run("demo")
+    until(lambda: site.state(run) == "Failed", "the failure")
+    [line] = site.api.get(f"/flow_runs/{run}").json()["state"]["message"].splitlines()
+    assert line.startswith(f"{tmp_path / 'elsewhere'}: no such folder on {platform.node()}")
+    site.api.patch(address, json={"pull_steps": deployment["pull_steps"]}).raise_for_status()
 
 
 def test_a_cancelled_preprocessing_leaves_no_process(site: Site, tmp_path: Path) -> None:

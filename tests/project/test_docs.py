@@ -112,22 +112,35 @@ pytest -m slow tests/gone/test_gone.py
     assert {path for path in named if exists(path)} == {"voco_data/store/"}
 
 
+def check_tests_of(row: str) -> None:
+    """The last cell of a row names tests: `file.py::test`, with the folder if it must be told."""
+    cell = row.split("|")[-2].strip()
+    assert re.fullmatch(r"`[^`]+\.py::\w+`(, `[^`]+\.py::\w+`)*", cell), row
+    for file, test in re.findall(r"`([^`]+\.py)::(\w+)`", cell):
+        found = list((ROOT / "tests").glob(file if "/" in file else f"**/{file}"))
+        assert len(found) == 1, f"{file}: {found}"
+        assert re.search(rf"^(async )?def {test}\(", found[0].read_text(), re.MULTILINE), row
+
+
+def test_every_fault_of_a_server_has_a_test_that_exists() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text().split("## Faults")[1]
+    rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    for row in rows:
+        assert row.count("|") == 5, row
+        check_tests_of(row)
+
+
 TROUBLE = (ROOT / "docs" / "real-world-data.md").read_text()
 TROUBLE_ROWS = [line for line in TROUBLE.splitlines() if line.startswith("| ")]
 
 
 def test_every_trouble_has_a_test_that_exists() -> None:
-    """The last cell of a row names tests: `file.py::test`, with the folder if it must be told."""
     rows = [row for row in TROUBLE_ROWS if row != "| trouble | what voco does | test |"]
     assert len(rows) > 100
     for row in rows:
         assert row.count("|") == 4, row
-        cell = row.split("|")[3].strip()
-        assert re.fullmatch(r"`[^`]+\.py::\w+`(, `[^`]+\.py::\w+`)*", cell), row
-        for file, test in re.findall(r"`([^`]+\.py)::(\w+)`", cell):
-            found = list((ROOT / "tests").glob(file if "/" in file else f"**/{file}"))
-            assert len(found) == 1, f"{file}: {found}"
-            assert re.search(rf"^(async )?def {test}\(", found[0].read_text(), re.MULTILINE), row
+        check_tests_of(row)
 
 
 def test_every_reason_and_flag_has_its_trouble() -> None:

@@ -148,9 +148,14 @@ class Site:
         self.ask(f"/flow_runs/{run}/set_state", state=state)
 
     def messages(self, run: str) -> str:
-        """The log of a run."""
-        logs = self.ask("/logs/filter", logs={"flow_run_id": {"any_": [run]}})
-        return "\n".join(log["message"] for log in logs)
+        """The log of a run as text."""
+        return "\n".join(log["message"] for log in self.logs(run))
+
+    def logs(self, run: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask(
+            "/logs/filter", logs={"flow_run_id": {"any_": [run]}}
+        )
+        return found
 
     def artifacts(self, run: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.ask(

@@ -48,8 +48,12 @@ def save(path: Path, payload: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise VocoError(f"{path}: cannot write it ({error.strerror})") from error
+    except (OSError, RuntimeError) as error:
+        # After a write that failed, torch fails to close its archive, with an error of its own.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise VocoError(f"{path}: cannot write it ({cause.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,18 @@ def test_an_incomplete_last_line_of_the_history_is_left_out(tmp_path: Path) -> N
     path = tmp_path / HISTORY
     path.write_text(path.read_text()[:-6])
     assert [line["step"] for line in read_history(tmp_path)] == [5]
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    """The limit on the size of files stands for the disk: both refuse a write with an error."""
+    path = tmp_path / checkpoint.CHECKPOINT
+    checkpoint.save(path, {"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(VocoError, match="cannot write it"):
+            checkpoint.save(path, {"step": 2, "weights": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.load(path)["step"] == 1
+    assert list(tmp_path.iterdir()) == [path]
