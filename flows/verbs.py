@@ -128,6 +128,7 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
         recipe=args.recipe,
         changes=tuple(args.changes),
         image_labels=args.image_labels,
+        organ_boxes=args.organ_boxes,
         split=args.split,
         transductive=args.transductive,
         max_steps=args.max_steps,
