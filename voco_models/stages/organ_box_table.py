@@ -11,9 +11,8 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from voco_data.errors import InputError
+from voco_data.storage import read_table
 
 Corners = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Lowest and highest (z, y, x) in LPS mm."""
@@ -27,7 +26,7 @@ def read_organ_boxes(
     Raises InputError for a file that is no such table, for a box that is not finite, empty, or
     incomplete, for two rows of one series, and if no series or none of `regions` is in the table.
     """
-    table = _read_table(path)
+    table = read_table(path, "organ boxes", dtype={"series_uid": "string"})
     known = [region for region in regions if set(_columns(region)) <= set(table.columns)]
     if "series_uid" not in table.columns or not known:
         raise InputError(
@@ -54,16 +53,6 @@ def read_organ_boxes(
 
 def _columns(region: str) -> list[str]:
     return [f"{region}_{axis}_{end}_mm" for end in ("low", "high") for axis in "zyx"]
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        return pd.read_csv(path, dtype={"series_uid": "string"})
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"organ boxes {path}: cannot be read as a table ({reason})") from error
 
 
 def _parse(cells: Sequence[object], place: str) -> Corners | None:

@@ -99,7 +99,7 @@ def test_a_bad_table_is_one_line(
 def test_what_is_no_table_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
     for name in ("missing.csv", "torn.parquet"):
-        with pytest.raises(InputError, match="cannot be read as a table") as caught:
+        with pytest.raises(InputError, match=r"cannot be read|expected a table in CSV") as caught:
             read_organ_boxes(tmp_path / name, ("liver",), ["a"])
         assert "\n" not in str(caught.value)
 
