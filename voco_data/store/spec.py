@@ -354,7 +354,7 @@ def _group_attributes(store: ReadableStorage) -> dict[str, Any]:
         attributes = metadata["attributes"]["voco"]
         if not isinstance(attributes["spec"], dict):
             raise TypeError("spec is not an object")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{store}: expected a store made by voco preprocess "
             f"(a folder <profile>-<digest>.zarr), cannot read its metadata ({error})"
