@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -12,7 +12,9 @@ from flows.artifacts import publish
 from flows.ids import patient_pseudonymiser
 from flows.summary import Summary, to_json_values
 from voco_models import experiments
-from voco_models.experiments import ProjectionTrial, Trial
+
+if TYPE_CHECKING:  # they import torch, which a machine that only deploys need not have
+    from voco_models.experiments import ProjectionTrial, Trial
 
 
 # The flow calls this task and does not submit it: only in the main thread does a stop signal reach

@@ -39,6 +39,7 @@ def preprocess(source: Path, root: StoreLocation, **options: Any) -> Summary:
         source: Folder with DICOM or NIfTI files.
         root: Folder of the stores, s3://bucket/prefix or az://container/prefix.
     """
-    summary: Summary = preprocess_archive(source, root, **options)
+    # An error names the absolute path: the folder of a deployment is not known to who reads it.
+    summary: Summary = preprocess_archive(source.absolute(), root, **options)
     publish("preprocess", summary, link=summary["report"])
     return summary

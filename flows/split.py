@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.ids import patient_pseudonymiser
 from flows.parameter_types import StoreLocation
 from voco_data import selection
-from voco_models.stages import finetune_recipe
+from voco_models import stages
 
 
 @task(name="update split", cache_policy=NO_CACHE)
@@ -22,7 +22,7 @@ def update_split(
         store,
         out,
         labels,
-        n_folds=finetune_recipe(recipe, changes).n_folds,
+        n_folds=stages.finetune_recipe(recipe, changes).n_folds,
         pseudonymise=patient_pseudonymiser(store),
     )
     return out

@@ -241,6 +241,27 @@ def probe(args: argparse.Namespace) -> Mapping[str, object]:
     ).to_json()
 
 
+def server(args: argparse.Namespace) -> Mapping[str, object]:
+    """Set up a Prefect server, or work for it."""
+    return SERVER_ACTIONS[args.action](args)
+
+
+def _setup(args: argparse.Namespace) -> Mapping[str, object]:
+    from flows import deployments, server_setup
+
+    given = {name: getattr(args, name) for name in deployments.SITE}
+    paths = {name: str(path) for name, path in given.items() if path is not None}
+    return server_setup.set_up(args.folder.absolute(), paths, args.notify)
+
+
+def _worker(args: argparse.Namespace) -> Mapping[str, object]:
+    from flows import worker
+
+    worker.require_server()
+    worker.run_worker(args.pool, name=args.name, healthcheck=args.healthcheck)
+    return {"pool": args.pool}
+
+
 def bench(args: argparse.Namespace) -> Mapping[str, object]:
     """Measure, and print medians and ratios."""
     return BENCHES[args.table](args)
@@ -322,6 +343,7 @@ STORE_ACTIONS: Final[dict[str, Verb]] = {
     "export": _export,
     "forget": _forget,
 }
+SERVER_ACTIONS: Final[dict[str, Verb]] = {"setup": _setup, "worker": _worker}
 BENCHES: Final[dict[str, Verb]] = {
     "ingest": _bench_ingest,
     "loader": _bench_loader,
@@ -348,4 +370,5 @@ VERBS: Final[dict[str, Verb]] = {
     "card": card,
     "probe": probe,
     "bench": bench,
+    "server": server,
 }

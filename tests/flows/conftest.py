@@ -1,4 +1,4 @@
-"""Fixtures of the tests of flows: one embedded Prefect for all of them."""
+"""Fixtures of the tests of flows: an embedded Prefect, and a Prefect server with a worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import prefect_database as databases
+from tests.support import prefect_database as databases, prefect_site
+from tests.support.prefect_site import Site
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +35,14 @@ def embedded(prefect_database: Path) -> Iterator[None]:
         patched.setattr("prefect.testing.utilities.mkdtemp", make_folder)
         with prefect_test_harness(server_startup_timeout=120), without_heartbeats:
             yield
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Site]:
+    """A server that is set up as in the README, and a worker for the pool `cpu`."""
+    folder = tmp_path_factory.mktemp("prefect")
+    with prefect_site.server(folder, prefect_database) as site:
+        site.voco("server", "setup")
+        with site.worker("cpu", folder / "worker.log"):
+            prefect_site.until(lambda: site.workers("cpu"), "the worker of the pool cpu")
+            yield site

@@ -8,227 +8,31 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import httpx
 import pytest
 
-from tests.support import prefect_database as databases
-from tests.support.project import PROJECT
-from voco_data.phantom.cohort import CohortSpec, write_cohort
+from tests.support.prefect_site import (
+    Site,
+    answers,
+    client,
+    free_port,
+    quiet_environment,
+    service,
+    until,
+)
 
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for the whole file
 
-T = TypeVar("T")
 FLOWS = (
     "demo", "evaluate", "experiment", "explain", "finetune", "localise", "localiser-demo",
     "predict", "preprocess", "pretrain", "project", "retrain",
 )  # fmt: skip
-PATIENCE_S = 120.0
-"""Longest wait for anything; far above what is ever needed."""
-
-
-COMMANDS = """
-import sys
-from prefect.cli import app
-
-for line in sys.argv[1:]:
-    sys.argv = ["prefect", *line.split()]
-    try:
-        app()
-    except SystemExit as end:
-        if end.code:
-            raise
-"""
-
-
-class PatientTransport(httpx.HTTPTransport):
-    """Asks again where the server says 503: its SQLite was busy with its own services.
-
-    The server sends that on purpose ("database is locked") and Prefect's client asks again too.
-    """
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request until something other than 503 comes back, for at most PATIENCE_S."""
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            answer = super().handle_request(request)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                return answer
-            if time.monotonic() > deadline:
-                return answer
-            answer.close()
-            time.sleep(1)
-
-
-def client(env: dict[str, str]) -> httpx.Client:
-    """A client of the server's API."""
-    return httpx.Client(
-        base_url=env["PREFECT_API_URL"], timeout=PATIENCE_S, transport=PatientTransport()
-    )
-
-
-@dataclass(frozen=True)
-class Site:
-    """A folder with prefect.yaml and an archive, and the server that it deploys to."""
-
-    folder: Path
-    env: dict[str, str]
-    api: httpx.Client
-
-    def prefect(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Type a prefect command in the site's folder."""
-        return subprocess.run(
-            [sys.executable, "-m", "prefect", *words],
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-
-    def must(self, *lines: str) -> None:
-        """Type commands that have to work, in one process: one takes seconds to start."""
-        done = subprocess.run(
-            [sys.executable, "-c", COMMANDS, *lines],
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def ask(self, path: str, **body: Any) -> Any:
-        """POST to the server's API."""
-        answer = self.api.post(path, json=body)
-        answer.raise_for_status()
-        return answer.json()
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        answer = self.api.get(f"/deployments/name/{name}/{name}")
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
-        return found
-
-    def runs_of(self, name: str) -> list[dict[str, Any]]:
-        runs: list[dict[str, Any]] = self.ask(
-            "/flow_runs/filter", deployments={"name": {"any_": [name]}}
-        )
-        return runs
-
-
-def until(attempt: Callable[[], T | None], awaited: str) -> T:
-    """Call `attempt` twice a second until its result is true."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        result = attempt()
-        if result:
-            return result
-        time.sleep(0.5)
-    pytest.fail(f"waited {PATIENCE_S:.0f} s for {awaited}")
-
-
-@contextmanager
-def service(words: list[str], folder: Path, env: dict[str, str], log: Path) -> Iterator[None]:
-    """A prefect process in a process group of its own, gone when the context ends."""
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *words],
-            cwd=folder,
-            env=env,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def quiet_environment(home: Path, api_url: str) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    scripts = sysconfig.get_path("scripts")  # as in an activated environment
-    return own | {
-        "PATH": os.pathsep.join((scripts, own.get("PATH", os.defpath))),
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": api_url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "DO_NOT_TRACK": "1",
-        "NO_COLOR": "1",
-        "COLUMNS": "200",
-    }
-
-
-def make_site(folder: Path) -> None:
-    """What a user's folder holds: the deployments' file, the plugin switch, an archive."""
-    folder.mkdir()
-    for name in ("prefect.yaml", "pyproject.toml"):
-        shutil.copy(PROJECT / name, folder)
-    spec = CohortSpec(patients=1, unlabelled=0, matrix=64, slices=24)
-    write_cohort(spec, folder / "made-up").ratic.rename(folder / "archive")
-
-
-def answers(api: httpx.Client) -> bool:
-    try:
-        return api.get("/ready").is_success
-    except httpx.TransportError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Site]:
-    """Server, pools, deployments and a worker for the `cpu` pool, as the README sets them up."""
-    folder = tmp_path_factory.mktemp("prefect")
-    port = free_port()
-    env = quiet_environment(folder / "home", f"http://127.0.0.1:{port}/api")
-    make_site(folder / "site")
-    databases.copy(prefect_database, folder / "home")
-    with ExitStack() as stack:
-        api = stack.enter_context(client(env))
-        site = Site(folder / "site", env, api)
-        words = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        stack.enter_context(service(words, folder, env, folder / "server.log"))
-        until(lambda: answers(api), f"the server, see {folder / 'server.log'}")
-        site.must(
-            "work-pool create cpu --type process",
-            "work-pool create gpu --type process",
-            "work-pool set-concurrency-limit gpu 1",
-            "--no-prompt deploy --all",
-        )
-        worker = env | {"PREFECT_PLUGINS_ENABLED": "false"}
-        words = ["worker", "start", "--pool", "cpu", "--type", "process"]
-        stack.enter_context(service(words, site.folder, worker, folder / "worker.log"))
-        yield site
 
 
 def test_the_plugin_is_installed() -> None:
@@ -269,30 +73,19 @@ def test_schedules_are_present_and_paused(site: Site, name: str, cron: str) -> N
 def test_the_users_literal_words_run_to_completed(site: Site) -> None:
     done = site.prefect("deployment", "run", "preprocess")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
 
     def finished() -> dict[str, Any] | None:
         [run] = site.runs_of("preprocess")
         return run if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED") else None
 
     run = until(finished, "the run")
-    assert run["state_name"] == "Completed", messages_of(site, run)
+    assert run["state_name"] == "Completed", site.messages(run["id"])
     assert list((site.folder / "stores").glob("pretrain-*.zarr"))
     assert list((site.folder / "stores").glob("finetune-*.zarr"))
-    kinds = {artifact["type"]: artifact for artifact in artifacts_of(site, run)}
+    kinds = {artifact["type"]: artifact for artifact in site.artifacts(run["id"])}
     assert set(kinds) == {"table", "markdown"}  # Prefect stores a link as markdown
     assert "report" in kinds["markdown"]["data"]
-
-
-def artifacts_of(site: Site, run: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = site.ask(
-        "/artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}}
-    )
-    return found
-
-
-def messages_of(site: Site, run: dict[str, Any]) -> str:
-    logs = site.ask("/logs/filter", logs={"flow_run_id": {"any_": [run["id"]]}})
-    return "\n".join(log["message"] for log in logs)
 
 
 def test_parameters_are_those_of_the_run(site: Site) -> None:
@@ -319,6 +112,21 @@ def test_the_canonical_name_with_parameters_runs_to_completed(site: Site) -> Non
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((site.folder / "other").glob("pretrain-*.zarr"))
+
+
+def test_short_names_work_for_schedules(site: Site) -> None:
+    done = site.prefect("deployment", "schedule", "ls", "preprocess")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 2 * * *" in done.stdout
+
+
+def test_a_run_that_nobody_would_execute_is_warned_of(site: Site) -> None:
+    done = site.prefect("deployment", "run", "evaluate", "-p", "run=x", "--start-in", "2 hours")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("warning: no worker is online in the work pool gpu")
+    (run,) = site.runs_of("evaluate")
+    site.api.delete(f"/flow_runs/{run['id']}").raise_for_status()
 
 
 def test_an_unknown_name_is_one_clear_line(site: Site) -> None:

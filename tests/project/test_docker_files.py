@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.job_engine import STOP_LIMIT_S
 from tests.support.project import PROJECT
 
 DOCKERFILE = PROJECT / "docker" / "Dockerfile"
@@ -114,6 +115,14 @@ def test_services_are_watched_and_gpu_is_opt_in(services: dict[str, dict[str, An
     assert gpu["shm_size"]
     [device] = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
+
+
+def test_workers_have_time_to_save(services: dict[str, dict[str, Any]]) -> None:
+    """As docs/operations.md says: a run has 300 s, and only `voco server worker` waits for it."""
+    for pool in ("cpu", "gpu"):
+        worker = services[f"worker-{pool}"]
+        assert worker["command"][:5] == ["voco", "server", "worker", "--pool", pool]
+        assert int(worker["stop_grace_period"].removesuffix("s")) > STOP_LIMIT_S
 
 
 def test_nobody_phones_home(services: dict[str, dict[str, Any]]) -> None:

@@ -22,7 +22,7 @@ from itertools import chain
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from voco_data.batching import batched
@@ -156,7 +156,7 @@ class ProcessPool:
             self._end()
             self._start()
         # The executor starts its processes when work comes in.
-        with _defer_interrupt(), _hide_main_module():
+        with _defer_signals(), _hide_main_module():
             try:
                 handle = self._executor.submit(_fill_until_stopped, batch, is_retry)
             except (BrokenProcessPool, EOFError, OSError) as error:  # or the fork server has died
@@ -259,28 +259,27 @@ def _start_server() -> None:
 
 
 @contextmanager
-def _defer_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end of the block only.
+def _defer_signals() -> Iterator[None]:
+    """Deliver SIGINT and SIGTERM at the end of the block only.
 
-    If it were raised while a process is being started, the process would not be recorded, and would
-    never be ended.
+    If their handlers raised an exception while a process is being started, the process would not be
+    recorded, and would never be ended.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    is_interrupted = False
-
-    def record_interrupt(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal is_interrupted
-        is_interrupted = True
-
-    old_handler = signal.signal(signal.SIGINT, record_interrupt)
+    received: list[int] = []
+    old_handlers = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, old_handler)
-    if is_interrupted:
-        raise KeyboardInterrupt
+        for number, handler in old_handlers.items():
+            signal.signal(number, handler)
+    for received_number in dict.fromkeys(received):
+        signal.raise_signal(received_number)
 
 
 @contextmanager

@@ -211,12 +211,12 @@ def _train(
                 state.seconds = time.perf_counter() - clock
                 row = {"step": float(state.step), "lr": lr, **means, "seconds": state.seconds}
                 history.append(row)
-                if on_log is not None:
-                    on_log(row)
             if ends_row:
                 state.start_row()
             if is_last or state.step % config.checkpoint_every == 0:
                 state.save(out, provenance)
+            if on_log is not None and (ends_row or is_last):
+                on_log(row)  # after saving: where a run prints may be gone when it is stopped
             call_monitors(monitors, state)
             if is_last:
                 return means["loss"]

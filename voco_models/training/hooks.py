@@ -40,8 +40,10 @@ class Monitor(Protocol):
 class Interruption:
     """A context that delays SIGINT and SIGTERM, so that the current step can be finished.
 
-    The first signal only sets `signal_number`. A second signal goes to the previous handlers; with
-    several processes it is ignored, because `torchrun` sends signals of its own. On exit, the
+    The first signal only sets `signal_number`. After SIGINT, a second signal goes to the previous
+    handlers: a person who presses Ctrl-C twice does not want to wait. After SIGTERM it is ignored,
+    because a service manager may send it more than once, to the process and to its group, and with
+    several processes too, because `torchrun` sends signals of its own. On exit, the
     previous handlers are restored, and a delayed signal is raised again for them, so SIGINT becomes
     KeyboardInterrupt as usual. Outside the main thread nothing is delayed, because Python delivers
     signals to the main thread only.
@@ -80,7 +82,7 @@ class Interruption:
 
     def _delay(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.signal_number = number
-        if n_processes() == 1:
+        if number == signal.SIGINT and n_processes() == 1:
             self._restore_handlers()
 
     def _restore_handlers(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 
@@ -30,3 +31,17 @@ def test_who_waits_for_a_lock_of_the_dead_is_ended(monkeypatch: pytest.MonkeyPat
 def test_a_pool_that_got_no_work_ends() -> None:
     with process_pool.ProcessPool(2, {}):
         pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_wait_until_a_process_is_recorded(number: signal.Signals) -> None:
+    """An exception of a handler in between would leave a process that nothing ends."""
+    received = []
+    before = signal.signal(number, lambda number, _: received.append(number))
+    try:
+        with process_pool._defer_signals():
+            signal.raise_signal(number)
+            assert received == []
+        assert received == [number]
+    finally:
+        signal.signal(number, before)

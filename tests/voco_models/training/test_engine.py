@@ -360,6 +360,18 @@ def test_signals_save_and_are_raised_again(
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
+def test_what_is_logged_is_saved_before(tmp_path: Path) -> None:
+    """Where a run prints may be gone when it is stopped."""
+
+    def print_to_nobody(row: dict[str, float]) -> None:
+        if row["step"] == 7:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run(tmp_path, max_steps=7, on_log=print_to_nobody)
+    assert saved(tmp_path)["step"] == 7
+
+
 def test_it_trains_outside_the_main_thread(tmp_path: Path) -> None:
     results: list[FitSummary] = []
     thread = threading.Thread(target=lambda: results.append(run(tmp_path, max_steps=2)))

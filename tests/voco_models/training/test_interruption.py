@@ -1,4 +1,4 @@
-"""Signals in several processes: all agree on the step at which they stop."""
+"""Signals that stop training: repeated ones, and in several processes, which stop at one step."""
 
 from __future__ import annotations
 
@@ -51,3 +51,18 @@ def test_the_signal_of_another_process_stops_this_one_and_its_own_does_not_end_i
     with pytest.raises(KeyboardInterrupt):
         steps()
     assert answers == [True, True]
+
+
+def test_sigterm_counts_once_however_often_it_is_sent() -> None:
+    """A service manager may send it to a process and to its group."""
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert received == []
+            assert interruption.has_signal()
+        assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)

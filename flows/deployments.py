@@ -1,0 +1,90 @@
+"""The deployments of prefect.yaml, with the paths of a site, and their schedules as they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from voco_data.errors import InputError, VocoError
+from voco_data.storage import is_url
+
+DEPLOYMENTS_FILE: Final = "prefect.yaml"
+SHIPPED: Final = Path("share", "voco", DEPLOYMENTS_FILE)
+"""Where a wheel installs the file, in the environment."""
+SITE: Final = ("source", "root", "labels", "runs")
+"""Parameters that are paths of the site. All flows that have one of them get the same path."""
+
+
+def find_file(folder: Path) -> Path:
+    """prefect.yaml of `folder`; where it has none, that of the clone or of the installed wheel."""
+    places = (
+        folder / DEPLOYMENTS_FILE,
+        Path(__file__).parents[1] / DEPLOYMENTS_FILE,
+        Path(sysconfig.get_path("data")) / SHIPPED,
+    )
+    for place in places:
+        if place.is_file():
+            return place
+    raise InputError(f"{folder}: expected {DEPLOYMENTS_FILE}, found none there; install voco again")
+
+
+def read_deployments(file: Path, folder: Path, paths: Mapping[str, str]) -> dict[str, Any]:
+    """The content of `file` with `paths` instead of its own, all of them absolute.
+
+    `paths` maps names of `SITE`; of others the file's value is taken, relative to `folder`. A
+    deployment with another value than that of the file's section `site` keeps it.
+
+    Raises InputError if the file is no prefect.yaml of voco.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+        site = content["definitions"]["site"]
+        named = {deployment["name"]: deployment for deployment in content["deployments"]}
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{file}: expected a prefect.yaml with definitions.site and deployments ({error})"
+        ) from error
+    for deployment in named.values():
+        parameters = dict(deployment.get("parameters") or {})
+        for name in SITE:
+            if name in parameters and parameters[name] == site.get(name):
+                parameters[name] = make_absolute(paths.get(name, site[name]), folder)
+        deployment["parameters"] = parameters
+    result: dict[str, Any] = content
+    return result
+
+
+def make_absolute(path: str, folder: Path) -> str:
+    """A URL as it is, a path relative to `folder`."""
+    return path if is_url(path) else str((folder / path).absolute())
+
+
+def deploy(content: Mapping[str, Any], folder: Path) -> list[str]:
+    """Deploy all flows of a prefect.yaml from `folder`, without a prompt; returns their names.
+
+    Raises VocoError if Prefect reports an error.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / DEPLOYMENTS_FILE
+        file.write_text(yaml.safe_dump(dict(content), sort_keys=False))
+        words = ["--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *words],
+            cwd=folder,
+            env=os.environ | {"PREFECT_PLUGINS_ENABLED": "true", "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        lines = (done.stdout + done.stderr).strip().splitlines() or ["no message"]
+        raise VocoError(f"prefect deploy failed: {lines[-1]}")
+    return sorted(deployment["name"] for deployment in content["deployments"])
