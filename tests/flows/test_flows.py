@@ -415,7 +415,7 @@ def test_flow_file_and_deployment_have_one_name(name: str) -> None:
     assert flow.name == name
     assert deployment["entrypoint"] == f"flows.{module}:{module}"
     assert flow.fn.__module__ == f"flows.{module}"
-    assert deployment["work_pool"]["job_variables"]["command"] == "prefect flow-run execute"
+    assert deployment["work_pool"]["job_variables"]["command"] == "python -m flows.job"
     assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
 
 
