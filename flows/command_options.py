@@ -59,7 +59,17 @@ def build_parser() -> OneLineParser:
 def _add_demo(commands: Any) -> None:
     demo = add_command(commands, "demo", "the whole pipeline on a made-up cohort, then a report")
     demo.add_argument(
-        "--root", type=local, default=Path("demo"), help="folder for everything it makes (./demo)"
+        "part",
+        nargs="?",
+        choices=("classifier", "localiser"),
+        default="classifier",
+        help="classifier: archives to a trained classifier; localiser: organ boxes from few masks "
+        "(classifier)",
+    )
+    demo.add_argument(
+        "--root",
+        type=local,
+        help="folder for everything it makes (./demo, for the localiser ./demo-localiser)",
     )
     demo.add_argument("--seed", type=int, help="another cohort and training seed")
 

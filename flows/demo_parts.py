@@ -112,14 +112,16 @@ all folds. It names no patient. Items of two guidelines:</p>
 def list_pages(run: Path) -> str:
     """Links to the other pages in the folder of the run."""
     found = {page: text for page, text in PAGES.items() if (run / page).is_file()}
-    return _table([{"Page": LINK.format(page, page), "Shows": t} for page, t in found.items()])
+    return render_table(
+        [{"Page": LINK.format(page, page), "Shows": t} for page, t in found.items()]
+    )
 
 
 def table_1(run: Path) -> str:
     """The scores of this run above the rows of the paper's Table 1."""
     seed = checkpoint.read_run(run / "finetune")["recipe"]["seed"]
     rows = table_1_of_run(run / "finetune", "this run, made-up cohort", "2D-VoCo")
-    return TABLE_1.render(seed=seed, table=_table(rows))
+    return TABLE_1.render(seed=seed, table=render_table(rows))
 
 
 def heads(run: Path, epochs: int) -> str:
@@ -135,7 +137,7 @@ def heads(run: Path, epochs: int) -> str:
         for row in results["rows"]
     ]
     constant = f"{results['best_constant'][ORGAN_SCORE]:.3f}"
-    return HEADS.render(epochs=epochs, results=results, constant=constant, table=_table(rows))
+    return HEADS.render(epochs=epochs, results=results, constant=constant, table=render_table(rows))
 
 
 def arms(run: Path, changes: Sequence[str]) -> str:
@@ -170,7 +172,10 @@ def arms(run: Path, changes: Sequence[str]) -> str:
         lines, title="Label efficiency", x_label="labelled patients", y_label=f"{ORGAN_SCORE} ↓"
     )
     return ARMS.render(
-        changes=changes, table=_table(rows), chart=Markup(chart), patients=results["test_patients"]
+        changes=changes,
+        table=render_table(rows),
+        chart=Markup(chart),
+        patients=results["test_patients"],
     )
 
 
@@ -185,7 +190,7 @@ def explanation(run: Path, shown: int) -> str:
     parts = [
         {
             "title": part.title,
-            "table": _table([dict(zip(part.columns, row, strict=True)) for row in rows]),
+            "table": render_table([dict(zip(part.columns, row, strict=True)) for row in rows]),
             "notes": part.notes,
         }
         for part, rows in chosen
@@ -211,7 +216,9 @@ def predictions(run: Path, labels: Path) -> str:
             row |= {group.name: predicted, f"{group.name}, label": label}
         rows.append(row)
     grades = counts.total()
-    return PREDICTIONS.render(patients=len(lines), grades=grades, counts=counts, table=_table(rows))
+    return PREDICTIONS.render(
+        patients=len(lines), grades=grades, counts=counts, table=render_table(rows)
+    )
 
 
 def card(run: Path) -> str:
@@ -226,7 +233,7 @@ def card(run: Path) -> str:
     ]
     return CARD.render(
         files=sorted(path.name for path in folder.iterdir() if path.is_file()),
-        table=_table(rows),
+        table=render_table(rows),
         gaps=[item for item in items if item["gap"]],
     )
 
@@ -247,6 +254,6 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> Markup:
+def render_table(rows: Sequence[Mapping[str, str]]) -> Markup:
     """A table whose columns are the keys of the rows; empty without rows."""
     return Markup(TABLE.render(rows=rows) if rows else "")

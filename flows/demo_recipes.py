@@ -1,4 +1,4 @@
-"""Recipes of the demo: the size of the made-up cohort, and the recipes it is trained with."""
+"""Recipes of the demos: the size of the made-up cohort, and the recipes it is trained with."""
 
 from __future__ import annotations
 
@@ -58,4 +58,47 @@ TINY: Final = DemoRecipe(
     head_epochs=6,
     label_fractions=(0.25, 1.0),
     experiment_changes=("epochs=5", "view.slices=12", "view.size_px=32"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LocaliserRecipe:
+    """Everything that decides the result of a demo of the localiser. The report states it."""
+
+    name: str
+    patients: int
+    """Patients of all domains of harder phantoms, in RATIC's layout."""
+    matrix: int
+    """Rows and columns of a slice."""
+    slices: int
+    """Nominal slices of a chest-to-thigh scan."""
+    mask_share: float
+    """Share of the patients with masks of their organs."""
+    test_share: float
+    """Share of the patients that no run learns from."""
+    seed: int
+    """Seed of the cohort, unless `voco demo --seed` gives another."""
+    project: str
+    """Name of the recipe of 3D-to-2D networks."""
+    masks: int
+    """Patients whose masks are learnt from."""
+    margin_mm: float
+    """Margin of the boxes."""
+    pictures: int
+    """Series on the page of the boxes."""
+
+
+# voco demo localiser: at most 5 minutes on 2 cores.
+TINY_LOCALISER: Final = LocaliserRecipe(
+    name="tiny",
+    patients=60,
+    matrix=128,
+    slices=64,
+    mask_share=0.8,
+    test_share=0.4,
+    seed=0,
+    project="tiny",
+    masks=10,
+    margin_mm=20.0,
+    pictures=6,
 )

@@ -37,6 +37,7 @@ def finetune(
     recipe: FinetuneRecipeName = "default",
     changes: tuple[str, ...] = (),
     image_labels: Path | None = None,
+    organ_boxes: Path | None = None,
     split: Path | None = None,
     transductive: bool = False,
     max_steps: int | None = None,
@@ -54,6 +55,7 @@ def finetune(
         recipe: Name of a fine-tuning recipe, or the path of a .toml file.
         changes: Changes of the recipe, each NAME=VALUE, such as lr=1e-3.
         image_labels: image_level_labels.csv of RATIC, for recipes with slice_weight.
+        organ_boxes: Table of the flow localise, for the head organ_queries and series without mask.
         split: File of voco split; without it the run makes a split.
         transductive: Accept a backbone that was pretrained on test patients.
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
@@ -69,6 +71,7 @@ def finetune(
         recipe=recipe,
         changes=changes,
         image_labels=image_labels,
+        organ_boxes=organ_boxes,
         split=split,
         transductive=transductive,
         max_steps=max_steps,

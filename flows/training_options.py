@@ -95,6 +95,13 @@ def add_finetune(commands: Any) -> None:
     finetune.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
     add_image_labels(finetune, "for recipes with slice_weight")
     finetune.add_argument(
+        "--organ-boxes",
+        type=Path,
+        metavar="FILE",
+        help="table of voco localise: boxes of organs in series without masks, for the head "
+        "organ_queries",
+    )
+    finetune.add_argument(
         "--allow-unlabelled", action="store_true", help="leave out patients without labels"
     )
     _add_init(finetune)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final
 
 from flows.archive_masks import open_masks
@@ -20,14 +21,20 @@ from voco_models import stages
 
 
 def demo(args: argparse.Namespace) -> Mapping[str, object]:
-    """Run the demo flow with an embedded Prefect, whose home is in the demo's folder."""
+    """Run a demo flow with an embedded Prefect, whose home is in the demo's folder."""
     from flows.embedded import isolate_prefect, start_server
 
-    isolate_prefect(args.root)
+    is_localiser = args.part == "localiser"
+    root = args.root or Path("demo-localiser" if is_localiser else "demo")
+    isolate_prefect(root)
     start_server()
+    if is_localiser:
+        from flows.localiser_demo import localiser_demo
+
+        return localiser_demo(root, seed=args.seed)
     from flows.demo import demo as demo_flow
 
-    return demo_flow(args.root, seed=args.seed)
+    return demo_flow(root, seed=args.seed)
 
 
 def preprocess(args: argparse.Namespace) -> Mapping[str, object]:
@@ -121,6 +128,7 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
         recipe=args.recipe,
         changes=tuple(args.changes),
         image_labels=args.image_labels,
+        organ_boxes=args.organ_boxes,
         split=args.split,
         transductive=args.transductive,
         max_steps=args.max_steps,

@@ -6,11 +6,13 @@ Python code is running; if C code is running, its process is ended.
 
 from __future__ import annotations
 
+import _weakrefset
 import faulthandler
 import math
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -53,6 +55,13 @@ def check_scanner_range(name: str, values_mm: Iterable[float]) -> None:
             )
 
 
+RETRY_S = 0.05
+"""Time until a timer is tried again that went off where an exception would be ignored."""
+AGAIN_S = 1.0
+"""Time until an exception of the timer that was ignored after all is raised again."""
+_CALLBACK_FILES = (weakref.__file__, _weakrefset.__file__)
+
+
 class _Expired(BaseException):
     """Raised by the timer. Not an Exception: handlers for hostile files must not catch it."""
 
@@ -69,11 +78,14 @@ def deadline(seconds: float) -> Iterator[None]:
         yield
         return
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
+    def stop(_signal: int, frame: FrameType | None) -> None:
+        if _ignores_exceptions(frame):
+            signal.setitimer(signal.ITIMER_REAL, RETRY_S, AGAIN_S)
+            return
         raise _Expired
 
     old_handler = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
     try:
         yield
     except _Expired:
@@ -83,6 +95,16 @@ def deadline(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, old_handler)
+
+
+def _ignores_exceptions(frame: FrameType | None) -> bool:
+    """Whether Python calls the frame while it removes an object: it then ignores exceptions."""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__del__" or code.co_filename in _CALLBACK_FILES:
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager

@@ -238,7 +238,7 @@ def test_split_makes_a_file_and_appends_to_it(
     ("words", "about"),
     [
         ("split none.zarr --out s.json", "none.zarr"),
-        ("split STORE --labels none.csv --out s.json", "cannot read the label table"),
+        ("split STORE --labels none.csv --out s.json", "cannot be read"),
         ("split STORE --folds 1 --out s.json", "at least 2 folds"),
         ("split STORE --folds 9 --out s.json", "4 patients are too few"),
         ("pretrain STORE --recipe tiny --split none.json --out run", "cannot read the split"),

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import importlib
 import inspect
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import pytest
 import yaml
 from prefect import Flow
-from prefect.client.orchestration import get_client
-from prefect.settings import (
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    get_current_settings,
-    temporary_settings,
-)
 from prefect.states import Failed
-from prefect.testing.utilities import prefect_test_harness
-from selenium import webdriver
-from selenium.webdriver.common.by import By
 
-from flows.demo import compare_arms, demo, next_run_folder
-from flows.demo_recipes import TINY
+from flows.demo import demo
 from flows.evaluate import evaluate
 from flows.experiment import experiment
 from flows.explain import explain
 from flows.finetune import finetune
 from flows.localise import localise
+from flows.localiser_demo import localiser_demo
 from flows.names import full_name
 from flows.predict import predict
 from flows.preprocess import preprocess
@@ -45,26 +31,17 @@ from flows.project import project
 from flows.retrain import retrain
 from flows.retries import worth_retrying
 from tests.support import (
-    browser,
-    prefect_database as databases,
     small_experiment,
-    small_finetune,
     small_projections,
 )
+from tests.support.prefect_artifacts import artifacts
 from tests.support.project import PROJECT
-from tests.support.undrawn import drawing
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError, StoreBusy
 from voco_data.ingest.options import IngestOptions
-from voco_data.selection.exposure import SeenPatients
-from voco_data.selection.series import Selection
-from voco_data.selection.split_file import read_split
 from voco_data.storage.local import LocalStorage
-from voco_data.store.reader import Store
 from voco_data.store.spec import FINETUNE, PRETRAIN
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
-from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
-from voco_models.stages.pretrain_series import select_pretraining_series
 
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for the whole file
 
@@ -80,6 +57,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "localise": localise,
     "retrain": retrain,
     "demo": demo,
+    "localiser-demo": localiser_demo,
 }
 STAGES = {
     "preprocess": "voco_data.ingest",
@@ -92,24 +70,6 @@ STAGES = {
     "project": "voco_models.stages",
     "localise": "voco_models.stages",
 }
-
-
-@pytest.fixture(scope="module")
-def embedded(prefect_database: Path) -> Iterator[None]:
-    """A Prefect of our own for this file; never the user's home or database."""
-    home = get_current_settings().home
-    assert home.is_relative_to(tempfile.gettempdir()), "conftest.py sets PREFECT_HOME"
-    without_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})  # 1 s a run
-
-    def make_folder() -> str:
-        folder = tempfile.mkdtemp()
-        databases.copy(prefect_database, Path(folder), "prefect-test.db")
-        return folder
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("prefect.testing.utilities.mkdtemp", make_folder)
-        with prefect_test_harness(server_startup_timeout=120), without_heartbeats:
-            yield
 
 
 class Calls(dict[str, dict[str, Any]]):
@@ -165,13 +125,6 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: None) -> Ca
     for name, module in STAGES.items():
         monkeypatch.setattr(f"{module}.{name}", recorded.stand_in(name))
     return recorded
-
-
-def artifacts() -> dict[str, tuple[str, Any]]:
-    """Key → type and data of the newest artifact of that key."""
-    with get_client(sync_client=True) as client:
-        answer = client.request("POST", "/artifacts/latest/filter", json={})
-    return {found["key"]: (found["type"], found["data"]) for found in answer.json()}
 
 
 # --- each flow on its own ----------------------------------------------------------------------
@@ -403,218 +356,6 @@ def test_a_crashed_training_run_goes_on_when_it_is_retried(
     assert calls["pretrain"]["resume"] is resume
 
 
-def test_demo_runs_in_new_folders(tmp_path: Path) -> None:
-    assert next_run_folder(tmp_path) == tmp_path / "demo-1"
-    (tmp_path / "demo-1").mkdir()
-    assert next_run_folder(tmp_path) == tmp_path / "demo-2"
-
-
-@pytest.fixture(scope="module")
-def short_recipes(embedded: None) -> Iterator[None]:
-    """The demo has every real stage and less of everything."""
-    fit = replace(PRETRAIN_RECIPES["tiny"].fit, total_steps=3, warmup_steps=1, log_every=1)
-    short_pretrain = replace(PRETRAIN_RECIPES["tiny"], fit=fit)
-    short_finetune = replace(
-        small_finetune.RECIPE,
-        name="tiny",
-        epochs=1,
-        head="organ_queries",
-        pooling="stages",
-        attention_weight=0.3,
-    )
-    cohort = replace(
-        TINY,
-        patients=12,
-        unlabelled=2,
-        matrix=64,
-        slices=24,
-        new_patients=2,
-        head_epochs=1,
-        label_fractions=(0.8, 1.0),
-        finetune_changes=(),
-        experiment_changes=("epochs=1",),
-    )
-    stages = "voco_models.stages"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("flows.demo.TINY", cohort)
-        patched.setattr(f"{stages}.pretrain_recipes.PRETRAIN_RECIPES", {"tiny": short_pretrain})
-        patched.setattr(f"{stages}.finetune_recipes.FINETUNE_RECIPES", {"tiny": short_finetune})
-        yield
-
-
-@pytest.fixture(scope="module")
-def demo_run(
-    short_recipes: None, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
-    """The root of a demo, and its summary. Of the trials in it, no plots are drawn."""
-    root = tmp_path_factory.mktemp("demo")
-    with drawing(), pytest.MonkeyPatch.context() as patched:
-        patched.setattr("flows.demo.compare_arms", drawing(on=False)(compare_arms))
-        return root, demo(root)
-
-
-def test_the_demo_ends_in_a_report(demo_run: tuple[Path, dict[str, Any]]) -> None:
-    root, first = demo_run
-    assert first["stored"] > 0
-    assert first["stored"] + first["refused"] == first["series"]
-    page = Path(first["report"]).read_text()
-    assert "<th>patients</th><td>12</td>" in page
-    for heading in ("The recipe", "RATIC: what went in", "Pretraining", "Scores on held-out"):
-        assert f"<h2>{heading}" in page
-    assert "<script" not in page
-    assert "http://" not in page.replace("http://www.w3.org", "")
-    _check_held_out(root / "seed-0", Path(first["run"]), first["evaluate"], page)
-    assert str(Path(first["report"]).absolute()) in artifacts()["demo-report"][1]
-
-
-TRAINING = ("pretrain", "finetune", "explain", "predict", "write_card", "compare_heads",
-            "compare_arms")  # fmt: skip
-"""Stages of the demo that write into the folder of the run alone."""
-
-
-@pytest.mark.parametrize(
-    "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["stores", "whole"]
-)
-def test_a_second_demo_reuses_the_stores(
-    demo_run: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, whole: bool
-) -> None:
-    root, first = demo_run
-    if not whole:
-        for name in TRAINING:
-            monkeypatch.setattr(f"flows.demo.{name}", lambda *_, **__: None)
-        monkeypatch.setattr("flows.demo.evaluate", lambda run: {})
-        monkeypatch.setattr("flows.demo.write_report", lambda run, *_: run / "report.html")
-    before = {path: path.read_bytes() for path in Path(first["run"]).rglob("*.json")}
-    second = demo(root)
-    assert second["stored"] == 0
-    assert second["cached"] == first["stored"]
-    assert second["run"] != first["run"]
-    assert {path: path.read_bytes() for path in before} == before
-    assert Path(first["report"]).exists()
-    assert str(Path(second["report"]).absolute()) in artifacts()["demo-report"][1]
-
-
-def test_the_demos_report_shows_all_parts_in_a_browser(
-    demo_run: tuple[Path, dict[str, Any]],
-    chrome: webdriver.Chrome,
-    tmp_path: Path,
-) -> None:
-    """The folder of the run, moved elsewhere: its links still lead to its pages."""
-    root, first = demo_run
-    run = tmp_path / "moved"
-    shutil.copytree(first["run"], run)
-    _open(chrome, run / "report.html")
-    links = {
-        Path(unquote(urlparse(str(link.get_attribute("href"))).path))
-        for link in chrome.find_elements(By.CSS_SELECTOR, "section a")
-    }
-    assert all(link.is_file() and link.is_relative_to(run) for link in links)
-    pages = ("pretrain/report.html", "finetune/report.html", "explanation/explanation.html")
-    assert links >= {run / page for page in (*pages, "predictions/index.html", "card/spec.json")}
-    assert run / "experiment" / "report.html" in links
-    tables = {
-        section.find_element(By.TAG_NAME, "h2").text: [
-            [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")]
-            for row in section.find_elements(By.TAG_NAME, "tr")
-        ]
-        for section in chrome.find_elements(By.TAG_NAME, "section")
-    }
-    _check_table_1(tables["Table 1, beside the paper's"], first["evaluate"]["scores"])
-    heads = [row[0] for row in tables["Heads on cached features"][1:]]
-    assert heads == ["bilstm", "gru_attention", "gated_attention", "transformer", "organ_queries"]
-    arms = tables["Arms and labels"][1:]
-    assert [row[1] for row in arms] == ["scratch", "voco"] * 2
-    assert int(arms[0][0]) < int(arms[2][0])
-    assert [bool(row[3]) for row in arms] == [False, True] * 2
-    assert [row[0] for row in tables["The model card"][1:]] == ["CLAIM 2024", "TRIPOD+AI"]
-    patients = tables["Predictions of new patients"][1:]
-    _check_new_patients(patients, root / "seed-0" / "cohort")
-    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert chrome.execute_script(wide) == 0
-    chrome.find_element(By.LINK_TEXT, patients[0][0]).click()
-    assert chrome.find_element(By.TAG_NAME, "h1").text == f"Patient {patients[0][0]}"
-    assert _pictures(chrome) >= 12
-    _open(chrome, run / "explanation" / "explanation.html")
-    titles = [title.text for title in chrome.find_elements(By.TAG_NAME, "h2")]
-    shown = {title.split(",")[0] for title in titles if title.startswith("Patient ")}
-    test = read_split(root / "seed-0" / "split.json").test
-    assert len(shown) == min(TINY.explained_patients, len(test))
-    assert shown <= {f"Patient {patient}" for patient in test}
-    assert len(chrome.find_elements(By.TAG_NAME, "svg")) >= 2 * len(shown)
-    assert _pictures(chrome) >= 2 * len(shown)
-
-
-def _open(chrome: webdriver.Chrome, page: Path) -> None:
-    """Open a page, which asks for nothing else."""
-    chrome.get("about:blank")
-    chrome.get_log("browser")
-    browser.requests(chrome)
-    chrome.get(page.as_uri())
-    assert browser.requests(chrome) == [page.as_uri()]
-    assert chrome.get_log("browser") == []
-
-
-def _pictures(chrome: webdriver.Chrome) -> int:
-    """How many slices are on the page; the first one is drawn."""
-    slices = chrome.find_elements(By.CSS_SELECTOR, "svg:has(image)")
-    drawn = browser.pixels(slices[0])
-    assert drawn.max() - drawn.min() > 100
-    return len(slices)
-
-
-def _check_table_1(rows: list[list[str]], scores: dict[str, dict[str, float]]) -> None:
-    """One row of this run, then the paper's six."""
-    names = ("mean_average_precision", "macro_precision", "macro_recall")
-    assert rows[1] == [
-        "this run, made-up cohort",
-        "test_byobnet",
-        "2D-VoCo",
-        f"{scores['rsna_organ_3']['value']:.4f}",
-        *(f"{100 * scores[name]['value']:.2f}" for name in names),
-    ]
-    assert [row[0] for row in rows[2:]] == ["paper, RATIC"] * 6
-    paper = ["0.4133", "0.3818", "0.3777", "0.4009", "0.3925", "0.3817"]
-    assert [row[3] for row in rows[2:]] == paper
-
-
-def _check_new_patients(rows: list[list[str]], cohort: Path) -> None:
-    """They are not in the cohort, and the labels beside the predictions are theirs."""
-
-    def read(archive: Path) -> dict[str, dict[str, str]]:
-        with (archive / "train.csv").open(newline="") as file:
-            return {row["patient_id"]: row for row in csv.DictReader(file)}
-
-    labels = read(cohort / "new" / "ratic")
-    assert len(labels) == 2
-    assert labels.keys().isdisjoint(read(cohort / "ratic"))
-    assert [row[0] for row in rows] == sorted(labels)
-    for patient, *cells in rows:
-        for number, organ in enumerate(("kidney", "liver", "spleen")):
-            predicted, label = cells[2 * number : 2 * number + 2]
-            assert labels[patient][f"{organ}_{label}"] == "1"
-            assert predicted in ("healthy", "low", "high", "no decision", "refused")
-
-
-def _check_held_out(folder: Path, run: Path, scores: dict[str, Any], page: str) -> None:
-    """The demo pretrains on both archives, and on none of its test patients."""
-    split = read_split(folder / "split.json")
-    (pretrain_store,) = (folder / "stores").glob("pretrain-*.zarr")
-    store = Store.open(pretrain_store)
-    seen = SeenPatients.read(run / "pretrain")
-    assert seen is not None
-    everyone = set(store.catalogue["patient_id"])
-    assert set(seen.stores[0].contents) == everyone - set(split.test)
-    assert len(split.groups) == 12
-    assert (scores["transductive"], scores["pretrained_on_test_patients"]) == (False, 0)
-    assert f"pretrained on none of the {len(split.test)} test patients" in " ".join(page.split())
-    for layouts in (("ratic",), ("flare",), ("ratic", "flare")):  # the paper's arms, of one root
-        arm = select_pretraining_series(
-            [store], Selection(layouts=layouts), split, transductive=False
-        )
-        assert set(arm.series["layout"]) == set(layouts)
-        assert set(arm.series["patient_id"]).isdisjoint(split.test)
-
-
 # --- retries -----------------------------------------------------------------------------------
 
 
@@ -670,9 +411,10 @@ def test_every_flow_is_deployed_once() -> None:
 @pytest.mark.parametrize("name", sorted(FLOWS))
 def test_flow_file_and_deployment_have_one_name(name: str) -> None:
     flow, deployment = FLOWS[name], DEPLOYMENTS[name]
+    module = name.replace("-", "_")
     assert flow.name == name
-    assert deployment["entrypoint"] == f"flows.{name}:{name}"
-    assert flow.fn.__module__ == f"flows.{name}"
+    assert deployment["entrypoint"] == f"flows.{module}:{module}"
+    assert flow.fn.__module__ == f"flows.{module}"
     assert deployment["work_pool"]["job_variables"]["command"] == "python -m flows.job"
     assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
 
@@ -711,8 +453,3 @@ def test_a_flow_is_a_table_of_contents(name: str) -> None:
     source = inspect.getsource(FLOWS[name].fn)
     body = source.split('"""')[2]
     assert len(body.strip().splitlines()) <= 25
-
-
-def test_the_tiny_recipe_names_real_recipes() -> None:
-    assert TINY.pretrain in PRETRAIN_RECIPES
-    assert TINY.finetune in FINETUNE_RECIPES

@@ -31,8 +31,8 @@ from tests.support.prefect_site import (
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for the whole file
 
 FLOWS = (
-    "demo", "evaluate", "experiment", "explain", "finetune", "localise", "predict", "preprocess",
-    "pretrain", "project", "retrain",
+    "demo", "evaluate", "experiment", "explain", "finetune", "localise", "localiser-demo",
+    "predict", "preprocess", "pretrain", "project", "retrain",
 )  # fmt: skip
 
 
@@ -45,7 +45,11 @@ def test_all_flows_are_deployed_to_their_pools(site: Site) -> None:
     deployments = site.ask("/deployments/filter")
     assert sorted(deployment["name"] for deployment in deployments) == sorted(FLOWS)
     pools = {name: site.deployment(name)["work_pool_name"] for name in FLOWS}
-    assert {name for name, pool in pools.items() if pool == "cpu"} == {"demo", "preprocess"}
+    assert {name for name, pool in pools.items() if pool == "cpu"} == {
+        "demo",
+        "localiser-demo",
+        "preprocess",
+    }
     assert set(pools.values()) == {"cpu", "gpu"}
     assert site.api.get("/work_pools/gpu").json()["concurrency_limit"] == 1
 

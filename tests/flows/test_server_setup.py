@@ -39,6 +39,8 @@ def again(site: Site) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     own = [{"schedule": {"cron": "0 5 * * *"}, "active": False}]  # made on the page: without a slug
     site.api.post(schedules, json=own).raise_for_status()
     site.api.patch("/work_pools/gpu", json={"concurrency_limit": 2}).raise_for_status()
+    for worker in site.workers("gpu"):  # that other tests have started and stopped
+        site.api.delete(f"/work_pools/gpu/workers/{worker['name']}").raise_for_status()
     silent = automations(site)[SILENT_RUNS]["id"]
     site.api.patch(f"/automations/{silent}", json={"enabled": False}).raise_for_status()
     with webhook() as (url, posted):

@@ -123,6 +123,12 @@ class Site:
         )
         return runs
 
+    def workers(self, pool: str) -> list[dict[str, Any]]:
+        """The workers of a pool that are online, or were until a while ago."""
+        online = {"status": {"any_": ["ONLINE"]}}
+        found: list[dict[str, Any]] = self.ask(f"/work_pools/{pool}/workers/filter", workers=online)
+        return found
+
     def run(self, name: str, **parameters: Any) -> str:
         """Ask for a run of the deployment `name/name`; returns its id."""
         address = f"/deployments/{self.deployment(name)['id']}/create_flow_run"

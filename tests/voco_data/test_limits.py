@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import time
+import weakref
+from collections.abc import Callable
 
 import pytest
 
@@ -27,6 +29,52 @@ def test_slow_python_is_refused_and_the_next_block_is_not() -> None:
     with deadline(0.2):
         pass
     time.sleep(0.3)  # the timer of a block that has ended does nothing
+
+
+def wait(seconds: float) -> None:
+    """Run Python code for a while."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+class Finalised:
+    """Takes long to be removed. Python ignores exceptions in `__del__`."""
+
+    def __del__(self) -> None:
+        wait(0.3)
+
+
+class Referenced:
+    pass
+
+
+def remove_object() -> None:
+    del [Finalised()][0]
+
+
+def remove_referenced_object() -> None:
+    watched = Referenced()
+    finalizer = weakref.finalize(watched, wait, 0.3)
+    del watched
+    assert not finalizer.alive
+
+
+@pytest.mark.parametrize("remove", [remove_object, remove_referenced_object])
+def test_time_that_ends_where_python_ignores_exceptions_is_not_forgotten(
+    remove: Callable[[], None],
+) -> None:
+    """pytest makes an ignored exception an error, too."""
+
+    def remove_and_wait() -> None:
+        with deadline(0.1):
+            remove()
+            wait(20)
+
+    with pytest.raises(SeriesRefused) as caught:
+        remove_and_wait()
+    assert caught.value.reason == Reason.TIME_LIMIT
+    time.sleep(0.2)  # no timer is left
 
 
 def stuck() -> None:

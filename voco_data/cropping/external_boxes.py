@@ -22,6 +22,7 @@ from voco_data.cropping.abdomen import TRUSTED_CONFIDENCE
 from voco_data.errors import InputError, SeriesRefused
 from voco_data.masks import ABDOMINAL_ORGANS, SUBDIAPHRAGMATIC_ORGANS, OrganBounds
 from voco_data.reasons import Reason
+from voco_data.storage import read_table
 from voco_data.volumes import Box, Canonical, Index, Triple
 
 REQUIRED = ("series_uid", "z_low_mm", "z_high_mm")
@@ -94,13 +95,7 @@ def read_boxes(path: Path) -> dict[str, GivenBox]:
 
     Columns: series_uid, z_low_mm, z_high_mm; optional y and x likewise, made_by, confidence.
     """
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype={"series_uid": "string", "made_by": "string"})
-    except (OSError, ValueError) as error:
-        raise InputError(f"boxes {path}: cannot be read as a table ({error})") from error
+    table = read_table(path, "boxes", dtype={"series_uid": "string", "made_by": "string"})
     missing = sorted(set(REQUIRED) - set(table.columns))
     if missing:
         raise InputError(

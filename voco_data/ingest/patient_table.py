@@ -13,6 +13,7 @@ import pandas as pd
 
 from voco_data.cohort import Cohort
 from voco_data.errors import InputError
+from voco_data.storage import read_table
 
 COLUMNS = ("series", "patient_id")
 
@@ -23,16 +24,7 @@ def read_patients(path: Path) -> dict[str, str]:
     Raises InputError for a table that cannot be read, that lacks a column, or that has an empty
     cell or a series twice; it names the row.
     """
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype="string", keep_default_na=False)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a table"
-        raise InputError(
-            f"ids {path}: cannot be read ({reason}); expected CSV or Parquet"
-        ) from error
+    table = read_table(path, "ids", dtype="string", keep_default_na=False)
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise InputError(

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from voco_data.errors import InputError
+from voco_data.storage import read_table
 
 GROUP_OF_INJURY = {"Active_Extravasation": "extravasation", "Bowel": "bowel"}
 """`injury_name` of the table to the name of the target group."""
@@ -27,11 +26,7 @@ def read_image_labels(path: str | Path) -> ImageLabels:
     is no whole number.
     """
     file = Path(path)
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{file}: expected a CSV table of image labels ({reason})") from error
+    table = read_table(file, "image labels", dtype=str, keep_default_na=False)
     missing = [name for name in _COLUMNS if name not in table.columns]
     if missing:
         raise InputError(

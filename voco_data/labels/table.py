@@ -6,7 +6,6 @@ One row a patient. Every group is one-hot: exactly one of its columns is 1.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 
 from voco_data.errors import InputError
 from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS, TargetGroup
+from voco_data.storage import MAX_TABLE_BYTES, parse_table, read_bytes
 
 Int8 = npt.NDArray[np.int8]
 
@@ -161,15 +161,8 @@ def _relabel(labels: Labels, name_of_row: dict[int, str]) -> Labels:
 
 def _read_table(file: Path) -> tuple[pd.DataFrame, str]:
     """The table, and the SHA-256 of the bytes that it was parsed from."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot read the label table ({error.strerror})") from error
-    try:
-        table = pd.read_csv(io.BytesIO(data), dtype={_PATIENT_COLUMN: str}, keep_default_na=False)
-    except (ValueError, pd.errors.ParserError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{file}: expected a CSV table of labels ({reason})") from error
+    data = read_bytes(file, "labels", MAX_TABLE_BYTES)
+    table = parse_table(data, file, "labels", dtype={_PATIENT_COLUMN: str}, keep_default_na=False)
     return table, hashlib.sha256(data).hexdigest()
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from voco_data.errors import InputError
 from voco_data.paired_images.image_files import SUFFIXES
 from voco_data.paired_images.map_area import PLANES, Plane
+from voco_data.storage import read_table
 
 TABLE = "images.csv"
 """The table of a folder that `make_pairs` wrote. A folder with it is read by it."""
@@ -90,16 +91,9 @@ def _is_mask(path: Path) -> bool:
 
 
 def _read_table(path: Path) -> dict[Key, ImageEntry]:
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(
-                path, dtype="string", keep_default_na=False, encoding_errors="surrogateescape"
-            )
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"images {path}: cannot be read as a table ({reason})") from error
+    table = read_table(
+        path, "images", dtype="string", keep_default_na=False, encoding_errors="surrogateescape"
+    )
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise InputError(

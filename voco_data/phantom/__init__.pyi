@@ -1,4 +1,4 @@
-from . import cohort as cohort
+from . import cohort as cohort, domains as domains
 from .patient.model import PatientModel as PatientModel, make_patient as make_patient
 from .patient.pose import Scan as Scan, nearest_128th as nearest_128th
 from .protocol import make_scan as make_scan

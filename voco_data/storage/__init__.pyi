@@ -13,6 +13,17 @@ from .disk_cache import (
     LocalCache as LocalCache,
     user_cache as user_cache,
 )
+from .input_files import (
+    check_regular_file as check_regular_file,
+    read_bytes as read_bytes,
+    read_json as read_json,
+    read_text as read_text,
+)
+from .input_tables import (
+    MAX_TABLE_BYTES as MAX_TABLE_BYTES,
+    parse_table as parse_table,
+    read_table as read_table,
+)
 from .local import FencedLocalStorage as FencedLocalStorage, LocalStorage as LocalStorage
 from .locks import Fence as Fence
 from .object_store import ObjectStorage as ObjectStorage

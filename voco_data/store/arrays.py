@@ -17,6 +17,7 @@ from voco_data.store.chunks.codec import BLOSC
 from voco_data.store.keys import (
     ARRAYS,
     GROUP_METADATA,
+    MAX_ROWS,
     VALID,
     VOLUMES,
     array_metadata,
@@ -32,8 +33,10 @@ _COMPARED_MEMBERS = (
     "shape",
     "data_type",
     "chunk_grid",
+    "chunk_key_encoding",
     "codecs",
     "fill_value",
+    "storage_transformers",
 )
 """Members of an array's metadata that determine how its bytes are read."""
 
@@ -113,7 +116,7 @@ def _has_group_attributes(storage: ReadableStorage) -> bool:
     """Whether the group's metadata can be read and has attributes of ours."""
     try:
         attributes = json.loads(storage.read(GROUP_METADATA))["attributes"]["voco"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
     return isinstance(attributes, dict)
 
@@ -123,12 +126,13 @@ def _is_metadata_of(storage: ReadableStorage, name: str, spec: StoreSpec) -> boo
     try:
         metadata = json.loads(storage.read(array_metadata(name)))
         n_rows = metadata["shape"][0]
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        metadata.setdefault("storage_transformers", [])  # optional in Zarr v3
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return False
     expected = json.loads(_array_documents(spec)[name])
     expected["shape"][0] = n_rows
     is_same = all(metadata.get(member) == expected[member] for member in _COMPARED_MEMBERS)
-    return is_same and isinstance(n_rows, int) and n_rows >= 0
+    return is_same and type(n_rows) is int and 0 <= n_rows <= MAX_ROWS
 
 
 @cache

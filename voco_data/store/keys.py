@@ -6,6 +6,7 @@ Every key is defined here only.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 METADATA = "zarr.json"
 """Metadata of a Zarr group or array, in its folder."""
@@ -32,8 +33,11 @@ ROWS_PER_FOLDER = 1000
 WRITE_ONCE = (f"{CHUNKS}/", f"{RECORDS}/")
 """Prefixes of the keys of chunks and records: there are many, and none is ever replaced."""
 
-_CHUNK_KEY = re.compile(rf"{CHUNKS}/(\d+)/0/0/0")
-_RECORD_KEY = re.compile(rf"{RECORDS}/\d{{6,}}/(\d{{9,}})\.json")
+MAX_ROWS = 100_000_000
+"""Rows of a store, at most. A larger number in a key or in metadata is damaged or forged."""
+
+_CHUNK_KEY = re.compile(rf"{CHUNKS}/(0|[1-9]\d{{0,8}})/0/0/0")
+_RECORD_KEY = re.compile(rf"{RECORDS}/\d{{6}}/(\d{{9}})\.json")
 
 
 def array_metadata(array: str) -> str:
@@ -53,8 +57,7 @@ def chunk_folder(row: int) -> str:
 
 def row_of_chunk(key: str) -> int | None:
     """The row whose chunk has this key; None for other objects."""
-    match = _CHUNK_KEY.fullmatch(key)
-    return None if match is None else int(match[1])
+    return _row_of(_CHUNK_KEY.fullmatch(key), key, chunk_key)
 
 
 def valid_chunk_key(number: int) -> str:
@@ -69,8 +72,12 @@ def record_key(row: int) -> str:
 
 def row_of_record(key: str) -> int | None:
     """The row whose record has this key; None for other objects."""
-    match = _RECORD_KEY.fullmatch(key)
-    return None if match is None else int(match[1])
+    return _row_of(_RECORD_KEY.fullmatch(key), key, record_key)
+
+
+def _row_of(match: re.Match[str] | None, key: str, key_of: Callable[[int], str]) -> int | None:
+    row = -1 if match is None else int(match[1])
+    return row if 0 <= row < MAX_ROWS and key_of(row) == key else None
 
 
 def lock_key(store: str) -> str:

@@ -11,7 +11,7 @@ import xxhash
 
 from voco_data.errors import StoreCorrupt, is_file_error
 from voco_data.storage import ReadableStorage, WritableStorage
-from voco_data.store.keys import RECORDS, record_key, row_of_record
+from voco_data.store.keys import MAX_ROWS, RECORDS, record_key, row_of_record
 from voco_data.volumes import Triple
 
 
@@ -130,8 +130,10 @@ class Record:
             body = outer["record"]
             if _checksum(body) != outer["xxh3_128"]:
                 raise StoreCorrupt(f"{name}: the record does not match its checksum")
-            return cls(**_field_values(json.loads(body)))
-        except (ValueError, KeyError, TypeError) as error:
+            values = _field_values(json.loads(body))
+            _check_geometry(values)
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreCorrupt(f"{name}: the record cannot be read ({error})") from error
 
 
@@ -172,7 +174,25 @@ def read_record(store: ReadableStorage, row: int) -> Record | None:
         raise StoreCorrupt(f"{store}/{key}: the record cannot be read ({reason})") from error
     except UnicodeDecodeError as error:
         raise StoreCorrupt(f"{store}/{key}: the record is not text ({error})") from error
-    return Record.from_json(text, f"{store}/{key}")
+    record = Record.from_json(text, f"{store}/{key}")
+    if record.row != row:
+        raise StoreCorrupt(f"{store}/{key}: the record is of row {record.row}")
+    return record
+
+
+def _check_geometry(values: dict[str, Any]) -> None:
+    """Raise ValueError for values by which a volume would be turned or sought wrongly."""
+    row, permutation, flips = (values[name] for name in ("row", "permutation", "flips"))
+    if type(row) is not int or not 0 <= row < MAX_ROWS:
+        raise ValueError(f"row {row!r}")
+    if not isinstance(permutation, tuple) or sorted(permutation) != [0, 1, 2]:
+        raise ValueError(f"permutation {permutation!r}")
+    if not isinstance(flips, tuple) or [type(flip) for flip in flips] != [bool] * 3:
+        raise ValueError(f"flips {flips!r}")
+    for name in ("shape", "canonical_shape"):
+        sizes = values[name]
+        if len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError(f"{name} {sizes!r}")
 
 
 def _checksum(body: str) -> str:

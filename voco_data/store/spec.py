@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from voco_data.errors import InputError
-from voco_data.storage import STORE_SUFFIX, ReadableStorage
+from voco_data.storage import STORE_SUFFIX, ReadableStorage, read_json
 from voco_data.store.chunks.codec import Compression
 from voco_data.store.keys import GROUP_METADATA
 from voco_data.volumes import VOXEL_TYPE, GapPolicy, Quantisation, Voxel, VoxelType
@@ -30,6 +30,14 @@ VISIBLE_HU = (-100.0, 150.0)
 _PROFILE = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _MAX_SIZE = 4096
 """Voxels along an axis of the grid."""
+_MAX_VOXELS = 1 << 30
+"""Voxels of a volume: 16 times a scan of 1,024 slices of 256 x 256 pixels."""
+_MAX_MARGIN_MM = 1000.0
+_CT_HU = (-1024.0, 3071.0)
+"""The HU of 12 bits, from air to dense bone. A window without any of them shows a constant."""
+MAX_SPECS = 8
+"""Specs of a file: each is a grid that every series is resampled to."""
+_MAX_SPEC_BYTES = 1 << 20
 
 Crop = Literal["abdomen", "body", "none"]
 UnevenSlices = Literal["refuse", "resample"]
@@ -81,27 +89,46 @@ class StoreSpec:
             value=self.profile,
         )
         _require(
-            len(self.grid) == 3
-            and all(isinstance(n, int) and 1 <= n <= _MAX_SIZE for n in self.grid),
+            len(self.grid) == 3 and all(type(n) is int and 1 <= n <= _MAX_SIZE for n in self.grid),
             name="grid",
-            expected=f"three sizes from 1 to {_MAX_SIZE}",
+            expected=f"three whole numbers from 1 to {_MAX_SIZE}",
             value=self.grid,
         )
         _require(
-            len(self.margin_mm) == 3 and all(m >= 0 and math.isfinite(m) for m in self.margin_mm),
+            math.prod(self.grid) <= _MAX_VOXELS,
+            name="grid",
+            expected=f"three sizes of at most {_MAX_VOXELS:,} voxels together",
+            value=self.grid,
+        )
+        _require(
+            len(self.margin_mm) == 3 and all(0 <= m <= _MAX_MARGIN_MM for m in self.margin_mm),
             name="margin_mm",
-            expected="three lengths of 0 or more",
+            expected=f"three lengths from 0 to {_MAX_MARGIN_MM:g}",
             value=self.margin_mm,
         )
-        for name in ("window_width_hu", "spacing_tolerance"):
+        for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            _require(value > 0, name=name, expected="above 0", value=value)
-        for name in _FLOATS:
-            value = getattr(self, name)
-            _require(math.isfinite(value), name=name, expected="a finite number", value=value)
+            _require(
+                not isinstance(value, bool) and low <= value <= high,  # NaN is not in the range
+                name=name,
+                expected=f"a number from {low:g} to {high:g}",
+                value=value,
+            )
+        window_high = self.window_low_hu + self.window_width_hu
         _require(
-            self.min_slices >= 2, name="min_slices", expected="2 or more", value=self.min_slices
+            self.window_low_hu < _CT_HU[1] and window_high > _CT_HU[0],
+            name="the window",
+            expected=f"one that shows some HU from {_CT_HU[0]:g} to {_CT_HU[1]:g}",
+            value=(self.window_low_hu, window_high),
         )
+        for name, (least, most) in _WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            _require(
+                type(value) is int and least <= value <= most,
+                name=name,
+                expected=f"a whole number from {least} to {most}",
+                value=value,
+            )
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             _require(value in choices, name=name, expected=" or ".join(choices), value=value)
@@ -182,24 +209,36 @@ class StoreSpec:
             raise InputError(f"spec: unknown field {unknown[0]!r}; known are {sorted(names)}")
         if not {"profile", "grid"} <= set(data):
             raise InputError("spec: needs at least the fields profile and grid")
+        values = data | {name: _to_float(name, data[name]) for name in _RANGES if name in data}
+        for name in ("grid", "margin_mm"):
+            if name in data:
+                _require(
+                    isinstance(data[name], list | tuple),
+                    name=name,
+                    expected="a list of three numbers",
+                    value=data[name],
+                )
+                values[name] = tuple(data[name])
+        if "margin_mm" in data:
+            values["margin_mm"] = tuple(_to_float("margin_mm", m) for m in data["margin_mm"])
         try:
-            values = data | {name: float(data[name]) for name in _FLOATS if name in data}
-            values["grid"] = tuple(data["grid"])
-            if "margin_mm" in data:
-                values["margin_mm"] = tuple(float(margin) for margin in data["margin_mm"])
             return cls(**values)
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"spec: a field has the wrong type ({error})") from error
 
 
-_FLOATS = (
-    "window_level_hu",
-    "window_width_hu",
-    "min_extent_mm",
-    "spacing_tolerance",
-    "axis_tolerance_deg",
-)
-"""Fields of type float. JSON may have 50 for 50.0, which would give another digest."""
+_RANGES = {
+    "window_level_hu": (-32_768.0, 32_767.0),
+    "window_width_hu": (1.0, 65_536.0),
+    "min_extent_mm": (0.0, 10_000.0),
+    "spacing_tolerance": (1e-6, 10.0),
+    "axis_tolerance_deg": (0.0, 45.0),
+}
+"""Fields of type float, and their lowest and highest values. JSON may have 50 for 50.0, which would
+give another digest."""
+
+_WHOLE_NUMBERS = {"min_slices": (2, 100_000), "algorithm_version": (1, 1_000_000)}
+"""Fields of type int, and their lowest and highest values."""
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "crop": get_args(Crop),
@@ -211,9 +250,26 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 """Fields with a closed list of values, and these values."""
 
 
+def _to_float(name: str, value: object) -> float:
+    _require(
+        isinstance(value, int | float) and not isinstance(value, bool),
+        name=name,
+        expected="a number",
+        value=value,
+    )
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError as error:
+        raise InputError(f"spec: {name} must be a number that a float holds") from error
+
+
 def _require(is_valid: bool, *, name: str, expected: str, value: object) -> None:
     if not is_valid:
-        raise InputError(f"spec: {name} must be {expected}, got {value!r}")
+        raise InputError(f"spec: {name} must be {expected}, got {_shorten(repr(value))}")
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 PRETRAIN = StoreSpec(profile="pretrain", grid=(32, 192, 192))
@@ -231,15 +287,25 @@ PROFILES = {spec.profile: spec for spec in (PRETRAIN, FINETUNE, LOCALISE)}
 
 
 def read_spec_file(path: Path) -> list[StoreSpec]:
-    """Specs of a JSON file: one object, or a list of objects."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"spec file {path}: cannot be read as JSON ({error})") from error
+    """Specs of a JSON file: one object, or a list of at most `MAX_SPECS` objects.
+
+    Raises InputError, also for specs of another version of the algorithm, which this code cannot
+    make.
+    """
+    data = read_json(path, "spec file", _MAX_SPEC_BYTES)
     items = data if isinstance(data, list) else [data]
     if not items or not all(isinstance(item, dict) for item in items):
         raise InputError(f"spec file {path}: expected an object or a list of objects")
-    return [StoreSpec.from_mapping(item) for item in items]
+    if len(items) > MAX_SPECS:
+        raise InputError(f"spec file {path}: expected at most {MAX_SPECS} specs, got {len(items)}")
+    specs = [StoreSpec.from_mapping(item) for item in items]
+    for spec in specs:
+        if spec.algorithm_version != ALGORITHM_VERSION:
+            raise InputError(
+                f"spec file {path}: algorithm_version {spec.algorithm_version} of another voco; "
+                f"this one makes version {ALGORITHM_VERSION}: leave the field out, or use that voco"
+            )
+    return specs
 
 
 def distinct_specs(specs: list[StoreSpec]) -> list[StoreSpec]:
@@ -288,7 +354,7 @@ def _group_attributes(store: ReadableStorage) -> dict[str, Any]:
         attributes = metadata["attributes"]["voco"]
         if not isinstance(attributes["spec"], dict):
             raise TypeError("spec is not an object")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{store}: expected a store made by voco preprocess "
             f"(a folder <profile>-<digest>.zarr), cannot read its metadata ({error})"

@@ -23,11 +23,13 @@ from voco_data.store.index import StoreIndex
 from voco_data.store.integrity import VerifiedStamps
 from voco_data.store.keys import (
     CATALOGUE,
+    CHUNKS,
     WRITE_ONCE,
     chunk_folder,
     chunk_key,
     lock_key,
     record_key,
+    row_of_chunk,
 )
 from voco_data.store.record import Record, rows_with_record, series_key, write_record
 from voco_data.store.row_ids import RowIds
@@ -198,10 +200,12 @@ class StoreWriter:
 
     def _adopt_unlisted_rows(self) -> None:
         """Index rows that an interrupted run committed; remove what it left in other rows."""
-        n_rows = max(arrays.read_n_rows(self.storage), self._row_ids.n_rows, self.index.n_rows)
+        n_rows = max(self._row_ids.n_rows, self.index.n_rows)
         rows_beyond: list[int] = []
-        if self._row_ids.is_lost:
-            rows_beyond = sorted(row for row in rows_with_record(self.storage) if row >= n_rows)
+        if self._row_ids.is_lost or arrays.read_n_rows(self.storage) > n_rows:
+            # Rows that no table knows: by their objects, as N itself may be damaged.
+            found = {*rows_with_record(self.storage), *self._rows_with_chunk()}
+            rows_beyond = sorted(row for row in found if row >= n_rows)
         for row in chain(range(n_rows), rows_beyond):
             if self.index.has_row(row):
                 continue
@@ -211,6 +215,10 @@ class StoreWriter:
                 self.add_record(check.record)
             else:
                 self._remove_row(row)
+
+    def _rows_with_chunk(self) -> Iterator[int]:
+        rows = (row_of_chunk(key) for key, _ in self.storage.list_objects(CHUNKS))
+        return (row for row in rows if row is not None)
 
     def _find_damage(self, *, deep: bool) -> None:
         """Check rows that were touched since they were last verified; all rows if `deep`."""

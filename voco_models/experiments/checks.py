@@ -68,6 +68,7 @@ def _check_finetuning(
             recipe,
             init=SCRATCH if job.pretraining is not None else job.init,
             image_labels=job.image_labels,
+            organ_boxes=job.organ_boxes,
             split=read_split(job.split),
             allow_unlabelled=job.allow_unlabelled,
             pseudonymise=pseudonymise,

@@ -56,6 +56,8 @@ class Arm:
     organ_stores: dict[str, str] = field(default_factory=dict)
     """For a single-organ arm: by organ, a store whose volumes show that organ. Each organ then has
     a classifier of its own. `voco preprocess --boxes` fills such stores."""
+    organ_boxes: str | None = None
+    """Table of `voco localise` with boxes of organs, to train the head `organ_queries`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class Experiment:
                 pretrain=tuple(place(store) for store in arm.pretrain),
                 recipe=place_recipe(arm.recipe, folder),
                 organ_stores={organ: place(store) for organ, store in arm.organ_stores.items()},
+                organ_boxes=None if arm.organ_boxes is None else place(arm.organ_boxes),
             )
 
         return replace(

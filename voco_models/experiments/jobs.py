@@ -42,6 +42,7 @@ class FinetuneJob:
     store: str
     labels: Path
     image_labels: Path | None
+    organ_boxes: Path | None
     recipe: FinetuneRecipe
     init: str
     """`scratch`, `imagenet`, a file, or the folder of a run."""
@@ -137,6 +138,7 @@ class _Planner:
         self, arm: Arm, recipe: FinetuneRecipe, store: str, pretraining: PretrainJob | None
     ) -> FinetuneJob:
         init = arm.init if pretraining is None else str(pretraining.folder)
+        boxes = None if arm.organ_boxes is None else Path(arm.organ_boxes)
         digest = hash_values(
             {
                 "stage": "finetune",
@@ -146,12 +148,14 @@ class _Planner:
                 "split": self._split.digest,
                 "init": _describe_init(init) if pretraining is None else pretraining.digest,
             }
+            | ({} if boxes is None else {"organ_boxes": hash_file(boxes)})
             | describe_selection(recipe.selection)
         )
         return FinetuneJob(
             store=store,
             labels=Path(self._experiment.labels),
             image_labels=self._image_labels,
+            organ_boxes=boxes,
             recipe=recipe,
             init=init,
             pretraining=pretraining,

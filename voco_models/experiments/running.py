@@ -69,6 +69,7 @@ def _train(
         init=job.init,
         recipe=job.recipe,
         image_labels=job.image_labels,
+        organ_boxes=job.organ_boxes,
         split=job.split,
         resume=is_begun,
         allow_unlabelled=job.allow_unlabelled,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,7 +28,8 @@ from voco_models.data import (
 from voco_models.networks import SliceSequenceClassifier, create_backbone, find_head, regions_of
 from voco_models.objectives import depths_of, explain
 from voco_models.stages.finetune_recipes import FinetuneRecipe
-from voco_models.stages.series_geometry import SeriesGeometry, read_geometry
+from voco_models.stages.organ_box_table import read_organ_boxes
+from voco_models.stages.series_geometry import SeriesGeometry, read_geometry, read_records
 
 Weights: TypeAlias = npt.NDArray[np.floating[Any]]
 """float32 of one model, float64 of the mean of several."""
@@ -64,12 +66,19 @@ def input_volumes(recipe: FinetuneRecipe, store: Store) -> VolumeSource:
 
 
 def read_head_geometry(
-    recipe: FinetuneRecipe, store: Store, rows: Sequence[int]
+    recipe: FinetuneRecipe, store: Store, rows: Sequence[int], organ_boxes: Path | None = None
 ) -> SeriesGeometry | None:
-    """Depths and organs of `rows`, if the head needs them. InputError for a view that it cannot
-    place.
+    """Depths and organs of `rows`, if the head needs them.
+
+    `organ_boxes` is a table of boxes for series without masks; see `organ_box_table`. Raises
+    InputError for a view that the head cannot place, and for boxes that it does not use.
     """
     head = find_head(recipe.head)
+    if organ_boxes is not None and not head.keeps_places:
+        raise InputError(
+            f"{organ_boxes}: the head {recipe.head} does not use boxes of organs; set "
+            "head=organ_queries, or leave --organ-boxes out"
+        )
     if not head.needs_geometry:
         return None
     if head.keeps_places and not recipe.view.shows_whole_planes(store.grid):
@@ -77,7 +86,11 @@ def read_head_geometry(
             f"recipe: the head {recipe.head} needs whole planes; set view.size_px to "
             f"{store.grid[1]}, or view.reduce to average"
         )
-    return read_geometry(store, rows, regions_of(recipe.targets))
+    regions = regions_of(recipe.targets)
+    if organ_boxes is None:
+        return read_geometry(store, rows, regions)
+    uids = {record.series_uid for record in read_records(store, rows)}
+    return read_geometry(store, rows, regions, read_organ_boxes(organ_boxes, regions, uids))
 
 
 def explain_items(

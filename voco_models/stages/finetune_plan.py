@@ -174,6 +174,7 @@ def make_plan(
     *,
     init: str | Path,
     image_labels: Path | None = None,
+    organ_boxes: Path | None = None,
     split: Split | None = None,
     transductive: bool = False,
     allow_unlabelled: bool = False,
@@ -220,7 +221,7 @@ def make_plan(
         contents=contents_of_patients(named.assign(patient_id=named["person"])),
         window=input_window(recipe.window_hu, store.spec),
         series=series,
-        geometry=read_head_geometry(recipe, store, series.rows),
+        geometry=read_head_geometry(recipe, store, series.rows, organ_boxes),
         split=run_split,
         whole_split=whole_split,
         initial=initial,
@@ -235,7 +236,8 @@ def make_plan(
             selection=describe_series(table[table["person"].isin(used.patient_ids)]),
         )
         | {"initial_weights": initial.to_json()}
-        | ({} if image_labels is None else {"image_labels_sha256": hash_file(image_labels)}),
+        | ({} if image_labels is None else {"image_labels_sha256": hash_file(image_labels)})
+        | ({} if organ_boxes is None else {"organ_boxes_sha256": hash_file(organ_boxes)}),
     )
     for fold in range(recipe.n_folds):
         if plan.count_steps(fold) == 0:

@@ -72,6 +72,7 @@ LABELS = "labels.parquet"
 LABEL_TABLES = {
     "labels_sha256": "the label table",
     "image_labels_sha256": "the table of image labels",
+    "organ_boxes_sha256": "the table of organ boxes",
 }
 """Digests in `RUN/run.json`, and what they are of."""
 STAGE = "finetune"
@@ -114,6 +115,7 @@ def finetune(
     recipe: str | Path | FinetuneRecipe = "default",
     changes: Sequence[str] = (),
     image_labels: str | Path | None = None,
+    organ_boxes: str | Path | None = None,
     split: str | Path | None = None,
     transductive: bool = False,
     max_steps: int | None = None,
@@ -137,6 +139,8 @@ def finetune(
     recipe : a name, a `.toml` file, or a recipe.
     changes : `name=value` each, with the dotted name of an option.
     image_labels : `image_level_labels.csv` of the archive, for recipes with `slice_weight`.
+    organ_boxes : table of `voco localise` with boxes of organs, for the head `organ_queries` and
+        series without masks of them.
     split : file of `voco split`. Without it the run makes a split, by the same rule. A resumed run
         has its own.
     transductive : accept a backbone that was pretrained on test patients.
@@ -164,6 +168,7 @@ def finetune(
         finetune_recipe(recipe, changes),
         init=init,
         image_labels=None if image_labels is None else Path(image_labels),
+        organ_boxes=None if organ_boxes is None else Path(organ_boxes),
         split=find_split(split, run, resume=resume),
         transductive=transductive,
         allow_unlabelled=allow_unlabelled,

@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from voco_data.errors import InputError
 from voco_data.selection import Exposure, read_split
+from voco_data.storage import read_table
 from voco_data.store import Store
 from voco_models.data import step_seed
 from voco_models.networks import (
@@ -238,10 +238,7 @@ def load_named(name: str, seed: int = 0) -> Backbone:
 
 def read_domains(path: Path) -> dict[str, str]:
     """Domain by patient, of a CSV file. Raises InputError if it is none, or names two for one."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a CSV table of domains, cannot read it") from error
+    table = read_table(path, "domains", dtype=str, keep_default_na=False)
     if not {"patient_id", "domain"} <= set(table.columns):
         raise InputError(f"{path}: expected the columns patient_id and domain")
     domains: dict[str, str] = {}

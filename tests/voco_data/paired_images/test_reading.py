@@ -149,5 +149,5 @@ def test_a_source_that_is_not_there(store: Store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a folder of images or a table, got nothing"):
         read(tmp_path / "none", store)
     (tmp_path / "table.parquet").write_text("no parquet")
-    with pytest.raises(InputError, match="cannot be read as a table"):
+    with pytest.raises(InputError, match="expected a table in CSV"):
         read(tmp_path / "table.parquet", store)

@@ -8,14 +8,17 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import xxhash
 
 from tests.support import store_truth
 from tests.support.chaos_archive import SPECS, make_archive, write_specs
 from tests.support.ct_files import body, write_slices
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.ingest.run import PreprocessSummary, preprocess
+from voco_data.maintenance.listing import list_stores
 from voco_data.maintenance.verification import verify_store
 from voco_data.storage.base import Storage
 from voco_data.storage.local import LocalStorage
@@ -240,6 +243,92 @@ def test_both_tables_lost_at_once(rotten: Rotten) -> None:
 def test_verify_names_damaged_metadata(rotten: Rotten, file: str, says: str) -> None:
     truncate(rotten.store / file)
     assert any(says in problem for problem in verify_store(rotten.store).problems)
+
+
+FORGERIES: dict[str, Callable[[Any], object]] = {
+    "keys with dots": lambda data: data["chunk_key_encoding"].update(
+        configuration={"separator": "."}
+    ),
+    "keys of Zarr v2": lambda data: data["chunk_key_encoding"].update(name="v2"),
+    "no keys": lambda data: data.pop("chunk_key_encoding"),
+    "transformers": lambda data: data.update(storage_transformers=[{"name": "sharding"}]),
+    "compressed": lambda data: data["codecs"].append({"name": "gzip"}),
+    "another grid": lambda data: data["shape"].__setitem__(1, 3),
+    "a shape of a terabyte": lambda data: data["shape"].__setitem__(0, 10**12),
+    "a shape that is true": lambda data: data["shape"].__setitem__(0, True),
+    "a number for an object": lambda data: data.update(chunk_grid=3),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_metadata_that_other_tools_would_believe_is_checked(rotten: Rotten, forgery: str) -> None:
+    path = rotten.store / "volumes/zarr.json"
+    data = json.loads(path.read_text())
+    FORGERIES[forgery](data)
+    path.write_text(json.dumps(data))
+    problems = verify_store(rotten.store).problems
+    assert any("volumes/zarr.json does not describe" in problem for problem in problems)
+    rotten.check_rebuilt(rotten.run(), stored=0)
+
+
+def test_a_shape_of_many_rows_that_nobody_wrote_costs_nothing(rotten: Rotten) -> None:
+    """Within what is possible: nobody looks for 99 million volumes."""
+    for name in ("volumes", "valid"):
+        path = rotten.store / name / "zarr.json"
+        data = json.loads(path.read_text())
+        data["shape"][0] = 99_000_000
+        path.write_text(json.dumps(data))
+    (rotten.store / "volumes/catalogue.parquet").unlink()
+    rotten.check_rebuilt(rotten.run(), stored=0)
+
+
+def test_brackets_without_end_are_one_line_and_other_stores_are_listed(rotten: Rotten) -> None:
+    for name in ("zarr.json", "volumes/zarr.json", "valid/zarr.json"):
+        (rotten.store / name).write_text("[" * 200_000)
+    listed = list_stores(rotten.root)
+    assert [store["name"] for store in listed["stores"]] == [SPECS[1].name]  # type: ignore[attr-defined]
+    (problem,) = listed["problems"]  # type: ignore[misc]
+    assert "cannot read its metadata" in problem
+    assert "\n" not in problem
+    rotten.check_rebuilt(rotten.run(), stored=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("row", 10**12),
+        ("row", ROW + 1),
+        ("row", True),
+        ("permutation", [0, 1, 1]),
+        ("permutation", [2, 1]),
+        ("flips", [0, 1, 0]),
+        ("shape", [8, -1, 8]),
+        ("canonical_shape", [8.0, 8, 8]),
+    ],
+)
+def test_a_forged_record_is_refused_and_rebuilt(rotten: Rotten, field: str, value: object) -> None:
+    """Its checksum is right: whoever writes a record can compute it."""
+    path = rotten.root / RECORD
+    body = json.loads(json.loads(path.read_text())["record"])
+    text = json.dumps(body | {field: value}, sort_keys=True, separators=(",", ":"))
+    checksum = xxhash.xxh3_128_hexdigest(text.encode())
+    path.write_text(json.dumps({"xxh3_128": checksum, "record": text}) + "\n")
+    problems = verify_store(rotten.store).problems
+    assert any(rotten.series in problem for problem in problems)
+    rotten.check_rebuilt(rotten.run(), stored=1)
+
+
+def test_keys_of_rows_that_cannot_be_are_no_rows(rotten: Rotten) -> None:
+    """A record in the folder of other rows, with more digits, or of a row beyond all bounds."""
+    records = rotten.store / "volumes/records"
+    forged = ("000007/000000004.json", "000000/1000000000000.json", "999999/999999999.json")
+    for name in forged:
+        (records / name).parent.mkdir(exist_ok=True)
+        shutil.copy(rotten.root / RECORD, records / name)
+    (rotten.store / "volumes/catalogue.parquet").unlink()
+    assert rotten.run().stored == 0
+    assert max(Store.open(rotten.store).rows) < 100
+    assert verify_store(rotten.store).problems == ()
 
 
 def test_verify_names_a_damaged_catalogue(rotten: Rotten) -> None:

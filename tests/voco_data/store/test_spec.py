@@ -100,6 +100,31 @@ def test_spec_file_round_trip(tmp_path: Path) -> None:
         '{"profile": "a", "grid": [1, 2, 3], "min_slices": "8"}',
         '{"profile": "a", "grid": "abc"}',
         '{"profile": "a", "grid": [1, 2, 3], "margin_mm": [1, 2, "x"]}',
+        '{"profile": "a", "grid": [1, 2, 3], "margin_mm": [1, 2, true]}',
+        '{"profile": "a", "grid": [1, 2, 3], "margin_mm": [1, 2, 1e9]}',
+        '{"profile": "a", "grid": [1, 2, 3], "min_slices": true}',
+        '{"profile": "a", "grid": [1, 2, 3], "min_slices": 8.0}',
+        '{"profile": "a", "grid": [1, 2, 3], "min_extent_mm": true}',
+        '{"profile": "a", "grid": [1, 2, 3], "min_extent_mm": 1e400}',
+        '{"profile": "a", "grid": [1, 2, 3], "min_extent_mm": "20"}',
+        '{"profile": "a", "grid": [1, 2, 3], "min_extent_mm": null}',
+        '{"profile": "a", "grid": [1, 2, 3], "window_width_hu": 1e-300}',
+        '{"profile": "a", "grid": [1, 2, 3], "window_level_hu": 1e300}',
+        '{"profile": "a", "grid": [1, 2, 3], "window_level_hu": 20000}',
+        '{"profile": "a", "grid": [1, 2, 3], "window_level_hu": -2000}',
+        '{"profile": "a", "grid": [1, 2, 3], "algorithm_version": 4}',
+        '{"profile": "a", "grid": [1, 2, 3], "algorithm_version": 99}',
+        '{"profile": "a", "grid": [1, 2, 3], "algorithm_version": true}',
+        '{"profile": "a", "grid": [1, 2, 3], "profile": "b"}',
+        '{"profile": "a", "grid": [true, 2, 3]}',
+        '{"profile": "a", "grid": [1.0, 2, 3]}',
+        '{"profile": "a", "grid": [4096, 4096, 4096]}',
+        '{"profile": "a", "grid": {"z": 1}}',
+        f'{{"profile": "a", "grid": [{"9" * 400}, 2, 3]}}',
+        f'{{"profile": "a", "grid": [{"9" * 5000}, 2, 3]}}',
+        f'{{"profile": "a", "grid": [1, 2, 3], "min_extent_mm": {"9" * 400}}}',
+        "[" * 100_000 + "]" * 100_000,
+        json.dumps([{"profile": f"p{i}", "grid": [1, 2, 3]} for i in range(64)]),
     ],
 )
 def test_bad_spec_file_is_one_line(tmp_path: Path, text: str) -> None:
@@ -108,6 +133,7 @@ def test_bad_spec_file_is_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="spec") as caught:
         read_spec_file(path)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 400
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4"])

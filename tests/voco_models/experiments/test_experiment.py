@@ -290,6 +290,24 @@ def test_other_patients_in_a_file_of_the_selection_are_other_runs(tmp_path: Path
         assert one[1] is None or one[1] != changed[1]
 
 
+def test_an_arm_with_boxes_of_organs_is_another_run(tmp_path: Path) -> None:
+    """Its runs follow the content of the table, and the other arm stays as it is."""
+    text = DECLARATION.replace("[0, 1]", "[0]").replace("[0.6, 1.0]", "[1.0]")
+    text = text[: text.index("[arms.voco]")] + '[arms.boxes]\norgan_boxes = "boxes.csv"\n'
+    file, table = declare(tmp_path, text), tmp_path / "boxes.csv"
+    found = []
+    for content in ("first", "second", "first"):
+        table.write_text(content)
+        scratch, boxes = (trial.jobs[0] for trial in list_trials(read_experiment(file)))
+        assert (scratch.organ_boxes, boxes.organ_boxes) == (None, table)
+        found.append((scratch.digest, boxes.digest))
+    assert found[0] == found[2] != found[1]
+    assert len({scratch for scratch, _ in found}) == 1
+    assert found[0][0] != found[0][1]
+    with pytest.raises(InputError, match="the head bilstm does not use boxes of organs"):
+        run_experiment(file)
+
+
 @pytest.mark.parametrize("part", ["finetune", "pretrain"])
 def test_a_run_that_another_process_trains_is_waited_for(
     tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch

@@ -296,7 +296,7 @@ def test_bad_inputs_write_nothing(cohort: tuple[Store, Path], tmp_path: Path) ->
     out = tmp_path / "run"
     other = pretrained(tmp_path / "other", "mobilenetv3_small_050")
     refused("expected a store", tmp_path / "no-store", labels, out)
-    refused("cannot read the label table", store, tmp_path / "absent.csv", out)
+    refused("labels .*: cannot be read", store, tmp_path / "absent.csv", out)
     refused("expected one of default", store, labels, out, recipe="huge")
     refused("nothing to resume", store, labels, out, resume=True)
     refused("grid.*has fewer", store, labels, out, recipe="default")

@@ -173,7 +173,7 @@ def test_tables_of_domains_that_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(InputError, match=r"t\.csv: "):
         read_domains(tmp_path / "t.csv")
-    with pytest.raises(InputError, match="cannot read it"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_domains(tmp_path / "none.csv")
 
 

@@ -1,0 +1,80 @@
+"""Files that a user names: devices, sizes, and JSON that a parser should not be given."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from voco_data.errors import InputError
+from voco_data.storage.input_files import read_bytes, read_json, read_text
+
+
+def refused(call: Any, *arguments: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_what_is_no_regular_file_is_refused_without_reading_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for path, words in (
+        (tmp_path / "pipe", "got a pipe or a device"),
+        (Path("/dev/zero"), "got a pipe or a device"),
+        (tmp_path, "got a folder"),
+        (tmp_path / "missing", "No such file"),
+        (tmp_path / "loop", "symbolic links"),
+        (tmp_path / "nul\0", "null"),
+    ):
+        assert words in refused(read_bytes, path, "labels", 1000)
+
+
+def test_a_file_has_a_limit(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"x" * 1000)
+    assert read_bytes(file, "labels", 1000) == b"x" * 1000
+    assert "expected at most 999 bytes, got 1,000" in refused(read_bytes, file, "labels", 999)
+
+
+def test_a_file_without_a_size_has_a_limit_too() -> None:
+    """Files of /proc have the size 0."""
+    assert "it is growing" in refused(read_bytes, Path("/proc/self/maps"), "labels", 10)
+
+
+def test_text_is_utf_8(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes("Größe".encode())
+    assert read_text(file, "notes") == "Größe"
+    file.write_bytes(b"\xff\xfe")
+    assert "expected UTF-8" in refused(read_text, file, "notes")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "cannot be read as JSON"),
+        ("{", "cannot be read as JSON"),
+        ("NaN", "NaN is not a number in JSON"),
+        ("[-Infinity]", "-Infinity is not a number in JSON"),
+        ("1e999", "too large"),
+        ("9" * 5000, "cannot be read as JSON"),
+        ('{"a": 1, "b": {"c": 1, "c": 1}}', "'c' comes twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
+    ],
+)
+def test_json_that_json_does_not_define_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "f.json"
+    file.write_text(text)
+    assert words in refused(read_json, file, "spec file")
+
+
+def test_json_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "f.json"
+    file.write_text('{"a": [1, 2.5, null, "ä"]}')
+    assert read_json(file, "spec file") == {"a": [1, 2.5, None, "ä"]}
