@@ -1,9 +1,10 @@
-"""Faults that take minutes, each with a server of its own."""
+"""Tests that take minutes, each with a server of its own: a long fault, the block of the README."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,10 +13,16 @@ import pytest
 from tests.flows.test_prefect_stops import ended, saved_step, train
 from tests.support import prefect_site
 from tests.support.prefect_site import until
+from tests.support.project import PROJECT
+from tests.support.run_processes import group_of
 from tests.support.small_stores import make_store, random_volumes
 from voco_models.training.history import HISTORY
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+END = "kill -TERM %2 %3 && wait %2 && wait %3 && kill -TERM %1"
+"""Workers end with exit code 0 when they are told to, also when they were started with `&`."""
 
 
 def test_a_server_that_was_killed_for_minutes_finds_its_run_alive(
@@ -60,3 +67,39 @@ def heartbeats(site: prefect_site.Site, run: str) -> int:
     }
     found: int = site.ask("/events/filter", filter=wanted)["total"]
     return found
+
+
+def test_the_block_of_the_readme_works_when_it_is_pasted(
+    tmp_path: Path, prefect_database: Path
+) -> None:
+    """With another port and other paths, in a folder like a clone's."""
+    site = prefect_site.prepare(tmp_path, prefect_database)
+    port = site.env["PREFECT_API_URL"].rpartition(":")[2].partition("/")[0]
+    section = (PROJECT / "README.md").read_text().split("## Prefect: schedules")[1]
+    block = section.split("```sh\n")[1].split("```")[0]
+    for there, here in (
+        (":4200", f":{port}"),
+        ("/data/ratic", str(site.folder / "archive")),
+        ("/data/stores", str(tmp_path / "stores")),
+    ):
+        assert there in block
+        block = block.replace(there, here)
+    env = site.env | {"PREFECT_SERVER_API_PORT": port}
+    with (tmp_path / "block.log").open("w") as log:
+        shell = subprocess.Popen(
+            ["bash", "-c", block + END],
+            cwd=site.folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            assert shell.wait(timeout=300) == 0, (tmp_path / "block.log").read_text()
+        finally:
+            for left in group_of(shell.pid):
+                os.kill(left, signal.SIGKILL)
+    assert "Flow run finished successfully" in (tmp_path / "block.log").read_text()
+    assert len(list((tmp_path / "stores").glob("*.zarr"))) == 2
+    site.api.close()

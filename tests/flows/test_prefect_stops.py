@@ -158,6 +158,7 @@ def test_a_run_without_its_folder_fails_with_one_line(site: Site, tmp_path: Path
     site.api.patch(address, json={"pull_steps": deployment["pull_steps"]}).raise_for_status()
 
 
+@pytest.mark.slow
 def test_a_cancelled_preprocessing_leaves_no_process(site: Site, tmp_path: Path) -> None:
     """By the worker of the whole file. The pool of processes belongs to the run's group."""
     cohort = CohortSpec(patients=24, unlabelled=0, matrix=64, slices=24)
