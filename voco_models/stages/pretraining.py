@@ -96,7 +96,7 @@ class PretrainSummary:
 
 
 def pretrain(
-    stores: Sequence[str | Path],
+    stores: Sequence[str | Path | Store],
     out: str | Path,
     *,
     init: str | Path = SCRATCH,
@@ -117,7 +117,7 @@ def pretrain(
 
     Parameters
     ----------
-    stores : folders or URLs of stores of one grid and window.
+    stores : open stores, or folders or URLs of them, of one grid and window.
     out : folder of the run.
     init : `scratch`, `imagenet`, a file of weights, or the folder of a pretraining run.
     recipe : a name, a `.toml` file, or a recipe.
