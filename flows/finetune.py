@@ -13,16 +13,20 @@ from flows.ids import patient_pseudonymiser
 from flows.parameter_types import StoreLocation
 from flows.retries import FINETUNED, was_interrupted
 from flows.summary import Summary, to_json_values
+from voco_data.selection import open_pinned
 from voco_models import stages
 
 
 # The flow calls this task and does not submit it: only in the main thread does a stop signal reach
 # the training loop, which then saves a checkpoint and ends.
 @task(name="train classifier", cache_policy=NO_CACHE)
-def train_classifier(store: StoreLocation, labels: Path, out: Path, **options: Any) -> Summary:
+def train_classifier(
+    store: StoreLocation, labels: Path, out: Path, rows: Path | None, **options: Any
+) -> Summary:
     """Train the folds; checkpoints and predictions land in the run folder `out`."""
+    chosen = store if rows is None else open_pinned(store, rows)
     summary = stages.finetune(
-        store, labels, out, pseudonymise=patient_pseudonymiser(store), **options
+        chosen, labels, out, pseudonymise=patient_pseudonymiser(store), **options
     )
     return to_json_values(summary.to_json())
 
@@ -43,6 +47,7 @@ def finetune(
     resume: bool = False,
     allow_unlabelled: bool = False,
     resident: Literal["none", "ram", "device"] = "none",
+    rows: Path | None = None,
 ) -> Summary:
     """Train the slice-sequence classifier on labelled patients.
 
@@ -61,11 +66,13 @@ def finetune(
         resume: Go on from the run's last checkpoint.
         allow_unlabelled: Leave out patients without labels instead of refusing the store.
         resident: Keep all volumes in memory, in RAM or on the device.
+        rows: File of a retraining, rows.json, that names the rows to learn from.
     """
     summary = train_classifier(
         store,
         labels,
         out,
+        rows,
         init=init,
         recipe=recipe,
         changes=changes,

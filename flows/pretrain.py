@@ -12,15 +12,19 @@ from flows.artifacts import publish
 from flows.parameter_types import StoreLocation
 from flows.retries import PRETRAINED, was_interrupted
 from flows.summary import Summary, to_json_values
+from voco_data.selection import open_pinned
 from voco_models import stages
 
 
 # The flow calls this task and does not submit it: only in the main thread does a stop signal reach
 # the training loop, which then saves a checkpoint and ends.
 @task(name="pretrain backbone", cache_policy=NO_CACHE)
-def pretrain_backbone(stores: list[StoreLocation], out: Path, **options: Any) -> Summary:
+def pretrain_backbone(
+    stores: list[StoreLocation], out: Path, rows: Path | None, **options: Any
+) -> Summary:
     """Train student and teacher; checkpoints land in the run folder `out`."""
-    return to_json_values(stages.pretrain(stores, out, **options).to_json())
+    chosen = stores if rows is None else [open_pinned(store, rows) for store in stores]
+    return to_json_values(stages.pretrain(chosen, out, **options).to_json())
 
 
 @flow(name="pretrain")
@@ -35,6 +39,7 @@ def pretrain(
     max_steps: int | None = None,
     resume: bool = False,
     resident: Literal["none", "ram", "device"] = "none",
+    rows: Path | None = None,
 ) -> Summary:
     """Pretrain a 2D backbone on CT volumes without labels (2D-VoCo).
 
@@ -49,11 +54,13 @@ def pretrain(
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
         resident: Keep all volumes in memory, in RAM or on the device.
+        rows: File of a retraining, rows.json, that names the rows to learn from.
     """
     resume = resume or was_interrupted(out / PRETRAINED)
     summary = pretrain_backbone(
         stores,
         out,
+        rows,
         recipe=recipe,
         changes=changes,
         split=split,

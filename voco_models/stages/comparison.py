@@ -111,7 +111,9 @@ def compare_runs(
     """Compare two runs by the paired differences of their scores. `out` is the first run if None.
 
     With `corrected`, labels may have been corrected between the runs: both are scored by those of
-    `run`, and the patients are counted. Raises InputError if one is no finished fine-tuning run, if there is no test patient that
+    `run`, and the patients are counted.
+
+    Raises InputError if one is no finished fine-tuning run, if there is no test patient that
     neither was trained on, if their labels differ, and if a decision or predictions changed since
     the test set was opened. Raises VocoError if the files cannot be written.
     """

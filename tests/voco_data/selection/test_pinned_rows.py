@@ -27,7 +27,7 @@ def test_a_store_that_grew_is_read_as_it_was(tmp_path: Path) -> None:
     assert np.array_equal(pinned.read(2), volumes[2])
     with pytest.raises(KeyError):
         pinned.read(3)
-    again: Store = pickle.loads(pickle.dumps(pinned))  # noqa: S301 - our own bytes
+    again: Store = pickle.loads(pickle.dumps(pinned))
     assert again.rows.tolist() == [0, 1, 2]
 
 
