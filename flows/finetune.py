@@ -13,20 +13,16 @@ from flows.ids import patient_pseudonymiser
 from flows.parameter_types import StoreLocation
 from flows.retries import FINETUNED, was_interrupted
 from flows.summary import Summary, to_json_values
-from voco_data.selection import open_pinned
 from voco_models import stages
 
 
 # The flow calls this task and does not submit it: only in the main thread does a stop signal reach
 # the training loop, which then saves a checkpoint and ends.
 @task(name="train classifier", cache_policy=NO_CACHE)
-def train_classifier(
-    store: StoreLocation, labels: Path, out: Path, rows: Path | None, **options: Any
-) -> Summary:
+def train_classifier(store: StoreLocation, labels: Path, out: Path, **options: Any) -> Summary:
     """Train the folds; checkpoints and predictions land in the run folder `out`."""
-    chosen = store if rows is None else open_pinned(store, rows)
     summary = stages.finetune(
-        chosen, labels, out, pseudonymise=patient_pseudonymiser(store), **options
+        store, labels, out, pseudonymise=patient_pseudonymiser(store), **options
     )
     return to_json_values(summary.to_json())
 
@@ -72,7 +68,7 @@ def finetune(
         store,
         labels,
         out,
-        rows,
+        rows=rows,
         init=init,
         recipe=recipe,
         changes=changes,

@@ -12,19 +12,15 @@ from flows.artifacts import publish
 from flows.parameter_types import StoreLocation
 from flows.retries import PRETRAINED, was_interrupted
 from flows.summary import Summary, to_json_values
-from voco_data.selection import open_pinned
 from voco_models import stages
 
 
 # The flow calls this task and does not submit it: only in the main thread does a stop signal reach
 # the training loop, which then saves a checkpoint and ends.
 @task(name="pretrain backbone", cache_policy=NO_CACHE)
-def pretrain_backbone(
-    stores: list[StoreLocation], out: Path, rows: Path | None, **options: Any
-) -> Summary:
+def pretrain_backbone(stores: list[StoreLocation], out: Path, **options: Any) -> Summary:
     """Train student and teacher; checkpoints land in the run folder `out`."""
-    chosen = stores if rows is None else [open_pinned(store, rows) for store in stores]
-    return to_json_values(stages.pretrain(chosen, out, **options).to_json())
+    return to_json_values(stages.pretrain(stores, out, **options).to_json())
 
 
 @flow(name="pretrain")
@@ -60,7 +56,7 @@ def pretrain(
     summary = pretrain_backbone(
         stores,
         out,
-        rows,
+        rows=rows,
         recipe=recipe,
         changes=changes,
         split=split,

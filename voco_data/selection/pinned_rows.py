@@ -97,6 +97,7 @@ def _digests(store: Store) -> dict[int, str]:
     return digests
 
 
-def open_pinned(store: str | Path, rows: Path) -> Store:
+def open_pinned(store: str | Path | Store, rows: Path) -> Store:
     """Open a store with the rows that the file `rows` names. InputError as `PinnedRows`."""
-    return PinnedRows.read(rows).restrict(Store.open(store))
+    opened = store if isinstance(store, Store) else Store.open(store)
+    return PinnedRows.read(rows).restrict(opened)
