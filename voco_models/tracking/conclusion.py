@@ -6,7 +6,7 @@ from typing import Any
 
 from voco_data.errors import InputError
 from voco_data.selection import now
-from voco_models.stages import compare_runs
+from voco_models import stages
 from voco_models.tracking.champion_changes import record_run
 from voco_models.tracking.champions import (
     FINETUNE_FOLDER,
@@ -60,7 +60,7 @@ def _judge(pins: RetrainingPins, champion: str | None, margin: float) -> Verdict
     if champion is None:
         return Verdict(True, "there was no champion")
     try:
-        found = compare_runs(
+        found = stages.compare_runs(
             folder / FINETUNE_FOLDER,
             runs / champion / FINETUNE_FOLDER,
             folder / COMPARISON,
