@@ -20,8 +20,11 @@ from tests.support import small_finetune
 from voco_data.errors import InputError, VocoError
 from voco_data.phantom import cohort
 from voco_data.selection.exposure import SeenPatients
+from voco_data.selection.split import Addition, Split
 from voco_data.selection.split_file import read_split
+from voco_data.store.reader import Store
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
+from voco_models.tracking.backbone_choice import BackboneChoice, choose_backbone
 from voco_models.tracking.champions import TAINTED, read_champions
 from voco_models.tracking.retraining import read_pins
 
@@ -76,7 +79,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(embedded: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """12 of 14 patients have come, and one of the 12 has no label yet."""
+    """12 of 14 patients have come, and one of the 12 has no label."""
     folder = tmp_path_factory.mktemp("site")
     spec = cohort.CohortSpec(
         patients=14, unlabelled=0, matrix=64, slices=24, injury_prevalence=0.35, seed=0
@@ -145,7 +148,7 @@ def test_a_retry_after_the_archive_grew_uses_the_pins(site: Site, monkeypatch: A
     pinned = (run / "labels.csv").read_bytes()
     site.receive(2)
     site.table.loc[0, ["liver_healthy", "liver_low", "liver_high"]] = (0, 0, 1)
-    site.label()
+    site.label(without=(3,))
     summary = site.retrain(STOPPED)
     assert (summary["promoted"], summary["champion"]) == (True, FIRST)
     assert (summary["patients"], summary["unlabelled"]) == (11, 1)
@@ -162,7 +165,7 @@ def test_new_scans_are_learnt_from_without_another_pretraining(
 ) -> None:
     monkeypatch.setattr("voco_models.stages.pretrain", refuse("pretrain"))
     summary = site.retrain(STOPPED[:-1] + "b", new_data_share=0.9)
-    assert (summary["pretrained"], summary["patients"], summary["unlabelled"]) == (False, 14, 0)
+    assert (summary["pretrained"], summary["patients"], summary["unlabelled"]) == (False, 13, 1)
     assert 0 < summary["new_share"] < 0.9
     assert summary["promoted"]
     assert f"champion {FIRST}" in summary["reason"]
@@ -175,6 +178,30 @@ def test_new_scans_are_learnt_from_without_another_pretraining(
     assert seen is not None
     known = {patient for store in seen.stores for patient in store.contents}
     assert not known & set(second.test)
+
+
+def test_a_backbone_that_has_seen_test_patients_is_not_taken(site: Site) -> None:
+    """As when a patient is labelled later, and comes into the test set."""
+    pins = read_pins(site.runs / SECOND)
+    assert pins is not None
+    split = read_split(pins.split)
+    swapped = Addition("", test=split.folds[0], folds=(split.test, *split.folds[1:]))
+    recipe = PRETRAIN_RECIPES["tiny"]
+    digest = pins.digests["pretrain_recipe"]
+    store = Store.open(pins.stores["pretrain"])
+
+    def choose(split: Split, digest: str, threshold: float) -> BackboneChoice:
+        champions = read_champions(site.runs)
+        return choose_backbone("x", site.runs, champions, store, split, recipe, digest, threshold)
+
+    share = choose(split, digest, 0.9).new_share
+    assert share is not None
+    assert not choose(split, digest, share + 0.01).pretrains
+    assert choose(split, digest, share).pretrains
+    seen = choose(replace(split, additions=(swapped,)), digest, 0.9)
+    assert (seen.pretrains, seen.folder) == (True, "x/pretrain")
+    assert "test patients" in seen.reason
+    assert choose(split, "other", 0.9).reason == "the recipe of pretraining has changed"
 
 
 def test_without_a_change_nothing_is_retrained(site: Site, monkeypatch: Any) -> None:
