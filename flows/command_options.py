@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from flows.bench_options import add_bench
+from flows.champion_options import add_champion
 from flows.command_parser import OneLineParser, PrintVersion, add_command
 from flows.option_values import local, positive_int, seconds, share, whole_number
 from flows.server_options import add_server
@@ -51,6 +52,7 @@ def build_parser() -> OneLineParser:
     _add_export(commands)
     _add_card(commands)
     _add_probe(commands)
+    add_champion(commands)
     add_bench(commands)
     add_server(commands)
     return parser

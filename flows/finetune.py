@@ -44,6 +44,7 @@ def finetune(
     resume: bool = False,
     allow_unlabelled: bool = False,
     resident: Literal["none", "ram", "device"] = "none",
+    rows: Path | None = None,
 ) -> Summary:
     """Train the slice-sequence classifier on labelled patients.
 
@@ -62,11 +63,13 @@ def finetune(
         resume: Go on from the run's last checkpoint.
         allow_unlabelled: Leave out patients without labels instead of refusing the store.
         resident: Keep all volumes in memory, in RAM or on the device.
+        rows: File of a retraining, rows.json, that names the rows to learn from.
     """
     summary = train_classifier(
         store,
         labels,
         out,
+        rows=rows,
         init=init,
         recipe=recipe,
         changes=changes,

@@ -1,4 +1,4 @@
-"""The parameters of the flow `preprocess`, made from the options of an ingest run."""
+"""The parameters of the flows that preprocess, made from the options of an ingest run."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ CHOICES: Final[dict[str, Any]] = {"specs": tuple[Literal[*PROFILES], ...]}  # ty
 def with_ingest_parameters(function: F) -> F:
     """Let `**options` of a flow stand for one keyword parameter for each ingest option.
 
+    An option that the flow has as a parameter of its own, with another default, stays as it is.
     Prefect reads names, types and defaults from the signature, and descriptions from the section
     `Args` of the docstring, which must be the last one.
     """
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind != Parameter.VAR_KEYWORD]
-    options = [option for option in list_options() if option.name not in NOT_IN_THE_FLOW]
+    left_out = NOT_IN_THE_FLOW | {parameter.name for parameter in own}
+    options = [option for option in list_options() if option.name not in left_out]
     from_options = [
         Parameter(
             option.name,

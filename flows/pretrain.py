@@ -36,6 +36,7 @@ def pretrain(
     max_steps: int | None = None,
     resume: bool = False,
     resident: Literal["none", "ram", "device"] = "none",
+    rows: Path | None = None,
 ) -> Summary:
     """Pretrain a 2D backbone on CT volumes without labels (2D-VoCo).
 
@@ -50,11 +51,13 @@ def pretrain(
         max_steps: Stop after so many steps; the schedule's horizon stays the recipe's.
         resume: Go on from the run's last checkpoint.
         resident: Keep all volumes in memory, in RAM or on the device.
+        rows: File of a retraining, rows.json, that names the rows to learn from.
     """
     resume = resume or was_interrupted(out / PRETRAINED)
     summary = pretrain_backbone(
         stores,
         out,
+        rows=rows,
         recipe=recipe,
         changes=changes,
         split=split,

@@ -241,6 +241,17 @@ def probe(args: argparse.Namespace) -> Mapping[str, object]:
     ).to_json()
 
 
+def champion(args: argparse.Namespace) -> Mapping[str, object]:
+    """Show the champion of a folder of retrainings, or change it."""
+    from voco_models import tracking
+
+    if args.promote is not None:
+        return tracking.promote_by_hand(args.runs, args.promote, args.reason).describe(args.runs)
+    if args.rollback:
+        return tracking.roll_back(args.runs, args.reason).describe(args.runs)
+    return tracking.read_champions(tracking.require_champions(args.runs)).describe(args.runs)
+
+
 def server(args: argparse.Namespace) -> Mapping[str, object]:
     """Set up a Prefect server, or work for it."""
     return SERVER_ACTIONS[args.action](args)
@@ -368,6 +379,7 @@ VERBS: Final[dict[str, Verb]] = {
     "explain": explain,
     "export": export,
     "card": card,
+    "champion": champion,
     "probe": probe,
     "bench": bench,
     "server": server,

@@ -29,6 +29,7 @@ from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.project import project
 from flows.retrain import retrain
+from flows.retraining_steps import run_folder
 from flows.retries import worth_retrying
 from tests.support import (
     small_experiment,
@@ -42,6 +43,8 @@ from voco_data.ingest.options import IngestOptions
 from voco_data.storage.local import LocalStorage
 from voco_data.store.spec import FINETUNE, PRETRAIN
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
+from voco_models.tracking.backbone_choice import BackboneChoice
+from voco_models.tracking.retraining import RetrainingPins
 
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for the whole file
 
@@ -171,6 +174,7 @@ def test_training_flows_call_their_stages(tmp_path: Path, calls: Calls) -> None:
         "max_steps": 3,
         "resume": False,
         "resident": "none",
+        "rows": None,
     }
     finetune(tmp_path / "a", tmp_path / "l.csv", tmp_path / "run", init="imagenet", resume=True)
     assert calls["finetune"]["init"] == "imagenet"
@@ -277,15 +281,40 @@ def test_project_and_localise_call_their_stages(tmp_path: Path, calls: Calls) ->
 
 # --- flows of flows ----------------------------------------------------------------------------
 
-DUE = SimpleNamespace(scheduled_start_time=datetime(2026, 3, 1, 3, tzinfo=UTC))
+DUE = SimpleNamespace(
+    scheduled_start_time=datetime(2026, 3, 1, 3, tzinfo=UTC),
+    id="0195501c-7a30-7d62-a2c3-0123456789ab",
+)
+RUN = "retrain-20260301-030000-0123456789ab"
+
+
+@pytest.fixture
+def pinned(calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What reaches the pins of a retraining, whose checks and conclusion are stand-ins."""
+    seen: dict[str, Any] = {}
+
+    def pin(run: Path, request: Any, stores: Any, split: Path, pseudonymise: Any) -> Any:
+        seen.update(run=run, request=request, stores=stores, split=split)
+        backbone = BackboneChoice(f"{run.name}/pretrain", True, None, "no champion")
+        return RetrainingPins(run, stores, {}, backbone, patients=3, unlabelled=1)
+
+    def conclude(pins: RetrainingPins, margin: float) -> dict[str, Any]:
+        seen["margin"] = margin
+        return {"promoted": True, "run": str(pins.folder)}
+
+    monkeypatch.setattr("flows.retraining_steps.flow_run", DUE)
+    tracking = "voco_models.tracking"
+    monkeypatch.setattr(f"{tracking}.check_request", lambda *given: seen.update(checked=given))
+    monkeypatch.setattr(f"{tracking}.pin_retraining", pin)
+    monkeypatch.setattr(f"{tracking}.conclude_retraining", conclude)
+    return seen
 
 
 def test_retrain_hands_each_stage_what_the_last_one_made(
-    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, calls: Calls, pinned: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("flows.retrain.flow_run", DUE)
     labels, runs = tmp_path / "train.csv", tmp_path / "runs"
-    retrain(
+    summary = retrain(
         tmp_path / "archive",
         tmp_path,
         labels,
@@ -294,9 +323,14 @@ def test_retrain_hands_each_stage_what_the_last_one_made(
         finetune_recipe="tiny",
         pretrain_changes=("batch_size=2",),
         finetune_changes=("seed=1",),
+        margin=0.1,
+        keep_ids=True,
+        exclude=("*.tmp",),
     )
-    run = runs / "retrain-20260301-030000"
+    run = runs / RUN
     assert calls.order == ["preprocess", "update_split", "pretrain", "finetune", "evaluate"]
+    given = {"wait": 3600.0, "keep_ids": True, "exclude": ("*.tmp",)}
+    assert calls["preprocess"].items() >= given.items()
     split = runs / "split.json"
     assert calls["update_split"] == {
         "store": str(tmp_path / FINETUNE.name),
@@ -305,11 +339,16 @@ def test_retrain_hands_each_stage_what_the_last_one_made(
         "n_folds": FINETUNE_RECIPES["tiny"].n_folds,
         "pseudonymise": None,
     }
-    assert (calls["pretrain"]["split"], calls["finetune"]["split"]) == (split, split)
+    assert (pinned["run"], pinned["split"], pinned["margin"]) == (run, split, 0.1)
+    assert pinned["request"].labels == labels
+    assert pinned["request"].allow_unlabelled
+    pins = {"split": run / "split.json", "rows": run / "rows.json"}
+    assert calls["pretrain"].items() >= pins.items()
+    assert calls["finetune"].items() >= pins.items()
     assert calls["pretrain"]["stores"] == [tmp_path / PRETRAIN.name]
     assert calls["pretrain"]["out"] == run / "pretrain"
     assert calls["finetune"]["store"] == tmp_path / FINETUNE.name
-    assert calls["finetune"]["labels"] == labels
+    assert calls["finetune"]["labels"] == run / "labels.csv"
     assert calls["finetune"]["init"] == str(run / "pretrain")
     assert (calls["pretrain"]["recipe"], calls["finetune"]["recipe"]) == ("mine.toml", "tiny")
     assert calls["pretrain"]["changes"] == ("batch_size=2",)
@@ -321,27 +360,48 @@ def test_retrain_hands_each_stage_what_the_last_one_made(
         "resume": False,
     }
     assert (calls["pretrain"]["resume"], calls["finetune"]["resume"]) == (False, False)
+    assert summary["promoted"]
+
+
+def test_two_retrainings_of_one_second_have_two_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids of one second may begin with the same digits."""
+    folders = set()
+    for run_id in ("0195501c-7a30-7d62-a2c3-0123456789ab", "0195501c-7a30-7d62-a2c3-0123456789ac"):
+        due = SimpleNamespace(scheduled_start_time=DUE.scheduled_start_time, id=run_id)
+        monkeypatch.setattr("flows.retraining_steps.flow_run", due)
+        folders.add(run_folder(tmp_path))
+    assert len(folders) == 2
+
+
+def test_retrain_takes_every_option_of_preprocess() -> None:
+    taken, offered = (set(flow.parameters.properties) for flow in (preprocess, retrain))
+    assert taken <= offered
 
 
 def test_retrain_takes_a_split_of_another_place(
-    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, calls: Calls, pinned: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("flows.retrain.flow_run", DUE)
     split = tmp_path / "elsewhere" / "split.json"
     retrain(tmp_path / "a", tmp_path, tmp_path / "l.csv", tmp_path / "runs", split=split)
-    assert calls["update_split"]["out"] == split
-    assert (calls["pretrain"]["split"], calls["finetune"]["split"]) == (split, split)
+    assert calls["update_split"]["out"] == pinned["split"] == split
 
 
 def test_a_stopped_retraining_goes_on(
-    tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, calls: Calls, pinned: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.retrain.flow_run", DUE)
-    run = tmp_path / "runs" / "retrain-20260301-030000"
+    """With its pins, and without another look at the archive."""
+    run = tmp_path / "runs" / RUN
     for begun in (run / "pretrain" / "checkpoint.pt", run / "evaluate" / "metrics.json"):
         begun.parent.mkdir(parents=True)
         begun.touch()
+    backbone = BackboneChoice(f"{RUN}/pretrain", True, None, "no champion")
+    stores = {"pretrain": str(tmp_path / "p"), "finetune": str(tmp_path / "f")}
+    pins = RetrainingPins(run, stores, {}, backbone, patients=3, unlabelled=1)
+    monkeypatch.setattr("flows.retrain.read_pins", {run: pins}.get)
     retrain(tmp_path / "archive", tmp_path, tmp_path / "train.csv", tmp_path / "runs")
+    assert calls.order == ["pretrain", "finetune", "evaluate"]
     assert (calls["pretrain"]["resume"], calls["finetune"]["resume"]) == (True, False)
     assert calls["evaluate"]["resume"] is True
 

@@ -58,6 +58,7 @@ ROOMS = {
         "localisation",
         "probes",
         "stages",
+        "tracking",
         "experiments",
         "bench",
     ),

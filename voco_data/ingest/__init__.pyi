@@ -6,6 +6,7 @@ from .options import (
     LayoutName as LayoutName,
     Option as Option,
     UnevenPolicy as UnevenPolicy,
+    choose_specs as choose_specs,
     list_options as list_options,
 )
 from .run import PreprocessSummary as PreprocessSummary, preprocess as preprocess

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from voco_data.errors import InputError
-from voco_data.storage import read_table
+from voco_data.storage import atomic, read_table
 
 GROUP_OF_INJURY = {"Active_Extravasation": "extravasation", "Bowel": "bowel"}
 """`injury_name` of the table to the name of the target group."""
@@ -46,3 +48,16 @@ def read_image_labels(path: str | Path) -> ImageLabels:
         numbers = frozenset(int(number) for number in rows["instance_number"])
         labels.setdefault(str(series), {})[GROUP_OF_INJURY[str(injury)]] = numbers
     return labels
+
+
+def write_image_labels(path: Path, labels: ImageLabels) -> None:
+    """Write a table that `read_image_labels` reads, atomically. OSError if it cannot be written."""
+    injury_of_group = {group: injury for injury, group in GROUP_OF_INJURY.items()}
+    rows = [
+        (series, number, injury_of_group[group])
+        for series, groups in sorted(labels.items())
+        for group, numbers in sorted(groups.items())
+        for number in sorted(numbers)
+    ]
+    table = pd.DataFrame(rows, columns=list(_COLUMNS))
+    atomic.write_text(path, table.to_csv(index=False))

@@ -16,7 +16,7 @@ import pandas as pd
 
 from voco_data.errors import InputError
 from voco_data.labels.targets import ORGAN_TARGETS, RSNA_TARGETS, TargetGroup
-from voco_data.storage import MAX_TABLE_BYTES, parse_table, read_bytes
+from voco_data.storage import MAX_TABLE_BYTES, atomic, parse_table, read_bytes
 
 Int8 = npt.NDArray[np.int8]
 
@@ -145,6 +145,19 @@ def join_labels(
         labels=_relabel(labels, name_of_row),
         label_ids={patient: name_of_row[row_of[patient]] for patient in labelled},
     )
+
+
+def write_labels(path: Path, labels: Labels) -> None:
+    """Write a table that `read_labels` reads, atomically. OSError if it cannot be written."""
+    classes = labels.groups(labels.patient_ids)
+    columns = {
+        column: (classes[group.name] == position).astype(np.int8)
+        for group in RSNA_TARGETS
+        if group.name in classes
+        for position, column in enumerate(group.columns)
+    }
+    table = pd.DataFrame({_PATIENT_COLUMN: list(labels.patient_ids), **columns})
+    atomic.write_text(path, table.to_csv(index=False))
 
 
 def _relabel(labels: Labels, name_of_row: dict[int, str]) -> Labels:

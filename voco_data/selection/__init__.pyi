@@ -9,6 +9,7 @@ from .families import (
     find_families as find_families,
     patients_sharing_volumes as patients_sharing_volumes,
 )
+from .pinned_rows import PinnedRows as PinnedRows, open_pinned as open_pinned
 from .series import (
     Selection as Selection,
     describe_series as describe_series,

@@ -150,6 +150,24 @@ class RecordTable:
         return _to_pandas(self._table)
 
 
+class ChosenRows:
+    """Some rows of another catalogue. Has the methods of `Snapshot`."""
+
+    def __init__(self, lines: Snapshot | RecordTable | ChosenRows, rows: Collection[int]) -> None:
+        self._lines = lines
+        self._rows = pa.array(sorted(rows), pa.int64())
+
+    def read(self, columns: Collection[str] = tuple(COLUMNS)) -> pa.Table:
+        """These columns of the chosen lines, in the order of the other catalogue."""
+        table = self._lines.read({**dict.fromkeys(columns), "row": None})
+        chosen = table.filter(pc.is_in(table["row"], self._rows))
+        return chosen.select(list(columns))
+
+    def table(self) -> pd.DataFrame:
+        """All columns, as pandas."""
+        return _to_pandas(self.read())
+
+
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas()
     return frame.astype(COLUMNS)

@@ -8,7 +8,7 @@ the caller's memory. Chunks of a store in a bucket are cached on this machine.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
@@ -52,7 +52,7 @@ class Store:
         self,
         storage: ReadableStorage,
         spec: StoreSpec,
-        lines: catalogue.Snapshot | catalogue.RecordTable,
+        lines: catalogue.Snapshot | catalogue.RecordTable | catalogue.ChosenRows,
         cache: ChunkCache | None = None,
     ) -> None:
         """`cache` keeps chunks of a remote store; if it is None, each read is a request."""
@@ -73,8 +73,10 @@ class Store:
         self._verified: dict[int, FileIdentity] = {}
         """By row: the file whose bytes this process has verified."""
 
-    def __reduce__(self) -> tuple[Callable[[ReadableStorage], Store], tuple[ReadableStorage]]:
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
         """Pickle by storage: another process opens the store itself."""
+        if isinstance(self._lines, catalogue.ChosenRows):
+            return (_open_rows, (self.storage, self.rows.tolist()))
         return (Store.open, (self.storage,))
 
     @classmethod
@@ -107,6 +109,16 @@ class Store:
     ) -> Store:
         """Open the rows of `records` only, without reading the catalogue."""
         return cls(storage, spec, catalogue.RecordTable(records))
+
+    def with_rows(self, rows: Collection[int]) -> Store:
+        """The same store with these rows only, as if it had no others.
+
+        Raises KeyError for a row that is not in the catalogue.
+        """
+        if missing := [row for row in rows if row not in self._checksums]:
+            raise KeyError(missing[0])
+        lines = catalogue.ChosenRows(self._lines, rows)
+        return Store(self.storage, self.spec, lines, self._cache)
 
     @property
     def path(self) -> Path:
@@ -337,6 +349,10 @@ class Store:
             f"{self.storage.name}: series {self._series[row]} (row {row}): {reason}; "
             f"rerun {command} to rebuild it"
         )
+
+
+def _open_rows(storage: ReadableStorage, rows: Sequence[int]) -> Store:
+    return Store.open(storage).with_rows(rows)
 
 
 def _check_array(out: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -1,4 +1,5 @@
 from .array_projection import predict_arrays as predict_arrays, project_arrays as project_arrays
+from .classifiers import build_classifier as build_classifier
 from .comparison import compare_runs as compare_runs
 from .compiler import has_cpu_compiler as has_cpu_compiler
 from .evaluation import evaluate as evaluate
@@ -15,7 +16,10 @@ from .finetune_recipes import (
     finetune_recipe as finetune_recipe,
 )
 from .finetuning import finetune as finetune
-from .initial_weights import hash_weights as hash_weights
+from .initial_weights import (
+    hash_weights as hash_weights,
+    load_initial_weights as load_initial_weights,
+)
 from .localisation import (
     find_organ_boxes as find_organ_boxes,
     load_networks as load_networks,
@@ -43,6 +47,10 @@ from .pretrain_plan import (
 from .pretrain_recipes import (
     PretrainRecipe as PretrainRecipe,
     pretrain_recipe as pretrain_recipe,
+)
+from .pretrain_series import (
+    measure_seen as measure_seen,
+    select_pretraining_series as select_pretraining_series,
 )
 from .pretraining import pretrain as pretrain
 from .probing import probe_backbones as probe_backbones

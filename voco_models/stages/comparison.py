@@ -58,6 +58,8 @@ class ComparisonSummary:
     smallest difference that could have been shown."""
     undefined: list[str]
     """Scores without a value on these patients."""
+    corrected_labels: int = 0
+    """Patients whose labels differ between the runs; those of `run` count."""
 
     def to_json(self) -> dict[str, object]:
         """The summary as plain values."""
@@ -70,6 +72,7 @@ class ComparisonSummary:
             "smallest_difference": POWER_FORMULA,
             "differences": self.differences,
             "undefined": self.undefined,
+            "corrected_labels": self.corrected_labels,
         }
 
 
@@ -99,9 +102,16 @@ class _Run:
 
 
 def compare_runs(
-    run: str | Path, against: str | Path, out: str | Path | None = None
+    run: str | Path,
+    against: str | Path,
+    out: str | Path | None = None,
+    *,
+    corrected: bool = False,
 ) -> ComparisonSummary:
     """Compare two runs by the paired differences of their scores. `out` is the first run if None.
+
+    With `corrected`, labels may have been corrected between the runs: both are scored by those of
+    `run`, and the patients are counted.
 
     Raises InputError if one is no finished fine-tuning run, if there is no test patient that
     neither was trained on, if their labels differ, and if a decision or predictions changed since
@@ -114,13 +124,23 @@ def compare_runs(
     first, second = _read_run(folders[0]), _read_run(folders[1])
     _check_groups(first, second)
     patients = _find_patients(first, second)
-    groups = _check_labels(first, second, patients)
+    groups, differ = _shared_groups(first, second, patients)
+    if differ and not corrected:
+        raise InputError(
+            f"{first.folder}, {second.folder}: expected the same labels, but {differ} of "
+            f"{len(patients)} test patients have other ones; fine-tune both with one label table"
+        )
     with looks.hold_records(*folders):
-        return _compare(first, second, patients, groups, target)
+        return _compare(first, second, patients, groups, target, differ)
 
 
 def _compare(
-    first: _Run, second: _Run, patients: list[str], groups: list[str], target: Path
+    first: _Run,
+    second: _Run,
+    patients: list[str],
+    groups: list[str],
+    target: Path,
+    corrected_labels: int,
 ) -> ComparisonSummary:
     """As `compare_runs`, while no other process opens the test sets."""
     runs, folders = (first, second), (first.folder, second.folder)
@@ -138,6 +158,7 @@ def _compare(
     results = {
         "patients": len(patients),
         "left_out": [len(one.test) - len(patients) for one in runs],
+        "corrected_labels": corrected_labels,
         "resamples": RESAMPLES,
         "smallest_difference": POWER_FORMULA,
         "runs": [_describe(one) for one in runs],
@@ -180,6 +201,7 @@ def _compare(
             if d is not None
         ],
         undefined=undefined,
+        corrected_labels=corrected_labels,
     )
 
 
@@ -215,19 +237,13 @@ def _find_patients(first: _Run, second: _Run) -> list[str]:
     return patients
 
 
-def _check_labels(first: _Run, second: _Run, patients: list[str]) -> list[str]:
-    """The groups that both label tables have. InputError if a patient has other classes in one."""
+def _shared_groups(first: _Run, second: _Run, patients: list[str]) -> tuple[list[str], int]:
+    """The groups that both label tables have, and how many patients have other classes in one."""
     groups = [
         name for name in classes_by_group(first.labels) if name in classes_by_group(second.labels)
     ]
     one, other = (run.labels.loc[patients][groups].to_numpy() for run in (first, second))
-    differ = int((one != other).any(axis=1).sum())
-    if differ:
-        raise InputError(
-            f"{first.folder}, {second.folder}: expected the same labels, but {differ} of "
-            f"{len(patients)} test patients have other ones; fine-tune both with one label table"
-        )
-    return groups
+    return groups, int((one != other).any(axis=1).sum())
 
 
 def _describe(run: _Run) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import torch
 from voco_data.errors import InputError
 from voco_data.labels import ORGAN_TARGETS, Labels
 from voco_data.maintenance import pins
+from voco_data.selection import open_pinned
 from voco_data.storage import atomic
 from voco_data.store import Store
 from voco_models.data import (
@@ -124,6 +125,7 @@ def finetune(
     device: str | torch.device | None = None,
     pseudonymise: Callable[[str], str] | None = None,
     resident: Residence = "none",
+    rows: str | Path | None = None,
     monitors: Sequence[Monitor] = (),
 ) -> FinetuneSummary:
     """Train one classifier per fold on the store's volumes, and predict every patient once.
@@ -151,6 +153,7 @@ def finetune(
     device : CUDA if available, else the CPU, if None.
     pseudonymise : function from patient ids of the labels to those of the store.
     resident : keep all volumes in memory, at the size of the recipe. Batches do not change.
+    rows : file of `PinnedRows`: the store is read as if it had no other rows.
     monitors : observe the training of every fold between steps.
 
     Raises
@@ -162,6 +165,8 @@ def finetune(
     run, chosen_device = Path(out), choose_device(device)
     join_processes(chosen_device)
     opened = store if isinstance(store, Store) else Store.open(store)
+    if rows is not None:
+        opened = open_pinned(opened, Path(rows))
     plan = make_plan(
         opened,
         Path(labels),

@@ -64,7 +64,7 @@ class PretrainPlan:
 
 
 def make_plan(
-    stores: Sequence[str | Path],
+    stores: Sequence[str | Path | Store],
     recipe: PretrainRecipe,
     *,
     init: str | Path,
@@ -121,23 +121,23 @@ def make_plan(
 
 
 def check_pretraining(
-    stores: Sequence[str | Path], recipe: PretrainRecipe, split: Split | None
+    stores: Sequence[str | Path | Store], recipe: PretrainRecipe, split: Split | None
 ) -> None:
     """Raise InputError, as `make_plan`, for a pretraining from scratch that is not possible."""
     make_plan(stores, recipe, init=SCRATCH, split=split, transductive=False)
 
 
-def open_stores(paths: Sequence[str | Path]) -> list[Store]:
-    """Open stores for one training.
+def open_stores(paths: Sequence[str | Path | Store]) -> list[Store]:
+    """Open stores for one training; those that are open already stay as they are.
 
     Raises InputError if they differ in grid, window or voxel type, if one is empty, and if one is
     given twice.
     """
     if not paths:
         raise InputError("stores: expected at least one store, got none")
-    if len({path if is_url(path) else Path(path).resolve() for path in paths}) < len(paths):
+    if len({_address(path) for path in paths}) < len(paths):
         raise InputError("stores: the same store was given twice; give each store once")
-    stores = [Store.open(path) for path in paths]
+    stores = [path if isinstance(path, Store) else Store.open(path) for path in paths]
     first = stores[0]
     for store in stores:
         if not len(store):
@@ -156,6 +156,12 @@ def open_stores(paths: Sequence[str | Path]) -> list[Store]:
                     "give stores of one spec"
                 )
     return stores
+
+
+def _address(store: str | Path | Store) -> str | Path:
+    """The URL of a store, or its folder."""
+    path = str(store.storage) if isinstance(store, Store) else store
+    return path if is_url(path) else Path(path).resolve()
 
 
 def adapt_recipe(recipe: PretrainRecipe, volumes: int) -> tuple[PretrainRecipe, list[str]]:

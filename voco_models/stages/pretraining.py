@@ -11,7 +11,7 @@ import torch
 
 from voco_data.errors import InputError
 from voco_data.maintenance import pins
-from voco_data.selection import SeenPatients
+from voco_data.selection import SeenPatients, open_pinned
 from voco_data.store import Store
 from voco_models.data import Item, Loader, Residence
 from voco_models.evaluation import check_matplotlib
@@ -96,7 +96,7 @@ class PretrainSummary:
 
 
 def pretrain(
-    stores: Sequence[str | Path],
+    stores: Sequence[str | Path | Store],
     out: str | Path,
     *,
     init: str | Path = SCRATCH,
@@ -108,6 +108,7 @@ def pretrain(
     resume: bool = False,
     device: str | torch.device | None = None,
     resident: Residence = "none",
+    rows: str | Path | None = None,
     monitors: Sequence[Monitor] = (),
 ) -> PretrainSummary:
     """Pretrain a backbone with 2D-VoCo on volumes of `stores`; write the run to `out`.
@@ -117,7 +118,7 @@ def pretrain(
 
     Parameters
     ----------
-    stores : folders or URLs of stores of one grid and window.
+    stores : open stores, or folders or URLs of them, of one grid and window.
     out : folder of the run.
     init : `scratch`, `imagenet`, a file of weights, or the folder of a pretraining run.
     recipe : a name, a `.toml` file, or a recipe.
@@ -129,6 +130,7 @@ def pretrain(
     resume : continue the run in `out`.
     device : CUDA if available, else the CPU, if None.
     resident : keep all volumes in memory. Batches do not change.
+    rows : file of `PinnedRows`: the stores are read as if they had no other rows.
     monitors : observe the training between steps.
 
     Raises
@@ -149,7 +151,8 @@ def pretrain(
     check_matplotlib()  # the page is drawn after the last step
     join_processes(chosen_device)
     frozen = find_split(split, run, resume=resume)
-    plan = make_plan(stores, requested, init=init, split=frozen, transductive=transductive)
+    chosen = stores if rows is None else [open_pinned(store, Path(rows)) for store in stores]
+    plan = make_plan(chosen, requested, init=init, split=frozen, transductive=transductive)
     check_run_folder(run, resume=resume)  # before volumes are read
     loader = make_loader(plan, chosen_device, resident)
     watch = LearningWatch(plan, checkpoint.read_run(run).get(ALARMS, ()) if resume else ())

@@ -138,6 +138,22 @@ def test_other_labels_are_counted_and_refused(runs: tuple[Path, Path], tmp_path:
         compare_runs(*runs, tmp_path / "out")
 
 
+def test_corrected_labels_of_the_first_run_count_for_both(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    compare_runs(*runs, tmp_path / "before")
+    labels = pd.read_parquet(runs[1] / "labels.parquet")
+    labels.loc[[30, 31], "spleen"] = (labels.loc[[30, 31], "spleen"] + 1) % 3
+    (runs[1] / looks.FILE).unlink()  # as if the labels had been others from the beginning
+    labels.to_parquet(runs[1] / "labels.parquet")
+    summary = compare_runs(*runs, tmp_path / "after", corrected=True)
+    assert summary.corrected_labels == 2
+    before, after = read(tmp_path / "before"), read(tmp_path / "after")
+    assert after["differences"] == before["differences"]
+    page = " ".join((tmp_path / "after" / "comparison.html").read_text().split())
+    assert "labels of 2 of these patients were corrected" in page
+
+
 def test_a_comparison_is_recorded_in_both_runs(runs: tuple[Path, Path], tmp_path: Path) -> None:
     for _ in range(2):  # made again, it is the same look
         compare_runs(*runs, tmp_path / "out")

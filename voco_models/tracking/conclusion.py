@@ -1,0 +1,71 @@
+"""The end of a retraining: the comparison with the champion, and who is champion then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from voco_data.errors import InputError
+from voco_data.selection import now
+from voco_models import stages
+from voco_models.tracking.champion_changes import record_run
+from voco_models.tracking.champions import (
+    FINETUNE_FOLDER,
+    RetrainedRun,
+    folders_are_tainted,
+    is_tainted,
+    read_champions,
+)
+from voco_models.tracking.promotion import MARGIN, Verdict, judge
+from voco_models.tracking.retraining import RetrainingPins
+
+COMPARISON = "comparison"
+"""Folder of the comparison with the champion, inside the folder of a retraining."""
+
+
+def conclude_retraining(pins: RetrainingPins, margin: float = MARGIN) -> dict[str, Any]:
+    """Compare a finished retraining with the champion, record it, and say who is champion.
+
+    The first one becomes champion. A run that cannot be compared is kept as a challenger with the
+    reason. A conclusion that is made again changes nothing.
+    """
+    folder, runs = pins.folder, pins.folder.parent
+    champions = read_champions(runs)
+    if champions.find(folder.name) is None:
+        against = champions.champion
+        run = RetrainedRun(folder.name, pins.backbone.folder, now(), dict(pins.digests))
+        champions = record_run(runs, run, _judge(pins, against, margin), against)
+    first = next(event for event in champions.history if event.run == folder.name)
+    champion = champions.champion
+    page = folder / COMPARISON / "comparison.html"
+    return {
+        "run": str(folder),
+        "retrained": True,
+        "promoted": first.event == "promoted",
+        "reason": first.reason,
+        "champion": champion,
+        "champion_tainted": champion is not None and is_tainted(runs, champions, champion),
+        "comparison": str(page) if page.exists() else None,
+        "pretrained": pins.backbone.pretrains,
+        "backbone": pins.backbone.reason,
+        "new_share": pins.backbone.new_share,
+        "patients": pins.patients,
+        "unlabelled": pins.unlabelled,
+    }
+
+
+def _judge(pins: RetrainingPins, champion: str | None, margin: float) -> Verdict:
+    folder, runs = pins.folder, pins.folder.parent
+    if folders_are_tainted(runs, folder.name, pins.backbone.folder):
+        return Verdict(False, "it has learnt from a withdrawn patient")
+    if champion is None:
+        return Verdict(True, "there was no champion")
+    try:
+        found = stages.compare_runs(
+            folder / FINETUNE_FOLDER,
+            runs / champion / FINETUNE_FOLDER,
+            folder / COMPARISON,
+            corrected=True,
+        )
+    except InputError as error:  # such as other groups, or no test patient in common
+        return Verdict(False, f"it cannot be compared with the champion {champion}: {error}")
+    return judge(found.differences, found.patients, champion, margin)
