@@ -1,0 +1,118 @@
+"""One patient in tables of runs: count the rows, and rewrite the file without them.
+
+A text table keeps the bytes of all other lines. A Parquet file keeps its columns and its schema.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from voco_data.withdrawal.names import PatientNames, RowRule
+
+FILE_COLUMNS = ("path", "mask")
+"""Columns with files beside the table, such as in `images.csv` of `voco pairs`."""
+
+
+def count_rows(path: Path, names: PatientNames) -> int:
+    """Rows of the patient in a table: Parquet, CSV, or a text with an id on each line."""
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            return sum(sum(mask) for _, mask in _batches(file, names))
+    return sum(is_patients for _, _, is_patients in _lines(path, names))
+
+
+def write_without(path: Path, out: Path, names: PatientNames) -> None:
+    """Write the table at `path` without the patient's rows to `out`."""
+    if path.suffix != ".parquet":
+        kept = (raw for _, raw, is_patients in _lines(path, names) if not is_patients)
+        out.write_bytes("".join(kept).encode("utf-8", "surrogateescape"))
+        return
+    with pq.ParquetFile(path) as file, pq.ParquetWriter(out, file.schema_arrow) as writer:
+        for batch, mask in _batches(file, names):
+            kept_rows = batch.filter(pa.array([not is_patients for is_patients in mask]))
+            writer.write_batch(_without_unused_values(kept_rows))
+
+
+def remove_listed_files(path: Path, names: PatientNames) -> None:
+    """Remove the files that the patient's rows of a CSV table name, and then empty folders.
+
+    Files outside of the folder of the table stay.
+    """
+    for cells, _, is_patients in _lines(path, names):
+        if is_patients:
+            _remove_files(path.parent, [cells[c] for c in FILE_COLUMNS if cells.get(c)])
+
+
+def _batches(
+    file: pq.ParquetFile, names: PatientNames
+) -> Iterator[tuple[pa.RecordBatch, list[bool]]]:
+    """Batches of a table, each with which of its rows are the patient's."""
+    rule = RowRule(names, tuple(file.schema_arrow.names))
+    of_ids = set(rule.columns_of_ids)
+    for batch in file.iter_batches():
+        columns = [
+            column.to_pylist()
+            if place in of_ids or _holds_text(column.type)
+            else [None] * len(batch)
+            for place, column in enumerate(batch.columns)
+        ]
+        rows = zip(*columns, strict=True) if columns else iter([()] * len(batch))
+        yield batch, [rule.is_of_patient(row) for row in rows]
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _without_unused_values(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A dictionary column would still list the values of rows that were removed."""
+    columns = [
+        column.dictionary_decode().dictionary_encode().cast(column.type)
+        if pa.types.is_dictionary(column.type)
+        else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def _lines(path: Path, names: PatientNames) -> Iterator[tuple[dict[str, str], str, bool]]:
+    """Cells, bytes as text, and whether they are the patient's, of each row of a text table."""
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    raw = list(io.StringIO(text, newline=""))
+    if path.suffix != ".csv":
+        yield from (({}, line, names.is_name(line)) for line in raw)
+        return
+    head = raw[0] if raw else ""
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(iter(raw), delimiter=delimiter)
+    columns: list[str] | None = None
+    start = 0
+    for row in reader:
+        line, start = "".join(raw[start : reader.line_num]), reader.line_num
+        if columns is None:
+            columns = [column.removeprefix("\ufeff") for column in row]
+            rule = RowRule(names, tuple(columns))
+            yield {}, line, False
+        else:
+            yield dict(zip(columns, row, strict=False)), line, rule.is_of_patient(row)
+
+
+def _remove_files(folder: Path, listed: list[str]) -> None:
+    """Remove files below a folder, and then their own folders where these are empty."""
+    for name in listed:
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts:
+            continue
+        (folder / parts).unlink(missing_ok=True)
+        if len(parts.parts) > 1:
+            with suppress(OSError):  # it holds other files, or is gone
+                (folder / parts).parent.rmdir()
