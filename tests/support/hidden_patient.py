@@ -26,6 +26,7 @@ from voco_data.store.reader import Store
 from voco_data.store.record import Record
 from voco_data.store.spec import StoreSpec
 from voco_models.data.volume_view import VolumeView
+from voco_models.objectives.voco2d import Voco2dConfig
 from voco_models.stages.evaluation import evaluate
 from voco_models.stages.finetuning import finetune
 from voco_models.stages.prediction import predict, prepare_prediction
@@ -79,7 +80,6 @@ def make_pipeline(folder: Path) -> Pipeline:
     split = runs / "split.json"
     update_split(store, split, labels, n_folds=2)
     groups = json.loads(split.read_text())["additions"][0]
-    # anna-1 must be one of both kinds, for the test of prefixes
     tested, trained = groups["test"][0], groups["folds"][0][0]
     quick = PRETRAIN_RECIPES["tiny"]
     pretrain(
@@ -88,27 +88,28 @@ def make_pipeline(folder: Path) -> Pipeline:
         recipe=dataclasses.replace(
             quick,
             fit=dataclasses.replace(quick.fit, total_steps=2, warmup_steps=1, checkpoint_every=2),
+            voco=Voco2dConfig(projector_width=16, embedding=8, slice_stride=2),
             batch_size=2,
             selection=Selection(patients=tuple(p for p in ids if p not in groups["test"])),
         ),
         split=split,
     )
-    for name, init in (("finetune", runs / "pretrain"), ("other", "scratch")):
-        finetune(
-            store,
-            labels,
-            runs / name,
-            init=init,
-            split=split,
-            recipe=dataclasses.replace(
-                RECIPE,
-                backbone=quick.backbone,
-                epochs=1,
-                view=VolumeView(slices=4, size_px=32, reduce="average"),
-                selection=Selection(patients=tuple(ids)),
-            ),
-            device="cpu",
-        )
+    finetune(
+        store,
+        labels,
+        runs / "finetune",
+        init=runs / "pretrain",
+        split=split,
+        recipe=dataclasses.replace(
+            RECIPE,
+            backbone=quick.backbone,
+            epochs=1,
+            view=VolumeView(slices=4, size_px=32, reduce="average"),
+            selection=Selection(patients=tuple(ids)),
+        ),
+        device="cpu",
+    )
+    _copy_from_scratch(runs / "finetune", runs / "other")
     evaluate(runs / "finetune")
     prepare_prediction(runs / "finetune", runs / "predicted")
     predict(runs / "finetune", store, runs / "predicted", device="cpu")
@@ -116,6 +117,15 @@ def make_pipeline(folder: Path) -> Pipeline:
     for number, patient in enumerate((trained, tested)):
         _add_other_files(pipeline, patient, number)
     return pipeline
+
+
+def _copy_from_scratch(run: Path, copy: Path) -> None:
+    """Another run with the same predictions, which says that it was not pretrained."""
+    shutil.copytree(run, copy)
+    (copy / "patients.json").unlink()
+    description = json.loads((copy / "run.json").read_text())
+    description |= {"init": "scratch", "pretraining": None, "exposure": None}
+    (copy / "run.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
 def _rename(record: Record) -> Record:
@@ -127,7 +137,7 @@ def _rename(record: Record) -> Record:
 
 def _add_other_files(pipeline: Pipeline, patient: str, number: int) -> None:
     """What takes long to make, in the form in which the stages write it."""
-    runs, series = pipeline.runs / f"more-{number}", f"scan-of-{patient}"
+    runs = pipeline.runs / f"more-{number}"
     others = [p for p in map(patient_id, range(PATIENTS)) if p != patient]
     everyone = [patient, *others]
     (runs / "predicted" / "sr").mkdir(parents=True)
@@ -170,7 +180,6 @@ def _add_other_files(pipeline: Pipeline, patient: str, number: int) -> None:
     specs.write_text(NESTED.canonical_json())
     preprocess(archive, runs / "predicted" / "stores", spec_file=specs, workers=1)
     shutil.rmtree(archive)
-    assert series
 
 
 def _write_report(path: Path, patient: str) -> None:
@@ -186,7 +195,7 @@ def _write_report(path: Path, patient: str) -> None:
 
 
 def everything_in(folder: Path) -> dict[str, str]:
-    """Path to all that a file says, as text: its bytes, the parts of an archive, a table's cells."""
+    """Path to all that a file says, as text: bytes, parts of an archive, cells of a table."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

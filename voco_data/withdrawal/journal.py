@@ -5,6 +5,7 @@ Journals are in the private folder of the root, because they name the patient.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ from voco_data.selection import now
 from voco_data.storage import Storage, atomic
 from voco_data.withdrawal.learnt import LearntRun
 from voco_data.withdrawal.names import PatientNames
-from voco_data.withdrawal.receipt import digest_of
 from voco_data.withdrawal.search import Finding
 
 FOLDER = "withdrawals"
@@ -50,8 +50,8 @@ class Journal:
 
     @property
     def digest(self) -> str:
-        """The digest of the receipt, by which runs name it."""
-        return digest_of(self.salt)
+        """The digest of the receipt, by which runs name it: 12 hex digits."""
+        return hashlib.sha256(bytes.fromhex(self.salt)).hexdigest()[:12]
 
     @property
     def names(self) -> PatientNames:

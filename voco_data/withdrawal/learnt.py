@@ -68,6 +68,18 @@ class LearntRun:
     """Whether it is the champion; None if there is no registry that says it."""
 
 
+def find_contents(runs: Sequence[Path], evidence: Evidence) -> frozenset[str]:
+    """Content digests of the patient's volumes, by the lists of the runs."""
+    return frozenset(
+        digest
+        for run in runs
+        if (seen := SeenPatients.read(run)) is not None
+        for part in seen.stores
+        for patient in evidence.ids_in(part)
+        for digest in part.contents[patient]
+    )
+
+
 def find_learnt(runs: Sequence[Path], evidence: Evidence) -> list[LearntRun]:
     """The runs among folders of training runs that have learnt from the patient, sorted."""
     found: dict[Path, LearntRun] = {}

@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,17 @@ from voco_data.selection import root_digest
 from voco_data.storage import LocalStorage, Storage, atomic, existing_root, locks, store_names
 from voco_data.store import catalogue, read_spec
 from voco_data.withdrawal.journal import Journal, default_receipt, read_journals
-from voco_data.withdrawal.learnt import Evidence, find_learnt, groups_of_patient
+from voco_data.withdrawal.learnt import Evidence, find_contents, find_learnt, groups_of_patient
 from voco_data.withdrawal.receipt import make_receipt
 from voco_data.withdrawal.records import Withdrawals
 from voco_data.withdrawal.removal import remove
-from voco_data.withdrawal.search import Folders, find_in_files, find_residue, list_folders
+from voco_data.withdrawal.search import (
+    Folders,
+    find_in_files,
+    find_residue,
+    find_series,
+    list_folders,
+)
 from voco_data.withdrawal.taint import mark_tainted
 
 log = logging.getLogger(__name__)
@@ -122,7 +128,10 @@ def _find(scope: _Scope, patient: str, champions: Collection[Path] | None) -> Jo
     for older in read_journals(scope.root):
         if set(older.patients) & set(journal.patients):
             journal.continue_from(older)
+    journal.series = sorted({*journal.series, *find_series(scope.files, journal.names)})
     evidence = _evidence(scope.root, journal)
+    evidence = replace(evidence, own=evidence.own | find_contents(scope.folders.runs, evidence))
+    journal.contents = sorted(evidence.own)
     fresh = Journal([], findings=list(find_in_files(scope.files, evidence, journal.stores)))
     fresh.learnt = find_learnt(scope.folders.runs, evidence)
     fresh.continue_from(journal)

@@ -13,12 +13,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from voco_data.version import VERSION
-
-if TYPE_CHECKING:
-    from voco_data.withdrawal.journal import Journal
+from voco_data.withdrawal.journal import Journal
 
 FORMAT, FORMAT_VERSION = "voco receipt", 1
 COST = {"n": 2**14, "r": 8, "p": 1, "dklen": 16}
@@ -31,11 +29,6 @@ CANNOT_BE_UNDONE = (
     "the database and the logs of Prefect, and logs of other programs, are not searched",
     "the archive is not changed: from there, the next run stores the patient again, as a new one",
 )
-
-
-def digest_of(salt: str) -> str:
-    """The digest of a receipt, by which runs name it: 12 hex digits."""
-    return hashlib.sha256(bytes.fromhex(salt)).hexdigest()[:12]
 
 
 def patient_digest(patient: str, salt: str) -> str:

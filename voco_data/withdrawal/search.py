@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ COMMANDS = {
 }
 """Page to the command that makes it again."""
 OTHER_COMMAND = "the command that wrote it"
+_WEIGHTS = (*weight_files.CHECKPOINTS, weight_files.SAFETENSORS)
 _SEARCHED_BYTES = 64 * 2**20
 """Files without a known form are searched up to this size."""
 
@@ -107,6 +108,21 @@ def _leave_out_root(folder: Path, below: list[str], names: list[str]) -> None:
     names[:] = [each for each in names if each not in (SEEN_FILES, ARCHIVES)]
 
 
+def find_series(files: Sequence[Path], names: PatientNames) -> set[str]:
+    """Series of the patient alone, by tables that name both: a root may have forgotten them."""
+    own: set[str] = set()
+    others: set[str] = set()
+    for path in files:
+        if path.suffix in (".parquet", ".csv"):
+            try:
+                mine, theirs = tables.series_in(path, names)
+            except (pa.ArrowInvalid, OSError, csv.Error):
+                continue  # no table, in spite of its name
+            own |= mine
+            others |= theirs
+    return own - others
+
+
 def find_in_files(
     files: Sequence[Path], evidence: Evidence, stores: Collection[str]
 ) -> Iterator[Finding]:
@@ -143,7 +159,7 @@ def _examine(path: Path, evidence: Evidence, stores: Collection[str]) -> tuple[s
             return REPORT_FILE, int(is_named)
         case ".pt" if path.name == weight_files.CAPTURE:
             return CAPTURE, int(weight_files.captures_patient(path, names))
-        case ".pt" | ".pth" | ".safetensors":
+        case suffix if suffix in _WEIGHTS:
             return IDS, weight_files.count_names(path, names)
     return "", 0
 
@@ -193,20 +209,26 @@ def find_residue(files: Sequence[Path], names: PatientNames) -> Iterator[tuple[s
 
 
 def _why_left(path: Path, names: PatientNames) -> Iterator[str]:
-    search: Callable[[str], bool] = names.is_in
     try:
         if path.stat().st_size > _SEARCHED_BYTES:
+            if path.suffix not in _WEIGHTS:  # their texts were read, and tensors are no texts
+                yield f"larger than {_SEARCHED_BYTES >> 20} MiB, and not searched"
             return
         data = path.read_bytes()
     except OSError as error:
         yield f"cannot be read ({error.strerror})"
         return
+    if _names_patient(path, data, names):
+        yield "a text in it names the patient; voco cannot tell what may be cut out"
+
+
+def _names_patient(path: Path, data: bytes, names: PatientNames) -> bool:
     if path.suffix == ".json":
         try:
-            found = any(search(text) for text in documents.strings_of(json.loads(data)))
+            return any(names.is_in(text) for text in documents.strings_of(json.loads(data)))
         except ValueError:
-            found = search(data.decode("latin-1"))
-    else:
-        found = search(data.decode("utf-8", "replace")) or search(data.decode("latin-1"))
-    if found:
-        yield "a text in it names the patient; voco cannot tell what may be cut out"
+            pass  # no JSON, in spite of its name: searched as any other text
+    # Bytes are searched first: a pattern takes a hundred times as long.
+    if not any(name.encode(errors="surrogateescape") in data for name in names.everything):
+        return False
+    return names.is_in(data.decode("utf-8", "replace")) or names.is_in(data.decode("latin-1"))

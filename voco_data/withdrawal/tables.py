@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from voco_data.withdrawal.names import PatientNames, RowRule
 
+PATIENT, SERIES = "patient_id", "series_uid"
 FILE_COLUMNS = ("path", "mask")
 """Columns with files beside the table, such as in `images.csv` of `voco pairs`."""
 
@@ -26,6 +27,33 @@ def count_rows(path: Path, names: PatientNames) -> int:
         with pq.ParquetFile(path) as file:
             return sum(sum(mask) for _, mask in _batches(file, names))
     return sum(is_patients for _, _, is_patients in _lines(path, names))
+
+
+def series_in(path: Path, names: PatientNames) -> tuple[set[str], set[str]]:
+    """Series of the patient, and of others, in a table with both ids; empty sets without them.
+
+    Raises `pa.ArrowInvalid` and `csv.Error` for a file that is no table.
+    """
+    own: set[str] = set()
+    others: set[str] = set()
+    for patient, series in _pairs(path):
+        (own if patient in names.patients else others).add(series)
+    return own - {""}, others
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, str]]:
+    """Patient and series of the rows of a table that has both."""
+    if path.suffix != ".parquet":
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            if row.get(PATIENT) and row.get(SERIES):
+                yield row[PATIENT].strip(), row[SERIES].strip()
+        return
+    with pq.ParquetFile(path) as file:
+        if {PATIENT, SERIES} <= set(file.schema_arrow.names):
+            for batch in file.iter_batches(columns=[PATIENT, SERIES]):
+                for row in batch.to_pylist():
+                    yield str(row[PATIENT]).strip(), str(row[SERIES] or "").strip()
 
 
 def write_without(path: Path, out: Path, names: PatientNames) -> None:
