@@ -20,7 +20,7 @@ from voco_data.withdrawal.journal import Journal
 
 FORMAT, FORMAT_VERSION = "voco receipt", 1
 COST = {"n": 2**14, "r": 8, "p": 1, "dklen": 16}
-"""Cost of a digest: about 50 ms, so that ids of few digits are not tried in a moment."""
+"""Cost of a digest: about 0.1 s, so that ids of few digits are not tried in a moment."""
 CANNOT_BE_UNDONE = (
     "weights keep what they have learnt, in the runs named in `learnt` and in all their copies",
     "scores and reports without names that were computed with the patient stay as they are",
@@ -40,7 +40,7 @@ def patient_digest(patient: str, salt: str) -> str:
 def make_receipt(
     journal: Journal, left: Sequence[Mapping[str, str]], *, removed: bool
 ) -> dict[str, Any]:
-    """The receipt of a withdrawal, or the list of what it would do."""
+    """The receipt of a withdrawal, or the list of what it would do, which has no digests."""
     kinds: Counter[str] = Counter()
     for counts in journal.roots.values():
         kinds.update(counts)
@@ -52,18 +52,8 @@ def make_receipt(
         for finding in journal.findings
         if finding.again
     ]
-    return {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "digest": journal.digest,
-        "date": journal.when,
-        "voco": VERSION,
+    return (_make_head(journal) if removed else {}) | {
         "removed": removed,
-        "patient": {
-            "salt": journal.salt,
-            "scrypt": COST,
-            "digests": [patient_digest(each, journal.salt) for each in journal.patients],
-        },
         "roots": [names.mask(root) for root in journal.roots],
         "counts": dict(sorted(kinds.items())),
         "files": [
@@ -74,4 +64,20 @@ def make_receipt(
         "make_again": again,
         "left": [{"file": names.mask(each["file"]), "why": each["why"]} for each in left],
         "cannot_be_undone": list(CANNOT_BE_UNDONE),
+    }
+
+
+def _make_head(journal: Journal) -> dict[str, Any]:
+    """What identifies a receipt, and by whom it can be checked."""
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "digest": journal.digest,
+        "date": journal.when,
+        "voco": VERSION,
+        "patient": {
+            "salt": journal.salt,
+            "scrypt": COST,
+            "digests": [patient_digest(each, journal.salt) for each in journal.patients],
+        },
     }

@@ -215,6 +215,8 @@ def compute_results(run: Path) -> dict[str, Any]:
     weighted = targets_with_loss_weights(description)
     table = predictions.read_predictions(run / predictions.FILE, targets)
     test = predictions.patient_lines(table, "test")
+    if test.empty:
+        raise InputError(f"{run}: no test patient is left to score; fine-tune a new run")
     labels = read_labels_of_run(run)
     training = labels.drop(index=test["patient_id"].tolist())
     decision = read_decision(run, targets)

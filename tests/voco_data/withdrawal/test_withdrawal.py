@@ -25,10 +25,13 @@ from tests.support.hidden_patient import (
     make_pipeline,
     patient_id,
 )
+from tests.support.object_server import use
+from tests.support.s3_server import BUCKET, S3Server
 from voco_data.errors import InputError
 from voco_data.selection.split_file import read_split
 from voco_data.storage import locks
 from voco_data.storage.local import LocalStorage
+from voco_data.storage.urls import open_storage
 from voco_data.store.reader import Store
 from voco_data.withdrawal.patient import RUN_LOCKS, forget_everywhere
 from voco_data.withdrawal.taint import is_tainted
@@ -399,3 +402,50 @@ def test_split_files_elsewhere(lab: Pipeline, tmp_path: Path) -> None:
     assert read_split(split).withdrawn == 1
     assert lab.tested in read_split(lab.runs / "split.json").groups
     assert np.unique(list(read_split(split).groups.values())).tolist() == [0, 1, 2]
+
+
+def test_runs_below_the_root(lab: Pipeline) -> None:
+    inside = Path(shutil.move(lab.runs, lab.root / "trainings"))
+    told = forget_everywhere(
+        lab.root, lab.trained, runs=[lab.root], receipt=lab.folder / "receipt.json", yes=True
+    )
+    assert files_that_say(lab.folder, lab.trained) == set()
+    assert {Path(each["run"]) for each in told["learnt"]} == {
+        inside / name for name in ("pretrain", "finetune", "other")
+    }
+
+
+def test_a_root_in_a_bucket(
+    lab: Pipeline,
+    tmp_path: Path,
+    s3_server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = {"VOCO_CACHE": str(tmp_path / "cache"), "VOCO_PRIVATE": str(tmp_path / "names")}
+    use(monkeypatch, s3_server.environment | own)
+    url = f"s3://{BUCKET}/{tmp_path.name}"
+    root = open_storage(url)
+    for path in lab.root.rglob("*"):
+        if path.is_file() and not path.name.endswith((".lock", ".fence")):
+            root.write(path.relative_to(lab.root).as_posix(), path.read_bytes())
+    words = ["forget", lab.trained, "--root", url, "--runs", str(lab.runs), "--yes"]
+    assert main([*words, "--receipt", str(tmp_path / "receipt.json")]) == 0
+    objects = s3_server.objects(f"{tmp_path.name}/")
+    name = re.compile(rf"{lab.trained}(?!\d)")
+    assert not [key for key, data in objects.items() if name.search(data.decode("latin-1"))]
+    assert len(Store.open(f"{url}/{lab.store.storage.name}").rows) == PATIENTS - 1
+    assert files_that_say(lab.runs, lab.trained) == set()
+    receipt = json.loads((tmp_path / "receipt.json").read_text())
+    learnt = {Path(each["run"]).name: each["how"] for each in receipt["learnt"]}
+    assert learnt["pretrain"] == ["by id", "by volume"]
+    assert not list((tmp_path / "names").rglob("*.json"))
+
+
+def test_a_run_without_test_patients_is_one_line(lab: Pipeline) -> None:
+    run = lab.runs / "finetune"
+    for patient in read_split(run / "split.json").test:
+        forget(lab, patient, yes=True)
+    with pytest.raises(InputError, match="no test patient is left"):
+        evaluate(run, again=True)
+    looked = json.loads((run / "evaluations.json").read_text())["looks"]
+    assert len(looked) == 1  # nothing was seen, and nothing is counted
