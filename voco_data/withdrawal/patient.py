@@ -40,6 +40,7 @@ from voco_data.withdrawal.search import (
     find_series,
     list_folders,
 )
+from voco_data.withdrawal.tables import listed_files
 from voco_data.withdrawal.taint import mark_tainted
 
 log = logging.getLogger(__name__)
@@ -269,7 +270,11 @@ def _forget_under(root: Storage, journal: Journal, wait: float) -> None:
 
 def _left(scope: _Scope, journal: Journal, *, removed: bool) -> list[dict[str, str]]:
     """What still names the patient, or may, and why it stays."""
-    gone = set() if removed else {each.path for each in journal.findings}
+    found = () if removed else journal.findings
+    gone = {each.path for each in found}
+    for each in found:
+        if each.path.endswith(".csv"):
+            gone |= set(map(str, listed_files(Path(each.path), journal.names)))
     left = [
         {"file": file, "why": why}
         for file, why in find_residue(scope.files, journal.names)

@@ -228,7 +228,4 @@ def _names_patient(path: Path, data: bytes, names: PatientNames) -> bool:
             return any(names.is_in(text) for text in documents.strings_of(json.loads(data)))
         except ValueError:
             pass  # no JSON, in spite of its name: searched as any other text
-    # Bytes are searched first: a pattern takes a hundred times as long.
-    if not any(name.encode(errors="surrogateescape") in data for name in names.everything):
-        return False
-    return names.is_in(data.decode("utf-8", "replace")) or names.is_in(data.decode("latin-1"))
+    return names.is_in_bytes(data)

@@ -68,14 +68,22 @@ def write_without(path: Path, out: Path, names: PatientNames) -> None:
             writer.write_batch(_without_unused_values(kept_rows))
 
 
-def remove_listed_files(path: Path, names: PatientNames) -> None:
-    """Remove the files that the patient's rows of a CSV table name, and then empty folders.
-
-    Files outside of the folder of the table stay.
-    """
+def listed_files(path: Path, names: PatientNames) -> Iterator[Path]:
+    """The files that the patient's rows of a CSV table name, below the folder of the table."""
     for cells, _, is_patients in _lines(path, names):
-        if is_patients:
-            _remove_files(path.parent, [cells[c] for c in FILE_COLUMNS if cells.get(c)])
+        for name in (cells.get(column, "") for column in FILE_COLUMNS) if is_patients else ():
+            parts = PurePosixPath(name)
+            if name and not parts.is_absolute() and ".." not in parts.parts:
+                yield path.parent / parts
+
+
+def remove_listed_files(path: Path, names: PatientNames) -> None:
+    """Remove the files that the patient's rows of a CSV table name, and then empty folders."""
+    for file in listed_files(path, names):
+        file.unlink(missing_ok=True)
+        if file.parent != path.parent:
+            with suppress(OSError):  # it holds other files, or is gone
+                file.parent.rmdir()
 
 
 def _batches(
@@ -132,15 +140,3 @@ def _lines(path: Path, names: PatientNames) -> Iterator[tuple[dict[str, str], st
             yield {}, line, False
         else:
             yield dict(zip(columns, row, strict=False)), line, rule.is_of_patient(row)
-
-
-def _remove_files(folder: Path, listed: list[str]) -> None:
-    """Remove files below a folder, and then their own folders where these are empty."""
-    for name in listed:
-        parts = PurePosixPath(name)
-        if parts.is_absolute() or ".." in parts.parts:
-            continue
-        (folder / parts).unlink(missing_ok=True)
-        if len(parts.parts) > 1:
-            with suppress(OSError):  # it holds other files, or is gone
-                (folder / parts).parent.rmdir()

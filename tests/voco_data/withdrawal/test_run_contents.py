@@ -55,6 +55,18 @@ def test_rows_of_text_tables(tmp_path: Path, names: PatientNames, text: str, kep
     assert (tables.count_rows(path, names) > 0) == (kept != text)
 
 
+def test_files_outside_of_the_folder_of_a_table_stay(tmp_path: Path) -> None:
+    (tmp_path / "pairs" / "s-1").mkdir(parents=True)
+    inside, outside = tmp_path / "pairs" / "s-1" / "a.npy", tmp_path / "b.npy"
+    for file in (inside, outside):
+        file.write_bytes(b"x")
+    table = tmp_path / "pairs" / "images.csv"
+    table.write_text(f"patient_id,path,mask\np-1,s-1/a.npy,../b.npy\np-1,{outside},\n")
+    tables.remove_listed_files(table, WORDY)
+    assert not inside.parent.exists()
+    assert outside.exists()
+
+
 def test_rows_of_parquet_tables_and_lists_of_ids(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     frame = pd.DataFrame({"patient_id": [12, 13, 120], "step": [1, 12, 77]})
@@ -109,6 +121,21 @@ def test_entries_of_json(tmp_path: Path, names: PatientNames, value: Any, kept: 
 )
 def test_pages(names: PatientNames, page: str, shows: bool) -> None:
     assert names.is_on_page(page) == shows
+
+
+@pytest.mark.parametrize(
+    ("names", "data", "found"),
+    [
+        (WORDY, b"p-1", True),
+        (WORDY, b"p-10 p-1-b xp-1 _p-1 p-1", True),
+        (WORDY, b"p-10 p-1-b xp-1 _p-1 -p-1", False),
+        (WORDY, b"\0s-1\xff", True),
+        (DIGITS, b"12 77", False),
+        (PatientNames(frozenset(["M\u00fcller"])), "'M\u00fcller'".encode(), True),
+    ],
+)
+def test_bytes_of_other_files(names: PatientNames, data: bytes, found: bool) -> None:
+    assert names.is_in_bytes(data) == found
 
 
 def evidence(own: str = "mine") -> Evidence:
