@@ -87,13 +87,18 @@ class Journal:
         atomic.write_bytes(private / FOLDER / f"{self.digest}.json", text.encode(), mode=0o600)
 
     def remove(self, root: Storage) -> None:
-        """Remove the journal, temporary files beside it, and folders that are then empty."""
+        """Remove the journal and temporary files beside it. Its folder stays."""
         private = pseudonyms.private_folder(root)
         atomic.sweep_folder(private / FOLDER)
         (private / FOLDER / f"{self.digest}.json").unlink(missing_ok=True)
-        for folder in (private / FOLDER, private):
-            with suppress(OSError):  # not empty: it holds other journals, or the key
-                folder.rmdir()
+
+
+def remove_empty_folders(root: Storage) -> None:
+    """Remove the folders of journals and the private folder, if nothing is in them."""
+    private = pseudonyms.private_folder(root)
+    for folder in (*filter(Path.is_dir, private.glob("*")), private):
+        with suppress(OSError):  # not empty: it holds other journals, or the key
+            folder.rmdir()
 
 
 def read_journals(root: Storage) -> Iterator[Journal]:

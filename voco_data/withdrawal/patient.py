@@ -28,7 +28,12 @@ from voco_data.errors import InputError
 from voco_data.selection import root_digest
 from voco_data.storage import LocalStorage, Storage, atomic, existing_root, locks, store_names
 from voco_data.store import catalogue, read_spec
-from voco_data.withdrawal.journal import Journal, default_receipt, read_journals
+from voco_data.withdrawal.journal import (
+    Journal,
+    default_receipt,
+    read_journals,
+    remove_empty_folders,
+)
 from voco_data.withdrawal.learnt import Evidence, find_contents, find_learnt, groups_of_patient
 from voco_data.withdrawal.receipt import make_receipt
 from voco_data.withdrawal.records import Withdrawals
@@ -104,6 +109,8 @@ def forget_everywhere(
             raise InputError(f"{split}: expected a split file of voco split, found none")
     resolved = tuple(split.resolve() for split in splits)
     scope = _Scope(existing_root(root), list_folders(runs), resolved)
+    if yes:
+        remove_empty_folders(scope.root)  # of a withdrawal that was killed at its very end
     journal = _find(scope, patient, champions)
     if not yes:
         log.info("nothing was removed; --yes removes it")
@@ -120,6 +127,7 @@ def forget_everywhere(
     atomic.remove_temporaries_of(Path(journal.receipt))
     atomic.write_text(Path(journal.receipt), json.dumps(written, indent=1) + "\n")
     journal.remove(scope.root)
+    remove_empty_folders(scope.root)
     return {"receipt": journal.receipt} | written
 
 

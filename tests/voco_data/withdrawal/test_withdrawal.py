@@ -315,7 +315,7 @@ def state_of(lab: Pipeline) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("step", [110, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [110, pytest.param(7, marks=pytest.mark.slow)])
 def test_killed_anywhere_the_same_call_ends_with_the_same_state(
     made: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
