@@ -39,6 +39,7 @@ def build_parser() -> OneLineParser:
     _add_demo(commands)
     _add_preprocess(commands)
     _add_store(commands)
+    _add_forget(commands)
     _add_split(commands)
     add_pretrain(commands)
     add_finetune(commands)
@@ -191,6 +192,39 @@ def _add_store(commands: Any) -> None:
     forget = add_command(actions, "forget", "what a patient left under ROOT; erase it with --yes")
     forget.add_argument("root", type=path_or_url, metavar="ROOT")
     forget.add_argument("patient", metavar="PATIENT", help="the archive's id, or the pseudonym")
+    _add_removal(forget)
+
+
+def _add_forget(commands: Any) -> None:
+    forget = add_command(
+        commands, "forget", "a patient who withdrew: what names it anywhere; remove it with --yes"
+    )
+    add = forget.add_argument
+    add("patient", metavar="PATIENT", help="the archive's id, or the pseudonym")
+    add("--root", type=path_or_url, required=True, metavar="ROOT", help="folder of the stores")
+    add(
+        "--runs",
+        type=local,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="folder with runs, predictions and other results, at any depth (again for more)",
+    )
+    add(
+        "--split",
+        type=local,
+        action="append",
+        default=[],
+        dest="splits",
+        metavar="FILE",
+        help="a split file outside of --runs (again for more)",
+    )
+    add(
+        "--receipt",
+        type=local,
+        metavar="FILE",
+        help="the receipt to write with --yes (receipt-<digest>.json here)",
+    )
     _add_removal(forget)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from flows.archive_masks import open_masks
 from flows.ids import patient_pseudonymiser
 from flows.prediction_steps import predict_source
-from voco_data import erasure, ingest, maintenance, paired_images, selection
+from voco_data import erasure, ingest, maintenance, paired_images, selection, withdrawal
 from voco_data.ingest import IngestOptions
 from voco_models import stages
 
@@ -85,6 +85,19 @@ def _export(args: argparse.Namespace) -> Mapping[str, object]:
 
 def _forget(args: argparse.Namespace) -> Mapping[str, object]:
     return erasure.forget_patient(args.root, args.patient, yes=args.yes, wait=args.wait).to_json()
+
+
+def forget(args: argparse.Namespace) -> Mapping[str, object]:
+    """Forget a patient under a root, in runs and in splits."""
+    return withdrawal.forget_everywhere(
+        args.root,
+        args.patient,
+        runs=args.runs,
+        splits=args.splits,
+        receipt=args.receipt,
+        yes=args.yes,
+        wait=args.wait,
+    )
 
 
 def split(args: argparse.Namespace) -> Mapping[str, object]:
@@ -367,6 +380,7 @@ VERBS: Final[dict[str, Verb]] = {
     "demo": demo,
     "preprocess": preprocess,
     "store": store,
+    "forget": forget,
     "split": split,
     "pretrain": pretrain,
     "finetune": finetune,

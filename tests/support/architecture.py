@@ -42,6 +42,7 @@ ROOMS = {
         "structured_report",
         "maintenance",
         "erasure",
+        "withdrawal",
         "phantom",
         "bench",
     ),

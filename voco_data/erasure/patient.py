@@ -93,10 +93,7 @@ def forget_patient(
         root_storage = root_storage.with_lease(
             CombinedLease([writer.lease for writer in writers]), WRITE_ONCE
         )
-        journal = find_patient(root_storage, patient)
-        for _, old in read_journals(root_storage):
-            if set(old.ids) & set(journal.ids):
-                journal.add(old)
+        journal = _journal_of(root_storage, patient)
         if not journal.known:
             raise InputError(
                 f"{root_storage}: no store, ledger or map names the patient; "
@@ -109,6 +106,20 @@ def forget_patient(
         else:
             log.info("nothing was removed; --yes removes it")
         return _summary(root_storage, journal, len(previews), removed=yes)
+
+
+def is_named(root: Storage, patient: str) -> bool:
+    """Whether a store, ledger, map or the journal of an interrupted erasure names the patient."""
+    return _journal_of(root, patient).known
+
+
+def _journal_of(root: Storage, patient: str) -> Journal:
+    """What belongs to the patient, with what an interrupted erasure had found."""
+    journal = find_patient(root, patient)
+    for _, old in read_journals(root):
+        if set(old.ids) & set(journal.ids):
+            journal.add(old)
+    return journal
 
 
 def _lock_all_stores(root: Storage, stack: ExitStack, wait: float) -> list[StoreWriter]:

@@ -1,9 +1,11 @@
 from .exposure import (
     Exposure as Exposure,
     SeenPatients as SeenPatients,
+    StorePatients as StorePatients,
     contents_of_patients as contents_of_patients,
     find_seen as find_seen,
     measure_exposure as measure_exposure,
+    root_digest as root_digest,
 )
 from .families import (
     find_families as find_families,

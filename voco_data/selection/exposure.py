@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pandas as pd
 
 from voco_data.errors import InputError
 from voco_data.selection.series import patients_digest
-from voco_data.storage import atomic, parent_storage
+from voco_data.storage import ReadableStorage, atomic, parent_storage
 from voco_data.store import Store
 
 FILE = "patients.json"
@@ -64,6 +64,17 @@ class SeenPatients:
             for patient, contents in store.contents.items():
                 merged[patient] = merged.get(patient, frozenset()) | contents
         return SeenPatients(tuple(StorePatients(root, merged) for root, merged in roots.items()))
+
+    def without(self, entries: Collection[tuple[int, str]]) -> SeenPatients:
+        """Leave out patients, each as (position of the store, id)."""
+        parts = [
+            StorePatients(
+                store.root,
+                {p: held for p, held in store.contents.items() if (position, p) not in entries},
+            )
+            for position, store in enumerate(self.stores)
+        ]
+        return SeenPatients(tuple(part for part in parts if part.contents))
 
     @property
     def digest(self) -> str:
@@ -213,8 +224,11 @@ def _has_same_ids(part: StorePatients, root: str, contents: Mapping[str, frozens
 
 
 def _root_digest(store: Store) -> str:
-    """Identify the address of a store's root: 12 hex digits, from which it cannot be read."""
-    root = parent_storage(str(store.storage))
+    return root_digest(parent_storage(str(store.storage)))
+
+
+def root_digest(root: ReadableStorage) -> str:
+    """Identify the address of a root: 12 hex digits, from which it cannot be read."""
     folder = root.local_folder()
     address = str(root) if folder is None else str(folder.resolve())
     return hashlib.sha256(address.encode(errors="surrogateescape")).hexdigest()[:12]

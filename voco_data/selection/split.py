@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from voco_data.errors import InputError
@@ -51,6 +51,9 @@ class Split:
     """Share of the patients in the test set; the folds share the others equally."""
     n_folds: int = N_FOLDS
     additions: tuple[Addition, ...] = ()
+    withdrawn: int = 0
+    """How many patients `voco forget` has taken out. Groups that they leave empty are filled first
+    when patients are added."""
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1 or self.n_folds < 2:
@@ -137,7 +140,7 @@ class Split:
             parts[group] += members[family]
         test, *folds = (tuple(sorted(part)) for part in parts)
         addition = Addition(when=when, test=test, folds=tuple(folds))
-        return Split(self.seed, self.test_share, self.n_folds, (*self.additions, addition))
+        return replace(self, additions=(*self.additions, addition))
 
     def _place(self, members: Mapping[str, list[str]], home: Mapping[str, int]) -> dict[str, int]:
         """New families to groups, by the rule of `add`."""
@@ -183,12 +186,7 @@ class Split:
                 for group in (added.test, *added.folds)
             )
             additions.append(Addition(added.when, test, tuple(folds)))
-        split = Split(
-            self.seed,
-            self.test_share,
-            self.n_folds,
-            tuple(addition for addition in additions if addition.count),
-        )
+        split = replace(self, additions=tuple(each for each in additions if each.count))
         for name, group in zip(self.group_names, (split.test, *split.folds), strict=True):
             if not group:
                 raise InputError(
@@ -225,7 +223,7 @@ class Split:
 
     def to_json(self) -> str:
         """The text of a split file."""
-        values = {
+        values: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "seed": self.seed,
@@ -236,6 +234,8 @@ class Split:
                 for added in self.additions
             ],
         }
+        if self.withdrawn:
+            values["withdrawn"] = self.withdrawn
         return json.dumps(values, indent=1) + "\n"
 
     @classmethod
@@ -252,7 +252,7 @@ class Split:
             raise InputError(
                 f"split: expected a file that voco split made, version {VERSION}"
             ) from error
-        if not all((split.test, *split.folds)):
+        if not split.withdrawn and not all((split.test, *split.folds)):
             raise InputError("split: expected patients in the test set and in every fold")
         return split
 
@@ -269,7 +269,7 @@ class Split:
             for added in data["additions"]
         )
         shares = int(data["seed"]), float(data["test_share"]), int(data["n_folds"])
-        return cls(*shares, additions)
+        return cls(*shares, additions, int(data.get("withdrawn", 0)))
 
     @classmethod
     def _from_older_run(cls, data: dict[str, Any]) -> Split:

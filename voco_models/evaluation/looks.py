@@ -29,6 +29,7 @@ from typing import Any, Literal
 from voco_data.errors import InputError, VocoError
 from voco_data.storage import atomic, locks
 from voco_data.version import VERSION
+from voco_data.withdrawal import Withdrawals
 from voco_models.evaluation import predictions
 from voco_models.evaluation.decision import DECISION_FILE
 
@@ -36,7 +37,7 @@ FILE = "evaluations.json"
 FORMAT, FORMAT_VERSION = "voco evaluations", 1
 LABELS_FILE = "labels.parquet"
 FROZEN = (DECISION_FILE, predictions.FILE, LABELS_FILE)
-"""Files of a run that may not change after its test set was opened."""
+"""Files of a run that may not change after its test set was opened, but for a forgotten patient."""
 
 LOCK_S = 600.0
 """Time to wait for another process that evaluates or compares the run."""
@@ -225,9 +226,15 @@ def _check_unchanged(run: Path, look: Look, earlier: Sequence[Look]) -> None:
     """InputError if a file differs from what it was at the first look."""
     if not earlier:
         return
-    first = earlier[0]
+    first, withdrawals = earlier[0], Withdrawals.read(run)
     for name, digest in first.sha256.items():
-        if look.sha256.get(name) != digest:
+        now = look.sha256.get(name, "")
+        if withdrawals.is_unfinished(name, now):
+            raise InputError(
+                f"{run / name}: holds a patient who was forgotten; complete it with the same voco "
+                "forget"
+            )
+        if not withdrawals.explains(name, digest, now):
             raise InputError(
                 f"{run / name}: changed since the test set was opened at {first.time}; what is "
                 "made after that is not scored; restore the file, or fine-tune a new run"

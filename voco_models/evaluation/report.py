@@ -115,7 +115,16 @@ def describe_looks(test_set: dict[str, int] | None) -> str:
     opened, compared = test_set["looks"], test_set["comparisons"]
     times = "once" if opened == 1 else f"{opened} times: these scores may be the best of several"
     others = f" Comparisons with other runs: {compared}." if compared else ""
-    return f"The test set was opened {times}.{others}"
+    gone = describe_withdrawn(test_set.get("withdrawn", 0))
+    return f"The test set was opened {times}.{others}{gone}"
+
+
+def describe_withdrawn(count: int) -> str:
+    """A sentence on test patients who were forgotten; empty without any."""
+    if not count:
+        return ""
+    patients = "1 test patient was" if count == 1 else f"{count} test patients were"
+    return f" {patients} forgotten (voco forget) since the run was made and left out of all scores."
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pandas as pd
 from voco_data.errors import InputError, VocoError
 from voco_data.qc import html
 from voco_data.storage import atomic
+from voco_data.withdrawal import Withdrawals
 from voco_models.evaluation import (
     POWER_FORMULA,
     RESAMPLES,
@@ -53,6 +54,8 @@ class ComparisonSummary:
     report: Path
     patients: int
     """Test patients that neither run was trained on."""
+    withdrawn: int
+    """Test patients who were forgotten since the runs were made; of two numbers the larger."""
     differences: list[dict[str, Any]]
     """A row a score: both values, their difference (run less against) with its interval, and the
     smallest difference that could have been shown."""
@@ -69,6 +72,7 @@ class ComparisonSummary:
             "comparison": str(self.comparison),
             "report": str(self.report),
             "patients": self.patients,
+            "withdrawn": self.withdrawn,
             "smallest_difference": POWER_FORMULA,
             "differences": self.differences,
             "undefined": self.undefined,
@@ -155,6 +159,7 @@ def _compare(
         np.random.default_rng(BOOTSTRAP_SEED),
     )
     undefined = [name for name, d in found.items() if d is None]
+    gone = [Withdrawals.read(folder).count("test") for folder in folders]
     results = {
         "patients": len(patients),
         "left_out": [len(one.test) - len(patients) for one in runs],
@@ -162,7 +167,14 @@ def _compare(
         "resamples": RESAMPLES,
         "smallest_difference": POWER_FORMULA,
         "runs": [_describe(one) for one in runs],
-        "test_sets": [{"looks": o.evaluations, "comparisons": o.comparisons} for o in openings],
+        "test_sets": [
+            {
+                "looks": opening.evaluations,
+                "comparisons": opening.comparisons,
+                "withdrawn": withdrawn,
+            }
+            for opening, withdrawn in zip(openings, gone, strict=True)
+        ],
         "differences": {name: d.to_json() for name, d in found.items() if d is not None},
         "undefined": undefined,
     }
@@ -185,6 +197,7 @@ def _compare(
         comparison=target / JSON,
         report=target / PAGE,
         patients=len(patients),
+        withdrawn=max(gone),
         differences=[
             {
                 "score": name,

@@ -21,6 +21,7 @@ from voco_data.errors import InputError, VocoError
 from voco_data.labels import ORGAN_TARGETS, RSNA_TARGETS, TargetTable
 from voco_data.qc import html
 from voco_data.storage import atomic
+from voco_data.withdrawal import Withdrawals
 from voco_models.evaluation import (
     CONFIDENCE_LEVEL,
     ORGAN_SCORE,
@@ -63,6 +64,8 @@ class EvaluateSummary:
     looks: int
     """How often the test set was opened for an evaluation, with this one."""
     test_patients: int
+    withdrawn: int
+    """Test patients who were forgotten since the run was made; they are in no score."""
     pretrained_on_test_patients: int | None
     """How many of them the pretraining of the backbone has seen; None if unknown."""
     transductive: bool | None
@@ -122,7 +125,12 @@ def _evaluate(
         folder, target, (report.METRICS, report.REPORT), again=again, resume=resume
     )
     results = compute_results(folder)
-    results["test_set"] = {"looks": opening.evaluations, "comparisons": opening.comparisons}
+    withdrawn = Withdrawals.read(folder).count("test")
+    results["test_set"] = {
+        "looks": opening.evaluations,
+        "comparisons": opening.comparisons,
+        "withdrawn": withdrawn,
+    }
     exposure = report.exposure_of(description, results["test_patients"])
     results["pretraining"] = exposure.to_json() | {"text": exposure.sentence}
     if exposure.transductive:
@@ -149,6 +157,7 @@ def _evaluate(
         metrics=target / report.METRICS,
         looks=opening.evaluations,
         test_patients=int(results["test_patients"]),
+        withdrawn=withdrawn,
         pretrained_on_test_patients=exposure.seen,
         transductive=exposure.transductive,
         scores={name: Interval(**value) for name, value in results["scores"].items()},
@@ -206,6 +215,8 @@ def compute_results(run: Path) -> dict[str, Any]:
     weighted = targets_with_loss_weights(description)
     table = predictions.read_predictions(run / predictions.FILE, targets)
     test = predictions.patient_lines(table, "test")
+    if test.empty:
+        raise InputError(f"{run}: no test patient is left to score; fine-tune a new run")
     labels = read_labels_of_run(run)
     training = labels.drop(index=test["patient_id"].tolist())
     decision = read_decision(run, targets)

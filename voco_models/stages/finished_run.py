@@ -13,13 +13,14 @@ import pandas as pd
 from voco_data.errors import InputError
 from voco_data.labels import RSNA_TARGETS, TargetTable
 from voco_data.store import ALGORITHM_VERSION, StoreSpec
+from voco_data.withdrawal import Withdrawals
 from voco_models.evaluation import Decision, FloatArray, metrics, predictions, read_decision
 from voco_models.networks import SliceSequenceClassifier
 from voco_models.stages import recipe_options
 from voco_models.stages.classifiers import build_classifier
 from voco_models.stages.evaluation import read_description, read_labels_of_run
 from voco_models.stages.finetune_recipes import FinetuneRecipe
-from voco_models.training import checkpoint, read_specs
+from voco_models.training import checkpoint, hash_file, read_specs
 
 _CLASSIFIER, _AVERAGE = "classifier.", "average."
 """Beginnings of names in the state of `ClassificationObjective`: of the classifier, and of the
@@ -143,10 +144,13 @@ def _read_priors(folder: Path, test: pd.DataFrame) -> dict[str, FloatArray]:
 
 
 def _digest(folder: Path, n_folds: int) -> str:
-    """Digest of the files that predictions depend on."""
-    digest = hashlib.sha256()
+    """Digest of the files that predictions depend on.
+
+    It stays if patients are forgotten: the run predicts as before.
+    """
+    digest, withdrawals = hashlib.sha256(), Withdrawals.read(folder)
     files = [folder / checkpoint.RUN_FILE, folder / predictions.FILE, folder / "decision.json"]
     for path in [*files, *(checkpoint_of(folder, fold) for fold in range(n_folds))]:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        name = path.relative_to(folder).as_posix()
+        digest.update(bytes.fromhex(withdrawals.first_digest(name, hash_file(path))))
     return digest.hexdigest()[:12]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from voco_data.errors import InputError
 from voco_data.selection import SeenPatients
+from voco_data.withdrawal import Withdrawals
 from voco_models.networks import (
     LITE0,
     Backbone,
@@ -133,7 +134,10 @@ def read_seen_patients(path: Path, provenance: Mapping[str, Any]) -> SeenPatient
     selected = (provenance.get("selection") or {}).get("patients_digest")
     recorded = provenance.get("seen_patients", selected)
     seen = SeenPatients.read(run)
-    return seen if seen is not None and seen.digest == recorded else None
+    if seen is None or recorded is None:
+        return None
+    is_of_run = Withdrawals.read(run).explains_patients(recorded, seen.digest)
+    return seen if is_of_run else None
 
 
 def _check_backbone(backbone: Backbone, name: str, given: Path) -> None:
