@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from flows import bench_verbs
 from flows.archive_masks import open_masks
 from flows.ids import patient_pseudonymiser
 from flows.prediction_steps import predict_source
@@ -89,6 +90,8 @@ def _forget(args: argparse.Namespace) -> Mapping[str, object]:
 
 def forget(args: argparse.Namespace) -> Mapping[str, object]:
     """Forget a patient under a root, in runs and in splits."""
+    from voco_models import tracking
+
     return withdrawal.forget_everywhere(
         args.root,
         args.patient,
@@ -97,6 +100,7 @@ def forget(args: argparse.Namespace) -> Mapping[str, object]:
         receipt=args.receipt,
         yes=args.yes,
         wait=args.wait,
+        champions=tracking.find_champions(args.runs),
     )
 
 
@@ -286,77 +290,6 @@ def _worker(args: argparse.Namespace) -> Mapping[str, object]:
     return {"pool": args.pool}
 
 
-def bench(args: argparse.Namespace) -> Mapping[str, object]:
-    """Measure, and print medians and ratios."""
-    return BENCHES[args.table](args)
-
-
-def _bench_loader(args: argparse.Namespace) -> Mapping[str, object]:
-    del args
-    from voco_models.bench import loader
-
-    return loader.bench()
-
-
-def _bench_pretrain(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_models.bench import pretrain
-
-    return pretrain.bench(args.recipe, args.device, quick=args.quick)
-
-
-def _bench_cost(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_models.bench import cost
-
-    return cost.bench(args.device, quick=args.quick, seconds=args.seconds)
-
-
-def _bench_heads(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_models.bench import heads
-
-    return heads.bench(
-        args.store,
-        args.labels,
-        init=args.init,
-        recipe=args.recipe,
-        changes=tuple(args.changes),
-        split=args.split,
-        heads=tuple(args.heads),
-        seeds=args.seeds,
-        cache=args.cache,
-        allow_unlabelled=args.allow_unlabelled,
-        device=args.device,
-        pseudonymise=patient_pseudonymiser(args.store),
-    )
-
-
-def _bench_localisers(args: argparse.Namespace) -> Mapping[str, object]:
-    from voco_models.bench import localisers
-
-    masks = open_masks(args.archive, args.store, args.layout)
-    assert masks is not None
-    return localisers.bench(
-        args.store,
-        masks,
-        recipe=args.recipe,
-        changes=tuple(args.changes),
-        split=args.split,
-        networks=tuple(args.networks),
-        n_masks=args.masks,
-        steps=args.steps,
-        seeds=args.seeds,
-        margin_mm=args.margin,
-        out=args.out,
-        device=args.device,
-    )
-
-
-def _bench_ingest(args: argparse.Namespace) -> Mapping[str, object]:
-    del args
-    from voco_data.bench.ingest import bench_ingest
-
-    return bench_ingest()
-
-
 Verb = Callable[[argparse.Namespace], Mapping[str, object]]
 
 STORE_ACTIONS: Final[dict[str, Verb]] = {
@@ -368,14 +301,6 @@ STORE_ACTIONS: Final[dict[str, Verb]] = {
     "forget": _forget,
 }
 SERVER_ACTIONS: Final[dict[str, Verb]] = {"setup": _setup, "worker": _worker}
-BENCHES: Final[dict[str, Verb]] = {
-    "ingest": _bench_ingest,
-    "loader": _bench_loader,
-    "pretrain": _bench_pretrain,
-    "cost": _bench_cost,
-    "heads": _bench_heads,
-    "localisers": _bench_localisers,
-}
 VERBS: Final[dict[str, Verb]] = {
     "demo": demo,
     "preprocess": preprocess,
@@ -395,6 +320,6 @@ VERBS: Final[dict[str, Verb]] = {
     "card": card,
     "champion": champion,
     "probe": probe,
-    "bench": bench,
+    "bench": bench_verbs.bench,
     "server": server,
 }

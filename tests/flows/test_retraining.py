@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from flows.command import main
+from flows.ids import patient_pseudonymiser
 from flows.retrain import retrain
 from tests.support import small_finetune
 from voco_data.errors import InputError, VocoError
@@ -25,7 +26,7 @@ from voco_data.selection.split_file import read_split
 from voco_data.store.reader import Store
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
 from voco_models.tracking.backbone_choice import BackboneChoice, choose_backbone
-from voco_models.tracking.champions import TAINTED, read_champions
+from voco_models.tracking.champions import read_champions
 from voco_models.tracking.retraining import read_pins
 
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for all files of flows
@@ -221,10 +222,30 @@ def test_a_rollback_and_a_withdrawn_patient(site: Site, capsys: Any) -> None:
     """The champion's backbone is tainted: the next retraining makes another one."""
     assert main(["champion", str(site.runs), "--rollback", "--reason", "slow"]) == 0
     assert read_champions(site.runs).champion == FIRST
-    (site.runs / FIRST / "pretrain" / TAINTED).write_text("{}")
+    patient = read_split(site.runs / FIRST / "split.json").folds[0][0]
+    pseudonym = patient_pseudonymiser(site.folder / "stores" / "any")
+    assert pseudonym is not None
+    (own,) = (i for i in map(str, site.table["patient_id"]) if pseudonym(i) == patient)
+    shutil.rmtree(site.folder / "archive" / own)
+    receipt = site.folder / "receipt.json"
+    folders = ["--root", str(site.folder / "stores"), "--runs", str(site.runs)]
+    assert main(["forget", patient, *folders, "--receipt", str(receipt), "--yes"]) == 0
+    learnt = {each["run"]: each["champion"] for each in json.loads(receipt.read_text())["learnt"]}
+    assert learnt == {
+        str(site.runs / FIRST / "pretrain"): True,
+        str(site.runs / FIRST / "finetune"): True,
+        str(site.runs / SECOND / "finetune"): False,
+    }
+    named = [path for path, content in site.files().items() if patient.encode() in content]
+    assert named == []
     assert main(["champion", str(site.runs), "--promote", SECOND, "--reason", "x"]) == 2
     assert "has learnt from a withdrawn patient" in capsys.readouterr().err
-    summary = site.retrain(STOPPED[:-1] + "d", finetune_changes=("lr=1e-3",))
+    summary = site.retrain(STOPPED[:-1] + "d")
     assert summary["pretrained"]
     assert "withdrawn patient" in summary["backbone"]
     assert (summary["promoted"], summary["champion_tainted"]) == (True, False)
+
+
+def test_a_retry_after_a_withdrawal_is_one_line(site: Site) -> None:
+    with pytest.raises(InputError, match="were pinned are gone"):
+        site.retrain(STOPPED[:-1] + "b")

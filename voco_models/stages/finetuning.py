@@ -27,6 +27,7 @@ from voco_data.maintenance import pins
 from voco_data.selection import open_pinned
 from voco_data.storage import atomic
 from voco_data.store import Store
+from voco_data.withdrawal import inherit_mark
 from voco_models.data import (
     READER_THREADS,
     Loader,
@@ -189,6 +190,7 @@ def finetune(
     if is_first_process():
         if not is_complete:
             _write_plan(run, plan)
+            inherit_mark(init, run)
         pins.pin_store(opened, run, STAGE)
     steps, tables = 0, []
     for fold in range(plan.recipe.n_folds):

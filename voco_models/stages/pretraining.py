@@ -13,6 +13,7 @@ from voco_data.errors import InputError
 from voco_data.maintenance import pins
 from voco_data.selection import SeenPatients, open_pinned
 from voco_data.store import Store
+from voco_data.withdrawal import inherit_mark
 from voco_models.data import Item, Loader, Residence
 from voco_models.evaluation import check_matplotlib
 from voco_models.processes import (
@@ -161,6 +162,7 @@ def pretrain(
     wait_for_processes()  # all have checked the folder
     if is_first_process():
         _begin_run(run, plan, name, resume=resume)
+        inherit_mark(init, run)
     if plan.recipe.compiles_on(chosen_device):
         plan.objective.compile_backbones()
     # A signal is raised again when the page is written.

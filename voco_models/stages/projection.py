@@ -20,6 +20,7 @@ import torch
 from voco_data.errors import InputError
 from voco_data.maintenance import pins
 from voco_data.selection import SeenPatients
+from voco_data.withdrawal import inherit_mark
 from voco_models.data import Loader, Residence
 from voco_models.processes import (
     is_first_process,
@@ -146,6 +147,7 @@ def project(
     name = recipe_options.recipe_label(recipe, changes)
     if is_first_process():
         _begin_run(run, plan, name, resume=resume)
+        inherit_mark(init, run)
     summary = fit(
         plan.objective,
         loader,

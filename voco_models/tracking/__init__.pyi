@@ -9,9 +9,9 @@ from .champions import (
     CHAMPION_FILE as CHAMPION_FILE,
     FINETUNE_FOLDER as FINETUNE_FOLDER,
     PRETRAIN_FOLDER as PRETRAIN_FOLDER,
-    TAINTED as TAINTED,
     Champions as Champions,
     RetrainedRun as RetrainedRun,
+    find_champions as find_champions,
     read_champions as read_champions,
 )
 from .conclusion import conclude_retraining as conclude_retraining

@@ -12,10 +12,10 @@ from pathlib import Path
 from voco_data.errors import InputError
 from voco_data.selection import now
 from voco_data.storage import locks
+from voco_data.withdrawal import TAINTED
 from voco_models.tracking.champions import (
     CHAMPION_FILE,
     FINETUNE_FOLDER,
-    TAINTED,
     Champions,
     Event,
     Kind,

@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
+from voco_data import withdrawal
 from voco_data.errors import InputError, VocoError
 from voco_data.storage import atomic
 
 CHAMPION_FILE, PREVIOUS_FILE = "champion.json", "champion.previous.json"
 FORMAT, VERSION = "voco champion", 1
-TAINTED = "tainted.json"
-"""A file in the folder of a run that has learnt from a withdrawn patient."""
 PRETRAIN_FOLDER, FINETUNE_FOLDER = "pretrain", "finetune"
 """Folders inside the folder of a retraining."""
 
@@ -178,6 +177,24 @@ def write_champions(runs: Path, champions: Champions) -> None:
         raise VocoError(f"{path}: cannot write the champion ({error.strerror})") from error
 
 
+def find_champions(folders: Iterable[Path]) -> list[Path]:
+    """Folders of the champions under `folders`, at any depth, with their stages and backbones.
+
+    Raises InputError as `read_champions`.
+    """
+    files = {file for folder in folders for file in folder.rglob(CHAMPION_FILE)}
+    found: set[Path] = set()
+    for runs in sorted(file.parent for file in files):
+        champions = read_champions(runs)
+        if champions.champion is not None:
+            run = champions.find(champions.champion)
+            assert run is not None  # a champion is among the runs
+            folder = runs / run.run
+            found |= {folder, folder / FINETUNE_FOLDER, folder / PRETRAIN_FOLDER}
+            found.add(runs / run.backbone)
+    return sorted(found)
+
+
 def is_tainted(runs: Path, champions: Champions, name: str) -> bool:
     """Whether a run, its classifier or its backbone has learnt from a withdrawn patient."""
     run = champions.find(name)
@@ -191,7 +208,7 @@ def folders_are_tainted(runs: Path, *names: str) -> bool:
         folder = runs / name
         around = [folder.parent] if len(PurePosixPath(name).parts) > 1 else []
         for place in (folder, *around, folder / FINETUNE_FOLDER, folder / PRETRAIN_FOLDER):
-            if (place / TAINTED).exists():
+            if withdrawal.is_tainted(place):
                 return True
     return False
 

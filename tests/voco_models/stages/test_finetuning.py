@@ -25,6 +25,7 @@ from voco_data.labels.targets import ORGAN_TARGETS
 from voco_data.selection.split import Split
 from voco_data.store.reader import Store
 from voco_data.store.record import Record
+from voco_data.withdrawal.taint import is_tainted, mark_tainted
 from voco_models.data.volume_view import VolumeView
 from voco_models.evaluation import looks
 from voco_models.evaluation.predictions import (
@@ -271,7 +272,9 @@ def test_init_from_a_run_starts_from_its_weights(
         assert torch.equal(plan.initial.weights[name], value)
     recipe = dataclasses.replace(RECIPE, lr=1e-12, weight_decay=0.0, epochs=1)
     out = tmp_path / "run"
+    mark_tainted(run, "0123", "2026-03-01T03:00:00Z")
     finetune(*cohort, out, recipe=recipe, device="cpu", init=run, max_steps=1)
+    assert is_tainted(out)
     saved = checkpoint.load(out / "fold-0" / "checkpoint.pt")["objective"]
     prefix = "classifier.features.backbone."
     key = next(k for k in saved if k.startswith(prefix) and k.endswith("weight"))

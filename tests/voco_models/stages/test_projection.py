@@ -18,6 +18,7 @@ from voco_data.errors import InputError
 from voco_data.selection.exposure import SeenPatients
 from voco_data.selection.split_file import read_split, update_split
 from voco_data.store import Store, read_record
+from voco_data.withdrawal.taint import is_tainted, mark_tainted
 from voco_models.stages.localisation import localise
 from voco_models.stages.projection import project
 from voco_models.stages.projection_recipes import ProjectionRecipe
@@ -117,10 +118,12 @@ def test_masks_choose_nested_patients(store: Store, tmp_path: Path) -> None:
 def test_all_weights_but_the_head_are_transferred(store: Store, tmp_path: Path) -> None:
     pretext = replace(RECIPE, target="mean")
     assert train(store, tmp_path / "pretext", pretext).volumes == SERIES  # no masks are needed
+    mark_tainted(tmp_path / "pretext", "0123", "2026-03-01T03:00:00Z")
     before = checkpoint.load(tmp_path / "pretext" / "checkpoint.pt")["objective"]
     slow = replace(RECIPE, fit=replace(RECIPE.fit, lr=1e-12, weight_decay=0.0))
     train(store, tmp_path / "organs", slow, init=tmp_path / "pretext", max_steps=1)
     after = checkpoint.load(tmp_path / "organs" / "checkpoint.pt")["objective"]
+    assert is_tainted(tmp_path / "organs")
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         if "running" in name or "batches" in name:

@@ -17,6 +17,7 @@ from voco_data.selection.series import Selection
 from voco_data.selection.split import Addition, Split
 from voco_data.selection.split_file import now, write_split
 from voco_data.store.reader import Store
+from voco_data.withdrawal.taint import is_tainted, mark_tainted, read_mark
 from voco_models.data.items import items_of
 from voco_models.stages.held_out_patients import hold_out_patients
 from voco_models.stages.initial_weights import load_initial_weights
@@ -65,6 +66,19 @@ def test_from_unknown_weights_it_is_unknown_who_was_seen(
     pretrain_on(store, second, 2, init=init)
     assert not SeenPatients.is_written(second)
     assert load_initial_weights(second, QUICK.backbone).seen is None
+
+
+def test_a_run_from_a_marked_run_is_marked_too(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    pretrain_on(store, first, 0)
+    pretrain_on(store, second, 2, init=first)
+    assert not is_tainted(second)
+    mark_tainted(first, "0123", "2026-03-01T03:00:00Z")
+    pretrain_on(store, third, 2, init=first / "backbone.pt")
+    assert read_mark(third) == read_mark(first)
+    assert "backbone.pt has learnt from a patient who was forgotten" in caplog.text
 
 
 def test_a_list_of_other_patients_is_not_believed(store: Store, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from flows.command import main
 from voco_data.errors import InputError
+from voco_data.withdrawal.taint import TAINTED
 from voco_models.tracking.champion_changes import promote_by_hand, record_run, roll_back
-from voco_models.tracking.champions import TAINTED, RetrainedRun, read_champions
+from voco_models.tracking.champions import RetrainedRun, read_champions
 from voco_models.tracking.promotion import Verdict
 
 
