@@ -21,7 +21,7 @@ from voco_models.training.history import HISTORY
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-END = "kill -TERM %2 %3 && wait %2 && wait %3 && kill -TERM %1"
+END = "set -- $(jobs -p); kill -TERM $2 $3 && wait $2 && wait $3 && kill -TERM $1"
 """Workers end with exit code 0 when they are told to, also when they were started with `&`."""
 
 

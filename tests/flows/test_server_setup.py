@@ -81,6 +81,7 @@ def test_paths_of_the_site_reach_all_flows_that_have_them(site: Site, again: Aga
     assert site.deployment("preprocess")["parameters"] == {
         "source": str(site.folder / "archive"),
         "root": "s3://bucket/stores",
+        "wait": 3600,
     }
 
 
