@@ -8,29 +8,14 @@ from typing import Any
 from prefect import flow
 
 from flows.artifacts import publish
-from flows.evaluate import evaluate
-from flows.finetune import finetune
 from flows.ingest_parameters import with_ingest_parameters
-from flows.parameter_types import StoreLocation
+from flows.other_pools import run_in_its_pool
+from flows.parameter_types import FinetuneRecipeName, PretrainRecipeName, StoreLocation
 from flows.preprocess import preprocess
-from flows.pretrain import pretrain
-from flows.retraining_steps import (
-    check_retraining,
-    choose_champion,
-    describe_nothing_new,
-    pin_retraining,
-    run_folder,
-)
-from flows.retries import EVALUATED, FINETUNED, PRETRAINED
-from flows.split import update_split
+from flows.retraining_steps import check_retraining, describe_outcome, run_folder
 from flows.summary import Summary
-from voco_models.tracking import (
-    MARGIN,
-    NEW_DATA_SHARE,
-    RetrainingPins,
-    RetrainingRequest,
-    read_pins,
-)
+from flows.train import train
+from voco_models.tracking import MARGIN, NEW_DATA_SHARE, RetrainingRequest, read_pins
 
 SPLIT = "split.json"
 """The one split file of all retrainings, in the folder of their runs."""
@@ -43,8 +28,8 @@ def retrain(
     root: StoreLocation,
     labels: Path,
     runs: Path,
-    pretrain_recipe: str = "default",
-    finetune_recipe: str = "default",
+    pretrain_recipe: PretrainRecipeName = "default",
+    finetune_recipe: FinetuneRecipeName = "default",
     pretrain_changes: tuple[str, ...] = (),
     finetune_changes: tuple[str, ...] = (),
     image_labels: Path | None = None,
@@ -55,6 +40,7 @@ def retrain(
     pretrain_profile: str = "pretrain",
     finetune_profile: str = "finetune",
     wait: float = 3600.0,
+    train_deployment: str | None = None,
     **options: Any,
 ) -> Summary:
     """Preprocess what is new, train on it, and compare the result with the champion.
@@ -76,54 +62,25 @@ def retrain(
         pretrain_profile: Name of the spec whose store is pretrained on.
         finetune_profile: Name of the spec whose store is fine-tuned on.
         wait: Seconds to wait for a store that another run is filling.
+        train_deployment: Deployment of the flow train, whose pool trains; by default this process.
     """
     run, split = run_folder(runs), split or runs / SPLIT
     request = RetrainingRequest(
         labels, pretrain_recipe, finetune_recipe, pretrain_changes, finetune_changes,
         image_labels, allow_unlabelled, new_data_share,
     )  # fmt: skip
-    profiles = {"pretrain": pretrain_profile, "finetune": finetune_profile}
     pins = read_pins(run)  # of a try that was stopped
     if pins is None:
+        profiles = {"pretrain": pretrain_profile, "finetune": finetune_profile}
         check_retraining(request, runs, margin, profiles, options)
         made = preprocess(source, root, wait=wait, **options)["stores"]
         stores = {stage: made[name] for stage, name in profiles.items()}
-        update_split(stores["finetune"], labels, split, finetune_recipe, finetune_changes)
-        pins = pin_retraining(run, request, stores, split)
-    if pins is None:
-        return publish("retrain", describe_nothing_new(runs), link=runs)
-    train(pins, request)
-    scores = evaluate(run / "finetune", run / "evaluate", resume=is_evaluated(run))
-    return publish("retrain", {**scores, **choose_champion(pins, margin)}, link=run)
-
-
-def train(pins: RetrainingPins, request: RetrainingRequest) -> None:
-    """Pretrain if the pins say so, and fine-tune: the flows, with all that is pinned."""
-    if pins.backbone.pretrains:
-        pretrain(
-            [pins.stores["pretrain"]],
-            pins.folder / "pretrain",
-            recipe=request.pretrain_recipe,
-            changes=request.pretrain_changes,
-            split=pins.split,
-            resume=(pins.folder / "pretrain" / PRETRAINED).exists(),
-            rows=pins.rows,
-        )
-    finetune(
-        pins.stores["finetune"],
-        pins.labels,
-        pins.folder / "finetune",
-        init=pins.init,
-        recipe=request.finetune_recipe,
-        changes=request.finetune_changes,
-        image_labels=pins.image_labels,
-        split=pins.split,
-        resume=(pins.folder / "finetune" / FINETUNED).exists(),
-        allow_unlabelled=True,  # those without labels were counted, or refused, before
-        rows=pins.rows,
-    )
-
-
-def is_evaluated(run: Path) -> bool:
-    """Whether an earlier try of this retraining opened the test set: then this one is a retry."""
-    return (run / "evaluate" / EVALUATED).exists()
+    else:
+        stores = dict(pins.stores)
+    given = request.to_parameters() | {"run": run, "stores": stores, "split": split}
+    if train_deployment is None:
+        summary = train(**given, margin=margin)
+    else:
+        run_in_its_pool(train_deployment, given | {"margin": margin})
+        summary = describe_outcome(run)
+    return publish("retrain", summary, link=run if run.exists() else runs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows.ids import patient_pseudonymiser
+from flows.parameter_types import StoreLocation
 from flows.retries import worth_retrying
 from flows.summary import Summary, to_json_values
 from voco_data import ingest
@@ -28,7 +31,7 @@ def run_folder(runs: Path) -> Path:
     A retry finds the same folder. Two flow runs have two folders, also of one second.
     """
     due, run_id = flow_run.scheduled_start_time, str(flow_run.id).replace("-", "")
-    return runs / f"retrain-{due:%Y%m%d-%H%M%S}-{run_id[-ID_LENGTH:]}"
+    return runs.absolute() / f"retrain-{due:%Y%m%d-%H%M%S}-{run_id[-ID_LENGTH:]}"
 
 
 @task(name="check retraining", cache_policy=NO_CACHE)
@@ -39,8 +42,13 @@ def check_retraining(
     profiles: dict[str, str],
     options: dict[str, Any],
 ) -> None:
-    """Raise InputError, before anything is read from the archive, if training could not begin."""
+    """Raise InputError, before anything is read from the archive, if training could not begin.
+
+    On a machine without torch, which only preprocesses, the recipes are checked by the flow train.
+    """
     tracking.check_request(request, runs, margin)
+    if find_spec("torch") is not None:
+        tracking.check_recipes(request)
     names = [spec.profile for spec in ingest.choose_specs(IngestOptions(**options))]
     for stage, name in profiles.items():
         if name not in names:
@@ -57,11 +65,12 @@ def check_retraining(
     retry_condition_fn=worth_retrying,
 )
 def pin_retraining(
-    run: Path, request: RetrainingRequest, stores: dict[str, str], split: Path
+    run: Path, request: RetrainingRequest, stores: Mapping[str, StoreLocation], split: Path
 ) -> RetrainingPins | None:
     """Fix rows, split, labels and backbone; None if nothing changed since the last retraining."""
     pseudonymise = patient_pseudonymiser(stores["finetune"])
-    return tracking.pin_retraining(run, request, stores, split, pseudonymise)
+    places = {stage: str(store) for stage, store in stores.items()}
+    return tracking.pin_retraining(run, request, places, split, pseudonymise)
 
 
 @task(
@@ -76,12 +85,9 @@ def choose_champion(pins: RetrainingPins, margin: float) -> Summary:
     return to_json_values(tracking.conclude_retraining(pins, margin))
 
 
-def describe_nothing_new(runs: Path) -> Summary:
-    """The summary of a flow run that had nothing to learn."""
-    champions = tracking.read_champions(runs)
-    last = champions.last.run if champions.last else None
-    return {
-        "retrained": False,
-        "reason": f"series, labels and recipes are those of {last}",
-        "champion": champions.champion,
-    }
+def describe_outcome(run: Path) -> Summary:
+    """The summary of a retraining that has ended, in the folder `run`, or had nothing to learn."""
+    pins = tracking.read_pins(run)
+    if pins is None:
+        return tracking.describe_nothing_new(run.parent)
+    return to_json_values(tracking.describe_retraining(pins))

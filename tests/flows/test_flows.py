@@ -31,6 +31,7 @@ from flows.project import project
 from flows.retrain import retrain
 from flows.retraining_steps import run_folder
 from flows.retries import worth_retrying
+from flows.train import train
 from tests.support import (
     small_experiment,
     small_projections,
@@ -43,8 +44,7 @@ from voco_data.ingest.options import IngestOptions
 from voco_data.storage.local import LocalStorage
 from voco_data.store.spec import FINETUNE, PRETRAIN
 from voco_models.stages.finetune_recipes import FINETUNE_RECIPES
-from voco_models.tracking.backbone_choice import BackboneChoice
-from voco_models.tracking.retraining import RetrainingPins
+from voco_models.tracking.pins import BackboneChoice, RetrainingPins
 
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for the whole file
 
@@ -59,6 +59,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "project": project,
     "localise": localise,
     "retrain": retrain,
+    "train": train,
     "demo": demo,
     "localiser-demo": localiser_demo,
 }
@@ -305,6 +306,7 @@ def pinned(calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dic
     monkeypatch.setattr("flows.retraining_steps.flow_run", DUE)
     tracking = "voco_models.tracking"
     monkeypatch.setattr(f"{tracking}.check_request", lambda *given: seen.update(checked=given))
+    monkeypatch.setattr(f"{tracking}.check_recipes", lambda _: None)
     monkeypatch.setattr(f"{tracking}.pin_retraining", pin)
     monkeypatch.setattr(f"{tracking}.conclude_retraining", conclude)
     return seen
@@ -333,7 +335,7 @@ def test_retrain_hands_each_stage_what_the_last_one_made(
     assert calls["preprocess"].items() >= given.items()
     split = runs / "split.json"
     assert calls["update_split"] == {
-        "store": str(tmp_path / FINETUNE.name),
+        "store": tmp_path / FINETUNE.name,
         "out": split,
         "labels": labels,
         "n_folds": FINETUNE_RECIPES["tiny"].n_folds,
@@ -399,7 +401,8 @@ def test_a_stopped_retraining_goes_on(
     backbone = BackboneChoice(f"{RUN}/pretrain", True, None, "no champion")
     stores = {"pretrain": str(tmp_path / "p"), "finetune": str(tmp_path / "f")}
     pins = RetrainingPins(run, stores, {}, backbone, patients=3, unlabelled=1)
-    monkeypatch.setattr("flows.retrain.read_pins", {run: pins}.get)
+    for flow in ("train", "retrain"):
+        monkeypatch.setattr(f"flows.{flow}.read_pins", {run: pins}.get)
     retrain(tmp_path / "archive", tmp_path, tmp_path / "train.csv", tmp_path / "runs")
     assert calls.order == ["pretrain", "finetune", "evaluate"]
     assert (calls["pretrain"]["resume"], calls["finetune"]["resume"]) == (True, False)

@@ -25,9 +25,9 @@ from voco_data.selection.split import Addition, Split
 from voco_data.selection.split_file import read_split
 from voco_data.store.reader import Store
 from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
-from voco_models.tracking.backbone_choice import BackboneChoice, choose_backbone
+from voco_models.tracking.backbone_choice import choose_backbone
 from voco_models.tracking.champions import read_champions
-from voco_models.tracking.retraining import read_pins
+from voco_models.tracking.pins import BackboneChoice, read_pins
 
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for all files of flows
 

@@ -1,4 +1,3 @@
-from .backbone_choice import BackboneChoice as BackboneChoice
 from .champion_changes import (
     promote_by_hand as promote_by_hand,
     record_run as record_run,
@@ -15,14 +14,20 @@ from .champions import (
     read_champions as read_champions,
 )
 from .conclusion import conclude_retraining as conclude_retraining
-from .promotion import MARGIN as MARGIN, Verdict as Verdict, judge as judge
-from .retraining import (
+from .outcome import (
+    describe_nothing_new as describe_nothing_new,
+    describe_retraining as describe_retraining,
+)
+from .pins import (
+    BackboneChoice as BackboneChoice,
     RetrainingPins as RetrainingPins,
-    check_request as check_request,
-    pin_retraining as pin_retraining,
     read_pins as read_pins,
 )
+from .promotion import MARGIN as MARGIN, Verdict as Verdict, judge as judge
+from .retraining import pin_retraining as pin_retraining
 from .retraining_request import (
     NEW_DATA_SHARE as NEW_DATA_SHARE,
     RetrainingRequest as RetrainingRequest,
+    check_recipes as check_recipes,
+    check_request as check_request,
 )

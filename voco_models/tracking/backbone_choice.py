@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from voco_data.selection import Split
@@ -18,21 +17,8 @@ from voco_models.tracking.champions import (
     Champions,
     folders_are_tainted,
 )
+from voco_models.tracking.pins import BackboneChoice
 from voco_models.training import checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneChoice:
-    """The backbone of a retraining."""
-
-    folder: str
-    """Folder of its pretraining, relative to RUNS."""
-    pretrains: bool
-    """Whether the retraining makes it."""
-    new_share: float | None
-    """Share of the series to pretrain on that the champion's backbone has not learnt from; None
-    without a champion, or if its patients are not known."""
-    reason: str
 
 
 def choose_backbone(

@@ -12,14 +12,11 @@ from voco_models.tracking.champions import (
     FINETUNE_FOLDER,
     RetrainedRun,
     folders_are_tainted,
-    is_tainted,
     read_champions,
 )
+from voco_models.tracking.outcome import COMPARISON, describe_retraining
+from voco_models.tracking.pins import RetrainingPins
 from voco_models.tracking.promotion import MARGIN, Verdict, judge
-from voco_models.tracking.retraining import RetrainingPins
-
-COMPARISON = "comparison"
-"""Folder of the comparison with the champion, inside the folder of a retraining."""
 
 
 def conclude_retraining(pins: RetrainingPins, margin: float = MARGIN) -> dict[str, Any]:
@@ -33,24 +30,8 @@ def conclude_retraining(pins: RetrainingPins, margin: float = MARGIN) -> dict[st
     if champions.find(folder.name) is None:
         against = champions.champion
         run = RetrainedRun(folder.name, pins.backbone.folder, now(), dict(pins.digests))
-        champions = record_run(runs, run, _judge(pins, against, margin), against)
-    first = next(event for event in champions.history if event.run == folder.name)
-    champion = champions.champion
-    page = folder / COMPARISON / "comparison.html"
-    return {
-        "run": str(folder),
-        "retrained": True,
-        "promoted": first.event == "promoted",
-        "reason": first.reason,
-        "champion": champion,
-        "champion_tainted": champion is not None and is_tainted(runs, champions, champion),
-        "comparison": str(page) if page.exists() else None,
-        "pretrained": pins.backbone.pretrains,
-        "backbone": pins.backbone.reason,
-        "new_share": pins.backbone.new_share,
-        "patients": pins.patients,
-        "unlabelled": pins.unlabelled,
-    }
+        record_run(runs, run, _judge(pins, against, margin), against)
+    return describe_retraining(pins)
 
 
 def _judge(pins: RetrainingPins, champion: str | None, margin: float) -> Verdict:

@@ -1,13 +1,4 @@
-"""The pins of a retraining: what it learns from, fixed before it trains.
-
-RUN/pins.json           stores, digests, the choice of the backbone; written last
-RUN/rows.json           the rows of the stores, see `voco_data.selection.PinnedRows`
-RUN/split.json          the split
-RUN/labels.csv          the labels of the stores' patients, under the ids of the stores
-RUN/image_labels.csv    the labels of images, if there are any
-
-A retraining that is retried uses its pins, whatever came into the archive since.
-"""
+"""A retraining begins: check all that it needs, then pin what it learns from."""
 
 from __future__ import annotations
 
@@ -15,105 +6,20 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from voco_data.errors import InputError, VocoError
-from voco_data.labels import (
-    ImageLabels,
-    Labels,
-    join_labels,
-    read_image_labels,
-    read_labels,
-    write_image_labels,
-    write_labels,
-)
-from voco_data.selection import PinnedRows, Split, read_split, write_split
-from voco_data.storage import atomic
+from voco_data.errors import VocoError
+from voco_data.labels import ImageLabels, Labels, join_labels, read_image_labels, read_labels
+from voco_data.selection import PinnedRows, Split, read_split
 from voco_data.store import Store
 from voco_models import stages
 from voco_models.stages import build_classifier
-from voco_models.tracking.backbone_choice import BackboneChoice, choose_backbone
-from voco_models.tracking.champions import FINETUNE_FOLDER, read_champions
-from voco_models.tracking.promotion import check_margin
+from voco_models.tracking.backbone_choice import choose_backbone
+from voco_models.tracking.champions import read_champions
+from voco_models.tracking.pins import RetrainingPins, write_pins
 from voco_models.tracking.retraining_request import RetrainingRequest
-from voco_models.training import check_run_folder, checkpoint
-
-PINS, ROWS, SPLIT = "pins.json", "rows.json", "split.json"
-LABELS, IMAGE_LABELS = "labels.csv", "image_labels.csv"
-FORMAT, VERSION = "voco retraining", 1
-
-
-@dataclass(frozen=True, slots=True)
-class RetrainingPins:
-    """What a retraining is pinned to."""
-
-    folder: Path
-    """The folder of the retraining."""
-    stores: Mapping[str, str]
-    """Folder or URL of the store by stage: `pretrain` and `finetune`."""
-    digests: Mapping[str, str]
-    """Of rows, labels, labels of images and recipes."""
-    backbone: BackboneChoice
-    patients: int
-    """Patients with labels in the store for fine-tuning."""
-    unlabelled: int
-    """Patients of that store who are left out, without labels."""
-
-    @property
-    def rows(self) -> Path:
-        """The file of pinned rows."""
-        return self.folder / ROWS
-
-    @property
-    def split(self) -> Path:
-        """The pinned split."""
-        return self.folder / SPLIT
-
-    @property
-    def labels(self) -> Path:
-        """The pinned labels."""
-        return self.folder / LABELS
-
-    @property
-    def image_labels(self) -> Path | None:
-        """The pinned labels of images."""
-        path = self.folder / IMAGE_LABELS
-        return path if path.exists() else None
-
-    @property
-    def init(self) -> str:
-        """Folder of the backbone."""
-        return str(self.folder.parent / self.backbone.folder)
-
-
-def check_request(request: RetrainingRequest, runs: Path, margin: float) -> None:
-    """Check what can be checked before preprocessing. Raises InputError, of one line.
-
-    These are the recipes, the label tables, the champion and the folder of the runs.
-    """
-    check_margin(margin)
-    if not 0 <= request.new_data_share <= 1:
-        raise InputError(
-            f"new data share: expected a number from 0 to 1, got {request.new_data_share}"
-        )
-    pretraining, finetuning = request.read_pretrain_recipe(), request.read_finetune_recipe()
-    if pretraining.backbone != finetuning.backbone:
-        raise InputError(
-            f"recipes: expected one backbone, got {pretraining.backbone} to pretrain and "
-            f"{finetuning.backbone} to fine-tune; change one of them"
-        )
-    read_labels(request.labels)
-    if request.image_labels is not None:
-        read_image_labels(request.image_labels)
-    champion = read_champions(runs).champion
-    if champion is not None and not (runs / champion / FINETUNE_FOLDER).is_dir():
-        raise InputError(
-            f"{runs / champion}: the champion's classifier is gone; restore its folder, or promote "
-            f"another run: voco champion {runs} --promote RUN --reason TEXT"
-        )
-    check_run_folder(runs, resume=False)
+from voco_models.training import checkpoint
 
 
 def pin_retraining(
@@ -168,45 +74,8 @@ def pin_retraining(
         unlabelled=len(patients) - len(joined.label_ids),
     )
     _check_training(request, opened, frozen, pins, pseudonymise)
-    _write(pins, rows, frozen, joined.labels, images)
+    write_pins(pins, rows, frozen, joined.labels, images)
     return pins
-
-
-def read_pins(run: Path) -> RetrainingPins | None:
-    """The pins of a retraining that began; None if it did not. InputError if they are damaged."""
-    path = run / PINS
-    try:
-        data = json.loads(path.read_text())
-        if (data.pop("format"), data.pop("version")) != (FORMAT, VERSION):
-            raise ValueError("another format or version")
-        backbone = BackboneChoice(**data.pop("backbone"))
-        return RetrainingPins(folder=run, backbone=backbone, **data)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: expected the pins of a retraining, cannot read them; start another retraining"
-        ) from error
-
-
-def _write(
-    pins: RetrainingPins,
-    rows: PinnedRows,
-    split: Split,
-    labels: Labels,
-    images: ImageLabels | None,
-) -> None:
-    values = asdict(pins) | {"format": FORMAT, "version": VERSION}
-    del values["folder"]
-    try:
-        rows.write(pins.rows)
-        write_split(pins.split, split)
-        write_labels(pins.labels, labels)
-        if images is not None:
-            write_image_labels(pins.folder / IMAGE_LABELS, images)
-        atomic.write_text(pins.folder / PINS, json.dumps(values, indent=1) + "\n")
-    except OSError as error:
-        raise VocoError(f"{pins.folder}: cannot write the pins ({error.strerror})") from error
 
 
 def _check_training(

@@ -8,6 +8,7 @@ from .engine import (
 )
 from .export import WEIGHTS as WEIGHTS, export_backbone as export_backbone
 from .fit_config import FitConfig as FitConfig
+from .folders import check_writable as check_writable
 from .health import (
     HEALTH as HEALTH,
     PROBES as PROBES,

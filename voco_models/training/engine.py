@@ -12,7 +12,6 @@ writes the files. Losses in the history are means over the processes.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -29,6 +28,7 @@ from voco_models.processes import device_number
 from voco_models.training import checkpoint
 from voco_models.training.capture import CAPTURE, NameItems, capture_step
 from voco_models.training.fit_config import FitConfig
+from voco_models.training.folders import check_writable
 from voco_models.training.history import HISTORY, History
 from voco_models.training.hooks import Interruption, Monitor, call_monitors
 from voco_models.training.host_memory import keep_freed_memory
@@ -164,11 +164,7 @@ def check_run_folder(out: Path, *, resume: bool) -> None:
 
     Raises InputError otherwise.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: expected a folder for the run, found a file; give another --out")
-    parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"{out}: expected a place that can be written, {parent} cannot")
+    check_writable(out)
     exists = (out / checkpoint.CHECKPOINT).exists()
     if exists and not resume:
         raise InputError(f"{out}: already holds a run; go on with --resume or give another --out")

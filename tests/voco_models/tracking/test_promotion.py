@@ -11,11 +11,10 @@ import pytest
 from tests.support.known_run import write_known_run
 from voco_data.errors import InputError
 from voco_data.withdrawal.taint import TAINTED
-from voco_models.tracking.backbone_choice import BackboneChoice
 from voco_models.tracking.champions import read_champions
 from voco_models.tracking.conclusion import conclude_retraining
+from voco_models.tracking.pins import BackboneChoice, RetrainingPins
 from voco_models.tracking.promotion import check_margin, judge
-from voco_models.tracking.retraining import RetrainingPins
 
 
 def row(low: float, high: float, *, score: str = "rsna_organ_3", better: str = "lower") -> Any:
