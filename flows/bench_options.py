@@ -19,6 +19,7 @@ def add_bench(commands: Any) -> None:
     tables = bench.add_subparsers(dest="table", required=True, metavar="TABLE")
     add_command(tables, "ingest", "one made-up series to both grids: ours, the floor, the peers")
     add_command(tables, "loader", "reads for training: volumes and single slices")
+    add_command(tables, "flow", "stages as Prefect flows, beside plain calls")
     pretrain = add_command(tables, "pretrain", "a step of pretraining, beside PyTorch's defaults")
     pretrain.add_argument(
         "--recipe", metavar="NAME|FILE", help="only this recipe (tiny and default; CUDA: default_s)"

@@ -74,6 +74,13 @@ def _bench_localisers(args: argparse.Namespace) -> Mapping[str, object]:
     )
 
 
+def _bench_flow(args: argparse.Namespace) -> Mapping[str, object]:
+    del args
+    from flows import flow_bench
+
+    return flow_bench.bench()
+
+
 def _bench_ingest(args: argparse.Namespace) -> Mapping[str, object]:
     del args
     from voco_data.bench.ingest import bench_ingest
@@ -84,6 +91,7 @@ def _bench_ingest(args: argparse.Namespace) -> Mapping[str, object]:
 BENCHES: Final[dict[str, Callable[[argparse.Namespace], Mapping[str, object]]]] = {
     "ingest": _bench_ingest,
     "loader": _bench_loader,
+    "flow": _bench_flow,
     "pretrain": _bench_pretrain,
     "cost": _bench_cost,
     "heads": _bench_heads,

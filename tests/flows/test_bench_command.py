@@ -1,13 +1,17 @@
-"""`voco bench pretrain` and `voco bench cost`: what reaches them, and errors of one line."""
+"""`voco bench`: what reaches the tables, and errors of one line; how flows are timed."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows import flow_bench
 from flows.command import main
 from tests.support.organ_stores import organ_store
 from voco_data.ingest.archive_masks import ArchiveMasks
@@ -115,3 +119,39 @@ def test_a_missing_gpu_is_one_line_and_exit_code_2(
     assert main(["bench", "cost", "--device", "cuda"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "no CUDA device is available" in line
+
+
+def test_a_flow_is_compared_with_a_plain_call_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock that stands still outside of the calls. The first pair is a warm-up."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr(flow_bench.time, "perf_counter", lambda: clock["now"])
+    folders: list[tuple[str, Path]] = []
+
+    def call(name: str, seconds: list[float]) -> Callable[[Path], None]:
+        def run(out: Path) -> None:
+            assert not out.exists()
+            folders.append((name, out))
+            clock["now"] += seconds.pop(0)
+
+        return run
+
+    plain, as_flow = call("plain", [9, 1, 2, 6]), call("flow", [9, 2, 4, 6.5])
+    found = flow_bench.compare(plain, as_flow, tmp_path, repeats=3)
+    assert found == {"plain_s": 2.0, "flow_s": 4.0, "overhead_s": 1.0}
+    assert [name for name, _ in folders] == ["plain", "flow"] * 4
+    assert len({out for _, out in folders}) == 8
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_bench_of_flows_times_real_stages(tmp_path: Path) -> None:
+    """In a process of its own: a Prefect is embedded before it is imported."""
+    code = "import json, flows.flow_bench as b; print(json.dumps(b.bench(patients=2, repeats=1)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [row["stage"] for row in found["rows"]] == ["preprocess", "pretrain"]
+    assert all(row["plain_s"] > 0 and row["flow_s"] > 0 for row in found["rows"])
