@@ -20,14 +20,16 @@ from platformdirs import user_data_path
 
 from voco_data.batching import batched
 from voco_data.deidentification.written_ids import PSEUDONYM, ids_in_stores
-from voco_data.errors import InputError, VocoError
+from voco_data.errors import InputError, StoreCorrupt, VocoError
 from voco_data.storage import (
     FINGERPRINT,
     PRIVATE_FOLDER,
+    LocalStorage,
     ReadableStorage,
     Storage,
     atomic,
     locks,
+    parquet,
     scratch_db,
 )
 
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 PRIVATE_VARIABLE = "VOCO_PRIVATE"
 KEY_FILE = "ids.key"
 MAP_FILE = "ids.parquet"
+DAMAGED_MAP_FILE = "ids.damaged.parquet"
 LOCK_FILE = "ids.lock"
 LOCK_S = 60.0
 """Time to wait for another run that writes the map."""
@@ -140,16 +143,22 @@ def load(root: ReadableStorage) -> Pseudonymiser | None:
 def _check_made_map(root: ReadableStorage, pseudonymiser: Pseudonymiser) -> None:
     """Raise InputError if the map has pseudonyms, and the key has made none of them.
 
-    One is enough: the map of an older root may hold those of two keys.
+    One is enough: the map of an older root may hold those of two keys. A damaged map is named, and
+    the key is used unchecked: only who looks for a patient needs the map.
     """
     pairs = read_map(root)
-    first = next(pairs, None)
-    if first is None:
+    try:
+        first = next(pairs, None)
+        if first is None:
+            return
+        is_made = any(
+            pseudonymiser.code(kind, original) == pseudonym
+            for kind, pseudonym, original in chain([first], pairs)
+        )
+    except StoreCorrupt as error:
+        log.warning("%s", error)
         return
-    if not any(
-        pseudonymiser.code(kind, original) == pseudonym
-        for kind, pseudonym, original in chain([first], pairs)
-    ):
+    if not is_made:
         raise InputError(
             f"{private_folder(root) / KEY_FILE}: this key made none of the pseudonyms in {MAP_FILE}"
             " beside it, and would give each patient a second name; restore the root's own key"
@@ -193,6 +202,7 @@ def load_or_make(root: Storage) -> Pseudonymiser:
     of a root is lost that has pseudonyms.
     """
     folder = private_folder(root)
+    _set_damaged_map_aside(root)
     pseudonymiser = load(root)
     if root.local_folder() is None:
         _check_fingerprint(root, pseudonymiser)
@@ -229,12 +239,35 @@ def _check_fingerprint(root: ReadableStorage, pseudonymiser: Pseudonymiser | Non
 
 
 def read_map(root: ReadableStorage) -> Iterator[tuple[str, str, str]]:
-    """(kind, pseudonym, original) of the private map; none where there is no map."""
+    """(kind, pseudonym, original) of the private map; none where there is no map.
+
+    Raises StoreCorrupt, of one line, if the map is damaged.
+    """
+    folder = private_folder(root)
+    try:
+        yield from parquet.iter_rows(LocalStorage(folder), MAP_FILE, COLUMNS)
+    except StoreCorrupt as error:
+        raise StoreCorrupt(
+            f"{folder / MAP_FILE}: the map of the pseudonyms cannot be read; run voco preprocess "
+            "over each archive of this root, which makes it anew from the archives and the key"
+        ) from error
+
+
+def _set_damaged_map_aside(root: Storage) -> None:
+    """Rename a map that cannot be read, so that this run makes another one.
+
+    What other archives have given to the map is missing in it until they are preprocessed again.
+    """
     path = private_folder(root) / MAP_FILE
-    if path.exists():
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_ROWS_A_GROUP, columns=list(COLUMNS)):
-                yield from zip(*(column.to_pylist() for column in batch), strict=True)
+    if not path.exists():
+        return
+    with lock_map(root):
+        try:
+            for _ in read_map(root):
+                pass
+        except StoreCorrupt as error:
+            path.replace(path.with_name(DAMAGED_MAP_FILE))
+            log.warning("%s; the old one is now %s", error, DAMAGED_MAP_FILE)
 
 
 def merge_into_map(root: Storage, pseudonymiser: Pseudonymiser) -> None:
@@ -255,7 +288,7 @@ def write_map(root: Storage, pairs: Iterator[tuple[str, str, str]]) -> None:
     """Replace the private map, atomically. Call it within `lock_map`."""
     with atomic.replacing(private_folder(root) / MAP_FILE) as temporary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        with pq.ParquetWriter(temporary, _SCHEMA) as writer:
+        with pq.ParquetWriter(temporary, _SCHEMA, write_page_checksum=True) as writer:
             for rows in batched(pairs, _ROWS_A_GROUP):
                 columns = [list(column) for column in zip(*rows, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))

@@ -187,6 +187,8 @@ def _remove_from_private(root: Storage, journal: Journal) -> None:
     """Remove the patient's entries of the map, its journals, and temporary files beside both."""
     private = pseudonyms.private_folder(root)
     journals = private / JOURNALS
+    # What a damaged map names cannot be told, so that it goes as a whole.
+    (private / pseudonyms.DAMAGED_MAP_FILE).unlink(missing_ok=True)
     if (private / pseudonyms.MAP_FILE).exists():
         removed = {(kind, pseudonym) for kind, pseudonym in journal.pairs}
         with pseudonyms.lock_map(root):

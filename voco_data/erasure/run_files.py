@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import re
 from collections.abc import Collection
 
@@ -10,8 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from voco_data.errors import StoreCorrupt
 from voco_data.qc import ledger, report
-from voco_data.storage import REPORT, RUNS_FOLDER, ReadableStorage, Storage
+from voco_data.storage import REPORT, RUNS_FOLDER, ReadableStorage, Storage, parquet
+
+log = logging.getLogger(__name__)
 
 TRACE_COLUMNS = (
     "kind",
@@ -61,13 +65,12 @@ def find_rows(
 ) -> list[dict[str, str]]:
     """The patient's rows of a ledger: its series, and files whose path names it.
 
-    `sources` are pseudonyms of such paths.
+    `sources` are pseudonyms of such paths. Raises StoreCorrupt if the ledger is damaged.
     """
     matcher = IdMatcher(ids)
     rows: list[dict[str, str]] = []
-    with run.as_file(ledger.KEY) as path, pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=list(TRACE_COLUMNS)):
-            rows += batch.filter(_patient_rows(batch, ids, sources, matcher)).to_pylist()
+    for batch in parquet.iter_known(run, ledger.KEY, TRACE_COLUMNS):
+        rows += batch.filter(_patient_rows(batch, ids, sources, matcher)).to_pylist()
     return rows
 
 
@@ -75,12 +78,12 @@ def has_duplicate_marks(
     run: ReadableStorage, series: Collection[str], ids: Collection[str]
 ) -> bool:
     """Whether a row of a ledger names one of `series`, or one of the patient `ids`, as original."""
-    with run.as_file(ledger.KEY) as path, pq.ParquetFile(path) as file:
-        return any(
-            _is_duplicate_mark(text, series, ids)
-            for batch in file.iter_batches(columns=["duplicate_of"])
-            for text in filter(None, batch["duplicate_of"].to_pylist())
-        )
+    return any(
+        _is_duplicate_mark(text, series, ids)
+        for batch in parquet.iter_known(run, ledger.KEY, ["duplicate_of"])
+        for column in batch.columns
+        for text in filter(None, column.to_pylist())
+    )
 
 
 def _is_duplicate_mark(text: str, series: Collection[str], ids: Collection[str]) -> bool:
@@ -97,7 +100,8 @@ def rewrite_without_patient(
     """Rewrite the ledger of the run `run_id` without the patient, and its report from the ledger.
 
     The old report is removed first, so an interrupted rewrite leaves a run without a report until
-    it is repeated. Series of other patients that duplicate one of `series` lose that mark.
+    it is repeated. Series of other patients that duplicate one of `series` lose that mark. A
+    damaged ledger is removed: it may name anybody.
     """
     run = root / RUNS_FOLDER / run_id
     title = "voco preprocess"
@@ -106,15 +110,16 @@ def rewrite_without_patient(
         title = html.unescape(match[1]) if match else title
         run.remove(REPORT)
     matcher = IdMatcher(ids)
-    with (
-        run.as_file(ledger.KEY) as old,
-        pq.ParquetFile(old) as file,
-        run.replacing(ledger.KEY) as new,
-        pq.ParquetWriter(new, file.schema_arrow) as writer,
-    ):
-        for batch in file.iter_batches():
-            kept = batch.filter(pc.invert(_patient_rows(batch, ids, sources, matcher)))
-            writer.write_batch(_without_duplicate_marks(kept, series, ids))
+    try:
+        schema = parquet.read_schema(run, ledger.KEY)
+        with run.replacing(ledger.KEY) as new, pq.ParquetWriter(new, schema) as writer:
+            for batch in parquet.iter_known(run, ledger.KEY):
+                kept = batch.filter(pc.invert(_patient_rows(batch, ids, sources, matcher)))
+                writer.write_batch(_without_duplicate_marks(kept, series, ids))
+    except StoreCorrupt as error:
+        log.warning("%s; it is removed", error)
+        run.remove(ledger.KEY)
+        return
     with run.as_file(ledger.KEY) as path:
         run.write(REPORT, report.render_report(title, path, root).encode())
 

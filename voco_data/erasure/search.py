@@ -6,11 +6,11 @@ name the patient, which are those of training runs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from voco_data.deidentification import pseudonyms
 from voco_data.erasure.journal import Journal, PatientTraces
@@ -20,6 +20,7 @@ from voco_data.erasure.run_files import (
     has_duplicate_marks,
     runs_with_ledger,
 )
+from voco_data.errors import StoreCorrupt
 from voco_data.maintenance import scan_store, uncatalogued_records
 from voco_data.qc import ledger
 from voco_data.storage import (
@@ -30,9 +31,12 @@ from voco_data.storage import (
     RUNS_FOLDER,
     SEEN_FILES,
     ReadableStorage,
+    parquet,
     store_names,
 )
 from voco_data.store import SeriesIdentity, catalogue, series_key
+
+log = logging.getLogger(__name__)
 
 TEXT_SUFFIXES = (".csv", ".html", ".json", ".log", ".txt")
 """Suffixes of files that are searched as text."""
@@ -55,7 +59,12 @@ def find_patient(root: ReadableStorage, patient: str) -> Journal:
             sources.append(line["source"])
             journal.traces.digests.append(line["input_digest"])
     for run in runs_with_ledger(root):
-        rows = find_rows(root / RUNS_FOLDER / run, ids, path_pseudonyms)
+        try:
+            rows = find_rows(root / RUNS_FOLDER / run, ids, path_pseudonyms)
+        except StoreCorrupt as error:
+            log.warning("%s; it may name anybody, so it would be removed", error)
+            journal.runs[run] = 0
+            continue
         if rows:
             journal.runs[run] = len(rows)
         for row in rows:
@@ -186,16 +195,15 @@ def _names_patient(root: ReadableStorage, key: str, matcher: IdMatcher) -> bool:
 
 def _table_names_patient(root: ReadableStorage, key: str, matcher: IdMatcher) -> bool:
     try:
-        with root.as_file(key) as path, pq.ParquetFile(path) as file:
-            texts = [
-                field.name
-                for field in file.schema_arrow
-                if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
-            ]
-            return any(
-                matcher.matches_text("\n".join(filter(None, column.to_pylist())))
-                for batch in file.iter_batches(columns=texts)
-                for column in batch.columns
-            )
-    except pa.ArrowInvalid:  # the file is not a table, in spite of its suffix
-        return False
+        texts = [
+            field.name
+            for field in parquet.read_schema(root, key)
+            if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        ]
+        return any(
+            matcher.matches_text("\n".join(filter(None, column.to_pylist())))
+            for batch in parquet.iter_known(root, key, texts)
+            for column in batch.columns
+        )
+    except StoreCorrupt:  # damaged, or no table in spite of its suffix: search its bytes
+        return matcher.matches_text(root.read(key).decode("latin-1"))

@@ -14,9 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from voco_data.errors import InputError, VocoError
+from voco_data.errors import InputError, StoreCorrupt, VocoError
 from voco_data.maintenance.pins import Pin, pins_of_store, read_pins
 from voco_data.maintenance.removal import (
     Object,
@@ -37,6 +35,7 @@ from voco_data.storage import (
     CombinedLease,
     Storage,
     existing_root,
+    parquet,
     scratch_db,
     store_names,
 )
@@ -192,6 +191,10 @@ class _UnusedPreviews:
             "DELETE FROM previews WHERE digest = ?", ((digest,) for digest in digests)
         )
 
+    def keep_all(self) -> None:
+        """Keep all previews: what names them cannot be read."""
+        self._table.execute("DELETE FROM previews")
+
     def list_unused(self) -> Iterator[_Group]:
         objects = self._table.execute("SELECT key, size FROM previews ORDER BY key").fetchall()
         yield _Group.make("previews", PREVIEWS_FOLDER, "no store and no ledger names them", objects)
@@ -287,18 +290,20 @@ def _list_old_runs(
     old = [] if n_kept is None else names[: max(0, len(names) - n_kept)]
     for name in names:
         if name not in old:
-            previews.mark_used(_input_digests_of_run(root / RUNS_FOLDER / name))
+            try:
+                previews.mark_used(_input_digests_of_run(root / RUNS_FOLDER / name))
+            except StoreCorrupt as error:
+                log.warning("%s; so no preview is removed", error)
+                previews.keep_all()
     for name in old:
         reason = f"beyond the last {n_kept}"
         yield _Group.make("run", f"{RUNS_FOLDER}/{name}", reason, objects[name])
 
 
 def _input_digests_of_run(run: Storage) -> Iterator[str]:
-    if run.size(ledger.KEY) is None:
-        return
-    with run.as_file(ledger.KEY) as path, pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=["input_digest"]):
-            yield from filter(None, batch["input_digest"].to_pylist())
+    for (digest,) in parquet.iter_rows(run, ledger.KEY, ["input_digest"]):
+        if digest:
+            yield digest
 
 
 def _list_dead_pins(root: Storage, pins: list[Pin]) -> Iterator[_Group]:

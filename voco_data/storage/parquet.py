@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from voco_data.batching import batched
-from voco_data.errors import StoreCorrupt, is_file_error
+from voco_data.errors import InputError, StoreCorrupt, is_file_error
 from voco_data.storage.base import ReadableStorage, Storage
 
 ROWS_PER_BATCH = 10_000
@@ -53,15 +55,65 @@ def iter_batches(
     """
     if storage.size(key) is None:
         return
+    with _open_table(storage, key) as file:
+        _check_columns(storage, key, file, columns)
+        yield from _batches(file, columns, rows)
+
+
+def iter_known(
+    storage: ReadableStorage,
+    key: str,
+    columns: Sequence[str] | None = None,
+    rows: int = ROWS_PER_BATCH,
+) -> Iterator[pa.RecordBatch]:
+    """As `iter_batches`, for tables of other versions: columns that a table lacks are left out.
+
+    All columns of the table if `columns` is None. Raises StoreCorrupt if the table is damaged.
+    """
+    if storage.size(key) is None:
+        return
+    with _open_table(storage, key) as file:
+        names = file.schema_arrow.names
+        known = names if columns is None else [name for name in columns if name in names]
+        yield from _batches(file, known, rows)
+
+
+@contextmanager
+def _open_table(storage: ReadableStorage, key: str) -> Iterator[pq.ParquetFile]:
     with (
         storage.as_file(key) as path,
         translate_arrow_errors(storage, key),
         pq.ParquetFile(path, page_checksum_verification=True) as file,
     ):
-        _check_columns(storage, key, file, columns)
-        for batch in file.iter_batches(rows, columns=list(columns)):
-            if len(batch):
-                yield batch.select(list(columns))
+        yield file
+
+
+def _batches(file: pq.ParquetFile, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    for batch in file.iter_batches(rows, columns=list(columns)):
+        if len(batch):
+            yield batch.select(list(columns))
+
+
+def read_schema(storage: ReadableStorage, key: str) -> pa.Schema:
+    """The columns of a table. Raises StoreCorrupt if it is damaged."""
+    with _open_table(storage, key) as file:
+        return file.schema_arrow
+
+
+def read_frame(path: Path, what: str) -> pd.DataFrame:
+    """A small table of a run, whole. `what` names it, such as `the labels of a fine-tuning run`.
+
+    Raises InputError if it is not there, or is damaged.
+    """
+    try:
+        with translate_arrow_errors(path.parent, path.name):
+            return pd.read_parquet(path)
+    except (OSError, StoreCorrupt) as error:
+        cause = error.__cause__ if isinstance(error, StoreCorrupt) else error
+        reason = getattr(cause, "strerror", None) or type(cause).__name__
+        if isinstance(cause, FileNotFoundError):  # Arrow's has a long text of its own
+            reason = "no such file"
+        raise InputError(f"{path}: expected {what}, and cannot read it ({reason})") from error
 
 
 def open_mapped(
@@ -80,7 +132,7 @@ def open_mapped(
 
 
 @contextmanager
-def translate_arrow_errors(storage: ReadableStorage, key: str) -> Iterator[None]:
+def translate_arrow_errors(storage: object, key: str) -> Iterator[None]:
     """Turn errors of Arrow about a table into StoreCorrupt: a damaged footer may raise any error.
 
     Errors of this machine (no descriptor or memory left, no permission) pass through.

@@ -18,13 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from voco_data.dicom import read_dataset
 from voco_data.errors import InputError, SeriesRefused, translate_unwritable
 from voco_data.ingest import IngestOptions, SourceSeries, find_source_files
 from voco_data.labels import RSNA_TARGETS
-from voco_data.storage import atomic
+from voco_data.storage import atomic, parquet
 from voco_data.structured_report.document import GroupFinding, make_document
 
 log = logging.getLogger(__name__)
@@ -70,7 +68,7 @@ def write_structured_reports(
     `source` was preprocessed into `root` with `options`. `version` and `parameters` identify the
     algorithm. Raises VocoError if the reports cannot be written.
     """
-    lines, folder = pd.read_parquet(table), Path(out)
+    lines, folder = parquet.read_frame(Path(table), "predictions of voco predict"), Path(out)
     predicted = lines[lines["status"] == "predicted"]
     studies = {
         (line["patient_id"], line["study_uid"]): line

@@ -15,7 +15,7 @@ import pandas as pd
 
 from voco_data.errors import InputError
 from voco_data.labels import ORGAN_TARGETS, TargetGroup, TargetTable
-from voco_data.storage import atomic
+from voco_data.storage import atomic, parquet
 from voco_models.evaluation.metrics import FloatArray, IntArray
 
 FILE = "predictions.parquet"
@@ -128,10 +128,11 @@ def write_predictions(
 
 def read_predictions(path: Path, targets: TargetTable = ORGAN_TARGETS) -> pd.DataFrame:
     """Read a table of predictions. Raises InputError if it is none, or lacks a group."""
+    table = parquet.read_frame(path, "predictions of voco finetune")
     try:
-        return pd.read_parquet(path)[table_columns(targets)]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: expected predictions of voco finetune, cannot read") from error
+        return table[table_columns(targets)]
+    except KeyError as error:
+        raise InputError(f"{path}: expected predictions of voco finetune; {error}") from error
 
 
 def patient_lines(table: pd.DataFrame, split: str) -> pd.DataFrame:

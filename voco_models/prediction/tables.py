@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from voco_data.labels import RSNA_TARGETS, TargetTable
-from voco_data.storage import atomic
+from voco_data.storage import atomic, parquet
 from voco_models.evaluation import Decision, FloatArray, predictions
 from voco_models.prediction.abstention import FALLBACK_CONFIDENCE, Abstention, margins_of
 
@@ -210,7 +210,7 @@ def make_submission(
 
 def read_patients(path: Path) -> list[dict[str, Any]]:
     """The lines of patients of a written table (Parquet), each by column, ordered by id."""
-    table = pd.read_parquet(path)
+    table = parquet.read_frame(path, "predictions of voco predict")
     patients = table[table["level"] == "patient"].sort_values("patient_id")
     return [
         {str(name): value for name, value in line.items()} for line in patients.to_dict("records")

@@ -20,7 +20,7 @@ import pandas as pd
 from voco_data.errors import InputError, VocoError
 from voco_data.labels import ORGAN_TARGETS, RSNA_TARGETS, TargetTable
 from voco_data.qc import html
-from voco_data.storage import atomic
+from voco_data.storage import atomic, parquet
 from voco_data.withdrawal import Withdrawals
 from voco_models.evaluation import (
     CONFIDENCE_LEVEL,
@@ -240,10 +240,10 @@ def compute_results(run: Path) -> dict[str, Any]:
 def read_labels_of_run(run: Path) -> pd.DataFrame:
     """The classes of all patients of a run, by `patient_id`. InputError if they cannot be read."""
     path = run / LABELS
-    try:
-        return pd.read_parquet(path).set_index("patient_id")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: expected the labels of a fine-tuning run") from error
+    table = parquet.read_frame(path, "the labels of a fine-tuning run")
+    if "patient_id" not in table:
+        raise InputError(f"{path}: expected the labels of a fine-tuning run, with patient_id")
+    return table.set_index("patient_id")
 
 
 def classes_by_group(labels: pd.DataFrame) -> Classes:

@@ -24,7 +24,7 @@ import torch
 
 from voco_data.errors import InputError, VocoError, translate_unwritable
 from voco_data.labels import RSNA_TARGETS
-from voco_data.storage import atomic
+from voco_data.storage import atomic, parquet
 from voco_data.store import Store, StoreSpec, read_record
 from voco_data.version import VERSION
 from voco_models import prediction
@@ -210,10 +210,7 @@ def _select_series(store: Store, ledger: Path | None) -> tuple[pd.DataFrame, pd.
     catalogue = store.catalogue.sort_values("row", ignore_index=True)
     if ledger is None:
         return catalogue, pd.DataFrame(columns=_REFUSED_COLUMNS)
-    try:
-        rows = pd.read_parquet(ledger)
-    except (OSError, ValueError) as error:
-        raise VocoError(f"{ledger}: cannot read the ledger ({error})") from error
+    rows = parquet.read_frame(ledger, "the ledger of a preprocess run")
     rows[_REFUSED_COLUMNS] = rows[_REFUSED_COLUMNS].fillna("").astype(object)
     kept = rows[(rows["kind"] == "series") & rows["status"].isin(["stored", "cached"])]
     listed = set(kept[_IDS].itertuples(index=False, name=None))

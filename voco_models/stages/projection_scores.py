@@ -30,9 +30,9 @@ import torch
 
 from voco_data.batching import batched
 from voco_data.cohort import PLACED_MASK
-from voco_data.errors import InputError, translate_unwritable
+from voco_data.errors import translate_unwritable
 from voco_data.selection import Split, list_series
-from voco_data.storage import atomic
+from voco_data.storage import atomic, parquet
 from voco_data.store import OrganMaps, Record, Store
 from voco_models.evaluation import dice_scores, hd95_scores_mm
 from voco_models.localisation import (
@@ -160,12 +160,8 @@ def read_projection_scores(run: Path) -> ProjectionScores:
     """The tables of a run that was scored. Raises InputError if one cannot be read."""
     tables = []
     for name in (ORGAN_SCORES, FACE_ERRORS):
-        try:
-            tables.append(pd.read_parquet(run / name))
-        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-            raise InputError(
-                f"{run / name}: cannot be read; remove {run}, so that the run is made again"
-            ) from error
+        what = f"scores of the run; remove {run}, so that the run is made again"
+        tables.append(parquet.read_frame(run / name, what))
     return ProjectionScores(*tables)
 
 
