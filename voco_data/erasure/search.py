@@ -122,6 +122,8 @@ def find_residue(root: ReadableStorage, ids: Collection[str]) -> Iterator[str]:
             pass
         except OSError as error:
             yield f"{key} (cannot be read: {error.strerror or error})"
+        except StoreCorrupt:
+            yield f"{key} (cannot be read: the table is damaged)"
 
 
 def _ids_and_map_entries(root: ReadableStorage, patient: str) -> tuple[list[str], list[list[str]]]:
@@ -205,5 +207,8 @@ def _table_names_patient(root: ReadableStorage, key: str, matcher: IdMatcher) ->
             for batch in parquet.iter_known(root, key, texts)
             for column in batch.columns
         )
-    except StoreCorrupt:  # damaged, or no table in spite of its suffix: search its bytes
-        return matcher.matches_text(root.read(key).decode("latin-1"))
+    except StoreCorrupt:
+        data = root.read(key)
+        if data.startswith(b"PAR1"):
+            raise
+        return matcher.matches_text(data.decode("latin-1"))  # no table, in spite of its suffix

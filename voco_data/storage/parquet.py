@@ -100,10 +100,10 @@ def read_schema(storage: ReadableStorage, key: str) -> pa.Schema:
         return file.schema_arrow
 
 
-def read_frame(path: Path, what: str) -> pd.DataFrame:
+def read_frame(path: Path, what: str, advice: str = "restore it") -> pd.DataFrame:
     """A small table of a run, whole. `what` names it, such as `the labels of a fine-tuning run`.
 
-    Raises InputError if it is not there, or is damaged.
+    `advice` ends the line of an error. Raises InputError if it is not there, or is damaged.
     """
     try:
         with translate_arrow_errors(path.parent, path.name):
@@ -113,7 +113,7 @@ def read_frame(path: Path, what: str) -> pd.DataFrame:
         reason = getattr(cause, "strerror", None) or type(cause).__name__
         if isinstance(cause, FileNotFoundError):  # Arrow's has a long text of its own
             reason = "no such file"
-        raise InputError(f"{path}: expected {what}, and cannot read it ({reason})") from error
+        raise InputError(f"{path}: expected {what}, cannot read it ({reason}); {advice}") from error
 
 
 def open_mapped(

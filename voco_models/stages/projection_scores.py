@@ -160,8 +160,8 @@ def read_projection_scores(run: Path) -> ProjectionScores:
     """The tables of a run that was scored. Raises InputError if one cannot be read."""
     tables = []
     for name in (ORGAN_SCORES, FACE_ERRORS):
-        what = f"scores of the run; remove {run}, so that the run is made again"
-        tables.append(parquet.read_frame(run / name, what))
+        advice = f"remove {run}, so that the run is made again"
+        tables.append(parquet.read_frame(run / name, "scores of a projection", advice))
     return ProjectionScores(*tables)
 
 

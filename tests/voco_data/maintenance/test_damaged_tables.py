@@ -131,7 +131,7 @@ def test_any_damage_of_a_table_of_a_run_is_one_line(tmp_path: Path) -> None:
         except InputError as error:
             errors.append(str(error))
     assert len(errors) > 100
-    assert all(e.startswith(f"{path}: expected the labels of a run, and cannot") for e in errors)
+    assert all(e.startswith(f"{path}: expected the labels of a run, cannot") for e in errors)
     assert not any("\n" in error for error in errors)
     with pytest.raises(InputError, match="no such file"):
         read_frame(tmp_path / "nothing.parquet", "the labels of a run")

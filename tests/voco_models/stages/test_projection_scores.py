@@ -191,7 +191,9 @@ def test_both_tables_are_read_as_they_were_written(case: SimpleNamespace) -> Non
     pd.testing.assert_frame_equal(found.organs, written.organs)
     pd.testing.assert_frame_equal(found.faces, written.faces)
     (case.run / "face_errors.parquet").write_text("no table")
-    with pytest.raises(InputError, match=r"face_errors.parquet: cannot be read; remove"):
+    with pytest.raises(
+        InputError, match=r"face_errors.parquet: expected scores of .*; remove .*, so that"
+    ):
         read_projection_scores(case.run)
 
 
