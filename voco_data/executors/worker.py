@@ -91,7 +91,8 @@ def fill_series(
                 for target in task.targets
                 if task.writes and not known_inputs[target.store.name].holds(digest, identity)
             ]
-            crops = find_boxes(prepared, [target.spec for target in lacking])
+            pictured = lacking or _without_preview(task, digest)
+            crops = find_boxes(prepared, [target.spec for target in pictured])
             histograms = {
                 box: HuHistogram.from_box(prepared.hu, box) for box in set(crops.values())
             }
@@ -100,9 +101,9 @@ def fill_series(
                 for target in lacking
                 if target not in committed or committed[target].input_digest != digest
             }
-        if lacking:  # before any record, so that a worker that dies leaves none without a preview
-            box = crops[lacking[0].spec]
-            with lacking[0].store.committing():
+        if pictured:  # before any record, so that a worker that dies leaves none without a preview
+            box = crops[pictured[0].spec]
+            with pictured[0].store.committing():
                 _write_preview(task.root, prepared, box, histograms[box])
         records = [
             _commit(task, target, prepared, crops[target.spec], histograms, voxels[target])
@@ -185,6 +186,14 @@ def _commit(
     record = _make_record(task, target, prepared, box, histograms[box], volume_checksum(voxels))
     commit_volume(target.store, record, voxels, target.spec.compression)
     return record
+
+
+def _without_preview(task: SeriesTask, input_digest: str) -> list[Target]:
+    """The first target, if all hold the series and its preview is lost or torn."""
+    root = task.root.as_readable()
+    if not task.writes or root is None or preview.is_whole(root, input_digest):
+        return []
+    return list(task.targets[:1])
 
 
 def _write_preview(

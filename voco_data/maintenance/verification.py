@@ -7,13 +7,15 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from voco_data.storage import ReadableStorage, open_storage
+from voco_data.qc import preview
+from voco_data.storage import PREVIEWS_FOLDER, ReadableStorage, open_storage, parent_storage
 from voco_data.store import (
     CHUNKS,
     RECORDS,
     StoreIndex,
     StoreSpec,
     arrays,
+    catalogue,
     chunk_key,
     integrity,
     read_spec,
@@ -38,16 +40,22 @@ class VerifySummary:
 
 
 def verify_store(store: str | Path | ReadableStorage) -> VerifySummary:
-    """Check every chunk, every record and the metadata of a store.
+    """Check every chunk, every record and the metadata of a store, and the previews of its root.
 
+    A store that was copied without its root, or that is given as an open storage, has no previews.
     Damaged chunks are touched if the store can be written, so that the next run checks them.
     Raises InputError if the store does not open, StoreCorrupt if its catalogue cannot be read.
     """
     storage = open_storage(store)
+    root = parent_storage(store) if isinstance(store, str | Path) else None
     spec = read_spec(storage)
     with closing(StoreIndex()) as index:
         index.load(storage)
-        problems = (*_find_problems(storage, spec, index), *_find_unlisted_objects(storage, index))
+        problems = (
+            *_find_problems(storage, spec, index),
+            *_find_unlisted_objects(storage, index),
+            *_find_lost_previews(storage, root),
+        )
         return VerifySummary(str(storage), index.n_lines, problems)
 
 
@@ -74,3 +82,17 @@ def _find_unlisted_objects(storage: ReadableStorage, index: StoreIndex) -> Itera
         unlisted = {row for row in rows if row is not None and not index.has_row(row)}
         for row in sorted(unlisted):
             yield f"row {row}: {kind} that the catalogue does not list; rerun"
+
+
+def _find_lost_previews(storage: ReadableStorage, root: ReadableStorage | None) -> Iterator[str]:
+    """Series of the catalogue whose preview is lost or torn."""
+    if root is None or next(iter(root.list_objects(PREVIEWS_FOLDER)), None) is None:
+        return
+    columns = ["series_uid", "row", "input_digest"]
+    for batch in catalogue.iter_batches(storage, columns):
+        for line in batch.to_pylist():
+            if not preview.is_whole(root, line["input_digest"]):
+                series = f"series {line['series_uid']} (row {line['row']})"
+                yield (
+                    f"{series}: its preview is lost or torn; voco preprocess --deep makes it again"
+                )

@@ -97,6 +97,19 @@ def read(root: ObjectReader, key: str) -> Preview | None:
         return None
 
 
+def is_whole(root: ObjectReader, input_digest: str) -> bool:
+    """Whether the preview of an input is there, and its picture can be decoded to its end."""
+    key = key_of(input_digest)
+    if read(root, key) is None:
+        return False
+    try:
+        with Image.open(io.BytesIO(root.read(key))) as image:
+            image.load()
+    except OSError:
+        return False
+    return True
+
+
 def _draw_plane(
     sheet: Image.Image,
     slot: int,

@@ -64,7 +64,7 @@ class Bench:
     def check(self, rows: int) -> None:
         """The store has this many rows, and neither damage nor garbage."""
         assert len(self.lines()) == rows
-        assert verify_store(self.store).problems == ()
+        assert verify_store(LocalStorage(self.store)).problems == ()
         assert not [item for item in collect_garbage(self.root).garbage if item.kind != "previews"]
         chunks = list((self.store / "volumes" / "c").glob("*/0/0/0"))
         records = list((self.store / "volumes" / "records").glob("*/*.json"))

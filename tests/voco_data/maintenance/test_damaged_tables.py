@@ -16,6 +16,7 @@ from voco_data.erasure.patient import forget_patient
 from voco_data.errors import InputError, StoreCorrupt
 from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.maintenance.garbage import collect_garbage
+from voco_data.maintenance.verification import verify_store
 from voco_data.storage.local import LocalStorage
 from voco_data.storage.parquet import read_frame
 from voco_data.store.reader import Store
@@ -135,3 +136,26 @@ def test_any_damage_of_a_table_of_a_run_is_one_line(tmp_path: Path) -> None:
     assert not any("\n" in error for error in errors)
     with pytest.raises(InputError, match="no such file"):
         read_frame(tmp_path / "nothing.parquet", "the labels of a run")
+
+
+@pytest.mark.parametrize("damage", [half, empty, None])
+def test_a_lost_or_torn_preview_is_named_and_made_again(
+    filled: Path, root: Path, damage: Callable[[bytes], bytes] | None
+) -> None:
+    """Without another change: no volume is stored again."""
+    (store,) = root.glob("*.zarr")
+    assert verify_store(store).problems == ()
+    expected = {path: path.read_bytes() for path in root.rglob("previews/*/*.jpg")}
+    lost = sorted(expected)[0]
+    if damage is None:
+        lost.unlink()
+    else:
+        lost.write_bytes(damage(lost.read_bytes()))
+    (problem,) = verify_store(store).problems
+    assert problem.endswith("its preview is lost or torn; voco preprocess --deep makes it again")
+    specs = root.with_name("specs.json")
+    specs.write_text(f"[{SMALL.canonical_json()}]")
+    done = preprocess(filled / "archive", root, spec_file=specs, workers=1, deep=True)
+    assert (done.stored, done.cached) == (0, 2)
+    assert {path: path.read_bytes() for path in root.rglob("previews/*/*.jpg")} == expected
+    assert verify_store(store).problems == ()
