@@ -9,6 +9,7 @@ from typing import Any, get_args
 from flows.bench_options import add_bench
 from flows.champion_options import add_champion
 from flows.command_parser import OneLineParser, PrintVersion, add_command
+from flows.drift_options import add_drift
 from flows.option_values import local, positive_int, seconds, share, whole_number
 from flows.server_options import add_server
 from flows.training_options import (
@@ -54,6 +55,7 @@ def build_parser() -> OneLineParser:
     _add_card(commands)
     _add_probe(commands)
     add_champion(commands)
+    add_drift(commands)
     add_bench(commands)
     add_server(commands)
     return parser

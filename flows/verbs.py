@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from flows import bench_verbs
 from flows.archive_masks import open_masks
+from flows.drift_steps import watch_champion
 from flows.ids import patient_pseudonymiser
 from flows.prediction_steps import predict_source
 from voco_data import erasure, ingest, maintenance, paired_images, selection, withdrawal
@@ -269,6 +270,18 @@ def champion(args: argparse.Namespace) -> Mapping[str, object]:
     return tracking.read_champions(tracking.require_champions(args.runs)).describe(args.runs)
 
 
+def drift(args: argparse.Namespace) -> Mapping[str, object]:
+    """Compare what came in since the champion's cohort with this cohort."""
+    return watch_champion(
+        args.runs,
+        args.out,
+        predictions=tuple(args.predictions),
+        alpha=args.alpha,
+        min_patients=args.min_patients,
+        min_effects=tuple(args.min_effects),
+    )
+
+
 def server(args: argparse.Namespace) -> Mapping[str, object]:
     """Set up a Prefect server, or work for it."""
     return SERVER_ACTIONS[args.action](args)
@@ -319,6 +332,7 @@ VERBS: Final[dict[str, Verb]] = {
     "export": export,
     "card": card,
     "champion": champion,
+    "drift": drift,
     "probe": probe,
     "bench": bench_verbs.bench,
     "server": server,

@@ -17,6 +17,7 @@ from prefect import Flow
 from prefect.states import Failed
 
 from flows.demo import demo
+from flows.drift import drift
 from flows.evaluate import evaluate
 from flows.experiment import experiment
 from flows.explain import explain
@@ -59,6 +60,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "project": project,
     "localise": localise,
     "retrain": retrain,
+    "drift": drift,
     "demo": demo,
     "localiser-demo": localiser_demo,
 }

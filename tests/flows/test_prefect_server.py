@@ -31,7 +31,7 @@ from tests.support.prefect_site import (
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for the whole file
 
 FLOWS = (
-    "demo", "evaluate", "experiment", "explain", "finetune", "localise", "localiser-demo",
+    "demo", "drift", "evaluate", "experiment", "explain", "finetune", "localise", "localiser-demo",
     "predict", "preprocess", "pretrain", "project", "retrain",
 )  # fmt: skip
 
@@ -47,6 +47,7 @@ def test_all_flows_are_deployed_to_their_pools(site: Site) -> None:
     pools = {name: site.deployment(name)["work_pool_name"] for name in FLOWS}
     assert {name for name, pool in pools.items() if pool == "cpu"} == {
         "demo",
+        "drift",
         "localiser-demo",
         "preprocess",
     }

@@ -5,6 +5,10 @@ from .champion_changes import (
     require_champions as require_champions,
     roll_back as roll_back,
 )
+from .champion_cohort import (
+    ChampionCohort as ChampionCohort,
+    find_champion_cohort as find_champion_cohort,
+)
 from .champions import (
     CHAMPION_FILE as CHAMPION_FILE,
     FINETUNE_FOLDER as FINETUNE_FOLDER,

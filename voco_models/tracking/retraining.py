@@ -29,18 +29,19 @@ from voco_data.labels import (
     write_image_labels,
     write_labels,
 )
-from voco_data.selection import PinnedRows, Split, read_split, write_split
+from voco_data.selection import PinnedRows, Split, now, read_split, write_split
 from voco_data.storage import atomic
 from voco_data.store import Store
 from voco_models import stages
 from voco_models.stages import build_classifier
 from voco_models.tracking.backbone_choice import BackboneChoice, choose_backbone
+from voco_models.tracking.champion_cohort import PINS, ROWS
 from voco_models.tracking.champions import FINETUNE_FOLDER, read_champions
 from voco_models.tracking.promotion import check_margin
 from voco_models.tracking.retraining_request import RetrainingRequest
 from voco_models.training import check_run_folder, checkpoint
 
-PINS, ROWS, SPLIT = "pins.json", "rows.json", "split.json"
+SPLIT = "split.json"
 LABELS, IMAGE_LABELS = "labels.csv", "image_labels.csv"
 FORMAT, VERSION = "voco retraining", 1
 
@@ -60,6 +61,8 @@ class RetrainingPins:
     """Patients with labels in the store for fine-tuning."""
     unlabelled: int
     """Patients of that store who are left out, without labels."""
+    pinned: str = ""
+    """When, UTC, ISO 8601; empty in pins of older versions."""
 
     @property
     def rows(self) -> Path:
@@ -166,6 +169,7 @@ def pin_retraining(
         backbone=backbone,
         patients=len(joined.labels),
         unlabelled=len(patients) - len(joined.label_ids),
+        pinned=now(),
     )
     _check_training(request, opened, frozen, pins, pseudonymise)
     _write(pins, rows, frozen, joined.labels, images)

@@ -1,0 +1,8 @@
+from .measures import MEASURES as MEASURES
+from .watching import (
+    ALPHA as ALPHA,
+    MIN_PATIENTS as MIN_PATIENTS,
+    DriftSummary as DriftSummary,
+    ReferenceCohort as ReferenceCohort,
+    watch_drift as watch_drift,
+)
