@@ -17,6 +17,7 @@ from flows.archive_masks import open_masks
 from flows.drift_steps import watch_champion
 from flows.ids import patient_pseudonymiser
 from flows.prediction_steps import predict_source
+from flows.retention_steps import remove_what_is_old
 from voco_data import erasure, ingest, maintenance, paired_images, selection, withdrawal
 from voco_data.ingest import IngestOptions
 from voco_models import stages
@@ -282,6 +283,18 @@ def drift(args: argparse.Namespace) -> Mapping[str, object]:
     )
 
 
+def retention(args: argparse.Namespace) -> Mapping[str, object]:
+    """List what is old under a root and in a folder of retrainings, or remove it."""
+    return remove_what_is_old(
+        args.root,
+        args.runs,
+        keep_runs=args.keep_runs,
+        days=args.days,
+        yes=args.yes,
+        wait=args.wait,
+    )
+
+
 def server(args: argparse.Namespace) -> Mapping[str, object]:
     """Set up a Prefect server, or work for it."""
     return SERVER_ACTIONS[args.action](args)
@@ -333,6 +346,7 @@ VERBS: Final[dict[str, Verb]] = {
     "card": card,
     "champion": champion,
     "drift": drift,
+    "retention": retention,
     "probe": probe,
     "bench": bench_verbs.bench,
     "server": server,

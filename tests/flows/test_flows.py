@@ -29,6 +29,7 @@ from flows.predict import predict
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.project import project
+from flows.retention import retention
 from flows.retrain import retrain
 from flows.retraining_steps import run_folder
 from flows.retries import worth_retrying
@@ -61,6 +62,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "localise": localise,
     "retrain": retrain,
     "drift": drift,
+    "retention": retention,
     "demo": demo,
     "localiser-demo": localiser_demo,
 }

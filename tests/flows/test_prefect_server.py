@@ -32,7 +32,7 @@ pytestmark = pytest.mark.xdist_group("prefect")  # one server for the whole file
 
 FLOWS = (
     "demo", "drift", "evaluate", "experiment", "explain", "finetune", "localise", "localiser-demo",
-    "predict", "preprocess", "pretrain", "project", "retrain",
+    "predict", "preprocess", "pretrain", "project", "retention", "retrain",
 )  # fmt: skip
 
 
@@ -50,6 +50,7 @@ def test_all_flows_are_deployed_to_their_pools(site: Site) -> None:
         "drift",
         "localiser-demo",
         "preprocess",
+        "retention",
     }
     assert set(pools.values()) == {"cpu", "gpu"}
     assert site.api.get("/work_pools/gpu").json()["concurrency_limit"] == 1

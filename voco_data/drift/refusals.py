@@ -29,6 +29,15 @@ def refused_patients(root: Storage, since: float) -> tuple[dict[str, bool], dict
     return known, {patient: refused for patient, refused in later.items() if patient not in known}
 
 
+def count_ledgers_to_keep(root: Storage, since: str) -> int:
+    """How many of the last ledgers are needed for a cohort that was fixed at `since`, UTC.
+
+    Those that came later, and the last one before.
+    """
+    moment = utc_seconds(since)
+    return 1 + sum(_time_of(name) > moment for name in _run_names(root))
+
+
 def utc_seconds(text: str) -> float:
     """Seconds since 1970 of a time such as 2026-03-01T03:00:00Z. Raises ValueError."""
     return float(calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")))

@@ -20,6 +20,7 @@ from .champions import (
 )
 from .conclusion import conclude_retraining as conclude_retraining
 from .promotion import MARGIN as MARGIN, Verdict as Verdict, judge as judge
+from .retention import DAYS as DAYS, remove_old_runs as remove_old_runs
 from .retraining import (
     RetrainingPins as RetrainingPins,
     check_request as check_request,
