@@ -1,4 +1,4 @@
-"""The options of `voco retention`."""
+"""The options of `voco retention` and `voco figures`."""
 
 from __future__ import annotations
 
@@ -38,3 +38,12 @@ def add_retention(commands: Any) -> None:
         metavar="SECONDS",
         help="how long to wait for a store that a run is filling (0)",
     )
+
+
+def add_figures(commands: Any) -> None:
+    """Add `voco figures`."""
+    figures = add_command(commands, "figures", "series, scores and speed over time, on one page")
+    add = figures.add_argument
+    add("root", type=path_or_url, metavar="ROOT", help="folder of the stores")
+    add("--runs", type=local, metavar="RUNS", help="the folder of the flow retrain's runs, too")
+    add("--out", type=local, required=True, metavar="DIR", help="where to write the page")

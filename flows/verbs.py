@@ -295,6 +295,13 @@ def retention(args: argparse.Namespace) -> Mapping[str, object]:
     )
 
 
+def figures(args: argparse.Namespace) -> Mapping[str, object]:
+    """Write the page of figures over time."""
+    from voco_models import tracking
+
+    return tracking.write_figures(args.root, args.runs, args.out)
+
+
 def server(args: argparse.Namespace) -> Mapping[str, object]:
     """Set up a Prefect server, or work for it."""
     return SERVER_ACTIONS[args.action](args)
@@ -347,6 +354,7 @@ VERBS: Final[dict[str, Verb]] = {
     "champion": champion,
     "drift": drift,
     "retention": retention,
+    "figures": figures,
     "probe": probe,
     "bench": bench_verbs.bench,
     "server": server,

@@ -19,6 +19,7 @@ from .champions import (
     read_champions as read_champions,
 )
 from .conclusion import conclude_retraining as conclude_retraining
+from .figures import write_figures as write_figures
 from .promotion import MARGIN as MARGIN, Verdict as Verdict, judge as judge
 from .retention import DAYS as DAYS, remove_old_runs as remove_old_runs
 from .retraining import (
