@@ -26,6 +26,8 @@ FAILED = 1
 INTERRUPTED = 130
 TRAINING = ("pretrain", "finetune", "project")
 """Subcommands that `torchrun` may start in several processes."""
+PROBLEMS = {"drift": "alarms"}
+"""Subcommand to the entry of its summary that makes it a failure, if it is not `problems`."""
 _OUR_PACKAGES = ("voco_data", "voco_models", "flows")
 
 
@@ -69,7 +71,7 @@ def _run(args: argparse.Namespace) -> int:
         print(json.dumps(summary, allow_nan=False))
     else:
         print("\n".join(format_lines(summary)))
-    return FAILED if summary.get("problems") else 0
+    return FAILED if summary.get(PROBLEMS.get(args.command, "problems")) else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

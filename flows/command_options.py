@@ -9,7 +9,9 @@ from typing import Any, get_args
 from flows.bench_options import add_bench
 from flows.champion_options import add_champion
 from flows.command_parser import OneLineParser, PrintVersion, add_command
+from flows.drift_options import add_drift
 from flows.option_values import local, positive_int, seconds, share, whole_number
+from flows.retention_options import add_figures, add_retention
 from flows.server_options import add_server
 from flows.training_options import (
     RESIDENCES,
@@ -54,6 +56,9 @@ def build_parser() -> OneLineParser:
     _add_card(commands)
     _add_probe(commands)
     add_champion(commands)
+    add_drift(commands)
+    add_retention(commands)
+    add_figures(commands)
     add_bench(commands)
     add_server(commands)
     return parser
@@ -108,6 +113,7 @@ def _add_preprocess(commands: Any) -> None:
     _add_option(preprocess, "deep", action="store_true")
     _add_option(preprocess, "prune", action="store_true")
     _add_option(preprocess, "yes", action="store_true")
+    _add_option(preprocess, "skip_unchanged", action="store_true")
     _add_option(preprocess, "wait", type=seconds, metavar="SECONDS")
     _add_option(preprocess, "include", action="append", metavar="GLOB")
     _add_option(preprocess, "exclude", action="append", metavar="GLOB")

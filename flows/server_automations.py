@@ -20,7 +20,9 @@ SILENT: Final = "No sign of life for"
 """Begins the message of a run that is Crashed for this reason; `job_engine.py` looks for it."""
 SILENT_RUNS: Final = "voco: runs without a sign of life are Crashed"
 NOTIFICATIONS: Final = "voco: tell of runs that failed, crashed or are late"
-TOLD_OF: Final = ("Failed", "Crashed", "Late")
+DRIFT: Final = "Drift"
+"""State of a finished run of the flow `drift` with alarms, of the type Completed."""
+TOLD_OF: Final = ("Failed", "Crashed", "Late", DRIFT)
 """States of which a notification is sent."""
 MESSAGE: Final = (
     "{{ flow.name }}/{{ flow_run.name }} is {{ flow_run.state.name }}: "

@@ -33,7 +33,7 @@ def _add_setup(actions: Any) -> None:
     add(
         "--notify",
         metavar="URL|TYPE/NAME",
-        help="tell of failed, crashed and late runs: a webhook, or a notification block of Prefect",
+        help="tell of failed, crashed, late and drift runs: a webhook, or a block of Prefect",
     )
 
 

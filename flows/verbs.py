@@ -14,8 +14,10 @@ from typing import Any, Final
 
 from flows import bench_verbs
 from flows.archive_masks import open_masks
+from flows.drift_steps import watch_champion
 from flows.ids import patient_pseudonymiser
 from flows.prediction_steps import predict_source
+from flows.retention_steps import remove_what_is_old
 from voco_data import erasure, ingest, maintenance, paired_images, selection, withdrawal
 from voco_data.ingest import IngestOptions
 from voco_models import stages
@@ -269,6 +271,37 @@ def champion(args: argparse.Namespace) -> Mapping[str, object]:
     return tracking.read_champions(tracking.require_champions(args.runs)).describe(args.runs)
 
 
+def drift(args: argparse.Namespace) -> Mapping[str, object]:
+    """Compare what came in since the champion's cohort with this cohort."""
+    return watch_champion(
+        args.runs,
+        args.out,
+        predictions=tuple(args.predictions),
+        alpha=args.alpha,
+        min_patients=args.min_patients,
+        min_effects=tuple(args.min_effects),
+    )
+
+
+def retention(args: argparse.Namespace) -> Mapping[str, object]:
+    """List what is old under a root and in a folder of retrainings, or remove it."""
+    return remove_what_is_old(
+        args.root,
+        args.runs,
+        keep_runs=args.keep_runs,
+        days=args.days,
+        yes=args.yes,
+        wait=args.wait,
+    )
+
+
+def figures(args: argparse.Namespace) -> Mapping[str, object]:
+    """Write the page of figures over time."""
+    from voco_models import tracking
+
+    return tracking.write_figures(args.root, args.runs, args.out)
+
+
 def server(args: argparse.Namespace) -> Mapping[str, object]:
     """Set up a Prefect server, or work for it."""
     return SERVER_ACTIONS[args.action](args)
@@ -319,6 +352,9 @@ VERBS: Final[dict[str, Verb]] = {
     "export": export,
     "card": card,
     "champion": champion,
+    "drift": drift,
+    "retention": retention,
+    "figures": figures,
     "probe": probe,
     "bench": bench_verbs.bench,
     "server": server,

@@ -98,6 +98,7 @@ def test_preprocess_defaults_reach_the_stage(replace: Replace) -> None:
         "exclude": (),
         "prune": False,
         "yes": False,
+        "skip_unchanged": False,
         "progress": True,
     }
 
@@ -107,7 +108,7 @@ def test_preprocess_options_reach_the_stage(replace: Replace) -> None:
     words = (
         "--layout ratic --spec finetune --spec pretrain --workers 3 --keep-ids --deep --wait 2.5 "
         "--include *.dcm --include b* --exclude c* --boxes b.csv --uneven resample "
-        "--prune --yes"
+        "--prune --yes --skip-unchanged"
     )
     assert main(["preprocess", "archive", "--root", "stores", *words.split()]) == 0
     options = seen["options"]
@@ -115,7 +116,7 @@ def test_preprocess_options_reach_the_stage(replace: Replace) -> None:
     assert options.specs == ("finetune", "pretrain")
     assert options.workers == 3
     assert options.keep_ids is True
-    assert (options.prune, options.yes) == (True, True)
+    assert (options.prune, options.yes, options.skip_unchanged) == (True, True, True)
     assert options.boxes == Path("b.csv")
     assert options.uneven == "resample"
     assert options.deep is True

@@ -17,6 +17,7 @@ from prefect import Flow
 from prefect.states import Failed
 
 from flows.demo import demo
+from flows.drift import drift
 from flows.evaluate import evaluate
 from flows.experiment import experiment
 from flows.explain import explain
@@ -28,6 +29,7 @@ from flows.predict import predict
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.project import project
+from flows.retention import retention
 from flows.retrain import retrain
 from flows.retraining_steps import run_folder
 from flows.retries import worth_retrying
@@ -60,6 +62,8 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "localise": localise,
     "retrain": retrain,
     "train": train,
+    "drift": drift,
+    "retention": retention,
     "demo": demo,
     "localiser-demo": localiser_demo,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_the_flow_has_all_options_with_their_defaults() -> None:
 def test_the_flow_takes_the_types_of_the_options() -> None:
     """Where an option takes several types of Python, the flow takes one."""
     narrower = {
-        "specs": tuple[str, ...],
+        "specs": tuple[Literal["pretrain", "finetune", "localise"], ...],
         "spec_file": Path | None,
         "boxes": Path | None,
         "ids": Path | None,

@@ -31,8 +31,8 @@ from tests.support.prefect_site import (
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for the whole file
 
 FLOWS = (
-    "demo", "evaluate", "experiment", "explain", "finetune", "localise", "localiser-demo",
-    "predict", "preprocess", "pretrain", "project", "retrain", "train",
+    "demo", "drift", "evaluate", "experiment", "explain", "finetune", "localise", "localiser-demo",
+    "predict", "preprocess", "pretrain", "project", "retention", "retrain", "train",
 )  # fmt: skip
 
 
@@ -47,9 +47,11 @@ def test_all_flows_are_deployed_to_their_pools(site: Site) -> None:
     pools = {name: site.deployment(name)["work_pool_name"] for name in FLOWS}
     assert {name for name, pool in pools.items() if pool == "cpu"} == {
         "demo",
+        "drift",
         "localiser-demo",
         "preprocess",
         "retrain",
+        "retention",
     }
     assert set(pools.values()) == {"cpu", "gpu"}
     assert site.api.get("/work_pools/gpu").json()["concurrency_limit"] == 1

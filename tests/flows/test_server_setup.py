@@ -82,6 +82,7 @@ def test_paths_of_the_site_reach_all_flows_that_have_them(site: Site, again: Aga
         "source": str(site.folder / "archive"),
         "root": "s3://bucket/stores",
         "wait": 3600,
+        "skip_unchanged": True,
     }
 
 

@@ -73,6 +73,10 @@ class IngestOptions:
     prune: Annotated[bool, "List rows whose series source no longer holds."] = False
     """Only rows that came from this source, and from no other."""
     yes: Annotated[bool, "With prune: remove these rows."] = False
+    skip_unchanged: Annotated[
+        bool, "Write no ledger and no report if nothing has changed since the last run."
+    ] = False
+    """The summary then names those of the last run over the same archive."""
     progress: Annotated[bool, "Show progress bars on stderr."] = False
 
     @property

@@ -14,11 +14,11 @@ from typing import Any
 from voco_data.cohort import Cohort
 from voco_data.ingest.damaged_files import DamagedFiles
 from voco_data.ingest.named_cohort import open_cohort
-from voco_data.ingest.open_run import open_run
+from voco_data.ingest.open_run import OpenRun, open_run
 from voco_data.ingest.options import IngestOptions, check_options, choose_specs, with_changes
+from voco_data.ingest.unchanged_runs import archive_key, find_unchanged_run
 from voco_data.qc import ledger, render_report
-from voco_data.storage import REPORT, RUNS_FOLDER, Storage, new_run_id, open_storage
-from voco_data.store import StoreWriter
+from voco_data.storage import REPORT, RUNS_FOLDER, new_run_id, open_storage
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class PreprocessSummary:
     """Time to find out which series the stores hold already."""
     seconds: float
     """Time of the whole run."""
+    unchanged: bool = False
+    """Whether nothing has changed since the run of `ledger`, and no other one was written."""
 
     def to_json(self) -> dict[str, object]:
         """The summary as `voco preprocess --json` prints it."""
@@ -102,7 +104,7 @@ def preprocess(
         run.seen_files.save()
         rows = run.ledger_rows(refused_with_volume, gone)
         listed = [entry for one in gone for entry in one.to_json(removed=options.yes)]
-        summary = _write_reports(run.root, cohort, rows, run.stores, listed, clock)
+        summary = _write_reports(run, cohort, rows, listed, clock)
         run.finish(gone)
         return summary
 
@@ -128,20 +130,28 @@ class _Stopwatch:
 
 
 def _write_reports(
-    root: Storage,
+    opened: OpenRun,
     cohort: Cohort,
     rows: Iterable[ledger.LedgerRow],
-    stores: Sequence[StoreWriter],
     gone: Sequence[dict[str, object]],
     clock: _Stopwatch,
 ) -> PreprocessSummary:
-    """Write ledger and report under runs/, and summarise the run."""
-    run = root / RUNS_FOLDER / new_run_id()
+    """Write ledger and report under runs/, and summarise the run.
+
+    With `skip_unchanged` nothing is written if the last run over this archive has the same rows.
+    """
+    root = opened.root
     count: Counter[tuple[str, str]] = Counter()
-    ledger.write(run, _count_rows(rows, count))
-    with run.as_file(ledger.KEY) as path:
-        title = f"voco preprocess: {cohort.layout}"
-        run.write(REPORT, render_report(title, path, root).encode())
+    with ledger.collect(_count_rows(rows, count)) as collected:
+        key = archive_key(opened.archive, opened.stores)
+        has_changed = not opened.options.skip_unchanged or count["series", "stored"] > 0
+        last = None if has_changed else find_unchanged_run(root, key, collected.digest)
+        run = last or root / RUNS_FOLDER / new_run_id()
+        if last is None:
+            collected.write(run, key)
+            with run.as_file(ledger.KEY) as path:
+                title = f"voco preprocess: {cohort.layout}"
+                run.write(REPORT, render_report(title, path, root).encode())
     stored, cached = count["series", "stored"], count["series", "cached"]
     refused = count["series", "refused"]
     summary = PreprocessSummary(
@@ -154,7 +164,7 @@ def _write_reports(
         pruned=count["series", "pruned"],
         gone=tuple(gone),
         layout=cohort.layout,
-        stores={store.spec.profile: str(store.storage) for store in stores},
+        stores={store.spec.profile: str(store.storage) for store in opened.stores},
         ledger=f"{run}/{ledger.KEY}",
         report=f"{run}/{REPORT}",
         files=cohort.n_files,
@@ -162,7 +172,10 @@ def _write_reports(
         files_per_second=round(cohort.n_files / max(clock.laps["index"], 1e-3), 1),
         lookup_seconds=round(clock.laps["look-up"], 3),
         seconds=round(clock.total, 3),
+        unchanged=last is not None,
     )
+    if last is not None:
+        log.info("nothing has changed since %s; no report was written", last)
     log.info("%d series: %d stored, %d cached, %d refused", summary.series, stored, cached, refused)
     if stored + cached == 0:
         log.warning("no series could be stored; the ledger says why: %s", summary.ledger)

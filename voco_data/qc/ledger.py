@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from voco_data.batching import batched
-from voco_data.storage import Storage, escape_undecodable, scratch_tables
+from voco_data.storage import ReadableStorage, Storage, escape_undecodable, scratch_tables
 
 KEY = "ledger.parquet"
 
@@ -80,22 +83,67 @@ _TYPES = {
 }
 _NAMES = [field.name for field in fields(LedgerRow)]
 _ROWS_PER_GROUP = 2_000
+_DIGEST, _ARCHIVE = "voco.digest", "voco.archive"
+"""Names in the metadata of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedRows:
+    """The rows of a run in a scratch database."""
+
+    digest: str
+    """Of the rows, whatever their order and whether this run stored a series or an earlier one."""
+    scratch: sqlite3.Connection
+
+    def write(self, run: Storage, archive: str = "") -> None:
+        """Write the ledger of a run as Parquet, sorted by source, atomically.
+
+        The rows are written in groups: memory does not grow with their number. The file's metadata
+        has the digest and, if it is given, the id of the archive.
+        """
+        schema = _schema()
+        lines = self.scratch.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
+        with run.replacing(KEY) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            for group in batched((json.loads(line) for (line,) in lines), _ROWS_PER_GROUP):
+                columns = [list(column) for column in zip(*group, strict=True)]
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+            writer.add_key_value_metadata({_DIGEST: self.digest, _ARCHIVE: archive})
+
+
+@contextmanager
+def collect(rows: Iterable[LedgerRow]) -> Iterator[CollectedRows]:
+    """Sort the rows of a run in a scratch database, for as long as the block runs."""
+    total = 0
+
+    def lines() -> Iterator[tuple[str, str, str]]:
+        nonlocal total
+        for row in rows:
+            source, series_uid, line = _scratch_row(row)
+            known = replace(row, status="cached") if row.status == "stored" else row
+            total += xxhash.xxh3_128_intdigest(_scratch_row(known)[2].encode())
+            yield source, series_uid, line
+
+    with scratch_tables("CREATE TABLE lines (source TEXT, series_uid TEXT, line TEXT);") as scratch:
+        scratch.executemany("INSERT INTO lines VALUES (?, ?, ?)", lines())
+        yield CollectedRows(f"{total % 2**128:032x}", scratch)
 
 
 def write(run: Storage, rows: Iterable[LedgerRow]) -> None:
-    """Write the ledger of a run as Parquet, sorted by source, atomically.
+    """Write the ledger of a run, as `CollectedRows.write`."""
+    with collect(rows) as collected:
+        collected.write(run)
 
-    Rows are sorted in a scratch database and written in row groups: memory does not grow with their
-    number.
-    """
-    schema = _schema()
-    with scratch_tables("CREATE TABLE lines (source TEXT, series_uid TEXT, line TEXT);") as scratch:
-        scratch.executemany("INSERT INTO lines VALUES (?, ?, ?)", map(_scratch_row, rows))
-        sorted_lines = scratch.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
-        with run.replacing(KEY) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-            for group in batched((json.loads(line) for (line,) in sorted_lines), _ROWS_PER_GROUP):
-                columns = [list(column) for column in zip(*group, strict=True)]
-                writer.write_batch(pa.record_batch(columns, schema=schema))
+
+def read_digest(run: ReadableStorage) -> tuple[str, str]:
+    """Digest of the rows and id of the archive of a ledger; empty where it does not have them."""
+    if run.size(KEY) is None:
+        return "", ""
+    with run.as_file(KEY) as path:
+        metadata = pq.read_metadata(path).metadata or {}
+    return (
+        metadata.get(_DIGEST.encode(), b"").decode(),
+        metadata.get(_ARCHIVE.encode(), b"").decode(errors="surrogateescape"),
+    )
 
 
 def _scratch_row(row: LedgerRow) -> tuple[str, str, str]:

@@ -47,19 +47,24 @@ class PinnedRows:
 
         Raises InputError if the file names another store, and if a series is gone or has changed.
         """
-        name = store.storage.name
-        if name not in self.stores:
-            raise InputError(
-                f"{store.storage}: expected one of the pinned stores {', '.join(self.stores)}"
-            )
-        pinned, now = self.stores[name], _digests(store)
-        lost = sum(now.get(row) != digest for row, digest in pinned.items())
+        pinned = self.stores.get(store.storage.name, {})
+        lost = len(pinned) - len(self.unchanged_rows(store))
         if lost:
             raise InputError(
                 f"{store.storage}: {lost} of the {len(pinned)} series that were pinned are gone or "
                 "have changed since; start another retraining"
             )
         return store.with_rows(pinned.keys())
+
+    def unchanged_rows(self, store: Store) -> set[int]:
+        """The pinned rows of a store that hold the same series now. InputError as `restrict`."""
+        name = store.storage.name
+        if name not in self.stores:
+            raise InputError(
+                f"{store.storage}: expected one of the pinned stores {', '.join(self.stores)}"
+            )
+        now = _digests(store)
+        return {row for row, digest in self.stores[name].items() if now.get(row) == digest}
 
     def write(self, path: Path) -> None:
         """Write the file, atomically. OSError if it cannot be written."""

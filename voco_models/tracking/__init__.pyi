@@ -4,6 +4,10 @@ from .champion_changes import (
     require_champions as require_champions,
     roll_back as roll_back,
 )
+from .champion_cohort import (
+    ChampionCohort as ChampionCohort,
+    find_champion_cohort as find_champion_cohort,
+)
 from .champions import (
     CHAMPION_FILE as CHAMPION_FILE,
     FINETUNE_FOLDER as FINETUNE_FOLDER,
@@ -14,6 +18,7 @@ from .champions import (
     read_champions as read_champions,
 )
 from .conclusion import conclude_retraining as conclude_retraining
+from .figures import write_figures as write_figures
 from .outcome import (
     describe_nothing_new as describe_nothing_new,
     describe_retraining as describe_retraining,
@@ -24,6 +29,7 @@ from .pins import (
     read_pins as read_pins,
 )
 from .promotion import MARGIN as MARGIN, Verdict as Verdict, judge as judge
+from .retention import DAYS as DAYS, remove_old_runs as remove_old_runs
 from .retraining import pin_retraining as pin_retraining
 from .retraining_request import (
     NEW_DATA_SHARE as NEW_DATA_SHARE,

@@ -31,7 +31,8 @@ LOCK_S = 60.0
 
 
 @contextmanager
-def _locked(runs: Path) -> Iterator[Champions]:
+def lock_champions(runs: Path) -> Iterator[Champions]:
+    """The champions of RUNS, which no other process changes while the block runs."""
     with locks.hold_lock(runs / f".{CHAMPION_FILE}.lock", wait_seconds=LOCK_S):
         yield read_champions(runs)
 
@@ -42,7 +43,7 @@ def record_run(runs: Path, run: RetrainedRun, verdict: Verdict, against: str | N
     `against` is the champion that it was compared with. If another run is champion by now, or the
     run is tainted by now, it is kept as a challenger.
     """
-    with _locked(runs) as champions:
+    with lock_champions(runs) as champions:
         if champions.find(run.run) is not None:
             return champions
         promoted, reason = verdict.promoted, verdict.reason
@@ -60,7 +61,7 @@ def promote_by_hand(runs: Path, name: str, reason: str) -> Champions:
 
     Raises InputError for a run that is unknown, gone, tainted or champion already.
     """
-    with _locked(require_champions(runs)) as champions:
+    with lock_champions(require_champions(runs)) as champions:
         run = _find_run(runs, champions, name)
         if run == champions.champion:
             raise InputError(f"{run} is the champion already")
@@ -73,7 +74,7 @@ def roll_back(runs: Path, reason: str) -> Champions:
 
     Raises InputError if there is none, or if it is gone or tainted.
     """
-    with _locked(require_champions(runs)) as champions:
+    with lock_champions(require_champions(runs)) as champions:
         run = champions.predecessor
         if run is None:
             raise InputError(f"{runs / CHAMPION_FILE}: no champion before this one to roll back to")

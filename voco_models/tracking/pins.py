@@ -55,6 +55,8 @@ class RetrainingPins:
     """Patients with labels in the store for fine-tuning."""
     unlabelled: int
     """Patients of that store who are left out, without labels."""
+    pinned: str = ""
+    """When, UTC, ISO 8601; empty in pins of older versions."""
 
     @property
     def rows(self) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from voco_data.errors import VocoError
 from voco_data.labels import ImageLabels, Labels, join_labels, read_image_labels, read_labels
-from voco_data.selection import PinnedRows, Split, read_split
+from voco_data.selection import PinnedRows, Split, now, read_split
 from voco_data.store import Store
 from voco_models import stages
 from voco_models.stages import build_classifier
@@ -72,6 +72,7 @@ def pin_retraining(
         backbone=backbone,
         patients=len(joined.labels),
         unlabelled=len(patients) - len(joined.label_ids),
+        pinned=now(),
     )
     _check_training(request, opened, frozen, pins, pseudonymise)
     write_pins(pins, rows, frozen, joined.labels, images)

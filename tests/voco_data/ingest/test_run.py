@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -475,3 +475,47 @@ def test_a_real_series_lands_on_both_grids(real_ct: Path, tmp_path: Path) -> Non
         # The liver, in the upper third, is on the patient's right: the image's left.
         upper = volume[int(0.8 * spec.grid[0])]
         assert upper[:, : spec.grid[2] // 2].mean() > upper[:, spec.grid[2] // 2 :].mean()
+
+
+def test_a_night_without_anything_new_leaves_no_file(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With `skip_unchanged`; the summary then names the ledger of the last run."""
+    first = bench.run(skip_unchanged=True)
+    assert not first.unchanged
+    before = sorted(bench.root.rglob("*"))
+    with caplog.at_level("INFO", logger="voco_data.ingest"):
+        night = bench.run(skip_unchanged=True)
+    assert (night.unchanged, counts(night)) == (True, (0, first.stored, first.refused))
+    assert (night.ledger, night.report) == (first.ledger, first.report)
+    assert sorted(bench.root.rglob("*")) == before
+    told = [message for message in caplog.messages if "nothing has changed" in message]
+    assert told == [f"nothing has changed since {Path(first.ledger).parent}; no report was written"]
+    assert bench.run().ledger != first.ledger  # without the option, each run has its own
+
+
+def test_what_is_new_is_reported_also_if_it_is_refused(bench: Bench) -> None:
+    first = bench.run(skip_unchanged=True)
+    write_slices(bench.archive / "few", body(seed=3)[:4], tags={"PatientID": "three"})
+    refused = bench.run(skip_unchanged=True)
+    assert not refused.unchanged
+    assert refused.refused == first.refused + 1
+    assert bench.run(skip_unchanged=True).ledger == refused.ledger
+    shutil.rmtree(bench.archive / "few")
+    gone = bench.run(skip_unchanged=True)
+    assert gone.ledger not in (first.ledger, refused.ledger)
+
+
+def test_another_archive_or_another_spec_is_another_ledger(bench: Bench, tmp_path: Path) -> None:
+    both = bench.run(skip_unchanged=True)
+    one = tmp_path / "one.json"
+    one.write_text(f"[{SMALL.canonical_json()}]")
+    assert not bench.run(skip_unchanged=True, spec_file=one).unchanged
+    assert bench.run(skip_unchanged=True, spec_file=one).unchanged
+    again = bench.run(skip_unchanged=True)
+    assert (again.unchanged, again.ledger) == (True, both.ledger)
+    write_slices(tmp_path / "other" / "c", body(seed=4), tags={"PatientID": "four"})
+    other = replace(bench, archive=tmp_path / "other")
+    assert not other.run(skip_unchanged=True).unchanged
+    assert other.run(skip_unchanged=True).unchanged
+    assert bench.run(skip_unchanged=True).ledger == both.ledger

@@ -1,0 +1,203 @@
+"""Figures over time: series of each night, scores and speed of each retraining, on one page.
+
+OUT/figures.json   the figures
+OUT/report.html    the page
+
+What is not recorded is not shown. Nights without a ledger had nothing new, or no run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow.parquet as pq
+from markupsafe import Markup, escape
+
+from voco_data.errors import InputError, translate_unwritable
+from voco_data.qc import Section, ledger, render_page
+from voco_data.storage import REPORT, RUN_ID, RUNS_FOLDER, Storage, atomic, existing_root
+from voco_models.evaluation import ORGAN_SCORE, metrics
+from voco_models.tracking.champions import PRETRAIN_FOLDER, Champions, read_champions
+from voco_models.training import HEALTH, read_history
+
+FIGURES: Final = "figures.json"
+EVALUATION: Final = "evaluate/metrics.json"
+"""Scores of a retraining, in its folder."""
+NIGHTS: Final = 60
+"""The last preprocess runs that are shown."""
+_WIDTH, _HEIGHT = 600, 60
+"""Size of a sparkline, in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """One preprocess run that wrote a ledger."""
+
+    ended: str
+    """Local time of the machine."""
+    series: int
+    stored: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainingFigures:
+    """One finished retraining."""
+
+    run: str
+    finished: str
+    status: str
+    """`champion`, `former champion` or `challenger`."""
+    score_name: str
+    """The score that decides about promotion; empty if the evaluation is gone."""
+    score: float | None
+    low: float | None
+    high: float | None
+    """Ends of the 95 % interval."""
+    crops_per_second: float | None
+    """Median of pretraining; None if the run took another one's backbone, or it is gone."""
+    data_wait: float | None
+    """Median share of the time of pretraining that waited for batches."""
+
+
+def write_figures(root: str | Path, runs: Path | None, out: Path) -> dict[str, Any]:
+    """Collect the figures of a root and a folder of retrainings, and write the page to `out`.
+
+    Raises InputError for a root that is not there and a damaged champion.json, VocoError if the
+    page cannot be written.
+    """
+    nights = list(_read_nights(existing_root(root)))[-NIGHTS:]
+    trained = [] if runs is None else list(_read_retrainings(runs, read_champions(runs)))
+    values = {"nights": [asdict(n) for n in nights], "retrainings": [asdict(r) for r in trained]}
+    with translate_unwritable(out):
+        out.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(out / REPORT, _render(nights, trained))
+        atomic.write_text(out / FIGURES, json.dumps(values, indent=1) + "\n")
+    return values | {"report": str(out / REPORT)}
+
+
+def _read_nights(root: Storage) -> Iterator[Night]:
+    names = {key.split("/")[1] for key, _ in root.list_objects(RUNS_FOLDER)}
+    for name in sorted(filter(RUN_ID.fullmatch, names)):
+        run = root / RUNS_FOLDER / name
+        if run.size(ledger.KEY) is None:
+            continue
+        count: Counter[str] = Counter()
+        with run.as_file(ledger.KEY) as path, pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=["kind", "status"]):
+                count.update(r["status"] for r in batch.to_pylist() if r["kind"] == "series")
+        ended = time.strptime(name.partition("-")[0], "%Y%m%dT%H%M%S")
+        series = count["stored"] + count["cached"] + count["refused"]
+        when = time.strftime("%Y-%m-%d %H:%M", ended)
+        yield Night(when, series, count["stored"], count["refused"])
+
+
+def _read_retrainings(runs: Path, champions: Champions) -> Iterator[RetrainingFigures]:
+    for run in champions.runs:
+        folder = runs / run.run
+        name, score = _read_score(folder / EVALUATION)
+        rows = read_history(folder / PRETRAIN_FOLDER, HEALTH)
+        yield RetrainingFigures(
+            run.run,
+            run.finished,
+            champions.status(run.run),
+            name,
+            score.get("value"),
+            score.get("low"),
+            score.get("high"),
+            _median([row["crops_per_second"] for row in rows if "crops_per_second" in row]),
+            _median([row["data_wait"] for row in rows if "data_wait" in row]),
+        )
+
+
+def _read_score(path: Path) -> tuple[str, dict[str, float]]:
+    """Name and interval of the score that decides; empty without an evaluation."""
+    try:
+        scores = json.loads(path.read_text())["scores"]
+        name = ORGAN_SCORE if ORGAN_SCORE in scores else metrics.OFFICIAL_SCORE
+        return name, dict(scores[name])
+    except FileNotFoundError:
+        return "", {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected the numbers of voco evaluate") from error
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _render(nights: Sequence[Night], trained: Sequence[RetrainingFigures]) -> str:
+    sections = [
+        Section(
+            "Preprocessing",
+            _sparkline("new series", [night.stored for night in nights])
+            + _sparkline("refused series", [night.refused for night in nights])
+            + _table([asdict(night) for night in reversed(nights)]),
+        ),
+        Section(
+            "Retrainings",
+            _sparkline("score, lower is better", [each.score for each in trained])
+            + _sparkline("crops a second", [each.crops_per_second for each in trained])
+            + _sparkline("share of the time that waits for data", [e.data_wait for e in trained])
+            + _table([asdict(each) for each in reversed(trained)]),
+        ),
+    ]
+    lead = "Oldest left, newest right. Nights without a ledger had nothing new, or no run."
+    return render_page("voco figures", sections, lead=lead)
+
+
+def _sparkline(title: str, values: Sequence[float | None]) -> Markup:
+    """A line from 0 to the largest value, with a gap where there is none, and its last value."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return Markup("<p>{}: none yet</p>").format(title)
+    top, step = max(known) or 1.0, (_WIDTH - 10) / max(1, len(values) - 1)
+    points = "".join(
+        f'<circle cx="{5 + i * step:.1f}" cy="{_y(v, top):.1f}" r="2.5" style="fill:#0b6bcb"/>'
+        for i, v in enumerate(values)
+        if v is not None
+    )
+    lines = "".join(
+        f'<path d="M{5 + i * step:.1f} {_y(a, top):.1f}L{5 + (i + 1) * step:.1f} '
+        f'{_y(b, top):.1f}" style="stroke:#0b6bcb;fill:none"/>'
+        for i, (a, b) in enumerate(itertools.pairwise(values))
+        if a is not None and b is not None
+    )
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'width="{_WIDTH}" height="{_HEIGHT}" style="max-width:100%"><title>{escape(title)}</title>'
+        f"{lines}{points}</svg>"
+    )
+    text = f"{title}: last {known[-1]:.4g}, highest {max(known):.4g}"
+    return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(Markup(svg), text)
+
+
+def _y(value: float, top: float) -> float:
+    return _HEIGHT - 5 - (_HEIGHT - 10) * value / top
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Markup:
+    if not rows:
+        return Markup("")
+    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in rows[0])
+    body = Markup("").join(
+        Markup("<tr>{}</tr>").format(
+            Markup("").join(Markup("<td>{}</td>").format(_cell(cell)) for cell in row.values())
+        )
+        for row in rows
+    )
+    return Markup('<div class="wide"><table><tr>{}</tr>{}</table></div>').format(head, body)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
