@@ -26,3 +26,4 @@ from .retraining_request import (
     NEW_DATA_SHARE as NEW_DATA_SHARE,
     RetrainingRequest as RetrainingRequest,
 )
+from .timeline_page import write_timeline_page as write_timeline_page

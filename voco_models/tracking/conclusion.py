@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from voco_data.errors import InputError
@@ -9,14 +10,17 @@ from voco_data.selection import now
 from voco_models import stages
 from voco_models.tracking.champion_changes import record_run
 from voco_models.tracking.champions import (
+    EVALUATE_FOLDER,
     FINETUNE_FOLDER,
     RetrainedRun,
     folders_are_tainted,
     is_tainted,
     read_champions,
 )
+from voco_models.tracking.learnt import describe_learnt
 from voco_models.tracking.promotion import MARGIN, Verdict, judge
 from voco_models.tracking.retraining import RetrainingPins
+from voco_models.tracking.scores import read_own_score
 
 COMPARISON = "comparison"
 """Folder of the comparison with the champion, inside the folder of a retraining."""
@@ -32,8 +36,12 @@ def conclude_retraining(pins: RetrainingPins, margin: float = MARGIN) -> dict[st
     champions = read_champions(runs)
     if champions.find(folder.name) is None:
         against = champions.champion
-        run = RetrainedRun(folder.name, pins.backbone.folder, now(), dict(pins.digests))
-        champions = record_run(runs, run, _judge(pins, against, margin), against)
+        learnt = describe_learnt(pins, champions.last)
+        run = RetrainedRun(folder.name, pins.backbone.folder, now(), dict(pins.digests), learnt)
+        verdict = _judge(pins, against, margin)
+        if verdict.scored is None:  # not compared with a champion
+            verdict = replace(verdict, scored=read_own_score(folder / EVALUATE_FOLDER))
+        champions = record_run(runs, run, verdict, against)
     first = next(event for event in champions.history if event.run == folder.name)
     champion = champions.champion
     page = folder / COMPARISON / "comparison.html"
