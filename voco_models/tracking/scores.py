@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from voco_data.errors import InputError
-from voco_models.evaluation import ORGAN_SCORE, Interval, metrics, report
+from voco_models.evaluation import ORGAN_SCORE, Interval, metrics
 
 SCORES = (ORGAN_SCORE, metrics.OFFICIAL_SCORE)
 """The first one that a run has counts. Both are losses: lower is better."""
+METRICS = "metrics.json"
+"""Numbers of an evaluation: `report.METRICS`, whose module needs torch. champion.json does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def read_own_score(evaluation: Path) -> ScoredRun | None:
 
     Raises InputError if the file cannot be read.
     """
-    path = evaluation / report.METRICS
+    path = evaluation / METRICS
     try:
         results = json.loads(path.read_text())
         found = next((name for name in SCORES if name in results["scores"]), None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ import pytest
 
 from flows.command import main
 from tests.support.known_run import write_known_run
+from tests.support.project import PROJECT
 from voco_data.errors import InputError
 from voco_data.selection.pinned_rows import PinnedRows
 from voco_data.withdrawal.taint import TAINTED
+from voco_models.evaluation import report
 from voco_models.evaluation.bootstrap import Interval
 from voco_models.tracking import champions as files
 from voco_models.tracking.backbone_choice import BackboneChoice
@@ -23,7 +27,7 @@ from voco_models.tracking.champions import Learnt, RetrainedRun, read_champions
 from voco_models.tracking.conclusion import conclude_retraining
 from voco_models.tracking.promotion import Verdict
 from voco_models.tracking.retraining import RetrainingPins
-from voco_models.tracking.scores import ScoredRun
+from voco_models.tracking.scores import METRICS, ScoredRun
 from voco_models.tracking.timeline import NOT_FINISHED, read_timeline
 from voco_models.tracking.timeline_page import Scale, render_timeline
 
@@ -262,3 +266,9 @@ def test_a_broken_evaluation_is_one_line(tmp_path: Path) -> None:
     (pins.folder / "evaluate" / "metrics.json").write_text("{}")
     with pytest.raises(InputError, match=r"metrics\.json: expected the numbers of an evaluation"):
         conclude_retraining(pins)
+
+
+def test_the_champion_is_read_without_torch() -> None:
+    assert METRICS == report.METRICS
+    code = "import sys, voco_models.tracking.champions; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
