@@ -35,6 +35,7 @@ def is_of_this_machine(address: object) -> bool:
     if host in (None, "", "localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        number = ipaddress.ip_address(host)
     except ValueError:
         return False
+    return number.is_loopback or number.is_unspecified  # 0.0.0.0 is listened on

@@ -32,7 +32,7 @@ def retrain_and_die(folder: Path, due: datetime, run_id: str, parameters: dict[s
         start_new_session=True,
     )
     try:
-        code = process.wait(timeout=240)
+        code = process.wait(timeout=600)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
     assert code == -signal.SIGKILL, f"it ended with {code}"
