@@ -22,6 +22,7 @@ def add_champion(commands: Any) -> None:
         "--rollback", action="store_true", help="make the champion before this one champion again"
     )
     add("--reason", metavar="TEXT", help="why; it is kept in the history")
+    add("--page", type=local, metavar="FILE", help="write the timeline of all runs as an HTML page")
     champion.find_problem = _find_problem
 
 

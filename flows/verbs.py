@@ -265,10 +265,15 @@ def champion(args: argparse.Namespace) -> Mapping[str, object]:
     from voco_models import tracking
 
     if args.promote is not None:
-        return tracking.promote_by_hand(args.runs, args.promote, args.reason).describe(args.runs)
-    if args.rollback:
-        return tracking.roll_back(args.runs, args.reason).describe(args.runs)
-    return tracking.read_champions(tracking.require_champions(args.runs)).describe(args.runs)
+        found = tracking.promote_by_hand(args.runs, args.promote, args.reason)
+    elif args.rollback:
+        found = tracking.roll_back(args.runs, args.reason)
+    else:
+        found = tracking.read_champions(tracking.require_champions(args.runs))
+    if args.page is None:
+        return found.describe(args.runs)
+    page = tracking.write_timeline_page(args.runs, args.page)
+    return {**found.describe(args.runs), "page": str(page)}
 
 
 def drift(args: argparse.Namespace) -> Mapping[str, object]:

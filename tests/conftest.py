@@ -119,6 +119,31 @@ def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def embedded(prefect_database: Path) -> Iterator[None]:
+    """A Prefect of our own for the tests of flows; never the user's home or database."""
+    from prefect.settings import (  # here: most tests of commands never import Prefect
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        get_current_settings,
+        temporary_settings,
+    )
+    from prefect.testing.utilities import prefect_test_harness
+
+    home = get_current_settings().home
+    assert home.is_relative_to(tempfile.gettempdir()), "conftest.py sets PREFECT_HOME"
+    without_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})  # 1 s a run
+
+    def make_folder() -> str:
+        folder = tempfile.mkdtemp()
+        databases.copy(prefect_database, Path(folder), "prefect-test.db")
+        return folder
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prefect.testing.utilities.mkdtemp", make_folder)
+        with prefect_test_harness(server_startup_timeout=120), without_heartbeats:
+            yield
+
+
+@pytest.fixture(scope="session")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """A real browser, one a test process."""
     with browser.chromium(tmp_path_factory.mktemp("profile")) as driver:

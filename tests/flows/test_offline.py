@@ -5,8 +5,6 @@ Every process of the commands writes down where it connects to, and which names 
 
 from __future__ import annotations
 
-import ast
-import ipaddress
 import os
 import subprocess
 import sys
@@ -14,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import watched_network
-from tests.support.project import PROJECT
+from tests.support.connections import Event, is_of_this_machine, read_events, watching
 from voco_data.phantom.cohort import CohortSpec, write_cohort
 
 FLOWS = """
@@ -44,18 +41,14 @@ except OSError:
 """
 
 
-def run(script: str, *arguments: str, connections: Path) -> list[tuple[str, object]]:
+def run(script: str, *arguments: str, connections: Path) -> list[Event]:
     """Run a script; returns the events that its processes wrote down, and their addresses."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    folder = str(Path(watched_network.__path__[0]))
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         env=own
-        | {
-            "PYTHONPATH": os.pathsep.join((folder, str(PROJECT))),
-            "CONNECTIONS": str(connections),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "true",  # voco's own settings switch it off
-        },
+        | watching(connections)
+        | {"PREFECT_SERVER_ANALYTICS_ENABLED": "true"},  # voco's own settings switch it off
         cwd=connections.parent,
         capture_output=True,
         text=True,
@@ -63,22 +56,7 @@ def run(script: str, *arguments: str, connections: Path) -> list[tuple[str, obje
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = connections.read_text().splitlines() if connections.exists() else []
-    return [(event, ast.literal_eval(text)) for event, text in (x.split("\t") for x in lines)]
-
-
-def is_of_this_machine(address: object) -> bool:
-    """Whether an address is a path, or a name or number of the loopback interface."""
-    if isinstance(address, str | bytes):
-        return True  # a socket in the file system
-    assert isinstance(address, tuple)
-    host = address[0].decode() if isinstance(address[0], bytes) else address[0]
-    if host in (None, "", "localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return read_events(connections)
 
 
 @pytest.mark.xdist_group("prefect")

@@ -5,19 +5,14 @@ This process never imports Prefect: it types the commands of the README and asks
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
-import signal
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import postgresql
 from tests.support.prefect_site import (
     Site,
     answers,
@@ -168,40 +163,19 @@ def test_a_schedule_that_is_switched_on_makes_runs(site: Site) -> None:
     site.api.patch(address, json={"active": False}).raise_for_status()
 
 
-@pytest.fixture
-def postgresql() -> Iterator[str]:
-    """A PostgreSQL of our own on loopback; its connection address without the driver."""
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not binaries:
-        pytest.skip("no PostgreSQL; install the packages of debian-packages.txt")
-    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
-    port = free_port()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if user:
-            shutil.chown(folder, user)
-        data = folder / "data"
-        make = [binaries[-1] / "initdb", "--auth=trust", "--username=prefect", "-D", data]
-        subprocess.run(make, user=user, check=True, capture_output=True, cwd=folder)
-        words = [binaries[-1] / "postgres", "-D", data, "-k", folder, "-p", str(port)]
-        process = subprocess.Popen(
-            words, user=user, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            yield f"prefect@127.0.0.1:{port}/postgres"
-        finally:
-            process.send_signal(signal.SIGINT)  # its fast shutdown
-            process.wait(timeout=15)
-
-
-def test_the_server_works_on_postgresql(postgresql: str, tmp_path: Path) -> None:
+def test_the_server_works_on_postgresql(tmp_path: Path) -> None:
     """As in docker/compose.yaml: /ready says that the database answers."""
     port = free_port()
     env = quiet_environment(tmp_path / "home", f"http://127.0.0.1:{port}/api")
-    env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"postgresql+asyncpg://{postgresql}"
     words = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (
-        service(words, tmp_path, env, tmp_path / "server.log"),
+        postgresql.running() as database,
+        service(
+            words,
+            tmp_path,
+            env | {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url},
+            tmp_path / "server.log",
+        ),
         client(env) as api,
     ):
         until(lambda: answers(api), f"the server, see {tmp_path / 'server.log'}")

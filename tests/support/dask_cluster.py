@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +18,15 @@ LIMIT_S = 60.0
 
 
 class Cluster:
-    """A scheduler and two workers of one thread each; a `gate` is in late_worker.py."""
+    """A scheduler and two workers of one thread each; a `gate` is in late_worker.py.
 
-    def __init__(self, folder: Path, gate: Gate | None = None) -> None:
-        self.folder = folder
+    `env` is added to the environment of their processes.
+    """
+
+    def __init__(
+        self, folder: Path, gate: Gate | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder, self._env = folder, env or {}
         folder.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -40,7 +46,7 @@ class Cluster:
         return subprocess.Popen(
             [sys.executable, "-m", "dask", *line],
             cwd=PROJECT,
-            env=os.environ | {"PYTHONPATH": str(PROJECT)} | more,
+            env={**os.environ, "PYTHONPATH": str(PROJECT), **self._env, **more},
             stdout=self._log,
             stderr=self._log,
         )

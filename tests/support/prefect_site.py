@@ -135,6 +135,26 @@ class Site:
         state = {"type": "SCHEDULED"}
         return str(self.ask(address, parameters=parameters, state=state)["id"])
 
+    def complete(self, name: str, patience_s: float = PATIENCE_S, **parameters: Any) -> str:
+        """Run the deployment `name/name` until it is Completed; returns the id of the run."""
+        run = self.run(name, **parameters)
+        ends = ("Completed", "Failed", "Crashed", "Cancelled")
+        awaited = f"{name}, run {run}"
+        state = until(
+            lambda: found if (found := self.state(run)) in ends else None,
+            awaited,
+            patience_s=patience_s,
+        )
+        assert state == "Completed", f"{awaited} is {state}: {self.messages(run)}"
+        return run
+
+    def summary(self, run: str) -> dict[str, Any]:
+        """The summary of a run, as the table on Prefect's page has it."""
+        (table,) = (
+            artifact["data"] for artifact in self.artifacts(run) if artifact["type"] == "table"
+        )
+        return {row["name"]: row["value"] for row in json.loads(table)}
+
     def state(self, run: str) -> str:
         """The name of the run's state, such as Running."""
         answer = self.api.get(f"/flow_runs/{run}")
@@ -197,15 +217,21 @@ def running(site: Site) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-def until(attempt: Callable[[], T | None], awaited: str, *, every_s: float = 0.5) -> T:
+def until(
+    attempt: Callable[[], T | None],
+    awaited: str,
+    *,
+    every_s: float = 0.5,
+    patience_s: float = PATIENCE_S,
+) -> T:
     """Call `attempt` until its result is true."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         result = attempt()
         if result:
             return result
         time.sleep(every_s)
-    pytest.fail(f"waited {PATIENCE_S:.0f} s for {awaited}")
+    pytest.fail(f"waited {patience_s:.0f} s for {awaited}")
 
 
 @contextmanager

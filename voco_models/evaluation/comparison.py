@@ -60,8 +60,8 @@ class Scored:
 class Difference:
     """A score of two models on the same patients."""
 
-    first: float
-    second: float
+    first: Interval
+    second: Interval
     difference: Interval
     """First less second."""
     smallest: float
@@ -79,8 +79,10 @@ class Difference:
     def to_json(self) -> dict[str, Any]:
         """The difference as plain values."""
         return {
-            "first": self.first,
-            "second": self.second,
+            "first": self.first.value,
+            "second": self.second.value,
+            "first_interval": self.first.to_json(),
+            "second_interval": self.second.to_json(),
             "difference": self.difference.to_json(),
             "smallest_difference": self.smallest,
             "better": self.better,
@@ -112,8 +114,8 @@ def compare(
         name: None
         if np.isnan(found.values[f"difference {name}"])
         else Difference(
-            first=float(found.values[f"first {name}"]),
-            second=float(found.values[f"second {name}"]),
+            first=found.interval(f"first {name}"),
+            second=found.interval(f"second {name}"),
             difference=found.interval(f"difference {name}"),
             smallest=POWER_FACTOR * found.standard_error(f"difference {name}"),
             better="lower" if _is_loss(name) else "higher",

@@ -57,8 +57,8 @@ class ComparisonSummary:
     withdrawn: int
     """Test patients who were forgotten since the runs were made; of two numbers the larger."""
     differences: list[dict[str, Any]]
-    """A row a score: both values, their difference (run less against) with its interval, and the
-    smallest difference that could have been shown."""
+    """A row a score: both values and their difference (run less against), each with its interval,
+    and the smallest difference that could have been shown."""
     undefined: list[str]
     """Scores without a value on these patients."""
     corrected_labels: int = 0
@@ -201,8 +201,12 @@ def _compare(
         differences=[
             {
                 "score": name,
-                "run": d.first,
-                "against": d.second,
+                "run": d.first.value,
+                "run_low": d.first.low,
+                "run_high": d.first.high,
+                "against": d.second.value,
+                "against_low": d.second.low,
+                "against_high": d.second.high,
                 "difference": d.difference.value,
                 "low": d.difference.low,
                 "high": d.difference.high,

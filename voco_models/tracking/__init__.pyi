@@ -37,3 +37,4 @@ from .retraining_request import (
     check_recipes as check_recipes,
     check_request as check_request,
 )
+from .timeline_page import write_timeline_page as write_timeline_page

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from voco_data.errors import InputError
@@ -50,7 +51,8 @@ def record_run(runs: Path, run: RetrainedRun, verdict: Verdict, against: str | N
         if promoted and champions.champion != against:
             promoted = False
             reason = f"the champion changed to {champions.champion} meanwhile; not compared with it"
-        event = _event(champions, "promoted" if promoted else "kept", run.run, reason)
+        kind: Kind = "promoted" if promoted else "kept"
+        event = replace(_event(champions, kind, run.run, reason), scored=verdict.scored)
         changed = champions.with_event(event, run)
         write_champions(runs, changed)
         return changed

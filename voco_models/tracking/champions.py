@@ -1,12 +1,13 @@
 """The champion of a folder of retrainings, its challengers and the history: RUNS/champion.json.
 
-    {"format": "voco champion", "version": 1, "champion": <name of the run's folder>,
-     "runs": [{"run": ..., "backbone": ..., "finished": ..., "digests": {...}}],
-     "history": [{"time": ..., "event": ..., "run": ..., "before": ..., "reason": ...}],
+    {"format": "voco champion", "version": 2, "champion": <name of the run's folder>,
+     "runs": [{"run": ..., "backbone": ..., "finished": ..., "digests": {...}, "learnt": {...}}],
+     "history": [{"time": ..., "event": ..., "run": ..., "before": ..., "reason": ...,
+                  "scored": {...}}],
      "sha256": <of the rest>}
 
 The champion follows from the history. The digest shows an edit by hand. The version before the last
-change is in RUNS/champion.previous.json.
+change is in RUNS/champion.previous.json. Files of version 1 lack `learnt` and `scored`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,32 @@ from typing import Any, Literal, get_args
 from voco_data import withdrawal
 from voco_data.errors import InputError, VocoError
 from voco_data.storage import atomic
+from voco_models.tracking.scores import ScoredRun
 
 CHAMPION_FILE, PREVIOUS_FILE = "champion.json", "champion.previous.json"
-FORMAT, VERSION = "voco champion", 1
-PRETRAIN_FOLDER, FINETUNE_FOLDER = "pretrain", "finetune"
+FORMAT, VERSION = "voco champion", 2
+READABLE = (1, 2)
+"""Versions that are read. The next change writes the newest one."""
+PRETRAIN_FOLDER, FINETUNE_FOLDER, EVALUATE_FOLDER = "pretrain", "finetune", "evaluate"
 """Folders inside the folder of a retraining."""
 
 Kind = Literal["promoted", "kept", "promoted by hand", "rolled back"]
 """What happened to a run. `kept`: as a challenger. `rolled back`: it is champion again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What a retraining had to learn from."""
+
+    patients: int
+    """With labels."""
+    unlabelled: int
+    series: int
+    """In the store for fine-tuning."""
+    new_series: int | None
+    """Those that the retraining before did not have; None if its pins are gone."""
+    backbone: str
+    """Why it pretrained, or did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +62,8 @@ class RetrainedRun:
     """UTC, ISO 8601."""
     digests: Mapping[str, str]
     """Of what it was made from: rows, labels, recipes."""
+    learnt: Learnt | None = None
+    """None in files of version 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +77,8 @@ class Event:
     before: str | None
     """The champion before the event."""
     reason: str
+    scored: ScoredRun | None = None
+    """Of the end of a retraining; None if it has no score, and in files of version 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +244,13 @@ def _digest(values: Mapping[str, Any]) -> str:
 def _parse(data: Any) -> Champions:
     values = dict(data)
     digest = values.pop("sha256")
-    if (values["format"], values["version"]) != (FORMAT, VERSION):
+    if values["format"] != FORMAT or values["version"] not in READABLE:
         raise InputError("it is of another version")
     if digest != _digest(values):
         raise InputError("it was edited")
     champions = Champions(
-        runs=tuple(RetrainedRun(**run) for run in values["runs"]),
-        history=tuple(Event(**event) for event in values["history"]),
+        runs=tuple(_parse_run(run) for run in values["runs"]),
+        history=tuple(_parse_event(event) for event in values["history"]),
     )
     places = [place for run in champions.runs for place in (run.run, run.backbone)]
     outside = [place for place in places if not {"..", "/"}.isdisjoint(PurePosixPath(place).parts)]
@@ -235,3 +258,13 @@ def _parse(data: Any) -> Champions:
     if outside or unknown or champions.champion != values["champion"]:
         raise InputError(f"its parts do not agree ({', '.join(outside + unknown) or 'champion'})")
     return champions
+
+
+def _parse_run(values: Mapping[str, Any]) -> RetrainedRun:
+    learnt = values.get("learnt")
+    return RetrainedRun(**{**values, "learnt": None if learnt is None else Learnt(**learnt)})
+
+
+def _parse_event(values: Mapping[str, Any]) -> Event:
+    scored = values.get("scored")
+    return Event(**{**values, "scored": None if scored is None else ScoredRun.from_json(scored)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from voco_data.errors import InputError
@@ -9,14 +10,17 @@ from voco_data.selection import now
 from voco_models import stages
 from voco_models.tracking.champion_changes import record_run
 from voco_models.tracking.champions import (
+    EVALUATE_FOLDER,
     FINETUNE_FOLDER,
     RetrainedRun,
     folders_are_tainted,
     read_champions,
 )
+from voco_models.tracking.learnt import describe_learnt
 from voco_models.tracking.outcome import COMPARISON, describe_retraining
 from voco_models.tracking.pins import RetrainingPins
 from voco_models.tracking.promotion import MARGIN, Verdict, judge
+from voco_models.tracking.scores import read_own_score
 
 
 def conclude_retraining(pins: RetrainingPins, margin: float = MARGIN) -> dict[str, Any]:
@@ -29,8 +33,12 @@ def conclude_retraining(pins: RetrainingPins, margin: float = MARGIN) -> dict[st
     champions = read_champions(runs)
     if champions.find(folder.name) is None:
         against = champions.champion
-        run = RetrainedRun(folder.name, pins.backbone.folder, now(), dict(pins.digests))
-        record_run(runs, run, _judge(pins, against, margin), against)
+        learnt = describe_learnt(pins, champions.last)
+        run = RetrainedRun(folder.name, pins.backbone.folder, now(), dict(pins.digests), learnt)
+        verdict = _judge(pins, against, margin)
+        if verdict.scored is None:  # not compared with a champion
+            verdict = replace(verdict, scored=read_own_score(folder / EVALUATE_FOLDER))
+        record_run(runs, run, verdict, against)
     return describe_retraining(pins)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from voco_data.errors import InputError
-from voco_models.evaluation import ORGAN_SCORE, metrics
+from voco_models.tracking.scores import SCORES, ScoredRun
 
 MARGIN = 0.05
 """In units of the score, a weighted log loss."""
@@ -25,6 +25,8 @@ class Verdict:
 
     promoted: bool
     reason: str
+    scored: ScoredRun | None = None
+    """What was compared, if both could be scored."""
 
 
 def judge(
@@ -36,7 +38,7 @@ def judge(
     finite interval the run is not promoted.
     """
     rows = {row["score"]: row for row in differences}
-    row = rows.get(ORGAN_SCORE) or rows.get(metrics.OFFICIAL_SCORE)
+    row = next((rows[name] for name in SCORES if name in rows), None)
     if row is None or not all(math.isfinite(row[name]) for name in ("low", "high")):
         return Verdict(False, f"no score has an interval on the {patients} shared test patients")
     worst = row["high"] if row["better"] == "lower" else -row["low"]
@@ -44,9 +46,11 @@ def judge(
         f"{row['score']} {row['run']:.4f}, champion {champion} {row['against']:.4f}, difference "
         f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] on {patients} patients"
     )
+    scored = ScoredRun.of_comparison(row, patients, margin)
     if worst <= margin:
-        return Verdict(True, f"not worse by more than the margin {margin:g}: {found}")
-    return Verdict(False, f"may be worse by {worst:.4f}, more than the margin {margin:g}: {found}")
+        return Verdict(True, f"not worse by more than the margin {margin:g}: {found}", scored)
+    reason = f"may be worse by {worst:.4f}, more than the margin {margin:g}: {found}"
+    return Verdict(False, reason, scored)
 
 
 def check_margin(margin: float) -> None:

@@ -20,8 +20,9 @@ from voco_models.tracking.promotion import check_margin, judge
 def row(low: float, high: float, *, score: str = "rsna_organ_3", better: str = "lower") -> Any:
     value = (low + high) / 2
     return {
-        "score": score, "run": 0.5 + value, "against": 0.5, "difference": value,
-        "low": low, "high": high, "better": better,
+        "score": score, "run": 0.5 + value, "run_low": 0.1, "run_high": 0.9,
+        "against": 0.5, "against_low": 0.2, "against_high": 0.8,
+        "difference": value, "low": low, "high": high, "better": better,
     }  # fmt: skip
 
 
