@@ -317,6 +317,8 @@ def _check_object(values: DatasetValues, class_of_meta: str) -> int:
         or values.integer("BitsAllocated", 16) not in ALLOCATED_BITS
     ):
         raise SeriesRefused(Reason.DERIVED, "colour or 8-bit pixels cannot be HU")
+    if values.text("PhotometricInterpretation").upper() == "PALETTE COLOR":
+        raise SeriesRefused(Reason.DERIVED, "indices of a palette of colours are no HU")
     frames = values.integer("NumberOfFrames", 1)
     if not 1 <= frames <= MAX_FRAMES:
         raise SeriesRefused(Reason.UNREADABLE, f"NumberOfFrames is {frames}")

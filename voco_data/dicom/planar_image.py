@@ -26,6 +26,8 @@ GREY_BITS = (8, 16, 32)
 """Accepted BitsAllocated. A CT slice needs more than 8, a photograph does not."""
 HEADER_BYTES = 2**26
 """Largest header of an image that is read with its pixels."""
+COLOUR_TERMS = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+"""Defined terms of PhotometricInterpretation (PS3.3 C.7.6.3.1.2) of images that are not grey."""
 WINDOW_FUNCTIONS = ("", "LINEAR", "LINEAR_EXACT")
 """Values of VOILUTFunction (PS3.3 C.11.2.1.3) that are a range; a missing one is LINEAR."""
 
@@ -81,7 +83,9 @@ def read_planar_image(path: Path, most_pixels: int = MAX_PIXELS) -> PlanarImage:
     values, shape = _parse_matrix(dataset, most_pixels)
     photometric = values.text("PhotometricInterpretation")
     if photometric not in ("", "MONOCHROME1", "MONOCHROME2"):
-        raise SeriesRefused(Reason.DERIVED, f"expected a grey image, got {photometric}")
+        raise SeriesRefused(
+            Reason.DERIVED, f"expected a grey image, got {_describe_colours(photometric)}"
+        )
     if values.text("BurnedInAnnotation").upper() == "YES":
         raise SeriesRefused(Reason.BURNED_IN, "BurnedInAnnotation is YES")
     stored = FrameReader(dataset, shape, allocated_bits=GREY_BITS).read(0)
@@ -93,6 +97,11 @@ def read_planar_image(path: Path, most_pixels: int = MAX_PIXELS) -> PlanarImage:
         inverted=photometric == "MONOCHROME1",
         geometry=_parse_geometry(values, shape),
     )
+
+
+def _describe_colours(photometric: str) -> str:
+    """PhotometricInterpretation if it is a term of the standard, as free text is never quoted."""
+    return photometric if photometric in COLOUR_TERMS else "another kind"
 
 
 def _parse_matrix(
