@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from flows.command_options import build_parser
 from flows.summary import format_lines, to_json_values
+from flows.terminal_text import escape_controls
 from flows.verbs import VERBS
 from voco_data.errors import VocoError
 
@@ -35,7 +36,7 @@ class _MessageFormatter(logging.Formatter):
     """Formats a record as its message, after the level for warnings and errors."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = super().format(record)
+        message = escape_controls(super().format(record))
         if record.levelno < logging.WARNING:
             return message
         return f"{record.levelname.lower()}: {message}"
@@ -70,7 +71,7 @@ def _run(args: argparse.Namespace) -> int:
     elif args.json:
         print(json.dumps(summary, allow_nan=False))
     else:
-        print("\n".join(format_lines(summary)))
+        print(escape_controls("\n".join(format_lines(summary))))
     return FAILED if summary.get(PROBLEMS.get(args.command, "problems")) else 0
 
 
@@ -101,7 +102,7 @@ def _is_a_bug(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     """The message of an error on one line; for a missing package, with how to install it."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = escape_controls(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         text += "; install what this stage needs: pip install 'voco[ingest,train,orchestrate]'"
     return text

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, TypeAlias
 
+from flows.terminal_text import escape_controls, shorten
+
 Summary: TypeAlias = dict[str, Any]
 """Results of a stage: numbers, texts, paths as texts, and mappings or lists of them."""
 
@@ -67,11 +69,16 @@ def format_table(rows: Sequence[Row]) -> Iterator[str]:
     names = [
         name for name, value in rows[0].items() if name not in HIDDEN_COLUMNS and _fits_cell(value)
     ]
-    cells = [names] + [[_format_value(name, row[name]) for name in names] for row in rows]
+    cells = [names] + [[_format_cell(name, row[name]) for name in names] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
     for line in cells:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         yield "  ".join(padded).rstrip()
+
+
+def _format_cell(name: str, value: Any) -> str:
+    """A value on one line, so short that no id stretches the table."""
+    return shorten(escape_controls(_format_value(name, value)).replace("\n", "\\n"))
 
 
 def _is_table(value: Any) -> bool:

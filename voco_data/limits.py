@@ -23,6 +23,9 @@ from voco_data.reasons import Reason
 MAX_VOXELS = 2**31
 """4 GiB of int16: twice the largest volume of FLARE23 (796 x 512 x 2471)."""
 
+MAX_PIXELS = 8192 * 8192
+"""Largest product of the rows and columns of one plane."""
+
 MAX_COORDINATE_MM = 1e5
 """Largest absolute position or spacing: a hundred metres. Scanners move their tables by two."""
 
@@ -34,6 +37,12 @@ def check_voxels(shape: tuple[int, ...]) -> None:
     """Raise SeriesRefused(BAD_GEOMETRY) for a shape that is empty or too large for a worker."""
     if min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
         raise SeriesRefused(Reason.BAD_GEOMETRY, f"a size of {shape} voxels")
+
+
+def check_plane(shape: tuple[int, ...]) -> None:
+    """Raise SeriesRefused(BAD_GEOMETRY) for a plane that is read at once and is too large."""
+    if math.prod(shape) > MAX_PIXELS:
+        raise SeriesRefused(Reason.BAD_GEOMETRY, f"a plane of {shape} voxels")
 
 
 def check_slice_count(count: int, minimum: int) -> None:

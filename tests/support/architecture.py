@@ -17,6 +17,7 @@ FLOORS = ("voco_data", "voco_models", "flows")
 
 ROOMS = {
     "voco_data": (
+        "cache_folders",
         "version",
         "batching",
         "reasons",

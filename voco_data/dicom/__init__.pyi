@@ -11,7 +11,6 @@ from .dicomdir import (
 )
 from .header import (
     MAX_FRAMES as MAX_FRAMES,
-    MAX_PIXELS as MAX_PIXELS,
     Header as Header,
     SliceIds as SliceIds,
     describe_uid as describe_uid,

@@ -21,12 +21,13 @@ from pydicom.uid import UID
 from voco_data.dicom.binary_format import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from voco_data.dicom.input_limits import (
     MAX_HEADER_VALUE_BYTES,
+    MAX_INFLATED_BYTES,
     ReadLimitedFile,
     check_inflated_size,
 )
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused, unreadable_error
-from voco_data.limits import check_scanner_range
+from voco_data.limits import MAX_PIXELS, check_scanner_range
 from voco_data.reasons import Reason
 from voco_data.volumes import Triple
 
@@ -116,9 +117,6 @@ _NO_LETTERS = re.compile(r"[^A-Z0-9]+")
 
 ALLOCATED_BITS = (16, 32)
 """Accepted BitsAllocated: 8 are too few for HU."""
-
-MAX_PIXELS = 8192 * 8192
-"""Largest product of rows and columns."""
 
 MAX_FRAMES = 20_000
 """Largest number of frames of one object."""
@@ -214,16 +212,20 @@ def describe_uid(value: str) -> str:
     return f"{value} ({name})" if name != value else "unknown to the standard"
 
 
-def read_dataset(path: Path, *, pixels: bool) -> Dataset:
+def read_dataset(path: Path, *, pixels: bool, most_bytes: int | None = None) -> Dataset:
     """Parse one file, with or without its pixels.
 
-    A file without preamble or file meta (PS3.10 7.1) is read too if it holds one of the attributes
-    of an image. Raises SeriesRefused(NOT_MEDICAL or UNREADABLE).
+    `most_bytes` limits the size of the file, and that of a deflated data set. A file without
+    preamble or file meta (PS3.10 7.1) is read too if it holds one of the attributes of an image.
+    Raises SeriesRefused(NOT_MEDICAL or UNREADABLE).
     """
-    check_inflated_size(path)
+    check_inflated_size(path, MAX_INFLATED_BYTES if most_bytes is None else most_bytes)
     try:
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise SeriesRefused(Reason.UNREADABLE, "an empty file")
+        if most_bytes is not None and size > most_bytes:
+            raise SeriesRefused(Reason.UNREADABLE, f"more than {most_bytes} bytes")
         with ReadLimitedFile(
             path, max_read_bytes=None if pixels else MAX_HEADER_VALUE_BYTES
         ) as file:
@@ -315,6 +317,8 @@ def _check_object(values: DatasetValues, class_of_meta: str) -> int:
         or values.integer("BitsAllocated", 16) not in ALLOCATED_BITS
     ):
         raise SeriesRefused(Reason.DERIVED, "colour or 8-bit pixels cannot be HU")
+    if values.text("PhotometricInterpretation").upper() == "PALETTE COLOR":
+        raise SeriesRefused(Reason.DERIVED, "indices of a palette of colours are no HU")
     frames = values.integer("NumberOfFrames", 1)
     if not 1 <= frames <= MAX_FRAMES:
         raise SeriesRefused(Reason.UNREADABLE, f"NumberOfFrames is {frames}")

@@ -59,12 +59,13 @@ class ReadLimitedFile(io.BufferedReader):
         return super().read(size)
 
 
-def check_inflated_size(path: Path) -> None:
+def check_inflated_size(path: Path, most_bytes: int = MAX_INFLATED_BYTES) -> None:
     """Inflate a deflated data set (PS3.5 A.5) in small pieces, to measure its size.
 
     pydicom later inflates all of it into memory. Files in other syntaxes are not read further.
-    Raises SeriesRefused(UNREADABLE) above MAX_INFLATED_BYTES, or for a damaged data set.
+    Raises SeriesRefused(UNREADABLE) above `most_bytes`, or for a damaged data set.
     """
+    most_bytes = min(most_bytes, MAX_INFLATED_BYTES)
     try:
         with path.open("rb") as file:
             start = file.read(_FIRST_READ_BYTES)
@@ -77,9 +78,9 @@ def check_inflated_size(path: Path) -> None:
                 while chunk and not inflate.eof:
                     total += len(inflate.decompress(chunk, _OUTPUT_STEP_BYTES))
                     chunk = inflate.unconsumed_tail
-                    if total > MAX_INFLATED_BYTES:
+                    if total > most_bytes:
                         raise SeriesRefused(
-                            Reason.UNREADABLE, f"inflates to more than {MAX_INFLATED_BYTES} bytes"
+                            Reason.UNREADABLE, f"inflates to more than {most_bytes} bytes"
                         )
     except OSError as error:
         raise unreadable_error(error, "cannot be read") from error

@@ -13,16 +13,21 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from voco_data.dicom.header import MAX_PIXELS, read_dataset
+from voco_data.dicom.header import read_dataset
 from voco_data.dicom.pixels.decode import FrameReader
 from voco_data.dicom.pixels.modality import ModalityTransform, parse_modality_transforms
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused
+from voco_data.limits import MAX_PIXELS
 from voco_data.reasons import Reason
 from voco_data.volumes import PlanarGeometry
 
 GREY_BITS = (8, 16, 32)
 """Accepted BitsAllocated. A CT slice needs more than 8, a photograph does not."""
+HEADER_BYTES = 2**26
+"""Largest header of an image that is read with its pixels."""
+COLOUR_TERMS = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+"""Defined terms of PhotometricInterpretation (PS3.3 C.7.6.3.1.2) of images that are not grey."""
 WINDOW_FUNCTIONS = ("", "LINEAR", "LINEAR_EXACT")
 """Values of VOILUTFunction (PS3.3 C.11.2.1.3) that are a range; a missing one is LINEAR."""
 
@@ -67,17 +72,20 @@ def read_planar_geometry(path: Path) -> PlanarGeometry | None:
     return _parse_geometry(*_parse_matrix(read_dataset(path, pixels=False)))
 
 
-def read_planar_image(path: Path) -> PlanarImage:
-    """Read the image of one file.
+def read_planar_image(path: Path, most_pixels: int = MAX_PIXELS) -> PlanarImage:
+    """Read the image of one file, of at most `most_pixels`. The size of the file follows from that.
 
-    Raises SeriesRefused for colour, several frames, text that was burned in, and what cannot be
-    decoded.
+    Raises SeriesRefused for a larger image, colour, several frames, text that was burned in, and
+    what cannot be decoded.
     """
-    dataset = read_dataset(path, pixels=True)
-    values, shape = _parse_matrix(dataset)
+    most_bytes = HEADER_BYTES + most_pixels * max(GREY_BITS) // 8
+    dataset = read_dataset(path, pixels=True, most_bytes=most_bytes)
+    values, shape = _parse_matrix(dataset, most_pixels)
     photometric = values.text("PhotometricInterpretation")
     if photometric not in ("", "MONOCHROME1", "MONOCHROME2"):
-        raise SeriesRefused(Reason.DERIVED, f"expected a grey image, got {photometric}")
+        raise SeriesRefused(
+            Reason.DERIVED, f"expected a grey image, got {_describe_colours(photometric)}"
+        )
     if values.text("BurnedInAnnotation").upper() == "YES":
         raise SeriesRefused(Reason.BURNED_IN, "BurnedInAnnotation is YES")
     stored = FrameReader(dataset, shape, allocated_bits=GREY_BITS).read(0)
@@ -91,11 +99,18 @@ def read_planar_image(path: Path) -> PlanarImage:
     )
 
 
-def _parse_matrix(dataset: Dataset) -> tuple[DatasetValues, tuple[int, int]]:
+def _describe_colours(photometric: str) -> str:
+    """PhotometricInterpretation if it is a term of the standard, as free text is never quoted."""
+    return photometric if photometric in COLOUR_TERMS else "another kind"
+
+
+def _parse_matrix(
+    dataset: Dataset, most_pixels: int = MAX_PIXELS
+) -> tuple[DatasetValues, tuple[int, int]]:
     """The values of the only frame, and its rows and columns. Raises SeriesRefused."""
     top = DatasetValues(dataset)
     shape = top.integer("Rows", 0), top.integer("Columns", 0)
-    if min(shape) < 1 or shape[0] * shape[1] > MAX_PIXELS:
+    if min(shape) < 1 or shape[0] * shape[1] > most_pixels:
         raise SeriesRefused(Reason.UNREADABLE, f"rows x columns is {shape[0]} x {shape[1]}")
     if top.integer("SamplesPerPixel", 1) != 1:
         raise SeriesRefused(Reason.DERIVED, "expected a grey image, got colour")

@@ -1,5 +1,9 @@
 """Label maps from files: NIfTI, NRRD and DICOM SEG, each with its own geometry.
 
+A file of a few megabytes can claim, or expand to, many gigabytes. So every reader takes the grid of
+the series, and checks by the header that the mask lies within it before it reads a voxel. Then it
+reads as many voxels as that, and refuses a file with more.
+
 A new format needs a reader here, a kind in `voco_data.cohort.MaskKind`, and the names by which
 `voco_data.layouts.mask_files` finds its files.
 """
@@ -24,9 +28,10 @@ from voco_data.masks.placement import (
     Mask,
     MaskMisplacedError,
     PlacedMask,
+    fit_grid,
     place_mask,
 )
-from voco_data.nifti import read_label_map
+from voco_data.nifti import OpenNifti
 from voco_data.reasons import Reason
 from voco_data.volumes import Geometry
 
@@ -45,7 +50,7 @@ def read_masks(
     flags: set[str] = set()
     for file in files:
         try:
-            mask = place_mask(_read_mask(base / file.path, file), geometry)
+            mask = place_mask(_read_mask(base / file.path, file, geometry), geometry)
         except MaskMisplacedError:
             flags.add("mask_misplaced")
         except Exception:  # noqa: BLE001  an error of a mask must not exclude its series
@@ -56,14 +61,28 @@ def read_masks(
     return placed, tuple(sorted(flags))
 
 
-def _read_mask(path: Path, file: MaskFile) -> Mask:
-    """Read one label map. Raises SeriesRefused."""
+def _read_mask(path: Path, file: MaskFile, series: Geometry) -> Mask:
+    """Read one label map of a series. Raises SeriesRefused or MaskMisplacedError."""
     if file.kind == "dicom_seg":
-        return read_seg(path)
-    values, geometry = read_label_map(path) if file.kind == "nifti" else read_nrrd(path)
-    labels = _labels(values)
+        return read_seg(path, series)
+    read = _read_nifti if file.kind == "nifti" else _read_nrrd
+    labels, geometry = read(path, series)
     names, label_set = _organs(labels, file)
     return Mask(labels, geometry, names, label_set=label_set)
+
+
+def _read_nifti(path: Path, series: Geometry) -> tuple[Labels, Geometry]:
+    with OpenNifti(path) as file:
+        fit_grid(file.geometry, series)
+        labels = np.empty(file.geometry.shape, np.uint16)
+        for index, plane in enumerate(file.planes()):
+            labels[index] = _labels(plane)
+        return labels, file.geometry
+
+
+def _read_nrrd(path: Path, series: Geometry) -> tuple[Labels, Geometry]:
+    values, geometry = read_nrrd(path, series)
+    return _labels(values), geometry
 
 
 def _organs(labels: Labels, file: MaskFile) -> tuple[dict[int, str], frozenset[str]]:

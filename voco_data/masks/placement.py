@@ -72,16 +72,31 @@ class PlacedMask:
         return state.hexdigest()
 
 
-def place_mask(mask: Mask, geometry: Geometry) -> PlacedMask:
-    """Assign every voxel of `mask` to the voxel of the series at the same position.
+@dataclass(frozen=True, slots=True)
+class GridFit:
+    """Where the grid of a mask lies on that of its series."""
 
-    The mask's axes may be permuted or flipped against those of `geometry`, the series' grid, and it
-    may cover a part of it. Raises MaskMisplacedError unless all centres agree to TOLERANCE_VOXELS.
+    order: tuple[int, ...]
+    """Axis of the mask by axis of the series."""
+    flips: tuple[bool, ...]
+    """By axis of the series: whether the mask runs the other way."""
+    low: tuple[int, ...]
+    """First voxel of the series that the mask covers."""
+    high: tuple[int, ...]
+    """Last voxel of the series that the mask covers."""
+
+
+def fit_grid(own: Geometry, series: Geometry) -> GridFit:
+    """Find the voxels of `series` at which the voxels of the grid `own` lie.
+
+    The axes of `own` may be permuted or flipped against those of `series`, and it may cover a part
+    of it. Raises MaskMisplacedError unless all centres agree to TOLERANCE_VOXELS, and if `own`
+    reaches beyond the series. So a mask that fits has no more voxels than its series.
     """
-    to_series = np.linalg.inv(geometry.index_to_mm) @ mask.geometry.index_to_mm
+    to_series = np.linalg.inv(series.index_to_mm) @ own.index_to_mm
     rotation = np.rint(to_series[:3, :3]).astype(int)
     shift = np.rint(to_series[:3, 3]).astype(int)
-    corners = np.array(list(itertools.product(*((0, n - 1) for n in mask.labels.shape)))).T
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in own.shape)))).T
     exact = to_series[:3, :3] @ corners + to_series[:3, 3:]
     rounded = rotation @ corners + shift[:, None]
     distance = float(np.abs(exact - rounded).max())
@@ -92,17 +107,29 @@ def place_mask(mask: Mask, geometry: Geometry) -> PlacedMask:
     ):
         raise MaskMisplacedError("its voxels are not those of the series")
     low, high = rounded.min(axis=1), rounded.max(axis=1)
-    if (low < 0).any() or (high >= geometry.shape).any():
+    if (low < 0).any() or (high >= series.shape).any():
         raise MaskMisplacedError(
-            f"it covers voxels {low.tolist()} to {high.tolist()} of a series of {geometry.shape}"
+            f"it covers voxels {low.tolist()} to {high.tolist()} of a series of {series.shape}"
         )
     order = np.abs(rotation).argmax(axis=1)  # series axis i is the mask's axis order[i]
     flips = rotation[range(3), order] < 0
-    flip = tuple(slice(None, None, -1 if flipped else None) for flipped in flips)
+    return GridFit(
+        tuple(order.tolist()), tuple(flips.tolist()), tuple(low.tolist()), tuple(high.tolist())
+    )
+
+
+def place_mask(mask: Mask, geometry: Geometry) -> PlacedMask:
+    """Assign every voxel of `mask` to the voxel of the series at the same position.
+
+    `geometry` is the series' grid. Raises MaskMisplacedError as `fit_grid`.
+    """
+    fit = fit_grid(mask.geometry, geometry)
+    low, high, order = fit.low, fit.high, fit.order
+    flip = tuple(slice(None, None, -1 if flipped else None) for flipped in fit.flips)
     covered = tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))
     labels = np.zeros(geometry.shape, np.uint16)
     labels[covered] = mask.labels.transpose(order)[flip]
-    free = {int(np.flatnonzero(order == 0)[0])} if mask.omits_empty_slices else set()
+    free = {order.index(0)} if mask.omits_empty_slices else set()
     cuts = {
         LabelCut(label, axis, upper)
         for axis in set(range(3)) - free

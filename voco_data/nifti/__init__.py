@@ -3,7 +3,7 @@
 Key functions
 -------------
 read_nifti : a volume of HU with its geometry.
-read_label_map : the voxels of a label map as they are.
+OpenNifti : a file whose header is checked, and its planes as they are.
 write_nifti : one volume and its affine.
 """
 

@@ -5,8 +5,8 @@ from .content import (
 )
 from .reader import (
     MAX_GZIP_RATIO as MAX_GZIP_RATIO,
+    OpenNifti as OpenNifti,
     is_nifti as is_nifti,
-    read_label_map as read_label_map,
     read_nifti as read_nifti,
 )
 from .writer import write_nifti as write_nifti

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from voco_data.errors import SeriesRefused
-from voco_data.nifti.label_evidence import LabelEvidence
+from voco_data.nifti.label_evidence import MAX_CONSTANT_BYTES, LabelEvidence
 from voco_data.nifti.reader import OpenNifti
 
 MAX_PLANES = 3
@@ -41,7 +41,7 @@ def is_label_map(path: Path) -> bool | None:
 
     Reads up to the third plane that has more than one value: the first planes of an image, all of a
     label map with few slices of organs. A file of one value is a label map if that is a label; a
-    mask of no organ has 0 alone.
+    mask of no organ has 0 alone. It is not read beyond MAX_CONSTANT_BYTES.
     """
     evidence, n_planes = LabelEvidence(), 0
     try:
@@ -51,7 +51,7 @@ def is_label_map(path: Path) -> bool | None:
                 if not evidence.has_only_labels:
                     return False
                 n_planes += bool((plane != plane[0, 0]).any())
-                if n_planes == MAX_PLANES:
+                if n_planes == MAX_PLANES or evidence.constant_bytes > MAX_CONSTANT_BYTES:
                     break
     except SeriesRefused:
         return None

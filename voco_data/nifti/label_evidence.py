@@ -21,6 +21,10 @@ value do not count."""
 MAX_FEW_LABELS = 8
 """A map with no more values is one of labels, however thin its structures are."""
 
+MAX_CONSTANT_BYTES = 2**28
+"""So many bytes of one value at the start of a file are enough to call it constant: gzip makes a
+thousandth of them, so a small file could hold gigabytes. A CT has noise in every slice."""
+
 _N_VALUES = MAX_LABEL - MIN_LABEL + 1
 
 
@@ -30,6 +34,10 @@ class LabelEvidence:
     def __init__(self) -> None:
         self.has_only_labels = True
         """Whether all values are whole numbers from `MIN_LABEL` to `MAX_LABEL`."""
+        self.constant_bytes = 0
+        """Bytes of the first planes, as long as they have one value."""
+        self._value: Any = None
+        self._varies = False
         self._present = np.zeros(_N_VALUES, bool)
         self._n_unequal = np.zeros(2, np.int64)
         """Neighbours that differ, along rows and along columns."""
@@ -38,13 +46,18 @@ class LabelEvidence:
 
     def add(self, plane: npt.NDArray[Any], rounded: npt.NDArray[Any]) -> None:
         """Add one plane (row, column), and the same plane rounded to whole numbers."""
+        low, high = plane.min(), plane.max()
+        self._count_constant(low, high, plane.nbytes)
         self.has_only_labels = bool(
             self.has_only_labels
-            and plane.min() >= MIN_LABEL
-            and plane.max() <= MAX_LABEL
+            and low >= MIN_LABEL
+            and high <= MAX_LABEL
             and np.array_equal(rounded, plane)
         )
         if not self.has_only_labels:
+            return
+        if low == high:
+            self._add_constant(int(low) - MIN_LABEL, plane.shape)
             return
         labels = rounded.astype(np.int16)
         self._present |= np.bincount((labels - MIN_LABEL).ravel(), minlength=_N_VALUES) > 0
@@ -54,6 +67,20 @@ class LabelEvidence:
             is_equal = one == other
             self._n_unequal[axis] += is_equal.size - np.count_nonzero(is_equal)
             self._n_equal[axis] += np.bincount(one[is_equal] - MIN_LABEL, minlength=_N_VALUES)
+
+    def _count_constant(self, low: Any, high: Any, n_bytes: int) -> None:
+        if self._value is None:
+            self._value = low
+        self._varies = self._varies or not low == high == self._value
+        if not self._varies:
+            self.constant_bytes += n_bytes
+
+    def _add_constant(self, index: int, shape: tuple[int, ...]) -> None:
+        """Add a plane of one label, all of whose neighbours are equal."""
+        rows, columns = shape
+        self._present[index] = True
+        self._n_equal[0, index] += (rows - 1) * columns
+        self._n_equal[1, index] += rows * (columns - 1)
 
     @property
     def is_constant(self) -> bool:

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.errors import SeriesRefused, unreadable_error
-from voco_data.limits import check_scanner_range, check_slice_count, check_voxels
-from voco_data.nifti.label_evidence import LabelEvidence
+from voco_data.limits import check_plane, check_scanner_range, check_slice_count, check_voxels
+from voco_data.nifti.label_evidence import MAX_CONSTANT_BYTES, LabelEvidence
 from voco_data.reasons import Reason
 from voco_data.volumes import ClippedVoxels, Geometry, Volume
 
@@ -37,8 +37,11 @@ MAX_TAIL_BYTES = 64 * _STEP_BYTES
 MAX_GZIP_RATIO = 1100
 """Largest accepted ratio of inflated to compressed bytes. Deflate reaches at most 1032."""
 
-_NIFTI_2_HEADER_BYTES = 540
-"""sizeof_hdr, the first field of a NIfTI-2 header, in either byte order; 348 in NIfTI-1."""
+_NIFTI_1_HEADER_BYTES, _NIFTI_2_HEADER_BYTES = 348, 540
+"""sizeof_hdr, the first field of a header, in either byte order."""
+MAX_VOXEL_OFFSET = 16 * _STEP_BYTES
+"""Largest offset of the first voxel. Header extensions before it have some kilobytes; all of it is
+inflated to reach the voxels."""
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 """NIfTI's patient axes (right, anterior, superior) to DICOM's."""
@@ -57,7 +60,7 @@ def read_nifti(path: Path, *, min_slices: int) -> Volume:
 
     The affine is nibabel's choice: sform if its code is set, else qform. Raises SeriesRefused:
     UNREADABLE, NOT_A_VOLUME, NOT_CT (a label map), MISSING_GEOMETRY (no affine), AFFINES_DISAGREE,
-    BAD_GEOMETRY, TOO_FEW_SLICES.
+    BAD_GEOMETRY, TOO_FEW_SLICES, NOT_HU (constant from its start on, for MAX_CONSTANT_BYTES).
     """
     with OpenNifti(path) as file:
         shape = file.geometry.shape
@@ -68,6 +71,8 @@ def read_nifti(path: Path, *, min_slices: int) -> Volume:
         for index, plane in enumerate(file.planes()):
             rounded = np.rint(plane)
             labels.add(plane, rounded)
+            if labels.constant_bytes > MAX_CONSTANT_BYTES:
+                raise SeriesRefused(Reason.NOT_HU, f"one value in the first {index + 1} slices")
             hu[index] = np.clip(rounded, limits.min, limits.max)
             clipped.add(hu[index])
         if labels.looks_like_labels:
@@ -75,18 +80,11 @@ def read_nifti(path: Path, *, min_slices: int) -> Volume:
         return Volume(hu, file.geometry, (-1,) * shape[0], "nifti", clipped.flags())
 
 
-def read_label_map(path: Path) -> tuple[Values, Geometry]:
-    """The scaled voxels of a 3D NIfTI, (slice, row, column), and its geometry.
-
-    The values are not checked. Raises SeriesRefused as `read_nifti`, except TOO_FEW_SLICES and
-    NOT_CT for a label map.
-    """
-    with OpenNifti(path) as file:
-        return np.stack(list(file.planes())), file.geometry
-
-
 class OpenNifti:
-    """An open file with a parsed and checked header. Raises SeriesRefused."""
+    """An open file with a parsed and checked header; no voxel is read before `planes`.
+
+    Raises SeriesRefused.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -195,13 +193,19 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _read_header(file: IO[bytes]) -> nibabel.Nifti1Header:
-    """The NIfTI-1 or NIfTI-2 header at the start of a file."""
-    field = file.read(4)
-    file.seek(0)
-    sizes = (int.from_bytes(field, "little"), int.from_bytes(field, "big"))
+    """The NIfTI-1 or NIfTI-2 header at the start of a file, without its extensions.
+
+    Raises SeriesRefused if the voxels begin beyond MAX_VOXEL_OFFSET.
+    """
+    block = file.read(_NIFTI_2_HEADER_BYTES)
+    sizes = (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
     is_nifti_2 = _NIFTI_2_HEADER_BYTES in sizes
     header_class = nibabel.Nifti2Header if is_nifti_2 else nibabel.Nifti1Header
-    header: nibabel.Nifti1Header = header_class.from_fileobj(file)
+    size = _NIFTI_2_HEADER_BYTES if is_nifti_2 else _NIFTI_1_HEADER_BYTES
+    header: nibabel.Nifti1Header = header_class(block[:size])  # type: ignore[no-untyped-call]
+    offset = header.get_data_offset()
+    if not 0 <= offset <= MAX_VOXEL_OFFSET:
+        raise SeriesRefused(Reason.UNREADABLE, f"the header puts the voxels at byte {offset:g}")
     return header
 
 
@@ -213,6 +217,7 @@ def _geometry(header: nibabel.Nifti1Header, dtype: np.dtype[Any]) -> Geometry:
     if len(shape) != 3:
         raise SeriesRefused(Reason.NOT_A_VOLUME, f"{len(shape)} dimensions, expected 3")
     check_voxels(shape)
+    check_plane(shape[:2])
     if dtype.kind not in "iuf":
         raise SeriesRefused(Reason.NOT_CT, f"voxels of type {dtype}")
     affine = _affine(header, shape)

@@ -21,7 +21,7 @@ from voco_data.dicom import (
 )
 from voco_data.errors import InputError, SeriesRefused
 from voco_data.ingest import SourceArchive
-from voco_data.paired_images.image_files import GreyImage
+from voco_data.paired_images.image_files import GreyImage, max_pixels
 from voco_data.paired_images.map_area import PLANES, MapArea, MapImage, Plane
 from voco_data.paired_images.placement import place, shown_plane
 from voco_data.paired_images.study_frames import StoredSeries
@@ -98,7 +98,7 @@ def _best_image(area: MapArea, localizers: Sequence[Localizer]) -> MapImage | No
     for localizer in localizers:
         if localizer.plane == area.plane:
             try:
-                placed.append(place(_read_grey(localizer.path), area))
+                placed.append(place(_read_grey(localizer.path, max_pixels(area.shape)), area))
             except SeriesRefused as refusal:
                 log.warning("a localizer cannot be read: %s", refusal.detail)
             except InputError as error:  # too little of the map, or no contrast on it
@@ -106,7 +106,7 @@ def _best_image(area: MapArea, localizers: Sequence[Localizer]) -> MapImage | No
     return max(placed, key=lambda image: image.coverage, default=None)
 
 
-def _read_grey(path: Path) -> GreyImage:
+def _read_grey(path: Path, most_pixels: int) -> GreyImage:
     """A scout, to be scaled by percentiles: its window is chosen for a person who plans a scan."""
-    image = read_planar_image(path)
+    image = read_planar_image(path, most_pixels)
     return GreyImage(image.values, image.is_measured, None, image.inverted, image.geometry)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voco_data.errors import InputError
-from voco_data.paired_images.image_files import read_image, read_mask
+from voco_data.paired_images.image_files import max_pixels, read_image, read_mask
 from voco_data.paired_images.listing import ImageEntry, count_unknown, list_images
 from voco_data.paired_images.map_area import COLUMN_AXES, PLANES, MapArea, MapImage, Plane
 from voco_data.paired_images.placement import place, with_mask
@@ -117,8 +117,9 @@ def _read_entry(entry: ImageEntry, line: Mapping[str, Any], area: MapArea) -> Ma
             "store holds now; run voco pairs again"
         )
     try:
-        image = read_image(entry.path)
-        mask = None if entry.mask is None else read_mask(entry.mask)
+        most_pixels = max_pixels(area.shape)
+        image = read_image(entry.path, most_pixels)
+        mask = None if entry.mask is None else read_mask(entry.mask, image.values.size)
     except InputError as error:  # it names the file
         raise InputError(f"images {error}") from error
     try:

@@ -185,7 +185,7 @@ def test_nifti_nrrd_and_seg_are_equal(tmp_path: Path) -> None:
         assert flags == ("mask",)
         assert np.array_equal(placed.labels > 0, organ() > 0), file
         assert np.unique(placed.labels).size == 3
-    seg = read_seg(tmp_path / "m.dcm")
+    seg = read_seg(tmp_path / "m.dcm", SERIES)
     assert seg.names == {1: "liver"}  # the other label is free text
 
 
@@ -379,14 +379,14 @@ def test_the_segments_of_a_seg_are_its_label_set(tmp_path: Path) -> None:
     slices = write_slices(tmp_path, body(), tags=SEG_TAGS)
     for name, labels in (("all", organ()), ("none", np.where(organ() == 4, organ(), 0))):
         write_seg(tmp_path / f"{name}.dcm", slices, labels)
-        assert read_seg(tmp_path / f"{name}.dcm").label_set == {"liver"}
+        assert read_seg(tmp_path / f"{name}.dcm", SERIES).label_set == {"liver"}
     dataset = pydicom.dcmread(tmp_path / "all.dcm")
     dataset.SegmentSequence[1].SegmentLabel = "Spleen"
     dataset.save_as(tmp_path / "both.dcm")
-    assert read_seg(tmp_path / "both.dcm").label_set == {"liver", "spleen"}
+    assert read_seg(tmp_path / "both.dcm", SERIES).label_set == {"liver", "spleen"}
     pixels = np.ones((dataset.NumberOfFrames, *SHAPE[1:]), bool)  # each frame marks everything
     dataset.PixelData = np.packbits(pixels, bitorder="little").tobytes()
     for frame in dataset.PerFrameFunctionalGroupsSequence:  # all of them in one slice
         frame.PlanePositionSequence[0].ImagePositionPatient = [-60, -60, -100]
     dataset.save_as(tmp_path / "hidden.dcm")
-    assert read_seg(tmp_path / "hidden.dcm").label_set == {"liver"}
+    assert read_seg(tmp_path / "hidden.dcm", SERIES).label_set == {"liver"}

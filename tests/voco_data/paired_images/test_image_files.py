@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from tests.support.ellipsoid_scans import write_image
 from tests.support.project import PROJECT
 from voco_data.errors import InputError
-from voco_data.paired_images.image_files import read_image, read_mask
+from voco_data.paired_images.image_files import max_pixels, read_image, read_mask
 from voco_data.paired_images.map_area import MapArea
 from voco_data.paired_images.placement import place
 
@@ -233,3 +234,33 @@ def test_npy_is_read_where_the_libraries_of_archives_are_absent(tmp_path: Path) 
     assert shape == "(10, 10)"
     assert "Pillow is not installed; pip install 'voco[ingest]', or give .npy" in png
     assert "pydicom is not installed" in dicom
+
+
+def test_the_size_of_an_image_is_limited_by_its_map_before_pixels_are_read(tmp_path: Path) -> None:
+    """The files claim 67 million pixels; a map of 4 x 16 cells allows 4 million."""
+    most = max_pixels((4, 16))
+    assert most == 2048 * 2048
+    assert max_pixels((64, 128)) == 64 * 64 * 64 * 128
+    assert max_pixels((512, 512)) == 8192 * 8192
+    write_png(tmp_path / "a.png", np.zeros((8192, 8192), np.uint8), bits=8)
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (8192, 8192)}
+        )
+        file.truncate(8192 * 8192 + file.tell())
+    tracemalloc.start()
+    try:
+        for name in ("a.png", "a.npy"):
+            for read in (read_image, read_mask):
+                with pytest.raises(InputError, match="expected at most 4194304 pixels"):
+                    read(tmp_path / name, most)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_zip_archive_is_no_array(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", RAMP)
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(InputError, match="expected an array of NumPy"):
+        read_image(tmp_path / "a.npy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import time
 import warnings
@@ -22,7 +23,9 @@ from voco_data.dicom.series.reader import read_series
 from voco_data.errors import SeriesRefused
 from voco_data.masks.dicom_seg import read_seg
 from voco_data.masks.nrrd import read_nrrd
+from voco_data.masks.placement import MaskMisplacedError
 from voco_data.nifti.reader import read_nifti
+from voco_data.volumes.geometry import Geometry
 from voco_data.volumes.slice_spacing import GapPolicy
 
 FILES = 5_000
@@ -75,6 +78,19 @@ def partner_of(source: Path, number: int, folder: Path) -> Path:
     return path
 
 
+@functools.cache
+def grid_of(source: Path) -> Geometry:
+    """The grid of the series that an undamaged mask belongs to."""
+    if source.suffix == ".nrrd":
+        image = SimpleITK.ReadImage(str(source))
+        size, spacing, origin = image.GetSize(), image.GetSpacing(), image.GetOrigin()
+        columns = np.array(image.GetDirection()).reshape(3, 3).T
+        axes = tuple(tuple(axis) for axis in columns[::-1].tolist())
+        return Geometry(size[::-1], spacing[::-1], origin, axes)
+    slices = [path for path in source.parent.glob("*.dcm") if "seg" not in path.name]
+    return read_series(slices, gaps=GapPolicy(0.05), min_slices=2).geometry
+
+
 def examine(path: Path, source: Path, partner: Path) -> str:
     """The result for one damaged file: `volume`, `mask` or a reason."""
     try:
@@ -82,10 +98,10 @@ def examine(path: Path, source: Path, partner: Path) -> str:
             volume = read_nifti(path, min_slices=2)
             assert volume.hu.shape == volume.geometry.shape
         elif source.suffix == ".nrrd":
-            read_nrrd(path)
+            read_nrrd(path, grid_of(source))
             return "mask"
         elif "seg" in source.name:
-            read_seg(path)
+            read_seg(path, grid_of(source))
             return "mask"
         else:
             parse_header(read_dataset(path, pixels=False), path)
@@ -94,6 +110,8 @@ def examine(path: Path, source: Path, partner: Path) -> str:
             assert volume.hu.shape[1:] == (dataset.Rows, dataset.Columns)
             assert volume.hu.shape[0] >= 2
         assert np.isfinite(volume.geometry.index_to_mm).all()
+    except MaskMisplacedError:
+        return "misplaced"
     except SeriesRefused as refused:
         return str(refused.reason)
     return "volume"

@@ -1,0 +1,118 @@
+"""A service user: any uid, no home, read-only code."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.ct_files import body, write_slices
+from tests.support.project import PROJECT
+from voco_data import cache_folders
+
+UID = 12_345
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder of a user who can write nothing else."""
+    monkeypatch.setattr(cache_folders, "_is_writable", lambda _folder: False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv(cache_folders.MATPLOTLIB, "")
+    monkeypatch.setenv(cache_folders.NUMBA, "")
+    return tmp_path
+
+
+def test_folders_are_private_and_kept(service: Path) -> None:
+    cache_folders.provide_cache_folders()
+    for variable, name in (
+        (cache_folders.NUMBA, "numba"),
+        (cache_folders.MATPLOTLIB, "matplotlib"),
+    ):
+        folder = service / f"voco-{name}-{os.getuid()}"
+        assert os.environ[variable] == str(folder)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        os.environ[variable] = ""
+    cache_folders.provide_cache_folders()
+    assert len(list(service.iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", ["writable by others", "a link"])
+def test_a_folder_that_others_could_fill_is_not_used(service: Path, kind: str) -> None:
+    """numba runs the code that it finds there."""
+    taken = service / f"voco-numba-{os.getuid()}"
+    if kind == "a link":
+        (service / "elsewhere").mkdir(mode=0o700)
+        taken.symlink_to(service / "elsewhere")
+    else:
+        taken.mkdir()
+        taken.chmod(0o777)
+    cache_folders.provide_cache_folders()
+    given = Path(os.environ[cache_folders.NUMBA])
+    assert given != taken
+    assert stat.S_IMODE(given.stat().st_mode) == 0o700
+
+
+def test_a_variable_that_is_set_stays(service: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache_folders.NUMBA, "/mine")
+    cache_folders.provide_cache_folders()
+    assert os.environ[cache_folders.NUMBA] == "/mine"
+    assert not list(service.glob("voco-numba*"))
+
+
+def _can_run() -> bool:
+    """Whether root runs the tests, and this Python is one that any user may run."""
+    if os.getuid() != 0:
+        return False
+    try:
+        return not subprocess.run(
+            [sys.executable, "-c", "import numba"],
+            user=UID,
+            group=UID,
+            extra_groups=[],
+            cwd="/",
+            capture_output=True,
+            check=False,
+            env={"PYTHONPATH": str(PROJECT), "HOME": "/nonexistent"},
+        ).returncode
+    except PermissionError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_service_user_preprocesses(tmp_path: Path) -> None:
+    """Compiling without a cache takes a minute."""
+    if not _can_run():
+        pytest.skip("needs root, and a Python that any user may run")
+    write_slices(tmp_path / "archive", body())
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o005 != 0o005 and folder.owner() == "root":
+            pytest.skip(f"another user cannot enter {folder}")
+    for name in ("root", "tmp"):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, UID, UID)
+    command = ["preprocess", str(tmp_path / "archive"), "--root", str(tmp_path / "root")]
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.command", *command, "--workers", "1"],
+        user=UID,
+        group=UID,
+        extra_groups=[],
+        umask=0o077,
+        cwd="/",
+        check=False,
+        capture_output=True,
+        text=True,
+        env={
+            "PYTHONPATH": str(PROJECT),
+            "HOME": "/nonexistent",
+            "TMPDIR": str(tmp_path / "tmp"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 stored" in done.stderr
+    assert "Traceback" not in done.stderr
