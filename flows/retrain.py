@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
@@ -24,13 +24,11 @@ from flows.retraining_steps import (
 from flows.retries import EVALUATED, FINETUNED, PRETRAINED
 from flows.split import update_split
 from flows.summary import Summary
-from voco_models.tracking import (
-    MARGIN,
-    NEW_DATA_SHARE,
-    RetrainingPins,
-    RetrainingRequest,
-    read_pins,
-)
+from voco_models import tracking
+from voco_models.tracking import MARGIN, NEW_DATA_SHARE, RetrainingRequest
+
+if TYPE_CHECKING:  # a server deploys the flow without PyTorch
+    from voco_models.tracking import RetrainingPins
 
 SPLIT = "split.json"
 """The one split file of all retrainings, in the folder of their runs."""
@@ -83,7 +81,7 @@ def retrain(
         image_labels, allow_unlabelled, new_data_share,
     )  # fmt: skip
     profiles = {"pretrain": pretrain_profile, "finetune": finetune_profile}
-    pins = read_pins(run)  # of a try that was stopped
+    pins = tracking.read_pins(run)  # of a try that was stopped
     if pins is None:
         check_retraining(request, runs, margin, profiles, options)
         made = preprocess(source, root, wait=wait, **options)["stores"]

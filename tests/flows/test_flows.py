@@ -399,7 +399,7 @@ def test_a_stopped_retraining_goes_on(
     backbone = BackboneChoice(f"{RUN}/pretrain", True, None, "no champion")
     stores = {"pretrain": str(tmp_path / "p"), "finetune": str(tmp_path / "f")}
     pins = RetrainingPins(run, stores, {}, backbone, patients=3, unlabelled=1)
-    monkeypatch.setattr("flows.retrain.read_pins", {run: pins}.get)
+    monkeypatch.setattr("voco_models.tracking.read_pins", {run: pins}.get)
     retrain(tmp_path / "archive", tmp_path, tmp_path / "train.csv", tmp_path / "runs")
     assert calls.order == ["pretrain", "finetune", "evaluate"]
     assert (calls["pretrain"]["resume"], calls["finetune"]["resume"]) == (True, False)

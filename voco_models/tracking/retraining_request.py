@@ -6,12 +6,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from voco_models import stages
+from voco_models import stages, training
 from voco_models.recorded_options import values_to_record
-from voco_models.stages import FinetuneRecipe, PretrainRecipe
-from voco_models.training import to_plain
+
+if TYPE_CHECKING:  # a server deploys the flow `retrain`, which takes a request, without PyTorch
+    from voco_models.stages import FinetuneRecipe, PretrainRecipe
 
 NEW_DATA_SHARE = 0.2
 """From this share of new series on, a retraining pretrains a backbone."""
@@ -50,5 +51,5 @@ class RetrainingRequest:
 
 
 def _hash_values(values: dict[str, Any]) -> str:
-    text = json.dumps(to_plain(values), sort_keys=True)
+    text = json.dumps(training.to_plain(values), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
