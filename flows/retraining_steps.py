@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -19,7 +19,9 @@ from voco_data import ingest
 from voco_data.errors import InputError
 from voco_data.ingest import IngestOptions
 from voco_models import tracking
-from voco_models.tracking import RetrainingPins, RetrainingRequest
+
+if TYPE_CHECKING:  # a server deploys the flow without PyTorch
+    from voco_models.tracking import RetrainingPins, RetrainingRequest
 
 ID_LENGTH = 12
 """The last hex digits of a flow run's id. The first ones are a time in new versions of Prefect."""

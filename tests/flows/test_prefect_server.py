@@ -43,6 +43,7 @@ def test_all_flows_are_deployed_to_their_pools(site: Site) -> None:
     assert {name for name, pool in pools.items() if pool == "cpu"} == {
         "demo",
         "drift",
+        "evaluate",
         "localiser-demo",
         "preprocess",
         "retrain",
@@ -129,11 +130,12 @@ def test_short_names_work_for_schedules(site: Site) -> None:
 
 
 def test_a_run_that_nobody_would_execute_is_warned_of(site: Site) -> None:
-    done = site.prefect("deployment", "run", "evaluate", "-p", "run=x", "--start-in", "2 hours")
+    values = ("-p", "run=x", "-p", "store=x", "-p", "out=x")
+    done = site.prefect("deployment", "run", "explain", *values, "--start-in", "2 hours")
     assert done.returncode == 0, done.stdout + done.stderr
     [line] = done.stderr.splitlines()
     assert line.startswith("warning: no worker is online in the work pool gpu")
-    (run,) = site.runs_of("evaluate")
+    (run,) = site.runs_of("explain")
     site.api.delete(f"/flow_runs/{run['id']}").raise_for_status()
 
 

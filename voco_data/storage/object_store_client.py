@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,6 +16,7 @@ from obstore import exceptions
 from obstore.store import from_url
 
 from voco_data.errors import InputError, StoreUnreachable
+from voco_data.storage.aws_credentials import read_credentials_file
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -70,7 +71,8 @@ S3 = Service(
     ),
     bucket_advice="there is no such bucket; make it, or check the URL and the region",
     credentials_advice=(
-        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SHARED_CREDENTIALS_FILE, or give "
+        "the machine a role"
     ),
     connection_advice="check AWS_ENDPOINT_URL, AWS_REGION and the network",
 )
@@ -102,7 +104,8 @@ class Access:
     @classmethod
     def from_environment(cls, service: Service) -> Access:
         """Read the variables that other tools of the service read too. Raises InputError."""
-        endpoint = _first_value_of(service.endpoint_variables)
+        variables = {**os.environ, **(read_credentials_file() if service is S3 else {})}
+        endpoint = _first_value_of(service.endpoint_variables, variables)
         if endpoint is not None and not endpoint.startswith(("https://", "http://")):
             raise InputError(
                 f"{service.endpoint_variables[-1]}: expected https://HOST or http://, "
@@ -110,7 +113,7 @@ class Access:
             )
         settings = []
         for setting in service.settings:
-            value = _first_value_of(setting.variables) or setting.default
+            value = _first_value_of(setting.variables, variables) or setting.default
             if value is not None:
                 settings.append((setting.name, value))
             elif setting.required:
@@ -207,5 +210,5 @@ def _access_error(url: str, text: str, service: Service) -> InputError:
     )
 
 
-def _first_value_of(variables: tuple[str, ...]) -> str | None:
-    return next((value for name in variables if (value := os.environ.get(name))), None)
+def _first_value_of(names: tuple[str, ...], variables: Mapping[str, str]) -> str | None:
+    return next((value for name in names if (value := variables.get(name))), None)
