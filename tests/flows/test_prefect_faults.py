@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.flows.test_prefect_stops import ended, saved_step, train
-from tests.support import prefect_site
-from tests.support.prefect_site import until
+from tests.support import postgresql, prefect_site
+from tests.support.prefect_site import free_port, quiet_environment, until
 from tests.support.project import PROJECT
 from tests.support.run_processes import group_of
 from tests.support.small_stores import make_store, random_volumes
@@ -57,6 +57,36 @@ def test_a_server_that_was_killed_for_minutes_finds_its_run_alive(
                 assert saved_step(out) > 0
         finally:
             worker.__exit__(None, None, None)
+
+
+def test_a_training_outlives_the_server_s_database(tmp_path: Path) -> None:
+    """PostgreSQL is killed with all its processes, and comes back after a while."""
+    store = make_store(tmp_path / "stores", random_volumes(8, (4, 24, 24)))
+    out, port = tmp_path / "run", free_port()
+    env = quiet_environment(tmp_path / "home", f"http://127.0.0.1:{port}/api")
+    prefect_site.make_site(tmp_path / "site")
+    with postgresql.running() as database:
+        env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database.url
+        with (
+            prefect_site.client(env) as api,
+            prefect_site.running(site := prefect_site.Site(tmp_path / "site", env, api)),
+        ):
+            site.voco("server", "setup")
+            with site.worker("gpu", tmp_path / "worker.log"):
+                run, group = train(site, store, out)
+                until(lambda: heartbeats(site, run) >= 1, "a sign of life")
+                seen = heartbeats(site, run)
+                database.kill()
+                before = len((out / HISTORY).read_text().splitlines())
+                time.sleep(20)
+                assert len((out / HISTORY).read_text().splitlines()) > before  # it goes on
+                database.start()
+                until(lambda: heartbeats(site, run) > seen, "the next sign of life")
+                until(lambda: site.state(run) == "Running", "the run to say that it is alive")
+                site.cancel(run)
+                until(ended(site, run, group), "the end of the run")
+                assert site.states(run)[-1] == "Cancelled"
+                assert saved_step(out) > 0
 
 
 def heartbeats(site: prefect_site.Site, run: str) -> int:
