@@ -108,6 +108,12 @@ def _find_unfinished(runs: Path, champions: Champions) -> list[Entry]:
 
 def _read_unfinished(folder: Path) -> Entry:
     learnt, backbone = None, None
+    tainted = folders_are_tainted(folder.parent, folder.name)
+    advice = (
+        "a patient withdrew since, so start another retraining"
+        if tainted
+        else "it still runs, or its flow run can be retried"
+    )
     try:
         pins = read_pins(folder)
         assert pins is not None  # the file is there
@@ -115,9 +121,8 @@ def _read_unfinished(folder: Path) -> Entry:
         learnt = None if learnt is None else replace(learnt, new_series=None)
         backbone = pins.backbone.folder.partition("/")[0]
         stage = next((text for name, text in _REACHED if (folder / name).exists()), None)
-        reason = (
-            f"it came to {stage}" if stage else "its inputs were pinned, and nothing was trained"
-        ) + "; it still runs, or its flow run can be retried"
+        came = f"it came to {stage}" if stage else "its inputs were pinned, and nothing was trained"
+        reason = f"{came}; {advice}"
     except InputError as error:  # damaged pins: the other lines are shown
         reason = str(error)
     return Entry(
@@ -128,7 +133,7 @@ def _read_unfinished(folder: Path) -> Entry:
         champion=None,
         learnt=learnt,
         backbone=backbone,
-        tainted=folders_are_tainted(folder.parent, folder.name),
+        tainted=tainted,
         folder_bytes=_measure(folder),
     )
 

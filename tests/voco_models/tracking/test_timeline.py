@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -103,8 +104,12 @@ def test_a_run_that_is_gone_tainted_or_damaged_is_still_a_line(runs: Path) -> No
             path.unlink()
     (runs / JAN / "finetune").rmdir()
     (runs / JAN).rmdir()
+    (runs / APR / "pretrain").mkdir(parents=True)
+    shutil.copy(runs / FEB / "pins.json", runs / APR)
+    (runs / APR / "pretrain" / TAINTED).write_text("{}")
     (runs / FEB / "pins.json").write_text("{")
-    first, unfinished, second, _ = read_timeline(runs)
+    first, unfinished, second, _, last = read_timeline(runs)
+    assert last.reason.startswith("it came to pretraining; a patient withdrew since")
     assert (first.folder_bytes, first.tainted, second.tainted) == (None, False, True)
     assert "cannot read them" in unfinished.reason
     assert unfinished.learnt is None
