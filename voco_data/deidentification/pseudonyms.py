@@ -20,7 +20,7 @@ from platformdirs import user_data_path
 
 from voco_data.batching import batched
 from voco_data.deidentification.written_ids import PSEUDONYM, ids_in_stores
-from voco_data.errors import InputError, VocoError
+from voco_data.errors import InputError, VocoError, is_file_error
 from voco_data.storage import (
     FINGERPRINT,
     PRIVATE_FOLDER,
@@ -196,7 +196,7 @@ def load_or_make(root: Storage) -> Pseudonymiser:
     pseudonymiser = load(root)
     if root.local_folder() is None:
         _check_fingerprint(root, pseudonymiser)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    atomic.make_folders(folder, mode=0o700)
     path = folder / KEY_FILE
     if not path.exists():
         key = f"{secrets.token_hex(KEY_BYTES)}\n".encode()
@@ -232,9 +232,25 @@ def read_map(root: ReadableStorage) -> Iterator[tuple[str, str, str]]:
     """(kind, pseudonym, original) of the private map; none where there is no map."""
     path = private_folder(root) / MAP_FILE
     if path.exists():
-        with pq.ParquetFile(path) as file:
+        with (
+            _refuse_damaged_map(path),
+            pq.ParquetFile(path, page_checksum_verification=True) as file,
+        ):
             for batch in file.iter_batches(_ROWS_A_GROUP, columns=list(COLUMNS)):
                 yield from zip(*(column.to_pylist() for column in batch), strict=True)
+
+
+@contextmanager
+def _refuse_damaged_map(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not is_file_error(error):
+            raise
+        raise VocoError(
+            f"{path}: the map of the pseudonyms is damaged ({type(error).__name__}); restore it "
+            "from a copy, or move it away: runs write the names of the series that they find again"
+        ) from error
 
 
 def merge_into_map(root: Storage, pseudonymiser: Pseudonymiser) -> None:
@@ -255,7 +271,9 @@ def write_map(root: Storage, pairs: Iterator[tuple[str, str, str]]) -> None:
     """Replace the private map, atomically. Call it within `lock_map`."""
     with atomic.replacing(private_folder(root) / MAP_FILE) as temporary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        with pq.ParquetWriter(temporary, _SCHEMA) as writer:
+        with pq.ParquetWriter(
+            temporary, _SCHEMA, write_page_checksum=True, write_statistics=False
+        ) as writer:
             for rows in batched(pairs, _ROWS_A_GROUP):
                 columns = [list(column) for column in zip(*rows, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -92,10 +93,15 @@ def write(run: Storage, rows: Iterable[LedgerRow]) -> None:
     with scratch_tables("CREATE TABLE lines (source TEXT, series_uid TEXT, line TEXT);") as scratch:
         scratch.executemany("INSERT INTO lines VALUES (?, ?, ?)", map(_scratch_row, rows))
         sorted_lines = scratch.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
-        with run.replacing(KEY) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        with run.replacing(KEY) as temporary, _writer(temporary, schema) as writer:
             for group in batched((json.loads(line) for (line,) in sorted_lines), _ROWS_PER_GROUP):
                 columns = [list(column) for column in zip(*group, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of a ledger, with checksums, so that a bad sector is no other row."""
+    return pq.ParquetWriter(path, schema, write_page_checksum=True)
 
 
 def _scratch_row(row: LedgerRow) -> tuple[str, str, str]:
