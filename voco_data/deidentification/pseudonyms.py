@@ -206,7 +206,7 @@ def load_or_make(root: Storage) -> Pseudonymiser:
     pseudonymiser = load(root)
     if root.local_folder() is None:
         _check_fingerprint(root, pseudonymiser)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    atomic.make_folders(folder, mode=0o700)
     path = folder / KEY_FILE
     if not path.exists():
         key = f"{secrets.token_hex(KEY_BYTES)}\n".encode()
@@ -288,7 +288,9 @@ def write_map(root: Storage, pairs: Iterator[tuple[str, str, str]]) -> None:
     """Replace the private map, atomically. Call it within `lock_map`."""
     with atomic.replacing(private_folder(root) / MAP_FILE) as temporary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        with pq.ParquetWriter(temporary, _SCHEMA, write_page_checksum=True) as writer:
+        with pq.ParquetWriter(
+            temporary, _SCHEMA, write_page_checksum=True, write_statistics=False
+        ) as writer:
             for rows in batched(pairs, _ROWS_A_GROUP):
                 columns = [list(column) for column in zip(*rows, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))

@@ -13,6 +13,7 @@ from pathlib import Path
 import xxhash
 
 from voco_data.deidentification import pseudonyms
+from voco_data.errors import VocoError
 from voco_data.storage import ReadableStorage, Storage, atomic
 
 JOURNALS = "forgetting"
@@ -89,14 +90,24 @@ def read_journals(root: ReadableStorage) -> list[tuple[Path, Journal]]:
     """Read the journals of erasures that were interrupted, each with its file."""
     folder = pseudonyms.private_folder(root) / JOURNALS
     files = sorted(folder.glob("*.json"))
-    return [(path, Journal.from_json(path.read_bytes())) for path in files]
+    return [(path, _read(path)) for path in files]
+
+
+def _read(path: Path) -> Journal:
+    try:
+        return Journal.from_json(path.read_bytes())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise VocoError(
+            f"{path}: the journal of an interrupted erasure is damaged ({type(error).__name__}); "
+            "restore it from a copy, or remove it and forget the patient again"
+        ) from error
 
 
 def write_journal(root: Storage, journal: Journal) -> None:
     """Write a journal, readable by its owner only."""
     private = pseudonyms.private_folder(root)
     for folder in (private, private / JOURNALS):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        atomic.make_folders(folder, mode=0o700)
     atomic.write_bytes(private / JOURNALS / _file_name(journal), journal.to_json(), mode=0o600)
 
 

@@ -197,6 +197,7 @@ def _remove_from_private(root: Storage, journal: Journal) -> None:
             pairs = pseudonyms.read_map(root)
             pseudonyms.write_map(root, (pair for pair in pairs if pair[:2] not in removed))
     atomic.sweep_folder(journals)
+    root.sync()  # the journal goes last, also on the disk
     for file, old in read_journals(root):
         if set(old.ids) & set(journal.ids):
             file.unlink()

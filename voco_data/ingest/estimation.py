@@ -231,7 +231,7 @@ class _DiscardingStorage:
     def __str__(self) -> str:
         return f"dry run of {self.name}"
 
-    def write(self, key: str, data: bytes | memoryview) -> None:
+    def write(self, key: str, data: bytes | memoryview, *, synced: bool = True) -> None:
         """Discard an object."""
 
     def committing(self) -> AbstractContextManager[None]:

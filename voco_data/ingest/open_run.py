@@ -40,7 +40,7 @@ from voco_data.ingest.root_ids import check_ids, open_pseudonymiser
 from voco_data.ingest.seen_files import EarlierResult, SeenFiles
 from voco_data.qc import LedgerRow
 from voco_data.reasons import TRANSIENT
-from voco_data.storage import Storage, open_storage, root_in_use, store_names
+from voco_data.storage import Storage, atomic, open_storage, root_in_use, store_names
 from voco_data.store import StoreSpec, StoreWriter, catalogue, open_for_writing, read_spec
 
 log = logging.getLogger(__name__)
@@ -264,7 +264,7 @@ def _prepare_root(root: Storage) -> Storage:
         return root
     is_new = not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        atomic.make_folders(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import groupby
 
 from voco_data.qc import ledger
 from voco_data.storage import RUN_ID, RUNS_FOLDER, Storage
@@ -19,9 +20,12 @@ def archive_key(archive: str, stores: Sequence[StoreWriter]) -> str:
 def find_unchanged_run(root: Storage, key: str, digest: str) -> Storage | None:
     """The last run over the archive of `key`, if its ledger has the rows of `digest`."""
     names = {found.split("/")[1] for found, _ in root.list_objects(RUNS_FOLDER)}
-    for name in sorted(filter(RUN_ID.fullmatch, names), reverse=True):
-        run = root / RUNS_FOLDER / name
-        its_digest, its_key = ledger.read_digest(run)
-        if its_key == key:
-            return run if its_digest == digest else None
+    ordered = sorted(filter(RUN_ID.fullmatch, names), reverse=True)
+    for _, of_one_second in groupby(ordered, lambda name: name.partition("-")[0]):
+        runs = [root / RUNS_FOLDER / name for name in of_one_second]
+        stamps = [(ledger.read_stamp(run), run) for run in runs]
+        own = [(stamp, run) for stamp, run in stamps if stamp.archive == key]
+        if own:
+            last, run = max(own, key=lambda each: each[0].time_ns)
+            return run if last.digest == digest else None
     return None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -15,7 +17,14 @@ import pyarrow.parquet as pq
 import xxhash
 
 from voco_data.batching import batched
-from voco_data.storage import ReadableStorage, Storage, escape_undecodable, scratch_tables
+from voco_data.errors import StoreCorrupt
+from voco_data.storage import (
+    ReadableStorage,
+    Storage,
+    escape_undecodable,
+    parquet,
+    scratch_tables,
+)
 
 KEY = "ledger.parquet"
 
@@ -83,7 +92,7 @@ _TYPES = {
 }
 _NAMES = [field.name for field in fields(LedgerRow)]
 _ROWS_PER_GROUP = 2_000
-_DIGEST, _ARCHIVE = "voco.digest", "voco.archive"
+_DIGEST, _ARCHIVE, _TIME = "voco.digest", "voco.archive", "voco.time_ns"
 """Names in the metadata of the file."""
 
 
@@ -103,11 +112,12 @@ class CollectedRows:
         """
         schema = _schema()
         lines = self.scratch.execute("SELECT line FROM lines ORDER BY source, series_uid, rowid")
-        with run.replacing(KEY) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        with run.replacing(KEY) as temporary, _writer(temporary, schema) as writer:
             for group in batched((json.loads(line) for (line,) in lines), _ROWS_PER_GROUP):
                 columns = [list(column) for column in zip(*group, strict=True)]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
-            writer.add_key_value_metadata({_DIGEST: self.digest, _ARCHIVE: archive})
+            values = {_DIGEST: self.digest, _ARCHIVE: archive, _TIME: str(time.time_ns())}
+            writer.add_key_value_metadata(values)
 
 
 @contextmanager
@@ -134,16 +144,35 @@ def write(run: Storage, rows: Iterable[LedgerRow]) -> None:
         collected.write(run)
 
 
-def read_digest(run: ReadableStorage) -> tuple[str, str]:
-    """Digest of the rows and id of the archive of a ledger; empty where it does not have them."""
+@dataclass(frozen=True, slots=True)
+class LedgerStamp:
+    """What the metadata of a ledger say; empty where it does not have them."""
+
+    digest: str = ""
+    """Of its rows, `CollectedRows.digest`."""
+    archive: str = ""
+    time_ns: int = 0
+    """When it was written: names of runs have seconds only."""
+
+
+def read_stamp(run: ReadableStorage) -> LedgerStamp:
+    """The stamp of a ledger; an empty one if there is none, or if it cannot be read."""
     if run.size(KEY) is None:
-        return "", ""
-    with run.as_file(KEY) as path:
-        metadata = pq.read_metadata(path).metadata or {}
-    return (
+        return LedgerStamp()
+    try:
+        metadata = parquet.read_metadata(run, KEY)
+    except StoreCorrupt:
+        return LedgerStamp()
+    return LedgerStamp(
         metadata.get(_DIGEST.encode(), b"").decode(),
         metadata.get(_ARCHIVE.encode(), b"").decode(errors="surrogateescape"),
+        int(metadata.get(_TIME.encode(), b"0")),
     )
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of a ledger, with checksums, so that a bad sector is no other row."""
+    return pq.ParquetWriter(path, schema, write_page_checksum=True)
 
 
 def _scratch_row(row: LedgerRow) -> tuple[str, str, str]:

@@ -1,7 +1,15 @@
-"""Atomic writes of files: a file is written under a temporary name and renamed."""
+"""Atomic and durable writes of files.
+
+A file is written under a temporary name and renamed, so that a killed process leaves no partial
+file. A power failure also loses what the system has not written to the disk yet: it can keep the
+rename and lose the bytes. So the file is synchronised before its rename, and its folder after it.
+Many small files need not wait for the disk one by one: they are written with `synced=False`, and
+`sync_filesystem` waits for all of them.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import secrets
@@ -11,6 +19,8 @@ from pathlib import Path
 
 from voco_data.storage.base import ReadableStorage
 
+_LIBC_SYNCFS = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+"""syncfs(2) of Linux; Python has no function for it."""
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
@@ -19,13 +29,14 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-def write_bytes(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:
+def write_bytes(
+    path: Path, data: bytes | memoryview, *, mode: int = 0o644, synced: bool = True
+) -> None:
     """Write `data` to `path` so that a reader sees all of it or none of it.
 
-    The rename is atomic on POSIX. There is no fsync: a killed process cannot leave a partial
-    file, and a partial chunk after a power failure is found by its checksum.
+    If not `synced`, a power failure before the next `sync_filesystem` may leave part of it.
     """
-    with replacing(path) as temporary:
+    with replacing(path, synced=synced) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             view = memoryview(data).cast("B")
@@ -39,18 +50,55 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to `path` if the block succeeds.
 
-    After an exception the temporary file is removed.
+    After an exception the temporary file is removed. `synced` as for `write_bytes`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent, synced=synced)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
+        if synced:
+            sync(temporary)
         temporary.replace(path)
+        if synced:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folders(folder: Path, *, synced: bool = True, mode: int = 0o777) -> None:
+    """Make a folder and those above it that are missing."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent, synced=synced)
+    folder.mkdir(mode=mode, exist_ok=True)
+    if synced:
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until the bytes of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_filesystem(folder: Path) -> None:
+    """Wait until everything on the file system of `folder` is on the disk. Raises OSError."""
+    if _LIBC_SYNCFS is None:
+        os.sync()
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if _LIBC_SYNCFS(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(descriptor)
 
 
 def remove_temporaries_of(path: Path) -> None:

@@ -114,8 +114,11 @@ class WritableStorage(Protocol):
     def __str__(self) -> str:
         """The path or URL, as a user writes it."""
 
-    def write(self, key: str, data: bytes | memoryview) -> None:
-        """Create or replace an object in one step."""
+    def write(self, key: str, data: bytes | memoryview, *, synced: bool = True) -> None:
+        """Create or replace an object in one step.
+
+        If not `synced`, a power failure may damage it until `Storage.sync` has returned.
+        """
 
     def committing(self) -> AbstractContextManager[None]:
         """Enclose the writes of one commit. Raises StoreBusy if the run of the worker is over."""
@@ -168,6 +171,9 @@ class Storage(ReadableStorage, WritableStorage, LockableStorage, Protocol):
 
         The object is created or replaced when the block ends without an exception.
         """
+
+    def sync(self) -> None:
+        """Wait until all writes and removals so far will survive a power failure."""
 
     def free_bytes(self) -> int | None:
         """Free space in bytes, or None if it is not known."""

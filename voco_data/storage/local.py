@@ -45,9 +45,9 @@ class LocalStorage:
         """Bytes of a file."""
         return (self.path / key).read_bytes()
 
-    def write(self, key: str, data: bytes | memoryview) -> None:
+    def write(self, key: str, data: bytes | memoryview, *, synced: bool = True) -> None:
         """Write a temporary file and rename it."""
-        atomic.write_bytes(self.path / key, data)
+        atomic.write_bytes(self.path / key, data, synced=synced)
 
     def remove(self, key: str) -> None:
         """Unlink a file; its folder stays."""
@@ -136,6 +136,10 @@ class LocalStorage:
         if not isinstance(lease, LocalLock):
             return self  # a combined lease, which is held to remove objects: no worker commits
         return FencedLocalStorage(self.path, lease.fence, lease.fence.issue_token())
+
+    def sync(self) -> None:
+        """Synchronise the file system of the folder."""
+        atomic.sync_filesystem(self.path)
 
     def free_bytes(self) -> int:
         """Free space of the disk."""

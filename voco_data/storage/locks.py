@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voco_data.errors import StoreBusy, VocoError
+from voco_data.storage import atomic
 
 COMMIT_WAIT_SECONDS = 10.0
 """A commit takes milliseconds; a worker that takes longer has been suspended."""
@@ -39,7 +40,8 @@ def hold_lock(
     holder still has to repair what it left. Raises StoreBusy if another process holds the lock
     for longer than `wait_seconds`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folders(path.parent)
+    is_new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)
     try:
         if not _lock_exclusively(descriptor, wait_seconds, _LOCK_POLL_SECONDS):
@@ -51,6 +53,9 @@ def hold_lock(
         is_clean = os.fstat(descriptor).st_size == 0
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.fsync(descriptor)  # after a power failure, too, the next holder must repair
+        if is_new:
+            atomic.sync(path.parent)
         yield is_clean
         if repairs or is_clean:
             os.ftruncate(descriptor, 0)

@@ -102,7 +102,7 @@ class ObjectStorage:
         self._remember(key, answer.meta["e_tag"])
         return bytes(answer.bytes())
 
-    def write(self, key: str, data: bytes | memoryview) -> None:
+    def write(self, key: str, data: bytes | memoryview, *, synced: bool = True) -> None:  # noqa: ARG002
         """By one request."""
         with self._client(key) as client:
             obstore.put(client, self._full_key(key), _as_bytes(data), use_multipart=False)
@@ -210,6 +210,9 @@ class ObjectStorage:
         """A storage that also checks each version that it replaces. Pickling drops the lease."""
         return LeasedObjectStorage(self.bucket, self.prefix, self.access, lease, write_once)
 
+    def sync(self) -> None:
+        """Do nothing: an object is durable when its request is answered."""
+
     def free_bytes(self) -> None:
         """None: object stores do not report it."""
 
@@ -303,12 +306,12 @@ class LeasedObjectStorage(ObjectStorage):
             write_once=self.write_once,
         )
 
-    def write(self, key: str, data: bytes | memoryview) -> None:
+    def write(self, key: str, data: bytes | memoryview, *, synced: bool = True) -> None:
         """Raises StoreBusy if the object is not the version that was read."""
         self.lease.check()
         known_tag = self._tags.get(key)
         if known_tag is None:
-            super().write(key, data)
+            super().write(key, data, synced=synced)
             return
         tag = self.put_if_match(key, data, None if known_tag == ABSENT else known_tag)
         if tag is None:

@@ -100,6 +100,12 @@ def read_schema(storage: ReadableStorage, key: str) -> pa.Schema:
         return file.schema_arrow
 
 
+def read_metadata(storage: ReadableStorage, key: str) -> dict[bytes, bytes]:
+    """The keys and values that the writer of a table has added. StoreCorrupt if it is damaged."""
+    with _open_table(storage, key) as file:
+        return dict(file.metadata.metadata or {})
+
+
 def read_frame(path: Path, what: str, advice: str = "restore it") -> pd.DataFrame:
     """A small table of a run, whole. `what` names it, such as `the labels of a fine-tuning run`.
 

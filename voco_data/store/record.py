@@ -153,8 +153,11 @@ def rows_with_record(store: ReadableStorage) -> Iterator[int]:
 
 
 def write_record(store: WritableStorage, record: Record) -> None:
-    """Write a record, in one atomic write. From then on the row holds a volume."""
-    store.write(record_key(record.row), record.to_json().encode())
+    """Write a record, in one atomic write. From then on the row holds a volume.
+
+    It may be lost in a power failure until the storage is synchronised, as its chunk.
+    """
+    store.write(record_key(record.row), record.to_json().encode(), synced=False)
 
 
 def read_record(store: ReadableStorage, row: int) -> Record | None:

@@ -61,6 +61,8 @@ class StoreWriter:
         """Whether the index differs from the catalogue on disk."""
         self._is_catalogue_lost = False
         """Whether the catalogue on disk is missing or cannot be read."""
+        self._has_unsynced_removals = False
+        """Whether objects were removed that a power failure may bring back."""
 
     def recover(self, *, deep: bool = False) -> None:
         """Index the store, adopt what an interrupted run committed, and find damaged rows.
@@ -79,6 +81,11 @@ class StoreWriter:
     def lease(self) -> Lease:
         """The right to write to the store."""
         return self._lease
+
+    def sync(self) -> None:
+        """Wait until a power failure brings nothing back that was removed."""
+        if self._has_unsynced_removals:
+            self.storage.sync()
 
     def close(self) -> None:
         """Close the tables in temporary files."""
@@ -148,6 +155,8 @@ class StoreWriter:
     def _update_catalogue(self) -> None:
         """Bring catalogue, `valid` and N up to date. Assigned rows stay assigned."""
         self._lease.check()
+        if self._is_changed:
+            self.storage.sync()  # what `valid` and the catalogue are about to list
         n_rows = self.index.n_rows
         arrays.resize(self.storage, n_rows)
         arrays.write_valid(self.storage, self.index.rows(), n_rows)
@@ -161,6 +170,7 @@ class StoreWriter:
             # Readers of the new catalogue do not open these rows.
             for row in self._rows_to_remove:
                 self._remove_row(row)
+            self._has_unsynced_removals |= bool(self._rows_to_remove)
             self._verified.remove(self._rows_to_remove)
             for row, stamp, _ in self._verified.compare(self.index.uncatalogued_rows()):
                 if row not in self._rows_with_stamp:
@@ -215,6 +225,7 @@ class StoreWriter:
                 self.add_record(check.record)
             else:
                 self._remove_row(row)
+                self._has_unsynced_removals = True
 
     def _rows_with_chunk(self) -> Iterator[int]:
         rows = (row_of_chunk(key) for key, _ in self.storage.list_objects(CHUNKS))
@@ -283,6 +294,7 @@ def open_for_writing(
         try:
             writer.recover(deep=deep)
             yield writer
+            writer.sync()  # before the lock says that there is nothing to repair
         finally:
             writer.close()
 
@@ -295,11 +307,14 @@ def commit_volume(
 ) -> None:
     """Write the chunk of `volume` (Z, Y, X), then its record; each is whole or absent.
 
+    A power failure may damage both until the run writes them into the catalogue: before that it
+    synchronises the disk, once for all of them. The next run finds what is damaged by checksums.
+
     Raises StoreBusy if the run that gave `store` to its workers is over.
     """
     chunk = encode(volume, compression)
     with store.committing():
-        store.write(chunk_key(record.row), chunk)
+        store.write(chunk_key(record.row), chunk, synced=False)
         write_record(store, record)
 
 

@@ -41,6 +41,8 @@ CLAUSES: dict[int, tuple[str, ...]] = {
         "voco_data/preprocessing/test_resampling::test_growing_is_linear_at_the_centres",
     ),
     9: (
+        "endurance/test_power_cut::test_a_power_cut",
+        "endurance/test_power_cut::test_all_but_locks_is_durable_at_the_end",
         "endurance/test_kill::test_a_random_moment",
         "endurance/test_kill::test_every_change_of_a_file",
         "voco_data/executors/test_tasks::test_who_dies_before_a_record_has_left_its_preview",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import dask.array
 import numpy as np
@@ -12,9 +13,12 @@ import tensorstore
 import xarray
 import zarr
 
+from tests.support.project import PROJECT
 from tests.support.small_stores import make_store, random_volumes
+from voco_data.storage.local import LocalStorage
 from voco_data.store.chunks.codec import Compression
 from voco_data.store.reader import Store
+from voco_data.store.writer import open_for_writing
 
 VOLUMES = random_volumes(3, (4, 12, 10))
 DIMENSIONS = ("series", "z", "y", "x")
@@ -62,3 +66,61 @@ def test_tensorstore(store: Store) -> None:
     array = tensorstore.open({"driver": "zarr3", "kvstore": where}).result()
     assert array.domain.labels == DIMENSIONS
     assert np.array_equal(array.read().result(), VOLUMES)
+
+
+@pytest.fixture
+def holey(store: Store) -> Path:
+    """A store whose row 1 was removed by a run."""
+    with open_for_writing(LocalStorage(store.path.parent), store.spec) as writer:
+        writer.remove_rows([1], ())
+        writer.compact()
+    return store.path
+
+
+def documented_way(path: Path) -> dict[int, np.ndarray[Any, Any]]:
+    """Run the example of docs/stores.md."""
+    text = (PROJECT / "docs/stores.md").read_text().split("## Other Zarr tools")[1]
+    names: dict[str, Any] = {"store": str(path)}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    found: dict[int, np.ndarray[Any, Any]] = names["volumes"]
+    return found
+
+
+def test_a_hole_reads_as_the_lowest_value_and_valid_tells(holey: Path) -> None:
+    group = zarr.open_group(holey, mode="r")
+    assert not np.any(group["volumes"][1])
+    assert group["valid"][:].tolist() == [True, False, True]
+
+
+def test_the_documented_way_reads_no_hole(holey: Path) -> None:
+    volumes = documented_way(holey)
+    assert sorted(volumes) == [0, 2]
+    assert all(np.array_equal(volume, VOLUMES[row]) for row, volume in volumes.items())
+
+
+def test_the_documented_way_finds_a_lost_chunk(holey: Path) -> None:
+    (holey / "volumes/c/2/0/0/0").unlink()
+    assert zarr.open_group(holey, mode="r")["valid"][2]
+    with pytest.raises(ValueError, match="row 2 is damaged"):
+        documented_way(holey)
+
+
+def test_tensorstore_can_refuse_a_hole(holey: Path) -> None:
+    where = {"driver": "file", "path": str(holey / "volumes")}
+    spec = {"driver": "zarr3", "kvstore": where, "fill_missing_data_reads": False}
+    array = tensorstore.open(spec).result()
+    assert np.array_equal(array[0].read().result(), VOLUMES[0])
+    with pytest.raises(ValueError, match="missing"):
+        array[1].read().result()
+
+
+def test_zarr_python_refuses_a_hole_where_it_can(holey: Path) -> None:
+    """zarr-python 3.1.6 ignores the setting, as docs/stores.md says; newer ones raise."""
+    can = "read_missing_chunks" in zarr.config.get("array")
+    with zarr.config.set({"array.read_missing_chunks": False}):
+        array = zarr.open_group(holey, mode="r")["volumes"]
+        if can:
+            with pytest.raises(Exception, match=r"(?i)chunk"):
+                array[1]
+        else:
+            assert not np.any(array[1])
