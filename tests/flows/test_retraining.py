@@ -17,6 +17,7 @@ import pytest
 from flows.command import main
 from flows.ids import patient_pseudonymiser
 from flows.retrain import retrain
+from flows.retraining_steps import check_retraining
 from tests.support import small_finetune
 from voco_data.errors import InputError, VocoError
 from voco_data.phantom import cohort
@@ -28,6 +29,7 @@ from voco_models.stages.pretrain_recipes import PRETRAIN_RECIPES
 from voco_models.tracking.backbone_choice import choose_backbone
 from voco_models.tracking.champions import read_champions
 from voco_models.tracking.pins import BackboneChoice, read_pins
+from voco_models.tracking.retraining_request import RetrainingRequest
 
 pytestmark = pytest.mark.xdist_group("prefect")  # one server for all files of flows
 
@@ -133,6 +135,23 @@ def test_inputs_are_checked_before_any_training(site: Site, monkeypatch: Any) ->
         with pytest.raises(VocoError, match="needed for the checkpoints"):
             site.retrain("0" * 32)
     assert [path.name for path in site.runs.iterdir() if path.is_dir()] == []
+
+
+def test_without_torch_the_recipes_are_checked_where_it_trains(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A machine that only preprocesses checks the rest. The task's function is called."""
+    wrong = RetrainingRequest(tmp_path / "none.csv", pretrain_recipe="tinny")
+    monkeypatch.setattr("flows.retraining_steps.find_spec", lambda _: None)
+    checked: list[str] = []
+    monkeypatch.setattr("voco_models.tracking.check_request", lambda *_: checked.append("request"))
+    profiles = {"pretrain": "pretrain", "finetune": "finetune"}
+    check_retraining.fn(wrong, tmp_path, 0.1, profiles, {})
+    assert checked == ["request"]
+    monkeypatch.undo()
+    monkeypatch.setattr("voco_models.tracking.check_request", lambda *_: None)
+    with pytest.raises(InputError, match="expected one of"):
+        check_retraining.fn(wrong, tmp_path, 0.1, profiles, {})
 
 
 def test_a_retry_after_the_archive_grew_uses_the_pins(site: Site, monkeypatch: Any) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import calendar
 import time
-from collections.abc import Iterator
-from typing import Any
-
-import pyarrow.parquet as pq
 
 from voco_data.qc import ledger
 from voco_data.storage import RUN_ID, RUNS_FOLDER, Storage
@@ -55,16 +51,8 @@ def _time_of(run: str) -> float:
 
 def _read(run: Storage) -> dict[str, bool]:
     found: dict[str, bool] = {}
-    for row in _rows(run):
+    for row in ledger.read_rows(run, _COLUMNS):
         if row["kind"] == "series" and row["status"] in _SERIES and row["patient_id"]:
             patient = str(row["patient_id"])
             found[patient] = found.get(patient, False) or row["status"] == "refused"
     return found
-
-
-def _rows(run: Storage) -> Iterator[dict[str, Any]]:
-    if run.size(ledger.KEY) is None:
-        return
-    with run.as_file(ledger.KEY) as path, pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=_COLUMNS):
-            yield from batch.to_pylist()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -25,6 +26,8 @@ from voco_data.storage import (
     parquet,
     scratch_tables,
 )
+
+log = logging.getLogger(__name__)
 
 KEY = "ledger.parquet"
 
@@ -142,6 +145,20 @@ def write(run: Storage, rows: Iterable[LedgerRow]) -> None:
     """Write the ledger of a run, as `CollectedRows.write`."""
     with collect(rows) as collected:
         collected.write(run)
+
+
+def read_rows(run: ReadableStorage, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Some columns of the rows of a ledger. One that is missing or damaged has none.
+
+    A damaged one is named in a warning, so that it does not stop what looks at many.
+    """
+    try:
+        batches = list(parquet.iter_known(run, KEY, columns))
+    except StoreCorrupt as error:
+        log.warning("%s; it is left out", error)
+        return
+    for batch in batches:
+        yield from batch.to_pylist()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,19 +18,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow.parquet as pq
 from markupsafe import Markup, escape
 
-from voco_data.errors import InputError, translate_unwritable
+from voco_data.errors import translate_unwritable
 from voco_data.qc import Section, ledger, render_page
 from voco_data.storage import REPORT, RUN_ID, RUNS_FOLDER, Storage, atomic, existing_root
-from voco_models.evaluation import ORGAN_SCORE, metrics
-from voco_models.tracking.champions import PRETRAIN_FOLDER, Champions, read_champions
+from voco_models.tracking.champions import (
+    EVALUATE_FOLDER,
+    PRETRAIN_FOLDER,
+    Champions,
+    read_champions,
+)
+from voco_models.tracking.scores import read_own_score
 from voco_models.training import HEALTH, read_history
 
 FIGURES: Final = "figures.json"
-EVALUATION: Final = "evaluate/metrics.json"
-"""Scores of a retraining, in its folder."""
 NIGHTS: Final = 60
 """The last preprocess runs that are shown."""
 _WIDTH, _HEIGHT = 600, 60
@@ -90,10 +92,10 @@ def _read_nights(root: Storage) -> Iterator[Night]:
         run = root / RUNS_FOLDER / name
         if run.size(ledger.KEY) is None:
             continue
-        count: Counter[str] = Counter()
-        with run.as_file(ledger.KEY) as path, pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=["kind", "status"]):
-                count.update(r["status"] for r in batch.to_pylist() if r["kind"] == "series")
+        rows = ledger.read_rows(run, ["kind", "status"])
+        count = Counter(row["status"] for row in rows if row["kind"] == "series")
+        if not count:
+            continue  # damaged, or an archive without a series
         ended = time.strptime(name.partition("-")[0], "%Y%m%dT%H%M%S")
         series = count["stored"] + count["cached"] + count["refused"]
         when = time.strftime("%Y-%m-%d %H:%M", ended)
@@ -103,31 +105,19 @@ def _read_nights(root: Storage) -> Iterator[Night]:
 def _read_retrainings(runs: Path, champions: Champions) -> Iterator[RetrainingFigures]:
     for run in champions.runs:
         folder = runs / run.run
-        name, score = _read_score(folder / EVALUATION)
+        scored = read_own_score(folder / EVALUATE_FOLDER)
         rows = read_history(folder / PRETRAIN_FOLDER, HEALTH)
         yield RetrainingFigures(
             run.run,
             run.finished,
             champions.status(run.run),
-            name,
-            score.get("value"),
-            score.get("low"),
-            score.get("high"),
+            "" if scored is None else scored.score,
+            None if scored is None else scored.run.value,
+            None if scored is None else scored.run.low,
+            None if scored is None else scored.run.high,
             _median([row["crops_per_second"] for row in rows if "crops_per_second" in row]),
             _median([row["data_wait"] for row in rows if "data_wait" in row]),
         )
-
-
-def _read_score(path: Path) -> tuple[str, dict[str, float]]:
-    """Name and interval of the score that decides; empty without an evaluation."""
-    try:
-        scores = json.loads(path.read_text())["scores"]
-        name = ORGAN_SCORE if ORGAN_SCORE in scores else metrics.OFFICIAL_SCORE
-        return name, dict(scores[name])
-    except FileNotFoundError:
-        return "", {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected the numbers of voco evaluate") from error
 
 
 def _median(values: Sequence[float]) -> float | None:

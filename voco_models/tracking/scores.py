@@ -80,6 +80,6 @@ def read_own_score(evaluation: Path) -> ScoredRun | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: expected the numbers of an evaluation, cannot read them; make them again: "
+            f"{path}: expected the numbers of voco evaluate, cannot read them; make them again: "
             f"voco evaluate {evaluation.parent / 'finetune'} --out {evaluation} --again"
         ) from error

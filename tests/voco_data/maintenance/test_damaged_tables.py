@@ -17,6 +17,7 @@ from voco_data.errors import InputError, StoreCorrupt
 from voco_data.ingest.run import PreprocessSummary, preprocess
 from voco_data.maintenance.garbage import collect_garbage
 from voco_data.maintenance.verification import verify_store
+from voco_data.qc import ledger
 from voco_data.storage.local import LocalStorage
 from voco_data.storage.parquet import read_frame
 from voco_data.store.reader import Store
@@ -159,3 +160,15 @@ def test_a_lost_or_torn_preview_is_named_and_made_again(
     assert (done.stored, done.cached) == (0, 2)
     assert {path: path.read_bytes() for path in root.rglob("previews/*/*.jpg")} == expected
     assert verify_store(store).problems == ()
+
+
+@DAMAGES
+def test_a_damaged_ledger_is_left_out_of_what_looks_at_all(
+    root: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    (path,) = root.glob("runs/*/ledger.parquet")
+    run = LocalStorage(path.parent)
+    assert len(list(ledger.read_rows(run, ["kind", "status"]))) >= 2
+    path.write_bytes(damage(path.read_bytes()))
+    assert list(ledger.read_rows(run, ["kind", "status"])) == []
+    assert "it is left out" in caplog.text

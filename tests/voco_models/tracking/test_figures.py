@@ -20,7 +20,7 @@ def test_figures_are_those_of_the_files(tmp_path: Path) -> None:
     (folder / "evaluate").mkdir()
     score = {"value": 0.5, "low": 0.4, "high": 0.6}
     (folder / "evaluate" / "metrics.json").write_text(
-        json.dumps({"scores": {"rsna_organ_3": score}})
+        json.dumps({"scores": {"rsna_organ_3": score}, "test_patients": 5})
     )
     (folder / "pretrain").mkdir()
     health = "step,crops_per_second,data_wait\n1,10.0,0.5\n2,30.0,0.1\n3,20.0,0.2\n"

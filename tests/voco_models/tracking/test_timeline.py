@@ -269,7 +269,7 @@ def test_a_broken_evaluation_is_one_line(tmp_path: Path) -> None:
     pins = pin(tmp_path, JAN)
     (pins.folder / "evaluate").mkdir()
     (pins.folder / "evaluate" / "metrics.json").write_text("{}")
-    with pytest.raises(InputError, match=r"metrics\.json: expected the numbers of an evaluation"):
+    with pytest.raises(InputError, match=r"metrics\.json: expected the numbers of voco evaluate"):
         conclude_retraining(pins)
 
 
