@@ -71,7 +71,7 @@ class BucketMachine(RootMachine):
 @pytest.fixture
 def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     more = {"VOCO_CACHE": str(tmp_path / "cache"), "XDG_DATA_HOME": str(tmp_path / "data")}
-    use(monkeypatch, s3_server.environment | more | {"VOCO_LEASE_SECONDS": "1"})
+    use(monkeypatch, s3_server.environment | more | {"VOCO_LEASE_SECONDS": "4"})
 
 
 def test_a_folder() -> None:
@@ -86,11 +86,13 @@ def test_a_bucket(bucket: None) -> None:
 @pytest.mark.timeout(1800)
 def test_two_thousand_steps_on_a_folder() -> None:
     before = counts["steps"]
-    run_state_machine_as_test(FolderMachine, settings=sizes(85, 40))
+    run_state_machine_as_test(FolderMachine, settings=sizes(100, 40))
     assert counts["steps"] - before >= 2000
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_three_hundred_steps_on_a_bucket(bucket: None) -> None:
-    run_state_machine_as_test(BucketMachine, settings=sizes(10, 30))
+    before = counts["steps"]
+    run_state_machine_as_test(BucketMachine, settings=sizes(16, 30))
+    assert counts["steps"] - before >= 300

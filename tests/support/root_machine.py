@@ -372,7 +372,8 @@ def killed_at_request(number: int, module: Any) -> Iterator[None]:
                 if left < 0:
                     raise OSError("the process is gone")
                 return change(*args, **options)
-            left -= 1
+            if ".lock" not in str(args[1]):  # a busy machine renews a lease more often
+                left -= 1
             if left < 0:
                 raise Killed
             return change(*args, **options)
