@@ -218,6 +218,8 @@ class RootMachine(RuleBasedStateMachine):
                 self.held[series.identity] = {series.contents}
         self.is_finished = True
         self._collapse()
+        if open_storage(f"{self.root}/{SPEC.name}").size("zarr.json") is not None:
+            assert verify_store(f"{self.root}/{SPEC.name}").problems == ()
 
     def _collapse(self) -> None:
         """After a run that ended well, the store tells which of several outcomes came true."""
