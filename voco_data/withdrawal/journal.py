@@ -82,12 +82,13 @@ class Journal:
         """Write the journal, readable by its owner only."""
         private = pseudonyms.private_folder(root)
         for folder in (private, private / FOLDER):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            atomic.make_folders(folder, mode=0o700)
         text = json.dumps(asdict(self), indent=1)
         atomic.write_bytes(private / FOLDER / f"{self.digest}.json", text.encode(), mode=0o600)
 
     def remove(self, root: Storage) -> None:
         """Remove the journal and temporary files beside it. Its folder stays."""
+        root.sync()  # the journal goes last, also on the disk
         private = pseudonyms.private_folder(root)
         atomic.sweep_folder(private / FOLDER)
         (private / FOLDER / f"{self.digest}.json").unlink(missing_ok=True)

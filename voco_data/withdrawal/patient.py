@@ -126,6 +126,8 @@ def forget_everywhere(
     written = make_receipt(journal, _left(scope, journal, removed=True), removed=True)
     atomic.remove_temporaries_of(Path(journal.receipt))
     atomic.write_text(Path(journal.receipt), json.dumps(written, indent=1) + "\n")
+    for folder in runs:  # a power cut must not bring back what the journal no longer lists
+        atomic.sync_filesystem(folder)
     journal.remove(scope.root)
     remove_empty_folders(scope.root)
     return {"receipt": journal.receipt} | written
