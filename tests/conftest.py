@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -28,11 +30,21 @@ from tests.support.s3_server import S3Server
 from tests.support.zygote import Zygote
 
 # Before anything imports Prefect: its home, database and settings are the tests' own.
+prefect_home = tempfile.mkdtemp(prefix="voco-tests-")
 os.environ |= {
-    "PREFECT_HOME": tempfile.mkdtemp(prefix="voco-tests-"),
+    "PREFECT_HOME": prefect_home,
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
+
+_maker = os.getpid()
+
+
+@atexit.register
+def _remove_prefect_home() -> None:
+    if os.getpid() == _maker:  # not in a forked child
+        shutil.rmtree(prefect_home, ignore_errors=True)
+
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: more threads would wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.ct_files import body, write_slices
-from tests.support.project import PROJECT
 from voco_data import cache_folders
-
-UID = 12_345
 
 
 @pytest.fixture
@@ -62,57 +56,3 @@ def test_a_variable_that_is_set_stays(service: Path, monkeypatch: pytest.MonkeyP
     cache_folders.provide_cache_folders()
     assert os.environ[cache_folders.NUMBA] == "/mine"
     assert not list(service.glob("voco-numba*"))
-
-
-def _can_run() -> bool:
-    """Whether root runs the tests, and this Python is one that any user may run."""
-    if os.getuid() != 0:
-        return False
-    try:
-        return not subprocess.run(
-            [sys.executable, "-c", "import numba"],
-            user=UID,
-            group=UID,
-            extra_groups=[],
-            cwd="/",
-            capture_output=True,
-            check=False,
-            env={"PYTHONPATH": str(PROJECT), "HOME": "/nonexistent"},
-        ).returncode
-    except PermissionError:
-        return False
-
-
-@pytest.mark.slow
-def test_a_service_user_preprocesses(tmp_path: Path) -> None:
-    """Compiling without a cache takes a minute."""
-    if not _can_run():
-        pytest.skip("needs root, and a Python that any user may run")
-    write_slices(tmp_path / "archive", body())
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_mode & 0o005 != 0o005 and folder.owner() == "root":
-            pytest.skip(f"another user cannot enter {folder}")
-    for name in ("root", "tmp"):
-        (tmp_path / name).mkdir()
-        os.chown(tmp_path / name, UID, UID)
-    command = ["preprocess", str(tmp_path / "archive"), "--root", str(tmp_path / "root")]
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.command", *command, "--workers", "1"],
-        user=UID,
-        group=UID,
-        extra_groups=[],
-        umask=0o077,
-        cwd="/",
-        check=False,
-        capture_output=True,
-        text=True,
-        env={
-            "PYTHONPATH": str(PROJECT),
-            "HOME": "/nonexistent",
-            "TMPDIR": str(tmp_path / "tmp"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
-    )
-    assert done.returncode == 0, done.stderr
-    assert "1 stored" in done.stderr
-    assert "Traceback" not in done.stderr
