@@ -16,7 +16,7 @@ import psutil
 
 from tests.support import store_truth
 from tests.support.chaos_archive import make_archive, make_second_state, words, write_specs
-from tests.support.zygote import Zygote
+from tests.support.zygote import Zygote, is_server
 
 Harm = Literal["main", "worker", "any", "ctrl-c"]
 State = Literal["first", "second"]
@@ -119,7 +119,7 @@ class Chaos:
         others = [process for process in found if process.pid != pid]
         if harm == "any":
             return others
-        parents = {process.pid for process in others if _is_server(process)}
+        parents = {process.pid for process in others if is_server(process)}
         parents |= {process.pid for process in self.zygote.servers()}
         return [process for process in others if _parent(process) in parents]
 
@@ -148,13 +148,6 @@ def _interrupt(pid: int) -> None:
 def _kill(process: psutil.Process) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         process.kill()
-
-
-def _is_server(process: psutil.Process) -> bool:
-    try:
-        return any("forkserver" in word for word in process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -94,7 +94,7 @@ class Zygote:
     def servers(self) -> list[psutil.Process]:
         """The server of worker processes that runs may borrow."""
         children = psutil.Process(self._process.pid).children()
-        return [c for c in children if any("forkserver" in word for word in c.cmdline())]
+        return [c for c in children if is_server(c)]
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -216,3 +216,11 @@ def _serve() -> None:
 
 if __name__ == "__main__":
     _serve()
+
+
+def is_server(process: psutil.Process) -> bool:
+    """Whether a process that still runs is a server of worker processes."""
+    try:
+        return any("forkserver" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:  # also one that has ended and waits for its parent
+        return False
