@@ -23,6 +23,10 @@ def add_champion(commands: Any) -> None:
     )
     add("--reason", metavar="TEXT", help="why; it is kept in the history")
     add("--page", type=local, metavar="FILE", help="write the timeline of all runs as an HTML page")
+    add(
+        "--mlflow", nargs="?", const="local", metavar="URI",
+        help="copy all runs to an MLflow server; without URI to the database RUNS/mlflow.db",
+    )  # fmt: skip
     champion.find_problem = _find_problem
 
 

@@ -41,6 +41,7 @@ def retrain(
     finetune_profile: str = "finetune",
     wait: float = 3600.0,
     train_deployment: str | None = None,
+    mlflow: str | None = None,
     **options: Any,
 ) -> Summary:
     """Preprocess what is new, train on it, and compare the result with the champion.
@@ -63,6 +64,7 @@ def retrain(
         finetune_profile: Name of the spec whose store is fine-tuned on.
         wait: Seconds to wait for a store that another run is filling.
         train_deployment: Deployment of the flow train, whose pool trains; by default this process.
+        mlflow: MLflow server that gets a copy of the runs, or local; by default none.
     """
     run, split = run_folder(runs), split or runs / SPLIT
     request = RetrainingRequest(
@@ -72,15 +74,16 @@ def retrain(
     pins = read_pins(run)  # of a try that was stopped
     if pins is None:
         profiles = {"pretrain": pretrain_profile, "finetune": finetune_profile}
-        check_retraining(request, runs, margin, profiles, options)
+        check_retraining(request, runs, margin, profiles, options, mlflow)
         made = preprocess(source, root, wait=wait, **options)["stores"]
         stores = {stage: made[name] for stage, name in profiles.items()}
     else:
         stores = dict(pins.stores)
     given = request.to_parameters() | {"run": run, "stores": stores, "split": split}
+    given |= {"margin": margin, "mlflow": mlflow}
     if train_deployment is None:
-        summary = train(**given, margin=margin)
+        summary = train(**given)
     else:
-        run_in_its_pool(train_deployment, given | {"margin": margin})
+        run_in_its_pool(train_deployment, given)
         summary = describe_outcome(run)
     return publish("retrain", summary, link=run if run.exists() else runs)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
@@ -16,7 +17,7 @@ from flows.parameter_types import StoreLocation
 from flows.retries import worth_retrying
 from flows.summary import Summary, to_json_values
 from voco_data import ingest
-from voco_data.errors import InputError
+from voco_data.errors import InputError, VocoError
 from voco_data.ingest import IngestOptions
 from voco_models import tracking
 
@@ -43,12 +44,16 @@ def check_retraining(
     margin: float,
     profiles: dict[str, str],
     options: dict[str, Any],
+    mlflow: str | None,
 ) -> None:
     """Raise InputError, before anything is read from the archive, if training could not begin.
 
     On a machine without torch, which only preprocesses, the recipes are checked by the flow train.
+    So is the address of MLflow on a machine without its package.
     """
     tracking.check_request(request, runs, margin)
+    if mlflow is not None and find_spec("mlflow") is not None:
+        tracking.check_address(mlflow)
     if find_spec("torch") is not None:
         tracking.check_recipes(request)
     names = [spec.profile for spec in ingest.choose_specs(IngestOptions(**options))]
@@ -85,6 +90,21 @@ def pin_retraining(
 def choose_champion(pins: RetrainingPins, margin: float) -> Summary:
     """Compare the new run with the champion; promote it, or keep it as a challenger."""
     return to_json_values(tracking.conclude_retraining(pins, margin))
+
+
+@task(name="copy to MLflow", cache_policy=NO_CACHE)
+def copy_to_mlflow(runs: Path, mlflow: str | None) -> Summary:
+    """Copy the finished retrainings to an MLflow server.
+
+    A server that is away does not fail a retraining: this is logged, and the next copy has all.
+    """
+    if mlflow is None:
+        return {}
+    try:
+        return {"mlflow": to_json_values(asdict(tracking.mirror_champions(runs, mlflow)))}
+    except VocoError as error:
+        get_run_logger().warning("%s", error)
+        return {"mlflow": {"error": str(error)}}
 
 
 def describe_outcome(run: Path) -> Summary:

@@ -11,7 +11,7 @@ from flows.evaluate import evaluate
 from flows.finetune import finetune
 from flows.parameter_types import FinetuneRecipeName, PretrainRecipeName, StoreLocation
 from flows.pretrain import pretrain
-from flows.retraining_steps import choose_champion, describe_outcome, pin_retraining
+from flows.retraining_steps import choose_champion, copy_to_mlflow, describe_outcome, pin_retraining
 from flows.retries import EVALUATED, FINETUNED, PRETRAINED
 from flows.run_names import name_run
 from flows.split import update_split
@@ -39,6 +39,7 @@ def train(
     allow_unlabelled: bool = True,
     new_data_share: float = NEW_DATA_SHARE,
     margin: float = MARGIN,
+    mlflow: str | None = None,
 ) -> Summary:
     """Train on stores as they are, and compare the result with the champion: retrain's second part.
 
@@ -55,6 +56,7 @@ def train(
         allow_unlabelled: Leave out and count patients without labels instead of refusing the store.
         new_data_share: Pretrain if this share of the series is new to the champion's backbone.
         margin: How much worse than the champion the score may be at the end of its interval.
+        mlflow: MLflow server that gets a copy of the runs, or local; by default none.
     """
     request = RetrainingRequest(
         labels, pretrain_recipe, finetune_recipe, pretrain_changes, finetune_changes,
@@ -68,7 +70,8 @@ def train(
         return publish("train", describe_outcome(run), link=run.parent)
     pretrain_and_finetune(pins, request)
     scores = evaluate(run / "finetune", run / "evaluate", resume=is_evaluated(run))
-    return publish("train", {**scores, **choose_champion(pins, margin)}, link=run)
+    outcome = choose_champion(pins, margin)
+    return publish("train", {**scores, **outcome, **copy_to_mlflow(run.parent, mlflow)}, link=run)
 
 
 def pretrain_and_finetune(pins: RetrainingPins, request: RetrainingRequest) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -270,10 +270,12 @@ def champion(args: argparse.Namespace) -> Mapping[str, object]:
         found = tracking.roll_back(args.runs, args.reason)
     else:
         found = tracking.read_champions(tracking.require_champions(args.runs))
-    if args.page is None:
-        return found.describe(args.runs)
-    page = tracking.write_timeline_page(args.runs, args.page)
-    return {**found.describe(args.runs), "page": str(page)}
+    described = found.describe(args.runs)
+    if args.page is not None:
+        described["page"] = str(tracking.write_timeline_page(args.runs, args.page))
+    if args.mlflow is not None:
+        described["mlflow"] = asdict(tracking.mirror_champions(args.runs, args.mlflow))
+    return described
 
 
 def drift(args: argparse.Namespace) -> Mapping[str, object]:

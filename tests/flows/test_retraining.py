@@ -121,6 +121,7 @@ def test_inputs_are_checked_before_any_training(site: Site, monkeypatch: Any) ->
         "expected one backbone": {"pretrain_changes": ("backbone='resnet18'",)},
         "patients have no label": {"allow_unlabelled": False},
         "fewer than the recipe's batch": {"finetune_changes": ("batch_size=64",)},
+        "mlflow: expected local": {"mlflow": "ftp://server"},
     }
     for message, options in wrong.items():
         with pytest.raises(InputError, match=message):
@@ -146,12 +147,12 @@ def test_without_torch_the_recipes_are_checked_where_it_trains(
     checked: list[str] = []
     monkeypatch.setattr("voco_models.tracking.check_request", lambda *_: checked.append("request"))
     profiles = {"pretrain": "pretrain", "finetune": "finetune"}
-    check_retraining.fn(wrong, tmp_path, 0.1, profiles, {})
+    check_retraining.fn(wrong, tmp_path, 0.1, profiles, {}, None)
     assert checked == ["request"]
     monkeypatch.undo()
     monkeypatch.setattr("voco_models.tracking.check_request", lambda *_: None)
     with pytest.raises(InputError, match="expected one of"):
-        check_retraining.fn(wrong, tmp_path, 0.1, profiles, {})
+        check_retraining.fn(wrong, tmp_path, 0.1, profiles, {}, None)
 
 
 def test_a_retry_after_the_archive_grew_uses_the_pins(site: Site, monkeypatch: Any) -> None:
@@ -169,7 +170,8 @@ def test_a_retry_after_the_archive_grew_uses_the_pins(site: Site, monkeypatch: A
     site.receive(2)
     site.table.loc[0, ["liver_healthy", "liver_low", "liver_high"]] = (0, 0, 1)
     site.label(without=(3,))
-    summary = site.retrain(STOPPED)
+    summary = site.retrain(STOPPED, mlflow="local")
+    assert (summary["mlflow"]["added"], summary["mlflow"]["champion"]) == (1, FIRST)
     assert (summary["promoted"], summary["champion"]) == (True, FIRST)
     assert (summary["patients"], summary["unlabelled"]) == (11, 1)
     assert summary["reason"] == "there was no champion"

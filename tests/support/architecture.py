@@ -130,6 +130,7 @@ OWNERS = {
     "prefect": ("flows/",),
     "monai": ("voco_models/networks/monai_backbones", "voco_models/bench/peers/", PEERS),
     "captum": ("voco_models/explanation/grad_cam",),
+    "mlflow": ("voco_models/tracking/mlflow_mirror",),
     "litdata": ("voco_models/bench/peers/",),
     "onnx": ("voco_models/prediction/onnx_model",),
     "onnxruntime": ("voco_models/prediction/onnx_model",),

@@ -19,6 +19,10 @@ from .champions import (
 )
 from .conclusion import conclude_retraining as conclude_retraining
 from .figures import write_figures as write_figures
+from .mlflow_mirror import (
+    check_address as check_address,
+    mirror_champions as mirror_champions,
+)
 from .outcome import (
     describe_nothing_new as describe_nothing_new,
     describe_retraining as describe_retraining,
