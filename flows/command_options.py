@@ -249,7 +249,9 @@ def _add_removal(parser: argparse.ArgumentParser) -> None:
 def _add_split(commands: Any) -> None:
     about = "a test set and folds by patient: make the file, or append new patients to it"
     split = add_command(commands, "split", about)
-    split.add_argument("store", type=path_or_url, metavar="STORE")
+    split.add_argument(
+        "store", type=path_or_url, metavar="STORE", help="a store, a root, or ROOT/latest"
+    )
     patients = split.add_mutually_exclusive_group()
     patients.add_argument(
         "--labels", type=Path, metavar="FILE", help="split the patients of this label table only"

@@ -19,8 +19,10 @@ from voco_data.storage import is_url
 DEPLOYMENTS_FILE: Final = "prefect.yaml"
 SHIPPED: Final = Path("share", "voco", DEPLOYMENTS_FILE)
 """Where a wheel installs the file, in the environment."""
-SITE: Final = ("source", "root", "labels", "runs")
-"""Parameters that are paths of the site. All flows that have one of them get the same path."""
+SITE_PATHS: Final = ("source", "root", "labels", "runs")
+"""The paths of a site. All flows that have one of them as a parameter get the same path."""
+_PARAMETERS: Final = {name: name for name in SITE_PATHS} | {"store": "root", "stores": "root"}
+"""Parameters that are such a path, or a list of one."""
 
 
 def find_file(folder: Path) -> Path:
@@ -39,8 +41,8 @@ def find_file(folder: Path) -> Path:
 def read_deployments(file: Path, folder: Path, paths: Mapping[str, str]) -> dict[str, Any]:
     """The content of `file` with `paths` instead of its own, all of them absolute.
 
-    `paths` maps names of `SITE`; of others the file's value is taken, relative to `folder`. A
-    deployment with another value than that of the file's section `site` keeps it.
+    `paths` maps names of `SITE_PATHS`; of others the file's value is taken, relative to `folder`.
+    A deployment with another value than that of the file's section `site` keeps it.
 
     Raises InputError if the file is no prefect.yaml of voco.
     """
@@ -54,9 +56,11 @@ def read_deployments(file: Path, folder: Path, paths: Mapping[str, str]) -> dict
         ) from error
     for deployment in named.values():
         parameters = dict(deployment.get("parameters") or {})
-        for name in SITE:
-            if name in parameters and parameters[name] == site.get(name):
-                parameters[name] = make_absolute(paths.get(name, site[name]), folder)
+        for name, value in parameters.items():
+            of = _PARAMETERS.get(name)
+            if of is not None and value in (site.get(of), [site.get(of)]):
+                path = make_absolute(paths.get(of, site[of]), folder)
+                parameters[name] = [path] if isinstance(value, list) else path
         deployment["parameters"] = parameters
     result: dict[str, Any] = content
     return result

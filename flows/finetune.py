@@ -14,6 +14,7 @@ from flows.parameter_types import FinetuneRecipeName, StoreLocation
 from flows.retries import FINETUNED, was_interrupted
 from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
+from voco_data.store import choose_store
 from voco_models import stages
 
 
@@ -49,7 +50,7 @@ def finetune(
     """Train the slice-sequence classifier on labelled patients.
 
     Args:
-        store: Store of the fine-tuning spec: a folder or a URL.
+        store: Store of the fine-tuning spec, or a root: a folder or a URL; ROOT/latest.
         labels: train.csv in RATIC's form.
         out: Run folder to make, or to go on in.
         init: scratch, imagenet, or the folder of a pretraining run.
@@ -66,7 +67,7 @@ def finetune(
         rows: File of a retraining, rows.json, that names the rows to learn from.
     """
     summary = train_classifier(
-        store,
+        choose_store(store, "finetune"),
         labels,
         out,
         rows=rows,

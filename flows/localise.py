@@ -16,6 +16,7 @@ from flows.retries import worth_retrying
 from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
 from voco_data.ingest import LayoutName
+from voco_data.store import choose_store
 from voco_models import stages
 
 
@@ -71,7 +72,7 @@ def localise(
 
     Args:
         run: Folder of a finished run of the flow project, with the target organs.
-        store: A store of the spec that the run was trained on: a folder or a URL.
+        store: A store of the spec that the run was trained on, or a root: a folder or a URL.
         out: The table to write, .csv or .parquet.
         box: abdomen, kidney (both), or an organ of the run.
         margin_mm: Added on all sides of the box.
@@ -83,7 +84,7 @@ def localise(
     """
     summary = find_boxes(
         run,
-        store,
+        choose_store(store, "localise"),
         out,
         box,
         margin_mm,

@@ -13,6 +13,7 @@ from flows.parameter_types import PretrainRecipeName, StoreLocation
 from flows.retries import PRETRAINED, was_interrupted
 from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
+from voco_data.store import choose_stores
 from voco_models import stages
 
 
@@ -41,7 +42,7 @@ def pretrain(
     """Pretrain a 2D backbone on CT volumes without labels (2D-VoCo).
 
     Args:
-        stores: Stores of one spec: folders or URLs.
+        stores: Stores of one spec, roots or patterns: folders or URLs; ROOT/latest for the latest.
         out: Run folder to make, or to go on in.
         init: First weights of the backbone: scratch, imagenet, a file, or the folder of a run.
         recipe: Name of a pretraining recipe, or the path of a .toml file.
@@ -55,7 +56,7 @@ def pretrain(
     """
     resume = resume or was_interrupted(out / PRETRAINED)
     summary = pretrain_backbone(
-        stores,
+        choose_stores(stores, "pretrain"),
         out,
         rows=rows,
         recipe=recipe,

@@ -13,6 +13,7 @@ from flows.parameter_types import ProjectionRecipeName, StoreLocation
 from flows.retries import PRETRAINED, was_interrupted
 from flows.run_names import name_run
 from flows.summary import Summary, to_json_values
+from voco_data.store import choose_stores
 from voco_models import stages
 
 
@@ -41,7 +42,7 @@ def project(
     """Train 3D-to-2D networks: maps of organs from masks, or a second image without masks.
 
     Args:
-        stores: Stores of one spec, such as localise: folders or URLs.
+        stores: Stores of one spec, such as localise, roots or patterns: folders or URLs.
         out: Run folder to make, or to go on in.
         init: First weights: scratch, or the folder of another run.
         images: Folder or table of second images, for the change target=image.
@@ -55,7 +56,7 @@ def project(
     """
     resume = resume or was_interrupted(out / PRETRAINED)
     summary = train_networks(
-        stores,
+        choose_stores(stores, "localise"),
         out,
         init=init,
         images=images,

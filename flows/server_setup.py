@@ -50,7 +50,7 @@ def set_up(folder: Path, paths: Mapping[str, str], notify_by: str | None) -> dic
     ----------
     folder : runs start here; relative paths are relative to it. Its prefect.yaml is deployed, if it
         has one.
-    paths : paths of the site instead of the file's, by name; see `deployments.SITE`.
+    paths : paths of the site instead of the file's, by name; see `deployments.SITE_PATHS`.
     notify_by : a URL that takes a JSON object by POST, or TYPE/NAME of a block that notifies.
 
     Raises InputError without the address of a server, and for a block that does not exist;

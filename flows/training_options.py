@@ -62,7 +62,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 def add_pretrain(commands: Any) -> None:
     """Add `voco pretrain`."""
     pretrain = add_command(commands, "pretrain", "2D-VoCo pretraining on one or more stores")
-    pretrain.add_argument("stores", type=path_or_url, nargs="*", metavar="STORE")
+    pretrain.add_argument(
+        "stores", type=path_or_url, nargs="*", metavar="STORE", help="stores, roots, or ROOT/latest"
+    )
     pretrain.add_argument("--out", type=local, metavar="RUN", help="run folder")
     pretrain.add_argument(
         "--replay",
@@ -88,7 +90,9 @@ def _find_pretrain_problem(args: argparse.Namespace) -> str | None:
 def add_finetune(commands: Any) -> None:
     """Add `voco finetune`."""
     finetune = add_command(commands, "finetune", "train the slice-sequence classifier")
-    finetune.add_argument("store", type=path_or_url, metavar="STORE")
+    finetune.add_argument(
+        "store", type=path_or_url, metavar="STORE", help="a store, a root, or ROOT/latest"
+    )
     finetune.add_argument(
         "--labels", type=Path, required=True, metavar="FILE", help="train.csv of RATIC's form"
     )
@@ -113,7 +117,9 @@ def add_project(commands: Any) -> None:
     project = add_command(
         commands, "project", "3D-to-2D networks: maps of organs, or a second image of the body"
     )
-    project.add_argument("stores", type=path_or_url, nargs="+", metavar="STORE")
+    project.add_argument(
+        "stores", type=path_or_url, nargs="+", metavar="STORE", help="stores, roots, or ROOT/latest"
+    )
     project.add_argument("--out", type=local, required=True, metavar="RUN", help="run folder")
     project.add_argument(
         "--init", default="scratch", metavar="scratch|RUN", help="all first weights (scratch)"

@@ -20,6 +20,7 @@ from flows.prediction_steps import predict_source
 from flows.retention_steps import remove_what_is_old
 from voco_data import erasure, ingest, maintenance, paired_images, selection, withdrawal
 from voco_data.ingest import IngestOptions
+from voco_data.store import choose_store, choose_stores
 from voco_models import stages
 
 
@@ -108,14 +109,15 @@ def forget(args: argparse.Namespace) -> Mapping[str, object]:
 
 def split(args: argparse.Namespace) -> Mapping[str, object]:
     """Make a split file, or append the patients that it lacks."""
+    store = choose_store(args.store, "finetune")
     return selection.update_split(
-        args.store,
+        store,
         args.out,
         args.labels,
         test_share=args.test_share,
         n_folds=args.n_folds,
         seed=args.seed,
-        pseudonymise=patient_pseudonymiser(args.store),
+        pseudonymise=patient_pseudonymiser(store),
     ).to_json()
 
 
@@ -124,7 +126,7 @@ def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
     if args.replay is not None:
         return stages.replay(args.replay).to_json()
     return stages.pretrain(
-        args.stores,
+        choose_stores(args.stores, "pretrain"),
         args.out,
         init=args.init,
         recipe=args.recipe,
@@ -139,8 +141,9 @@ def pretrain(args: argparse.Namespace) -> Mapping[str, object]:
 
 def finetune(args: argparse.Namespace) -> Mapping[str, object]:
     """Train a classifier on one store and its labels."""
+    store = choose_store(args.store, "finetune")
     return stages.finetune(
-        args.store,
+        store,
         args.labels,
         args.out,
         init=args.init,
@@ -153,7 +156,7 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
         max_steps=args.max_steps,
         resume=args.resume,
         allow_unlabelled=args.allow_unlabelled,
-        pseudonymise=patient_pseudonymiser(args.store),
+        pseudonymise=patient_pseudonymiser(store),
         resident=args.resident,
     ).to_json()
 
@@ -161,7 +164,7 @@ def finetune(args: argparse.Namespace) -> Mapping[str, object]:
 def project(args: argparse.Namespace) -> Mapping[str, object]:
     """Train 3D-to-2D networks on stores."""
     return stages.project(
-        args.stores,
+        choose_stores(args.stores, "localise"),
         args.out,
         init=args.init,
         images=args.images,
@@ -184,14 +187,15 @@ def pairs(args: argparse.Namespace) -> Mapping[str, object]:
 
 def localise(args: argparse.Namespace) -> Mapping[str, object]:
     """Write the boxes of all series of a store."""
+    store = choose_store(args.store, "localise")
     return stages.localise(
         args.run,
-        args.store,
+        store,
         args.out,
         box=args.box,
         margin_mm=args.margin,
         score=args.score,
-        masks=open_masks(args.archive, args.store, args.layout),
+        masks=open_masks(args.archive, store, args.layout),
         trained_on=args.trained_on,
         pictures=args.pictures,
     ).to_json()
@@ -248,7 +252,7 @@ def card(args: argparse.Namespace) -> Mapping[str, object]:
 def probe(args: argparse.Namespace) -> Mapping[str, object]:
     """Probe frozen backbones and their controls on patients left out."""
     return stages.probe_backbones(
-        args.stores,
+        choose_stores(args.stores, "pretrain"),
         args.backbones or ["random:tf_efficientnet_lite0"],
         split=args.split,
         domains=args.domains,
@@ -317,7 +321,7 @@ def server(args: argparse.Namespace) -> Mapping[str, object]:
 def _setup(args: argparse.Namespace) -> Mapping[str, object]:
     from flows import deployments, server_setup
 
-    given = {name: getattr(args, name) for name in deployments.SITE}
+    given = {name: getattr(args, name) for name in deployments.SITE_PATHS}
     paths = {name: str(path) for name, path in given.items() if path is not None}
     return server_setup.set_up(args.folder.absolute(), paths, args.notify)
 

@@ -77,7 +77,9 @@ def test_there_is_one_of_everything(site: Site, again: Again) -> None:
 def test_paths_of_the_site_reach_all_flows_that_have_them(site: Site, again: Again) -> None:
     labels = str(site.folder / "elsewhere.csv")
     assert site.deployment("retrain")["parameters"]["labels"] == labels
-    assert site.deployment("finetune")["parameters"]["labels"] == labels
+    finetune = site.deployment("finetune")["parameters"]
+    assert finetune == {"labels": labels, "store": "s3://bucket/stores"}
+    assert site.deployment("pretrain")["parameters"] == {"stores": ["s3://bucket/stores"]}
     assert site.deployment("preprocess")["parameters"] == {
         "source": str(site.folder / "archive"),
         "root": "s3://bucket/stores",

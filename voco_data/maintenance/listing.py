@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -77,9 +76,6 @@ def _row(store: Store, pins: list[Pin]) -> dict[str, object]:
 
 
 def _last_changed(store: ReadableStorage, key: str) -> str | None:
-    """When a file was last written, UTC, ISO 8601; None for a missing file and in a bucket."""
-    folder = store.local_folder()
-    if folder is None or store.size(key) is None:
-        return None
-    changed = time.gmtime((folder / key).stat().st_mtime)
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", changed)
+    """When an object was last written, UTC, ISO 8601; None if it is missing."""
+    written = store.last_written(key)
+    return None if written is None else f"{written:%Y-%m-%dT%H:%M:%SZ}"

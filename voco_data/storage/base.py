@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -72,6 +73,9 @@ class ReadableStorage(ObjectReader, Protocol):
 
     def size(self, key: str) -> int | None:
         """Size of an object in bytes, or None if there is no such object."""
+
+    def last_written(self, key: str) -> datetime | None:
+        """When an object was written last, in UTC, or None if there is no such object."""
 
     def list_objects(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """Iterate over key and size in bytes of every object below `folder`, in no order."""

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from voco_data.errors import StoreBusy
@@ -67,6 +68,13 @@ class LocalStorage:
         """Size from the inode."""
         try:
             return (self.path / key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def last_written(self, key: str) -> datetime | None:
+        """Time from the inode."""
+        try:
+            return datetime.fromtimestamp((self.path / key).stat().st_mtime, UTC)
         except (FileNotFoundError, NotADirectoryError):
             return None
 

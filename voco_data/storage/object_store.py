@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,6 +153,14 @@ class ObjectStorage:
             return None
         self._remember(key, meta["e_tag"])
         return meta["size"]
+
+    def last_written(self, key: str) -> datetime | None:
+        """By one request for the metadata."""
+        try:
+            with self._client(key) as client:
+                return obstore.head(client, self._full_key(key))["last_modified"].astimezone(UTC)
+        except FileNotFoundError:
+            return None
 
     def list_objects(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """By one request for a thousand objects."""

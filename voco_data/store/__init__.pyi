@@ -5,6 +5,7 @@ from .archive_mask import (
     ProfileBox as ProfileBox,
 )
 from .catalogue import Line as Line
+from .choice import choose_store as choose_store, choose_stores as choose_stores
 from .chunks.codec import Compression as Compression
 from .index import (
     InputDigests as InputDigests,
