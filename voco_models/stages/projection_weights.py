@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from voco_data.errors import InputError
+from voco_data.errors import InputError, VocoError
 from voco_data.selection import SeenPatients, Split
+from voco_data.storage import atomic
 from voco_data.store import Store
 from voco_models.networks import read_header, read_weights, write_safetensors
 from voco_models.stages.initial_weights import SCRATCH, read_seen_patients
@@ -111,13 +112,20 @@ def load_initial_projection(init: str | Path, recipe: ProjectionRecipe) -> Initi
 def write_networks(
     run: Path, networks: Mapping[str, nn.Module], provenance: Mapping[str, Any]
 ) -> None:
-    """Write the weights of both planes to `RUN/networks.safetensors`."""
+    """Write the weights of both planes to `RUN/networks.safetensors`.
+
+    Raises VocoError if they cannot be written; an old file then stays.
+    """
     weights = {
         f"{plane}.{name}": tensor
         for plane, network in networks.items()
         for name, tensor in network.state_dict().items()
     }
-    write_safetensors(run / NETWORKS, weights, json.dumps(dict(provenance)))
+    try:
+        with atomic.replacing(run / NETWORKS) as temporary:
+            write_safetensors(temporary, weights, json.dumps(dict(provenance)))
+    except OSError as error:
+        raise VocoError(f"{run}: cannot write the networks ({error.strerror})") from error
 
 
 def read_provenance(file: Path) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 from . import checkpoint as checkpoint
-from .capture import Capture as Capture, load_capture as load_capture
+from .capture import CAPTURE as CAPTURE, Capture as Capture, load_capture as load_capture
 from .engine import (
     FitSummary as FitSummary,
     check_run_folder as check_run_folder,
@@ -30,6 +30,14 @@ from .provenance import (
     make_provenance as make_provenance,
     read_specs as read_specs,
     to_plain as to_plain,
+)
+from .run_files import (
+    Fault as Fault,
+    check_before_resume as check_before_resume,
+    complete_run as complete_run,
+    find_faults as find_faults,
+    list_artifacts as list_artifacts,
+    mark_incomplete as mark_incomplete,
 )
 from .saved_state import SavedState as SavedState, read_state as read_state
 from .step import (

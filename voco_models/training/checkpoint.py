@@ -2,7 +2,8 @@
 
 RUN/checkpoint.pt   the state of a training, to resume it; see `train_state.py`
 RUN/backbone.pt     a backbone's name and weights, from which another stage can start
-RUN/run.json        stage, recipe and provenance, for people and for `voco evaluate`
+RUN/run.json        stage, recipe and provenance, for people and for `voco evaluate`; of a run that
+                    has ended also the digests of its files, see `run_files.py`
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from voco_data.errors import InputError, VocoError
-from voco_data.storage import RUN_DESCRIPTION
+from voco_data.storage import RUN_DESCRIPTION, atomic
 from voco_models.networks import (
     SAFETENSORS,
     Backbone,
@@ -33,6 +34,8 @@ FORMAT = 1
 CHECKPOINT = "checkpoint.pt"
 BACKBONE = "backbone.pt"
 RUN_FILE = RUN_DESCRIPTION
+FILES, DIGEST = "files", "digest"
+"""Entries of `run.json`: digests of the files of a run that has ended, and of the other entries."""
 
 BACKBONE_ENTRIES = frozenset(("name", "in_chans", "weights", "provenance"))
 MAX_CHANNELS = 64
@@ -80,7 +83,7 @@ def save(path: Path, payload: dict[str, Any]) -> None:
         raise VocoError(f"{path}: cannot write it ({cause.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    atomic.sync(path.parent)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -218,12 +221,23 @@ def _refuse(file: Path, field: str, expected: str, got: object) -> InputError:
 
 
 def write_run(run: Path, description: dict[str, Any]) -> None:
-    """Write `RUN/run.json`; makes the folder. Raises VocoError if it cannot be written."""
+    """Write `RUN/run.json` of a run that goes on, so without digests of its files.
+
+    Makes the folder. Raises VocoError if it cannot be written.
+    """
+    values = {name: value for name, value in description.items() if name != DIGEST}
+    replace_description(run, values | {FILES: None})
+
+
+def replace_description(run: Path, values: dict[str, Any]) -> None:
+    """Write `RUN/run.json`, as `save` does; makes the folder."""
+    temporary = run / f".{RUN_FILE}.tmp"
     try:
         run.mkdir(parents=True, exist_ok=True)
-        temporary = run / f".{RUN_FILE}.tmp"
-        temporary.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        atomic.sync(temporary)
         temporary.replace(run / RUN_FILE)
+        atomic.sync(run)
     except OSError as error:
         raise VocoError(f"{run}: cannot write the run ({error.strerror})") from error
 
@@ -255,12 +269,3 @@ def check_disk_space(out: Path, size: int) -> None:
             f"{out}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed for checkpoints; "
             "free some space or give another --out"
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force a rename in `folder` to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from voco_data.errors import InputError
 from voco_models.data import Batch
-from voco_models.processes import device_number
+from voco_models.processes import device_number, is_first_process
 from voco_models.training import checkpoint
 from voco_models.training.capture import CAPTURE, NameItems, capture_step
 from voco_models.training.fit_config import FitConfig
@@ -34,6 +34,7 @@ from voco_models.training.hooks import Interruption, Monitor, call_monitors
 from voco_models.training.host_memory import keep_freed_memory
 from voco_models.training.objective import BatchSource, Objective
 from voco_models.training.parallel import distribute
+from voco_models.training.run_files import mark_incomplete
 from voco_models.training.run_lock import hold_run
 from voco_models.training.saved_state import read_state
 from voco_models.training.step import build_optimizer, run_step, set_learning_rate
@@ -146,6 +147,8 @@ def fit(
         state.first_step, state.first_seconds = state.step, state.seconds
         stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
         if first < stop:
+            if saved is not None and is_first_process() and (out / checkpoint.RUN_FILE).exists():
+                mark_incomplete(out)
             state.row_start = Snapshot(state)
             network = distribute(state.objective)
             try:
