@@ -15,7 +15,7 @@ from typing import Any
 from voco_data.errors import InputError, VocoError
 from voco_data.selection import PinnedRows, SeenPatients, read_split
 from voco_data.storage import parquet
-from voco_data.withdrawal import Withdrawals, is_tainted, read_mark
+from voco_data.withdrawal import TAINTED, Withdrawals, is_tainted, read_mark
 from voco_models.evaluation import looks, report
 from voco_models.networks import read_header, read_weights
 from voco_models.tracking.pins import LABELS, PINS, ROWS, SPLIT, read_pins
@@ -110,7 +110,9 @@ def _verify(run: Path) -> VerifiedRun:
             if _was_removed_by_retention(run, description, faults):
                 faults, ok = [], "ok, without checkpoint.pt, which voco retention removes"
             problems = [f"{run}/{fault.text}" for fault in faults]
-        problems += _check_records(run)
+        for path, problem in _check_records(run):
+            if not any(line.startswith(f"{path}: ") for line in problems):
+                problems.append(problem)
     except VocoError as error:  # the record of forgotten patients cannot be read
         return _result(run, stage, "", (), [str(error)])
     is_compared = description.get(checkpoint.FILES) is not None
@@ -197,29 +199,42 @@ def _find_missing(run: Path, description: Mapping[str, Any]) -> Iterator[str]:
             yield f"{run / name}: missing"
 
 
-def _check_records(run: Path) -> Iterator[str]:
-    """What is written to a run after it has ended: evaluations, and marks of forgotten patients."""
-    withdrawals = Withdrawals.read(run)
+def _check_records(run: Path) -> Iterator[tuple[Path, str]]:
+    """File and problem of what is written after the end: evaluations, marks, a captured step."""
+    readers: dict[str, Callable[[Path], object]] = {
+        TAINTED: lambda path: read_mark(path.parent),
+        report.METRICS: _read_json,
+        CAPTURE: checkpoint.load,
+    }
+    for name, read in readers.items():
+        if (run / name).exists():
+            try:
+                read(run / name)
+            except InputError as error:
+                yield run / name, str(error)
     try:
-        read_mark(run)
-        opened = looks.read_looks(run)
-        for name in (report.METRICS, CAPTURE):
-            if (run / name).exists():
-                (checkpoint.load if name == CAPTURE else _read_json)(run / name)
+        recorded = _digests_of_looks(run)
     except InputError as error:
-        yield str(error)
+        yield run / looks.FILE, str(error)
         return
-    # What was scored, by the digests of the first look: also of runs of older versions.
-    recorded = dict(opened[0].sha256) if opened else {}
-    evaluations = [look for look in opened if look.kind == "evaluation" and look.out == "."]
-    recorded |= evaluations[-1].results if evaluations else {}
+    withdrawals = Withdrawals.read(run)
     for name, digest in recorded.items():
         path = run / name
         if not path.exists():
             if path.suffix != ".html" or not (withdrawals.entries or is_tainted(run)):
-                yield f"{path}: missing"
-        elif not withdrawals.explains(name, digest, hash_file(path)):
-            yield f"{path}: changed since the test set was opened"
+                yield path, f"{path}: missing"
+        elif path.is_file() and not withdrawals.explains(name, digest, hash_file(path)):
+            yield path, f"{path}: changed since the test set was opened"
+
+
+def _digests_of_looks(run: Path) -> dict[str, str]:
+    """File to digest: of what was scored at the first look at the test set, also in older versions,
+    and of the results of the last evaluation that was written to the run itself.
+    """
+    opened = looks.read_looks(run)
+    evaluations = [look for look in opened if look.kind == "evaluation" and look.out == "."]
+    scored = opened[0].sha256 if opened else {}
+    return {**scored, **(evaluations[-1].results if evaluations else {})}
 
 
 def _read_pins(folder: Path) -> Iterator[str]:

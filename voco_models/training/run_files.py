@@ -136,7 +136,8 @@ def _find_fault(
     try:
         now, size = hash_file(path), path.stat().st_size
     except (InputError, OSError) as error:
-        yield Fault(name, "unreadable", str(error.__cause__ or error))
+        cause = error if isinstance(error, OSError) else error.__cause__
+        yield Fault(name, "unreadable", getattr(cause, "strerror", None) or "")
         return
     if withdrawals.is_unfinished(name, now):
         yield Fault(name, "changed", "it holds a patient who was forgotten; repeat voco forget")
