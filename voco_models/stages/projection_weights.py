@@ -16,10 +16,16 @@ from voco_data.errors import InputError, VocoError
 from voco_data.selection import SeenPatients, Split
 from voco_data.storage import atomic
 from voco_data.store import Store
-from voco_models.networks import read_header, read_weights, write_safetensors
+from voco_models.networks import (
+    find_bad_value,
+    read_header,
+    read_weights,
+    write_safetensors,
+)
 from voco_models.stages.initial_weights import SCRATCH, read_seen_patients
 from voco_models.stages.pretrain_series import measure_seen
 from voco_models.stages.projection_recipes import ProjectionRecipe
+from voco_models.training import checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +85,9 @@ class InitialProjection:
                     f"init: expected weights of the recipe's network, but {min(others)} differs; "
                     "give a run of the same network and widths"
                 )
+            for name, tensor in given.items():
+                if (problem := find_bad_value(tensor)) is not None:
+                    raise InputError(f"init: {plane}.{name} {problem}; give another run")
             network.load_state_dict({n: own[n] if n in fresh else given[n] for n in own})
 
 
@@ -97,7 +106,7 @@ def load_initial_projection(init: str | Path, recipe: ProjectionRecipe) -> Initi
         )
     provenance = read_provenance(file)
     for name in ("network", "widths"):
-        given, expected = provenance["recipe"][name], getattr(recipe, name)
+        given, expected = provenance["recipe"].get(name), getattr(recipe, name)
         if given != (list(expected) if name == "widths" else expected):
             raise InputError(
                 f"init: {init} has {name} {given}, the recipe {expected}; give a run of the same "
@@ -133,4 +142,5 @@ def read_provenance(file: Path) -> dict[str, Any]:
     provenance = read_header(file)
     if provenance.get("stage") != "project" or not isinstance(provenance.get("recipe"), dict):
         raise InputError(f"{file}: expected weights of voco project, got something else")
+    checkpoint.check_provenance(file, provenance)
     return provenance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.voco_models.training.test_engine import CONFIG, PROVENANCE, run
 from voco_data.errors import InputError
 from voco_models.networks.backbones import TINY_BACKBONE
 from voco_models.networks.registry import create_backbone
+from voco_models.networks.weight_files import write_safetensors
 from voco_models.training import checkpoint
 from voco_models.training.history import read_history
 
@@ -247,6 +249,33 @@ def test_weights_of_a_backbone_are_finite(
     refused(backbone_file, tmp_path, in_place("weights", first, value=value), "not finite")
     twice = torch.zeros(1, dtype=torch.float64)
     refused(backbone_file, tmp_path, put("weights", first, value=twice), f"{first} has the shape")
+
+
+BAD_CARDS: dict[str, tuple[Payload, str]] = {
+    "name": ({"architecture": 3}, "name: expected the name of a backbone"),
+    "channels": ({"in_chans": 10**9}, "in_chans: expected a whole number"),
+    "provenance": ({"provenance": "x"}, "provenance: expected values by name"),
+    "recipe": ({"provenance": {"recipe": 3}}, "provenance.recipe: expected values by name"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CARDS)
+def test_a_bad_field_in_the_card_of_an_exported_backbone_is_one_line(
+    tmp_path: Path, kind: str
+) -> None:
+    values, message = BAD_CARDS[kind]
+    card = {"architecture": TINY_BACKBONE, "in_chans": 1, "provenance": {}}
+    path, weights = tmp_path / "a.safetensors", create_backbone(TINY_BACKBONE).plain_weights()
+    write_safetensors(path, weights, json.dumps(card))
+    checkpoint.load_backbone(path)
+    write_safetensors(path, weights, json.dumps(card | values))
+    with pytest.raises(InputError) as caught:
+        checkpoint.load_backbone(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    weights[next(iter(weights))].view(-1)[0] = math.nan
+    write_safetensors(path, weights, json.dumps(card))
+    with pytest.raises(InputError, match="expected finite weights"):
+        checkpoint.load_backbone(path)
 
 
 def refused(file: Path, folder: Path, change: Callable[[Payload], None], message: str) -> None:
