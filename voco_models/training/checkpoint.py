@@ -246,7 +246,7 @@ def read_run(run: Path) -> dict[str, Any]:
     """Read `RUN/run.json`. Raises InputError if `run` is no run folder."""
     try:
         description = json.loads((run / RUN_FILE).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{run}: expected the folder of a voco run, with {RUN_FILE}") from error
     if not isinstance(description, dict):
         raise InputError(f"{run / RUN_FILE}: expected a JSON object")

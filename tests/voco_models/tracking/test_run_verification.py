@@ -180,9 +180,11 @@ def test_an_edit_of_the_description_is_noticed(runs: Path, values: dict[str, Any
 
 
 def test_a_lost_or_torn_description_is_noticed(runs: Path) -> None:
+    (runs / "project" / "run.json").write_text("[" * 100_000)
+    assert problems(runs / "project") == [f"{runs / 'project' / 'run.json'}: unreadable"]
     tear(runs / "pretrain" / "run.json")
     (runs / "finetune" / "run.json").unlink()
-    assert problems(runs / "pretrain", runs / "finetune", runs / "project") == [
+    assert problems(runs / "pretrain", runs / "finetune") == [
         f"{runs / 'pretrain' / 'run.json'}: unreadable",
         f"{runs / 'finetune' / 'run.json'}: missing",
     ]
