@@ -12,6 +12,7 @@ from flows.command_parser import OneLineParser, PrintVersion, add_command
 from flows.drift_options import add_drift
 from flows.option_values import local, positive_int, seconds, share, whole_number
 from flows.retention_options import add_figures, add_retention
+from flows.run_options import add_run
 from flows.server_options import add_server
 from flows.training_options import (
     RESIDENCES,
@@ -59,6 +60,7 @@ def build_parser() -> OneLineParser:
     add_drift(commands)
     add_retention(commands)
     add_figures(commands)
+    add_run(commands)
     add_bench(commands)
     add_server(commands)
     return parser

@@ -77,6 +77,13 @@ def _verify(args: argparse.Namespace) -> Mapping[str, object]:
     return maintenance.verify_store(args.store).to_json()
 
 
+def run(args: argparse.Namespace) -> Mapping[str, object]:
+    """Check the files of training runs."""
+    from voco_models import tracking
+
+    return tracking.verify_runs(args.runs).to_json()
+
+
 def _gc(args: argparse.Namespace) -> Mapping[str, object]:
     return maintenance.collect_garbage(
         args.root, stores=args.store, keep_runs=args.keep_runs, yes=args.yes, wait=args.wait
@@ -365,6 +372,7 @@ VERBS: Final[dict[str, Verb]] = {
     "champion": champion,
     "drift": drift,
     "retention": retention,
+    "run": run,
     "figures": figures,
     "probe": probe,
     "bench": bench_verbs.bench,

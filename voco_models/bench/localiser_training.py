@@ -29,7 +29,7 @@ from voco_models.stages import (
     load_networks,
     project,
 )
-from voco_models.training import Objective, checkpoint, fit, make_provenance
+from voco_models.training import Objective, checkpoint, complete_run, fit, make_provenance
 
 STAGE = "bench localisers"
 UNET_MULTIPLE = 16
@@ -204,6 +204,7 @@ def train_unet(
         resume=begun,
         provenance=provenance,
     )
+    complete_run(run, checkpoint.read_run(run))
     objective.eval()
 
     def find(record: Record) -> Boxes:

@@ -7,7 +7,8 @@ so every further look is asked for with `--again`, and counted where the scores 
     {"format": "voco evaluations", "version": 1,
      "looks": [{"kind": "evaluation", "time": "2026-03-01T03:00:00Z", "voco": "0.1.0", "out": ".",
                 "against": null,
-                "sha256": {"decision.json": ..., "predictions.parquet": ..., ...}}]}
+                "sha256": {"decision.json": ..., "predictions.parquet": ..., ...},
+                "results": {"metrics.json": ..., "report.html": ...}}]}
 
 `kind` is `evaluation` or `comparison`. `out` is relative to the run, so that a moved run keeps it.
 Looks of versions that had no record are unknown. A lock file beside the record lets one process at
@@ -21,7 +22,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +61,8 @@ class Look:
     """Digests of the files `FROZEN`."""
     against: str | None = None
     """The other run of a comparison, relative to this one."""
+    results: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the files of an evaluation that were written to the run itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,18 @@ class Opening:
         """Append a new look to `RUN/evaluations.json`. VocoError if it cannot be written."""
         if self.is_new:
             _write_looks(self.run, (*self.earlier, self.look))
+
+    def record_results(self, names: Sequence[str]) -> None:
+        """Record the digests of the files of a complete evaluation, if they are in the run itself.
+
+        VocoError if it cannot be written.
+        """
+        if self.look.out != ".":
+            return
+        look = replace(self.look, results={name: _digest(self.run / name) for name in names})
+        _write_looks(
+            self.run, [look if each == self.look else each for each in read_looks(self.run)]
+        )
 
     def _count(self, kind: Kind) -> int:
         looks = (*self.earlier, self.look) if self.is_new else self.earlier
@@ -173,7 +188,7 @@ def read_looks(run: Path) -> tuple[Look, ...]:
 
 def _parse_look(values: Any) -> Look:
     look = Look(**values)
-    if not isinstance(look.sha256, dict):
+    if not isinstance(look.sha256, dict) or not isinstance(look.results, dict):
         raise TypeError("expected the digests of files")
     return look
 

@@ -71,6 +71,7 @@ from .teacher import (
     cosine_schedule as cosine_schedule,
     update_average as update_average,
 )
+from .weight_checks import find_bad_value as find_bad_value, find_misfit as find_misfit
 from .weight_files import (
     SAFETENSORS as SAFETENSORS,
     read_header as read_header,

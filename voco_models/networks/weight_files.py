@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from voco_data.errors import InputError
+from voco_models.networks.weight_checks import find_bad_value
 
 SAFETENSORS = ".safetensors"
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -49,8 +50,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_matching(network: nn.Module, name: str, weights: Mapping[str, Tensor], file: Path) -> None:
     """Load a state dict into `network`. Counters of batches may be missing, as in old files.
 
-    Raises InputError if any other name or shape differs. The message has `file`, and `name`, that
-    of the backbone.
+    Raises InputError if any other name or shape differs, or a value is not finite. The message has
+    `file`, and `name`, that of the backbone.
     """
     own = network.state_dict()
     counters = {key for key in own if key.endswith("num_batches_tracked")}
@@ -68,6 +69,9 @@ def load_matching(network: nn.Module, name: str, weights: Mapping[str, Tensor], 
                 f"{file}: expected weights of the backbone {name}, but {keys[0]} {what}{more}; "
                 "give the weights of this backbone, or another backbone"
             )
+    for key, tensor in weights.items():
+        if (problem := find_bad_value(tensor)) is not None:
+            raise InputError(f"{file}: expected finite weights, but {key} {problem}; give others")
     network.load_state_dict({**{key: own[key] for key in counters}, **weights}, strict=True)
 
 

@@ -38,9 +38,11 @@ from voco_models.stages.projection_weights import (
 )
 from voco_models.training import (
     FitSummary,
+    check_before_resume,
     check_run_folder,
     checkpoint,
     choose_device,
+    complete_run,
     fit,
     make_provenance,
 )
@@ -90,6 +92,8 @@ def project_arrays(
     }
     run, items = Path(out), source.items()
     check_run_folder(run, resume=resume)
+    if resume:
+        check_before_resume(run)
     loader = Loader(
         items,
         batch_size=min(chosen.batch_size, len(items)),
@@ -110,6 +114,7 @@ def project_arrays(
         provenance=provenance,
     )
     write_networks(run, dict(objective.networks.items()), provenance)
+    complete_run(run, checkpoint.read_run(run))
     return summary
 
 

@@ -148,6 +148,7 @@ def _evaluate(
             title, report.make_sections(folder, results, targets_of(description)), lead=lead
         )
         atomic.write_text(target / report.REPORT, text)
+        opening.record_results((report.METRICS, report.REPORT))
     except OSError as error:
         raise VocoError(f"{target}: cannot write the evaluation ({error.strerror})") from error
     score = _score_of(targets_of(description))

@@ -61,11 +61,14 @@ from voco_models.training import (
     FitConfig,
     HistoryRow,
     Monitor,
+    check_before_resume,
     check_run_folder,
     checkpoint,
     choose_device,
+    complete_run,
     fit,
     list_differences,
+    mark_incomplete,
 )
 
 log = logging.getLogger(__name__)
@@ -210,7 +213,7 @@ def finetune(
     finished = len(tables) == plan.recipe.n_folds
     if finished and is_first_process() and not is_complete:
         write_run_predictions(run, plan, tables)
-        checkpoint.write_run(run, _describe_run(plan, finished=True))
+        complete_run(run, _describe_run(plan, finished=True))
     return FinetuneSummary(
         run=run,
         recipe=plan.recipe.name,
@@ -343,6 +346,7 @@ def _check_run(run: Path, plan: FinetunePlan, *, resume: bool) -> None:
             changed.append(table)
     if changed:
         raise InputError(f"{run}: cannot resume: {'; '.join(changed)}; give another --out")
+    check_before_resume(run)
 
 
 def _is_complete(run: Path) -> bool:
@@ -356,7 +360,9 @@ def _is_complete(run: Path) -> bool:
 
 def _write_plan(run: Path, plan: FinetunePlan) -> None:
     """Write the description, split and labels of a run; the same again when it is resumed."""
-    if not (run / checkpoint.RUN_FILE).exists():
+    if (run / checkpoint.RUN_FILE).exists():
+        mark_incomplete(run)
+    else:
         checkpoint.write_run(run, _describe_run(plan, finished=False))
     keep_split(plan.whole_split, run)
     with atomic.replacing(run / LABELS) as temporary:

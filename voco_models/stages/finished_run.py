@@ -15,12 +15,12 @@ from voco_data.labels import RSNA_TARGETS, TargetTable
 from voco_data.store import ALGORITHM_VERSION, StoreSpec
 from voco_data.withdrawal import Withdrawals
 from voco_models.evaluation import Decision, FloatArray, metrics, predictions, read_decision
-from voco_models.networks import SliceSequenceClassifier
+from voco_models.networks import SliceSequenceClassifier, find_misfit
 from voco_models.stages import recipe_options
 from voco_models.stages.classifiers import build_classifier
 from voco_models.stages.evaluation import read_description, read_labels_of_run
 from voco_models.stages.finetune_recipes import FinetuneRecipe
-from voco_models.training import checkpoint, hash_file, read_specs
+from voco_models.training import checkpoint, hash_file, read_specs, read_state
 
 _CLASSIFIER, _AVERAGE = "classifier.", "average."
 """Beginnings of names in the state of `ClassificationObjective`: of the classifier, and of the
@@ -56,23 +56,20 @@ class FinishedRun:
         Raises InputError if the checkpoint is missing, damaged, or of another network.
         """
         path = checkpoint_of(self.folder, fold)
-        payload = checkpoint.load(path)
-        classifier = build_classifier(self.recipe)
-        try:
-            saved = payload["objective"]
-            has_average = any(name.startswith(_AVERAGE) for name in saved)
-            prefix = _AVERAGE if has_average else _CLASSIFIER
-            state = {
-                name.removeprefix(prefix): tensor
-                for name, tensor in saved.items()
-                if name.startswith(prefix)
-            }
-            classifier.load_state_dict(state, strict=True)
-        except (KeyError, AttributeError, RuntimeError) as error:
+        saved, classifier = read_state(path).objective, build_classifier(self.recipe)
+        prefix = _AVERAGE if any(name.startswith(_AVERAGE) for name in saved) else _CLASSIFIER
+        state = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in saved.items()
+            if name.startswith(prefix)
+        }
+        misfit = find_misfit(classifier.state_dict(), state)
+        if misfit is not None:
             raise InputError(
-                f"{path}: its weights do not fit the network of the recipe; use the versions of "
-                f"voco and timm that made the run (timm {self.description.get('timm')})"
-            ) from error
+                f"{path}: its weights do not fit the network of the recipe: {misfit}; use the "
+                f"versions of voco and timm that made the run (timm {self.description.get('timm')})"
+            )
+        classifier.load_state_dict(state, strict=True)
         return classifier.eval()
 
 

@@ -83,6 +83,8 @@ def load_initial_weights(init: str | Path, backbone: str) -> InitialWeights:
             raise _refuse(path, held, backbone)
         weights = create_backbone(backbone, pretrained=path).state_dict()
         provenance = read_header(path).get("provenance")
+        if provenance is not None:
+            checkpoint.check_provenance(path, provenance)
         return InitialWeights(
             name=f"file:{_hash_file(path)}",
             weights=weights,

@@ -45,9 +45,11 @@ from voco_models.training import (
     FitSummary,
     Interruption,
     Monitor,
+    check_before_resume,
     check_run_folder,
     checkpoint,
     choose_device,
+    complete_run,
     export_backbone,
     fit,
     read_history,
@@ -155,6 +157,8 @@ def pretrain(
     chosen = stores if rows is None else [open_pinned(store, Path(rows)) for store in stores]
     plan = make_plan(chosen, requested, init=init, split=frozen, transductive=transductive)
     check_run_folder(run, resume=resume)  # before volumes are read
+    if resume:
+        check_before_resume(run)
     loader = make_loader(plan, chosen_device, resident)
     watch = LearningWatch(plan, checkpoint.read_run(run).get(ALARMS, ()) if resume else ())
     for note in plan.notes:
@@ -170,6 +174,7 @@ def pretrain(
         summary = _fit(run, plan, loader, watch, chosen_device, max_steps, resume, monitors)
     if is_first_process():
         _write_backbone(run, plan, summary.last_step)
+        complete_run(run, checkpoint.read_run(run))
     return PretrainSummary(
         run=run,
         recipe=name,

@@ -40,9 +40,11 @@ from voco_models.stages.run_split import find_split, keep_split
 from voco_models.training import (
     HistoryRow,
     Monitor,
+    check_before_resume,
     check_run_folder,
     checkpoint,
     choose_device,
+    complete_run,
     fit,
     to_plain,
 )
@@ -140,6 +142,8 @@ def project(
         images=images,
     )
     check_run_folder(run, resume=resume)  # before volumes are read
+    if resume:
+        check_before_resume(run)
     loader = _make_loader(plan, chosen_device, resident)
     for note in plan.notes:
         log.warning("%s", note)
@@ -163,6 +167,7 @@ def project(
     )
     if is_first_process():
         write_networks(run, dict(plan.objective.networks.items()), plan.provenance)
+        complete_run(run, checkpoint.read_run(run))
     return ProjectionSummary(
         run=run,
         recipe=name,

@@ -12,13 +12,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from voco_data.errors import InputError
+from voco_data.errors import InputError, VocoError
 from voco_data.selection import SeenPatients, Split
+from voco_data.storage import atomic
 from voco_data.store import Store
-from voco_models.networks import read_header, read_weights, write_safetensors
+from voco_models.networks import (
+    find_bad_value,
+    read_header,
+    read_weights,
+    write_safetensors,
+)
 from voco_models.stages.initial_weights import SCRATCH, read_seen_patients
 from voco_models.stages.pretrain_series import measure_seen
 from voco_models.stages.projection_recipes import ProjectionRecipe
+from voco_models.training import checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +85,9 @@ class InitialProjection:
                     f"init: expected weights of the recipe's network, but {min(others)} differs; "
                     "give a run of the same network and widths"
                 )
+            for name, tensor in given.items():
+                if (problem := find_bad_value(tensor)) is not None:
+                    raise InputError(f"init: {plane}.{name} {problem}; give another run")
             network.load_state_dict({n: own[n] if n in fresh else given[n] for n in own})
 
 
@@ -96,7 +106,7 @@ def load_initial_projection(init: str | Path, recipe: ProjectionRecipe) -> Initi
         )
     provenance = read_provenance(file)
     for name in ("network", "widths"):
-        given, expected = provenance["recipe"][name], getattr(recipe, name)
+        given, expected = provenance["recipe"].get(name), getattr(recipe, name)
         if given != (list(expected) if name == "widths" else expected):
             raise InputError(
                 f"init: {init} has {name} {given}, the recipe {expected}; give a run of the same "
@@ -111,13 +121,20 @@ def load_initial_projection(init: str | Path, recipe: ProjectionRecipe) -> Initi
 def write_networks(
     run: Path, networks: Mapping[str, nn.Module], provenance: Mapping[str, Any]
 ) -> None:
-    """Write the weights of both planes to `RUN/networks.safetensors`."""
+    """Write the weights of both planes to `RUN/networks.safetensors`.
+
+    Raises VocoError if they cannot be written; an old file then stays.
+    """
     weights = {
         f"{plane}.{name}": tensor
         for plane, network in networks.items()
         for name, tensor in network.state_dict().items()
     }
-    write_safetensors(run / NETWORKS, weights, json.dumps(dict(provenance)))
+    try:
+        with atomic.replacing(run / NETWORKS) as temporary:
+            write_safetensors(temporary, weights, json.dumps(dict(provenance)))
+    except OSError as error:
+        raise VocoError(f"{run}: cannot write the networks ({error.strerror})") from error
 
 
 def read_provenance(file: Path) -> dict[str, Any]:
@@ -125,4 +142,5 @@ def read_provenance(file: Path) -> dict[str, Any]:
     provenance = read_header(file)
     if provenance.get("stage") != "project" or not isinstance(provenance.get("recipe"), dict):
         raise InputError(f"{file}: expected weights of voco project, got something else")
+    checkpoint.check_provenance(file, provenance)
     return provenance

@@ -41,4 +41,5 @@ from .retraining_request import (
     check_recipes as check_recipes,
     check_request as check_request,
 )
+from .run_verification import VerifyRunsSummary as VerifyRunsSummary, verify_runs as verify_runs
 from .timeline_page import write_timeline_page as write_timeline_page

@@ -24,19 +24,21 @@ from torch import Tensor, nn
 
 from voco_data.errors import InputError
 from voco_models.data import Batch
-from voco_models.processes import device_number
+from voco_models.processes import device_number, is_first_process
 from voco_models.training import checkpoint
 from voco_models.training.capture import CAPTURE, NameItems, capture_step
 from voco_models.training.fit_config import FitConfig
 from voco_models.training.folders import check_writable
-from voco_models.training.history import HISTORY, History
+from voco_models.training.history import HISTORY, History, HistoryRow, restore_history
 from voco_models.training.hooks import Interruption, Monitor, call_monitors
 from voco_models.training.host_memory import keep_freed_memory
 from voco_models.training.objective import BatchSource, Objective
 from voco_models.training.parallel import distribute
+from voco_models.training.run_files import mark_incomplete
 from voco_models.training.run_lock import hold_run
+from voco_models.training.saved_state import read_state
 from voco_models.training.step import build_optimizer, run_step, set_learning_rate
-from voco_models.training.train_state import Diverged, HistoryRow, Snapshot, TrainState
+from voco_models.training.train_state import Diverged, Snapshot, TrainState
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,8 @@ def fit(
     Raises
     ------
     InputError : before anything is written, if `out` has a checkpoint and `resume` is false, has
-        none and `resume` is true, or has one of another experiment; and if another process trains
-        there.
+        none and `resume` is true, or has one that is damaged or of another experiment; and if
+        another process trains there.
     VocoError : if the disk has no space for a checkpoint.
     Diverged : if a loss or a weight is not finite. It names the batch, and the step is in
         `out`/nonfinite.pt; see `capture.py`.
@@ -129,15 +131,24 @@ def fit(
     checkpoint.check_disk_space(out, checkpoint.count_checkpoint_bytes(objective, moments=moments))
     keep_freed_memory(device)
     with hold_run(out):
-        saved = checkpoint.load(out / checkpoint.CHECKPOINT) if resume else None
+        saved = read_state(out / checkpoint.CHECKPOINT) if resume else None
         objective = objective.to(device)
         state = TrainState(objective, build_optimizer(objective, config, device))
         if saved is not None:
-            state.restore(saved, provenance)
+            state.restore(saved, provenance, config)
+            restore_history(
+                out,
+                saved.history,
+                after=state.step,
+                every=config.log_every,
+                last=config.total_steps,
+            )
         first, loss = state.step, None
         state.first_step, state.first_seconds = state.step, state.seconds
         stop = config.total_steps if max_steps is None else min(max_steps, config.total_steps)
         if first < stop:
+            if saved is not None and is_first_process() and (out / checkpoint.RUN_FILE).exists():
+                mark_incomplete(out)
             state.row_start = Snapshot(state)
             network = distribute(state.objective)
             try:
@@ -210,7 +221,7 @@ def _train(
             if ends_row:
                 state.start_row()
             if is_last or state.step % config.checkpoint_every == 0:
-                state.save(out, provenance)
+                state.save(out, provenance, history.rows)
             if on_log is not None and (ends_row or is_last):
                 on_log(row)  # after saving: where a run prints may be gone when it is stopped
             call_monitors(monitors, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from torch import Tensor
 from voco_data.errors import InputError, VocoError
 from voco_models.processes import is_first_process, mean_over_processes
 from voco_models.training import checkpoint
+from voco_models.training.fit_config import FitConfig
+from voco_models.training.history import HistoryRow
 from voco_models.training.objective import Objective
 from voco_models.training.provenance import list_differences
-
-HistoryRow = dict[str, float]
-"""One row of the history: step, lr, loss, other scalars, seconds."""
+from voco_models.training.saved_state import HISTORY_ENTRY, SavedState, pack_rows
 
 
 class Diverged(VocoError):
@@ -77,10 +78,11 @@ class TrainState:
         rows = self._window_rows()
         return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
-    def save(self, run: Path, provenance: dict[str, Any]) -> None:
+    def save(self, run: Path, provenance: dict[str, Any], rows: Sequence[HistoryRow] = ()) -> None:
         """Write `RUN/checkpoint.pt`. Raises Diverged before writing if a value is not finite.
 
-        All processes must call it; the first one writes.
+        `rows` are the history so far, from which a damaged `history.csv` is restored. All processes
+        must call it; the first one writes.
         """
         window = self._window_rows()
         weights = self.objective.state_dict()
@@ -97,33 +99,29 @@ class TrainState:
                 "step": self.step,
                 "seconds": self.seconds,
                 "window": window,
+                HISTORY_ENTRY: pack_rows(rows),
                 "provenance": provenance,
             },
         )
 
-    def restore(self, saved: dict[str, Any], provenance: dict[str, Any]) -> None:
+    def restore(self, saved: SavedState, provenance: dict[str, Any], config: FitConfig) -> None:
         """Load a checkpoint. Raises InputError if it is of another experiment or network."""
-        changed = list_differences(saved["provenance"], provenance)
+        changed = list_differences(saved.provenance, provenance)
         if changed:
             raise InputError(
                 f"cannot resume: {'; '.join(changed)}; start a new run in another --out"
             )
-        try:
-            self.objective.load_state_dict(saved["objective"], strict=True)
-            self.optimizer.load_state_dict(saved["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise InputError(
-                "cannot resume: the checkpoint's weights do not fit this network (another version "
-                "of voco or timm?); start a new run in another --out"
-            ) from error
-        self.step, self.seconds = saved["step"], saved["seconds"]
+        saved.check_against(self.objective, self.optimizer, config)
+        self.objective.load_state_dict(saved.objective, strict=True)
+        self.optimizer.load_state_dict(saved.optimizer)
+        self.step, self.seconds = saved.step, saved.seconds
         device = next(self.objective.parameters()).device
         self.window = [
             {
                 name: torch.tensor(value, dtype=torch.float64, device=device)
                 for name, value in parts.items()
             }
-            for parts in saved["window"]
+            for parts in saved.window
         ]
 
     def _window_rows(self) -> list[HistoryRow]:

@@ -42,6 +42,7 @@ from voco_models.stages.evaluation import evaluate
 from voco_models.stages.finished_run import read_finished_run
 from voco_models.stages.initial_weights import load_initial_weights
 from voco_models.stages.prediction import prepare_prediction
+from voco_models.tracking.run_verification import verify_runs
 from voco_models.training import checkpoint, run_lock
 
 pytestmark = pytest.mark.timeout(600)
@@ -87,7 +88,10 @@ def test_nothing_names_the_patient_and_nobody_else_is_touched(lab: Pipeline, kin
     before = everything_in(lab.folder)
     named = files_that_say(lab.folder, *words)
     assert len(named) > 40
+    folders = [lab.runs / "pretrain", lab.runs / "finetune"]
+    assert [run.result for run in verify_runs(folders).runs] == ["ok", "ok"]
     told = forget(lab, patient, yes=True)
+    assert [run.result for run in verify_runs(folders).runs] == ["ok", "ok"]
     assert files_that_say(lab.folder, *words) == set()
     assert [each for each in told["left"] if str(lab.folder) in each["file"]] == []
     after = everything_in(lab.folder)

@@ -399,6 +399,7 @@ def test_a_pretraining_of_an_older_version_resumes(root: Root, tmp_path: Path) -
     saved = checkpoint.load(run / checkpoint.CHECKPOINT)
     del saved["provenance"]["selection"]
     checkpoint.save(run / checkpoint.CHECKPOINT, saved)
+    checkpoint.write_run(run, checkpoint.read_run(run))  # without digests
     (run / "patients.json").unlink()
     summary = pretrain([root.pretrain.path], run, max_steps=3, resume=True, **options)
     assert summary.last_step == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from voco_data.selection.exposure import SeenPatients
 from voco_data.selection.split_file import read_split, update_split
 from voco_data.store import Store, read_record
 from voco_data.withdrawal.taint import is_tainted, mark_tainted
+from voco_models.networks.weight_files import read_header, read_weights, write_safetensors
 from voco_models.stages.localisation import localise
 from voco_models.stages.projection import project
 from voco_models.stages.projection_recipes import ProjectionRecipe
@@ -153,6 +155,18 @@ def test_a_run_with_other_masks_is_not_resumed(store: Store, tmp_path: Path) -> 
     other = organ_store(tmp_path / "other", SERIES, masked=MASKED - 1)
     with pytest.raises(InputError, match="cannot resume"):
         train(other, tmp_path / "run", resume=True)
+
+
+def test_first_weights_that_are_not_finite_are_refused(store: Store, tmp_path: Path) -> None:
+    train(store, tmp_path / "pretext", max_steps=1)
+    path = tmp_path / "pretext" / "networks.safetensors"
+    weights, text = read_weights(path), json.dumps(read_header(path))
+    name = next(n for n, t in weights.items() if n[0] == "c" and t.is_floating_point())
+    weights[name].view(-1)[0] = float("inf")
+    write_safetensors(path, weights, text)
+    with pytest.raises(InputError, match=f"init: {name} has values that are not finite"):
+        train(store, tmp_path / "run", init=tmp_path / "pretext", max_steps=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_have_seen_test_patients_are_refused(store: Store, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_backbone_with_other_weights_is_refused(tmp_path: Path) -> None:
 def test_run_descriptions_read_back(tmp_path: Path) -> None:
     run = tmp_path / "deep" / "run"
     checkpoint.write_run(run, {"stage": "pretrain", "notes": []})
-    assert checkpoint.read_run(run) == {"stage": "pretrain", "notes": []}
+    assert checkpoint.read_run(run) == {"stage": "pretrain", "notes": [], "files": None}
     assert json.loads((run / "run.json").read_text())["stage"] == "pretrain"
     with pytest.raises(InputError, match="folder of a voco run"):
         checkpoint.read_run(tmp_path)
