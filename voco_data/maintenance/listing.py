@@ -38,8 +38,8 @@ def describe_store(store: str | Path | ReadableStorage) -> dict[str, object]:
     return _row(opened, pins) | {
         "format": FORMAT,
         "algorithm_version": opened.spec.algorithm_version,
-        "created": _last_changed(storage, GROUP_METADATA),
-        "last_written": _last_changed(storage, CATALOGUE),
+        "created": last_changed(storage, GROUP_METADATA),
+        "last_written": last_changed(storage, CATALOGUE),
         "layouts": dict(Counter(table["layout"])),
         "ids": dict(Counter(table["ids"])),
         "transfer_syntaxes": dict(Counter(table["transfer_syntax"])),
@@ -76,7 +76,7 @@ def _row(store: Store, pins: list[Pin]) -> dict[str, object]:
     }
 
 
-def _last_changed(store: ReadableStorage, key: str) -> str | None:
+def last_changed(store: ReadableStorage, key: str) -> str | None:
     """When a file was last written, UTC, ISO 8601; None for a missing file and in a bucket."""
     folder = store.local_folder()
     if folder is None or store.size(key) is None:
