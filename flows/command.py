@@ -22,6 +22,7 @@ from flows.summary import format_lines, to_json_values
 from flows.terminal_text import escape_controls
 from flows.verbs import VERBS
 from voco_data.errors import VocoError
+from voco_data.temporary_folders import sweep
 
 FAILED = 1
 INTERRUPTED = 130
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code. Usage errors raise SystemExit(2)."""
     args = build_parser().parse_args(argv)
     _log_to_stderr(args.command)
+    sweep()
     name = f"voco {args.command}"
     if _other_process(args.command):
         name += f" (process {_other_process(args.command)})"
