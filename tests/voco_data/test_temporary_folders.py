@@ -235,8 +235,24 @@ def test_a_folder_whose_lock_a_sweep_has_is_left_to_it(
     os.close(locks[0])
 
 
+def test_sockets_of_worker_processes_are_in_a_folder_that_is_swept(tmp: Path) -> None:
+    code = (
+        "import multiprocessing.util as util, os\n"
+        "from voco_data.executors.process_pool import _provide_socket_folder\n"
+        "_provide_socket_folder()\n"
+        "print(util.get_temp_dir(), flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    folder = Path(done.stdout.strip())
+    assert list(tmp.iterdir()) == [folder]
+    make_old(folder)
+    assert sweep(tmp) == 1
+
+
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_after_the_next(tmp: Path, tmp_path: Path) -> None:
-    """The sockets of worker processes, too, whose folder is multiprocessing's."""
     write_slices(tmp_path / "archive", body())
     words = ["preprocess", str(tmp_path / "archive"), "--root", str(tmp_path / "root")]
     command = [sys.executable, "-m", "flows.command", *words, "--workers", "2"]
