@@ -19,9 +19,11 @@ from collections.abc import Sequence
 
 from flows.command_options import build_parser
 from flows.summary import format_lines, to_json_values
+from flows.terminal_messages import EscapingFormatter, escape_library_messages
 from flows.terminal_text import escape_controls
 from flows.verbs import VERBS
 from voco_data.errors import VocoError
+from voco_data.temporary_folders import sweep
 
 FAILED = 1
 INTERRUPTED = 130
@@ -32,11 +34,11 @@ PROBLEMS = {"drift": "alarms"}
 _OUR_PACKAGES = ("voco_data", "voco_models", "flows")
 
 
-class _MessageFormatter(logging.Formatter):
+class _MessageFormatter(EscapingFormatter):
     """Formats a record as its message, after the level for warnings and errors."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = escape_controls(super().format(record))
+        message = super().format(record)
         if record.levelno < logging.WARNING:
             return message
         return f"{record.levelname.lower()}: {message}"
@@ -78,7 +80,10 @@ def _run(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code. Usage errors raise SystemExit(2)."""
     args = build_parser().parse_args(argv)
+    if argv is None:  # else main was called from Python, and the hooks are the caller's
+        escape_library_messages()
     _log_to_stderr(args.command)
+    sweep()
     name = f"voco {args.command}"
     if _other_process(args.command):
         name += f" (process {_other_process(args.command)})"

@@ -14,6 +14,7 @@ from flows.option_values import local, positive_int, seconds, share, whole_numbe
 from flows.retention_options import add_figures, add_retention
 from flows.run_options import add_run
 from flows.server_options import add_server
+from flows.store_card_options import add_store_card
 from flows.training_options import (
     RESIDENCES,
     add_finetune,
@@ -170,7 +171,7 @@ def _add_pairs(commands: Any) -> None:
 
 
 def _add_store(commands: Any) -> None:
-    about = "look at stores, clean up, export a volume, erase a patient"
+    about = "look at stores, describe them, clean up, export a volume, erase a patient"
     store = commands.add_parser("store", help=about, description=about, allow_abbrev=False)
     actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = add_command(actions, "ls", "the stores under ROOT: sizes, series, who uses them")
@@ -197,6 +198,7 @@ def _add_store(commands: Any) -> None:
     export.add_argument(
         "--out", type=Path, metavar="FILE", help=".nii.gz or .nii to write (<profile>-<row>.nii.gz)"
     )
+    add_store_card(actions)
     forget = add_command(actions, "forget", "what a patient left under ROOT; erase it with --yes")
     forget.add_argument("root", type=path_or_url, metavar="ROOT")
     forget.add_argument("patient", metavar="PATIENT", help="the archive's id, or the pseudonym")

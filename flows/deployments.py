@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ import yaml
 
 from voco_data.errors import InputError, VocoError
 from voco_data.storage import is_url
+from voco_data.temporary_folders import temporary_folder
 
 DEPLOYMENTS_FILE: Final = "prefect.yaml"
 SHIPPED: Final = Path("share", "voco", DEPLOYMENTS_FILE)
@@ -76,8 +76,8 @@ def deploy(content: Mapping[str, Any], folder: Path) -> list[str]:
 
     Raises VocoError if Prefect reports an error.
     """
-    with tempfile.TemporaryDirectory() as name:
-        file = Path(name) / DEPLOYMENTS_FILE
+    with temporary_folder() as temporary:
+        file = temporary / DEPLOYMENTS_FILE
         file.write_text(yaml.safe_dump(dict(content), sort_keys=False))
         words = ["--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
         done = subprocess.run(

@@ -12,6 +12,7 @@ from statistics import median
 
 from flows.embedded import isolate_prefect, start_server
 from voco_data import ingest
+from voco_data.temporary_folders import temporary_folder
 from voco_models import stages
 
 REPEATS = 5
@@ -27,8 +28,7 @@ def bench(*, patients: int = 8, repeats: int = REPEATS) -> dict[str, object]:
     Both calls of a pair get folders of their own, in turn. The server is started before, and the
     first pair is not counted: start-up is apart. Returns `rows`: medians in seconds.
     """
-    with tempfile.TemporaryDirectory(prefix="voco-bench-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder() as folder:
         start = time.perf_counter()
         isolate_prefect(folder)
         start_server()

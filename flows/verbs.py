@@ -61,7 +61,7 @@ def _ingest_options(args: argparse.Namespace) -> IngestOptions:
 
 
 def store(args: argparse.Namespace) -> Mapping[str, object]:
-    """Look at stores, clean up, export a volume, erase a patient."""
+    """Look at stores, describe them, clean up, export a volume, erase a patient."""
     return STORE_ACTIONS[args.action](args)
 
 
@@ -92,6 +92,24 @@ def _gc(args: argparse.Namespace) -> Mapping[str, object]:
 
 def _export(args: argparse.Namespace) -> Mapping[str, object]:
     return maintenance.export_volume(args.store, args.row, args.out).to_json()
+
+
+def _store_card(args: argparse.Namespace) -> Mapping[str, object]:
+    publication = maintenance.Publication(
+        licence=args.licence,
+        name=args.name,
+        url=args.url,
+        creator=args.creator,
+        citation=args.citation,
+        published=args.published,
+    )
+    return maintenance.write_store_card(
+        args.store,
+        args.out,
+        publication=publication,
+        labels=args.labels,
+        pseudonymise=None if args.labels is None else patient_pseudonymiser(args.store),
+    ).to_json()
 
 
 def _forget(args: argparse.Namespace) -> Mapping[str, object]:
@@ -349,6 +367,7 @@ STORE_ACTIONS: Final[dict[str, Verb]] = {
     "verify": _verify,
     "gc": _gc,
     "export": _export,
+    "card": _store_card,
     "forget": _forget,
 }
 SERVER_ACTIONS: Final[dict[str, Verb]] = {"setup": _setup, "worker": _worker}

@@ -12,6 +12,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from voco_data.temporary_folders import folder_until_exit
+
 NUMBA, MATPLOTLIB = "NUMBA_CACHE_DIR", "MPLCONFIGDIR"
 PACKAGE = Path(__file__).parent
 
@@ -35,7 +37,7 @@ def _provide(variable: str, name: str) -> None:
         folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         if not _is_private(folder):
-            folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+            folder = folder_until_exit()
     except OSError:
         return  # no folder at all: the error of the library or of the temporary folder follows
     os.environ[variable] = str(folder)

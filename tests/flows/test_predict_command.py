@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ import pytest
 
 from flows.command import main
 from tests.support.ct_files import body, write_slices
+from tests.support.hostile_headers import WORDS, write_hostile_archive
+from tests.support.project import PROJECT
 from tests.support.small_finetune import RECIPE, grades_of, write_labels
 from voco_data.deidentification import pseudonyms
 from voco_data.ingest import preprocess
@@ -160,6 +165,23 @@ def test_nifti_is_predicted_without_a_structured_report(
     assert summary["predicted_patients"] == 1
     assert summary["structured_reports"]["reports"] == 0
     assert "no structured report: it needs DICOM" in said
+
+
+@pytest.mark.slow
+def test_headers_of_new_patients_are_not_quoted(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Nor by what writes the structured reports, which name the patients."""
+    write_hostile_archive(tmp_path / "archive")
+    words = ["predict", trained[1], tmp_path / "archive", "--out", tmp_path / "out", "--sr"]
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.command", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONWARNINGS": "always"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "out" / "sr").glob("*.dcm"))
+    assert not [word for word in WORDS if word in done.stderr]
 
 
 @pytest.mark.parametrize("case", ["no run", "unfinished", "foreign out", "no source"])

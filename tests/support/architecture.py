@@ -17,6 +17,7 @@ FLOORS = ("voco_data", "voco_models", "flows")
 
 ROOMS = {
     "voco_data": (
+        "temporary_folders",
         "cache_folders",
         "version",
         "batching",

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +13,7 @@ from statistics import median
 
 from voco_data.bench.measure import Job, NotInstalledError, start, wait_for
 from voco_data.bench.series import MATRIX, SLICES, write_bench_series
+from voco_data.temporary_folders import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +77,7 @@ def bench_ingest(*, slices: int = SLICES, matrix: int = MATRIX) -> dict[str, obj
     Each row has a process of its own, on one core with one thread; two workers have a core each.
     """
     cores = sorted(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory(prefix="voco-bench-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder() as folder:
         log.info("bench: writing a series of %d slices of %d x %d", slices, matrix, matrix)
         write_bench_series(folder, slices=slices, matrix=matrix)
         lines = [_measure(row, folder, cores[0]) for row in ROWS]

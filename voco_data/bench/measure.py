@@ -12,13 +12,14 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+
+from voco_data.temporary_folders import temporary_folder
 
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -29,6 +30,7 @@ _THREADS = (
     "nnUNet_def_n_proc",
 )
 ONE_THREAD = dict.fromkeys(_THREADS, "1")
+
 NOT_INSTALLED = 3
 """Exit status where the library of a peer is absent. The name of the module is printed."""
 
@@ -77,11 +79,11 @@ def main(argv: Sequence[str]) -> int:
     function, folder, repeats, core = argv
     os.sched_setaffinity(0, {int(core)})
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory(prefix="voco-bench-") as out:
+    with temporary_folder() as out:
         try:
             module, _, name = function.partition(".")
             prepare = getattr(import_module(f"voco_data.bench.{module}"), name)
-            run = prepare(Path(folder), Path(out))
+            run = prepare(Path(folder), out)
         except ModuleNotFoundError as error:
             print(error.name)
             return NOT_INSTALLED

@@ -31,10 +31,10 @@ from voco_data.limits import MAX_PIXELS, check_scanner_range
 from voco_data.reasons import Reason
 from voco_data.volumes import Triple
 
-# Many real headers violate the standard, and pydicom warns of each violation. Those that matter
-# become reasons here.
+# Many real headers violate the standard, and pydicom warns of each violation, and quotes the value,
+# which may be a name. Those that matter become reasons here.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-logging.getLogger("pydicom").setLevel(logging.ERROR)
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 # It warns as it parses, and again as it converts a value at its first access, in any function here.
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 

@@ -42,6 +42,7 @@ from voco_data.executors.tasks import (
 from voco_data.executors.worker import fill_batch
 from voco_data.limits import end_when_stuck
 from voco_data.reasons import Reason
+from voco_data.temporary_folders import folder_until_exit
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ _POLL_S = 0.01
 _SERVER_PAUSE_S = 0.1
 """Time after a fork server has failed. One that was killed closes its pipes a moment before the
 system reports its end, and until then no other is started."""
+_MAX_SOCKET_FOLDER = 107 - len("/listener-12345678")
+"""Characters of a folder whose sockets fit into `sun_path` of unix(7)."""
 _PRELOADED = ["voco_data.executors.worker"]
 """Imported once, by the server that forks the processes."""
 
@@ -250,12 +253,25 @@ def _start_server() -> None:
     The coordinator alone handles it. The server inherits the signal mask, and so do the processes
     that it forks, from their first instruction on.
     """
+    _provide_socket_folder()
     resource_tracker.ensure_running()  # first, because starting it unblocks SIGINT
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+
+
+def _provide_socket_folder() -> None:
+    """Give multiprocessing a folder for its sockets that a later run removes if this one is killed.
+
+    Its own one would stay. There is no public setting: see `multiprocessing.util.get_temp_dir`.
+    """
+    settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    if settings.get("tempdir") is None:
+        folder = str(folder_until_exit())
+        if len(folder) <= _MAX_SOCKET_FOLDER:
+            settings["tempdir"] = folder
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""List, verify, clean and export stores; pin them for training runs.
+"""List, verify, clean, export and describe stores; pin them for training runs.
 
 Key functions
 -------------
@@ -6,6 +6,7 @@ list_stores, describe_store : the stores of a root, and one of them.
 verify_store : re-hash everything that a store holds.
 collect_garbage : remove what nothing needs.
 export_volume : one volume as NIfTI in the scanner's frame.
+write_store_card : what a store holds, as Croissant JSON-LD, without ids.
 """
 
 import lazy_loader

@@ -37,8 +37,8 @@ def describe_store(store: str | Path | ReadableStorage) -> dict[str, object]:
     return _row(opened, pins) | {
         "format": FORMAT,
         "algorithm_version": opened.spec.algorithm_version,
-        "created": _last_changed(storage, GROUP_METADATA),
-        "last_written": _last_changed(storage, CATALOGUE),
+        "created": last_changed(storage, GROUP_METADATA),
+        "last_written": last_changed(storage, CATALOGUE),
         "layouts": dict(Counter(table["layout"])),
         "ids": dict(Counter(table["ids"])),
         "transfer_syntaxes": dict(Counter(table["transfer_syntax"])),
@@ -75,7 +75,7 @@ def _row(store: Store, pins: list[Pin]) -> dict[str, object]:
     }
 
 
-def _last_changed(store: ReadableStorage, key: str) -> str | None:
+def last_changed(store: ReadableStorage, key: str) -> str | None:
     """When an object was last written, UTC, ISO 8601; None if it is missing."""
     written = store.last_written(key)
     return None if written is None else f"{written:%Y-%m-%dT%H:%M:%SZ}"

@@ -9,6 +9,7 @@ import bz2
 import io
 import math
 import re
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,9 @@ from voco_data.limits import check_voxels
 from voco_data.masks.placement import MaskMisplacedError, fit_grid
 from voco_data.reasons import Reason
 from voco_data.volumes import Geometry
+
+# pynrrd warns of fields that are there twice, and quotes them.
+warnings.filterwarnings("ignore", module=r"nrrd(\.|$)")
 
 MAX_HEADER_BYTES = 65_536
 """Largest text before the data; Slicer writes some kilobytes."""

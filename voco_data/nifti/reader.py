@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,10 @@ from voco_data.nifti.label_evidence import MAX_CONSTANT_BYTES, LabelEvidence
 from voco_data.reasons import Reason
 from voco_data.volumes import ClippedVoxels, Geometry, Volume
 
-# Errors of a header become reasons of the ledger. nibabel also logs every repair that it makes.
+# Errors of a header become reasons of the ledger. nibabel also logs every repair that it makes, and
+# warns of values.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module=r"nibabel(\.|$)")
 
 QFORM_SFORM_TOLERANCE_VOXELS = 0.5
 """Largest distance, in voxels, between a corner by qform and by sform. Files round both."""

@@ -12,8 +12,6 @@ import csv
 import json
 import logging
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +30,7 @@ from voco_data.paired_images.phases import pair_phases
 from voco_data.paired_images.study_frames import StoredSeries, find_stored_series
 from voco_data.storage import parent_storage
 from voco_data.store import Store
+from voco_data.temporary_folders import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -105,15 +104,12 @@ def make_pairs(
             pairs = pair_phases(opened, series)
         with translate_unwritable(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            try:
+            with temporary_folder(folder) as made:
                 rows = list(_write_images(made, pairs, kind, left_out))
                 summary = _summarise(rows, kind, opened, folder, left_out)
                 _write_tables(made, rows, summary)
                 made.chmod(FOLDER_MODE)
                 made.replace(folder)
-            finally:
-                shutil.rmtree(made, ignore_errors=True)
     if not rows:
         log.warning("no pair was found: %s", json.dumps(summary.left_out))
     return summary

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from voco_data.storage.object_store_client import (
     open_client,
     translate_obstore_errors,
 )
+from voco_data.temporary_folders import temporary_folder
 
 if TYPE_CHECKING:
     from obstore import PutMode
@@ -181,8 +181,8 @@ class ObjectStorage:
     @contextmanager
     def as_file(self, key: str) -> Iterator[Path]:
         """A copy in the temporary folder, removed when the block ends."""
-        with tempfile.TemporaryDirectory(prefix="voco-") as folder:
-            path = Path(folder, "object")
+        with temporary_folder() as folder:
+            path = folder / "object"
             with self._client(key) as client, path.open("wb") as file:
                 answer = obstore.get(client, self._full_key(key))
                 self._remember(key, answer.meta["e_tag"])
@@ -196,8 +196,8 @@ class ObjectStorage:
     @contextmanager
     def replacing(self, key: str) -> Iterator[Path]:
         """A path in the temporary folder; the object appears when its upload is complete."""
-        with tempfile.TemporaryDirectory(prefix="voco-") as folder:
-            path = Path(folder, "object")
+        with temporary_folder() as folder:
+            path = folder / "object"
             yield path
             self._upload(key, path)
 

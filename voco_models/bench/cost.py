@@ -7,7 +7,6 @@ that are on the device. docs/bench.md explains the columns.
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from voco_data.temporary_folders import temporary_folder
 from voco_models.bench.cost_steps import MEMORY_CAP_BYTES
 from voco_models.bench.counting import FLOP_COUNTER
 from voco_models.bench.device import describe_device
@@ -113,16 +113,16 @@ def bench(
     largest: dict[tuple[str, int], int | None] = {}
     peaks: dict[str, float] = {}
     results = []
-    with tempfile.TemporaryDirectory(prefix="voco-bench-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         for setting in settings:
             note = find_obstacle(setting, chosen, peaks, stop)
             counted = replace(setting, repeats=1, steps=0) if note else setting
-            found = _measure(counted, chosen, Path(folder), quick=quick)
+            found = _measure(counted, chosen, folder, quick=quick)
             results.append((setting, found, note if note or found else NOT_INSTALLED))
             if found and "resident_bytes" in found[-1]:
                 peaks[setting.network] = found[-1]["resident_bytes"] / setting.slices
         if chosen.type == "cuda":
-            largest = dict(_find_largest(settings, chosen, Path(folder), stop))
+            largest = dict(_find_largest(settings, chosen, folder, stop))
     rows = [
         make_row(setting, found, largest.get((setting.network, setting.slices)), note)
         for setting, found, note in results

@@ -8,10 +8,9 @@ time of np.memmap.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
+from voco_data.temporary_folders import temporary_folder
 from voco_models.bench import volumes
 from voco_models.bench.runner import describe_machine, make_row, measure_medians
 
@@ -25,8 +24,8 @@ def bench(repeats: int = REPEATS) -> dict[str, Any]:
 
     Takes two to three minutes, and 1.5 GB in a temporary folder that is removed at the end.
     """
-    with tempfile.TemporaryDirectory(prefix="voco-bench-", ignore_cleanup_errors=True) as name:
-        data = volumes.make_volumes(Path(name))
+    with temporary_folder() as folder:
+        data = volumes.make_volumes(folder)
         seconds = {
             **measure_medians(_volume_candidates(data), data.folder, repeats),
             **measure_medians(_slice_candidates(data), data.folder, repeats),

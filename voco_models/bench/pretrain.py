@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from voco_data.temporary_folders import temporary_folder
 from voco_models.bench import volumes
 from voco_models.bench.counting import FLOP_COUNTER
 from voco_models.bench.device import computes_in_bf16, describe_device
@@ -75,17 +75,15 @@ def bench(
         pretrain_recipe(name)
     rows: list[dict[str, Any]] = []
     ratios: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="voco-bench-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         store = volumes.make_store(
-            Path(folder),
+            folder,
             np.stack([volumes.make_volume(index) for index in range(STORE_VOLUMES)]),
             "none",
         )
-        before = measure_peaks(chosen, Path(folder))
-        measured = {
-            str(name): _measure(name, chosen, store, Path(folder), quick=quick) for name in names
-        }
-        after = measure_peaks(chosen, Path(folder))  # other load may have slowed the first
+        before = measure_peaks(chosen, folder)
+        measured = {str(name): _measure(name, chosen, store, folder, quick=quick) for name in names}
+        after = measure_peaks(chosen, folder)  # other load may have slowed the first
         peaks = {name: max(rate, after[name]) for name, rate in before.items()}
         for name, results in measured.items():
             rows += make_rows(name, results, peaks)

@@ -71,7 +71,7 @@ def render_table(rows: Sequence[Mapping[str, str]]) -> Markup:
         )
         for row in rows
     )
-    return Markup("<table><tr>{}</tr>{}</table>").format(head, body)
+    return Markup('<div class="wide"><table><tr>{}</tr>{}</table></div>').format(head, body)
 
 
 def render_runs(runs: pd.DataFrame) -> Markup:

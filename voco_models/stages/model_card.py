@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from voco_data.errors import InputError, translate_unwritable
+from voco_data.temporary_folders import temporary_folder
 from voco_data.version import VERSION
 from voco_models.networks import SliceSequenceClassifier, read_weights, write_safetensors
 from voco_models.stages import recipe_options
@@ -89,13 +88,10 @@ def make_model_card(run: str | Path, out: str | Path) -> CardSummary:
     items = fill_items(collect_facts(finished, classifiers[0], metrics))
     with translate_unwritable(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with temporary_folder(folder) as made:
             _write(made, finished, classifiers, items, metrics)
             made.chmod(FOLDER_MODE)
             made.replace(folder)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
     files = [path for path in folder.rglob("*") if path.is_file()]
     by_status = [item.status for item in items]
     return CardSummary(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from voco_data.errors import InputError, VocoError, translate_unwritable
 from voco_data.storage import atomic
+from voco_data.temporary_folders import temporary_folder
 from voco_data.version import VERSION
 from voco_models.data import input_window
 from voco_models.networks import find_head
@@ -76,8 +76,8 @@ def export_onnx(
     )
     needs_depths = find_head(recipe.head).needs_geometry
     shape = recipe.view.shape
-    with translate_unwritable(path.parent), tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "float32.onnx"
+    with translate_unwritable(path.parent), temporary_folder() as folder:
+        made = folder / "float32.onnx"
         onnx_model.write_onnx(
             made, model, shape, needs_depths=needs_depths, metadata=_describe(finished, folds)
         )
@@ -96,7 +96,7 @@ def export_onnx(
             )
         int8_difference = None
         if int8:
-            quantised = Path(folder) / "int8.onnx"
+            quantised = folder / "int8.onnx"
             onnx_model.quantise(made, quantised)
             outputs = [onnx_model.run_onnx(quantised, each) for each in inputs]
             int8_difference, made = _largest_difference(exact, outputs), quantised
