@@ -1,153 +1,144 @@
 """Detect text that is burned into the pixels, and may name the patient.
 
-All pixels of such text have the same value. Measured pixels have not: because of noise those of
-bones and implants differ, except at the ends of the scanner's range. So text consists of many small
-components of one unusually frequent value, of equal height, side by side on a line.
+Such text stands at the same place on many slices, where anatomy changes: what is a stroke on all of
+them is text at a low contrast already. On fewer slices it needs a higher one. Text on a single slice
+is brighter than any thin structure of a body, or all pixels of a letter have one value, which noise
+forbids to those of bones and implants. docs/burned-in-text.md has the measurements.
 """
 
 from __future__ import annotations
 
-import numba
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from voco_data.deidentification.text_lines import Plane, has_line, strokes_above
+
+TextSearch: TypeAlias = Literal["usual", "strict"]
+"""How text is searched: with few false alarms, or so that less is missed."""
+
+SEARCH_VERSION = 2
+"""Increase it if other series would be refused: files that an older search has passed are read
+again."""
 SLICES_EXAMINED = 16
 """Slices are examined at even distances, with the first and the last."""
-MIN_PIXELS = 40
-"""Fewer pixels of one value do not form a word."""
-MAX_SHARE = 0.25
-"""A value that fills a larger share of the slice is a background."""
-SPIKE = 8.0
-"""Least ratio of the frequency of a text's value to the mean of the values around it."""
-AROUND_HU = 12
-"""Values on either side that a value is compared with."""
-VALUES_EXAMINED = 4
-"""Number of frequent values of a slice that are examined."""
-MIN_LETTERS = 6
-"""Least number of components on a line; fewer may be there by chance."""
-MIN_LINE_SHARE = 0.2
-"""Share of a value's larger components that the longest line of a text has."""
-MAX_COMPONENTS = 1000
-"""Largest number of components; more are noise, clipped at an end of the scanner's range."""
-LETTER_HEIGHT_PX = (5, 48)
-MAX_FILLED = 0.7
-"""Largest share of its bounding box that a letter fills; a screw of an implant fills more."""
-HEIGHT_SPREAD_PX = 2
-BASELINE_SPREAD_PX = 1
-MAX_LETTER_GAP = 2.5
-"""Largest distance between neighbours, in letter heights."""
-EIGHT_CONNECTED = np.ones((3, 3), bool)
-
-Letter = tuple[int, int, int, int]
-"""Bottom row, height, first column, one past the last column."""
+LOWEST_HU, HIGHEST_HU = -1100, 4000
+"""Values beyond count as these: padding, and text at the end of 16 bits."""
+LEVELS_HU = (100, 200, 350, 600, 1000, 1800, 2600)
+"""Heights at which strokes are cut. Letters that touch at a low one are apart at a higher one."""
+LEAST_PIXELS = 12
+"""Fewer pixels are no word."""
 
 
-def looks_like_text(hu: npt.NDArray[np.int16]) -> bool:
-    """Whether a slice of `hu`, int16 (slice, row, column), has a line of text along either axis."""
-    count = min(len(hu), SLICES_EXAMINED)
-    picked = np.unique(np.linspace(0, len(hu) - 1, count).round().astype(int))
-    return any(_has_text(np.ascontiguousarray(hu[index])) for index in picked)
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """Least heights of strokes over their background, in HU."""
+
+    bright: tuple[tuple[int, int], ...]
+    """Slices that share a stroke, and its least height; the highest number first."""
+    dark: tuple[tuple[int, int], ...]
+    """The same of strokes that are darker than their background."""
+    large: int
+    """Of strokes in a picture of half the size, which all slices share."""
+    exact: int
+    """Of a stroke of one value, on one slice."""
+    slices: int | None
+    """How many slices are examined alone; None is all."""
 
 
-def _has_text(plane: npt.NDArray[np.int16]) -> bool:
+LIMITS: dict[TextSearch, _Limits] = {
+    "usual": _Limits(
+        bright=((12, 200), (8, 350), (4, 600), (1, 1000)),
+        dark=((12, 350), (8, 600)),
+        large=350,
+        exact=200,
+        slices=SLICES_EXAMINED,
+    ),
+    "strict": _Limits(
+        bright=((12, 100), (8, 200), (4, 350), (1, 600)),
+        dark=((12, 200), (8, 350), (4, 600), (1, 1000)),
+        large=200,
+        exact=100,
+        slices=None,
+    ),
+}
+
+
+def looks_like_text(hu: npt.NDArray[np.int16], search: TextSearch = "usual") -> bool:
+    """Whether slices of `hu`, int16 (slice, row, column), have a line of text along either axis."""
+    limits = LIMITS[search]
+    planes = [_clip(hu[index]) for index in _spread(len(hu), SLICES_EXAMINED)]
+    for sign, heights in ((1, limits.bright), (-1, limits.dark)):
+        strokes = [strokes_above(sign * plane) for plane in planes]
+        for group in _groups(strokes):
+            if _has_text(np.minimum.reduce(group), _least_height(len(group), heights)):
+                return True
+        if sign == 1 and _has_large_text(planes, limits.large):
+            return True
     return any(
-        # The Euler number excludes clipped noise before its components are labelled.
-        _euler_number(plane, value) <= MAX_COMPONENTS and _has_line(plane == value)
-        for value in _frequent_values(plane)
+        _has_text_alone(_clip(hu[index]), limits)
+        for index in _spread(len(hu), limits.slices or len(hu))
     )
 
 
-def _frequent_values(plane: npt.NDArray[np.int16]) -> list[int]:
-    """Values that are far more frequent than those around them, the most frequent first."""
-    counts, lowest = _count_values(plane, int(plane.min()), int(plane.max()))
-    mean = ndimage.uniform_filter1d(counts.astype(np.float64), 2 * AROUND_HU + 1, mode="constant")
-    others = (mean * (2 * AROUND_HU + 1) - counts) / (2 * AROUND_HU)
-    spikes = (counts >= MIN_PIXELS) & (counts <= MAX_SHARE * plane.size)
-    values = np.flatnonzero(spikes & (counts > SPIKE * others))
-    values = values[np.argsort(counts[values])[::-1]][:VALUES_EXAMINED]
-    return [value + lowest for value in values.tolist()]
+def _spread(slices: int, most: int) -> Iterable[int]:
+    """At most `most` indices of slices at even distances, with the first and the last."""
+    picked = np.linspace(0, slices - 1, min(slices, most))
+    return map(int, np.unique(picked.round().astype(int)))
 
 
-@numba.njit(nogil=True, cache=True)
-def _count_values(plane, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """(counts, low): how often each value from `low` to `high` occurs."""
-    counts = np.zeros(high - low + 1, np.int64)
-    for y in range(plane.shape[0]):
-        for x in range(plane.shape[1]):
-            counts[plane[y, x] - low] += 1
-    return counts, low
+def _clip(plane: Plane) -> Plane:
+    return np.clip(plane, LOWEST_HU, HIGHEST_HU)
 
 
-@numba.njit(nogil=True, cache=True)
-def _euler_number(plane, value):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Components minus holes of the pixels of a value, 8-connected: a lower bound of components.
-
-    Four times the number is the count of 2 x 2 windows with one such pixel, minus those with
-    three, minus twice those with two on a diagonal (Gray, IEEE Trans. Comput. C-20, 551, 1971).
-    """
-    width = plane.shape[1]
-    above = np.zeros(width + 2, np.uint8)
-    here = np.zeros(width + 2, np.uint8)
-    total = np.int64(0)
-    for y in range(plane.shape[0] + 1):
-        if y < plane.shape[0]:
-            for x in range(width):
-                here[x + 1] = plane[y, x] == value
-        else:
-            here[:] = 0
-        row = np.int32(0)
-        for x in range(width + 1):
-            drawn = above[x] + above[x + 1] + here[x] + here[x + 1]
-            diagonal = drawn == 2 and above[x] == here[x + 1]
-            row += np.int32(drawn == 1) - np.int32(drawn == 3) - np.int32(2 * diagonal)
-        total += row
-        above, here = here, above
-    return total // 4
+def _groups(strokes: Sequence[Plane]) -> Iterable[Sequence[Plane]]:
+    """All slices, both halves, and the quarters, where they are several slices."""
+    for parts in (1, 2, 4):
+        bounds = np.linspace(0, len(strokes), parts + 1).round().astype(int).tolist()
+        for first, end in zip(bounds, bounds[1:], strict=False):
+            if end - first > 1:
+                yield strokes[first:end]
 
 
-def _has_line(drawn: npt.NDArray[np.bool_]) -> bool:
-    """Whether the components of a mask form a line of text along rows or columns."""
-    labels, count = ndimage.label(drawn, EIGHT_CONNECTED)
-    if not MIN_LETTERS <= count <= MAX_COMPONENTS:
+def _least_height(slices: int, heights: tuple[tuple[int, int], ...]) -> int | None:
+    """The least height of strokes that so many slices share; None if they are not searched."""
+    return next((height for least, height in heights if slices >= least), None)
+
+
+def _has_large_text(planes: Sequence[Plane], least: int) -> bool:
+    """Whether all slices share large letters, whose strokes are thin in a smaller picture."""
+    if len(planes) < SLICES_EXAMINED // 2:
         return False
-    areas = np.bincount(labels.ravel())
-    components = list(zip(ndimage.find_objects(labels), areas[1:].tolist(), strict=True))
-    along_rows = [(rows, columns, area) for (rows, columns), area in components]
-    along_columns = [(columns, rows, area) for (rows, columns), area in components]
-    return _is_text(along_rows) or _is_text(along_columns)
+    strokes = [strokes_above(np.ascontiguousarray(plane[::2, ::2])) for plane in planes]
+    return _has_text(np.minimum.reduce(strokes), least)
 
 
-def _is_text(components: list[tuple[slice, slice, int]]) -> bool:
-    """Whether a good part of the components are letters on a line.
-
-    A component is its extent across the line, its extent along the line, and its area.
-    """
-    letters: list[Letter] = []
-    large = 0
-    for rows, columns, area in components:
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        large += height >= LETTER_HEIGHT_PX[0]
-        strokes = area <= MAX_FILLED * height * width
-        tall = LETTER_HEIGHT_PX[0] <= height <= LETTER_HEIGHT_PX[1]
-        if tall and strokes and width <= 2 * height:
-            letters.append((rows.stop, height, columns.start, columns.stop))
-    if len(letters) < max(MIN_LETTERS, MIN_LINE_SHARE * large):
+def _has_text(strokes: Plane, least: int | None) -> bool:
+    """Whether strokes of some height, `least` or more, form a line."""
+    if least is None:
         return False
-    longest = max(_line_length(letters, letter) for letter in letters)
-    return longest >= max(MIN_LETTERS, MIN_LINE_SHARE * large)
+    highest = int(strokes.max())
+    for level in LEVELS_HU:
+        if least <= level <= highest:
+            drawn = strokes >= level
+            if np.count_nonzero(drawn) >= LEAST_PIXELS and has_line(drawn.astype(np.int16)):
+                return True
+    return False
 
 
-def _line_length(letters: list[Letter], first: Letter) -> int:
-    """Letters of the line that begins with `first` and goes right, alike in height and baseline."""
-    bottom, height, _, right = first
-    alike = sorted(
-        (start, stop)
-        for other, tall, start, stop in letters
-        if abs(other - bottom) <= BASELINE_SPREAD_PX and abs(tall - height) <= HEIGHT_SPREAD_PX
+def _has_text_alone(plane: Plane, limits: _Limits) -> bool:
+    """Whether one slice has text that no thin structure of a body looks like."""
+    above, below = strokes_above(plane), strokes_above(-plane)
+    if _has_text(above, _least_height(1, limits.bright)):
+        return True
+    if _has_text(below, _least_height(1, limits.dark)):
+        return True
+    values = plane - np.int16(LOWEST_HU - 1)
+    # The lowest value is where air was clipped; there noise has pieces of one value.
+    dark = (below >= limits.exact) & (plane > plane.min())
+    return any(
+        has_line(np.where(drawn, values, np.int16(0))) for drawn in (above >= limits.exact, dark)
     )
-    run = 1
-    for start, stop in alike:
-        if start >= right and start - right <= MAX_LETTER_GAP * height:
-            run, right = run + 1, stop
-    return run
