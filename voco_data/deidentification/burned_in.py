@@ -1,21 +1,23 @@
 """Detect text that is burned into the pixels, and may name the patient.
 
-Such text stands at the same place on many slices, where anatomy changes: what is a stroke on all of
-them is text at a low contrast already. On fewer slices it needs a higher one. Text on a single slice
-is brighter than any thin structure of a body, or all pixels of a letter have one value, which noise
-forbids to those of bones and implants. docs/burned-in-text.md has the measurements.
+Such text stands at the same place on many slices, where anatomy changes: a line of strokes that
+all of them share is text, also at a low contrast. On fewer slices it needs a higher one. On a
+single slice, text is brighter than the thin structures of a body, or all pixels of a letter have
+one value, as those of bones have not because of noise. docs/burned-in-text.md has measurements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from functools import partial
+from itertools import pairwise
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.deidentification.text_lines import Plane, has_line, strokes_above
+from voco_data.deidentification.text_lines import Plane, count_strokes, strokes_above
 
 TextSearch: TypeAlias = Literal["usual", "strict"]
 """How text is searched: with few false alarms, or so that less is missed."""
@@ -31,114 +33,143 @@ LEVELS_HU = (100, 200, 350, 600, 1000, 1800, 2600)
 """Heights at which strokes are cut. Letters that touch at a low one are apart at a higher one."""
 LEAST_PIXELS = 12
 """Fewer pixels are no word."""
+ANY = 0.0
+"""Strokes of a line where any line of text will do."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Limits:
-    """Least heights of strokes over their background, in HU."""
+class _Rule:
+    """What makes strokes text: slices that share them, their height, the length of their line."""
 
-    bright: tuple[tuple[int, int], ...]
-    """Slices that share a stroke, and its least height; the highest number first."""
-    dark: tuple[tuple[int, int], ...]
-    """The same of strokes that are darker than their background."""
-    large: int
-    """Of strokes in a picture of half the size, which all slices share."""
-    exact: int
-    """Of a stroke of one value, on one slice."""
-    slices: int | None
-    """How many slices are examined alone; None is all."""
+    slices: int
+    """At least so many slices share them."""
+    height_hu: int
+    """They are at least so far above, or below, their background."""
+    strokes: float = ANY
+    """At least so many strokes are on a line."""
 
 
-LIMITS: dict[TextSearch, _Limits] = {
-    "usual": _Limits(
-        bright=((12, 200), (8, 350), (4, 600), (1, 1000)),
-        dark=((12, 350), (8, 600)),
-        large=350,
-        exact=200,
-        slices=SLICES_EXAMINED,
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The rules of a search. Strokes that satisfy one of them are text."""
+
+    bright: tuple[_Rule, ...]
+    dark: tuple[_Rule, ...]
+    """Strokes that are darker than their background: bowel gas and lungs have some."""
+    large: _Rule
+    """Bright strokes in a picture of half the size: those of large letters."""
+    exact: _Rule
+    """Strokes of one value."""
+    examines_all: bool
+    """Whether all slices are examined alone, or those that are compared with each other."""
+
+
+RULES: dict[TextSearch, _Rules] = {
+    "usual": _Rules(
+        bright=(
+            _Rule(12, 200),
+            _Rule(12, 100, 6),
+            _Rule(8, 350),
+            _Rule(8, 200, 6),
+            _Rule(4, 600),
+            _Rule(1, 1000),
+            _Rule(1, 600, 8),
+        ),
+        dark=(_Rule(12, 600), _Rule(12, 200, 6), _Rule(8, 350, 6), _Rule(1, 1000, 6)),
+        large=_Rule(12, 350),
+        exact=_Rule(1, 200),
+        examines_all=False,
     ),
-    "strict": _Limits(
-        bright=((12, 100), (8, 200), (4, 350), (1, 600)),
-        dark=((12, 200), (8, 350), (4, 600), (1, 1000)),
-        large=200,
-        exact=100,
-        slices=None,
+    "strict": _Rules(
+        bright=(
+            _Rule(12, 100),
+            _Rule(8, 200),
+            _Rule(4, 350),
+            _Rule(1, 1000),
+            _Rule(1, 600, 5),
+            _Rule(1, 350, 12),
+        ),
+        dark=(_Rule(12, 200), _Rule(8, 350), _Rule(4, 600), _Rule(1, 1000, 4), _Rule(1, 600, 6)),
+        large=_Rule(12, 200),
+        exact=_Rule(1, 100, 4),
+        examines_all=True,
     ),
 }
 
 
 def looks_like_text(hu: npt.NDArray[np.int16], search: TextSearch = "usual") -> bool:
     """Whether slices of `hu`, int16 (slice, row, column), have a line of text along either axis."""
-    limits = LIMITS[search]
-    planes = [_clip(hu[index]) for index in _spread(len(hu), SLICES_EXAMINED)]
-    for sign, heights in ((1, limits.bright), (-1, limits.dark)):
-        strokes = [strokes_above(sign * plane) for plane in planes]
-        for group in _groups(strokes):
-            if _has_text(np.minimum.reduce(group), _least_height(len(group), heights)):
-                return True
-        if sign == 1 and _has_large_text(planes, limits.large):
+    rules = RULES[search]
+    picked = np.linspace(0, len(hu) - 1, min(len(hu), SLICES_EXAMINED)).round().astype(int)
+    examined = np.unique(picked).tolist()
+    planes = [_clip(hu[index]) for index in examined]
+    strokes = [_Strokes(strokes_above(plane), strokes_above(-plane)) for plane in planes]
+    if (
+        _is_shared([each.bright for each in strokes], rules.bright)
+        or _is_shared([each.dark for each in strokes], rules.dark)
+        or _is_shared([strokes_above(plane[::2, ::2]) for plane in planes], (rules.large,))
+        or any(map(partial(_is_on_slice, rules), planes, strokes))
+    ):
+        return True
+    others = set(range(len(hu))) - set(examined) if rules.examines_all else set()
+    for index in sorted(others):
+        plane = _clip(hu[index])
+        alone = _Strokes(strokes_above(plane), strokes_above(-plane))
+        if _is_text(alone.bright, 1, rules.bright) or _is_text(alone.dark, 1, rules.dark):
             return True
-    return any(
-        _has_text_alone(_clip(hu[index]), limits)
-        for index in _spread(len(hu), limits.slices or len(hu))
-    )
+        if _is_on_slice(rules, plane, alone):
+            return True
+    return False
 
 
-def _spread(slices: int, most: int) -> Iterable[int]:
-    """At most `most` indices of slices at even distances, with the first and the last."""
-    picked = np.linspace(0, slices - 1, min(slices, most))
-    return map(int, np.unique(picked.round().astype(int)))
+class _Strokes(NamedTuple):
+    """Heights of the strokes of a slice."""
+
+    bright: Plane
+    dark: Plane
 
 
 def _clip(plane: Plane) -> Plane:
     return np.clip(plane, LOWEST_HU, HIGHEST_HU)
 
 
-def _groups(strokes: Sequence[Plane]) -> Iterable[Sequence[Plane]]:
-    """All slices, both halves, and the quarters, where they are several slices."""
-    for parts in (1, 2, 4):
+def _is_shared(strokes: Sequence[Plane], rules: tuple[_Rule, ...]) -> bool:
+    """Whether text is on all slices, on a half, a quarter, or a single one of them."""
+    least = min(rule.slices for rule in rules)
+    for parts in sorted({1, 2, 4, len(strokes)}):
         bounds = np.linspace(0, len(strokes), parts + 1).round().astype(int).tolist()
-        for first, end in zip(bounds, bounds[1:], strict=False):
-            if end - first > 1:
-                yield strokes[first:end]
-
-
-def _least_height(slices: int, heights: tuple[tuple[int, int], ...]) -> int | None:
-    """The least height of strokes that so many slices share; None if they are not searched."""
-    return next((height for least, height in heights if slices >= least), None)
-
-
-def _has_large_text(planes: Sequence[Plane], least: int) -> bool:
-    """Whether all slices share large letters, whose strokes are thin in a smaller picture."""
-    if len(planes) < SLICES_EXAMINED // 2:
-        return False
-    strokes = [strokes_above(np.ascontiguousarray(plane[::2, ::2])) for plane in planes]
-    return _has_text(np.minimum.reduce(strokes), least)
-
-
-def _has_text(strokes: Plane, least: int | None) -> bool:
-    """Whether strokes of some height, `least` or more, form a line."""
-    if least is None:
-        return False
-    highest = int(strokes.max())
-    for level in LEVELS_HU:
-        if least <= level <= highest:
-            drawn = strokes >= level
-            if np.count_nonzero(drawn) >= LEAST_PIXELS and has_line(drawn.astype(np.int16)):
+        for first, end in pairwise(bounds):
+            group = strokes[first:end]
+            if len(group) >= least and _is_text(np.minimum.reduce(group), len(group), rules):
                 return True
     return False
 
 
-def _has_text_alone(plane: Plane, limits: _Limits) -> bool:
-    """Whether one slice has text that no thin structure of a body looks like."""
-    above, below = strokes_above(plane), strokes_above(-plane)
-    if _has_text(above, _least_height(1, limits.bright)):
-        return True
-    if _has_text(below, _least_height(1, limits.dark)):
-        return True
+def _is_text(strokes: Plane, slices: int, rules: tuple[_Rule, ...]) -> bool:
+    """Whether strokes that so many slices share form a line of text, cut at some height."""
+    rules = tuple(rule for rule in rules if slices >= rule.slices)
+    highest = int(strokes.max())
+    for level in LEVELS_HU:
+        needed = [rule.strokes for rule in rules if rule.height_hu <= level <= highest]
+        if needed and _has_line((strokes >= level).astype(np.int16), min(needed)):
+            return True
+    return False
+
+
+def _has_line(codes: Plane, needed: float) -> bool:
+    """Whether a line of text has at least `needed` strokes."""
+    if np.count_nonzero(codes) < LEAST_PIXELS:
+        return False
+    strokes = count_strokes(codes)
+    return strokes > 0 and strokes >= needed
+
+
+def _is_on_slice(rules: _Rules, plane: Plane, strokes: _Strokes) -> bool:
+    """Whether one slice has text whose letters are of one value."""
     values = plane - np.int16(LOWEST_HU - 1)
     # The lowest value is where air was clipped; there noise has pieces of one value.
-    dark = (below >= limits.exact) & (plane > plane.min())
+    dark = (strokes.dark >= rules.exact.height_hu) & (plane > plane.min())
     return any(
-        has_line(np.where(drawn, values, np.int16(0))) for drawn in (above >= limits.exact, dark)
+        _has_line(np.where(drawn, values, np.int16(0)), rules.exact.strokes)
+        for drawn in (strokes.bright >= rules.exact.height_hu, dark)
     )

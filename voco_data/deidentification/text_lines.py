@@ -7,8 +7,7 @@ letters touch. Letters of like height that follow each other are a line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -27,6 +26,8 @@ BAR_ASPECT = 0.55
 """Largest width of a bar over its height."""
 MAX_GAP = 1.3
 """Largest gap between neighbours, over the height of the higher one."""
+MOST_COVERED = 0.5
+"""Largest overlap of neighbours along the line, over the height of the lower one: they may lean."""
 LEAST_HEIGHT_RATIO = 0.45
 """Least height of the lower of two neighbours, over that of the higher one: small letters."""
 LEAST_OVERLAP = 0.5
@@ -49,31 +50,33 @@ Boxes = npt.NDArray[np.int64]
 """A line a piece: top, bottom, left, right (ends excluded), pixels, runs along the line."""
 
 
-def strokes_above(plane: Plane, stroke_px: int = STROKE_PX) -> Plane:
-    """The plane minus its opening by a square: int16 (row, column), 0 where there is no stroke."""
-    margin = stroke_px - 1
-    padded = np.pad(plane, margin, mode="edge")
-    eroded = _sliding(_sliding(padded, stroke_px, np.minimum).T, stroke_px, np.minimum)
-    opened = _sliding(_sliding(eroded, stroke_px, np.maximum).T, stroke_px, np.maximum)
-    return plane - opened
+def strokes_above(plane: Plane) -> Plane:
+    """The plane minus its opening by a square: int16 (row, column), 0 where there is no stroke.
+
+    The plane goes on beyond its border with the values of the border.
+    """
+    padded = np.pad(plane, STROKE_PX - 1, mode="edge")
+    eroded = _sliding(_sliding(padded, np.minimum).T, np.minimum)
+    return plane - _sliding(_sliding(eroded, np.maximum).T, np.maximum)
 
 
-def _sliding(plane: Plane, width: int, extreme: Callable[[Plane, Plane], Plane]) -> Plane:
-    """The least or greatest of each `width` rows, one below the other; `width` - 1 rows fewer."""
+def _sliding(plane: Plane, extreme: Callable[[Plane, Plane], Plane]) -> Plane:
+    """The extreme of each `STROKE_PX` rows that follow each other, in all columns."""
     covered = 1
-    while covered < width:
-        step = min(covered, width - covered)
+    while covered < STROKE_PX:  # joins windows that lie side by side, or overlap at the last
+        step = min(covered, STROKE_PX - covered)
         plane = extreme(plane[:-step], plane[step:])
         covered += step
     return plane
 
 
-def has_line(codes: Plane) -> bool:
-    """Whether neighbouring pixels of one code form a line of text, along rows or along columns.
+def count_strokes(codes: Plane) -> float:
+    """Strokes of the longest line of text of one code, along rows or along columns; 0 for none.
 
-    `codes` is int16 (row, column); 0 is background.
+    `codes` is int16 (row, column); 0 is background. Neighbours of one code belong together.
     """
-    boxes, of_code = _measure(np.ascontiguousarray(codes))
+    strokes = 0.0
+    boxes, of_code = _measure(np.ascontiguousarray(codes), LETTER_HEIGHT_PX[0])
     along_rows, along_columns = boxes[:, [0, 1, 2, 3, 4, 5]], boxes[:, [2, 3, 0, 1, 4, 6]]
     for pieces in (along_rows, along_columns):
         are_letters = _are_letters(pieces)
@@ -81,9 +84,10 @@ def has_line(codes: Plane) -> bool:
             continue
         letters, codes_of_letters = pieces[are_letters], of_code[are_letters]
         for code in np.unique(codes_of_letters):
-            if any(map(_is_text, _chains(letters[codes_of_letters == code]))):
-                return True
-    return False
+            alike = letters[codes_of_letters == code]
+            alike = alike[np.argsort(alike[:, 2], kind="stable")]
+            strokes = max(strokes, _longest_line(alike))
+    return strokes
 
 
 def _are_letters(pieces: Boxes) -> npt.NDArray[np.bool_]:
@@ -94,70 +98,67 @@ def _are_letters(pieces: Boxes) -> npt.NDArray[np.bool_]:
     return tall & hollow & (width <= MAX_PIECE_ASPECT * height)
 
 
-def _chains(letters: Boxes) -> Iterator[Boxes]:
-    """Lines: letters that follow each other. Each letter is in one line."""
-    letters = letters[np.argsort(letters[:, 2], kind="stable")]
-    top, bottom, left, right = (letters[:, side].astype(np.float32) for side in range(4))
-    height = bottom - top
-    lower, higher = np.minimum.outer(height, height), np.maximum.outer(height, height)
-    gap = left[None, :] - right[:, None]
-    beside = np.minimum.outer(bottom, bottom) - np.maximum.outer(top, top)
-    follows = (
-        (left[None, :] > left[:, None])
-        & (gap > -0.5 * lower)
-        & (gap <= MAX_GAP * higher)
-        & (lower >= LEAST_HEIGHT_RATIO * higher)
-        & (beside >= LEAST_OVERLAP * lower)
-    )
-    off_line = np.abs(bottom[None, :] - bottom[:, None])
-    unlike = 0.5 * np.abs(height[None, :] - height[:, None])
-    distance = np.where(follows, np.maximum(gap, 0) + off_line + unlike, np.inf)
-    is_free = np.ones(len(letters), bool)
-    for first in range(len(letters)):
-        if not is_free[first]:
-            continue
-        chain, nearest = [], first
-        while True:
-            chain.append(nearest)
-            is_free[nearest] = False
-            from_here = np.where(is_free, distance[nearest], np.inf)
-            nearest = int(np.argmin(from_here))
-            if from_here[nearest] == np.inf:
-                break
-        yield letters[chain]
+def _longest_line(letters: Boxes) -> float:
+    """The number of strokes of the longest line of text; 0 for none. Letters are sorted by left."""
+    line_of_letter, lines = _chain(letters)
+    members = [letters[line_of_letter == line] for line in range(lines)]
+    return max((_count_if_text(line) for line in members), default=0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """What tells a line of text from other rows of pieces."""
-
-    pieces: int
-    letters: float
-    strokes: float
-    ink: float
-    aspect: float
-
-
-def _describe(line: Boxes) -> _Line:
+def _count_if_text(line: Boxes) -> float:
+    """The number of strokes that a row through a line crosses on average; 0 if it is no text."""
     height, width = line[:, 1] - line[:, 0], line[:, 3] - line[:, 2]
-    return _Line(
-        pieces=len(line),
-        letters=float(np.maximum(1, np.round(width / height)).sum()),
-        strokes=float((line[:, 5] / height).sum()),
-        ink=float(line[:, 4].sum() / (width * height).sum()),
-        aspect=float((line[:, 3].max() - line[:, 2].min()) / np.median(height)),
-    )
+    strokes = float((line[:, 5] / height).sum())
+    aspect = float((line[:, 3].max() - line[:, 2].min()) / np.median(height))
+    if strokes < LEAST_STROKES or aspect < 1:
+        return 0.0
+    density, ink = strokes / aspect, float(line[:, 4].sum() / (width * height).sum())
+    if len(line) == 1:
+        is_text = aspect >= WORD_ASPECT and density >= WORD_DENSITY and ink >= WORD_INK
+    else:
+        letters = np.maximum(1, np.round(width / height)).sum()
+        enough = letters >= LEAST_LETTERS or strokes >= SURE_STROKES
+        is_text = bool(enough) and density >= LEAST_DENSITY and ink >= LEAST_INK
+    return strokes if is_text else 0.0
 
 
-def _is_text(boxes: Boxes) -> bool:
-    line = _describe(boxes)
-    if line.strokes < LEAST_STROKES or line.aspect < 1:
-        return False
-    density = line.strokes / line.aspect
-    if line.pieces == 1:
-        return line.aspect >= WORD_ASPECT and density >= WORD_DENSITY and line.ink >= WORD_INK
-    enough = line.letters >= LEAST_LETTERS or line.strokes >= SURE_STROKES
-    return enough and density >= LEAST_DENSITY and line.ink >= LEAST_INK
+@numba.njit(nogil=True, cache=True)
+def _chain(letters):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """(line of each letter, number of lines): each letter is followed by the nearest free one.
+
+    The letters, boxes sorted by their left side, are alike in height and lie beside each other.
+    """
+    count = len(letters)
+    line_of_letter = np.full(count, -1, np.int64)
+    lines = 0
+    for first in range(count):
+        if line_of_letter[first] >= 0:
+            continue
+        current = first
+        while current >= 0:
+            line_of_letter[current] = lines
+            top, bottom, left, right = letters[current, :4]
+            height = bottom - top
+            nearest, least = -1, np.inf
+            for other in range(current + 1, count):
+                gap = letters[other, 2] - right
+                other_height = letters[other, 1] - letters[other, 0]
+                lower, higher = min(height, other_height), max(height, other_height)
+                beside = min(bottom, letters[other, 1]) - max(top, letters[other, 0])
+                if (
+                    line_of_letter[other] < 0
+                    and letters[other, 2] > left
+                    and -MOST_COVERED * lower < gap <= MAX_GAP * higher
+                    and lower >= LEAST_HEIGHT_RATIO * higher
+                    and beside >= LEAST_OVERLAP * lower
+                ):
+                    off_line = abs(letters[other, 1] - bottom)
+                    distance = max(gap, 0) + off_line + (higher - lower) / 2
+                    if distance < least:
+                        nearest, least = other, distance
+            current = nearest
+        lines += 1
+    return line_of_letter, lines
 
 
 @numba.njit(nogil=True, cache=True)
@@ -169,10 +170,11 @@ def _root(parents, label):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @numba.njit(nogil=True, cache=True)
-def _measure(codes):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _measure(codes, least_px):  # type: ignore[no-untyped-def]  # pragma: no cover
     """(boxes, codes) of the 8-connected pieces of pixels that have the same code, not 0.
 
-    A box is top, bottom, left, right, pixels, runs along rows, runs along columns.
+    Pieces that are smaller than `least_px` both ways are left out. A box is top, bottom, left,
+    right, pixels, runs along rows, runs along columns.
     """
     height, width = codes.shape
     labels = np.zeros((height, width), np.int32)
@@ -223,4 +225,10 @@ def _measure(codes):  # type: ignore[no-untyped-def]  # pragma: no cover
             box[4] += 1
             box[5] += x == 0 or codes[y, x - 1] != code
             box[6] += y == 0 or codes[y - 1, x] != code
-    return boxes, of_code
+    kept = 0
+    for piece in range(count):
+        box = boxes[piece]
+        if max(box[1] - box[0], box[3] - box[2]) >= least_px:
+            boxes[kept], of_code[kept] = box, of_code[piece]
+            kept += 1
+    return boxes[:kept], of_code[:kept]
