@@ -29,10 +29,12 @@ SLICES_EXAMINED = 16
 """Slices are examined at even distances, with the first and the last."""
 LOWEST_HU, HIGHEST_HU = -1100, 4000
 """Values beyond count as these: padding, and text at the end of 16 bits."""
-LEVELS_HU = (100, 200, 350, 600, 1000, 1800, 2600)
+LEVELS_HU = (100, 200, 350, 600, 1000, 1400, 2000, 2700)
 """Heights at which strokes are cut. Letters that touch at a low one are apart at a higher one."""
 LEAST_PIXELS = 12
 """Fewer pixels are no word."""
+LEAST_SHARE = 0.6
+"""Share of the pixels of a value that are strokes: less, where values are clipped or coarse."""
 ANY = 0.0
 """Strokes of a line where any line of text will do."""
 
@@ -56,7 +58,7 @@ class _Rules:
     bright: tuple[_Rule, ...]
     dark: tuple[_Rule, ...]
     """Strokes that are darker than their background: bowel gas and lungs have some."""
-    large: _Rule
+    large: tuple[_Rule, ...]
     """Bright strokes in a picture of half the size: those of large letters."""
     exact: _Rule
     """Strokes of one value."""
@@ -68,15 +70,15 @@ RULES: dict[TextSearch, _Rules] = {
     "usual": _Rules(
         bright=(
             _Rule(12, 200),
-            _Rule(12, 100, 6),
+            _Rule(12, 100, 8),
             _Rule(8, 350),
-            _Rule(8, 200, 6),
             _Rule(4, 600),
-            _Rule(1, 1000),
+            _Rule(1, 1400),
+            _Rule(1, 1000, 4),
             _Rule(1, 600, 8),
         ),
         dark=(_Rule(12, 600), _Rule(12, 200, 6), _Rule(8, 350, 6), _Rule(1, 1000, 6)),
-        large=_Rule(12, 350),
+        large=(_Rule(12, 350, 4.5), _Rule(12, 1000)),
         exact=_Rule(1, 200),
         examines_all=False,
     ),
@@ -90,7 +92,7 @@ RULES: dict[TextSearch, _Rules] = {
             _Rule(1, 350, 12),
         ),
         dark=(_Rule(12, 200), _Rule(8, 350), _Rule(4, 600), _Rule(1, 1000, 4), _Rule(1, 600, 6)),
-        large=_Rule(12, 200),
+        large=(_Rule(12, 200),),
         exact=_Rule(1, 100, 4),
         examines_all=True,
     ),
@@ -107,7 +109,7 @@ def looks_like_text(hu: npt.NDArray[np.int16], search: TextSearch = "usual") -> 
     if (
         _is_shared([each.bright for each in strokes], rules.bright)
         or _is_shared([each.dark for each in strokes], rules.dark)
-        or _is_shared([strokes_above(plane[::2, ::2]) for plane in planes], (rules.large,))
+        or _is_shared([strokes_above(plane[::2, ::2]) for plane in planes], rules.large)
         or any(map(partial(_is_on_slice, rules), planes, strokes))
     ):
         return True
@@ -165,11 +167,17 @@ def _has_line(codes: Plane, needed: float) -> bool:
 
 
 def _is_on_slice(rules: _Rules, plane: Plane, strokes: _Strokes) -> bool:
-    """Whether one slice has text whose letters are of one value."""
+    """Whether one slice has text whose letters are of one value, which little else has."""
     values = plane - np.int16(LOWEST_HU - 1)
-    # The lowest value is where air was clipped; there noise has pieces of one value.
-    dark = (strokes.dark >= rules.exact.height_hu) & (plane > plane.min())
-    return any(
-        _has_line(np.where(drawn, values, np.int16(0)), rules.exact.strokes)
-        for drawn in (strokes.bright >= rules.exact.height_hu, dark)
-    )
+    frequency = np.bincount(values.ravel(), minlength=HIGHEST_HU - LOWEST_HU + 2)
+    highest = int(values.max())
+    for heights in strokes:
+        drawn = heights >= rules.exact.height_hu
+        inked = np.bincount(values[drawn], minlength=len(frequency))
+        is_ink = (inked >= LEAST_PIXELS) & (inked >= LEAST_SHARE * frequency)
+        is_ink[highest] = False  # bone and metal have it, where values were clipped
+        if is_ink.any() and _has_line(
+            np.where(drawn & is_ink[values], values, np.int16(0)), rules.exact.strokes
+        ):
+            return True
+    return False

@@ -23,7 +23,7 @@ MAX_PIECE_ASPECT = 20
 MAX_FILLED = 0.8
 """Largest share of its bounding box that a letter fills, unless it is a bar as I is."""
 BAR_ASPECT = 0.55
-"""Largest width of a bar over its height."""
+"""Largest width of a bar over its height. Bars alone are no text: they may be screws."""
 MAX_GAP = 1.3
 """Largest gap between neighbours, over the height of the higher one."""
 MOST_COVERED = 0.5
@@ -110,7 +110,8 @@ def _count_if_text(line: Boxes) -> float:
     height, width = line[:, 1] - line[:, 0], line[:, 3] - line[:, 2]
     strokes = float((line[:, 5] / height).sum())
     aspect = float((line[:, 3].max() - line[:, 2].min()) / np.median(height))
-    if strokes < LEAST_STROKES or aspect < 1:
+    are_bars = line[:, 4] > MAX_FILLED * height * width
+    if strokes < LEAST_STROKES or aspect < 1 or are_bars.all():
         return 0.0
     density, ink = strokes / aspect, float(line[:, 4].sum() / (width * height).sum())
     if len(line) == 1:
