@@ -11,20 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from typing import Literal, NamedTuple, TypeAlias
+from itertools import pairwise, product
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from voco_data.deidentification.text_lines import Plane, count_strokes, strokes_above
+from voco_data.deidentification.text_search import TextSearch
 
-TextSearch: TypeAlias = Literal["usual", "strict"]
-"""How text is searched: with few false alarms, or so that less is missed."""
-
-SEARCH_VERSION = 2
-"""Increase it if other series would be refused: files that an older search has passed are read
-again."""
 SLICES_EXAMINED = 16
 """Slices are examined at even distances, with the first and the last."""
 LOWEST_HU, HIGHEST_HU = -1100, 4000
@@ -60,7 +55,7 @@ class _Rules:
     """Strokes that are darker than their background: bowel gas and lungs have some."""
     large: tuple[_Rule, ...]
     """Bright strokes in a picture of half the size: those of large letters."""
-    exact: _Rule
+    exact: tuple[_Rule, ...]
     """Strokes of one value."""
     examines_all: bool
     """Whether all slices are examined alone, or those that are compared with each other."""
@@ -79,7 +74,7 @@ RULES: dict[TextSearch, _Rules] = {
         ),
         dark=(_Rule(12, 600), _Rule(12, 200, 6), _Rule(8, 350, 6), _Rule(1, 1000, 6)),
         large=(_Rule(12, 350, 4.5), _Rule(12, 1000)),
-        exact=_Rule(1, 200),
+        exact=(_Rule(1, 200),),
         examines_all=False,
     ),
     "strict": _Rules(
@@ -93,7 +88,7 @@ RULES: dict[TextSearch, _Rules] = {
         ),
         dark=(_Rule(12, 200), _Rule(8, 350), _Rule(4, 600), _Rule(1, 1000, 4), _Rule(1, 600, 6)),
         large=(_Rule(12, 200),),
-        exact=_Rule(1, 100, 4),
+        exact=(_Rule(1, 200), _Rule(1, 100, 4)),
         examines_all=True,
     ),
 }
@@ -171,13 +166,13 @@ def _is_on_slice(rules: _Rules, plane: Plane, strokes: _Strokes) -> bool:
     values = plane - np.int16(LOWEST_HU - 1)
     frequency = np.bincount(values.ravel(), minlength=HIGHEST_HU - LOWEST_HU + 2)
     highest = int(values.max())
-    for heights in strokes:
-        drawn = heights >= rules.exact.height_hu
+    for heights, rule in product(strokes, rules.exact):
+        drawn = heights >= rule.height_hu
         inked = np.bincount(values[drawn], minlength=len(frequency))
         is_ink = (inked >= LEAST_PIXELS) & (inked >= LEAST_SHARE * frequency)
         is_ink[highest] = False  # bone and metal have it, where values were clipped
         if is_ink.any() and _has_line(
-            np.where(drawn & is_ink[values], values, np.int16(0)), rules.exact.strokes
+            np.where(drawn & is_ink[values], values, np.int16(0)), rule.strokes
         ):
             return True
     return False
