@@ -30,6 +30,8 @@ LEAST_PIXELS = 12
 """Fewer pixels are no word."""
 LEAST_SHARE = 0.6
 """Share of the pixels of a value that are strokes: less, where values are clipped or coarse."""
+COARSEST_STEP_HU = 2
+"""Where most values of a slice are farther apart, those of bones are alike, too."""
 ANY = 0.0
 """Strokes of a line where any line of text will do."""
 
@@ -165,12 +167,14 @@ def _is_on_slice(rules: _Rules, plane: Plane, strokes: _Strokes) -> bool:
     """Whether one slice has text whose letters are of one value, which little else has."""
     values = plane - np.int16(LOWEST_HU - 1)
     frequency = np.bincount(values.ravel(), minlength=HIGHEST_HU - LOWEST_HU + 2)
-    highest = int(values.max())
+    used = np.flatnonzero(frequency)
+    if len(used) < 2 or np.median(np.diff(used)) > COARSEST_STEP_HU:
+        return False
     for heights, rule in product(strokes, rules.exact):
         drawn = heights >= rule.height_hu
         inked = np.bincount(values[drawn], minlength=len(frequency))
         is_ink = (inked >= LEAST_PIXELS) & (inked >= LEAST_SHARE * frequency)
-        is_ink[highest] = False  # bone and metal have it, where values were clipped
+        is_ink[used[-1]] = False  # bone and metal have it, where values were clipped
         if is_ink.any() and _has_line(
             np.where(drawn & is_ink[values], values, np.int16(0)), rule.strokes
         ):
