@@ -121,7 +121,7 @@ def _bitmap(text: str, cap_px: int) -> Image.Image:
 
 @cache
 def load_font(name: str, cap_px: int) -> ImageFont.FreeTypeFont:
-    """The outline font whose capital letters are `cap_px` high."""
+    """The outline font whose capital letters are `cap_px` high; hinting may make it a row more."""
     size = cap_px
     while _cap_height(_sized(name, size)) < cap_px:
         size += 1

@@ -8,16 +8,19 @@ one value, as those of bones have not because of noise. docs/burned-in-text.md h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise, product
-from typing import NamedTuple
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from voco_data.deidentification.text_lines import Plane, count_strokes, strokes_above
+from voco_data.deidentification.text_lines import (
+    Plane,
+    count_strokes,
+    count_values,
+    strokes_above,
+)
 from voco_data.deidentification.text_search import TextSearch
 
 SLICES_EXAMINED = 16
@@ -58,7 +61,7 @@ class _Rules:
     large: tuple[_Rule, ...]
     """Bright strokes in a picture of half the size: those of large letters."""
     exact: tuple[_Rule, ...]
-    """Strokes of one value."""
+    """Bright strokes of one value, on one slice."""
     examines_all: bool
     """Whether all slices are examined alone, or those that are compared with each other."""
 
@@ -102,44 +105,40 @@ def looks_like_text(hu: npt.NDArray[np.int16], search: TextSearch = "usual") -> 
     picked = np.linspace(0, len(hu) - 1, min(len(hu), SLICES_EXAMINED)).round().astype(int)
     examined = np.unique(picked).tolist()
     planes = [_clip(hu[index]) for index in examined]
-    strokes = [_Strokes(strokes_above(plane), strokes_above(-plane)) for plane in planes]
+    bright = np.stack([strokes_above(plane) for plane in planes])
     if (
-        _is_shared([each.bright for each in strokes], rules.bright)
-        or _is_shared([each.dark for each in strokes], rules.dark)
-        or _is_shared([strokes_above(plane[::2, ::2]) for plane in planes], rules.large)
-        or any(map(partial(_is_on_slice, rules), planes, strokes))
+        _is_shared(bright, rules.bright)
+        or _is_shared(np.stack([strokes_above(-plane) for plane in planes]), rules.dark)
+        or _is_shared(np.stack([strokes_above(plane[::2, ::2]) for plane in planes]), rules.large)
+        or any(map(partial(_is_on_slice, rules), planes, bright))
     ):
         return True
     others = set(range(len(hu))) - set(examined) if rules.examines_all else set()
-    for index in sorted(others):
-        plane = _clip(hu[index])
-        alone = _Strokes(strokes_above(plane), strokes_above(-plane))
-        if _is_text(alone.bright, 1, rules.bright) or _is_text(alone.dark, 1, rules.dark):
-            return True
-        if _is_on_slice(rules, plane, alone):
-            return True
-    return False
+    return any(_has_text_alone(_clip(hu[index]), rules) for index in sorted(others))
 
 
-class _Strokes(NamedTuple):
-    """Heights of the strokes of a slice."""
-
-    bright: Plane
-    dark: Plane
+def _has_text_alone(plane: Plane, rules: _Rules) -> bool:
+    """Whether one slice has text, by the rules for single slices."""
+    bright = strokes_above(plane)
+    return (
+        _is_text(bright, 1, rules.bright)
+        or _is_text(strokes_above(-plane), 1, rules.dark)
+        or _is_on_slice(rules, plane, bright)
+    )
 
 
 def _clip(plane: Plane) -> Plane:
     return np.clip(plane, LOWEST_HU, HIGHEST_HU)
 
 
-def _is_shared(strokes: Sequence[Plane], rules: tuple[_Rule, ...]) -> bool:
+def _is_shared(strokes: npt.NDArray[np.int16], rules: tuple[_Rule, ...]) -> bool:
     """Whether text is on all slices, on a half, a quarter, or a single one of them."""
     least = min(rule.slices for rule in rules)
     for parts in sorted({1, 2, 4, len(strokes)}):
         bounds = np.linspace(0, len(strokes), parts + 1).round().astype(int).tolist()
         for first, end in pairwise(bounds):
-            group = strokes[first:end]
-            if len(group) >= least and _is_text(np.minimum.reduce(group), len(group), rules):
+            slices = end - first
+            if slices >= least and _is_text(strokes[first:end].min(axis=0), slices, rules):
                 return True
     return False
 
@@ -150,33 +149,33 @@ def _is_text(strokes: Plane, slices: int, rules: tuple[_Rule, ...]) -> bool:
     highest = int(strokes.max())
     for level in LEVELS_HU:
         needed = [rule.strokes for rule in rules if rule.height_hu <= level <= highest]
-        if needed and _has_line((strokes >= level).astype(np.int16), min(needed)):
+        if not needed:
+            continue
+        drawn = strokes >= level
+        if np.count_nonzero(drawn) < LEAST_PIXELS:
+            return False
+        if _has_line(drawn.astype(np.int16), min(needed)):
             return True
     return False
 
 
 def _has_line(codes: Plane, needed: float) -> bool:
     """Whether a line of text has at least `needed` strokes."""
-    if np.count_nonzero(codes) < LEAST_PIXELS:
-        return False
     strokes = count_strokes(codes)
     return strokes > 0 and strokes >= needed
 
 
-def _is_on_slice(rules: _Rules, plane: Plane, strokes: _Strokes) -> bool:
-    """Whether one slice has text whose letters are of one value, which little else has."""
-    values = plane - np.int16(LOWEST_HU - 1)
-    frequency = np.bincount(values.ravel(), minlength=HIGHEST_HU - LOWEST_HU + 2)
-    used = np.flatnonzero(frequency)
-    if len(used) < 2 or np.median(np.diff(used)) > COARSEST_STEP_HU:
-        return False
-    for heights, rule in product(strokes, rules.exact):
-        drawn = heights >= rule.height_hu
-        inked = np.bincount(values[drawn], minlength=len(frequency))
+def _is_on_slice(rules: _Rules, plane: Plane, heights: Plane) -> bool:
+    """Whether a slice, with its bright strokes, has letters of one value that little else has."""
+    for rule in rules.exact:
+        frequency, inked = count_values(plane, heights, rule.height_hu, (LOWEST_HU, HIGHEST_HU))
         is_ink = (inked >= LEAST_PIXELS) & (inked >= LEAST_SHARE * frequency)
+        used = np.flatnonzero(frequency)
         is_ink[used[-1]] = False  # bone and metal have it, where values were clipped
-        if is_ink.any() and _has_line(
-            np.where(drawn & is_ink[values], values, np.int16(0)), rule.strokes
-        ):
+        if not is_ink.any() or np.median(np.diff(used)) > COARSEST_STEP_HU:
+            continue
+        values = plane - np.int16(LOWEST_HU)
+        letters = np.where((heights >= rule.height_hu) & is_ink[values], values + np.int16(1), 0)
+        if _has_line(letters.astype(np.int16), rule.strokes):
             return True
     return False

@@ -46,6 +46,7 @@ WORD_ASPECT, WORD_DENSITY, WORD_INK = 1.4, 0.8, 0.2
 """Least width over height, density and ink of a line that is one piece. A couch is longer."""
 
 Plane = npt.NDArray[np.int16]
+Counts = npt.NDArray[np.int64]
 Boxes = npt.NDArray[np.int64]
 """A line a piece: top, bottom, left, right (ends excluded), pixels, runs along the line."""
 
@@ -68,6 +69,17 @@ def _sliding(plane: Plane, extreme: Callable[[Plane, Plane], Plane]) -> Plane:
         plane = extreme(plane[:-step], plane[step:])
         covered += step
     return plane
+
+
+def count_values(
+    plane: Plane, heights: Plane, least: int, ends: tuple[int, int]
+) -> tuple[Counts, Counts]:
+    """How often each value of a plane occurs, and how often in strokes of `least` height.
+
+    Values lie between `ends`, both included; the first count is that of the lower end.
+    """
+    frequency, inked = _count_values(plane, heights, least, *ends)
+    return frequency, inked
 
 
 def count_strokes(codes: Plane) -> float:
@@ -101,8 +113,9 @@ def _are_letters(pieces: Boxes) -> npt.NDArray[np.bool_]:
 def _longest_line(letters: Boxes) -> float:
     """The number of strokes of the longest line of text; 0 for none. Letters are sorted by left."""
     line_of_letter, lines = _chain(letters)
-    members = [letters[line_of_letter == line] for line in range(lines)]
-    return max((_count_if_text(line) for line in members), default=0.0)
+    strokes = np.bincount(line_of_letter, letters[:, 5] / (letters[:, 1] - letters[:, 0]), lines)
+    long = np.flatnonzero(strokes >= LEAST_STROKES).tolist()
+    return max((_count_if_text(letters[line_of_letter == line]) for line in long), default=0.0)
 
 
 def _count_if_text(line: Boxes) -> float:
@@ -111,7 +124,7 @@ def _count_if_text(line: Boxes) -> float:
     strokes = float((line[:, 5] / height).sum())
     aspect = float((line[:, 3].max() - line[:, 2].min()) / np.median(height))
     are_bars = line[:, 4] > MAX_FILLED * height * width
-    if strokes < LEAST_STROKES or aspect < 1 or are_bars.all():
+    if aspect < 1 or are_bars.all():
         return 0.0
     density, ink = strokes / aspect, float(line[:, 4].sum() / (width * height).sum())
     if len(line) == 1:
@@ -121,6 +134,19 @@ def _count_if_text(line: Boxes) -> float:
         enough = letters >= LEAST_LETTERS or strokes >= SURE_STROKES
         is_text = bool(enough) and density >= LEAST_DENSITY and ink >= LEAST_INK
     return strokes if is_text else 0.0
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_values(plane, heights, least, lowest, highest):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """(frequency, inked) of the values from `lowest` to `highest`."""
+    frequency = np.zeros(highest - lowest + 1, np.int64)
+    inked = np.zeros(highest - lowest + 1, np.int64)
+    for y in range(plane.shape[0]):
+        for x in range(plane.shape[1]):
+            index = np.int64(plane[y, x]) - lowest
+            frequency[index] += 1
+            inked[index] += heights[y, x] >= least
+    return frequency, inked
 
 
 @numba.njit(nogil=True, cache=True)
