@@ -29,6 +29,9 @@ LOWEST_HU, HIGHEST_HU = -1100, 4000
 """Values beyond count as these: padding, and text at the end of 16 bits."""
 LEVELS_HU = (100, 200, 350, 600, 1000, 1400, 2000, 2700)
 """Heights at which strokes are cut. Letters that touch at a low one are apart at a higher one."""
+SMALL_MATRIX, SMALL_MATRIX_STROKES = 128, 6
+"""In a picture with fewer rows or columns, organs and bones are as thin as strokes: lines must be
+longer."""
 LEAST_PIXELS = 12
 """Fewer pixels are no word."""
 LEAST_SHARE = 0.6
@@ -161,6 +164,8 @@ def _is_text(strokes: Plane, slices: int, rules: tuple[_Rule, ...]) -> bool:
 
 def _has_line(codes: Plane, needed: float) -> bool:
     """Whether a line of text has at least `needed` strokes."""
+    if min(codes.shape) < SMALL_MATRIX:
+        needed = max(needed, SMALL_MATRIX_STROKES)
     strokes = count_strokes(codes)
     return strokes > 0 and strokes >= needed
 
