@@ -1,6 +1,6 @@
 """Measure the detector of burned-in text, and write the figures into docs/burned-in-text.md.
 
-    python scripts/burned_in_page.py --ct FOLDER [--ct FOLDER ...] [--texts 24] [--write]
+    python scripts/burned_in_page.py --ct FOLDER [--ct FOLDER ...] [--texts 20] [--write]
 
 Each FOLDER holds CT series without burned-in text. Their series and made-up ones are searched as
 they are, for false alarms, and with random text drawn into them, for what is missed. The same seed
@@ -97,8 +97,8 @@ def main() -> None:
     """Measure, and print or write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ct", type=Path, action="append", default=[], metavar="FOLDER")
-    parser.add_argument("--texts", type=int, default=24, help="texts drawn into each series (24)")
-    parser.add_argument("--phantoms", type=int, default=18, help="made-up patients (18)")
+    parser.add_argument("--texts", type=int, default=20, help="texts drawn into each series (20)")
+    parser.add_argument("--phantoms", type=int, default=15, help="made-up patients (15)")
     parser.add_argument("--write", action="store_true", help="write the page instead of printing")
     args = parser.parse_args()
     real = [hu for folder in args.ct for hu in read_folder(folder)]

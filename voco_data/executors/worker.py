@@ -88,7 +88,7 @@ def fill_series(
                 task.entry,
                 task.targets[0].spec,
                 task.given_box,
-                burned_in=task.burned_in,
+                task.burned_in,
             )
             digest = prepared.input_digest
             identity = SeriesIdentity(task.patient_id, task.study_uid, task.series_uid)

@@ -84,7 +84,6 @@ def prepare_series(
     entry: SeriesEntry,
     spec: StoreSpec,
     given_box: GivenBox | None = None,
-    *,
     burned_in: TextSearch = "usual",
 ) -> PreparedSeries:
     """Read one series with its masks and bring it to the canonical axes. Raises SeriesRefused.
