@@ -23,6 +23,7 @@ from flows.training_options import (
     add_pretrain,
     add_project,
 )
+from voco_data.deidentification import TextSearch
 from voco_data.ingest import UnevenPolicy, list_options
 from voco_data.layouts import layout_choices
 from voco_data.storage import path_or_url
@@ -112,6 +113,12 @@ def _add_preprocess(commands: Any) -> None:
         choices=get_args(UnevenPolicy),
     )
     _add_option(preprocess, "keep_ids", action="store_true")
+    _add_option(
+        preprocess,
+        "burned_in",
+        note="strict refuses more, also series without text",
+        choices=get_args(TextSearch),
+    )
     add("--estimate", action="store_true", help="say what a run would take, and write nothing")
     _add_option(preprocess, "deep", action="store_true")
     _add_option(preprocess, "prune", action="store_true")

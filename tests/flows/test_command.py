@@ -92,6 +92,7 @@ def test_preprocess_defaults_reach_the_stage(replace: Replace) -> None:
         "ids": None,
         "uneven": None,
         "keep_ids": False,
+        "burned_in": "usual",
         "deep": False,
         "wait": 0.0,
         "include": (),
@@ -108,7 +109,7 @@ def test_preprocess_options_reach_the_stage(replace: Replace) -> None:
     words = (
         "--layout ratic --spec finetune --spec pretrain --workers 3 --keep-ids --deep --wait 2.5 "
         "--include *.dcm --include b* --exclude c* --boxes b.csv --uneven resample "
-        "--prune --yes --skip-unchanged"
+        "--burned-in strict --prune --yes --skip-unchanged"
     )
     assert main(["preprocess", "archive", "--root", "stores", *words.split()]) == 0
     options = seen["options"]
@@ -116,6 +117,7 @@ def test_preprocess_options_reach_the_stage(replace: Replace) -> None:
     assert options.specs == ("finetune", "pretrain")
     assert options.workers == 3
     assert options.keep_ids is True
+    assert options.burned_in == "strict"
     assert (options.prune, options.yes, options.skip_unchanged) == (True, True, True)
     assert options.boxes == Path("b.csv")
     assert options.uneven == "resample"

@@ -4,6 +4,7 @@ Key types
 ---------
 Pseudonymiser : keyed pseudonyms of patient, study and series ids.
 looks_like_text : whether slices show burned-in text.
+TextSearch : how it is searched.
 """
 
 import lazy_loader

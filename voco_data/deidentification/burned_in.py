@@ -1,153 +1,186 @@
 """Detect text that is burned into the pixels, and may name the patient.
 
-All pixels of such text have the same value. Measured pixels have not: because of noise those of
-bones and implants differ, except at the ends of the scanner's range. So text consists of many small
-components of one unusually frequent value, of equal height, side by side on a line.
+Such text stands at the same place on many slices, where anatomy changes: a line of strokes that
+all of them share is text, also at a low contrast. On fewer slices it needs a higher one. On a
+single slice, text is brighter than the thin structures of a body, or all pixels of a letter have
+one value, as those of bones have not because of noise. docs/burned-in-text.md has measurements.
 """
 
 from __future__ import annotations
 
-import numba
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+
+from voco_data.deidentification.text_lines import (
+    Plane,
+    count_strokes,
+    count_values,
+    strokes_above,
+)
+from voco_data.deidentification.text_search import TextSearch
 
 SLICES_EXAMINED = 16
 """Slices are examined at even distances, with the first and the last."""
-MIN_PIXELS = 40
-"""Fewer pixels of one value do not form a word."""
-MAX_SHARE = 0.25
-"""A value that fills a larger share of the slice is a background."""
-SPIKE = 8.0
-"""Least ratio of the frequency of a text's value to the mean of the values around it."""
-AROUND_HU = 12
-"""Values on either side that a value is compared with."""
-VALUES_EXAMINED = 4
-"""Number of frequent values of a slice that are examined."""
-MIN_LETTERS = 6
-"""Least number of components on a line; fewer may be there by chance."""
-MIN_LINE_SHARE = 0.2
-"""Share of a value's larger components that the longest line of a text has."""
-MAX_COMPONENTS = 1000
-"""Largest number of components; more are noise, clipped at an end of the scanner's range."""
-LETTER_HEIGHT_PX = (5, 48)
-MAX_FILLED = 0.7
-"""Largest share of its bounding box that a letter fills; a screw of an implant fills more."""
-HEIGHT_SPREAD_PX = 2
-BASELINE_SPREAD_PX = 1
-MAX_LETTER_GAP = 2.5
-"""Largest distance between neighbours, in letter heights."""
-EIGHT_CONNECTED = np.ones((3, 3), bool)
-
-Letter = tuple[int, int, int, int]
-"""Bottom row, height, first column, one past the last column."""
+LOWEST_HU, HIGHEST_HU = -1100, 4000
+"""Values beyond count as these: padding, and text at the end of 16 bits."""
+LEVELS_HU = (100, 200, 350, 600, 1000, 1400, 2000, 2700)
+"""Heights at which strokes are cut. Letters that touch at a low one are apart at a higher one."""
+SMALL_MATRIX, SMALL_MATRIX_STROKES = 128, 6
+"""In a picture with fewer rows or columns, organs and bones are as thin as strokes: lines must be
+longer."""
+LEAST_PIXELS = 12
+"""Fewer pixels are no word."""
+LEAST_SHARE = 0.6
+"""Share of the pixels of a value that are strokes: less, where values are clipped or coarse."""
+COARSEST_STEP_HU = 2
+"""Where most values of a slice are farther apart, those of bones are alike, too."""
+ANY = 0.0
+"""Strokes of a line where any line of text will do."""
 
 
-def looks_like_text(hu: npt.NDArray[np.int16]) -> bool:
-    """Whether a slice of `hu`, int16 (slice, row, column), has a line of text along either axis."""
-    count = min(len(hu), SLICES_EXAMINED)
-    picked = np.unique(np.linspace(0, len(hu) - 1, count).round().astype(int))
-    return any(_has_text(np.ascontiguousarray(hu[index])) for index in picked)
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What makes strokes text: slices that share them, their height, the length of their line."""
+
+    slices: int
+    """At least so many slices share them."""
+    height_hu: int
+    """They are at least so far above, or below, their background."""
+    strokes: float = ANY
+    """At least so many strokes are on a line."""
 
 
-def _has_text(plane: npt.NDArray[np.int16]) -> bool:
-    return any(
-        # The Euler number excludes clipped noise before its components are labelled.
-        _euler_number(plane, value) <= MAX_COMPONENTS and _has_line(plane == value)
-        for value in _frequent_values(plane)
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The rules of a search. Strokes that satisfy one of them are text."""
+
+    bright: tuple[_Rule, ...]
+    dark: tuple[_Rule, ...]
+    """Strokes that are darker than their background: bowel gas and lungs have some."""
+    large: tuple[_Rule, ...]
+    """Bright strokes in a picture of half the size: those of large letters."""
+    exact: tuple[_Rule, ...]
+    """Bright strokes of one value, on one slice."""
+    examines_all: bool
+    """Whether all slices are examined alone, or those that are compared with each other."""
+
+
+RULES: dict[TextSearch, _Rules] = {
+    "usual": _Rules(
+        bright=(
+            _Rule(12, 200),
+            _Rule(12, 100, 8),
+            _Rule(8, 350),
+            _Rule(4, 600),
+            _Rule(1, 1400),
+            _Rule(1, 1000, 4),
+            _Rule(1, 600, 8),
+        ),
+        dark=(_Rule(12, 600), _Rule(12, 200, 6), _Rule(8, 350, 6), _Rule(1, 1000, 6)),
+        large=(_Rule(12, 350, 4.5), _Rule(12, 1000)),
+        exact=(_Rule(1, 200),),
+        examines_all=False,
+    ),
+    "strict": _Rules(
+        bright=(
+            _Rule(12, 100),
+            _Rule(8, 200),
+            _Rule(4, 350),
+            _Rule(1, 1000),
+            _Rule(1, 600, 5),
+            _Rule(1, 350, 12),
+        ),
+        dark=(_Rule(12, 200), _Rule(8, 350), _Rule(4, 600), _Rule(1, 1000, 4), _Rule(1, 600, 6)),
+        large=(_Rule(12, 200),),
+        exact=(_Rule(1, 200), _Rule(1, 100, 4)),
+        examines_all=True,
+    ),
+}
+
+
+def looks_like_text(hu: npt.NDArray[np.int16], search: TextSearch = "usual") -> bool:
+    """Whether slices of `hu`, int16 (slice, row, column), have a line of text along either axis."""
+    rules = RULES[search]
+    picked = np.linspace(0, len(hu) - 1, min(len(hu), SLICES_EXAMINED)).round().astype(int)
+    examined = np.unique(picked).tolist()
+    planes = [_clip(hu[index]) for index in examined]
+    bright = np.stack([strokes_above(plane) for plane in planes])
+    if (
+        _is_shared(bright, rules.bright)
+        or _is_shared(np.stack([strokes_above(-plane) for plane in planes]), rules.dark)
+        or _is_shared(np.stack([strokes_above(plane[::2, ::2]) for plane in planes]), rules.large)
+        or any(map(partial(_is_on_slice, rules), planes, bright))
+    ):
+        return True
+    others = set(range(len(hu))) - set(examined) if rules.examines_all else set()
+    return any(_has_text_alone(_clip(hu[index]), rules) for index in sorted(others))
+
+
+def _has_text_alone(plane: Plane, rules: _Rules) -> bool:
+    """Whether one slice has text, by the rules for single slices."""
+    bright = strokes_above(plane)
+    return (
+        _is_text(bright, 1, rules.bright)
+        or _is_text(strokes_above(-plane), 1, rules.dark)
+        or _is_on_slice(rules, plane, bright)
     )
 
 
-def _frequent_values(plane: npt.NDArray[np.int16]) -> list[int]:
-    """Values that are far more frequent than those around them, the most frequent first."""
-    counts, lowest = _count_values(plane, int(plane.min()), int(plane.max()))
-    mean = ndimage.uniform_filter1d(counts.astype(np.float64), 2 * AROUND_HU + 1, mode="constant")
-    others = (mean * (2 * AROUND_HU + 1) - counts) / (2 * AROUND_HU)
-    spikes = (counts >= MIN_PIXELS) & (counts <= MAX_SHARE * plane.size)
-    values = np.flatnonzero(spikes & (counts > SPIKE * others))
-    values = values[np.argsort(counts[values])[::-1]][:VALUES_EXAMINED]
-    return [value + lowest for value in values.tolist()]
+def _clip(plane: Plane) -> Plane:
+    return np.clip(plane, LOWEST_HU, HIGHEST_HU)
 
 
-@numba.njit(nogil=True, cache=True)
-def _count_values(plane, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """(counts, low): how often each value from `low` to `high` occurs."""
-    counts = np.zeros(high - low + 1, np.int64)
-    for y in range(plane.shape[0]):
-        for x in range(plane.shape[1]):
-            counts[plane[y, x] - low] += 1
-    return counts, low
+def _is_shared(strokes: npt.NDArray[np.int16], rules: tuple[_Rule, ...]) -> bool:
+    """Whether text is on all slices, on a half, a quarter, or a single one of them."""
+    least = min(rule.slices for rule in rules)
+    for parts in sorted({1, 2, 4, len(strokes)}):
+        bounds = np.linspace(0, len(strokes), parts + 1).round().astype(int).tolist()
+        for first, end in pairwise(bounds):
+            slices = end - first
+            if slices >= least and _is_text(strokes[first:end].min(axis=0), slices, rules):
+                return True
+    return False
 
 
-@numba.njit(nogil=True, cache=True)
-def _euler_number(plane, value):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Components minus holes of the pixels of a value, 8-connected: a lower bound of components.
-
-    Four times the number is the count of 2 x 2 windows with one such pixel, minus those with
-    three, minus twice those with two on a diagonal (Gray, IEEE Trans. Comput. C-20, 551, 1971).
-    """
-    width = plane.shape[1]
-    above = np.zeros(width + 2, np.uint8)
-    here = np.zeros(width + 2, np.uint8)
-    total = np.int64(0)
-    for y in range(plane.shape[0] + 1):
-        if y < plane.shape[0]:
-            for x in range(width):
-                here[x + 1] = plane[y, x] == value
-        else:
-            here[:] = 0
-        row = np.int32(0)
-        for x in range(width + 1):
-            drawn = above[x] + above[x + 1] + here[x] + here[x + 1]
-            diagonal = drawn == 2 and above[x] == here[x + 1]
-            row += np.int32(drawn == 1) - np.int32(drawn == 3) - np.int32(2 * diagonal)
-        total += row
-        above, here = here, above
-    return total // 4
+def _is_text(strokes: Plane, slices: int, rules: tuple[_Rule, ...]) -> bool:
+    """Whether strokes that so many slices share form a line of text, cut at some height."""
+    rules = tuple(rule for rule in rules if slices >= rule.slices)
+    highest = int(strokes.max())
+    for level in LEVELS_HU:
+        needed = [rule.strokes for rule in rules if rule.height_hu <= level <= highest]
+        if not needed:
+            continue
+        drawn = strokes >= level
+        if np.count_nonzero(drawn) < LEAST_PIXELS:
+            return False
+        if _has_line(drawn.astype(np.int16), min(needed)):
+            return True
+    return False
 
 
-def _has_line(drawn: npt.NDArray[np.bool_]) -> bool:
-    """Whether the components of a mask form a line of text along rows or columns."""
-    labels, count = ndimage.label(drawn, EIGHT_CONNECTED)
-    if not MIN_LETTERS <= count <= MAX_COMPONENTS:
-        return False
-    areas = np.bincount(labels.ravel())
-    components = list(zip(ndimage.find_objects(labels), areas[1:].tolist(), strict=True))
-    along_rows = [(rows, columns, area) for (rows, columns), area in components]
-    along_columns = [(columns, rows, area) for (rows, columns), area in components]
-    return _is_text(along_rows) or _is_text(along_columns)
+def _has_line(codes: Plane, needed: float) -> bool:
+    """Whether a line of text has at least `needed` strokes."""
+    if min(codes.shape) < SMALL_MATRIX:
+        needed = max(needed, SMALL_MATRIX_STROKES)
+    strokes = count_strokes(codes)
+    return strokes > 0 and strokes >= needed
 
 
-def _is_text(components: list[tuple[slice, slice, int]]) -> bool:
-    """Whether a good part of the components are letters on a line.
-
-    A component is its extent across the line, its extent along the line, and its area.
-    """
-    letters: list[Letter] = []
-    large = 0
-    for rows, columns, area in components:
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        large += height >= LETTER_HEIGHT_PX[0]
-        strokes = area <= MAX_FILLED * height * width
-        tall = LETTER_HEIGHT_PX[0] <= height <= LETTER_HEIGHT_PX[1]
-        if tall and strokes and width <= 2 * height:
-            letters.append((rows.stop, height, columns.start, columns.stop))
-    if len(letters) < max(MIN_LETTERS, MIN_LINE_SHARE * large):
-        return False
-    longest = max(_line_length(letters, letter) for letter in letters)
-    return longest >= max(MIN_LETTERS, MIN_LINE_SHARE * large)
-
-
-def _line_length(letters: list[Letter], first: Letter) -> int:
-    """Letters of the line that begins with `first` and goes right, alike in height and baseline."""
-    bottom, height, _, right = first
-    alike = sorted(
-        (start, stop)
-        for other, tall, start, stop in letters
-        if abs(other - bottom) <= BASELINE_SPREAD_PX and abs(tall - height) <= HEIGHT_SPREAD_PX
-    )
-    run = 1
-    for start, stop in alike:
-        if start >= right and start - right <= MAX_LETTER_GAP * height:
-            run, right = run + 1, stop
-    return run
+def _is_on_slice(rules: _Rules, plane: Plane, heights: Plane) -> bool:
+    """Whether a slice, with its bright strokes, has letters of one value that little else has."""
+    for rule in rules.exact:
+        frequency, inked = count_values(plane, heights, rule.height_hu, (LOWEST_HU, HIGHEST_HU))
+        is_ink = (inked >= LEAST_PIXELS) & (inked >= LEAST_SHARE * frequency)
+        used = np.flatnonzero(frequency)
+        is_ink[used[-1]] = False  # bone and metal have it, where values were clipped
+        if not is_ink.any() or np.median(np.diff(used)) > COARSEST_STEP_HU:
+            continue
+        values = plane - np.int16(LOWEST_HU)
+        letters = np.where((heights >= rule.height_hu) & is_ink[values], values + np.int16(1), 0)
+        if _has_line(letters.astype(np.int16), rule.strokes):
+            return True
+    return False

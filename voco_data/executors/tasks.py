@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 from voco_data.cohort import SeriesEntry
 from voco_data.cropping import GivenBox
+from voco_data.deidentification import TextSearch
 from voco_data.reasons import Reason
 from voco_data.storage import WritableStorage
 from voco_data.store import InputDigests, Record, StoreSpec
@@ -60,6 +61,8 @@ class SeriesTask:
     """The key under which `SeenFiles` keeps the result."""
     given_box: GivenBox | None = None
     """A box from a table that the user gives."""
+    burned_in: TextSearch = "usual"
+    """How text in the pixels is searched."""
     writes: bool = True
     """False: the series is read for its input digest alone, and nothing is written."""
 

@@ -83,7 +83,13 @@ def fill_series(
                 was_committed=True,
             )
         with deadline(limit_s):
-            prepared = prepare_series(task.base, task.entry, task.targets[0].spec, task.given_box)
+            prepared = prepare_series(
+                task.base,
+                task.entry,
+                task.targets[0].spec,
+                task.given_box,
+                task.burned_in,
+            )
             digest = prepared.input_digest
             identity = SeriesIdentity(task.patient_id, task.study_uid, task.series_uid)
             lacking = [

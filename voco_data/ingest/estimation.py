@@ -95,7 +95,7 @@ def estimate(
         if not options.keep_ids and not cohort.public_ids:
             pseudonymiser = pseudonyms.load(root_storage) or pseudonyms.with_random_key()
             stack.enter_context(closing(pseudonymiser))
-        named_cohort = NamedCohort(cohort, pseudonymiser, boxes)
+        named_cohort = NamedCohort(cohort, pseudonymiser, boxes, options.burned_in)
         named_cohort.check_boxes()
         keys = stack.enter_context(closing(CohortKeys(named_cohort)))
         stores = [

@@ -13,7 +13,7 @@ import xxhash
 
 from voco_data.cohort import Cohort, OddFile, SeriesHead, SeriesOrigin
 from voco_data.cropping import GivenBox, read_boxes
-from voco_data.deidentification import Pseudonymiser, pseudonyms
+from voco_data.deidentification import Pseudonymiser, TextSearch, pseudonyms
 from voco_data.errors import InputError
 from voco_data.ingest.options import IngestOptions
 from voco_data.ingest.patient_table import read_patients, set_patients
@@ -65,6 +65,8 @@ class NamedSeries:
     study_uid: str
     series_uid: str
     source: str
+    burned_in: TextSearch = "usual"
+    """How text in its pixels is searched."""
 
     @property
     def identity(self) -> SeriesIdentity:
@@ -73,12 +75,13 @@ class NamedSeries:
 
     @property
     def stat_digest(self) -> str:
-        """Digest that changes with the files, the masks and the given box of the series."""
-        if self.given_box is None:
+        """Digest that changes with files, masks, given box and search for text of the series."""
+        others = [] if self.given_box is None else [self.given_box.digest]
+        if self.burned_in != "usual":  # else as in stores that are older than this choice
+            others.append(self.burned_in)
+        if not others:
             return self.head.stat_digest
-        return xxhash.xxh3_128_hexdigest(
-            f"{self.head.stat_digest} {self.given_box.digest}".encode()
-        )
+        return xxhash.xxh3_128_hexdigest(" ".join([self.head.stat_digest, *others]).encode())
 
     @property
     def key(self) -> str:
@@ -94,6 +97,7 @@ class NamedCohort:
         cohort: Cohort,
         pseudonymiser: Pseudonymiser | None,
         boxes: Mapping[str, GivenBox] = NO_BOXES,
+        burned_in: TextSearch = "usual",
     ) -> None:
         """Without a pseudonymiser the archive's own ids are kept.
 
@@ -103,6 +107,7 @@ class NamedCohort:
         self.cohort = cohort
         self._pseudonymiser = pseudonymiser
         self._boxes = boxes
+        self._burned_in: TextSearch = burned_in
 
     def __iter__(self) -> Iterator[NamedSeries]:
         """Iterate over all series in the cohort's order."""
@@ -159,6 +164,7 @@ class NamedCohort:
                 study_uid=head.study_uid,
                 series_uid=head.series_uid,
                 source=head.source,
+                burned_in=self._burned_in,
             )
         return NamedSeries(
             head=head,
@@ -168,6 +174,7 @@ class NamedCohort:
             study_uid=pseudonym("study", head.study_uid) if head.study_uid else "",
             series_uid=pseudonym("series", head.series_uid),
             source=pseudonym("source", head.source),
+            burned_in=self._burned_in,
         )
 
 

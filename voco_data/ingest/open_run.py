@@ -227,7 +227,7 @@ def open_run(
         stack.enter_context(translate_unwritable(root))
         stack.enter_context(root_in_use(root))
         pseudonymiser = open_pseudonymiser(root, cohort, options)
-        named_cohort = NamedCohort(cohort, pseudonymiser, boxes)
+        named_cohort = NamedCohort(cohort, pseudonymiser, boxes, options.burned_in)
         named_cohort.check_boxes()
         by_spec = _open_stores(stack, root, specs, options)
         archives = stack.enter_context(closing(Archives(root)))

@@ -20,6 +20,7 @@ from typing import (
     get_type_hints,
 )
 
+from voco_data.deidentification import TextSearch
 from voco_data.errors import InputError
 from voco_data.layouts import AUTO, layout_choices
 
@@ -64,6 +65,10 @@ class IngestOptions:
     ] = None
     """None leaves it to the specs."""
     keep_ids: Annotated[bool, "Keep patient and series ids instead of pseudonyms."] = False
+    burned_in: Annotated[TextSearch, "How to search pixels for text that may name the patient."] = (
+        "usual"
+    )
+    """`strict` examines every slice, and refuses more: also a few series without text."""
     deep: Annotated[bool, "Re-read every file instead of trusting size and time stamp."] = False
     wait: Annotated[float, "Seconds to wait for a store that another run is filling."] = 0.0
     include: Annotated[Sequence[str], "Only paths that match one of these patterns."] = ()

@@ -85,6 +85,7 @@ def make_task(
         targets=targets,
         root=root,
         given_box=series.given_box,
+        burned_in=series.burned_in,
     )
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from voco_data.cohort import SeriesEntry
 from voco_data.cropping import GivenBox, find_box, include_organs
-from voco_data.deidentification import looks_like_text
+from voco_data.deidentification import TextSearch, looks_like_text
 from voco_data.dicom import read_series
 from voco_data.errors import SeriesRefused
 from voco_data.limits import check_slice_count
@@ -80,15 +80,20 @@ class PreparedSeries:
 
 
 def prepare_series(
-    base: Path, entry: SeriesEntry, spec: StoreSpec, given_box: GivenBox | None = None
+    base: Path,
+    entry: SeriesEntry,
+    spec: StoreSpec,
+    given_box: GivenBox | None = None,
+    burned_in: TextSearch = "usual",
 ) -> PreparedSeries:
     """Read one series with its masks and bring it to the canonical axes. Raises SeriesRefused.
 
-    `spec` gives the rules for a volume. `given_box` is a box that another program made.
+    `spec` gives the rules for a volume. `given_box` is a box that another program made. `burned_in`
+    says how text in the pixels is searched.
     """
     volume = _read_volume(base, entry, spec)
     # Bright text beside air also looks like values that wrapped around, so text is sought first.
-    if looks_like_text(volume.hu):
+    if looks_like_text(volume.hu, burned_in):
         raise SeriesRefused(Reason.BURNED_IN, "pixels that look like a line of text")
     check_hu(volume.hu)
     mask, mask_flags = read_masks(base, entry.masks, volume.geometry)

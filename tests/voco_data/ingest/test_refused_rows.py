@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -11,7 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from scripts.drawn_text import TextStyle, burn_in, render
 from tests.support.ct_files import body, write_slices
+from voco_data.ingest.options import IngestOptions
 from voco_data.ingest.run import preprocess
 from voco_data.store.spec import StoreSpec
 
@@ -85,6 +88,29 @@ def test_bright_text_on_a_small_slice_is_called_text(
     hu[:, np.asarray(picture) > 0] = 3071
     write_slices(tmp_path / "in", hu)
     assert run()["reason"].tolist() == ["burned_in"]
+
+
+def test_a_strict_search_reads_stored_series_again(tmp_path: Path) -> None:
+    """Text on a slice that the usual search leaves out."""
+    specs = tmp_path / "specs.json"
+    specs.write_text(f"[{SMALL.canonical_json()}]")
+    hu = body((40, 128, 128))
+    drawing = hu[1:2]
+    style = TextStyle(cap_px=12)
+    assert burn_in(drawing, render("JANE DOE", style), style, np.random.default_rng(0))
+    write_slices(tmp_path / "in", hu)
+
+    def found(**changes: Any) -> list[str]:
+        options = IngestOptions(keep_ids=True, workers=1, spec_file=specs)
+        summary = preprocess(tmp_path / "in", tmp_path / "root", options, **changes)
+        (row,) = pd.read_parquet(summary.ledger).to_dict("records")
+        return [row["status"], row["reason"], row["flags"]]
+
+    assert found() == ["stored", "", ""]
+    refused = ["refused", "burned_in", "earlier_volume"]
+    assert found(burned_in="strict") == refused
+    assert found(burned_in="strict") == refused, "the next run knows it"
+    assert found() == ["cached", "", ""]
 
 
 def test_a_link_to_a_missing_slice_refuses_its_series(
