@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -21,12 +22,13 @@ from typing import TYPE_CHECKING
 import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-from voco_data.errors import InputError, StoreBusy
+from voco_data.errors import InputError, StoreBusy, StoreUnreachable
 from voco_data.storage import scratch_db
 from voco_data.storage.base import Lease, ObjectReader
 from voco_data.storage.disk_cache import CachingReader
 from voco_data.storage.lease import TaggedObject, hold_lease
 from voco_data.storage.object_store_client import (
+    RETRY_SECONDS,
     SERVICES,
     Access,
     open_client,
@@ -48,6 +50,8 @@ ABSENT = ""
 """The tag that stands for an absent object."""
 
 _BUCKET = re.compile(r"[\w.-]+", re.ASCII)
+_answered: set[tuple[str, Access]] = set()
+"""Buckets that have answered this process."""
 _STAMPS = "CREATE TABLE stamps (key TEXT PRIMARY KEY, stamp TEXT) WITHOUT ROWID;"
 
 
@@ -238,7 +242,27 @@ class ObjectStorage:
     def put_if_match(
         self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None = None
     ) -> str | None:
-        """Replace the version `tag` of an object. See `voco_data.storage.lease`."""
+        """Replace the version `tag` of an object. See `voco_data.storage.lease`.
+
+        The client does not repeat such a request when its connection is lost, because it may have
+        arrived. The object tells: it is repeated if that is still the version `tag`.
+        """
+        deadline = time.monotonic() + (timeout_s or RETRY_SECONDS)
+        while True:
+            try:
+                return self._put_once(key, data, tag, timeout_s)
+            except StoreUnreachable:
+                there = self.read_tagged(key, timeout_s)  # waits until the server is back
+                if there is not None and there.data == bytes(data):
+                    return there.tag
+                if tag != (None if there is None else there.tag):
+                    return None
+                if time.monotonic() >= deadline:
+                    raise
+
+    def _put_once(
+        self, key: str, data: bytes | memoryview, tag: str | None, timeout_s: float | None
+    ) -> str | None:
         mode: PutMode = "create" if tag is None else {"e_tag": tag}
         try:
             with self._client(key, timeout_s) as client:
@@ -279,7 +303,9 @@ class ObjectStorage:
     def _client(self, key: str, timeout_s: float | None = None) -> Iterator[ObjectStore]:
         """Yield the client for requests about `key`, and translate their errors."""
         with translate_obstore_errors(f"{self}/{key}".rstrip("/"), self.access.service):
-            yield open_client(self.bucket, self.access, timeout_s)
+            place = (self.bucket, self.access)
+            yield open_client(*place, timeout_s, has_answered=place in _answered)
+            _answered.add(place)
 
 
 def _as_bytes(data: bytes | memoryview) -> bytes | memoryview:

@@ -21,8 +21,15 @@ from voco_data.storage.aws_credentials import read_credentials_file
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-RETRIES = 6
+FIRST_RETRIES = 6
+"""Retries, in a few seconds, of a request to a server that has not answered this process yet.
+
+An address that is wrong is then told soon.
+"""
+RETRIES = 1000
 RETRY_SECONDS = 60
+"""A server that has answered before, and does not now, is waited for so long."""
+MAX_PAUSE_SECONDS = 5
 REQUEST_SECONDS = 300
 """Limit of one request: a large catalogue over a slow line."""
 
@@ -127,10 +134,13 @@ class Access:
 
 
 @lru_cache(maxsize=16)
-def open_client(bucket: str, access: Access, timeout_s: float | None = None) -> ObjectStore:
+def open_client(
+    bucket: str, access: Access, timeout_s: float | None = None, *, has_answered: bool = False
+) -> ObjectStore:
     """The client of this process for one bucket: it keeps connections, and threads share it.
 
-    With `timeout_s` a request, its retries included, ends after so long. Raises InputError for
+    With `timeout_s` a request, its retries included, ends after so long. A server that has answered
+    before is given `RETRY_SECONDS` to come back. Raises InputError for
     settings that are not valid.
     """
     config: Any = dict(access.settings)  # a TypedDict of obstore, by the service
@@ -142,8 +152,13 @@ def open_client(bucket: str, access: Access, timeout_s: float | None = None) -> 
         "timeout": timedelta(seconds=timeout_s or REQUEST_SECONDS),
     }
     retry_config: RetryConfig = {
-        "max_retries": RETRIES,
+        "max_retries": RETRIES if has_answered else FIRST_RETRIES,
         "retry_timeout": timedelta(seconds=timeout_s or RETRY_SECONDS),
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=100),
+            "max_backoff": timedelta(seconds=MAX_PAUSE_SECONDS),
+            "base": 2,
+        },
     }
     url = f"{access.scheme}{bucket}"
     try:

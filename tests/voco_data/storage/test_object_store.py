@@ -209,7 +209,7 @@ def test_a_writer_does_not_remember_every_volume(
     storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = MemoryStore()
-    monkeypatch.setattr(object_store, "open_client", lambda *_: memory)
+    monkeypatch.setattr(object_store, "open_client", lambda *_, **__: memory)
     ours = storage.with_lease(Always(), WRITE_ONCE)
     for key in ("volumes/zarr.json", "volumes/c/0/0/0/0"):
         storage.write(key, b"1")
@@ -330,7 +330,7 @@ def test_what_cannot_be_reached_is_one_line(
     name = "s3_server" if url.startswith("s3:") else "azure_server"
     server: ObjectServer = request.getfixturevalue(name)
     use(monkeypatch, server.environment | environment)
-    monkeypatch.setattr(object_store_client, "RETRIES", 1)  # six take two seconds, each time
+    monkeypatch.setattr(object_store_client, "FIRST_RETRIES", 1)  # six take two seconds, each time
     for ask in (
         lambda storage: storage.read("k"),
         lambda storage: storage.write("k", b""),
