@@ -35,8 +35,10 @@ from voco_models.training import HEALTH, read_history
 FIGURES: Final = "figures.json"
 NIGHTS: Final = 60
 """The last preprocess runs that are shown."""
-_WIDTH, _HEIGHT = 600, 60
+_WIDTH, _HEIGHT = 600, 90
 """Size of a sparkline, in pixels."""
+_LEFT = 60
+"""Pixels for the labels at its left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +127,20 @@ def _median(values: Sequence[float]) -> float | None:
 
 
 def _render(nights: Sequence[Night], trained: Sequence[RetrainingFigures]) -> str:
+    ended, finished = [night.ended for night in nights], [each.finished for each in trained]
+    waits = [each.data_wait for each in trained]
     sections = [
         Section(
             "Preprocessing",
-            _sparkline("new series", [night.stored for night in nights])
-            + _sparkline("refused series", [night.refused for night in nights])
+            _sparkline("new series", ended, [night.stored for night in nights])
+            + _sparkline("refused series", ended, [night.refused for night in nights])
             + _table([asdict(night) for night in reversed(nights)]),
         ),
         Section(
             "Retrainings",
-            _sparkline("score, lower is better", [each.score for each in trained])
-            + _sparkline("crops a second", [each.crops_per_second for each in trained])
-            + _sparkline("share of the time that waits for data", [e.data_wait for e in trained])
+            _sparkline("score, lower is better", finished, [each.score for each in trained])
+            + _sparkline("crops a second", finished, [each.crops_per_second for each in trained])
+            + _sparkline("share of the time that waits for data", finished, waits)
             + _table([asdict(each) for each in reversed(trained)]),
         ),
     ]
@@ -144,34 +148,56 @@ def _render(nights: Sequence[Night], trained: Sequence[RetrainingFigures]) -> st
     return render_page("voco figures", sections, lead=lead)
 
 
-def _sparkline(title: str, values: Sequence[float | None]) -> Markup:
-    """A line from 0 to the largest value, with a gap where there is none, and its last value."""
+def _sparkline(title: str, times: Sequence[str], values: Sequence[float | None]) -> Markup:
+    """Values over time, from 0 to the largest one, with a gap where there is none."""
     known = [value for value in values if value is not None]
     if not known:
         return Markup("<p>{}: none yet</p>").format(title)
-    top, step = max(known) or 1.0, (_WIDTH - 10) / max(1, len(values) - 1)
+    top, step = max(known) or 1.0, (_WIDTH - _LEFT - 5) / max(1, len(values) - 1)
+    xs = [_LEFT + i * step for i in range(len(values))]
     points = "".join(
-        f'<circle cx="{5 + i * step:.1f}" cy="{_y(v, top):.1f}" r="2.5" style="fill:#0b6bcb"/>'
-        for i, v in enumerate(values)
+        f'<circle cx="{x:.1f}" cy="{_y(v, top):.1f}" r="2.5" style="fill:#0b6bcb"/>'
+        for x, v in zip(xs, values, strict=True)
         if v is not None
     )
     lines = "".join(
-        f'<path d="M{5 + i * step:.1f} {_y(a, top):.1f}L{5 + (i + 1) * step:.1f} '
-        f'{_y(b, top):.1f}" style="stroke:#0b6bcb;fill:none"/>'
-        for i, (a, b) in enumerate(itertools.pairwise(values))
+        f'<path d="M{x:.1f} {_y(a, top):.1f}L{x + step:.1f} {_y(b, top):.1f}" '
+        'style="stroke:#0b6bcb;fill:none"/>'
+        for x, (a, b) in zip(xs, itertools.pairwise(values), strict=False)
         if a is not None and b is not None
     )
+    text = f"{title}: last {known[-1]:.4g}, highest {max(known):.4g}"
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'width="{_WIDTH}" height="{_HEIGHT}" style="max-width:100%"><title>{escape(title)}</title>'
-        f"{lines}{points}</svg>"
+        f"{_axes(top, times)}{lines}{points}</svg>"
     )
-    text = f"{title}: last {known[-1]:.4g}, highest {max(known):.4g}"
-    return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(Markup(svg), text)
+    form = '<figure style="margin:1.2em 0"><figcaption>{}</figcaption>{}</figure>'
+    return Markup(form).format(text, Markup(svg))
+
+
+def _axes(top: float, times: Sequence[str]) -> str:
+    """The line at 0, and labels: 0 and the largest value, the first and the last day."""
+    days = [escape(time[:10]) for time in (times[0], times[-1])]
+    labels = [
+        (_LEFT - 8, _y(0, top) + 4, "end", "0"),
+        (_LEFT - 8, _y(top, top) + 4, "end", f"{top:.4g}"),
+        (_LEFT, _HEIGHT - 2, "start", days[0]),
+        (_WIDTH - 5, _HEIGHT - 2, "end", days[1] if len(times) > 1 else ""),
+    ]
+    texts = "".join(
+        f'<text x="{x}" y="{y:.1f}" text-anchor="{anchor}" style="font-size:11px;fill:#667">'
+        f"{text}</text>"
+        for x, y, anchor, text in labels
+    )
+    zero = _y(0, top)
+    line = f'<path d="M{_LEFT} {zero:.1f}H{_WIDTH}" style="stroke:#bbb;fill:none"/>'
+    return line + texts
 
 
 def _y(value: float, top: float) -> float:
-    return _HEIGHT - 5 - (_HEIGHT - 10) * value / top
+    """Between the highest point and the line at 0, below which the days are."""
+    return _HEIGHT - 18 - (_HEIGHT - 26) * value / top
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Markup:
