@@ -321,6 +321,7 @@ def _add_predict(commands: Any) -> None:
     _add_option(predict, "layout", choices=layout_choices())
     _add_option(predict, "workers", type=positive_int, metavar="N")
     _add_option(predict, "keep_ids", action="store_true")
+    _add_option(predict, "boxes", note="CSV or Parquet", type=Path, metavar="FILE")
 
 
 def _add_explain(commands: Any) -> None:

@@ -40,6 +40,7 @@ def predict(
     layout: LayoutName = "auto",
     workers: int | None = None,
     keep_ids: bool = False,
+    boxes: Path | None = None,
 ) -> Summary:
     """Grade the injuries of new patients with a finished fine-tuning run.
 
@@ -51,8 +52,9 @@ def predict(
         layout: How source is laid out; auto finds out.
         workers: Local processes; by default as many as the machine allows.
         keep_ids: Keep patient and series ids instead of pseudonyms.
+        boxes: Table of boxes of the new series, for runs that learnt from given boxes.
     """
-    options = IngestOptions(layout=layout, workers=workers, keep_ids=keep_ids)
+    options = IngestOptions(layout=layout, workers=workers, keep_ids=keep_ids, boxes=boxes)
     summary = predict_patients(run, source, out, options, structured_reports=sr)
     publish("predict", summary, link=summary["index"])
     return summary

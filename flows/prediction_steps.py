@@ -28,7 +28,7 @@ def predict_source(
         structured_report.check_installed()
     exists = out.is_dir()
     is_used = exists and any(out.iterdir())
-    prepared = stages.prepare_prediction(run, out)
+    prepared = stages.prepare_prediction(run, out, boxes_given=options.boxes is not None)
     options = replace(options, spec_file=prepared.spec_file)
     try:
         preprocessed = ingest.preprocess(source, prepared.root, options)

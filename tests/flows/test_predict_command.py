@@ -24,6 +24,7 @@ from voco_data.deidentification import pseudonyms
 from voco_data.ingest import preprocess
 from voco_data.nifti.writer import write_nifti
 from voco_data.storage.local import LocalStorage
+from voco_data.store.reader import Store
 from voco_data.store.spec import StoreSpec
 from voco_models.evaluation.predictions import read_predictions
 from voco_models.stages.finetuning import finetune
@@ -109,6 +110,42 @@ def test_the_scans_of_the_run_give_its_own_predictions(
     assert 0 < len(theirs) < 12
     columns = [name.replace("raw_", "p_", 1) for name in RAW]
     np.testing.assert_allclose(ours.loc[theirs.index, RAW], theirs[columns], atol=1e-6)
+
+
+def test_a_run_of_given_boxes_needs_boxes_of_the_new_series(
+    trained: tuple[Path, Path], tmp_path: Path, command: Command
+) -> None:
+    archive, _ = trained
+    (tmp_path / "spec.json").write_text(SPEC.canonical_json())
+    given: dict[str, Any] = {"spec_file": tmp_path / "spec.json", "keep_ids": True}
+    found = Store.open(preprocess(archive, tmp_path / "a", **given).stores["small"]).catalogue
+    boxes = pd.DataFrame({"series_uid": found["series_uid"], "made_by": "atlas:1"})
+    quarter = (found["box_z_high_mm"] - found["box_z_low_mm"]) / 4
+    boxes["z_low_mm"] = found["box_z_low_mm"] + quarter
+    boxes["z_high_mm"] = found["box_z_high_mm"] - quarter
+    boxes.to_csv(tmp_path / "boxes.csv", index=False)
+    given["boxes"] = tmp_path / "boxes.csv"
+    store = preprocess(archive, tmp_path / "b", **given).stores["small"]
+    labels = write_labels(tmp_path / "train.csv", PATIENTS, grades_of(len(PATIENTS)))
+    run, out = tmp_path / "run", tmp_path / "out"
+    finetune(store, labels, run, recipe=RECIPE, device="cpu")
+
+    code, _, message = command(run, archive, "--out", out, "--keep-ids")
+    assert code == 2
+    [line] = message.splitlines()
+    assert "12 of the 12 series that it learnt from had boxes of a table (given:atlas:1)" in line
+    assert not out.exists()
+    code, summary, _ = command(
+        run, archive, "--out", out, "--keep-ids", "--boxes", tmp_path / "boxes.csv"
+    )
+    assert code == 0
+    table = pd.read_parquet(summary["table"])
+    ours = table[table["level"] == "patient"].set_index("patient_id")
+    theirs = read_predictions(run / "predictions.parquet")
+    theirs = theirs[(theirs["level"] == "patient") & (theirs["split"] == "test")]
+    columns = [name.replace("raw_", "p_", 1) for name in RAW]
+    expected = theirs.set_index("patient_id")[columns]
+    np.testing.assert_allclose(ours.loc[expected.index, RAW], expected, atol=1e-6)
 
 
 def test_a_rerun_takes_the_series_from_the_store_and_pseudonyms_can_be_joined(

@@ -235,7 +235,7 @@ def make_plan(
             init=initial.name,
             selection=describe_series(table[table["person"].isin(used.patient_ids)]),
         )
-        | {"initial_weights": initial.to_json()}
+        | {"initial_weights": initial.to_json(), "box_methods": _count_boxes(store, series)}
         | ({} if image_labels is None else {"image_labels_sha256": hash_file(image_labels)})
         | ({} if organ_boxes is None else {"organ_boxes_sha256": hash_file(organ_boxes)}),
     )
@@ -248,6 +248,12 @@ def make_plan(
             )
     _warn_of_absent_classes(used, run_split, recipe)
     return plan
+
+
+def _count_boxes(store: Store, series: Series) -> dict[str, int]:
+    """How the boxes of the series were found, with counts: new scans need the same kind."""
+    methods = store.catalogue.set_index("row").loc[list(series.rows), "box_method"]
+    return {str(method): int(count) for method, count in methods.value_counts().items()}
 
 
 def _label_slices(

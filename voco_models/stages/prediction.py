@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from voco_data.cropping import is_given
 from voco_data.errors import InputError, VocoError, translate_unwritable
 from voco_data.labels import RSNA_TARGETS
 from voco_data.storage import atomic, parquet
@@ -98,13 +99,18 @@ class PredictSummary:
         return asdict(self) | paths | files
 
 
-def prepare_prediction(run: str | Path, out: str | Path) -> PreparedPrediction:
+def prepare_prediction(
+    run: str | Path, out: str | Path, *, boxes_given: bool = False
+) -> PreparedPrediction:
     """Check `run` and `out`, and write the spec of the run to `out`.
 
-    Raises InputError, with nothing written, for a run that cannot predict, and for a folder that
-    holds anything but predictions of this run. Raises VocoError if it cannot be written.
+    Raises InputError, with nothing written, for a run that cannot predict, for one that learnt from
+    given boxes unless `boxes_given`, and for a folder that holds anything but predictions of this
+    run. Raises VocoError if it cannot be written.
     """
     finished, folder = read_finished_run(run), Path(out)
+    if not boxes_given:
+        _check_boxes(finished)
     _check_out(finished, folder)
     spec_file = folder / SPEC
     with translate_unwritable(folder):
@@ -122,6 +128,18 @@ def discard_preparation(prepared: PreparedPrediction, *, folder_too: bool) -> No
         (folder / name).unlink(missing_ok=True)
     if folder_too and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _check_boxes(run: FinishedRun) -> None:
+    """Raise InputError if most series of the run had boxes of a table: new ones need them too."""
+    counts: dict[str, int] = run.description.get("box_methods") or {}  # None: an older run
+    given = {method: n for method, n in counts.items() if is_given(method)}
+    if sum(given.values()) * 2 > sum(counts.values()):
+        raise InputError(
+            f"{run.folder}: {sum(given.values())} of the {sum(counts.values())} series that it "
+            f"learnt from had boxes of a table ({', '.join(given)}); give --boxes FILE with such "
+            "boxes of the new series"
+        )
 
 
 def _check_out(run: FinishedRun, out: Path) -> None:
