@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,7 +236,17 @@ def test_a_folder_whose_lock_a_sweep_has_is_left_to_it(
     os.close(locks[0])
 
 
-def test_sockets_of_worker_processes_are_in_a_folder_that_is_swept(tmp: Path) -> None:
+def test_sockets_of_worker_processes_are_in_a_folder_that_is_swept(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a short folder: the path of a socket has at most 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="voco-short-", dir="/tmp") as short:
+        monkeypatch.setenv("TMPDIR", short)
+        monkeypatch.setattr("tempfile.tempdir", short)
+        _check_swept_sockets(Path(short))
+
+
+def _check_swept_sockets(tmp: Path) -> None:
     code = (
         "import multiprocessing.util as util, os\n"
         "from voco_data.executors.process_pool import _provide_socket_folder\n"

@@ -2,6 +2,5 @@ from .abdomen import find_box as find_box
 from .external_boxes import (
     GivenBox as GivenBox,
     include_organs as include_organs,
-    is_given as is_given,
     read_boxes as read_boxes,
 )

@@ -90,11 +90,6 @@ class GivenBox:
         return Box((a, b, c), (d, e, f), self.method, self.confidence, profile_box.doubts)
 
 
-def is_given(method: str) -> bool:
-    """Whether a method of a box, as records have it, is that of a `GivenBox`."""
-    return method == "projection" or method.startswith("given:")
-
-
 def read_boxes(path: Path) -> dict[str, GivenBox]:
     """Boxes by series id, from CSV or Parquet. Raises InputError that names the row.
 

@@ -7,6 +7,7 @@ from .geometry import (
     Geometry as Geometry,
     Index as Index,
     Triple as Triple,
+    is_given_box as is_given_box,
     nearest_axes as nearest_axes,
     unit_vector as unit_vector,
 )

@@ -211,8 +211,8 @@ class Box:
     start: Index
     stop: Index
     method: str
-    """Source of the box: `profile` (dome, pelvis or the scan's ends), `body`, `whole`, `mask`, or
-    `given:` and the name of its maker."""
+    """Source of the box: `profile` (dome, pelvis or the scan's ends), `body`, `whole` or `mask`. Of
+    a table: `projection` for one of `voco localise`, else `given:` and the name of its maker."""
     confidence: float
     """0 to 1; below 0.5 the box is a fallback that may contain more than the abdomen."""
     doubts: tuple[str, ...] = ()
@@ -234,3 +234,8 @@ class Box:
     def high_mm(self, canonical: Canonical) -> Triple:
         """Highest LPS coordinate (z, y, x) inside the box, voxel edges included."""
         return canonical.edge_mm(self.stop)
+
+
+def is_given_box(method: str) -> bool:
+    """Whether the method of a box says that it came from a table; see `Box.method`."""
+    return method == "projection" or method.startswith("given:")

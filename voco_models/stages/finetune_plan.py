@@ -42,7 +42,7 @@ from voco_models.objectives import SLICE_LABELS
 from voco_models.stages.classifiers import input_volumes, read_head_geometry
 from voco_models.stages.finetune_recipes import FinetuneRecipe
 from voco_models.stages.initial_weights import SCRATCH, InitialWeights, load_initial_weights
-from voco_models.stages.series_geometry import SeriesGeometry, read_records
+from voco_models.stages.series_geometry import SeriesGeometry, count_boxes, read_records
 from voco_models.stages.slice_labels import label_slices
 from voco_models.training import hash_file, make_provenance
 
@@ -235,7 +235,7 @@ def make_plan(
             init=initial.name,
             selection=describe_series(table[table["person"].isin(used.patient_ids)]),
         )
-        | {"initial_weights": initial.to_json(), "box_methods": _count_boxes(store, series)}
+        | {"initial_weights": initial.to_json(), "box_methods": count_boxes(store, series.rows)}
         | ({} if image_labels is None else {"image_labels_sha256": hash_file(image_labels)})
         | ({} if organ_boxes is None else {"organ_boxes_sha256": hash_file(organ_boxes)}),
     )
@@ -248,12 +248,6 @@ def make_plan(
             )
     _warn_of_absent_classes(used, run_split, recipe)
     return plan
-
-
-def _count_boxes(store: Store, series: Series) -> dict[str, int]:
-    """How the boxes of the series were found, with counts: new scans need the same kind."""
-    methods = store.catalogue.set_index("row").loc[list(series.rows), "box_method"]
-    return {str(method): int(count) for method, count in methods.value_counts().items()}
 
 
 def _label_slices(

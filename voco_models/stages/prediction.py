@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from voco_data.cropping import is_given
 from voco_data.errors import InputError, VocoError, translate_unwritable
 from voco_data.labels import RSNA_TARGETS
 from voco_data.storage import atomic, parquet
 from voco_data.store import Store, StoreSpec, read_record
 from voco_data.version import VERSION
+from voco_data.volumes import is_given_box
 from voco_models import prediction
 from voco_models.data import Item, input_window
 from voco_models.prediction import Abstention, SeriesView, fit_abstention
@@ -133,7 +133,7 @@ def discard_preparation(prepared: PreparedPrediction, *, folder_too: bool) -> No
 def _check_boxes(run: FinishedRun) -> None:
     """Raise InputError if most series of the run had boxes of a table: new ones need them too."""
     counts: dict[str, int] = run.description.get("box_methods") or {}  # None: an older run
-    given = {method: n for method, n in counts.items() if is_given(method)}
+    given = {method: n for method, n in counts.items() if is_given_box(method)}
     if sum(given.values()) * 2 > sum(counts.values()):
         raise InputError(
             f"{run.folder}: {sum(given.values())} of the {sum(counts.values())} series that it "

@@ -88,3 +88,9 @@ def _organ_box(record: Record, corners: Corners | None) -> list[list[float]]:
         [z1 - high[0], (low[1] - y0) / (y1 - y0), (low[2] - x0) / (x1 - x0)],
         [z1 - low[0], (high[1] - y0) / (y1 - y0), (high[2] - x0) / (x1 - x0)],
     ]
+
+
+def count_boxes(store: Store, rows: Sequence[int]) -> dict[str, int]:
+    """How the boxes of `rows` were found, with counts: new scans need the same kind of box."""
+    methods = store.catalogue.set_index("row").loc[list(rows), "box_method"]
+    return {str(method): int(count) for method, count in methods.value_counts().items()}
