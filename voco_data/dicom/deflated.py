@@ -115,15 +115,15 @@ class InflatedStream(io.RawIOBase):
             raise SeriesRefused(Reason.UNREADABLE, f"inflates to more than {self.most_bytes} bytes")
 
 
-def read_deflated(file: BinaryIO, *, pixels: bool, most_bytes: int | None = None) -> Dataset | None:
+def read_deflated(
+    file: io.BufferedReader, *, pixels: bool, most_bytes: int | None = None
+) -> Dataset | None:
     """Parse a file with a deflated data set, with or without its pixels; None for another file.
 
     `file` stands at its start, and is set back if it is another file. `most_bytes` limits the
     inflated data set further. Raises SeriesRefused(UNREADABLE), and what pydicom raises.
     """
-    start = file.read(_FIRST_READ_BYTES)
-    file.seek(0)
-    if DEFLATED_UID not in start:
+    if DEFLATED_UID not in file.peek(_FIRST_READ_BYTES):
         return None
     start = file.read(_MAX_META_BYTES)
     file.seek(0)

@@ -125,7 +125,7 @@ def test_a_transfer_syntax_that_is_hidden_is_not_inflated_either(tmp_path: Path)
     """Behind a long value of the file meta, where the first bytes do not show it."""
     path = deflated_slice(tmp_path)
     meta, elements = split(path)
-    long = struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 5000) + bytes(5000)
+    long = struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 20_000) + bytes(20_000)
     path.write_bytes(meta[:144] + long + meta[144:])
     with path.open("ab") as file:
         file.write(zlib.compress(elements + bytes(64 * bombs.MEBIBYTE), wbits=-zlib.MAX_WBITS))
