@@ -21,6 +21,8 @@ from .input_files import (
 )
 from .input_tables import (
     MAX_TABLE_BYTES as MAX_TABLE_BYTES,
+    iterate_rows as iterate_rows,
+    parse_number as parse_number,
     parse_table as parse_table,
     read_table as read_table,
 )
