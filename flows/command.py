@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from flows.command_options import build_parser
 from flows.summary import format_lines, to_json_values
 from flows.terminal_messages import EscapingFormatter, escape_library_messages
-from flows.terminal_text import escape_controls
+from flows.terminal_text import MAX_LINE, escape_controls, shorten
 from flows.verbs import VERBS
 from voco_data.errors import VocoError
 from voco_data.temporary_folders import sweep
@@ -107,7 +107,8 @@ def _is_a_bug(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     """The message of an error on one line; for a missing package, with how to install it."""
-    text = escape_controls(" ".join(str(error).split())) or type(error).__name__
+    message = shorten(" ".join(str(error).split()), MAX_LINE)
+    text = escape_controls(message) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         text += "; install what this stage needs: pip install 'voco[ingest,train,orchestrate]'"
     return text

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from flows.terminal_text import escape_controls
+from flows.terminal_text import MAX_LINE, escape_controls, shorten
 
 USAGE_ERROR = 2
 
@@ -30,7 +30,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and how to get help; exit code 2."""
-        line = escape_controls(" ".join(message.split()))
+        line = escape_controls(shorten(" ".join(message.split()), MAX_LINE))
         self.exit(USAGE_ERROR, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
 
 

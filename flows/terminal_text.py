@@ -4,6 +4,8 @@ from __future__ import annotations
 
 MAX_CELL = 120
 """Longest cell of a table; a longer one is shortened in its middle."""
+MAX_LINE = 2000
+"""Longest message of an error."""
 
 
 def escape_controls(text: str) -> str:
@@ -19,9 +21,9 @@ def _escape(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode()
 
 
-def shorten(text: str) -> str:
-    """`text` of at most MAX_CELL characters: beginning and end of a longer one."""
-    if len(text) <= MAX_CELL:
+def shorten(text: str, most: int = MAX_CELL) -> str:
+    """`text` of at most `most` characters: beginning and end of a longer one."""
+    if len(text) <= most:
         return text
-    half = (MAX_CELL - 1) // 2
+    half = (most - 1) // 2
     return f"{text[:half]}…{text[-half:]}"

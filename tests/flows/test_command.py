@@ -159,7 +159,7 @@ def test_changes_of_a_recipe_reach_the_stage(replace: Replace, stage: str) -> No
     ("words", "about"),
     [
         ("pretrain a.zarr --recipe tinny", "expected one of default, tiny"),
-        ("pretrain a.zarr --recipe none.toml", "none.toml: cannot read the recipe"),
+        ("pretrain a.zarr --recipe none.toml", "none.toml: cannot be read (No such file"),
         ("pretrain a.zarr --recipe tiny --set fit.lrr=1", "did you mean fit.lr?"),
         ("finetune a.zarr --labels l --recipe tiny --set lr=fast", "lr: expected a number"),
         ("finetune a.zarr --labels l --recipe tiny --set epochs=0", "epochs must be >= 1, got 0"),

@@ -29,6 +29,7 @@ def test_messages_and_errors_are_harmless(capsys: pytest.CaptureFixture[str]) ->
     record = logging.LogRecord("voco_data", logging.WARNING, "", 1, "%s", (HOSTILE,), None)
     assert is_harmless(_MessageFormatter().format(record))
     assert is_harmless(_one_line(ValueError(HOSTILE)))
+    assert len(_one_line(ValueError("x" * 500_000))) < 2_100
     capsys.readouterr()
     assert main(["store", "ls", f"/nowhere/{HOSTILE}"]) == 2
     assert is_harmless(capsys.readouterr().err.rstrip("\n"))

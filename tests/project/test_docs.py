@@ -131,6 +131,15 @@ def test_every_fault_of_a_server_has_a_test_that_exists() -> None:
         check_tests_of(row)
 
 
+def test_every_loss_and_damage_has_a_test_that_exists() -> None:
+    page = (ROOT / "docs" / "damage.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 20
+    for row in rows:
+        assert row.count("|") == 4, row
+        check_tests_of(row)
+
+
 TROUBLE = (ROOT / "docs" / "real-world-data.md").read_text()
 TROUBLE_ROWS = [line for line in TROUBLE.splitlines() if line.startswith("| ")]
 

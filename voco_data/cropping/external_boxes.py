@@ -22,7 +22,7 @@ from voco_data.cropping.abdomen import TRUSTED_CONFIDENCE
 from voco_data.errors import InputError, SeriesRefused
 from voco_data.masks import ABDOMINAL_ORGANS, SUBDIAPHRAGMATIC_ORGANS, OrganBounds
 from voco_data.reasons import Reason
-from voco_data.storage import read_table
+from voco_data.storage import iterate_rows, parse_number, read_table
 from voco_data.volumes import Box, Canonical, Index, Triple
 
 REQUIRED = ("series_uid", "z_low_mm", "z_high_mm")
@@ -95,14 +95,14 @@ def read_boxes(path: Path) -> dict[str, GivenBox]:
 
     Columns: series_uid, z_low_mm, z_high_mm; optional y and x likewise, made_by, confidence.
     """
-    table = read_table(path, "boxes", dtype={"series_uid": "string", "made_by": "string"})
+    table = read_table(path, "boxes", (*REQUIRED, *OPTIONAL, "made_by", "confidence"))
     missing = sorted(set(REQUIRED) - set(table.columns))
     if missing:
         raise InputError(
             f"boxes {path}: expected the columns {', '.join(REQUIRED)}; no {missing[0]}"
         )
     boxes: dict[str, GivenBox] = {}
-    for number, row in enumerate(table.to_dict("records"), start=1):
+    for number, row in enumerate(iterate_rows(table), start=1):
         series = str(row["series_uid"]).strip()
         if series in boxes:
             raise InputError(f"boxes {path}: row {number}: a second box of series {series}")
@@ -118,8 +118,8 @@ def _value_or(row: Mapping[Any, Any], name: str, default: object) -> object:
 
 def _parse_box(row: Mapping[Any, Any], source: str) -> GivenBox:
     try:
-        numbers = {name: float(str(row.get(name, "nan"))) for name in (*REQUIRED[1:], *OPTIONAL)}
-        confidence = float(str(_value_or(row, "confidence", 1.0)))
+        numbers = {name: parse_number(row.get(name)) for name in (*REQUIRED[1:], *OPTIONAL)}
+        confidence = parse_number(_value_or(row, "confidence", 1.0))
     except ValueError as error:
         raise InputError(f"{source}: expected numbers in mm ({error})") from error
     made_by = str(_value_or(row, "made_by", "table"))

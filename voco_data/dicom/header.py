@@ -19,12 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from voco_data.dicom.binary_format import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
-from voco_data.dicom.input_limits import (
-    MAX_HEADER_VALUE_BYTES,
-    MAX_INFLATED_BYTES,
-    ReadLimitedFile,
-    check_inflated_size,
-)
+from voco_data.dicom.deflated import read_deflated
+from voco_data.dicom.input_limits import MAX_HEADER_VALUE_BYTES, ReadLimitedFile
 from voco_data.dicom.values import DatasetValues
 from voco_data.errors import SeriesRefused, unreadable_error
 from voco_data.limits import MAX_PIXELS, check_scanner_range
@@ -215,11 +211,12 @@ def describe_uid(value: str) -> str:
 def read_dataset(path: Path, *, pixels: bool, most_bytes: int | None = None) -> Dataset:
     """Parse one file, with or without its pixels.
 
-    `most_bytes` limits the size of the file, and that of a deflated data set. A file without
-    preamble or file meta (PS3.10 7.1) is read too if it holds one of the attributes of an image.
-    Raises SeriesRefused(NOT_MEDICAL or UNREADABLE).
+    `most_bytes` limits the size of the file, and that of a deflated data set, which is also limited
+    by the size of the pixels that its header states. A file without preamble or file meta (PS3.10
+    7.1) is read too if it holds one of the attributes of an image. Raises
+    SeriesRefused(NOT_MEDICAL or UNREADABLE).
     """
-    check_inflated_size(path, MAX_INFLATED_BYTES if most_bytes is None else most_bytes)
+    dataset: Dataset | None
     try:
         size = path.stat().st_size
         if size == 0:
@@ -229,7 +226,9 @@ def read_dataset(path: Path, *, pixels: bool, most_bytes: int | None = None) -> 
         with ReadLimitedFile(
             path, max_read_bytes=None if pixels else MAX_HEADER_VALUE_BYTES
         ) as file:
-            dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
+            dataset = read_deflated(file, pixels=pixels, most_bytes=most_bytes)
+            if dataset is None:
+                dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
         # pydicom parses values at the first access, so these may raise errors too.
         is_dicom = "SOPClassUID" in dataset or "Modality" in dataset or "Rows" in dataset
     except SeriesRefused:

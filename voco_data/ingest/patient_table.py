@@ -16,15 +16,17 @@ from voco_data.errors import InputError
 from voco_data.storage import read_table
 
 COLUMNS = ("series", "patient_id")
+MAX_ID_CHARACTERS = 1024
+"""16 times what DICOM allows for a PatientID; every record, table and page repeats it."""
 
 
 def read_patients(path: Path) -> dict[str, str]:
     """Patient id by series, from CSV or Parquet with the columns `series` and `patient_id`.
 
     Raises InputError for a table that cannot be read, that lacks a column, or that has an empty
-    cell or a series twice; it names the row.
+    cell, an id that is too long, or a series twice; it names the row.
     """
-    table = read_table(path, "ids", dtype="string", keep_default_na=False)
+    table = read_table(path, "ids", COLUMNS, blank_is_text=True)
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise InputError(
@@ -38,6 +40,11 @@ def read_patients(path: Path) -> dict[str, str]:
         if not name or not patient_id:
             empty = "series" if not name else "patient_id"
             raise InputError(f"ids {path}: row {number}: {empty} is empty")
+        if len(patient_id) > MAX_ID_CHARACTERS:
+            raise InputError(
+                f"ids {path}: row {number}: expected a patient_id of at most {MAX_ID_CHARACTERS}"
+                f" characters, got {len(patient_id):,}"
+            )
         if name in patients:
             raise InputError(f"ids {path}: row {number}: the series of an earlier row once more")
         patients[name] = patient_id

@@ -28,7 +28,7 @@ def read_image_labels(path: str | Path) -> ImageLabels:
     is no whole number.
     """
     file = Path(path)
-    table = read_table(file, "image labels", dtype=str, keep_default_na=False)
+    table = read_table(file, "image labels", _COLUMNS, blank_is_text=True)
     missing = [name for name in _COLUMNS if name not in table.columns]
     if missing:
         raise InputError(

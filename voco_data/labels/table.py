@@ -175,7 +175,8 @@ def _relabel(labels: Labels, name_of_row: dict[int, str]) -> Labels:
 def _read_table(file: Path) -> tuple[pd.DataFrame, str]:
     """The table, and the SHA-256 of the bytes that it was parsed from."""
     data = read_bytes(file, "labels", MAX_TABLE_BYTES)
-    table = parse_table(data, file, "labels", dtype={_PATIENT_COLUMN: str}, keep_default_na=False)
+    names = {_PATIENT_COLUMN, *(name for group in RSNA_TARGETS for name in group.columns)}
+    table = parse_table(data, file, "labels", names, blank_is_text=True)
     return table, hashlib.sha256(data).hexdigest()
 
 
@@ -199,7 +200,7 @@ def _one_hot(file: Path, table: pd.DataFrame, group: TargetGroup) -> Int8:
     invalid = ~(np.isin(values, (0.0, 1.0)).all(axis=1) & (values.sum(axis=1) == 1.0))
     if invalid.any():
         row = int(invalid.argmax())
-        found = ", ".join(str(value) or "nothing" for value in columns.iloc[row])
+        found = ", ".join(str(value)[:20] or "nothing" for value in columns.iloc[row])
         raise InputError(
             f"{file}: patient {table[_PATIENT_COLUMN].iloc[row]}, group {group.name}: expected "
             f"one 1 and else 0 in {', '.join(columns.columns)}, got {found}"

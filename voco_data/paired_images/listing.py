@@ -14,7 +14,7 @@ import pandas as pd
 from voco_data.errors import InputError
 from voco_data.paired_images.image_files import SUFFIXES
 from voco_data.paired_images.map_area import PLANES, Plane
-from voco_data.storage import read_table
+from voco_data.storage import iterate_rows, read_table
 
 TABLE = "images.csv"
 """The table of a folder that `make_pairs` wrote. A folder with it is read by it."""
@@ -91,16 +91,14 @@ def _is_mask(path: Path) -> bool:
 
 
 def _read_table(path: Path) -> dict[Key, ImageEntry]:
-    table = read_table(
-        path, "images", dtype="string", keep_default_na=False, encoding_errors="surrogateescape"
-    )
+    table = read_table(path, "images", (*COLUMNS, *OPTIONAL), blank_is_text=True)
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise InputError(
             f"images {path}: expected the columns {', '.join(COLUMNS)}; no {missing[0]}"
         )
     entries: dict[Key, ImageEntry] = {}
-    for number, row in enumerate(table.to_dict("records"), start=1):
+    for number, row in enumerate(iterate_rows(table), start=1):
         where = f"images {path}: row {number}"
         _add(entries, _parse_row(row, path.parent, where), where)
     return entries

@@ -15,12 +15,16 @@ from .disk_cache import (
 )
 from .input_files import (
     check_regular_file as check_regular_file,
+    parse_toml as parse_toml,
     read_bytes as read_bytes,
     read_json as read_json,
     read_text as read_text,
+    read_toml as read_toml,
 )
 from .input_tables import (
     MAX_TABLE_BYTES as MAX_TABLE_BYTES,
+    iterate_rows as iterate_rows,
+    parse_number as parse_number,
     parse_table as parse_table,
     read_table as read_table,
 )

@@ -1,6 +1,6 @@
-"""Files that a user names, read with a limit: bytes, text and JSON; `input_tables` reads tables.
+"""Files that a user names, read with a limit: bytes, text, JSON, TOML; `input_tables` reads tables.
 
-A path may be a device or a pipe that never ends, a file of many GB, or JSON nested so deeply that a
+A path may be a device or a pipe that never ends, a file of many GB, or text nested so deeply that a
 parser fails. All of these end in one line that names the file.
 """
 
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import stat
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ from voco_data.errors import InputError
 
 MAX_JSON_BYTES = 64 << 20
 """Far above any file that voco writes."""
+MAX_TOML_BYTES = 1 << 20
+"""Far above any recipe or declaration that a person writes."""
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{64}}")
+"""A dotted key of more than 64 parts. `tomllib` takes memory by the square of their number, 10 GB
+for a key of 100 kB."""
 
 
 def check_regular_file(path: Path, what: str, most_bytes: int) -> None:
@@ -77,6 +85,25 @@ def read_json(path: Path, what: str, most_bytes: int = MAX_JSON_BYTES) -> Any:
         raise InputError(f"{what} {path}: nested too deeply to be read as JSON") from error
     except ValueError as error:
         raise InputError(f"{what} {path}: cannot be read as JSON ({error})") from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The values of a TOML file. Raises InputError as `read_text`, and for what is no TOML."""
+    text = read_text(path, what, MAX_TOML_BYTES)
+    try:
+        return parse_toml(text)
+    except ValueError as error:
+        raise InputError(f"{what} {path}: cannot be read as TOML ({str(error)[:200]})") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The values of a text in TOML. Raises ValueError for any other text."""
+    if _LONG_KEY.search(text):
+        raise ValueError("a key has more than 64 parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -206,7 +206,9 @@ class StoreSpec:
         names = {field.name for field in fields(cls)}
         unknown = sorted(set(data) - names)
         if unknown:
-            raise InputError(f"spec: unknown field {unknown[0]!r}; known are {sorted(names)}")
+            raise InputError(
+                f"spec: unknown field {_shorten(repr(unknown[0]))}; known are {sorted(names)}"
+            )
         if not {"profile", "grid"} <= set(data):
             raise InputError("spec: needs at least the fields profile and grid")
         values = data | {name: _to_float(name, data[name]) for name in _RANGES if name in data}

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from voco_data.errors import InputError
-from voco_data.storage import is_url
+from voco_data.storage import is_url, read_toml
 
 
 def read_table(path: Path) -> dict[str, Any]:
     """The values of a declaration. Raises InputError if it cannot be read."""
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the experiment ({error.strerror})") from error
-    except ValueError as error:  # of TOML, or of UTF-8
-        raise InputError(f"{path}: expected an experiment in TOML, got: {error}") from error
+    return read_toml(path, "experiment")
 
 
 def check_tables(experiment: type, arm: type, table: Mapping[str, Any]) -> None:

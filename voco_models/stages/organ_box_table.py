@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from voco_data.errors import InputError
-from voco_data.storage import read_table
+from voco_data.storage import iterate_rows, parse_number, read_table
 
 Corners = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Lowest and highest (z, y, x) in LPS mm."""
@@ -26,15 +26,16 @@ def read_organ_boxes(
     Raises InputError for a file that is no such table, for a box that is not finite, empty, or
     incomplete, for two rows of one series, and if no series or none of `regions` is in the table.
     """
-    table = read_table(path, "organ boxes", dtype={"series_uid": "string"})
+    wanted = ("series_uid", *(name for region in regions for name in _columns(region)))
+    table = read_table(path, "organ boxes", wanted)
     known = [region for region in regions if set(_columns(region)) <= set(table.columns)]
     if "series_uid" not in table.columns or not known:
         raise InputError(
             f"organ boxes {path}: expected a table of voco localise with the column series_uid and "
-            f"columns such as {_columns(regions[0])[0]}; got {', '.join(map(str, table.columns))}"
+            f"columns such as {_columns(regions[0])[0]}"
         )
     boxes: dict[str, dict[str, Corners]] = {}
-    for number, row in enumerate(table.to_dict("records"), start=1):
+    for number, row in enumerate(iterate_rows(table), start=1):
         place, series = f"organ boxes {path}: row {number}", str(row["series_uid"]).strip()
         if series in boxes:
             raise InputError(f"{place}: a second row of series {series}; leave one")
@@ -58,8 +59,8 @@ def _columns(region: str) -> list[str]:
 def _parse(cells: Sequence[object], place: str) -> Corners | None:
     """The box of six cells; None if all are empty."""
     try:
-        values = [float(cell) for cell in cells]  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+        values = [parse_number(cell) for cell in cells]
+    except ValueError as error:
         raise InputError(f"{place}: expected numbers in mm, got {cells}") from error
     if all(map(math.isnan, values)):
         return None

@@ -238,7 +238,7 @@ def load_named(name: str, seed: int = 0) -> Backbone:
 
 def read_domains(path: Path) -> dict[str, str]:
     """Domain by patient, of a CSV file. Raises InputError if it is none, or names two for one."""
-    table = read_table(path, "domains", dtype=str, keep_default_na=False)
+    table = read_table(path, "domains", ("patient_id", "domain"), blank_is_text=True)
     if not {"patient_id", "domain"} <= set(table.columns):
         raise InputError(f"{path}: expected the columns patient_id and domain")
     domains: dict[str, str] = {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from voco_data.errors import InputError
+from voco_data.storage import parse_toml, read_toml
 from voco_models.recorded_options import default_of
 
 R = TypeVar("R")
@@ -28,6 +28,8 @@ NAME = "name"
 KIND = "kind"
 """Field that tells apart the dataclasses of a union."""
 NONE = "none"
+MAX_INTEGER = 2**63 - 1
+"""Largest whole number of a recipe: that of tensors and of JSON's other readers."""
 
 _PRIMITIVES = {
     bool: "true or false",
@@ -153,7 +155,7 @@ def _load_recipe(cls: type[R], built_in: Mapping[str, R], recipe: str | Path | R
                 f"recipe: expected one of {names}, or the path of a .toml file, got {recipe!r}"
             )
         return built_in[str(recipe)]
-    table = _read_toml(Path(recipe))
+    table = read_toml(Path(recipe), "recipe")
     base = table.pop(BASE, None)
     if NAME in get_type_hints(cls):
         table.setdefault(NAME, Path(recipe).stem)
@@ -175,20 +177,11 @@ def _base_recipe(built_in: Mapping[str, R], name: Any) -> R:
     return built_in[name]
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the recipe ({error.strerror})") from error
-    except ValueError as error:  # of TOML, or of UTF-8
-        raise InputError(f"{path}: expected a recipe in TOML, got: {error}") from error
-
-
 def _parse_value(text: str) -> Any:
     """A value in TOML's syntax; any other text as it is."""
     try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        table = parse_toml(f"value = {text}")
+    except ValueError:
         return text
     return table["value"] if len(table) == 1 else text
 
@@ -257,8 +250,10 @@ def _has_type(value: Any, hint: Any) -> bool:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
         return isinstance(value, list | tuple)
+    if type(value) is int and hint in (int, float):
+        return abs(value) <= MAX_INTEGER
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) is float and math.isfinite(value)
     return type(value) is hint
 
 

@@ -91,6 +91,10 @@ def test_numbers_stay_as_they_are_written(archive: Path, tmp_path: Path) -> None
         ({"1.9": "P", "other": "P"}, "rows 1 and 2 name one series"),
         ({"b/two.nii": ""}, "row 1: patient_id is empty"),
         ({"": "P"}, "row 1: series is empty"),
+        (
+            {"other": "P" * 1025},
+            "row 1: expected a patient_id of at most 1024 characters, got 1,025",
+        ),
         ({}, "no rows"),
         ({"same.nii.gz": "P"}, "row 1: files in several folders have this name"),
     ],

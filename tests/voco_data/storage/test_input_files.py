@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from voco_data.errors import InputError
-from voco_data.storage.input_files import read_bytes, read_json, read_text
+from voco_data.storage.input_files import parse_toml, read_bytes, read_json, read_text, read_toml
 
 
 def refused(call: Any, *arguments: Any) -> str:
@@ -78,3 +79,40 @@ def test_json_is_read(tmp_path: Path) -> None:
     file = tmp_path / "f.json"
     file.write_text('{"a": [1, 2.5, null, "ä"]}')
     assert read_json(file, "spec file") == {"a": [1, 2.5, None, "ä"]}
+
+
+TOML = {
+    "brackets": "a = " + "[" * 100_000,
+    "tables": "a = " + "{b=" * 100_000,
+    "bare key": "a" + ".a" * 20_000 + " = 1",
+    "quoted key": '"a"' + " . 'a'" * 20_000 + " = 1",
+    "header": "[a" + ".a" * 20_000 + "]",
+    "key of an inline table": "a = {a" + ".a" * 20_000 + " = 1}",
+    "digits": "a = " + "9" * 5000,
+    "zero byte": "\0",
+    "twice": "a = 1\na = 2",
+}
+
+
+@pytest.mark.parametrize("text", TOML.values(), ids=TOML)
+def test_toml_that_a_parser_should_not_be_given_is_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text(text)
+    tracemalloc.start()
+    try:
+        assert "cannot be read as TOML" in refused(read_toml, file, "recipe")
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(ValueError, match=r"key|deep|digits|\(at "):
+        parse_toml(text)
+
+
+def test_toml_has_a_limit_and_dots_in_values_are_none_of_a_key(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text("#" * (2 << 20))
+    assert "expected at most 1,048,576 bytes" in refused(read_toml, file, "recipe")
+    numbers = ", ".join(["0.5"] * 1000)
+    file.write_text(f'a.b = [{numbers}]\nuid = "{".".join(["1"] * 32)}"\n')
+    values = read_toml(file, "recipe")
+    assert values == {"a": {"b": [0.5] * 1000}, "uid": ".".join(["1"] * 32)}

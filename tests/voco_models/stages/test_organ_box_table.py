@@ -80,7 +80,7 @@ def test_an_organ_that_was_not_found_has_no_box(tmp_path: Path) -> None:
     [
         (["a", "a"], [BOX, BOX], "liver", "row 2: a second row of series a; leave one"),
         (["b"], [BOX], "liver", "names no series of the store; .* such as a"),
-        (["a"], [BOX], "heart", "columns such as liver_z_low_mm; got series_uid, heart_z_low_mm"),
+        (["a"], [BOX], "heart", "columns such as liver_z_low_mm"),
         (["a"], [(*BOX[:5], float("inf"))], "liver", "row 1: expected a box whose low ends"),
         (["a"], [(*BOX[:5], float("nan"))], "liver", "row 1: expected a box whose low ends"),
         (["a"], [(3.0, *BOX[1:])], "liver", "row 1: expected a box whose low ends"),

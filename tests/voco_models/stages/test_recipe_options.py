@@ -101,6 +101,13 @@ def test_a_change_to_what_it_was_is_none() -> None:
         (["fit.lr=true"], "fit.lr: expected a number, got True"),
         (["fit.lr=-1"], "lr must be > 0"),
         (["batch_size=2.5"], "batch_size: expected a whole number, got 2.5"),
+        (
+            ["batch_size=" + "9" * 40],
+            "batch_size: expected a whole number, got 9",
+        ),
+        (["batch_size=" + "9" * 5000], "batch_size: expected a whole number, got '9"),
+        (["fit.lr=" + "9" * 400], "fit.lr: expected a number, got 9"),
+        (["fit.lr=" + "[" * 5000], "fit.lr: expected a number, got '[["),
         (["batch_size=true"], "batch_size: expected a whole number, got True"),
         (["batch_size=0", "voco.loss.inter=off"], "batch_size must be >= 1, got 0"),
         (["compile=1"], "compile: expected true or false, got 1"),
@@ -229,7 +236,7 @@ def test_a_recorded_recipe_reads_back(recipe: Any) -> None:
         ("base = 'tiny'\n[fitt]\nlr = 0.1", "no option fitt.lr; did you mean fit.lr?"),
         ("base = 'tiny'\nfit.lr = '1'", "fit.lr: expected a number, got '1'"),
         ("base = 'tiny'\nbackbone = 2026-01-01", "backbone: expected a text"),
-        ("base = tiny", "expected a recipe in TOML, got: Invalid value (at line 1"),
+        ("base = tiny", "cannot be read as TOML (Invalid value (at line 1"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -248,10 +255,10 @@ def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
         pretrain_recipe("tinny")
     with pytest.raises(InputError, match="one of default, code, tiny, or the path"):
         finetune_recipe("tinny")
-    with pytest.raises(InputError, match=r"none\.toml: cannot read the recipe \(No such file"):
+    with pytest.raises(InputError, match=r"none\.toml: cannot be read \(No such file"):
         pretrain_recipe(str(tmp_path / "none.toml"))
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="expected a recipe in TOML"):
+    with pytest.raises(InputError, match="expected UTF-8 text"):
         pretrain_recipe(tmp_path / "binary.toml")
 
 

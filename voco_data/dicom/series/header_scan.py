@@ -29,8 +29,8 @@ from voco_data.dicom.binary_format import (
     UNCOMPRESSED,
     UNDEFINED_LENGTH,
 )
+from voco_data.dicom.deflated import DEFLATED_UID
 from voco_data.dicom.header import Header, parse_header
-from voco_data.dicom.input_limits import DEFLATED_UID
 from voco_data.dicom.pixels.decode import PixelFormat
 from voco_data.dicom.pixels.modality import ModalityTransform, parse_modality_transforms
 from voco_data.dicom.series.element_scan import (
