@@ -20,6 +20,7 @@ FORMAT, VERSION = "voco split", 1
 TEST_SHARE = 0.2
 """Share of the patients in the test set: 20 %, as in the paper."""
 N_FOLDS = 5
+MAX_FOLDS = 1000
 SEED = 0
 
 
@@ -56,9 +57,9 @@ class Split:
     when patients are added."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.test_share < 1 or self.n_folds < 2:
+        if not 0 < self.test_share < 1 or not 2 <= self.n_folds <= MAX_FOLDS:
             raise InputError(
-                "split: expected a test share between 0 and 1 and at least 2 folds, got "
+                "split: expected a test share between 0 and 1 and 2 to 1000 folds, got "
                 f"{self.test_share} and {self.n_folds}"
             )
         if any(len(addition.folds) != self.n_folds for addition in self.additions):

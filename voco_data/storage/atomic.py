@@ -13,10 +13,12 @@ import ctypes
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from voco_data.errors import InputError
 from voco_data.storage.base import ReadableStorage
 
 _LIBC_SYNCFS = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
@@ -53,8 +55,10 @@ def write_text(path: Path, text: str) -> None:
 def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to `path` if the block succeeds.
 
-    After an exception the temporary file is removed. `synced` as for `write_bytes`.
+    After an exception the temporary file is removed. `synced` as for `write_bytes`. Raises
+    InputError as `check_replaceable`.
     """
+    check_replaceable(path)
     make_folders(path.parent, synced=synced)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -66,6 +70,20 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise InputError if another thing than a regular file is there: a rename would remove it.
+
+    A rename onto `/dev/null` replaces the device for all programs, if the user has the right.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing is there, or writing will say what is wrong
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise InputError(f"{path}: expected a file to write, got {kind}; give another path")
 
 
 def make_folders(folder: Path, *, synced: bool = True, mode: int = 0o777) -> None:

@@ -116,6 +116,7 @@ def forget_everywhere(
         log.info("nothing was removed; --yes removes it")
         return make_receipt(journal, _left(scope, journal, removed=False), removed=False)
     journal.receipt = str((receipt or Path(journal.receipt or default_receipt(journal))).absolute())
+    atomic.check_replaceable(Path(journal.receipt))  # before anything is removed
     with ExitStack() as stack:
         _lock_runs(stack, scope, journal, wait)
         journal.write(scope.root)

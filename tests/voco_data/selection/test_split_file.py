@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="test_share"):
         update_split(store, out, test_share=0.3)
     assert out.read_text() == text
-    with pytest.raises(InputError, match="at least 2 folds"):
+    with pytest.raises(InputError, match="2 to 1000 folds"):
         update_split(store, tmp_path / "new.json", n_folds=1)
     with pytest.raises(InputError, match="12 patients are too few"):
         update_split(store, tmp_path / "new.json", n_folds=12)

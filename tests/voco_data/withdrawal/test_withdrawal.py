@@ -142,6 +142,19 @@ def test_the_list_removes_nothing(lab: Pipeline) -> None:
     assert counts["cached features"] == 2
 
 
+def test_a_receipt_that_cannot_be_written_stops_before_anything_is_removed(
+    lab: Pipeline, tmp_path: Path
+) -> None:
+    def files() -> set[tuple[str, bytes]]:
+        found = (path for path in lab.folder.rglob("*") if path.is_file())
+        return {(str(path), path.read_bytes()) for path in found}
+
+    before = files()
+    with pytest.raises(InputError, match="expected a file to write, got a folder"):
+        forget_everywhere(lab.root, lab.trained, runs=[lab.runs], receipt=tmp_path, yes=True)
+    assert files() == before
+
+
 def test_the_receipt_says_who_has_learnt_and_not_the_name(lab: Pipeline) -> None:
     weights = lab.runs / "pretrain" / "backbone.pt"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
