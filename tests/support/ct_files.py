@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 
 def write_slices(
@@ -34,7 +34,7 @@ def write_slices(
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
-        dataset.file_meta.MediaStorageSOPInstanceUID = f"{uid}.{index + 1}"
+        dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"{uid}.{index + 1}")
         dataset.SOPClassUID = CTImageStorage
         dataset.SOPInstanceUID = f"{uid}.{index + 1}"
         dataset.StudyInstanceUID = "1.2.3"
