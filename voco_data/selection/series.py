@@ -17,6 +17,7 @@ import pandas as pd
 
 from voco_data.errors import InputError
 from voco_data.selection.families import find_families, patients_sharing_volumes
+from voco_data.storage import read_text
 from voco_data.store import Store
 
 COLUMNS = ("row", "patient_id", "series_uid", "layout", "flags", "content_digest")
@@ -57,10 +58,10 @@ class Selection:
         if self.patients_file is None:
             return frozenset(self.patients) or None
         try:
-            lines = Path(self.patients_file).read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(Path(self.patients_file), "patients").splitlines()
+        except InputError as error:
             raise InputError(
-                f"selection: {self.patients_file}: expected a text file of patient ids"
+                f"selection: {self.patients_file}: expected a text file of patient ids ({error})"
             ) from error
         ids = frozenset(line.strip() for line in lines) - {""}
         if not ids:

@@ -248,7 +248,7 @@ class Split:
         try:
             data = json.loads(text)
             split = cls._from_values(data) if "format" in data else cls._from_older_run(data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             # Without the error's own words, which may repeat what is in the file.
             raise InputError(
                 f"split: expected a file that voco split made, version {VERSION}"

@@ -12,7 +12,7 @@ from voco_data.labels import join_labels, read_labels
 from voco_data.selection.families import patients_sharing_volumes
 from voco_data.selection.near_copies import find_near_copies
 from voco_data.selection.split import N_FOLDS, SEED, TEST_SHARE, Split
-from voco_data.storage import atomic, locks
+from voco_data.storage import atomic, locks, read_text
 from voco_data.store import Store
 
 LOCK_S = 60.0
@@ -44,11 +44,11 @@ class SplitSummary:
 def read_split(path: Path) -> Split:
     """Read a split file. Raises InputError if it cannot be read, or is no split."""
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, "split")
+    except InputError as error:
         raise InputError(
             f"{path}: cannot read the split; make it with voco split STORE --labels FILE --out "
-            f"{path}"
+            f"{path} ({error})"
         ) from error
     try:
         return Split.from_json(text)

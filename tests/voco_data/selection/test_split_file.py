@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.support.small_finetune import grades_of, write_labels
 from tests.support.small_stores import make_store, random_volumes
 from voco_data.deidentification import pseudonyms
 from voco_data.errors import InputError
+from voco_data.selection.series import Selection
 from voco_data.selection.split_file import read_split, update_split
 from voco_data.storage.local import LocalStorage
 from voco_data.store.record import Record
@@ -131,3 +133,15 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         update_split(store, tmp_path / "new.json", foreign)
     with pytest.raises(InputError, match="cannot read the split; make it with voco split"):
         read_split(tmp_path / "absent.json")
+
+
+def test_a_pipe_a_device_and_brackets_without_end_are_no_split(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InputError, match="cannot read the split"):
+            read_split(path)
+        with pytest.raises(InputError, match="expected a text file of patient ids"):
+            _ = Selection(patients_file=str(path)).patient_ids
+    with pytest.raises(InputError, match="expected a file that voco split made"):
+        read_split(tmp_path / "deep.json")
