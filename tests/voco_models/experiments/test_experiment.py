@@ -222,7 +222,7 @@ def test_the_smallest_difference_follows_from_the_resamples(
         ('recipe = "tiny"', 'recipe = "tinny"', "expected one of default, tiny"),
         ("fit.total_steps=2", "fit.steps=2", "no option fit.steps; did you mean fit"),
         ('labels = "train.csv"', 'labels = "no.csv"', "no.csv: cannot"),
-        ("store = ", "store = [", "expected an experiment in TOML"),
+        ("store = ", "store = [", "cannot be read as TOML"),
         ("seeds =", 'changes = ["label_fraction=0.5"]\nseeds =', "changes: label_fraction has no"),
         ("batch_size=2", "backbone=test_vit", "arms.voco.changes: backbone has no effect"),
         ('"fit.total_steps=2"', '"fit.seed=7"', "arms.voco.changes: fit.seed has no effect"),

@@ -453,7 +453,7 @@ ARM = "[arms.scratch]\n"
         ('"liver", "spleen"', '"bowel"', "none of the 5 test patients .* has a mask of bowel"),
         ('split = "split.json"', 'split = "no.json"', "no.json: cannot read the split"),
         ('recipe = "tiny"', 'recipe = "tinny"', "expected one of default, tiny"),
-        ("seeds =", "seeds = [", "expected an experiment in TOML"),
+        ("seeds =", "seeds = [", "cannot be read as TOML"),
     ],
 )
 def test_a_declaration_that_is_not_possible_is_one_line(
