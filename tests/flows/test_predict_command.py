@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,7 @@ import pytest
 
 from flows.command import main
 from tests.support.ct_files import body, write_slices
-from tests.support.hostile_headers import WORDS, write_hostile_archive
-from tests.support.project import PROJECT
+from tests.support.hostile_headers import WORDS, stderr_of, write_hostile_archive
 from tests.support.small_finetune import RECIPE, grades_of, write_labels
 from voco_data.deidentification import pseudonyms
 from voco_data.ingest import preprocess
@@ -208,17 +204,11 @@ def test_nifti_is_predicted_without_a_structured_report(
 def test_headers_of_new_patients_are_not_quoted(trained: tuple[Path, Path], tmp_path: Path) -> None:
     """Nor by what writes the structured reports, which name the patients."""
     write_hostile_archive(tmp_path / "archive")
-    words = ["predict", trained[1], tmp_path / "archive", "--out", tmp_path / "out", "--sr"]
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.command", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONWARNINGS": "always"},
+    printed = stderr_of(
+        "predict", trained[1], tmp_path / "archive", "--out", tmp_path / "out", "--sr"
     )
-    assert done.returncode == 0, done.stderr
     assert list((tmp_path / "out" / "sr").glob("*.dcm"))
-    assert not [word for word in WORDS if word in done.stderr]
+    assert not [word for word in WORDS if word in printed]
 
 
 @pytest.mark.parametrize("case", ["no run", "unfinished", "foreign out", "no source"])

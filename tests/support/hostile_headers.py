@@ -5,7 +5,10 @@ Libraries quote such values when they warn: each of these files made one of them
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from tests.support.ct_files import body, write_slices
+from tests.support.project import PROJECT
 
 NAME = "Doe\x1b[31m^Jane"
 WORDS = ("Doe", "Jane", "\x1b")
@@ -91,3 +95,16 @@ def write_hostile_archive(folder: Path) -> None:
     (folder / "extended.nii").write_bytes(extended)
     (folder / f"{NAME}.nii.gz").write_bytes(b"not gzip")
     (folder / f"{NAME}.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\x1b" * 300)
+
+
+def stderr_of(*words: str | Path) -> str:
+    """What a command that succeeds prints to stderr, where each warning of Python counts."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.command", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONWARNINGS": "always"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr

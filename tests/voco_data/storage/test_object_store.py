@@ -6,6 +6,7 @@ import pickle
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,35 @@ def test_an_object_is_written_read_replaced_and_removed(
     assert storage.size("a/b") is None
     with pytest.raises(FileNotFoundError, match=str(storage).partition("[")[0]):
         storage.read("a/b")
+
+
+@azure_is_slow
+@pytest.mark.parametrize("arrives", ["first", "second", "after another run's"])
+def test_a_write_with_a_condition_outlives_a_lost_connection(
+    storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch, arrives: str
+) -> None:
+    """Whether the request arrived before the connection was lost is seen from the object."""
+    send, tries = ObjectStorage._put_once, 0
+
+    def lossy(self: ObjectStorage, key: str, data: bytes, *rest: Any) -> str | None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            if arrives != "second":
+                send(self, key, data if arrives == "first" else b"theirs", *rest)
+            raise StoreUnreachable("the connection was lost")
+        return send(self, key, data, *rest)
+
+    before = storage.put_if_match("k", b"before", None)
+    monkeypatch.setattr(ObjectStorage, "_put_once", lossy)
+    tag = storage.put_if_match("k", b"ours", before)
+    there = storage.read_tagged("k")
+    assert there is not None
+    if arrives == "after another run's":
+        assert (tag, there.data, tries) == (None, b"theirs", 1)
+    else:
+        assert (tag, there.data) == (there.tag, b"ours")
+        assert tries == (1 if arrives == "first" else 2)
 
 
 def test_listings_are_whole_and_of_this_prefix_only(
